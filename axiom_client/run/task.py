@@ -1,0 +1,116 @@
+"""What an experiment is handed: its seed, parameters, device, budget, and where it may keep state."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CHECKPOINT_NAME = "checkpoint.npz"
+CHECKPOINT_BYTES_MAX = 256 * 1024 * 1024  # unpacked; a state larger than this belongs in fewer numbers
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written or read; the message says why."""
+
+
+class Task:
+    """One computation, as the experiment sees it.
+
+    seed             int >= 0, always explicit: the only source of randomness
+    parameters       mapping of the declared parameters, each with a value inside its range
+    device           "cpu" or a torch device such as "cuda:0"
+    budget_seconds   nominal seconds; it chooses how many whole configurations run and is the same for
+                     every host that runs this workunit (it is never compared with a clock)
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        parameters: dict[str, Any],
+        budget_seconds: float,
+        folder: Path,
+        device: str = "cpu",
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"a task needs an explicit seed, a whole number >= 0, not {seed!r}")
+        self.seed = seed
+        self.parameters = parameters
+        self.budget_seconds = budget_seconds
+        self.device = device
+        self.folder = folder
+        self._on_progress = on_progress
+
+    def rng(self, stream: int) -> np.random.Generator:
+        """An independent generator for each stream: PCG64 from SeedSequence([seed, stream])."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, stream])))
+
+    def progress(self, fraction: float) -> None:
+        """Tell the agent how much is done, 0 to 1."""
+        if self._on_progress is not None:
+            self._on_progress(min(1.0, max(0.0, float(fraction))))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Save a state: numbers, texts, lists, tables, numpy arrays and torch tensors. Never pickle.
+
+        Atomic: a crash leaves the previous checkpoint. Raises CheckpointError on anything else.
+        """
+        arrays: list[np.ndarray] = []
+        tree = _encode(state, arrays)
+        size = sum(array.nbytes for array in arrays)
+        if size > CHECKPOINT_BYTES_MAX:
+            raise CheckpointError(f"the checkpoint holds {size} bytes; at most {CHECKPOINT_BYTES_MAX}")
+        buffer = io.BytesIO()
+        text = np.frombuffer(json.dumps(tree, allow_nan=True).encode(), dtype=np.uint8)
+        np.savez(buffer, tree=text, **{f"a{i}": array for i, array in enumerate(arrays)})
+        path = self.folder / CHECKPOINT_NAME
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(buffer.getbuffer())
+        os.replace(partial, path)
+
+    def restore(self) -> dict[str, Any] | None:
+        """The last checkpoint of this task, or None on a first run. Tensors come back as arrays."""
+        path = self.folder / CHECKPOINT_NAME
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as archive:
+            tree = json.loads(archive["tree"].tobytes())
+            arrays = [archive[f"a{i}"] for i in range(len(archive.files) - 1)]
+        state = _decode(tree, arrays)
+        if not isinstance(state, dict):
+            raise CheckpointError("the checkpoint does not hold a table")
+        return state
+
+
+def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "detach"):  # a torch tensor, without importing torch
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        arrays.append(value.copy())
+        return {"array": len(arrays) - 1}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_encode(item, arrays) for item in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"table": {key: _encode(item, arrays) for key, item in value.items()}}
+    raise CheckpointError(f"a checkpoint cannot hold {type(value).__name__}; use numbers and arrays")
+
+
+def _decode(tree: Any, arrays: list[np.ndarray]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        return arrays[tree["array"]]
+    if "list" in tree:
+        return [_decode(item, arrays) for item in tree["list"]]
+    return {key: _decode(item, arrays) for key, item in tree["table"].items()}

@@ -1,0 +1,315 @@
+"""An experiment's metadata: question, parameters, resources, result schema, findings, figures.
+
+The metadata is the PEP 723 block at the top of the experiment's one readable file. It is the whole
+contract: what may be varied, what a run may use, what a result must look like and which claims the
+result will be held against, all declared before there is data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MANIFEST_BYTES_MAX = 256 * 1024  # a readable file's metadata; more is a mistake or an attack
+SCRIPT_BYTES_MAX = 1024 * 1024  # one readable Python file
+
+#: PEP 723's reference pattern, for the block type ``script``.
+_BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Version = Annotated[str, Meta(pattern=r"^\d{1,5}\.\d{1,5}\.\d{1,5}$")]
+Text = Annotated[str, Meta(min_length=1, max_length=4000)]
+Scalar = bool | int | float | str
+Parameters = dict[str, Any]
+
+#: Fields that every result has: how many whole configurations ran, and did the run pass its own gates.
+REQUIRED_FIELDS = ("valid", "configs_done")
+
+
+class ManifestError(ValueError):
+    """The metadata is missing or wrong; the message says what to change."""
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the metadata: unknown keys are refused by name."""
+
+
+class Resources(_Table, kw_only=True):
+    """What one run may use. The sandbox enforces every figure."""
+
+    cpu_cores: Annotated[int, Meta(ge=1, le=1024)] = 1
+    gpus: Annotated[int, Meta(ge=0, le=16)] = 0
+    gpu_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    memory_bytes: Annotated[int, Meta(ge=16_000_000, le=1 << 44)] = 1_000_000_000
+    disk_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 10_000_000
+
+
+class Parameter(_Table, kw_only=True):
+    """One thing that a workunit may vary, and the values it may take.
+
+    A number has ``min`` and ``max``; a text or a switch has ``choices`` (a bool needs none). When the
+    default is a list, the bounds hold for each item and ``max_items`` bounds the list.
+    """
+
+    default: Scalar | list[Scalar]
+    min: int | float | None = None
+    max: int | float | None = None
+    choices: list[Scalar] | None = None
+    max_items: Annotated[int, Meta(ge=1, le=1000)] = 100
+    about: str = ""
+
+    def refusal(self, value: object) -> str | None:
+        """Why ``value`` may not be used, or None when it may."""
+        if isinstance(self.default, list):
+            if not isinstance(value, list) or not 1 <= len(value) <= self.max_items:
+                return f"must be a list of 1 to {self.max_items} items"
+            template = self.default[0]
+            return next((why for v in value if (why := self._item_refusal(template, v))), None)
+        return self._item_refusal(self.default, value)
+
+    def _item_refusal(self, template: Scalar, value: object) -> str | None:
+        if isinstance(template, bool):
+            return None if isinstance(value, bool) else "must be true or false"
+        if isinstance(template, str):
+            fits = isinstance(value, str)
+        elif isinstance(template, int):
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+            fits = fits and math.isfinite(value)  # type: ignore[arg-type]
+        if not fits:
+            return f"must be {_KIND_NAMES[type(template)]}"
+        if self.choices is not None and value not in self.choices:
+            return f"must be one of {', '.join(map(str, self.choices))}"
+        if self.min is not None and value < self.min:  # type: ignore[operator]
+            return f"must be at least {self.min}"
+        if self.max is not None and value > self.max:  # type: ignore[operator]
+            return f"must be at most {self.max}"
+        return None
+
+
+_KIND_NAMES = {int: "a whole number", float: "a finite number", str: "a text"}
+
+
+class Field(_Table, kw_only=True):
+    """One field of a result.
+
+    kind        number (finite float), integer, flag (0 or 1), or records (a list of tables of ``fields``)
+    dims        how deep lists of it are nested: 0 a number, 1 a list, 2 a list of lists
+    min, max    bounds of every number in it, inclusive
+    rtol, atol  how far the same seed on another host may differ: |a - b| <= atol + rtol * max(|a|, |b|)
+    chaotic     true: differs between hosts by nature, so it is never compared
+    """
+
+    kind: Literal["number", "integer", "flag", "records"] = "number"
+    dims: Annotated[int, Meta(ge=0, le=3)] = 0
+    unit: str = "1"
+    min: float | None = None
+    max: float | None = None
+    rtol: Annotated[float, Meta(ge=0)] = 0.0
+    atol: Annotated[float, Meta(ge=0)] = 0.0
+    chaotic: bool = False
+    max_items: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
+    about: str = ""
+    fields: dict[Name, Field] = {}
+
+
+class Criterion(_Table, kw_only=True):
+    """What the statistic must be for the claim to hold: above, below, or between two bounds."""
+
+    above: float | None = None
+    below: float | None = None
+
+    def met_by(self, value: float) -> bool:
+        """Whether one number, of one seed or of a mean, satisfies the criterion."""
+        return (self.above is None or value > self.above) and (
+            self.below is None or value < self.below
+        )
+
+
+class Finding(_Table, kw_only=True):
+    """A claim declared before the data, with the test that will decide it.
+
+    statistic   mean: of ``field``; difference: ``field - control`` of the same seed;
+                ratio: ``field / control`` of the same seed; share: of seeds whose flag ``field`` is 1
+    criterion   what the statistic's whole confidence interval must meet
+    min_share   share of seeds that must meet the criterion one by one
+    where       parameter values that a result must have been run with (others: the defaults)
+    """
+
+    name: Name
+    claim: Text
+    field: str
+    control: str | None = None
+    statistic: Literal["mean", "difference", "ratio", "share"] = "mean"
+    criterion: Criterion
+    min_share: Annotated[float, Meta(ge=0, le=1)] = 0.9
+    where: Parameters = {}
+    about: str = ""
+
+
+class Figure(_Table, kw_only=True):
+    """A picture drawn from one result or many; see ``axiom_protocol/figure.py``.
+
+    ``x`` and ``y`` are paths into a result: ``field`` or ``records.field``. When a path leads to a list
+    inside each record, every record draws one line, labelled by ``label``, a template over the record's
+    numbers ("lr {lr:g}"). kind ``map`` colours ``z`` over the plane of ``x`` and ``y``.
+    """
+
+    name: Name
+    title: Text
+    kind: Literal["lines", "points", "bars", "map"] = "lines"
+    x: str
+    y: list[str]
+    z: str | None = None
+    label: str = ""
+    legend: list[str] = []  # one name for each path in y, where they are fields and not records
+    x_label: str = ""
+    y_label: str = ""
+    z_label: str = ""
+    x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log"] = "linear"
+    x_mark: list[float] = []  # vertical reference lines
+    y_mark: list[float] = []  # horizontal reference lines
+    about: str = ""
+
+
+class Manifest(_Table, kw_only=True):
+    """Everything the project knows of an experiment apart from its code."""
+
+    name: Name
+    version: Version
+    title: Annotated[str, Meta(min_length=1, max_length=120)]
+    question: Text
+    rationale: list[Text] = []
+    references: list[Text] = []
+    resources: Resources = Resources()
+    expected_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)]
+    parameters: dict[Name, Parameter] = {}
+    result: dict[Name, Field]
+    findings: list[Finding] = []
+    figures: list[Figure] = []
+    dependencies: list[str] = []  # from the block's own ``dependencies``: numpy, torch
+
+    @property
+    def ref(self) -> str:
+        """The bundle's name, such as ``rank_dynamics@1.0.0``."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def environment(self) -> Literal["numpy", "torch"]:
+        """Which warm parent can run it."""
+        return "torch" if "torch" in self.dependencies else "numpy"
+
+    def resolve(self, given: Parameters) -> Parameters:
+        """The defaults overlaid with ``given``; raises ManifestError on a value outside its range."""
+        for key, value in sorted(given.items()):
+            if key not in self.parameters:
+                known = ", ".join(sorted(self.parameters)) or "none"
+                raise ManifestError(f"{self.ref} has no parameter {key!r}; it has: {known}")
+            if why := self.parameters[key].refusal(value):
+                raise ManifestError(f"parameter {key!r} of {self.ref} {why}, not {value!r}")
+        return {key: given.get(key, p.default) for key, p in sorted(self.parameters.items())}
+
+
+def read_manifest(source: str) -> Manifest:
+    """Read the metadata block of an experiment's source text.
+
+    Raises ManifestError with what to change. Source of the block's form: PEP 723.
+    """
+    blocks = list(_BLOCK.finditer(source.replace("\r\n", "\n")))
+    if len(blocks) != 1:
+        raise ManifestError(
+            f"found {len(blocks)} metadata blocks, need exactly one: "
+            "start it with '# /// script' and end it with '# ///'"
+        )
+    content = "".join(
+        line[2:] if line.startswith("# ") else line[1:]
+        for line in blocks[0].group("content").splitlines(keepends=True)
+    )
+    if len(content) > MANIFEST_BYTES_MAX:
+        raise ManifestError(f"the metadata is longer than {MANIFEST_BYTES_MAX} bytes; shorten it")
+    try:
+        block = tomllib.loads(content)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ManifestError(f"the metadata is not valid TOML: {error}") from None
+    table = block.get("tool", {})
+    table = table.get("axiom") if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise ManifestError("the metadata has no [tool.axiom] table; add one")
+    return manifest_from_table(table, block.get("dependencies", []))
+
+
+def manifest_from_table(table: dict[str, Any], dependencies: object) -> Manifest:
+    """Build and check a manifest from the parsed ``[tool.axiom]`` table."""
+    try:
+        manifest = msgspec.convert({**table, "dependencies": dependencies}, Manifest)
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"[tool.axiom]: {error}") from None
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    unknown = sorted(set(manifest.dependencies) - {"numpy", "torch"})
+    if unknown:
+        raise ManifestError(
+            f"dependencies: {', '.join(unknown)} is not offered; use numpy, torch and the standard library"
+        )
+    for name in REQUIRED_FIELDS:
+        if name not in manifest.result:
+            raise ManifestError(f"[tool.axiom.result] lacks the field {name!r}; every result has it")
+    for name, parameter in manifest.parameters.items():
+        if isinstance(parameter.default, list) and not parameter.default:
+            raise ManifestError(f"parameter {name!r}: the default is an empty list; give one item")
+        if why := parameter.refusal(parameter.default):
+            raise ManifestError(f"parameter {name!r}: its own default {why}")
+    for name, field in manifest.result.items():
+        _check_field(name, field)
+    for finding in manifest.findings:
+        _check_finding(manifest, finding)
+    for figure in manifest.figures:
+        for path in (figure.x, *figure.y, *([figure.z] if figure.z else [])):
+            if find_field(manifest, path) is None:
+                raise ManifestError(f"figure {figure.name!r}: the result has no field {path!r}")
+
+
+def _check_field(path: str, field: Field) -> None:
+    if field.kind == "records":
+        if not field.fields:
+            raise ManifestError(f"result field {path!r}: records need a table of fields")
+        for name, inner in field.fields.items():
+            _check_field(f"{path}.{name}", inner)
+    elif field.fields:
+        raise ManifestError(f"result field {path!r}: only records have fields")
+    if field.min is not None and field.max is not None and field.min > field.max:
+        raise ManifestError(f"result field {path!r}: min is above max")
+
+
+def _check_finding(manifest: Manifest, finding: Finding) -> None:
+    where = f"finding {finding.name!r}"
+    for path in filter(None, (finding.field, finding.control)):
+        field = manifest.result.get(path)
+        if field is None or field.kind == "records" or field.dims:
+            raise ManifestError(f"{where}: {path!r} is not a single number of the result")
+    if (finding.control is None) == (finding.statistic in ("difference", "ratio")):
+        raise ManifestError(f"{where}: statistic {finding.statistic!r} and control do not go together")
+    if finding.criterion.above is None and finding.criterion.below is None:
+        raise ManifestError(f"{where}: the criterion needs above, below or both")
+    manifest.resolve(finding.where)
+
+
+def find_field(manifest: Manifest, path: str) -> Field | None:
+    """The field at a dotted path such as ``configs.lr``, or None."""
+    fields, found = manifest.result, None
+    for part in path.split("."):
+        found = fields.get(part)
+        if found is None:
+            return None
+        fields = found.fields
+    return found

@@ -1,0 +1,108 @@
+"""The gate: a result is numeric, finite, complete and inside its bounds, or refused with a reason.
+
+Both sides use it: the agent before it reports, the server before it believes. A volunteer's text never
+becomes a result: what passes holds finite native numbers in the declared shape and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from axiom_protocol.manifest import Field, Manifest
+
+RESULT_BYTES_MAX = 4 * 1024 * 1024  # encoded JSON; the library's largest result is under 200 kB
+NESTING_MAX = 16  # deeper than any declarable shape (3 list levels in records in records)
+INTEGER_MAX = 2**53  # beyond it JSON readers disagree on the value
+
+Result = dict[str, Any]
+
+
+class ResultRefused(ValueError):
+    """The result does not fit the schema; the message names the field and the reason."""
+
+
+def decode_result(raw: bytes) -> object:
+    """Decode a child's JSON, bounded in size and depth. Raises ResultRefused."""
+    if len(raw) > RESULT_BYTES_MAX:
+        raise ResultRefused(f"the result is {len(raw)} bytes; at most {RESULT_BYTES_MAX} are accepted")
+    depth = deepest = 0
+    for byte in raw:
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    if deepest > NESTING_MAX:
+        raise ResultRefused(f"the result is nested {deepest} deep; at most {NESTING_MAX} is accepted")
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ResultRefused(f"the result is not JSON: {error}") from None
+
+
+def gate(manifest: Manifest, value: object) -> Result:
+    """Return ``value`` as a clean result, or raise ResultRefused.
+
+    Refused: a missing or undeclared field, a text, null, bool, NaN or infinity where a number belongs, a
+    number out of bounds, a list too long or of the wrong depth.
+    """
+    return _table("result", manifest.result, value)
+
+
+def _table(path: str, fields: Mapping[str, Field], value: object) -> Result:
+    if not isinstance(value, dict):
+        raise ResultRefused(f"{path}: must be a table, not {_kind(value)}")
+    if missing := sorted(fields.keys() - value.keys()):
+        raise ResultRefused(f"{path}: the field {missing[0]!r} is missing")
+    if extra := sorted(str(key)[:64] for key in value.keys() - fields.keys()):
+        raise ResultRefused(f"{path}: the field {extra[0]!r} is not declared")
+    return {name: _field(f"{path}.{name}", field, value[name]) for name, field in fields.items()}
+
+
+def _field(path: str, field: Field, value: object, dims: int | None = None) -> Any:
+    if field.kind == "records":
+        items = _items(path, field, value)
+        return [_table(f"{path}[{i}]", field.fields, item) for i, item in enumerate(items)]
+    dims = field.dims if dims is None else dims
+    if dims:
+        items = _items(path, field, value)
+        return [_field(f"{path}[{i}]", field, item, dims - 1) for i, item in enumerate(items)]
+    return _number(path, field, value)
+
+
+def _items(path: str, field: Field, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ResultRefused(f"{path}: must be a list, not {_kind(value)}")
+    if len(value) > field.max_items:
+        raise ResultRefused(f"{path}: {len(value)} items; at most {field.max_items} are declared")
+    return value
+
+
+def _number(path: str, field: Field, value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ResultRefused(f"{path}: must be a number, not {_kind(value)}")
+    if not math.isfinite(value) or abs(value) > 1e300:
+        raise ResultRefused(f"{path}: must be finite; report divergence as a flag")
+    if field.kind in ("integer", "flag"):
+        if value != int(value) or abs(value) > INTEGER_MAX:
+            raise ResultRefused(f"{path}: must be a whole number, not {value!r}")
+        value = int(value)
+        if field.kind == "flag" and value not in (0, 1):
+            raise ResultRefused(f"{path}: a flag must be 0 or 1, not {value}")
+    if field.min is not None and value < field.min:
+        raise ResultRefused(f"{path}: {value!r} is below its bound {field.min!r}")
+    if field.max is not None and value > field.max:
+        raise ResultRefused(f"{path}: {value!r} is above its bound {field.max!r}")
+    return value
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {
+        str: "a text", bool: "true or false", dict: "a table", list: "a list", type(None): "null",
+        int: "a number", float: "a number",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)

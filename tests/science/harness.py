@@ -1,0 +1,45 @@
+"""Run an experiment of the library in this process, as a science test needs it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from axiom_client.run.experiment import Run, load_run
+from axiom_client.run.task import Task
+from axiom_protocol.manifest import Manifest, read_manifest
+from axiom_protocol.result import Result, gate
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@cache
+def experiment(name: str) -> tuple[Manifest, Run]:
+    """The manifest and the run function of an experiment of the library."""
+    source = (EXPERIMENTS / f"{name}.py").read_text()
+    return read_manifest(source), load_run(source, name)
+
+
+def run_once(
+    name: str,
+    seed: int,
+    *,
+    budget_seconds: float | None = None,
+    folder: Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    **parameters: Any,
+) -> Result:
+    """One gated result, at the default budget and parameters unless told otherwise."""
+    manifest, run = experiment(name)
+    with tempfile.TemporaryDirectory() as fresh:
+        task = Task(
+            seed=seed,
+            parameters=manifest.resolve(parameters),
+            budget_seconds=manifest.expected_seconds if budget_seconds is None else budget_seconds,
+            folder=folder or Path(fresh),
+            on_progress=on_progress,
+        )
+        return gate(manifest, run(task))
