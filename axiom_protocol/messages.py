@@ -1,0 +1,191 @@
+"""The wire messages: JSON by msgspec, versioned. Unknown fields are tolerated, so that either side may
+be the newer one; a field's meaning never changes within a version.
+
+One RPC does the work, ``POST /api/v1/sync``. It is idempotent: a report is keyed by its task, a request
+by ``request_id``, so a request whose answer was lost is sent again as it was and costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+PROTOCOL_VERSION = 1
+BODY_BYTES_MAX = 32 * 1024 * 1024  # decompressed; 500 reports of the library's largest result fit
+REPORTS_MAX = 500  # in one request; more wait for the next exchange
+GRANTS_MAX = 2_000  # in one answer; a 240-core host with a buffer asks for fewer
+
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
+Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
+ShortText = Annotated[str, Meta(max_length=200)]
+Device = Literal["cpu", "gpu"]
+
+#: How a task ended, in the one vocabulary of both sides, logs and pages.
+Outcome = Literal[
+    "success", "failed", "timed_out", "over_memory", "over_disk", "cancelled", "lost"
+]  # fmt: skip
+
+
+class GpuFacts(Struct, frozen=True, kw_only=True):
+    """One GPU as probed. ``uuid`` is what CUDA_VISIBLE_DEVICES takes."""
+
+    uuid: ShortText
+    name: ShortText
+    memory_bytes: Bytes
+    backend: Literal["cuda", "rocm", "mps"] = "cuda"
+    driver: ShortText = ""
+    compute_capability: ShortText = ""
+
+
+class HostFacts(Struct, frozen=True, kw_only=True):
+    """What a host is; sent when it changed."""
+
+    name: ShortText
+    os: ShortText
+    architecture: ShortText
+    processor: ShortText = ""
+    cpu_cores: Annotated[int, Meta(ge=1, le=65536)]
+    cpu_cores_physical: Annotated[int, Meta(ge=1, le=65536)] = 1
+    memory_bytes: Bytes
+    disk_free_bytes: Bytes
+    gpus: Annotated[list[GpuFacts], Meta(max_length=64)] = []
+    environments: Annotated[list[Literal["numpy", "torch"]], Meta(max_length=8)] = []
+    client_version: ShortText = ""
+
+
+class Capacity(Struct, frozen=True, kw_only=True):
+    """What the host would take now: slots it may fill, less what it already has in hand.
+
+    ``buffer_seconds``: seconds of further work wanted for each usable slot beyond what runs.
+    """
+
+    cpu_slots_free: Count = 0
+    gpu_slots_free: Count = 0
+    cpu_slots: Count = 0  # usable now, free or not
+    gpu_slots: Count = 0
+    memory_free_bytes: Bytes = 0
+    disk_free_bytes: Bytes = 0
+    buffer_seconds: Seconds = 0.0
+
+
+class InHand(Struct, frozen=True, kw_only=True):
+    """A task that the host has and has not yet reported."""
+
+    task_id: int
+    state: Literal["queued", "running", "paused", "ended"]
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """How a task ended. ``result`` is gated on both sides; ``message`` never reaches it.
+
+    elapsed_seconds   monotonic time less our own pauses and the host's sleep
+    cpu_seconds       user and system time of the task's process, from wait4
+    """
+
+    task_id: int
+    outcome: Outcome
+    elapsed_seconds: Seconds
+    cpu_seconds: Seconds
+    peak_memory_bytes: Bytes = 0
+    result: Any = None
+    message: Annotated[str, Meta(max_length=8_000)] = ""
+    attempts: Count = 1
+
+
+class SyncRequest(Struct, frozen=True, kw_only=True):
+    """All that a host says in one round trip.
+
+    ``in_hand`` is complete: a task leased to this host before this request that is neither in it nor
+    among ``reports`` is lost, and goes back to the queue at once.
+    """
+
+    request_id: Annotated[str, Meta(min_length=8, max_length=64)]
+    protocol_version: int = PROTOCOL_VERSION
+    host: HostFacts | None = None
+    capacity: Capacity
+    in_hand: Annotated[list[InHand], Meta(max_length=20_000)] = []
+    reports: Annotated[list[Report], Meta(max_length=REPORTS_MAX)] = []
+    draining: ShortText = ""  # why nothing new is taken; empty when it is
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """A task leased to the host. Code, limits and allowed ranges come from the signed bundle alone."""
+
+    task_id: int
+    experiment: ShortText
+    version: ShortText
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    parameters: dict[str, Any]
+    seed: Annotated[int, Meta(ge=0, le=2**53)]
+    budget_seconds: Seconds
+    device: Device = "cpu"
+    lease_seconds: Seconds  # from now; both sides count it on their own clock
+
+
+class Acknowledgement(Struct, frozen=True, kw_only=True):
+    """The server has this report, durably. ``refusal`` tells the owner why it earns nothing."""
+
+    task_id: int
+    refusal: ShortText = ""
+
+
+class Credit(Struct, frozen=True, kw_only=True):
+    """What the ledger holds for this host and its user."""
+
+    host_total: float = 0.0
+    user_total: float = 0.0
+    user_recent_average: float = 0.0
+    pending_results: Count = 0
+
+
+class SyncAnswer(Struct, frozen=True, kw_only=True):
+    """All that the server says back. ``next_sync_seconds``: come back by then even with no news."""
+
+    request_id: str
+    protocol_version: int = PROTOCOL_VERSION
+    grants: list[Grant] = []
+    acknowledged: list[Acknowledgement] = []
+    cancelled: list[int] = []
+    next_sync_seconds: Seconds
+    no_work_reason: ShortText = ""
+    notices: list[ShortText] = []
+    credit: Credit | None = None
+
+
+class EnrolRequest(Struct, frozen=True, kw_only=True):
+    """``POST /api/v1/hosts``: join as a host of the account, or of nobody where the project allows it."""
+
+    host: HostFacts
+    account_key: Annotated[str, Meta(max_length=128)] = ""
+    user: Annotated[str, Meta(max_length=100)] = ""  # a name for a new account, when no key is given
+    protocol_version: int = PROTOCOL_VERSION
+
+
+class EnrolAnswer(Struct, frozen=True, kw_only=True):
+    """The host's identity. The token is shown this once; the server stores its hash."""
+
+    host_id: int
+    token: str
+    user: str
+    account_key: str = ""  # set when a new account was made, so that its owner may add hosts to it
+
+
+class ProjectInfo(Struct, frozen=True, kw_only=True):
+    """``GET /api/v1/project``: what an agent needs before it attaches."""
+
+    name: ShortText
+    protocol_version: int = PROTOCOL_VERSION
+    oldest_protocol_version: int = PROTOCOL_VERSION
+    server_version: ShortText = ""
+    anonymous_hosts: bool = True
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """The body of every refusal (any 4xx, 5xx): what happened and what to do next. After RFC 9457."""
+
+    title: ShortText
+    detail: Annotated[str, Meta(max_length=2000)] = ""
+    status: int = 400
