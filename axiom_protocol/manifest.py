@@ -27,7 +27,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=4000)]
 Scalar = bool | int | float | str
 Parameters = dict[str, Any]
 
-#: Fields that every result has: how many whole configurations ran, and did the run pass its own gates.
+#: Fields that every result has: did the run pass its own gates, how many configurations ran.
 REQUIRED_FIELDS = ("valid", "configs_done")
 
 
@@ -39,7 +39,7 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the metadata: unknown keys are refused by name."""
 
 
-class Resources(_Table, kw_only=True):
+class Resources(_Table, frozen=True, kw_only=True):
     """What one run may use. The sandbox enforces every figure."""
 
     cpu_cores: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -49,11 +49,11 @@ class Resources(_Table, kw_only=True):
     disk_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 10_000_000
 
 
-class Parameter(_Table, kw_only=True):
+class Parameter(_Table, frozen=True, kw_only=True):
     """One thing that a workunit may vary, and the values it may take.
 
-    A number has ``min`` and ``max``; a text or a switch has ``choices`` (a bool needs none). When the
-    default is a list, the bounds hold for each item and ``max_items`` bounds the list.
+    A number has ``min`` and ``max``; a text has ``choices``; a bool needs neither. When the default
+    is a list, the bounds hold for each item and ``max_items`` bounds the list.
     """
 
     default: Scalar | list[Scalar]
@@ -96,13 +96,14 @@ class Parameter(_Table, kw_only=True):
 _KIND_NAMES = {int: "a whole number", float: "a finite number", str: "a text"}
 
 
-class Field(_Table, kw_only=True):
+class Field(_Table, frozen=True, kw_only=True):
     """One field of a result.
 
-    kind        number (finite float), integer, flag (0 or 1), or records (a list of tables of ``fields``)
+    kind        number (finite float), integer, flag (0 or 1), or records (tables of ``fields``)
     dims        how deep lists of it are nested: 0 a number, 1 a list, 2 a list of lists
     min, max    bounds of every number in it, inclusive
-    rtol, atol  how far the same seed on another host may differ: |a - b| <= atol + rtol * max(|a|, |b|)
+    rtol, atol  how far the same seed on another host may differ:
+                |a - b| <= atol + rtol * max(|a|, |b|)
     chaotic     true: differs between hosts by nature, so it is never compared
     """
 
@@ -119,7 +120,7 @@ class Field(_Table, kw_only=True):
     fields: dict[Name, Field] = {}
 
 
-class Criterion(_Table, kw_only=True):
+class Criterion(_Table, frozen=True, kw_only=True):
     """What the statistic must be for the claim to hold: above, below, or between two bounds."""
 
     above: float | None = None
@@ -132,11 +133,12 @@ class Criterion(_Table, kw_only=True):
         )
 
 
-class Finding(_Table, kw_only=True):
+class Finding(_Table, frozen=True, kw_only=True):
     """A claim declared before the data, with the test that will decide it.
 
     statistic   mean: of ``field``; difference: ``field - control`` of the same seed;
-                ratio: ``field / control`` of the same seed; share: of seeds whose flag ``field`` is 1
+                ratio: ``field / control`` of the same seed;
+                share: of seeds whose flag ``field`` is 1
     criterion   what the statistic's whole confidence interval must meet
     min_share   share of seeds that must meet the criterion one by one
     where       parameter values that a result must have been run with (others: the defaults)
@@ -153,12 +155,12 @@ class Finding(_Table, kw_only=True):
     about: str = ""
 
 
-class Figure(_Table, kw_only=True):
+class Figure(_Table, frozen=True, kw_only=True):
     """A picture drawn from one result or many; see ``axiom_protocol/figure.py``.
 
-    ``x`` and ``y`` are paths into a result: ``field`` or ``records.field``. When a path leads to a list
-    inside each record, every record draws one line, labelled by ``label``, a template over the record's
-    numbers ("lr {lr:g}"). kind ``map`` colours ``z`` over the plane of ``x`` and ``y``.
+    ``x`` and ``y`` are paths into a result: ``field`` or ``records.field``. When a path leads to a
+    list inside each record, every record draws one line, labelled by ``label``, a template over the
+    record's numbers ("lr {lr:g}"). kind ``map`` colours ``z`` over the plane of ``x`` and ``y``.
     """
 
     name: Name
@@ -179,7 +181,7 @@ class Figure(_Table, kw_only=True):
     about: str = ""
 
 
-class Manifest(_Table, kw_only=True):
+class Manifest(_Table, frozen=True, kw_only=True):
     """Everything the project knows of an experiment apart from its code."""
 
     name: Name
@@ -207,7 +209,7 @@ class Manifest(_Table, kw_only=True):
         return "torch" if "torch" in self.dependencies else "numpy"
 
     def resolve(self, given: Parameters) -> Parameters:
-        """The defaults overlaid with ``given``; raises ManifestError on a value outside its range."""
+        """The defaults overlaid with ``given``; ManifestError when a value is out of range."""
         for key, value in sorted(given.items()):
             if key not in self.parameters:
                 known = ", ".join(sorted(self.parameters)) or "none"
@@ -259,11 +261,14 @@ def _check(manifest: Manifest) -> None:
     unknown = sorted(set(manifest.dependencies) - {"numpy", "torch"})
     if unknown:
         raise ManifestError(
-            f"dependencies: {', '.join(unknown)} is not offered; use numpy, torch and the standard library"
+            f"dependencies: {', '.join(unknown)} is not offered; "
+            "use numpy, torch and the standard library"
         )
     for name in REQUIRED_FIELDS:
         if name not in manifest.result:
-            raise ManifestError(f"[tool.axiom.result] lacks the field {name!r}; every result has it")
+            raise ManifestError(
+                f"[tool.axiom.result] lacks the field {name!r}; every result has it"
+            )
     for name, parameter in manifest.parameters.items():
         if isinstance(parameter.default, list) and not parameter.default:
             raise ManifestError(f"parameter {name!r}: the default is an empty list; give one item")
@@ -298,7 +303,9 @@ def _check_finding(manifest: Manifest, finding: Finding) -> None:
         if field is None or field.kind == "records" or field.dims:
             raise ManifestError(f"{where}: {path!r} is not a single number of the result")
     if (finding.control is None) == (finding.statistic in ("difference", "ratio")):
-        raise ManifestError(f"{where}: statistic {finding.statistic!r} and control do not go together")
+        raise ManifestError(
+            f"{where}: statistic {finding.statistic!r} and control do not go together"
+        )
     if finding.criterion.above is None and finding.criterion.below is None:
         raise ManifestError(f"{where}: the criterion needs above, below or both")
     manifest.resolve(finding.where)

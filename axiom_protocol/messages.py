@@ -1,8 +1,8 @@
-"""The wire messages: JSON by msgspec, versioned. Unknown fields are tolerated, so that either side may
-be the newer one; a field's meaning never changes within a version.
+"""The wire messages: JSON by msgspec, versioned. Unknown fields are tolerated, so that either side
+may be the newer one; a field's meaning never changes within a version.
 
-One RPC does the work, ``POST /api/v1/sync``. It is idempotent: a report is keyed by its task, a request
-by ``request_id``, so a request whose answer was lost is sent again as it was and costs nothing.
+One RPC does the work, ``POST /api/v1/sync``. It is idempotent: a report is keyed by its task, a
+request by ``request_id``, so a request whose answer was lost is sent again and costs nothing.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Report(Struct, frozen=True, kw_only=True):
 class SyncRequest(Struct, frozen=True, kw_only=True):
     """All that a host says in one round trip.
 
-    ``in_hand`` is complete: a task leased to this host before this request that is neither in it nor
-    among ``reports`` is lost, and goes back to the queue at once.
+    ``in_hand`` is complete: a task leased to this host before this request that is neither in it
+    nor among ``reports`` is lost, and goes back to the queue at once.
     """
 
     request_id: Annotated[str, Meta(min_length=8, max_length=64)]
@@ -112,7 +112,7 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """A task leased to the host. Code, limits and allowed ranges come from the signed bundle alone."""
+    """A task leased to the host. Code, limits and allowed ranges come from the signed bundle."""
 
     task_id: int
     experiment: ShortText
@@ -156,11 +156,13 @@ class SyncAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):
-    """``POST /api/v1/hosts``: join as a host of the account, or of nobody where the project allows it."""
+    """``POST /api/v1/hosts``: join as a host of an account, or of a new one where allowed."""
 
     host: HostFacts
     account_key: Annotated[str, Meta(max_length=128)] = ""
-    user: Annotated[str, Meta(max_length=100)] = ""  # a name for a new account, when no key is given
+    user: Annotated[str, Meta(max_length=100)] = (
+        ""  # a name for a new account, when no key is given
+    )
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -184,7 +186,7 @@ class ProjectInfo(Struct, frozen=True, kw_only=True):
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """The body of every refusal (any 4xx, 5xx): what happened and what to do next. After RFC 9457."""
+    """The body of every refusal (4xx, 5xx): what happened, what to do next. After RFC 9457."""
 
     title: ShortText
     detail: Annotated[str, Meta(max_length=2000)] = ""

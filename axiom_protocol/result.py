@@ -1,7 +1,7 @@
 """The gate: a result is numeric, finite, complete and inside its bounds, or refused with a reason.
 
-Both sides use it: the agent before it reports, the server before it believes. A volunteer's text never
-becomes a result: what passes holds finite native numbers in the declared shape and nothing else.
+Both sides use it: the agent before it reports, the server before it believes. A volunteer's text
+never becomes a result: what passes holds finite native numbers in the declared shape, nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class ResultRefused(ValueError):
 def decode_result(raw: bytes) -> object:
     """Decode a child's JSON, bounded in size and depth. Raises ResultRefused."""
     if len(raw) > RESULT_BYTES_MAX:
-        raise ResultRefused(f"the result is {len(raw)} bytes; at most {RESULT_BYTES_MAX} are accepted")
+        raise ResultRefused(
+            f"the result is {len(raw)} bytes; at most {RESULT_BYTES_MAX} are accepted"
+        )
     depth = deepest = 0
     for byte in raw:
         if byte in b"[{":
@@ -37,7 +39,9 @@ def decode_result(raw: bytes) -> object:
         elif byte in b"]}":
             depth -= 1
     if deepest > NESTING_MAX:
-        raise ResultRefused(f"the result is nested {deepest} deep; at most {NESTING_MAX} is accepted")
+        raise ResultRefused(
+            f"the result is nested {deepest} deep; at most {NESTING_MAX} is accepted"
+        )
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -47,8 +51,8 @@ def decode_result(raw: bytes) -> object:
 def gate(manifest: Manifest, value: object) -> Result:
     """Return ``value`` as a clean result, or raise ResultRefused.
 
-    Refused: a missing or undeclared field, a text, null, bool, NaN or infinity where a number belongs, a
-    number out of bounds, a list too long or of the wrong depth.
+    Refused: a missing or undeclared field; a text, null, bool, NaN or infinity where a number
+    belongs; a number out of bounds; a list too long or of the wrong depth.
     """
     return _table("result", manifest.result, value)
 

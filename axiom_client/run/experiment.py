@@ -20,7 +20,7 @@ def load_run(source: str, name: str) -> Run:
     module = types.ModuleType(name)
     module.__file__ = f"{name}.py"
     exec(compile(source, module.__file__, "exec"), module.__dict__)
-    run = module.__dict__.get("run")
+    run: Run | None = module.__dict__.get("run")
     if not callable(run):
         raise ExperimentBroken(f"{name}.py does not define run(task)")
     return run

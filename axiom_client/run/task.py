@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 CHECKPOINT_NAME = "checkpoint.npz"
-CHECKPOINT_BYTES_MAX = 256 * 1024 * 1024  # unpacked; a state larger than this belongs in fewer numbers
+CHECKPOINT_BYTES_MAX = (
+    256 * 1024 * 1024
+)  # unpacked; a state larger than this belongs in fewer numbers
 
 
 class CheckpointError(ValueError):
@@ -66,10 +68,13 @@ class Task:
         tree = _encode(state, arrays)
         size = sum(array.nbytes for array in arrays)
         if size > CHECKPOINT_BYTES_MAX:
-            raise CheckpointError(f"the checkpoint holds {size} bytes; at most {CHECKPOINT_BYTES_MAX}")
+            raise CheckpointError(
+                f"the checkpoint holds {size} bytes; at most {CHECKPOINT_BYTES_MAX}"
+            )
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(tree, allow_nan=True).encode(), dtype=np.uint8)
-        np.savez(buffer, tree=text, **{f"a{i}": array for i, array in enumerate(arrays)})
+        named = {f"a{i}": array for i, array in enumerate(arrays)}
+        np.savez(buffer, allow_pickle=False, tree=text, **named)
         path = self.folder / CHECKPOINT_NAME
         partial = path.with_suffix(".partial")
         partial.write_bytes(buffer.getbuffer())
@@ -103,7 +108,9 @@ def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
         return {"list": [_encode(item, arrays) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"table": {key: _encode(item, arrays) for key, item in value.items()}}
-    raise CheckpointError(f"a checkpoint cannot hold {type(value).__name__}; use numbers and arrays")
+    raise CheckpointError(
+        f"a checkpoint cannot hold {type(value).__name__}; use numbers and arrays"
+    )
 
 
 def _decode(tree: Any, arrays: list[np.ndarray]) -> Any:
