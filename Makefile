@@ -1,0 +1,60 @@
+# Axiom: every command sets up what it needs, says what it does, and fails loudly.
+#
+#   make demo       the main job: server, experiments, agent, live display, session log
+#   make test       the tests                     make lint      ruff, mypy --strict, layers
+#   make science    every seed of every experiment (slow)
+#   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first interpreter that is new enough; a fresh Debian or Ubuntu calls it python3.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SECONDS_DEMO ?= 230
+export OMP_NUM_THREADS := 1
+
+.PHONY: help demo test lint science bench fuzz clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install python3" >&2; exit 1; }
+	@echo "== making the virtual environment in $(VENV) with $(PYTHON)"
+	$(PYTHON) packaging/make_venv.py $(VENV)
+
+$(VENV)/.run-stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing the agent, the server and torch (once; a few minutes)"
+	$(PIP) install --quiet -c constraints.txt -e '.[torch,server]'
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.run-stamp
+	@echo "== installing the test tools (once)"
+	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev]'
+	@touch $@
+
+demo: $(VENV)/.run-stamp
+	$(BIN)/axiom-server demo --seconds $(SECONDS_DEMO)
+
+test: $(VENV)/.dev-stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+science: $(VENV)/.dev-stamp
+	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
+
+BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard benchmarks/*.py))))
+bench: $(VENV)/.dev-stamp
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+fuzz: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.fuzz
+
+clean:
+	rm -rf $(VENV) build dist demo
