@@ -1,0 +1,129 @@
+"""The two programs as real processes, the way a test drives them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+PROGRAMS = Path(sys.executable).parent
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+T = TypeVar("T")
+WAIT_SECONDS = 90.0  # generous: two shared cores may be busy with anything
+
+
+def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
+    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
+    until = time.monotonic() + seconds
+    while True:
+        if value := probe():
+            return value
+        if time.monotonic() > until:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(kw_only=True)
+class Program:
+    """A command line program with a folder of its own in its environment."""
+
+    name: str
+    folder: Path
+    variable: str
+    process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *words: str) -> tuple[list[str], dict[str, str]]:
+        line = [str(PROGRAMS / self.name), *words]
+        return line, {**os.environ, **self.environment, self.variable: str(self.folder)}
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run to the end; the exit code must be ``code``. Returns stdout, or stderr on an error."""
+        line, environment = self.command(*words)
+        done = subprocess.run(
+            line, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == code, f"{line} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words, "--json"))
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start in the background; output goes to a log in the folder."""
+        line, environment = self.command(*words)
+        with (self.folder.parent / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+        return self.process
+
+    def kill(self) -> None:
+        """As a power cut would: no chance to clean up."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Politely; returns the exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=WAIT_SECONDS)
+
+
+@dataclass(kw_only=True)
+class Server(Program):
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def serve(self) -> None:
+        self.start("serve", "--port", str(self.port))
+        wait_for("the server to be ready", self.ready)
+
+    def ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the server ended; see axiom-server.log"
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+
+def server(folder: Path) -> Server:
+    """A project in ``folder``, initialised, not yet serving."""
+    made = Server(name="axiom-server", folder=folder / "project", variable="AXIOM_SERVER_DIR")
+    made.run("init", str(made.folder))
+    return made
+
+
+def agent(folder: Path) -> Program:
+    """An agent whose every folder lies under ``folder``."""
+    made = Program(name="axiom-client", folder=folder / "agent", variable="AXIOM_CLIENT_DIR")
+    made.folder.mkdir(parents=True)
+    return made
+
+
+def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
