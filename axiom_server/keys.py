@@ -1,0 +1,140 @@
+"""The project's signing keys: Ed25519, one PKCS#8 file each, encrypted where a passphrase is given.
+
+Root and targets keys belong to staff and are best kept off the server; snapshot and timestamp keys
+are the server's own, never encrypted, because `serve` re-signs with them unattended. Several keys
+of a role are ROLE.pem, ROLE-2.pem, ROLE-3.pem ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import CryptoSigner, Signer
+
+Role = Literal["root", "targets", "snapshot", "timestamp"]
+ROLES: tuple[Role, ...] = get_args(Role)
+STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # what decides which code volunteers run
+SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # what says how fresh that decision is
+PASSPHRASE_LENGTH_MIN = 12  # characters; the file may be copied and attacked offline
+
+
+class KeysError(Exception):
+    """A key cannot be made, read or used; the message says what to do next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The signers at hand, by role. A role whose keys are kept elsewhere has none."""
+
+    signers: Mapping[Role, tuple[Signer, ...]]
+
+    def of(self, role: Role) -> tuple[Signer, ...]:
+        """The signers of a role, at least one. Raises KeysError when its keys are elsewhere."""
+        found = self.signers.get(role, ())
+        if not found:
+            raise KeysError(
+                f"the {role} key is not here: give the folder that holds {role}.pem, "
+                "or write a request and sign it where the key is (axiom-server sign)"
+            )
+        return found
+
+    def has(self, role: Role) -> bool:
+        """Whether any key of the role is at hand."""
+        return bool(self.signers.get(role))
+
+
+def init_keys(
+    keys_dir: Path, passphrase: str | None, counts: Mapping[Role, int] | None = None
+) -> list[Path]:
+    """Make the first keys of every role, and return their files.
+
+    passphrase  encrypts the staff's keys; None leaves them readable by their owner alone (0600)
+    counts      how many keys a role gets (one, unless said); a threshold above one needs as many
+
+    Raises KeysError when a key is already there: a new key in its place would orphan every client.
+    """
+    names = [path for role in ROLES for path in _names(role, (counts or {}).get(role, 1))]
+    if there := sorted(name for name in names if (keys_dir / name).exists()):
+        raise KeysError(
+            f"{keys_dir / there[0]} is already there: keep it (clients trust it), "
+            "or replace it with axiom-server keys rotate"
+        )
+    make_private_folder(keys_dir)
+    for name in names:
+        secret = passphrase if name.startswith(STAFF_ROLES) else None
+        write_key(keys_dir / name, Ed25519PrivateKey.generate(), secret)
+    return [keys_dir / name for name in names]
+
+
+def load_keys(keys_dir: Path, passphrase: str | None = None, roles: Iterable[Role] = ROLES) -> Keys:
+    """Read the keys of ``roles`` in ``keys_dir``; absent ones are left out. Raises KeysError."""
+    return Keys(
+        signers={
+            role: tuple(read_key(path, passphrase) for path in key_files(keys_dir, role))
+            for role in roles
+        }
+    )
+
+
+def key_files(keys_dir: Path, role: Role) -> list[Path]:
+    """The files of a role's keys in ``keys_dir``, first to last."""
+    first = keys_dir / f"{role}.pem"
+    others = sorted(keys_dir.glob(f"{role}-*.pem"), key=lambda path: (len(path.name), path.name))
+    return [first, *others] if first.exists() else others
+
+
+def read_key(path: Path, passphrase: str | None) -> CryptoSigner:
+    """Read one key file. Raises KeysError: absent, wrong passphrase, wrong kind."""
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise KeysError(f"cannot read the key {path}: {error.strerror}") from None
+    encrypted = b"ENCRYPTED PRIVATE KEY" in pem
+    if encrypted and not passphrase:
+        raise KeysError(f"{path} is encrypted: give its passphrase")
+    try:
+        key = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase else None)
+    except ValueError:
+        why = "the passphrase does not fit" if encrypted else "it is not a PKCS#8 private key"
+        raise KeysError(f"cannot use the key {path}: {why}") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeysError(f"cannot use the key {path}: it is not an Ed25519 key")
+    return CryptoSigner(key)
+
+
+def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> None:
+    """Write a new key file with owner-only rights. Raises KeysError: the passphrase is short."""
+    if passphrase is not None and len(passphrase) < PASSPHRASE_LENGTH_MIN:
+        raise KeysError(f"the passphrase needs at least {PASSPHRASE_LENGTH_MIN} characters")
+    how: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        how = BestAvailableEncryption(passphrase.encode())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _names(role: Role, count: int) -> list[str]:
+    return [f"{role}.pem"] + [f"{role}-{n}.pem" for n in range(2, count + 1)]
