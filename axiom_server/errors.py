@@ -1,0 +1,89 @@
+"""What can go wrong for staff: one line that says what happened and what to do next.
+
+    ServerError                  exit 1   anything below, when no better code fits
+    ├── Usage                    exit 2   the command line makes no sense (typer's own code too)
+    ├── NotInitialised           exit 3   the folder holds no project
+    ├── ConfigWrong              exit 4   project.toml has an unknown key or a wrong value
+    ├── DatabaseUnreachable      exit 5   PostgreSQL does not answer, or cannot be started
+    ├── PortInUse                exit 6   another program listens there
+    ├── ExperimentMalformed      exit 7   the file's metadata is missing or wrong
+    ├── ExperimentUnknown        exit 8   no published experiment of that name
+    ├── FileUnreadable           exit 9   a file given is absent, or not what it should be
+    ├── DiskFull                 exit 10  no space left for what had to be written
+    ├── SigningFailed            exit 11  a key is missing or does not open
+    └── NotFound                 exit 12  no such host, user or session
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Its text is one line for staff; ``exit_code`` is what the command ends with."""
+
+    exit_code = 1
+
+
+class Usage(ServerError):
+    """Options that contradict each other, or name nothing."""
+
+    exit_code = 2
+
+
+class NotInitialised(ServerError):
+    """The data folder holds no project."""
+
+    exit_code = 3
+
+
+class ConfigWrong(ServerError):
+    """project.toml has an unknown key or a value of the wrong kind."""
+
+    exit_code = 4
+
+
+class DatabaseUnreachable(ServerError):
+    """PostgreSQL does not answer, or the embedded one cannot be started."""
+
+    exit_code = 5
+
+
+class PortInUse(ServerError):
+    """Another program listens on the address."""
+
+    exit_code = 6
+
+
+class ExperimentMalformed(ServerError):
+    """The experiment's metadata is missing or wrong, or its version is already published."""
+
+    exit_code = 7
+
+
+class ExperimentUnknown(ServerError):
+    """No published experiment of that name."""
+
+    exit_code = 8
+
+
+class FileUnreadable(ServerError):
+    """A file given on the command line is absent, or not what it should be."""
+
+    exit_code = 9
+
+
+class DiskFull(ServerError):
+    """No space left on the device that holds the project."""
+
+    exit_code = 10
+
+
+class SigningFailed(ServerError):
+    """A signing key is missing or does not open."""
+
+    exit_code = 11
+
+
+class NotFound(ServerError):
+    """No such host, user or session."""
+
+    exit_code = 12

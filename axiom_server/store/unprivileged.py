@@ -1,0 +1,69 @@
+"""Run one command as an ordinary user, though root starts it: PostgreSQL refuses root.
+
+Executed as a script, by path, in a process of its own: ``unprivileged.py HOW COMMAND...``.
+
+HOW     ``plain``        we are an ordinary user already
+        ``namespace``    a user namespace in which root is uid 1000: files keep their owner
+        ``UID:GID``      give up root for that user, who must own the command's files
+
+The command is sent SIGINT (PostgreSQL's fast shutdown) when the process that started this one ends,
+however it ends. Exits 77 when HOW is impossible here, so that the caller can try the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+IMPOSSIBLE_EXIT_CODE = 77  # no command of PostgreSQL's ends with it
+INSIDE_UID = 1000  # what root is called inside the namespace: anything but 0
+CLONE_NEWUSER = 0x10000000  # <linux/sched.h>
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def enter_namespace() -> None:
+    """Become INSIDE_UID in a new user namespace. Raises OSError where that is not allowed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(CLONE_NEWUSER):
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER)")
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{INSIDE_UID} {uid} 1"),
+        ("gid_map", f"{INSIDE_UID} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def become(user: str) -> None:
+    """Give up root for ``uid:gid``. Raises OSError where that is not allowed."""
+    uid, gid = (int(part) for part in user.split(":"))
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def main(how: str, command: list[str]) -> None:
+    """Change user as told, then become ``command``."""
+    parent = os.getppid()
+    try:
+        if how == "namespace":
+            enter_namespace()
+        elif how != "plain":
+            become(how)
+        # After the change of user: the kernel forgets the signal at one.
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+            if os.getppid() != parent:
+                sys.exit(1)
+        os.execv(command[0], command)
+    except OSError as error:
+        print(f"{how}: {error}", file=sys.stderr)
+        sys.exit(IMPOSSIBLE_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
