@@ -41,6 +41,12 @@ def free_port() -> int:
         return port
 
 
+def finished(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
 @dataclass(kw_only=True)
 class Program:
     """A command line program with a folder of its own in its environment."""
@@ -58,9 +64,7 @@ class Program:
     def run(self, *words: str, code: int = 0) -> str:
         """Run to the end; the exit code must be ``code``. Returns stdout, or stderr on an error."""
         line, environment = self.command(*words)
-        done = subprocess.run(
-            line, env=environment, capture_output=True, text=True, timeout=240, check=False
-        )
+        done = finished(line, environment)
         assert done.returncode == code, f"{line} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stdout + done.stderr
         return done.stderr if code else done.stdout

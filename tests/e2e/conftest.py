@@ -1,0 +1,46 @@
+"""A project and an agent for each test, as real processes; what a test leaves running is ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e import programs
+from tests.e2e.programs import FIXTURES, Program, Server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A served project that has nothing published yet."""
+    made = programs.server(tmp_path)
+    made.serve()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Program]:
+    """An agent that is not attached yet."""
+    made = programs.agent(tmp_path)
+    yield made
+    if made.process is None or made.process.poll() is not None:
+        return
+    family = [psutil.Process(made.process.pid), *programs.descendants(made.process)]
+    made.stop()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    for process in alive:
+        process.kill()
+
+
+@pytest.fixture
+def held_walk(tmp_path: Path) -> Path:
+    """The short walk, but holding its slot for six seconds."""
+    source = (FIXTURES / "experiments" / "short_walk.py").read_text()
+    held = tmp_path / "short_walk.py"
+    held.write_text(
+        source.replace("pause_seconds = { default = 0.0", "pause_seconds = { default = 6.0")
+    )
+    return held
