@@ -1,0 +1,345 @@
+"""The whole agent: step(state, event) -> (state, commands).
+
+Each handler only records what happened. What follows from it (which task starts, what is asked of
+the server, when to wake) is then decided from the whole state by ``follow``, so that no order of
+events can leave something undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.exchange import answered, failed
+from axiom_client.decide.follow import follow
+from axiom_client.decide.model import (
+    NEVER,
+    AgentState,
+    Drain,
+    Pause,
+    Stop,
+    TaskState,
+)
+from axiom_client.decide.retry import retry_bundle, retry_task
+from axiom_client.decide.task import ALIVE, WAITING
+from axiom_client.decide.turn import Turn
+from axiom_protocol.manifest import Manifest, ManifestError
+from axiom_protocol.messages import HostFacts
+
+STOP_SECONDS = 20.0  # systemd allows 90 and a shutdown often less; checkpoints take under a second
+GRACE_SECONDS = 5.0  # for a task to keep a checkpoint when it is asked to end
+DURATION_WEIGHT = 0.3  # of the newest run in the host's own record of how long a bundle takes
+
+
+def step(state: AgentState, event: e.Event) -> tuple[AgentState, list[c.Command]]:
+    """The agent after ``event``, and what is to be done. The state handed in is left as it was."""
+    turn = Turn(state, event.now)
+    _HANDLERS[type(event)](turn, event)
+    follow(turn)
+    return turn.state, turn.ordered()
+
+
+# --- start and facts ------------------------------------------------------------------------------
+
+
+def _agent_started(turn: Turn, event: e.AgentStarted) -> None:
+    state = turn.state
+    state.wall_offset = event.wall - event.now
+    state.instance = event.instance
+    state.limits = event.limits
+    state.pause = event.pause
+    state.drain = event.drain
+    state.durations = dict(event.durations)
+    state.exchange.unanswered = event.unanswered
+    state.exchange.credit = event.credit
+    state.until_idle = event.until_idle
+    state.stop_at = NEVER if event.seconds is None else event.now + event.seconds
+    state.busy_at = event.now
+    outcomes = {report.task_id: report for report in event.reports}
+    for record in sorted(event.tasks, key=lambda r: r.order):
+        task = TaskState(record=record)
+        if report := outcomes.get(task.task_id):
+            task = msgspec.structs.replace(
+                task, phase="ended", outcome=report.outcome, report_bytes=report.size_bytes
+            )
+            state.reports_since = event.now
+        turn.put(task)
+        state.next_order = max(state.next_order, record.order + 1)
+    if event.tasks:
+        turn.tell(f"{len(event.tasks)} tasks were in hand when the agent last ran")
+    state.probed_at = event.now
+    turn.do(c.ProbeHost())
+
+
+def _facts_probed(turn: Turn, event: e.FactsProbed) -> None:
+    state = turn.state
+    known = state.exchange.facts_known_to_server
+    state.facts = event.facts
+    if known is not None and _differs(known, event.facts):
+        state.exchange.wanted_now = True
+
+
+def _differs(a: HostFacts, b: HostFacts) -> bool:
+    """Whether the server should hear of it at once; free disk space changes all the time."""
+    return bool(
+        msgspec.structs.replace(a, disk_free_bytes=0)
+        != msgspec.structs.replace(b, disk_free_bytes=0)
+    )
+
+
+def _load_measured(turn: Turn, event: e.LoadMeasured) -> None:
+    turn.state.load = event.load
+
+
+def _config_changed(turn: Turn, event: e.ConfigChanged) -> None:
+    turn.state.limits = event.limits
+
+
+def _timer_fired(turn: Turn, event: e.TimerFired) -> None:
+    turn.state.wake_at = NEVER
+    if event.now >= turn.state.stop_at:
+        turn.state.stop_at = NEVER
+        _stop(turn, "the time given to this run is over", hurry=False)
+
+
+# --- bundles --------------------------------------------------------------------------------------
+
+
+def _bundle_fetched(turn: Turn, event: e.BundleFetched) -> None:
+    bundle = turn.state.bundles.get(event.sha256)
+    if bundle is None:
+        return
+    turn.put_bundle(
+        bundle, fetching=False, path=event.path, manifest=event.manifest, attempts=0, problem=""
+    )
+    for task in _waiting_for(turn, event.sha256):
+        if why := _misfit(turn, task, event.manifest):
+            turn.tell(f"task {task.task_id} of {task.ref} given back: {why}", "warning")
+            turn.give_back(task, why)
+        else:
+            turn.advance(task, "bundle_ready")
+
+
+def _misfit(turn: Turn, task: TaskState, manifest: Manifest) -> str:
+    """Why a task can never run here; empty when it can."""
+    facts = turn.state.facts
+    try:
+        manifest.resolve(task.record.grant.parameters)
+    except ManifestError as error:
+        return str(error)
+    if facts is None:
+        return ""
+    needs = manifest.resources
+    if manifest.environment not in facts.environments:
+        return f"{manifest.environment} is not installed here"
+    if task.record.grant.device == "cpu" and needs.cpu_cores > facts.cpu_cores:
+        return f"it needs {needs.cpu_cores} cores and this host has {facts.cpu_cores}"
+    if needs.memory_bytes > facts.memory_bytes * turn.state.limits.memory_share:
+        return f"it needs {needs.memory_bytes} bytes of memory, more than is allowed here"
+    if needs.disk_bytes > turn.state.limits.disk_bytes:
+        return f"it needs {needs.disk_bytes} bytes of disk, more than is allowed here"
+    return ""
+
+
+def _bundle_refused(turn: Turn, event: e.BundleRefused) -> None:
+    bundle = turn.state.bundles.pop(event.sha256, None)
+    if bundle is None:
+        return
+    turn.tell(f"{bundle.ref} is refused: {event.problem}", "error")
+    for task in _waiting_for(turn, event.sha256):
+        turn.end(task, "failed", message=f"bundle refused: {event.problem}")
+
+
+def _bundle_failed(turn: Turn, event: e.BundleFailed) -> None:
+    bundle = turn.state.bundles.get(event.sha256)
+    if bundle is None:
+        return
+    attempts = bundle.attempts + 1
+    decision = retry_bundle(event.now, attempts, event.jitter)
+    turn.put_bundle(
+        bundle, fetching=False, attempts=attempts, retry_at=decision.at, problem=event.problem
+    )
+    turn.tell(f"{bundle.ref} could not be fetched: {event.problem}", "warning")
+
+
+def _waiting_for(turn: Turn, sha256: str) -> list[TaskState]:
+    return [
+        task
+        for _, task in sorted(turn.state.tasks.items())
+        if task.phase == "granted" and task.record.grant.sha256 == sha256
+    ]
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def _task_started(turn: Turn, event: e.TaskStarted) -> None:
+    task = turn.state.tasks.get(event.task_id)
+    if task and task.phase == "running":
+        turn.put(task, running_since=event.now)
+
+
+def _task_progressed(turn: Turn, event: e.TaskProgressed) -> None:
+    task = turn.state.tasks.get(event.task_id)
+    if task and task.phase in ALIVE:
+        turn.put(task, progress=max(task.progress, event.fraction))
+
+
+def _task_ended(turn: Turn, event: e.TaskEnded) -> None:
+    task = turn.state.tasks.get(event.task_id)
+    if task is None or task.phase not in ALIVE:
+        return
+    retry = retry_task(event.outcome, task.record.attempts, event.now, event.jitter)
+    if (task.phase == "stopping" and task.keep and event.outcome == "cancelled") or retry:
+        _put_back(turn, task, event, retry.at if retry else 0.0)
+        return
+    turn.end(
+        task,
+        event.outcome,
+        message=event.message,
+        elapsed_seconds=event.elapsed_seconds,
+        cpu_seconds=event.cpu_seconds,
+        peak_memory_bytes=event.peak_memory_bytes,
+        result=event.result if event.outcome == "success" else None,
+        size_bytes=event.size_bytes,
+    )
+    seconds = task.record.elapsed_seconds + event.elapsed_seconds
+    if event.outcome == "success":
+        _remember_duration(turn, task.ref, seconds)
+        turn.tell(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
+    else:
+        why = event.message.strip().splitlines()[-1:] or [""]
+        turn.tell(f"task {task.task_id} of {task.ref}: {event.outcome}: {why[0]}", "warning")
+
+
+def _put_back(turn: Turn, task: TaskState, event: e.TaskEnded, retry_at: float) -> None:
+    record = msgspec.structs.replace(
+        task.record,
+        elapsed_seconds=task.record.elapsed_seconds + event.elapsed_seconds,
+        cpu_seconds=task.record.cpu_seconds + event.cpu_seconds,
+    )
+    turn.save(record)
+    turn.advance(task, "put_back", record=record, keep=False, gpu=-1, retry_at=retry_at)
+    turn.tell(f"task {task.task_id} of {task.ref} will go on later")
+
+
+def _remember_duration(turn: Turn, ref: str, seconds: float) -> None:
+    old = turn.state.durations.get(ref, seconds)
+    turn.state.durations[ref] = old + DURATION_WEIGHT * (seconds - old)
+    turn.do(c.SaveValue(key="durations", value=dict(sorted(turn.state.durations.items()))))
+
+
+def cancel(turn: Turn, task: TaskState, reason: str) -> None:
+    """End a task that is no longer wanted, wherever it stands."""
+    if task.phase in WAITING:
+        turn.end(task, "cancelled", message=reason)
+    elif task.phase in ("running", "paused"):
+        turn.advance(task, "stop", keep=False)
+        turn.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def _sync_answered(turn: Turn, event: e.SyncAnswered) -> None:
+    for task_id in answered(turn, event.answer):
+        if task := turn.state.tasks.get(task_id):
+            turn.tell(f"task {task_id} of {task.ref} is cancelled by the server")
+            cancel(turn, task, "cancelled by the server")
+
+
+def _sync_failed(turn: Turn, event: e.SyncFailed) -> None:
+    failed(turn, event)
+    if event.fatal:
+        turn.state.exited = True
+        turn.do(c.Exit(reason=event.problem, refused=True))
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+def _pause_requested(turn: Turn, event: e.PauseRequested) -> None:
+    until = None if event.for_seconds is None else turn.state.wall + event.for_seconds
+    turn.state.pause = Pause(reason=event.reason, until_wall=until)
+    turn.do(c.SaveValue(key="pause", value=msgspec.to_builtins(turn.state.pause)))
+    turn.tell(event.reason)
+
+
+def _resume_requested(turn: Turn, event: e.ResumeRequested) -> None:
+    state = turn.state
+    if state.pause is not None:
+        state.pause = None
+        turn.do(c.SaveValue(key="pause", value=None))
+    if state.drain is not None:
+        state.drain = None
+        state.exchange.dry = False
+        turn.do(c.SaveValue(key="drain", value=None))
+    turn.tell("resumed")
+
+
+def _drain_requested(turn: Turn, event: e.DrainRequested) -> None:
+    turn.state.drain = Drain(reason=event.reason, then_exit=event.then_exit)
+    turn.do(c.SaveValue(key="drain", value=msgspec.to_builtins(turn.state.drain)))
+    turn.state.exchange.wanted_now = True
+    turn.tell(f"draining: {event.reason}")
+
+
+def _sync_requested(turn: Turn, event: e.SyncRequested) -> None:
+    exchange = turn.state.exchange
+    exchange.wanted_now = True
+    exchange.not_before = 0.0
+    exchange.dry = False
+
+
+def _abort_requested(turn: Turn, event: e.AbortRequested) -> None:
+    if task := turn.state.tasks.get(event.task_id):
+        cancel(turn, task, "ended by the host's owner")
+
+
+def _stop_requested(turn: Turn, event: e.StopRequested) -> None:
+    _stop(turn, event.reason, hurry=event.hurry or turn.state.stop is not None)
+
+
+def _stop(turn: Turn, reason: str, *, hurry: bool) -> None:
+    """Checkpoint what runs and keep it, give back what has not begun, say so to the server, go."""
+    state = turn.state
+    first = state.stop is None
+    state.stop = Stop(reason=reason, give_up_at=state.now if hurry else state.now + STOP_SECONDS)
+    if not first:
+        return
+    turn.tell(f"stopping: {reason}")
+    state.exchange.wanted_now = True
+    state.exchange.not_before = 0.0
+    for _, task in sorted(state.tasks.items()):
+        if task.phase in ("running", "paused"):
+            turn.advance(task, "stop", keep=True)
+            turn.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+        elif task.phase in WAITING and task.record.attempts == 0:
+            turn.give_back(task, "the agent stopped")
+
+
+_HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
+    e.AgentStarted: _agent_started,
+    e.FactsProbed: _facts_probed,
+    e.LoadMeasured: _load_measured,
+    e.TimerFired: _timer_fired,
+    e.SyncAnswered: _sync_answered,
+    e.SyncFailed: _sync_failed,
+    e.BundleFetched: _bundle_fetched,
+    e.BundleRefused: _bundle_refused,
+    e.BundleFailed: _bundle_failed,
+    e.TaskStarted: _task_started,
+    e.TaskProgressed: _task_progressed,
+    e.TaskEnded: _task_ended,
+    e.PauseRequested: _pause_requested,
+    e.ResumeRequested: _resume_requested,
+    e.DrainRequested: _drain_requested,
+    e.SyncRequested: _sync_requested,
+    e.AbortRequested: _abort_requested,
+    e.StopRequested: _stop_requested,
+    e.ConfigChanged: _config_changed,
+}

@@ -1,0 +1,155 @@
+"""What is to be done, in the imperative. Performed in order; the journal's share comes first."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from axiom_client.decide.model import SyncPlan, TaskRecord
+from axiom_protocol.messages import Report
+
+
+class _Command(Struct, frozen=True, kw_only=True, tag=True):
+    pass
+
+
+# --- what the journal must hold before anything below is done -------------------------------------
+
+
+class SaveTask(_Command, frozen=True, kw_only=True):
+    """Keep a task, new or changed."""
+
+    record: TaskRecord
+
+
+class SaveReport(_Command, frozen=True, kw_only=True):
+    """Keep a report until the server acknowledges it."""
+
+    report: Report
+
+
+class ForgetTask(_Command, frozen=True, kw_only=True):
+    """The server has this task's report: nothing of it is needed any more."""
+
+    task_id: int
+
+
+class SaveRequest(_Command, frozen=True, kw_only=True):
+    """Keep the request that is about to be sent; None: its answer has come."""
+
+    plan: SyncPlan | None
+
+
+class SaveValue(_Command, frozen=True, kw_only=True):
+    """Keep one small thing by name; None forgets it."""
+
+    key: Literal["pause", "drain", "durations", "credit"]
+    value: Any
+
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+class ProbeHost(_Command, frozen=True, kw_only=True):
+    """Find out what the host is."""
+
+
+class MeasureLoad(_Command, frozen=True, kw_only=True):
+    """Find out what else happens on the host."""
+
+
+class FetchBundle(_Command, frozen=True, kw_only=True):
+    """Bring a published experiment here and verify it."""
+
+    experiment: str
+    version: str
+    sha256: str
+
+
+class Prewarm(_Command, frozen=True, kw_only=True):
+    """Work is expected: start the warm parent of an environment."""
+
+    environment: Literal["numpy", "torch"]
+
+
+class ReleaseIdle(_Command, frozen=True, kw_only=True):
+    """Nothing has run for a while: let the warm parents go."""
+
+
+class StartTask(_Command, frozen=True, kw_only=True):
+    """Run a task in the sandbox, under these limits."""
+
+    task_id: int
+    experiment: str
+    source_path: str
+    sha256: str
+    environment: Literal["numpy", "torch"]
+    parameters: dict[str, Any]
+    seed: int
+    budget_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    cpu_seconds: float
+    wall_seconds: float
+    gpu: int = -1
+    gpu_uuid: str = ""
+
+
+class PauseTask(_Command, frozen=True, kw_only=True):
+    """Suspend it where it stands; it keeps its memory."""
+
+    task_id: int
+
+
+class ResumeTask(_Command, frozen=True, kw_only=True):
+    """Let a paused task go on."""
+
+    task_id: int
+
+
+class StopTask(_Command, frozen=True, kw_only=True):
+    """End it: politely first, so that it may keep a checkpoint."""
+
+    task_id: int
+    grace_seconds: float
+
+
+class ClearFolder(_Command, frozen=True, kw_only=True):
+    """Delete the task's own folder: it will not run again."""
+
+    task_id: int
+
+
+class Sync(_Command, frozen=True, kw_only=True):
+    """Send the request, with the reports it names."""
+
+    plan: SyncPlan
+
+
+class WakeAt(_Command, frozen=True, kw_only=True):
+    """Send TimerFired then; replaces the time asked for before."""
+
+    at: float
+
+
+class Tell(_Command, frozen=True, kw_only=True):
+    """One line of the agent's log, for people."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+
+
+class Exit(_Command, frozen=True, kw_only=True):
+    """The agent is done. ``refused``: the project does not accept this host."""
+
+    reason: str
+    refused: bool = False
+
+
+Command = (
+    SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue
+    | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | StartTask | PauseTask
+    | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | Tell | Exit
+)  # fmt: skip
+Persistent = SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue

@@ -1,0 +1,180 @@
+"""What happened, in the past tense. Every event carries ``now``, monotonic seconds.
+
+Events are plain data and encode to JSON, so that a recorded log replays to the identical commands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from axiom_client.decide.model import Drain, Limits, Load, Pause, SyncPlan, TaskRecord
+from axiom_protocol.manifest import Manifest
+from axiom_protocol.messages import Credit, HostFacts, Outcome, SyncAnswer
+
+
+class _Event(Struct, frozen=True, kw_only=True, tag=True):
+    now: float
+
+
+class WaitingReport(Struct, frozen=True, kw_only=True):
+    """A report in the journal that the server has not acknowledged."""
+
+    task_id: int
+    outcome: Outcome
+    size_bytes: int
+
+
+class AgentStarted(_Event, frozen=True, kw_only=True):
+    """The agent is up, with what its journal held."""
+
+    wall: float
+    instance: str
+    limits: Limits
+    tasks: list[TaskRecord] = []
+    reports: list[WaitingReport] = []
+    unanswered: SyncPlan | None = None
+    pause: Pause | None = None
+    drain: Drain | None = None
+    durations: dict[str, float] = {}
+    credit: Credit | None = None
+    until_idle: bool = False
+    seconds: float | None = None  # stop after so long
+
+
+class FactsProbed(_Event, frozen=True, kw_only=True):
+    """What the host is."""
+
+    facts: HostFacts
+
+
+class LoadMeasured(_Event, frozen=True, kw_only=True):
+    """What else happens on the host."""
+
+    load: Load
+
+
+class TimerFired(_Event, frozen=True, kw_only=True):
+    """The time last asked for by WakeAt has come."""
+
+
+class SyncAnswered(_Event, frozen=True, kw_only=True):
+    """The server answered the request in flight."""
+
+    answer: SyncAnswer
+
+
+class SyncFailed(_Event, frozen=True, kw_only=True):
+    """No answer, or a refusal.
+
+    again    true: the request may have arrived, send it again unchanged; false: make a new one
+    fatal    the project does not accept this host: going on is pointless
+    jitter   0 to 1, spreads the retries of many hosts
+    """
+
+    problem: str
+    again: bool = True
+    fatal: bool = False
+    jitter: float
+    retry_after_seconds: float = 0.0
+
+
+class BundleFetched(_Event, frozen=True, kw_only=True):
+    """A bundle is on the disk, its signatures and hash verified."""
+
+    sha256: str
+    path: str
+    manifest: Manifest
+
+
+class BundleRefused(_Event, frozen=True, kw_only=True):
+    """A bundle is not what staff signed: nothing of it may run."""
+
+    sha256: str
+    problem: str
+
+
+class BundleFailed(_Event, frozen=True, kw_only=True):
+    """A bundle could not be fetched for now."""
+
+    sha256: str
+    problem: str
+    jitter: float
+
+
+class TaskStarted(_Event, frozen=True, kw_only=True):
+    """The task's process runs the experiment."""
+
+    task_id: int
+    pid: int
+
+
+class TaskProgressed(_Event, frozen=True, kw_only=True):
+    """The experiment said how much of it is done, 0 to 1."""
+
+    task_id: int
+    fraction: float
+
+
+class TaskEnded(_Event, frozen=True, kw_only=True):
+    """The task's process is gone. ``result`` passed the gate; ``size_bytes`` is its length."""
+
+    task_id: int
+    outcome: Outcome
+    elapsed_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int = 0
+    result: Any = None
+    size_bytes: int = 0
+    message: str = ""
+    jitter: float = 0.5
+
+
+class PauseRequested(_Event, frozen=True, kw_only=True):
+    """A person wants quiet; for so long, or until resumed."""
+
+    for_seconds: float | None = None
+    reason: str = "paused by you"
+
+
+class ResumeRequested(_Event, frozen=True, kw_only=True):
+    """A person ends a pause or a drain."""
+
+
+class DrainRequested(_Event, frozen=True, kw_only=True):
+    """Finish what is in hand, take nothing new."""
+
+    reason: str
+    then_exit: bool = False
+
+
+class SyncRequested(_Event, frozen=True, kw_only=True):
+    """A person wants the server contacted now."""
+
+
+class AbortRequested(_Event, frozen=True, kw_only=True):
+    """A person wants one task ended."""
+
+    task_id: int
+
+
+class StopRequested(_Event, frozen=True, kw_only=True):
+    """The agent must go: politely the first time, at once the second."""
+
+    reason: str
+    hurry: bool = False
+
+
+class ConfigChanged(_Event, frozen=True, kw_only=True):
+    """The volunteer changed what is allowed."""
+
+    limits: Limits
+
+
+Event = (
+    AgentStarted | FactsProbed | LoadMeasured | TimerFired | SyncAnswered | SyncFailed
+    | BundleFetched | BundleRefused | BundleFailed | TaskStarted | TaskProgressed | TaskEnded
+    | PauseRequested | ResumeRequested | DrainRequested | SyncRequested | AbortRequested
+    | StopRequested | ConfigChanged
+)  # fmt: skip

@@ -1,0 +1,193 @@
+"""What the agent knows. Times named ``_at`` are monotonic seconds, ``_wall`` seconds since 1970."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from axiom_protocol.manifest import Manifest
+from axiom_protocol.messages import Capacity, Credit, Grant, HostFacts, InHand, Outcome
+
+Phase = Literal["granted", "queued", "running", "paused", "stopping", "ended"]
+
+NEVER = float("inf")  # a deadline that does not come
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What the volunteer allows; the slice of the configuration that decisions need."""
+
+    cpu_share: float = 1.0  # of the cores this process may use
+    cpu_cores: int = 0  # at most so many; 0: no further limit
+    memory_share: float = 0.75  # of the host's memory, promised to tasks in all
+    disk_bytes: int = 10_000_000_000  # promised to tasks in all
+    gpus: bool = True
+    other_load_share: float = 0.0  # rest while other programs use more of the processor; 0: never
+    while_in_use: bool = True  # run while somebody uses the host
+    on_battery: bool = False
+    buffer_seconds: float = 300.0  # work kept waiting for each slot
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """What else happens on the host, as last measured."""
+
+    other_cores: float = 0.0  # cores kept busy by programs that are not ours
+    in_use: bool = False
+    has_battery: bool = False
+    on_battery: bool = False
+
+
+class Slot(Struct, frozen=True, kw_only=True):
+    """One CPU core or one GPU. ``reason`` says why it may not be used; empty when it may."""
+
+    kind: Literal["cpu", "gpu"]
+    index: int
+    uuid: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return f"core {self.index}" if self.kind == "cpu" else f"GPU {self.index}"
+
+
+class Bundle(Struct, frozen=True, kw_only=True):
+    """A published experiment as this host has it. ``path`` is empty until it is verified here."""
+
+    experiment: str
+    version: str
+    sha256: str
+    fetching: bool = False
+    path: str = ""
+    manifest: Manifest | None = None
+    attempts: int = 0
+    retry_at: float = 0.0
+    problem: str = ""
+
+    @property
+    def ref(self) -> str:
+        """The bundle's name, such as ``rank_dynamics@1.0.0``."""
+        return f"{self.experiment}@{self.version}"
+
+
+class TaskRecord(Struct, frozen=True, kw_only=True):
+    """What the journal keeps of a task, enough to go on after a crash."""
+
+    grant: Grant
+    order: int  # of arrival: first come, first run
+    lease_until_wall: float
+    attempts: int = 0
+    elapsed_seconds: float = 0.0  # of earlier runs that were stopped by us
+    cpu_seconds: float = 0.0
+
+
+class TaskState(Struct, frozen=True, kw_only=True):
+    """One task of this host, from its grant until the server has its report."""
+
+    record: TaskRecord
+    phase: Phase = "granted"
+    gpu: int = -1  # index of the GPU slot it holds
+    progress: float = 0.0
+    running_since: float = 0.0  # start of the present uninterrupted stretch
+    ran_seconds: float = 0.0  # of this run before that stretch
+    retry_at: float = 0.0
+    keep: bool = False  # while stopping: run it again later instead of reporting it
+    outcome: Outcome | None = None
+    report_bytes: int = 0
+
+    @property
+    def task_id(self) -> int:
+        """The server's key for it."""
+        return self.record.grant.task_id
+
+    @property
+    def ref(self) -> str:
+        """The bundle it runs."""
+        return f"{self.record.grant.experiment}@{self.record.grant.version}"
+
+
+class SyncPlan(Struct, frozen=True, kw_only=True):
+    """A request as decided; the reports themselves are read from the journal when it is sent.
+
+    It is journalled before it goes out, so that it can be sent again if its answer is lost.
+    """
+
+    request_id: str
+    capacity: Capacity
+    in_hand: list[InHand] = []
+    report_ids: list[int] = []
+    host: HostFacts | None = None
+    draining: str = ""
+
+
+class Exchange(Struct, kw_only=True):
+    """The dealings with the server."""
+
+    in_flight: SyncPlan | None = None
+    unanswered: SyncPlan | None = None  # sent or about to be, its answer never seen
+    number: int = 0
+    failures: int = 0  # in a row
+    not_before: float = 0.0
+    next_at: float = 0.0  # the server's own wish, 0 until it has answered once
+    wanted_now: bool = False  # by a person, or because the host changed
+    facts_known_to_server: HostFacts | None = None
+    dry: bool = False  # the server had nothing when last asked; do not ask before next_at
+    answered_at: float = -NEVER
+    problem: str = ""
+    no_work_reason: str = ""
+    notices: list[str] = []
+    credit: Credit | None = None
+
+
+class Pause(Struct, frozen=True, kw_only=True):
+    """Asked for by a person; ``until_wall`` None: until resumed."""
+
+    reason: str
+    until_wall: float | None = None
+
+
+class Drain(Struct, frozen=True, kw_only=True):
+    """Finish what is in hand, take nothing new."""
+
+    reason: str
+    then_exit: bool = False
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """The agent is going down; what is not settled by ``give_up_at`` waits for the next start."""
+
+    reason: str
+    give_up_at: float
+
+
+class AgentState(Struct, kw_only=True):
+    """The whole agent. ``step`` copies it before changing anything."""
+
+    now: float = 0.0
+    wall_offset: float = 0.0  # wall clock less ``now``
+    instance: str = ""  # distinguishes this run's request ids from any other run's
+    limits: Limits = Limits()
+    facts: HostFacts | None = None
+    load: Load = Load()
+    tasks: dict[int, TaskState] = field(default_factory=dict)
+    bundles: dict[str, Bundle] = field(default_factory=dict)  # by sha256
+    durations: dict[str, float] = field(default_factory=dict)  # seconds a bundle takes here
+    exchange: Exchange = field(default_factory=Exchange)
+    reports_since: float = NEVER  # when the oldest report that waits to be sent was made
+    next_order: int = 0
+    pause: Pause | None = None
+    drain: Drain | None = None
+    stop: Stop | None = None
+    until_idle: bool = False
+    stop_at: float = NEVER  # the end of a run of limited length
+    measured_at: float = -NEVER
+    probed_at: float = 0.0
+    busy_at: float = 0.0  # last time a task ran or waited
+    warm: bool = False  # a zygote may be up
+    wake_at: float = NEVER
+    exited: bool = False
+
+    @property
+    def wall(self) -> float:
+        """The time of day at the last event."""
+        return self.now + self.wall_offset

@@ -1,0 +1,107 @@
+"""One turn of the agent: a copy of its state that may be changed, and the commands given so far."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import msgspec
+
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import AgentState, Bundle, SyncPlan, TaskRecord, TaskState
+from axiom_client.decide.task import Happening, advance
+from axiom_protocol.messages import Outcome, Report
+
+MESSAGE_CHARACTERS_MAX = 8_000  # the wire's own bound on Report.message
+
+
+class Turn:
+    """Collects changes; the state that was handed in stays as it was."""
+
+    def __init__(self, state: AgentState, now: float) -> None:
+        self.state = copy.copy(state)
+        self.state.tasks = dict(state.tasks)
+        self.state.bundles = dict(state.bundles)
+        self.state.durations = dict(state.durations)
+        self.state.exchange = copy.copy(state.exchange)
+        self.state.now = now
+        self.commands: list[c.Command] = []
+
+    def do(self, command: c.Command) -> None:
+        """Give one command."""
+        self.commands.append(command)
+
+    def tell(self, text: str, level: Literal["info", "warning", "error"] = "info") -> None:
+        """Say one line to people."""
+        self.do(c.Tell(text=text, level=level))
+
+    def ordered(self) -> list[c.Command]:
+        """The commands with the journal's first: nothing is done that is not written down."""
+        first = [command for command in self.commands if isinstance(command, c.Persistent)]
+        rest = [command for command in self.commands if not isinstance(command, c.Persistent)]
+        return first + rest
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def put(self, task: TaskState, **changes: Any) -> TaskState:
+        """Replace a task, with changes."""
+        task = msgspec.structs.replace(task, **changes) if changes else task
+        self.state.tasks[task.task_id] = task
+        return task
+
+    def advance(self, task: TaskState, happening: Happening, **changes: Any) -> TaskState:
+        """Move a task along its table."""
+        return self.put(advance(task, happening), **changes)
+
+    def save(self, record: TaskRecord) -> None:
+        """Write a task's record to the journal."""
+        self.do(c.SaveTask(record=record))
+
+    def end(
+        self,
+        task: TaskState,
+        outcome: Outcome,
+        *,
+        message: str = "",
+        elapsed_seconds: float = 0.0,
+        cpu_seconds: float = 0.0,
+        peak_memory_bytes: int = 0,
+        result: Any = None,
+        size_bytes: int = 0,
+    ) -> None:
+        """End a task for good: its report goes to the journal, its folder away."""
+        record = task.record
+        report = Report(
+            task_id=task.task_id,
+            outcome=outcome,
+            elapsed_seconds=record.elapsed_seconds + elapsed_seconds,
+            cpu_seconds=record.cpu_seconds + cpu_seconds,
+            peak_memory_bytes=peak_memory_bytes,
+            result=result,
+            message=message[-MESSAGE_CHARACTERS_MAX:],
+            attempts=record.attempts,
+        )
+        self.do(c.SaveReport(report=report))
+        self.do(c.ClearFolder(task_id=task.task_id))
+        self.advance(task, "end", outcome=outcome, report_bytes=size_bytes + len(report.message))
+        self.state.reports_since = min(self.state.reports_since, self.state.now)
+
+    def give_back(self, task: TaskState, reason: str) -> None:
+        """Return a task that has not begun, so that another host may have it at once."""
+        self.end(task, "cancelled", message=f"given back: {reason}")
+
+    # --- bundles and the exchange -----------------------------------------------------------------
+
+    def put_bundle(self, bundle: Bundle, **changes: Any) -> Bundle:
+        """Replace a bundle, with changes."""
+        bundle = msgspec.structs.replace(bundle, **changes) if changes else bundle
+        self.state.bundles[bundle.sha256] = bundle
+        return bundle
+
+    def send(self, plan: SyncPlan, *, again: bool) -> None:
+        """Send a request, journalled first unless it already is."""
+        self.state.exchange.in_flight = plan
+        self.state.exchange.unanswered = plan
+        if not again:
+            self.do(c.SaveRequest(plan=plan))
+        self.do(c.Sync(plan=plan))
