@@ -1,4 +1,4 @@
-"""Bad input: one line that says what happened and what to do next, a documented exit code, no trace."""
+"""Bad input: one line saying what happened and what to do next, a documented code, no trace."""
 
 from __future__ import annotations
 
