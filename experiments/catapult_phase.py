@@ -1,0 +1,441 @@
+"""Catapult phase: does too large a learning rate throw the net to flatter ground?
+
+Lewkowycz, Bahri, Dyer, Sohl-Dickstein & Gur-Ari 2020, "The large learning rate phase of deep
+learning: the catapult mechanism" (arXiv:2003.02218).
+
+    axiom-client try experiments/catapult_phase.py --seed 1 --plot catapult_phase.png
+
+A linear model trained at rate lr on a loss of curvature lambda diverges once lr * lambda > 2. A
+wide net need not: the loss climbs by (1 - lr * lambda)^2 a step, until it is so large that the
+weights shrink, which lowers the curvature itself; when lr * lambda falls below 2 the loss comes
+down, and the net ends where the ground is flatter. Above about 4 nothing saves it.
+
+Here lambda is the largest eigenvalue of the neural tangent kernel over n, which for the loss
+(1/2n) sum (f - y)^2 is the curvature that the linearised net would have. Learning rates are given
+in units of 1/lambda0, that of the initial net: 2 is the edge for every seed and width.
+
+Controls: rates below the edge (nothing may spike, the curvature may hardly move), rates far above
+it (all must diverge), and the width: the weights move the curvature by 1/width, so the loss must
+climb in proportion to the width before it is caught.
+
+The paper's hope that flatter nets generalise better holds on this task, where a net that leaves the
+lazy phase can learn which direction matters (`test_ratio`, against the best net below the edge).
+That says nothing about other tasks: on pure noise there is nothing to generalise.
+"""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy"]
+#
+# [tool.axiom]
+# name = "catapult_phase"
+# version = "1.0.0"
+# title = "Catapult phase"
+# question = "Does training above the initial stability edge spike, recover and end flatter?"
+# rationale = [
+#   "Cross-validates the loss-spike-then-recovery at high learning rates over hosts and seeds.",
+#   "Complements loss-landscape curvature: how a large learning rate comes to a flat minimum.",
+#   "Rates in units of 1/lambda0 make the edge the same number, 2, in every seed and width.",
+#   "Widths from 128 to 4096 separate the mechanism from luck: its spike must grow with width.",
+# ]
+# references = [
+#   "Lewkowycz et al. 2020, The large learning rate phase of deep learning, arXiv:2003.02218",
+#   "Jacot, Gabriel & Hongler 2018, Neural tangent kernel, arXiv:1806.07572",
+#   "Meltzer, Chen & Liu 2023, Catapult dynamics in quadratic nets, arXiv:2301.07737",
+# ]
+# expected_seconds = 35
+# resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+#
+# [tool.axiom.parameters.rates]
+# default = [3.0, 1.0, 2.5, 1.9, 3.5, 6.0, 0.5, 1.5, 2.1, 2.25, 2.75, 4.0, 4.5, 5.0, 8.0]
+# min = 0.05
+# max = 20.0
+# max_items = 40
+# about = "learning rates in units of 1/lambda0, in the order in which they run"
+#
+# [tool.axiom.parameters.widths]
+# default = [512, 128, 2048, 256, 1024, 4096]
+# min = 16
+# max = 8192
+# max_items = 10
+# about = "hidden widths; the findings on rates are read from the first"
+#
+# [tool.axiom.parameters.steps]
+# default = 600
+# min = 50
+# max = 20000
+# about = "steps of full-batch gradient descent"
+#
+# [tool.axiom.result]
+# valid = { kind = "flag", about = "the controls ran; nets below the edge fit and generalise" }
+# configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
+# lazy_peak_ratio = { min = 0, rtol = 1e-8, about = "largest max L / L0 at rates up to 1.9" }
+# lazy_lambda_shift = { min = 0, rtol = 1e-6, atol = 1e-9, about = "largest move of lambda there" }
+# catapult_peak_ratio = { min = 0, rtol = 1e-8, about = "smallest max L / L0, rates 2.5 to 3.5" }
+# catapult_final_loss = { min = 0, rtol = 1e-8, about = "largest last loss there" }
+# catapult_lambda_ratio = { min = 0, rtol = 1e-8, about = "largest last lambda / lambda0 there" }
+# catapult_edge = { min = 0, rtol = 1e-8, about = "largest last lr * lambda there" }
+# all_caught = { kind = "flag", about = "the detector finds every rate from 2.5 to 3.5" }
+# false_alarms = { kind = "integer", min = 0, about = "its finds up to 1.9" }
+# first_divergent_rate = { min = 0, rtol = 1e-9, about = "smallest that diverged; 0: none" }
+# last_stable_rate = { min = 0, rtol = 1e-9, about = "largest that did not diverge; 0: none" }
+# peak_width_slope = { rtol = 1e-8, atol = 1e-9, about = "d log peak / d log width; 0: too few" }
+# test_ratio = { min = 0, rtol = 1e-8, about = "test loss: catapulted over best lazy" }
+# loss0 = { min = 0, rtol = 1e-9, about = "loss of the untrained net, first width" }
+# lambda0 = { min = 0, rtol = 1e-9, about = "lambda of the untrained net, first width" }
+#
+# [tool.axiom.result.configs]
+# kind = "records"
+# max_items = 400
+# [tool.axiom.result.configs.fields]
+# width = { kind = "integer" }
+# rate = { unit = "1/lambda0", rtol = 1e-9 }
+# learning_rate = { rtol = 1e-8 }
+# peak_ratio = { rtol = 1e-6, about = "max L / L0" }
+# log_peak = { atol = 1e-6, about = "log10 of max L / L0; 5 means diverged" }
+# peak_step = { kind = "integer", unit = "step" }
+# final_loss = { rtol = 1e-6, atol = 1e-12 }
+# lambda_ratio = { rtol = 1e-6, about = "last lambda / lambda0" }
+# edge = { rtol = 1e-6, about = "last lr * lambda" }
+# test_loss = { rtol = 1e-6, atol = 1e-12 }
+# diverged = { kind = "flag" }
+# caught = { kind = "flag", about = "a catapult by the detector" }
+#
+# [tool.axiom.result.curves]
+# kind = "records"
+# max_items = 40
+# about = "the first width, thinned: every step to 60, then every 20th"
+# [tool.axiom.result.curves.fields]
+# rate = { unit = "1/lambda0", rtol = 1e-9 }
+# step = { kind = "integer", dims = 1, unit = "step" }
+# loss_ratio = { dims = 1, rtol = 1e-6, atol = 1e-12, about = "L / L0" }
+# edge = { dims = 1, rtol = 1e-6, about = "lr * lambda" }
+#
+# [[tool.axiom.findings]]
+# name = "no_spike_below_the_edge"
+# claim = "Up to 1.9/lambda0 the loss never rises above its start by more than 5 %."
+# field = "lazy_peak_ratio"
+# criterion = { below = 1.05 }
+#
+# [[tool.axiom.findings]]
+# name = "spike_above_the_edge"
+# claim = "At 2.5, 3 and 3.5/lambda0 the loss first climbs to more than three times its start."
+# field = "catapult_peak_ratio"
+# control = "lazy_peak_ratio"
+# statistic = "ratio"
+# criterion = { above = 3 }
+#
+# [[tool.axiom.findings]]
+# name = "recovery"
+# claim = "After the spike the training loss falls below 1e-3 at each of those rates."
+# field = "catapult_final_loss"
+# criterion = { below = 1e-3 }
+#
+# [[tool.axiom.findings]]
+# name = "flatter"
+# claim = "The catapulted net ends with a lambda below 0.75 of its start."
+# field = "catapult_lambda_ratio"
+# criterion = { below = 0.75 }
+#
+# [[tool.axiom.findings]]
+# name = "stable_again"
+# claim = "The catapulted net ends below the edge: lr * lambda < 2."
+# field = "catapult_edge"
+# criterion = { below = 2 }
+#
+# [[tool.axiom.findings]]
+# name = "divergence"
+# claim = "Rescue ends near 4/lambda0: the first divergent rate lies between 3.5 and 5.5."
+# field = "first_divergent_rate"
+# criterion = { above = 3.5, below = 5.5 }
+#
+# [[tool.axiom.findings]]
+# name = "spike_grows_with_width"
+# claim = "From 2.5 to 3.5/lambda0 the peak of the loss grows in proportion to the width."
+# field = "peak_width_slope"
+# criterion = { above = 0.6, below = 1.4 }
+#
+# [[tool.axiom.findings]]
+# name = "flat_minimum_generalises"
+# claim = "Catapulted nets have a lower test loss than lazy ones."
+# about = "Against the best of the lazy nets, so that slow training is not what makes them worse."
+# field = "test_ratio"
+# criterion = { below = 1 }
+#
+# [[tool.axiom.figures]]
+# name = "spikes"
+# title = "Above lr = 2/lambda0 the loss is thrown up, and comes down"
+# x = "curves.step"
+# y = ["curves.loss_ratio"]
+# label = "{rate:g}/lambda0"
+# x_label = "step"
+# y_label = "L / L0"
+# y_scale = "log"
+# y_mark = [1.0]
+#
+# [[tool.axiom.figures]]
+# name = "flattening"
+# title = "The kernel's top eigenvalue falls until lr * lambda < 2"
+# x = "curves.step"
+# y = ["curves.edge"]
+# label = "{rate:g}/lambda0"
+# x_label = "step"
+# y_label = "lr * lambda"
+# y_mark = [2.0]
+#
+# [[tool.axiom.figures]]
+# name = "phases"
+# title = "Lazy, catapult, divergent: the height of the spike over rate and width"
+# kind = "map"
+# x = "configs.rate"
+# y = ["configs.width"]
+# z = "configs.log_peak"
+# x_label = "learning rate, 1/lambda0"
+# y_label = "width"
+# z_label = "log10 of max L / L0"
+# y_scale = "log"
+# x_mark = [2.0, 4.0]
+# ///
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+SAMPLES = 64  # every width here can fit them, and a 64 x 64 kernel is cheap to diagonalise
+INPUTS = 10  # fewer than samples: the task has a direction to find, not 64 points to memorise
+TEST_SAMPLES = 512  # test loss to about 5 %
+DIVERGED = 1e5  # times L0; the highest spike that came down was below 2e3, at width 2048
+LAZY_MAX = 1.9  # below 2 by more than lambda drifts in the lazy phase
+CATAPULT = (2.5, 3.5)  # clear of the edge at 2 and of the divergence that begins near 4
+SPIKE = 3.0  # times L0; below the edge nothing rises by 5 %
+DENSE_STEPS = 60  # the catapult is over by then; later the curves are smooth
+THIN = 20  # steps between later points of a curve
+SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
+
+
+# The net, in NTK parameterisation: f(x) = v . relu(U x / sqrt(d)) * sqrt(2 / width). The 2 restores
+# the variance that relu halves. Every weight starts as N(0, 1).
+
+
+def hidden(inputs, first):
+    """Activations and relu's slope, each of shape (n, width) and times sqrt(2 / width)."""
+    scale = math.sqrt(2.0 / first.shape[1])
+    active = inputs @ first
+    slope = (active > 0) * scale
+    active *= slope
+    return active, slope
+
+
+def half_mean_square(error):
+    return 0.5 * float(error @ error) / len(error)
+
+
+def gradient(inputs, active, slope, second, error):
+    """The gradient of the loss by the first and second layer."""
+    pull = error / len(error)
+    return inputs.T @ (slope * np.multiply.outer(pull, second)), active.T @ pull
+
+
+def top_kernel_eigenvalue(gram, active, slope, second):
+    """The largest eigenvalue of NTK / n, of shape (n, n).
+
+    The kernel is grad f(x) . grad f(x'): from the first layer (x . x' / d) sum of slope slope' v^2,
+    from the second the product of the activations. ``gram`` is x . x' / d.
+    """
+    weighted = slope * second
+    kernel = gram * (weighted @ weighted.T) + active @ active.T
+    return float(np.linalg.eigvalsh(kernel)[-1]) / len(gram)
+
+
+def is_catapult(losses):
+    """Was the loss thrown up and did it come down? A spike alone, or a noisy curve, is not enough.
+
+    It must climb past SPIKE times its start in the first half; climb steadily, as an instability
+    does (from the lowest point before the peak, at least two steps, 9 of 10 of them upward); come
+    down below its start and stay there; and spend the last tenth of the run below a tenth of it.
+    """
+    losses = np.asarray(losses)
+    peak = int(np.argmax(losses))
+    if not 2 <= peak < len(losses) // 2 or losses[peak] <= SPIKE * losses[0]:
+        return False
+    lowest = int(np.argmin(losses[:peak]))
+    upward = np.diff(losses[lowest : peak + 1]) > 0
+    back = np.flatnonzero(losses[peak:] < losses[0])
+    if len(upward) < 2 or np.mean(upward) < 0.9 or len(back) == 0:
+        return False
+    stays = np.all(losses[peak + back[0] :] <= losses[0])
+    settled = losses[-max(1, len(losses) // 10) :]
+    return bool(stays and np.all(settled < 0.1 * losses[0]))
+
+
+def kept(step, steps):
+    """Is this step a point of the thinned curve?"""
+    return step <= DENSE_STEPS or step % THIN == 0 or step == steps
+
+
+def descend(data, first, second, rate, steps):
+    """Full-batch gradient descent at ``rate`` / lambda0 from these weights, unless it diverges."""
+    inputs, targets, gram = data["inputs"], data["targets"], data["gram"]
+    first, second = first.copy(), second.copy()
+    losses, at, lambdas = [], [], []
+    learning_rate = 0.0
+    for step in range(steps + 1):
+        active, slope = hidden(inputs, first)
+        error = active @ second - targets
+        losses.append(half_mean_square(error))
+        diverged = not losses[-1] < DIVERGED * losses[0]
+        if kept(step, steps) or diverged:
+            at.append(step)
+            lambdas.append(top_kernel_eigenvalue(gram, active, slope, second))
+        if step == 0:
+            learning_rate = rate / lambdas[0]
+        if diverged or step == steps:
+            break
+        by_first, by_second = gradient(inputs, active, slope, second, error)
+        first -= learning_rate * by_first
+        second -= learning_rate * by_second
+    test_error = hidden(data["test_inputs"], first)[0] @ second - data["test_targets"]
+    return {
+        "losses": losses, "at": at, "lambdas": lambdas, "learning_rate": learning_rate,
+        "diverged": diverged, "test_loss": half_mean_square(test_error),
+    }  # fmt: skip
+
+
+def make_data(rng):
+    """Normal inputs over sqrt(d) and one random direction of them to learn; test data alike."""
+    direction = rng.standard_normal(INPUTS)
+    direction /= np.linalg.norm(direction)
+    inputs = rng.standard_normal((SAMPLES + TEST_SAMPLES, INPUTS))
+    targets = inputs @ direction
+    inputs /= math.sqrt(INPUTS)
+    train = inputs[:SAMPLES]
+    return {
+        "inputs": train, "targets": targets[:SAMPLES], "gram": train @ train.T,
+        "test_inputs": inputs[SAMPLES:], "test_targets": targets[SAMPLES:],
+    }  # fmt: skip
+
+
+def run_config(task, data, width, rate, steps):
+    """One net. Every rate starts from the same weights: rates are compared like with like."""
+    rng = task.rng(width)
+    first, second = rng.standard_normal((INPUTS, width)), rng.standard_normal(width)
+    return summarise(descend(data, first, second, rate, steps), width, rate)
+
+
+def summarise(path, width, rate):
+    losses, lambdas = path["losses"], path["lambdas"]
+    peak = int(np.argmax(losses))
+    # A diverged loss is as large as the stopping rule lets it be: keep it at the rule's own number.
+    ratio = DIVERGED if path["diverged"] else losses[peak] / losses[0]
+    return {
+        "width": width,
+        "rate": rate,
+        "learning_rate": path["learning_rate"],
+        "peak_ratio": ratio,
+        "log_peak": math.log10(ratio),
+        "peak_step": peak,
+        "final_loss": losses[-1],
+        "lambda_ratio": lambdas[-1] / lambdas[0],
+        "edge": path["learning_rate"] * lambdas[-1],
+        "test_loss": path["test_loss"],
+        "diverged": int(path["diverged"]),
+        "caught": int(not path["diverged"] and is_catapult(losses)),
+        "loss0": losses[0],
+        "lambda0": lambdas[0],
+        "curve": {
+            "rate": rate,
+            "step": path["at"],
+            "loss_ratio": [losses[step] / losses[0] for step in path["at"]],
+            "edge": [path["learning_rate"] * value for value in lambdas],
+        },
+    }
+
+
+def plan(parameters, budget_seconds):
+    """The pairs (width, rate) that the budget pays for, in their fixed order; at least one."""
+    pairs, spent = [], 0.0
+    fixed, per_unit = SECONDS_PER_STEP
+    for width in parameters["widths"]:
+        for rate in parameters["rates"]:
+            spent += parameters["steps"] * (fixed + per_unit * width)
+            if pairs and spent > budget_seconds:
+                return pairs
+            pairs.append((width, rate))
+    return pairs
+
+
+def run(task):
+    data = make_data(task.rng(0))
+    steps = task.parameters["steps"]
+    pairs = plan(task.parameters, task.budget_seconds)
+    done = (task.restore() or {"done": []})["done"]
+    for width, rate in pairs[len(done) :]:
+        done.append(run_config(task, data, width, rate, steps))
+        task.checkpoint({"done": done})
+        task.progress(len(done) / len(pairs))
+    return report(done, half_mean_square(data["test_targets"]))
+
+
+def report(done, naive_loss):
+    """Headline numbers and curves of the first width, and a record for each pair.
+
+    A number whose rates did not run is 0, and then the run is not valid: a spike without the
+    control below the edge, or the control alone, is no evidence.
+    """
+    main = [c for c in done if c["width"] == done[0]["width"]]
+    lazy = [c for c in main if c["rate"] <= LAZY_MAX]
+    thrown = [c for c in main if CATAPULT[0] <= c["rate"] <= CATAPULT[1]]
+    divergent = [c["rate"] for c in main if c["diverged"]]
+    stable = [c["rate"] for c in main if not c["diverged"]]
+    sane = (
+        bool(lazy and thrown)
+        and all(c["final_loss"] < 0.1 * c["loss0"] for c in lazy)
+        and all(c["test_loss"] < 0.5 * naive_loss for c in lazy)  # against guessing the mean, 0
+    )
+    tables = sorted(done, key=lambda c: (c["width"], c["rate"]))
+    hidden_keys = ("loss0", "lambda0", "curve")
+    return {
+        "valid": int(sane),
+        "configs_done": len(done),
+        "lazy_peak_ratio": max((c["peak_ratio"] for c in lazy), default=0.0),
+        "lazy_lambda_shift": max((abs(c["lambda_ratio"] - 1) for c in lazy), default=0.0),
+        "catapult_peak_ratio": min((c["peak_ratio"] for c in thrown), default=0.0),
+        "catapult_final_loss": max((c["final_loss"] for c in thrown), default=0.0),
+        "catapult_lambda_ratio": max((c["lambda_ratio"] for c in thrown), default=0.0),
+        "catapult_edge": max((c["edge"] for c in thrown), default=0.0),
+        "all_caught": int(bool(thrown) and all(c["caught"] for c in thrown)),
+        "false_alarms": sum(c["caught"] for c in lazy),
+        "first_divergent_rate": min(divergent, default=0.0),
+        "last_stable_rate": max(stable, default=0.0),
+        "peak_width_slope": peak_width_slope(done),
+        "test_ratio": test_ratio(lazy, thrown),
+        "loss0": done[0]["loss0"],
+        "lambda0": done[0]["lambda0"],
+        "configs": [{k: v for k, v in c.items() if k not in hidden_keys} for c in tables],
+        "curves": [c["curve"] for c in tables if c["width"] == done[0]["width"]],
+    }
+
+
+def test_ratio(lazy, thrown):
+    """Mean test loss of catapulted nets over that of the best net below the edge; 0 if none."""
+    if not lazy or not thrown:
+        return 0.0
+    mean = sum(c["test_loss"] for c in thrown) / len(thrown)
+    return mean / min(c["test_loss"] for c in lazy)
+
+
+def peak_width_slope(done):
+    """Least-squares slope of log peak on log width; 0 with fewer than 3 widths.
+
+    A peak is known only to the last step's growth, a factor (1 - rate)^2 of 2 to 6: hence the mean
+    of the logs over the rates from 2.5 to 3.5 that every width has run.
+    """
+    thrown = [c for c in done if CATAPULT[0] <= c["rate"] <= CATAPULT[1]]
+    widths = sorted({c["width"] for c in thrown})
+    ran = [{c["rate"]: c["log_peak"] for c in thrown if c["width"] == width} for width in widths]
+    if len(widths) < 3:
+        return 0.0
+    rates = set.intersection(*map(set, ran))
+    means = [sum(peaks[rate] for rate in sorted(rates)) / len(rates) for peaks in ran]
+    return float(np.polyfit(np.log10(widths), means, 1)[0])
