@@ -154,8 +154,8 @@ def wanted(
 ) -> Capacity:
     """What the host would take now: slots beyond the tasks in hand, and work to keep them fed.
 
-    The buffer counts as low when a core has no task waiting behind it, or when less than REFILL_SHARE
-    of its seconds is left; then what fills it is asked for. Otherwise ``buffer_seconds`` is 0.
+    The buffer is low when a core has no task waiting behind it, or when less than REFILL_SHARE of its
+    seconds is left; then what fills it is asked for. Otherwise ``buffer_seconds`` is 0.
     """
     open_tasks = [t for t in tasks.values() if t.phase != "ended"]
     needs = {t.task_id: needs_of(t, bundles) for t in open_tasks}
