@@ -1,0 +1,173 @@
+"""The bundles of one project: fetched, verified against the pinned root, kept by content.
+
+Everything that decides whether a script may run is signed metadata; a server that is taken over can
+withhold, and nothing else. A file is hashed again each time it is handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+
+import httpx
+from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import TargetFile
+
+from axiom_client.project.fetching import HttpFetcher, refusal
+from axiom_client.project.refusal import Attack, BundleRefused
+from axiom_client.project.roots import find_root, fingerprint, plain
+from axiom_client.project.signed import REFRESH_SECONDS, SignedTargets
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
+
+__all__ = ["BundleRefused", "BundleStore"]
+
+_REF = re.compile(r"[a-z][a-z0-9_]{0,63}@\d{1,5}\.\d{1,5}\.\d{1,5}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_log = logging.getLogger(__name__)
+
+
+class BundleStore:
+    """Verified bundles in ``folder``. The methods block on disk and network: call them in a thread.
+
+    One store has one folder, and at most one process uses it at a time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project_url: str,
+        client: httpx.Client,
+        *,
+        fetcher: HttpFetcher | None = None,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        self.folder = folder
+        self._url = f"{project_url.rstrip('/')}/bundles"
+        self._fetcher = fetcher or HttpFetcher(client)
+        self._signed = SignedTargets(
+            folder / "metadata", f"{self._url}/metadata/", self._fetcher, refresh_seconds
+        )
+        self._lock = threading.Lock()
+        self._manifests: dict[str, Manifest] = {}
+
+    def pin_root(self, expected_fingerprint: str | None) -> str:
+        """Fetch the project's root, pin it, and return its fingerprint (SHA-256, hex).
+
+        expected_fingerprint  what the project publishes elsewhere; any root of the project's
+            history may be meant, and that one is pinned. None trusts what the server sends now.
+
+        Pinning again checks and changes nothing. Raises BundleRefused: wrong root, or a fault.
+        """
+        expected = plain(expected_fingerprint) if expected_fingerprint else None
+        with self._lock:
+            if not self._pin.exists():
+                root = find_root(self._fetcher, f"{self._url}/metadata/", expected)
+                _write(self._pin, root)
+            pinned = fingerprint(self._pinned())
+        if expected not in (None, pinned):
+            raise BundleRefused(
+                "wrong root",
+                f"this host has pinned the root {pinned}, not {expected}; "
+                "detach from the project first if it was pinned by mistake",
+            )
+        return pinned
+
+    def fetch(self, experiment: str, version: str, sha256: str, *, accepted: bool = False) -> Path:
+        """The verified file of a bundle. Raises BundleRefused with the attack's name, or OSError.
+
+        accepted  this grant passed here before and is in the journal: a host that is offline past
+            the metadata's expiry may still run it, from the cache, unless it is known as withdrawn.
+        """
+        ref = f"{experiment}@{version}"
+        try:
+            if not _REF.fullmatch(ref) or not _SHA256.fullmatch(sha256):
+                raise BundleRefused("arbitrary software", f"{ref!r} is not the name of a bundle")
+            with self._lock:
+                return self._fetch(ref, sha256, accepted)
+        except BundleRefused as refused:
+            _log.warning("refused: %s", refused)
+            raise
+
+    def manifest(
+        self, experiment: str, version: str, sha256: str, *, accepted: bool = False
+    ) -> Manifest:
+        """The signed metadata of a bundle, read from its verified bytes. Raises as ``fetch``."""
+        data = self.fetch(experiment, version, sha256, accepted=accepted).read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BundleRefused("wrong software", "the cached bundle changed while it was read")
+        if sha256 not in self._manifests:
+            self._manifests[sha256] = _read_manifest(data, f"{experiment}@{version}")
+        return self._manifests[sha256]
+
+    def _fetch(self, ref: str, sha256: str, accepted: bool) -> Path:
+        target = self._signed.find(self._pinned(), ref, accepted=accepted)
+        if target.hashes.get("sha256") != sha256:
+            raise BundleRefused("wrong software", f"{ref} was not signed with the hash {sha256}")
+        path = self.folder / "sources" / f"{sha256}.py"
+        if not _intact(path, sha256):
+            _write(path, self._download(target, sha256))
+            self._forget_unlisted()
+        return path
+
+    def _download(self, target: TargetFile, sha256: str) -> bytes:
+        if target.length > SCRIPT_BYTES_MAX:
+            raise BundleRefused("endless data", f"{target.path} is {target.length} bytes")
+        url = f"{self._url}/targets/{sha256}.{target.path}"
+        try:
+            data = self._fetcher.download_bytes(url, target.length)
+            target.verify_length_and_hashes(data)
+        except (RepositoryError, DownloadError) as error:
+            raise refusal(error, target.path) from None
+        return data
+
+    def _forget_unlisted(self) -> None:
+        """Delete sources that may not run any more, so that the cache does not grow for ever."""
+        if listed := self._signed.hashes():
+            for path in self.folder.glob("sources/*.py"):
+                if path.stem not in listed:
+                    path.unlink(missing_ok=True)
+
+    @property
+    def _pin(self) -> Path:
+        return self.folder / "pinned.root.json"
+
+    def _pinned(self) -> bytes:
+        try:
+            return self._pin.read_bytes()
+        except FileNotFoundError:
+            raise BundleRefused(
+                "not attached", f"no root is pinned in {self.folder}; attach to the project first"
+            ) from None
+
+
+def _read_manifest(source: bytes, ref: str) -> Manifest:
+    try:
+        manifest = read_manifest(source.decode())
+    except (ManifestError, UnicodeDecodeError) as error:
+        extra = str(error).startswith("dependencies:")
+        why: Attack = "extraneous dependencies" if extra else "wrong software"
+        raise BundleRefused(why, f"{ref}: {error}") from None
+    if manifest.ref != ref:
+        raise BundleRefused("wrong software", f"the bundle {ref} calls itself {manifest.ref}")
+    return manifest
+
+
+def _intact(path: Path, sha256: str) -> bool:
+    try:
+        intact = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+    if not intact:
+        _log.warning("%s was changed on disk; it is fetched again", path)
+    return intact
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

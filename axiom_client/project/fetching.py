@@ -1,0 +1,139 @@
+"""How bundle files are fetched: over the agent's httpx client, bounded in bytes and in time.
+
+python-tuf asks for files through its FetcherInterface and bounds their length; this adds a
+deadline, refuses redirects and compression (a small answer that unpacks to an endless one), and
+remembers which file was asked for last, because the name of an attack depends on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from tuf.api import exceptions
+from tuf.ngclient import FetcherInterface, UpdaterConfig
+
+from axiom_client.project.refusal import Attack, BundleRefused
+
+FILE_SECONDS_MAX = 120.0  # one file, first byte to last; 5 MB at 40 kB/s
+SILENCE_SECONDS_MAX = 20.0  # between two pieces, and for connecting
+
+LIMITS = UpdaterConfig(
+    max_root_rotations=256,  # beyond the rotations of a project's life
+    max_delegations=4,  # we publish without delegations
+    root_max_length=256_000,  # bytes; a root with a few keys is 3 kB
+    timestamp_max_length=16_384,  # bytes; ours is 1 kB
+    snapshot_max_length=65_536,  # bytes; it names one file
+    targets_max_length=5_000_000,  # bytes; about 20,000 bundles
+)
+
+
+class HttpFetcher(FetcherInterface):
+    """Fetches over ``client``. ``last_file`` is the name of the file asked for last."""
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        *,
+        file_seconds_max: float = FILE_SECONDS_MAX,
+        silence_seconds_max: float = SILENCE_SECONDS_MAX,
+    ) -> None:
+        self.last_file = ""
+        self._client = client
+        self._file_seconds_max = file_seconds_max
+        self._silence_seconds_max = silence_seconds_max
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        self.last_file = url.rsplit("/", 1)[-1]
+        deadline = time.monotonic() + self._file_seconds_max
+        try:
+            with self._client.stream(
+                "GET",
+                url,
+                headers={"Accept-Encoding": "identity"},
+                timeout=self._silence_seconds_max,
+                follow_redirects=False,
+            ) as response:
+                if response.status_code != 200:
+                    raise exceptions.DownloadHTTPError(
+                        f"the server answered {response.status_code} for {self.last_file}",
+                        response.status_code,
+                    )
+                for piece in response.iter_raw():
+                    if time.monotonic() > deadline:
+                        raise exceptions.SlowRetrievalError(
+                            f"{self.last_file} took over {self._file_seconds_max:g} s"
+                        )
+                    yield piece
+        except httpx.ReadTimeout:
+            raise exceptions.SlowRetrievalError(
+                f"nothing more of {self.last_file} came for {self._silence_seconds_max:g} s"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise exceptions.DownloadError(f"{self.last_file}: {error}") from None
+
+
+class CachedMetadata(FetcherInterface):
+    """Answers from the metadata that was verified and kept before; never touches the network.
+
+    So python-tuf itself judges, by all its rules, whether what is on disk may still be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.rsplit("/", 1)[-1]
+        if name != "timestamp.json":  # the others are found, or are not, before anything is fetched
+            raise exceptions.DownloadHTTPError(f"{name} is not kept here", 404)
+        try:
+            yield (self._folder / name).read_bytes()
+        except OSError as error:
+            raise exceptions.DownloadHTTPError(f"{name} is not kept here: {error}", 404) from None
+
+
+def refusal(error: Exception, file: str) -> BundleRefused:
+    """The refusal that python-tuf's error means, when ``file`` was the last one asked for."""
+    attack, message = _named(error, file)
+    return BundleRefused(attack, message)
+
+
+def _named(error: Exception, file: str) -> tuple[Attack, str]:
+    metadata = file.endswith(".json")
+    match error:
+        case exceptions.ExpiredMetadataError():
+            return "freeze", (
+                f"the server offers only metadata that has expired ({error}); "
+                "either it withholds newer, or this computer's clock is wrong"
+            )
+        case exceptions.UnsignedMetadataError():
+            return "arbitrary software", f"{file} is not signed with the project's keys ({error})"
+        case exceptions.BadVersionNumberError() if _never_current_together(error):
+            return "mix-and-match", f"{file} is not the one that was signed with the rest ({error})"
+        case exceptions.BadVersionNumberError():
+            return "rollback", f"{file} is older than what this host has already seen ({error})"
+        case exceptions.LengthOrHashMismatchError() if metadata:
+            return "mix-and-match", f"{file} is not the one that was signed with the rest ({error})"
+        case exceptions.LengthOrHashMismatchError():
+            return "wrong software", f"{file} is not what was signed under its name ({error})"
+        case exceptions.DownloadLengthMismatchError():
+            return "endless data", f"{file}: {error}"
+        case exceptions.SlowRetrievalError():
+            return "slow retrieval", str(error)
+        case exceptions.DownloadError():
+            return "unreachable", str(error)
+        case _ if "missing info" in str(error):  # a snapshot that lost a role it had
+            return "rollback", f"{file}: {error}"
+        case _:
+            return "malformed metadata", f"{file}: {error}"
+
+
+def _never_current_together(error: Exception) -> bool:
+    """Whether a wrong version contradicts another file, not what this host saw before.
+
+    python-tuf says both by one class; its texts "Expected snapshot version" and "Expected targets
+    v" are those of a file that the signed timestamp or snapshot does not name.
+    """
+    return str(error).startswith(("Expected snapshot version", "Expected targets v"))

@@ -1,0 +1,156 @@
+"""What the project's staff have signed, as this host knows it: one verified set of metadata.
+
+python-tuf checks everything (signatures, thresholds, versions, hashes, expiry, root rotation), once
+over the network and, after a restart, once more over what is on disk. This adds when to ask again,
+and that a refresh which is refused leaves what is held in force until it expires.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.ngclient import FetcherInterface, Updater
+
+from axiom_client.project.fetching import LIMITS, CachedMetadata, HttpFetcher, refusal
+from axiom_client.project.refusal import BundleRefused
+
+REFRESH_SECONDS = 3600.0  # how long a withdrawal may go unnoticed while the server is honest
+RETRY_SECONDS = 15.0  # after a refresh that failed: 2,000 grants must not ask a dead server each
+UNKNOWN_SECONDS = 5.0  # a version unknown to metadata younger than this was not signed
+WITHDRAWN_FIELD = "x-axiom-withdrawn"  # in the signed targets: {"name@version": sha256}
+
+T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    targets: Targets
+    expires_at: datetime  # the earliest of the four roles
+    refreshed_at: float  # monotonic seconds; -inf when it was read from disk
+
+    def knows(self, ref: str) -> bool:
+        return f"{ref}.py" in self.targets.targets or ref in withdrawn_in(self.targets)
+
+
+class SignedTargets:
+    """The signed targets of one project. Not for two threads at once."""
+
+    def __init__(
+        self, folder: Path, metadata_url: str, fetcher: HttpFetcher, refresh_seconds: float
+    ) -> None:
+        self._folder = folder
+        self._metadata_url = metadata_url
+        self._fetcher = fetcher
+        self._refresh_seconds = refresh_seconds
+        self._held: _Held | None = None
+        self._refused: BundleRefused | None = None  # why the last refresh failed, if it did
+        self._retry_at = 0.0  # monotonic
+
+    def find(self, root: bytes, ref: str, *, accepted: bool) -> TargetFile:
+        """What was signed as ``ref`` (name@version). Raises BundleRefused with the attack's name.
+
+        root      the pinned root's bytes
+        accepted  see BundleStore.fetch
+        """
+        try:
+            targets = self._current(root, ref).targets
+        except BundleRefused:
+            last = self._last_known() if accepted else None
+            if last is None or f"{ref}.py" not in last.targets:
+                raise
+            targets = last
+        target = targets.targets.get(f"{ref}.py")
+        if target is None:
+            if ref in withdrawn_in(targets):
+                raise BundleRefused("withdrawn", f"the project has withdrawn {ref}")
+            raise BundleRefused("arbitrary software", f"the project never signed {ref}")
+        return target
+
+    def hashes(self) -> set[str]:
+        """The SHA-256 of everything that may run, as far as is known now."""
+        files = self._held.targets.targets.values() if self._held else ()
+        return {file.hashes["sha256"] for file in files if "sha256" in file.hashes}
+
+    def _current(self, root: bytes, ref: str) -> _Held:
+        """Metadata that has not expired, refreshed when it is due or does not know ``ref``."""
+        held, now = self._unexpired(root), time.monotonic()
+        known = held is not None and held.knows(ref)
+        fresh_seconds = self._refresh_seconds if known else UNKNOWN_SECONDS
+        if held is not None and now - held.refreshed_at < fresh_seconds:
+            return held
+        if self._refused is None or now >= self._retry_at:
+            held = self._renew(root, now) or held
+        if self._refused is not None and not known:
+            raise BundleRefused(self._refused.attack, self._refused.message)
+        assert held is not None  # a refresh that was not refused left something to hold
+        return held
+
+    def _renew(self, root: bytes, now: float) -> _Held | None:
+        try:
+            self._held = self._refresh(root, self._fetcher, now)
+        except BundleRefused as refused:
+            _log.warning("refused: %s", refused)
+            self._refused = refused
+            self._retry_at = now + RETRY_SECONDS
+            return None
+        self._refused = None
+        return self._held
+
+    def _unexpired(self, root: bytes) -> _Held | None:
+        if self._held is None:
+            try:
+                self._held = self._refresh(root, CachedMetadata(self._folder), float("-inf"))
+            except BundleRefused as refused:
+                _log.debug("the metadata kept on disk is of no use: %s", refused)
+        if self._held is not None and self._held.expires_at <= datetime.now(UTC):
+            self._held = None
+        return self._held
+
+    def _refresh(self, root: bytes, fetcher: FetcherInterface, now: float) -> _Held:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            Updater(
+                str(self._folder),
+                self._metadata_url,
+                fetcher=fetcher,
+                config=LIMITS,
+                bootstrap=root,
+            ).refresh()
+        except (RepositoryError, DownloadError) as error:
+            raise refusal(error, self._fetcher.last_file) from None
+        targets = self._read(Targets).signed
+        expiries = [
+            targets.expires,
+            self._read(Root).signed.expires,
+            self._read(Timestamp).signed.expires,
+            self._read(Snapshot).signed.expires,
+        ]
+        return _Held(targets=targets, expires_at=min(expiries), refreshed_at=now)
+
+    def _last_known(self) -> Targets | None:
+        """The targets verified last, expired or not; their signatures are checked again."""
+        try:
+            root, targets = self._read(Root), self._read(Targets)
+            root.signed.verify_delegate("targets", targets.signed_bytes, targets.signatures)
+        except (OSError, RepositoryError) as error:
+            _log.warning("the metadata kept on disk is of no use: %s", error)
+            return None
+        return targets.signed
+
+    def _read(self, kind: type[T]) -> Metadata[T]:
+        return Metadata[T].from_file(str(self._folder / f"{kind.type}.json"))
+
+
+def withdrawn_in(targets: Targets) -> Mapping[str, str]:
+    """What staff withdrew: ``name@version`` -> sha256."""
+    field = targets.unrecognized_fields.get(WITHDRAWN_FIELD)
+    return field if isinstance(field, dict) else {}
