@@ -78,9 +78,7 @@ class EmbeddedPostgres:
     @property
     def conninfo(self) -> str:
         """What psycopg takes."""
-        return make_conninfo(
-            host=str(self.socket_folder), port=PORT, user=USER, dbname="postgres"
-        )
+        return make_conninfo(host=str(self.socket_folder), port=PORT, user=USER, dbname="postgres")
 
     def open(self) -> str:
         """Make sure that the server runs and stays while we use it; returns the conninfo.

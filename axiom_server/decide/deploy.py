@@ -1,0 +1,105 @@
+"""Which new workunits to make: as many as each host has idle, experiments spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdleHost:
+    """Slots that nothing runs on and nothing is on its way to."""
+
+    host_id: int
+    cpu: int
+    gpu: int
+    environments: frozenset[str] = frozenset()  # empty: not known (imported), taken to have all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A published version that may be deployed."""
+
+    version_id: int
+    environment: str
+    cpu_cores: int = 1
+    gpus: int = 0  # needs that many; 0 runs on the CPU, and on a GPU where it is written with torch
+
+    def fits(self, device: Device) -> bool:
+        """Whether a workunit of it can use such a slot."""
+        return (self.gpus > 0 or self.environment == "torch") if device == "gpu" else self.gpus == 0
+
+    def slots(self, device: Device) -> int:
+        """How many slots of the device one workunit takes."""
+        return max(1, self.gpus) if device == "gpu" else self.cpu_cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """``count`` workunits of a version for a host's device; host None is the untargeted pool."""
+
+    version_id: int
+    host_id: int | None
+    device: Device
+    count: int
+
+
+def fill_idle(
+    candidates: Sequence[Candidate], hosts: Sequence[IdleHost], devices: Sequence[Device]
+) -> list[Placement]:
+    """Give each host exactly as much as it has idle.
+
+    Versions take turns within a host, and the turn is carried over from host to host, so that both
+    a 240-core host and many small ones get an even mix.
+    """
+    placed = []
+    for device in devices:
+        given = dict.fromkeys((c.version_id for c in candidates), 0)
+        for host in sorted(hosts, key=lambda h: (-h.cpu, h.host_id)):
+            fitting = [
+                c
+                for c in candidates
+                if c.fits(device) and (not host.environments or c.environment in host.environments)
+            ]
+            counts = _take_turns(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
+            placed += [
+                Placement(version_id=v, host_id=host.host_id, device=device, count=n)
+                for v, n in counts.items()
+            ]
+    return placed
+
+
+def spread(
+    candidates: Sequence[Candidate], count: int, hosts: Sequence[int | None], device: Device
+) -> list[Placement]:
+    """``count`` workunits for each of ``hosts`` (None: the pool), versions taking turns."""
+    given = dict.fromkeys((c.version_id for c in candidates), 0)
+    fitting = [c for c in candidates if c.fits(device)]
+    placed = []
+    for host_id in hosts:
+        counts: dict[int, int] = {}
+        for _ in range(count if fitting else 0):
+            chosen = min(fitting, key=lambda c: given[c.version_id])
+            given[chosen.version_id] += 1
+            counts[chosen.version_id] = counts.get(chosen.version_id, 0) + 1
+        placed += [
+            Placement(version_id=v, host_id=host_id, device=device, count=n)
+            for v, n in counts.items()
+        ]
+    return placed
+
+
+def _take_turns(
+    fitting: Sequence[Candidate], slots: int, device: Device, given: dict[int, int]
+) -> dict[int, int]:
+    """Fill ``slots`` with whoever was given least so far (the first named, of equals)."""
+    counts: dict[int, int] = {}
+    while usable := [c for c in fitting if c.slots(device) <= slots]:
+        chosen = min(usable, key=lambda c: given[c.version_id])
+        given[chosen.version_id] += 1
+        counts[chosen.version_id] = counts.get(chosen.version_id, 0) + 1
+        slots -= chosen.slots(device)
+    return counts

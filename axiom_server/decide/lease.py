@@ -1,0 +1,190 @@
+"""Which waiting workunits a host gets: what fits it, and never more than it can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from axiom_protocol.messages import GRANTS_MAX, Capacity
+
+Device = Literal["cpu", "gpu"]
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of what a host may hold, and for how long.
+
+    buffer_seconds_max      of work beyond what runs, whatever the host asks for
+    tasks_per_host          most tasks in one host's hands; 0: its slots and buffer only
+    tasks_per_user          most tasks in the hands of one user's hosts together; 0: no limit
+    deadline_factor         a lease lasts this many times the expected run on this host
+    deadline_min_seconds    and never less: a laptop sleeps, a network fails
+    """
+
+    buffer_seconds_max: Annotated[float, Meta(ge=0)] = DAY
+    tasks_per_host: Annotated[int, Meta(ge=0)] = 0
+    tasks_per_user: Annotated[int, Meta(ge=0)] = 0
+    deadline_factor: Annotated[float, Meta(ge=1)] = 10.0
+    deadline_min_seconds: Annotated[float, Meta(gt=0)] = 6 * HOUR
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostView:
+    """What the server knows of a host while it decides.
+
+    pace        its elapsed seconds over those declared: 2.0 is half as fast
+    failing     tasks failed since its last success
+    leased      tasks in its hands after this request, by device
+    user_leased tasks in the hands of all its user's hosts
+    """
+
+    cpu_cores: int
+    gpus: int
+    memory_bytes: int
+    environments: frozenset[str]
+    pace: float = 1.0
+    failing: int = 0
+    leased: Mapping[Device, int]
+    user_leased: int = 0
+    quarantined: str = ""  # why, when it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolView:
+    """One version's untargeted workunits for one device."""
+
+    version_id: int
+    device: Device
+    environment: str
+    cpu_cores: int
+    memory_bytes: int
+    expected_seconds: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many more slots' worth of tasks the host may be granted, by device, and why not more."""
+
+    cpu: int
+    gpu: int
+    reason: str = ""
+
+    def of(self, device: Device) -> int:
+        """Slots of the device."""
+        return self.gpu if device == "gpu" else self.cpu
+
+
+NO_ROOM = Room(cpu=0, gpu=0)
+
+
+def room(
+    policy: LeasePolicy, host: HostView, capacity: Capacity, draining: str, mean_seconds: float
+) -> Room:
+    """Slots to fill: the host's own word, bounded by what it is and what it holds already.
+
+    mean_seconds  a typical run on this host, by which seconds of buffer become tasks
+    """
+    if draining:
+        return Room(cpu=0, gpu=0, reason="")
+    if host.quarantined:
+        return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
+    held = host.leased["cpu"] + host.leased["gpu"]
+    if host.failing:
+        # Fed one at a time until it succeeds: a broken host costs the project one task a try.
+        free = min(1, capacity.cpu_slots_free) if not held else 0
+        reason = "its last task failed; it gets one at a time until one succeeds"
+        return Room(cpu=free, gpu=0 if free or held else min(1, capacity.gpu_slots_free),
+                    reason=reason)  # fmt: skip
+    cpu = _device_room(policy, capacity.cpu_slots, capacity.cpu_slots_free, host.cpu_cores,
+                       host.leased["cpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
+    gpu = _device_room(policy, capacity.gpu_slots, capacity.gpu_slots_free, host.gpus,
+                       host.leased["gpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
+    most = GRANTS_MAX
+    if policy.tasks_per_host:
+        most = min(most, max(0, policy.tasks_per_host - held))
+    if policy.tasks_per_user:
+        most = min(most, max(0, policy.tasks_per_user - host.user_leased))
+    gpu = min(gpu, most)
+    cpu = min(cpu, most - gpu)
+    return Room(cpu=cpu, gpu=gpu, reason="" if most else "the limit of tasks in hand is reached")
+
+
+def _device_room(
+    policy: LeasePolicy, slots: int, free: int, owned: int, held: int,
+    buffer_seconds: float, mean_seconds: float,
+) -> int:  # fmt: skip
+    slots = min(slots, owned)
+    free = min(free, slots)
+    buffer = min(buffer_seconds, policy.buffer_seconds_max)
+    ahead = math.ceil(slots * buffer / max(mean_seconds, 1.0)) if buffer > 0 else 0
+    return max(0, min(free + ahead, slots + ahead - held))
+
+
+def fits(pool: PoolView, host: HostView) -> bool:
+    """Whether a host could run a version's workunits at all."""
+    return (
+        pool.environment in host.environments
+        and pool.memory_bytes <= host.memory_bytes
+        and pool.cpu_cores <= host.cpu_cores
+        and (pool.device == "cpu" or host.gpus > 0)
+    )
+
+
+def quotas(
+    pools: Sequence[PoolView],
+    host: HostView,
+    space: Room,
+    given: Mapping[tuple[int, str], float],
+    empty: Collection[tuple[int, str]],
+) -> list[tuple[PoolView, int]]:
+    """How many workunits to ask of each pool: by weight, who was given least first.
+
+    given  what each pool was given so far, over its weight (any process's own count will do)
+    empty  pools that had nothing a moment ago
+    """
+    asked: list[tuple[PoolView, int]] = []
+    for device in ("gpu", "cpu"):
+        usable = [
+            p
+            for p in pools
+            if p.device == device and (p.version_id, device) not in empty and fits(p, host)
+        ]
+        usable.sort(key=lambda p: (given.get((p.version_id, p.device), 0.0), p.version_id))
+        slots = space.of(device)
+        total = sum(p.weight for p in usable)
+        for pool in usable:
+            if slots <= 0 or total <= 0:
+                break
+            size = pool.cpu_cores if device == "cpu" else 1
+            share = math.ceil(slots * pool.weight / total)
+            total -= pool.weight
+            count = min(share, slots) // size or (1 if size <= slots else 0)
+            if count:
+                asked.append((pool, count))
+                slots -= count * size
+    return asked
+
+
+def choose(sizes: Sequence[tuple[Device, int]], space: Room) -> list[int]:
+    """Indices of the candidates that fit, in the order offered; a candidate is (device, slots)."""
+    left = {"cpu": space.cpu, "gpu": space.gpu}
+    chosen = []
+    for i, (device, slots) in enumerate(sizes):
+        if slots <= left[device]:
+            left[device] -= slots
+            chosen.append(i)
+    return chosen
+
+
+def lease_seconds(policy: LeasePolicy, expected: float, pace: float, ahead: float) -> float:
+    """How long a host may hold a task: its own speed decides, and what waits before it.
+
+    ahead  seconds of other work in its buffer that will run first
+    """
+    run = expected * min(max(pace, 0.1), 100.0)
+    return max(policy.deadline_min_seconds, policy.deadline_factor * run) + ahead

@@ -1,0 +1,122 @@
+"""Connections to PostgreSQL, and the schema brought forward before the first use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool
+
+from axiom_server.errors import DatabaseUnreachable
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+HEAD = "0001"  # the newest revision; a test holds it against the migrations' own
+MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
+CONNECT_SECONDS = 10
+POOL_SIZE = 8  # transactions at once of one serve process; more only wait for the same disk
+
+set_json_dumps(msgspec.json.encode)
+set_json_loads(msgspec.json.decode)
+
+
+def migrate(conninfo: str) -> None:
+    """Bring the schema to HEAD. Safe when several processes start at once.
+
+    Raises DatabaseUnreachable when PostgreSQL does not answer, or is newer than this program.
+    """
+    try:
+        with psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            if (found := _revision(connection)) == HEAD:
+                return
+            connection.commit()
+            _upgrade(conninfo, found)
+    except psycopg.OperationalError as error:
+        raise unreachable(error) from None
+
+
+def _revision(connection: psycopg.Connection[TupleRow]) -> str | None:
+    there = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
+    if there is None or there[0] is None:
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return row[0] if row else None
+
+
+def _upgrade(conninfo: str, found: str | None) -> None:
+    # Imported here: every other command would pay 0.3 s for it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS),
+        poolclass=NullPool,
+    )
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, HEAD)
+        except CommandError:
+            raise DatabaseUnreachable(
+                f"the database has schema {found}, which this program does not know: "
+                "it was used by a newer axiom-server; use that one"
+            ) from None
+        connection.commit()
+
+
+@asynccontextmanager
+async def connect(conninfo: str) -> AsyncIterator[Connection]:
+    """One connection; the block is one transaction, rolled back when it raises."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            conninfo, connect_timeout=CONNECT_SECONDS
+        )
+    except psycopg.OperationalError as error:
+        raise unreachable(error) from None
+    async with connection:
+        yield connection
+
+
+def make_pool(conninfo: str, size: int = POOL_SIZE) -> Pool:
+    """A pool for a serving process, not yet open."""
+    return AsyncConnectionPool(
+        conninfo, min_size=2, max_size=size, open=False, kwargs={"autocommit": True}
+    )
+
+
+def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:
+    """The same in one line, with what to do."""
+    why = str(error).strip().splitlines()[-1] if str(error).strip() else "no answer"
+    return DatabaseUnreachable(
+        f"PostgreSQL does not answer: {why}; see that it runs, and that "
+        "AXIOM_DATABASE_URL is right if it is set"
+    )
+
+
+async def rows(connection: Connection, query: str, values: Any = None) -> list[TupleRow]:
+    """All rows of a query."""
+    cursor = await connection.execute(query, values)  # type: ignore[arg-type]
+    return await cursor.fetchall()
+
+
+async def row(connection: Connection, query: str, values: Any = None) -> TupleRow:
+    """The one row of a query that always has one."""
+    cursor = await connection.execute(query, values)  # type: ignore[arg-type]
+    found = await cursor.fetchone()
+    if found is None:
+        raise LookupError(f"no row: {query.strip().splitlines()[0]}")
+    return found
