@@ -1,0 +1,567 @@
+"""Rank dynamics: does training compress the rank of weights and of hidden representations?
+
+Run it:  axiom-client try experiments/rank_dynamics.py --seed 1 --plot rank.png
+
+The claim. Gradient descent is said to lower the rank of a network's weights and of what they compute,
+and the lower rank to be why networks generalise (Feng & Tu 2021; Huh et al. 2021). The first version of
+this experiment reported universal compression (-51.6 % in nine of nine configurations), a phase
+transition in all nine, more compression at higher learning rates (-53.9 % against -36.6 %) and a
+monotone fall of weights and representations alike.
+
+The test. Nine configurations (three depths, three learning rates) each train two networks on the same
+minibatches. Both start from the *same* random draw, once with standard deviation 0.05 and once at He's
+sqrt(2 / fan_in). The measure is the stable rank, |W|_F^2 / |W|_2^2: a soft count of the directions that
+matter. It does not see scale, and a ReLU network without biases is homogeneous, so both arms start at
+exactly the same ranks, in every layer and representation. Whatever differs later, the scale did.
+
+What does not survive:
+- Compression is not universal. From small weights every configuration compresses, by about half; from
+  He's scale the same networks on the same data barely do, and they generalise as well. Small weights
+  must *grow* along the few directions that the task needs, and the rank of the sum is that of what grew;
+  weights of He's scale hardly need to move (the rich and the lazy regime).
+- "Phase transitions in all nine" is what a naive detector (a jump beyond mean + 2 sd) says of any decay.
+  The strict one below is wrong on at most 2 % of smooth decays, power laws, noises and random walks.
+- Weights and representations do not behave alike. The uncentred representation of a ReLU layer has a
+  large mean, which hides its spread; with the mean removed its rank falls, in both arms. So the three
+  are reported apart. Nor is every fall monotone.
+- If the nine configurations average -51.6 %, and the highest and the lowest rate -53.9 % and -36.6 %,
+  then the middle rate has -64.3 %: beyond both. "Higher rate, more compression" did not follow from its
+  own numbers. Here it does hold, and is a small effect beside that of initialisation.
+"""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy", "torch"]
+#
+# [tool.axiom]
+# name = "rank_dynamics"
+# version = "1.0.0"
+# title = "Rank dynamics"
+# question = "How does the stable rank of weights and hidden representations change in training, and does the change depend on the scale of initialisation?"
+# rationale = [
+#   "Two arms from one random draw, small and He scale: the stable rank does not see scale, so both start at the same ranks and only training can part them.",
+#   "Weights, representations and centred representations are reported apart, because they move differently.",
+# ]
+# references = [
+#   "Feng & Tu 2021, Phases of learning dynamics in artificial neural networks, arXiv:2101.06509",
+#   "Huh et al. 2021, The low-rank simplicity bias in deep networks, arXiv:2103.10427",
+#   "He et al. 2015, Delving deep into rectifiers, arXiv:1502.01852",
+#   "Chizat, Oyallon & Bach 2019, On lazy training in differentiable programming, arXiv:1812.07956",
+# ]
+# resources = { cpu_cores = 1, gpus = 0, memory_bytes = 1_000_000_000, disk_bytes = 10_000_000 }
+# expected_seconds = 60
+#
+# [tool.axiom.parameters]
+# learning_rates = { default = [0.005, 0.02, 0.1], min = 0.0001, max = 0.5, max_items = 8, about = "in rising order; each is one configuration per architecture" }
+# epochs = { default = 400, min = 5, max = 4000 }
+# snapshot_every = { default = 5, min = 1, max = 1000, about = "epochs between measurements" }
+# init_sd = { default = 0.05, min = 0.001, max = 1.0, about = "standard deviation of the small arm's weights" }
+# precision = { default = "f32", choices = ["f32", "f64"], about = "of training; ranks are always measured in f64" }
+#
+# [tool.axiom.result]
+# valid = { kind = "flag", about = "every sanity gate passed" }
+# configs_done = { kind = "integer", min = 1, max = 24 }
+# epochs = { kind = "integer", dims = 1, unit = "epoch", min = 0, about = "when the curves were measured" }
+# weight_change_small = { min = -1, atol = 0.02, about = "relative change of stable rank, mean over layers, then over configurations" }
+# weight_change_he = { min = -1, atol = 0.02 }
+# hidden_change_small = { min = -1, atol = 0.05 }
+# hidden_change_he = { min = -1, atol = 0.05 }
+# centred_change_small = { min = -1, atol = 0.05, about = "representations less their mean over the test set" }
+# centred_change_he = { min = -1, atol = 0.05 }
+# compressed_share_small = { min = 0, max = 1, atol = 0.12, about = "share of configurations whose weights lost more than a tenth; one configuration may fall on either side" }
+# compressed_share_he = { min = 0, max = 1, atol = 0.12 }
+# rate_effect = { min = -2, max = 100, atol = 0.02, about = "small arm's change at the highest rate less that at the lowest, over architectures that ran both; 0 when none did" }
+# middle_rate_excess = { min = -2, max = 100, atol = 0.02, about = "small arm's change at the middle rate less the lower of its neighbours'; below 0 the middle compresses most; 0 when not measured" }
+# transition_share_strict = { min = 0, max = 1, atol = 0.12, about = "share of the small arm's weight curves with a transition" }
+# transition_share_naive = { min = 0, max = 1, atol = 0.12, about = "the same by the naive detector" }
+# monotone_share_weights = { min = 0, max = 1, atol = 0.24, about = "share of the small arm's curves that never rise more than 1 % above their lowest value so far" }
+# monotone_share_hidden = { min = 0, max = 1, atol = 0.24 }
+# accuracy_small = { min = 0, max = 1, atol = 0.002, about = "test accuracy, mean over configurations" }
+# accuracy_he = { min = 0, max = 1, atol = 0.002 }
+# untrained_change = { min = -1, max = 10, atol = 0.0001, about = "control: weights of a second untrained draw against the first" }
+#
+# [tool.axiom.result.configs]
+# kind = "records"
+# max_items = 24
+# [tool.axiom.result.configs.fields]
+# hidden_layers = { kind = "integer", min = 1, max = 3 }
+# learning_rate = { min = 0, max = 1 }
+# small_accuracy = { min = 0, max = 1, atol = 0.005 }
+# small_loss = { min = 0, max = 1e6, rtol = 0.05, atol = 0.0005, unit = "nat", about = "final training loss" }
+# small_change = { min = -1, atol = 0.03, about = "last value of small_weights, less 1" }
+# small_weights = { dims = 1, min = 0, rtol = 0.03, about = "stable rank relative to untrained, mean over layers" }
+# small_hidden = { dims = 1, min = 0, rtol = 0.05 }
+# small_centred = { dims = 1, min = 0, rtol = 0.05 }
+# small_layers = { dims = 2, min = 0, rtol = 0.05, about = "stable rank of each weight matrix, input side first; 0 once diverged" }
+# small_hidden_layers = { dims = 2, min = 0, rtol = 0.05 }
+# small_centred_layers = { dims = 2, min = 0, rtol = 0.05 }
+# he_accuracy = { min = 0, max = 1, atol = 0.005 }
+# he_loss = { min = 0, max = 1e6, rtol = 0.05, atol = 0.0005, unit = "nat" }
+# he_change = { min = -1, atol = 0.03 }
+# he_weights = { dims = 1, min = 0, rtol = 0.03 }
+# he_hidden = { dims = 1, min = 0, rtol = 0.05 }
+# he_centred = { dims = 1, min = 0, rtol = 0.05 }
+# he_layers = { dims = 2, min = 0, rtol = 0.05 }
+# he_hidden_layers = { dims = 2, min = 0, rtol = 0.05 }
+# he_centred_layers = { dims = 2, min = 0, rtol = 0.05 }
+#
+# [[tool.axiom.findings]]
+# name = "small_init_compresses"
+# claim = "From small weights (sd 0.05), training lowers the stable rank of the weights by 40 to 60 %."
+# field = "weight_change_small"
+# criterion = { above = -0.6, below = -0.4 }
+#
+# [[tool.axiom.findings]]
+# name = "compression_depends_on_initialisation"
+# claim = "Compression is not universal, it depends on initialisation: from He's scale the same networks keep at least 25 points more of their rank."
+# field = "weight_change_he"
+# control = "weight_change_small"
+# statistic = "difference"
+# criterion = { above = 0.25 }
+#
+# [[tool.axiom.findings]]
+# name = "he_init_mostly_does_not_compress"
+# claim = "From He's scale, fewer than half of the configurations lose a tenth of the stable rank of their weights."
+# field = "compressed_share_he"
+# criterion = { below = 0.5 }
+#
+# [[tool.axiom.findings]]
+# name = "higher_rate_compresses_more"
+# claim = "From small weights, the highest learning rate compresses the weights more than the lowest does."
+# field = "rate_effect"
+# criterion = { below = 0.0 }
+#
+# [[tool.axiom.findings]]
+# name = "strict_transitions_are_rare"
+# claim = "A detector that rejects smooth decay finds a phase transition in fewer than a third of the weight curves, not in all."
+# field = "transition_share_strict"
+# criterion = { below = 0.34 }
+#
+# [[tool.axiom.findings]]
+# name = "compression_is_not_needed_to_generalise"
+# claim = "The arm that compresses does not generalise better: test accuracies differ by less than one point."
+# field = "accuracy_small"
+# control = "accuracy_he"
+# statistic = "difference"
+# criterion = { above = -0.01, below = 0.01 }
+#
+# [[tool.axiom.figures]]
+# name = "weights"
+# title = "The same networks, two scales of initialisation: only small weights lose rank"
+# kind = "lines"
+# x = "epochs"
+# y = ["configs.small_weights", "configs.he_weights"]
+# legend = ["small init (sd 0.05)", "He init"]
+# label = "{hidden_layers} hidden, lr {learning_rate:g}"
+# x_label = "epoch"
+# y_label = "stable rank of the weights, relative to untrained"
+# y_mark = [1.0]
+#
+# [[tool.axiom.figures]]
+# name = "change"
+# title = "Change of stable rank by configuration"
+# kind = "bars"
+# x = "configs.learning_rate"
+# y = ["configs.small_change", "configs.he_change"]
+# legend = ["small init (sd 0.05)", "He init"]
+# label = "{hidden_layers} hidden, lr {learning_rate:g}"
+# y_label = "relative change of the weights' stable rank"
+# ///
+
+import math
+
+import numpy as np
+
+CLASSES = 3  # the log's setting: three Gaussian blobs ...
+INPUTS = 20  # ... in twenty dimensions
+SAMPLES = 1000  # training points, and as many test points: one test point is 0.1 % accuracy
+SEPARATION = 5.5  # between class centres, in noise sd: about 99 % accuracy is possible. Where classes
+#                   overlap (2 to 3), the network stores single points, which takes rank, not saves it.
+BATCH = 32
+HIDDEN = ((64,), (128, 64), (256, 128, 64))  # shallow, medium, deep
+CONFIG_SECONDS = (1.5, 3.5, 12.0)  # nominal, one learning rate with both arms, 400 epochs; never a clock
+NOMINAL_EPOCHS = 400
+ARMS = ("small", "he")
+KINDS = ("layers", "hidden_layers", "centred_layers")  # weights, representations, the same centred
+
+DATA, ORDER, WEIGHTS, CONTROL = 0, 1, 10, 20  # streams of task.rng; weight layer i adds i
+
+COMPRESSED = -0.1  # a change below this counts as compression; two untrained draws differ by less
+MONOTONE_SLACK = 0.01  # a curve may rise this far above its lowest value so far: below sampling noise
+ACCURACY_GATE = 0.8  # mean test accuracy, chance being 0.33
+ACCURACY_GATE_EACH = 0.5  # of every single network
+LOSS_GATE = 0.9 * math.log(CLASSES)  # final training loss of every network; ln 3 is that of guessing
+UNTRAINED_GATE = 0.15  # two untrained draws may differ by this much on average
+
+
+# ---------------------------------------------------------------- the task and the networks
+
+
+def draw_task(rng):
+    """Training and test sets of one task: x (1000, 20), y (1000,) each, around the same centres.
+
+    The centres form an equilateral triangle in a random plane, so every seed is equally hard.
+    """
+    frame, _ = np.linalg.qr(rng.standard_normal((INPUTS, CLASSES)))
+    centres = frame.T * SEPARATION / math.sqrt(2)
+    return draw_points(rng, centres), draw_points(rng, centres)
+
+
+def draw_points(rng, centres):
+    labels = rng.integers(0, CLASSES, SAMPLES)
+    return centres[labels] + rng.standard_normal((SAMPLES, INPUTS)), labels
+
+
+def draw_weights(task, hidden, first_stream):
+    """One standard normal matrix (fan_in, fan_out) per layer. No biases: rank is about the matrices."""
+    sizes = (INPUTS, *hidden, CLASSES)
+    shapes = zip(sizes, sizes[1:], strict=False)
+    return [task.rng(first_stream + i).standard_normal(shape) for i, shape in enumerate(shapes)]
+
+
+def scale(arm, matrix, init_sd):
+    """The arm's initial weights from the shared draw."""
+    return matrix * (init_sd if arm == "small" else math.sqrt(2 / len(matrix)))
+
+
+# ---------------------------------------------------------------- the measure
+
+
+def stable_rank(matrices):
+    """|A|_F^2 / |A|_2^2 of each matrix of a stack (nets, rows, columns), in f64; 0 where not finite."""
+    a = matrices.astype(np.float64)
+    return rank_from_gram(a @ a.mT if a.shape[1] < a.shape[2] else a.mT @ a)
+
+
+def rank_from_gram(gram):
+    """Trace over largest eigenvalue, of each Gram matrix of a stack.
+
+    eigvalsh is exact to rounding; power iteration is off by up to 9e-3 when eigenvalues are close.
+    """
+    finite = np.isfinite(gram).all(axis=(1, 2))
+    gram = np.where(finite[:, None, None], gram, 0.0)
+    top = np.linalg.eigvalsh(gram)[:, -1]
+    return np.where(top > 0, np.trace(gram, axis1=1, axis2=2) / np.where(top > 0, top, 1.0), 0.0)
+
+
+def representation_ranks(h):
+    """Stable ranks of representations (nets, points, width), as they are and less their mean."""
+    h = h.astype(np.float64)
+    mean = h.mean(axis=1, keepdims=True)
+    gram = np.stack([a.T @ a for a in h])  # one symmetric product each: half the work of a stacked one
+    return rank_from_gram(gram), rank_from_gram(gram - h.shape[1] * (mean.mT @ mean))
+
+
+def measure(weights, x, y):
+    """One snapshot: test accuracy (nets,) and the ranks, a list of (nets,) for each of KINDS."""
+    ranks = {kind: [] for kind in KINDS}
+    ranks["layers"] = [stable_rank(w) for w in weights]
+    hidden = activations(weights, x)
+    for h in hidden[:-1]:
+        raw, centred = representation_ranks(h)
+        ranks["hidden_layers"].append(raw)
+        ranks["centred_layers"].append(centred)
+    return (hidden[-1].argmax(axis=-1) == y).mean(axis=-1), ranks
+
+
+def activations(weights, x):
+    """Each layer's output for every net: hidden ones (nets, points, width), logits last."""
+    outputs = []
+    for w in weights:
+        x = x @ w if not outputs else np.maximum(x, 0, out=x) @ w
+        outputs.append(x)
+    return outputs
+
+
+def training_loss(weights, x, y):
+    """Mean cross-entropy of each net in nats, in f64; a diverged net's is capped."""
+    logits = activations(weights, x)[-1].astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    loss = np.log(np.exp(logits).sum(axis=-1)) - logits[:, np.arange(len(y)), y]
+    return np.nan_to_num(loss.mean(axis=-1), nan=1e6, posinf=1e6).clip(0.0, 1e6)
+
+
+# ---------------------------------------------------------------- training: several nets at once
+
+
+def arrays_on(device, precision):
+    """The array library for a device, and how to place an array on it and fetch one back.
+
+    numpy on the CPU: its matrix products are as fast here as torch's and each call costs less. The
+    training code below uses only what both libraries spell alike.
+    """
+    if device == "cpu":
+        dtype = np.float32 if precision == "f32" else np.float64
+        return np, lambda a: np.array(a, dtype), lambda a: a
+    import torch
+
+    kind = torch.float32 if precision == "f32" else torch.float64
+    return (
+        torch,
+        lambda a: torch.tensor(a, dtype=kind, device=device),
+        lambda a: a.cpu().numpy(),
+    )
+
+
+def buffers(place, weights):
+    """Activations and their gradients for one minibatch, (nets, BATCH, width) per layer."""
+    shapes = [(len(w), BATCH, w.shape[2]) for w in weights]
+    return [place(np.zeros(s)) for s in shapes], [place(np.zeros(s)) for s in shapes]
+
+
+def sgd_step(xp, weights, updates, outputs, deltas, x, y, rates, zero):
+    """One step of every net on the same minibatch x (BATCH, 20), one-hot y, in place.
+
+    ``rates`` (nets, 1, 1) holds each net's learning rate over BATCH. It enters at the logits, where
+    gradients are smallest; by linearity every layer's gradient then comes out scaled.
+    """
+    last = len(weights) - 1
+    for i, w in enumerate(weights):
+        xp.matmul(outputs[i - 1] if i else x, w, out=outputs[i])
+        if i < last:
+            xp.maximum(outputs[i], zero, out=outputs[i])
+    delta = outputs[last]
+    delta -= xp.amax(delta, axis=-1, keepdims=True)
+    xp.exp(delta, out=delta)
+    delta /= xp.sum(delta, axis=-1, keepdims=True)
+    delta -= y
+    delta *= rates
+    for i in range(last, -1, -1):
+        xp.matmul((outputs[i - 1] if i else x).mT, delta, out=updates[i])
+        if i:
+            xp.matmul(delta, weights[i].mT, out=deltas[i - 1])
+            delta = deltas[i - 1]
+            delta *= outputs[i - 1] > 0
+        weights[i] -= updates[i]
+
+
+def train(task, hidden, learning_rates, data, on_epoch):
+    """Train one architecture at every rate and arm together; a list of snapshots and the final loss.
+
+    Nets are ordered rate by rate, and within a rate by ARMS. Each sees the same minibatches: 31 whole
+    ones an epoch, newly shuffled, the 8 points left over being others each time.
+    """
+    p = task.parameters
+    xp, place, fetch = arrays_on(task.device, p["precision"])
+    (x, y), (x_test, y_test) = data
+    draw = draw_weights(task, hidden, WEIGHTS)
+    stacks = [[scale(arm, m, p["init_sd"]) for _ in learning_rates for arm in ARMS] for m in draw]
+    weights = [place(np.stack(s)) for s in stacks]
+    updates = [place(np.zeros(w.shape)) for w in weights]
+    outputs, deltas = buffers(place, weights)
+    rates = place(np.repeat(learning_rates, len(ARMS))[:, None, None] / BATCH)
+    zero = place(0.0)
+    x_train, y_train = place(x), place(np.eye(CLASSES)[y])
+    x_test = fetch(place(x_test))
+    order = task.rng(ORDER)
+    snapshots = [measure([fetch(w) for w in weights], x_test, y_test)]
+    for epoch in range(1, p["epochs"] + 1):
+        shuffled = order.permutation(SAMPLES)
+        x_epoch, y_epoch = x_train[shuffled], y_train[shuffled]
+        for at in range(0, SAMPLES - BATCH + 1, BATCH):
+            batch = x_epoch[at : at + BATCH], y_epoch[at : at + BATCH]
+            sgd_step(xp, weights, updates, outputs, deltas, *batch, rates, zero)
+        if epoch % p["snapshot_every"] == 0:
+            snapshots.append(measure([fetch(w) for w in weights], x_test, y_test))
+            on_epoch(epoch)
+    return snapshots, training_loss([fetch(w) for w in weights], fetch(x_train), y)
+
+
+# ---------------------------------------------------------------- phase transitions, strictly
+
+
+def naive_transition(curve):
+    """What the log used: some step beyond mean + 2 sd of all steps. It fires on nearly any curve."""
+    steps = np.abs(np.diff(curve))
+    return bool((steps > steps.mean() + 2 * steps.std()).any())
+
+
+def strict_transition(curve):
+    """Is there one sharp step inside the run that smooth decay does not explain?
+
+    A logistic must beat a stretched exponential by 6 units of BIC, with n corrected for autocorrelated
+    residuals; its midpoint must lie inside the run, its 10-90 width be below a quarter of the run and
+    its height above half of the curve's range.
+    """
+    y = np.asarray(curve, float)
+    n = len(y)
+    if n < 12 or np.ptp(y) < 1e-9 * np.abs(y).max():
+        return False
+    t = np.linspace(0.0, 1.0, n)
+    logistic = best_fit(y, LOGISTIC_GRID, lambda c, s: 0.5 * (1 + np.tanh((t - c) / (2 * s))))
+    smooth = best_fit(y, SMOOTH_GRID, lambda tau, beta: np.exp(-((t / tau) ** beta)))
+    rss, height, (middle, slope), residual = logistic
+    floor = 1e-12 * np.ptp(y) ** 2 * n  # two exact fits are equally good
+    gain = effective_count(residual) * math.log((smooth[0] + floor) / (rss + floor))
+    return bool(
+        gain > 6.0  # both have four parameters, so the penalties of BIC cancel
+        and 0.1 < middle < 0.9
+        and 2 * math.log(9) * slope < 0.25  # a logistic's 10-90 width is 2 ln 9 slopes
+        and abs(height) > 0.5 * np.ptp(y)
+    )
+
+
+LOGISTIC_GRID = np.stack(  # midpoint and slope, in runs
+    np.meshgrid(np.linspace(0.02, 0.98, 97), np.geomspace(0.002, 0.4, 24)), -1
+).reshape(-1, 2)
+SMOOTH_GRID = np.stack(  # time constant in runs, and stretch: 1 is exponential, less is heavier tailed
+    np.meshgrid(np.geomspace(1e-3, 10.0, 60), np.linspace(0.1, 1.0, 19)), -1
+).reshape(-1, 2)
+
+
+def best_fit(y, grid, shape):
+    """Least squares of y = a + b * shape over a grid: (rss, b, grid point, residual)."""
+    f = shape(grid[:, :1], grid[:, 1:])
+    f = f - f.mean(axis=1, keepdims=True)
+    power = (f * f).sum(axis=1) + 1e-300
+    d = y - y.mean()
+    along = f @ d
+    best = int(np.argmax(along * along / power))
+    height = along[best] / power[best]
+    residual = d - height * f[best]
+    return float(residual @ residual), float(height), grid[best], residual
+
+
+def effective_count(residual):
+    """Independent samples in an AR(1) series: n (1 - r) / (1 + r), r the lag-1 autocorrelation."""
+    n = len(residual)
+    r = float(residual[1:] @ residual[:-1]) / (float(residual @ residual) + 1e-300)
+    r = min(max(r, 0.0), 0.99)
+    return n * (1 - r) / (1 + r)
+
+
+# ---------------------------------------------------------------- from snapshots to a result
+
+
+def tidy(values, precision):
+    """Native floats with the digits that mean something: 6 of f32 training, 12 of f64."""
+    digits = 6 if precision == "f32" else 12
+    return [[float(f"{v:.{digits}g}") for v in row] for row in values]
+
+
+def record(net, arm, snapshots, loss, precision):
+    """The fields of one trained net, under its arm's prefix."""
+    fields = {
+        f"{arm}_accuracy": float(snapshots[-1][0][net]),
+        f"{arm}_loss": float(loss[net]),
+    }
+    for kind, short in zip(KINDS, ("weights", "hidden", "centred"), strict=True):
+        layers = np.array([[layer[net] for layer in ranks[kind]] for _, ranks in snapshots]).T
+        relative = (layers / np.maximum(layers[:, :1], 1e-300)).mean(axis=0)
+        fields[f"{arm}_{kind}"] = tidy(layers, precision)
+        fields[f"{arm}_{short}"] = tidy([relative], precision)[0]
+    fields[f"{arm}_change"] = fields[f"{arm}_weights"][-1] - 1
+    return fields
+
+
+def run_group(task, architecture, learning_rates, data, on_epoch):
+    """Records of one architecture, one for each learning rate."""
+    hidden, precision = HIDDEN[architecture], task.parameters["precision"]
+    with np.errstate(all="ignore"):  # a net may diverge; its ranks become 0 and the gates see it
+        snapshots, loss = train(task, hidden, learning_rates, data, on_epoch)
+    records = []
+    for i, rate in enumerate(learning_rates):
+        fields = {"hidden_layers": len(hidden), "learning_rate": float(rate)}
+        for j, arm in enumerate(ARMS):
+            fields |= record(i * len(ARMS) + j, arm, snapshots, loss, precision)
+        records.append(fields)
+    return records
+
+
+def plan(parameters, budget_seconds):
+    """[(architecture, its learning rates)] that the budget affords, in a fixed order, at least one."""
+    affordable, spent = [], 0.0
+    for architecture, seconds in enumerate(CONFIG_SECONDS):
+        rates = []
+        for rate in parameters["learning_rates"]:
+            spent += seconds * parameters["epochs"] / NOMINAL_EPOCHS
+            if spent > budget_seconds and (affordable or rates):
+                return affordable + ([(architecture, rates)] if rates else [])
+            rates.append(rate)
+        affordable.append((architecture, rates))
+    return affordable
+
+
+def untrained_change(task):
+    """Control: how far the ranks of a second untrained draw lie from the first's, by chance alone."""
+    changes = []
+    for hidden in HIDDEN:
+        pairs = zip(draw_weights(task, hidden, WEIGHTS), draw_weights(task, hidden, CONTROL), strict=True)
+        for first, second in pairs:
+            changes.append(stable_rank(second[None])[0] / stable_rank(first[None])[0] - 1)
+    return float(np.mean(changes))
+
+
+def rate_effects(records):
+    """The highest rate's change less the lowest's, and the middle's less the lower of its neighbours'."""
+    rates = sorted({r["learning_rate"] for r in records})
+    by_depth = {}
+    for r in records:
+        by_depth.setdefault(r["hidden_layers"], {})[r["learning_rate"]] = r["small_change"]
+    whole = [changes for changes in by_depth.values() if len(changes) == len(rates)]
+    mean = [float(np.mean([changes[rate] for changes in whole])) for rate in rates]
+    effect = mean[-1] - mean[0]
+    excess = mean[len(mean) // 2] - min(mean[0], mean[-1]) if len(mean) > 2 else 0.0
+    return effect, excess
+
+
+def is_monotone(curve):
+    """Does the curve never rise by more than the slack above its lowest value so far?"""
+    lowest = np.minimum.accumulate(curve)
+    return bool((np.asarray(curve) <= lowest * (1 + MONOTONE_SLACK)).all())
+
+
+def summarise(records):
+    """One number for each question: configurations of one run are not independent samples."""
+    result = {}
+    for arm in ARMS:
+        for short, name in (("weights", "weight"), ("hidden", "hidden"), ("centred", "centred")):
+            result[f"{name}_change_{arm}"] = float(np.mean([r[f"{arm}_{short}"][-1] for r in records])) - 1
+        result[f"compressed_share_{arm}"] = share(r[f"{arm}_change"] < COMPRESSED for r in records)
+        result[f"accuracy_{arm}"] = float(np.mean([r[f"{arm}_accuracy"] for r in records]))
+    result["rate_effect"], result["middle_rate_excess"] = rate_effects(records)
+    result["transition_share_strict"] = share(strict_transition(r["small_weights"]) for r in records)
+    result["transition_share_naive"] = share(naive_transition(r["small_weights"]) for r in records)
+    result["monotone_share_weights"] = share(is_monotone(r["small_weights"]) for r in records)
+    result["monotone_share_hidden"] = share(is_monotone(r["small_hidden"]) for r in records)
+    return result
+
+
+def share(flags):
+    return float(np.mean(list(flags)))
+
+
+def passes_gates(records, result):
+    """Did every net learn, does it hold on the test set, and is the untrained control quiet?"""
+    return all(
+        r[f"{arm}_accuracy"] > ACCURACY_GATE_EACH
+        and r[f"{arm}_loss"] < LOSS_GATE
+        and min(map(min, r[f"{arm}_layers"])) >= 0.99  # a stable rank is at least 1; 0 is divergence
+        and result[f"accuracy_{arm}"] > ACCURACY_GATE
+        for r in records
+        for arm in ARMS
+    ) and abs(result["untrained_change"]) < UNTRAINED_GATE
+
+
+def run(task):
+    p = task.parameters
+    groups = plan(p, task.budget_seconds)
+    data = draw_task(task.rng(DATA))
+    records = (task.restore() or {"records": []})["records"]
+    costs = [len(rates) * CONFIG_SECONDS[a] for a, rates in groups]
+    done = 0
+    for i, (architecture, rates) in enumerate(groups):
+        if done + len(rates) > len(records):  # otherwise the checkpoint has this group
+
+            def on_epoch(epoch, i=i):
+                task.progress((sum(costs[:i]) + costs[i] * epoch / p["epochs"]) / sum(costs))
+
+            records = records + run_group(task, architecture, rates, data, on_epoch)
+            task.checkpoint({"records": records})
+        done += len(rates)
+    result = summarise(records)
+    result["untrained_change"] = untrained_change(task)
+    result["epochs"] = list(range(0, p["epochs"] + 1, p["snapshot_every"]))
+    result["configs"] = records
+    result["configs_done"] = len(records)
+    result["valid"] = int(passes_gates(records, result))
+    return result
