@@ -8,16 +8,13 @@ rules: The Update Framework's specification 1.0.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 from axiom_server.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.metadata import (
     RESIGN_AFTER,
@@ -28,37 +25,26 @@ from axiom_server.metadata import (
     BundlesError,
     Clock,
     MetadataFolder,
+    check_root,
+    check_signatures,
     only_writer,
+    root_fingerprint,
     sign,
     utc_now,
     write_file,
 )
+from axiom_server.targets import Bundle, Published, add, listing, live, read_bundle
+from axiom_server.targets import withdraw as withdraw_from
 
-#: Where signed targets metadata keeps what was withdrawn: {"name@version": sha256}. TUF lets
-#: clients that do not know the field ignore it; ours say "withdrawn" rather than "unknown".
-WITHDRAWN_FIELD = "x-axiom-withdrawn"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """One signed version of an experiment. ``length`` is in bytes."""
-
-    name: str
-    version: str
-    sha256: str
-    length: int
-    manifest: Manifest
+__all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """What the current targets metadata says of one version."""
+class Proposal:
+    """What signing would change: ``targets`` is unsigned, and None when nothing would."""
 
-    name: str
-    version: str
-    sha256: str
-    length: int  # bytes; 0 when withdrawn
-    withdrawn: bool
+    published: tuple[Published, ...]
+    targets: Metadata[Targets] | None
 
 
 class Repository:
@@ -80,20 +66,12 @@ class Repository:
 
     def bundles(self) -> list[Bundle]:
         """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
-        targets = self.metadata.targets().signed
-        live = [
-            _bundle(path.removesuffix(".py"), file.hashes["sha256"], file.length, False)
-            for path, file in targets.targets.items()
-        ]
-        gone = [_bundle(ref, sha256, 0, True) for ref, sha256 in withdrawn_in(targets).items()]
-        return sorted(
-            live + gone, key=lambda b: (b.name, [int(part) for part in b.version.split(".")])
-        )
+        return listing(self.metadata.targets().signed)
 
     def source(self, name: str, version: str) -> bytes:
-        """The published bytes of a live version. Raises BundlesError."""
-        file = self._live(self.metadata.targets().signed, f"{name}@{version}")
-        return (self.folder / "targets" / _hashed_name(file)).read_bytes()
+        """The published bytes of a live version. Raises ExperimentUnknown."""
+        file = live(self.metadata.targets().signed, f"{name}@{version}")
+        return self._path(file.hashes["sha256"], file.path).read_bytes()
 
     def expiries(self) -> dict[Role, datetime]:
         """When each role's metadata expires; clients refuse the bundles from then on."""
@@ -138,23 +116,65 @@ class Repository:
     def publish(self, source: bytes, keys: Keys) -> Published:
         """Sign one experiment and make it available. The same bytes twice change nothing.
 
-        Raises ManifestError for a wrong experiment, BundlesError when the version exists with other
-        bytes or was withdrawn, KeysError when the targets key is not in ``keys``.
+        Raises ManifestError for a wrong experiment, ExperimentMalformed when the version exists
+        with other bytes or was withdrawn, KeysError when the targets key is not in ``keys``.
         """
-        with only_writer(self.folder):
-            published, targets = self.propose_publish(source)
-            if targets is not None:
-                sign(targets, keys.of("targets"))
-                self._install_targets(targets, keys)
-        return published
+        return self._change(keys, publish=[source])[0]
 
     def withdraw(self, name: str, version: str, keys: Keys) -> None:
         """Sign that a version must not run any more. Withdrawing it again changes nothing."""
+        self._change(keys, withdraw=[f"{name}@{version}"])
+
+    def extend(self, keys: Keys) -> None:
+        """Sign the same targets again, before they expire."""
+        self._change(keys, extend=True)
+
+    def propose(
+        self, *, publish: Iterable[bytes] = (), withdraw: Iterable[str] = (), extend: bool = False
+    ) -> Proposal:
+        """The unsigned targets that would publish these sources and withdraw these name@version.
+
+        Raises as ``publish`` and ``withdraw``. Nothing is changed on disk.
+        """
+        targets = self.metadata.targets()
+        before = targets.signed.to_dict()
+        published = tuple(add(targets.signed, source) for source in publish)
+        for ref in withdraw:
+            withdraw_from(targets.signed, ref)
+        if targets.signed.to_dict() == before and not extend:
+            return Proposal(published=published, targets=None)
+        targets.signed.version += 1
+        targets.signed.expires = self._clock() + TARGETS_LIFE
+        targets.signatures.clear()
+        return Proposal(published=published, targets=targets)
+
+    def install_targets(self, targets: Metadata[Targets], sources: Iterable[bytes]) -> None:
+        """Make signed targets current, with the sources they add. Raises BundlesError: no fit."""
         with only_writer(self.folder):
-            targets = self.propose_withdraw(name, version)
-            if targets is not None:
+            self._install_targets(targets, sources, self._online_keys(None))
+
+    def install_root(self, root: Metadata[Root], keys: Keys) -> None:
+        """Make a signed root current, and sign anew what it changed the keys of.
+
+        keys  must hold the targets key when the root changes that; the server's keys likewise
+
+        Raises BundlesError when the root does not follow the current one, or a signature lacks.
+        """
+        with only_writer(self.folder):
+            check_root(self.metadata.root(), root)
+            targets, snapshot = self.metadata.targets(), self.metadata.snapshot().signed
+            meta = snapshot.meta["targets.json"]
+            result = root.signed.get_verification_result(
+                "targets", targets.signed_bytes, targets.signatures
+            )
+            if not result.verified:
+                targets.signed.version += 1
+                targets.signatures.clear()
                 sign(targets, keys.of("targets"))
-                self._install_targets(targets, keys)
+                check_signatures(root.signed, "targets", targets)
+                meta = self.metadata.write_targets(targets)
+            self.metadata.write_root(root)
+            self._sign_snapshot(meta, keys, snapshot)
 
     def refresh_online(self, *, force: bool = False) -> bool:
         """Re-sign timestamp and snapshot with the server's keys once they are due.
@@ -174,62 +194,42 @@ class Repository:
                 return True
         return False
 
-    def propose_publish(self, source: bytes) -> tuple[Published, Metadata[Targets] | None]:
-        """The unsigned targets that would publish ``source``; None when it is published already."""
-        published = read_bundle(source)
-        ref = published.manifest.ref
-        targets = self.metadata.targets()
-        if ref in withdrawn_in(targets.signed):
-            raise BundlesError(f"{ref} was withdrawn and stays so; raise its version and publish")
-        path = f"{ref}.py"
-        there = targets.signed.targets.get(path)
-        if there is not None and there.hashes["sha256"] == published.sha256:
-            return published, None
-        if there is not None:
-            raise BundlesError(
-                f"{ref} is published with other contents, and a published version never changes; "
-                "raise the version in its metadata and publish that"
-            )
-        file = TargetFile.from_data(path, source, ["sha256"])
-        write_file(self.folder / "targets" / _hashed_name(file), source)
-        targets.signed.targets[path] = file
-        return published, self._unsigned(targets)
-
-    def propose_withdraw(self, name: str, version: str) -> Metadata[Targets] | None:
-        """The unsigned targets that would withdraw a version; None when it is withdrawn already."""
-        ref = f"{name}@{version}"
-        targets = self.metadata.targets()
-        if ref in withdrawn_in(targets.signed):
-            return None
-        file = self._live(targets.signed, ref)
-        del targets.signed.targets[file.path]
-        gone = {**withdrawn_in(targets.signed), ref: file.hashes["sha256"]}
-        targets.signed.unrecognized_fields[WITHDRAWN_FIELD] = gone
-        return self._unsigned(targets)
-
-    def install_targets(self, targets: Metadata[Targets]) -> None:
-        """Make targets current that were signed elsewhere. Raises BundlesError: they do not fit."""
-        with only_writer(self.folder):
-            self._install_targets(targets, None)
-
     # How
 
-    def _install_targets(self, targets: Metadata[Targets], keys: Keys | None) -> None:
+    def _change(
+        self,
+        keys: Keys,
+        *,
+        publish: Iterable[bytes] = (),
+        withdraw: Iterable[str] = (),
+        extend: bool = False,
+    ) -> tuple[Published, ...]:
+        sources = tuple(publish)
+        with only_writer(self.folder):
+            proposal = self.propose(publish=sources, withdraw=withdraw, extend=extend)
+            if proposal.targets is not None:
+                sign(proposal.targets, keys.of("targets"))
+                self._install_targets(proposal.targets, sources, self._online_keys(keys))
+        return proposal.published
+
+    def _install_targets(
+        self, targets: Metadata[Targets], sources: Iterable[bytes], keys: Keys
+    ) -> None:
         current = self.metadata.snapshot()
         expected = current.signed.meta["targets.json"].version + 1
         if targets.signed.version != expected:
             raise BundlesError(
-                f"this request was made for version {targets.signed.version} of the targets, "
-                f"which now need version {expected}: make the request again"
+                f"this was signed as version {targets.signed.version} of the targets, "
+                f"and version {expected} comes next: make the request again"
             )
-        check_signatures(self.metadata.root().signed, targets)
-        for file in targets.signed.targets.values():
-            if not (self.folder / "targets" / _hashed_name(file)).exists():
-                raise BundlesError(
-                    f"targets/{_hashed_name(file)} is missing; publish it here first"
-                )
-        meta = self.metadata.write_targets(targets)
-        self._sign_snapshot(meta, self._online_keys(keys), current.signed)
+        check_signatures(self.metadata.root().signed, "targets", targets)
+        for source in sources:
+            published = read_bundle(source)
+            write_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
+        for path, file in targets.signed.targets.items():
+            if not self._path(file.hashes["sha256"], path).exists():
+                raise BundlesError(f"the source of {path} is missing: make the request again")
+        self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
 
     def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
         version = old.version + 1 if old else 1
@@ -238,6 +238,7 @@ class Repository:
         )
         metadata = Metadata(snapshot)
         sign(metadata, keys.of("snapshot"))
+        check_signatures(self.metadata.root().signed, "snapshot", metadata)
         self._sign_timestamp(self.metadata.write_snapshot(metadata), keys)
 
     def _sign_timestamp(self, snapshot: MetaFile, keys: Keys) -> None:
@@ -247,6 +248,7 @@ class Repository:
         )
         metadata = Metadata(timestamp)
         sign(metadata, keys.of("timestamp"))
+        check_signatures(self.metadata.root().signed, "timestamp", metadata)
         self.metadata.write_timestamp(metadata)
 
     def _online_keys(self, keys: Keys | None) -> Keys:
@@ -254,69 +256,5 @@ class Repository:
             return keys
         return load_keys(self.keys_dir, roles=SERVER_ROLES)
 
-    def _unsigned(self, targets: Metadata[Targets]) -> Metadata[Targets]:
-        targets.signed.version += 1
-        targets.signed.expires = self._clock() + TARGETS_LIFE
-        targets.signatures.clear()
-        return targets
-
-    def _live(self, targets: Targets, ref: str) -> TargetFile:
-        file = targets.targets.get(f"{ref}.py")
-        if file is None:
-            why = "was withdrawn" if ref in withdrawn_in(targets) else "was never published"
-            raise BundlesError(f"{ref} {why}; axiom-server experiments lists what there is")
-        return file
-
-
-def read_bundle(source: bytes) -> Published:
-    """Check an experiment's bytes as far as possible without running it. Raises ManifestError."""
-    if len(source) > SCRIPT_BYTES_MAX:
-        raise ManifestError(f"the script is {len(source)} bytes; at most {SCRIPT_BYTES_MAX}")
-    try:
-        text = source.decode()
-        manifest = read_manifest(text)
-        compile(text, f"{manifest.name}.py", "exec")
-    except UnicodeDecodeError:
-        raise ManifestError("the script is not UTF-8 text; save it as UTF-8") from None
-    except (SyntaxError, ValueError, RecursionError) as error:
-        if isinstance(error, ManifestError):
-            raise
-        raise ManifestError(f"the script does not compile: {error}") from None
-    return Published(
-        name=manifest.name,
-        version=manifest.version,
-        sha256=hashlib.sha256(source).hexdigest(),
-        length=len(source),
-        manifest=manifest,
-    )
-
-
-def root_fingerprint(root: Metadata[Root]) -> str:
-    """SHA-256, in hex, of the root's signed bytes: a further signature on it does not change it."""
-    return hashlib.sha256(root.signed_bytes).hexdigest()
-
-
-def withdrawn_in(targets: Targets) -> dict[str, str]:
-    """``name@version`` -> sha256 of what was withdrawn."""
-    return dict(targets.unrecognized_fields.get(WITHDRAWN_FIELD, {}))
-
-
-def check_signatures(root: Root, metadata: Metadata[Targets]) -> None:
-    """Raise BundlesError unless the threshold of the root's targets keys signed."""
-    try:
-        root.verify_delegate("targets", metadata.signed_bytes, metadata.signatures)
-    except UnsignedMetadataError:
-        found = root.get_verification_result("targets", metadata.signed_bytes, metadata.signatures)
-        raise BundlesError(
-            f"the targets have {len(found.signed)} of {found.threshold} signatures they need; "
-            "have them signed with axiom-server sign by those who hold the other keys"
-        ) from None
-
-
-def _bundle(ref: str, sha256: str, length: int, withdrawn: bool) -> Bundle:
-    name, _, version = ref.partition("@")
-    return Bundle(name=name, version=version, sha256=sha256, length=length, withdrawn=withdrawn)
-
-
-def _hashed_name(file: TargetFile) -> str:
-    return f"{file.hashes['sha256']}.{file.path}"
+    def _path(self, sha256: str, path: str) -> Path:
+        return self.folder / "targets" / f"{sha256}.{path}"

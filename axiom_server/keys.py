@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Signer
 
+from axiom_server.errors import SigningFailed
+
 Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
 STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # what decides which code volunteers run
@@ -31,7 +33,7 @@ SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # what says how fres
 PASSPHRASE_LENGTH_MIN = 12  # characters; the file may be copied and attacked offline
 
 
-class KeysError(Exception):
+class KeysError(SigningFailed):
     """A key cannot be made, read or used; the message says what to do next."""
 
 

@@ -6,6 +6,7 @@ the timestamp leads to; a file that a crash left behind is not reachable, and is
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,9 @@ from typing import TypeVar
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from axiom_server.errors import SigningFailed
+from axiom_server.keys import Role
 
 if sys.platform == "win32":
     import msvcrt
@@ -35,8 +39,8 @@ TIMESTAMP_LIFE = timedelta(days=1)
 RESIGN_AFTER = timedelta(minutes=55)  # so that an hourly call always finds it due
 
 
-class BundlesError(Exception):
-    """The bundles cannot be read or changed; the message says what to do next."""
+class BundlesError(SigningFailed):
+    """The signed metadata cannot be read or changed; the message says what to do next."""
 
 
 def utc_now() -> datetime:
@@ -111,10 +115,37 @@ class MetadataFolder:
         return metadata
 
 
+def root_fingerprint(root: Metadata[Root]) -> str:
+    """SHA-256, in hex, of the root's signed bytes: a further signature on it does not change it."""
+    return hashlib.sha256(root.signed_bytes).hexdigest()
+
+
 def sign(metadata: Metadata[T], signers: Iterable[Signer]) -> None:
     """Put the signatures of ``signers`` on the metadata; those of other keys stay."""
     for signer in signers:
         metadata.sign(signer, append=True)
+
+
+def check_signatures(root: Root, role: Role, metadata: Metadata[T]) -> None:
+    """Raise BundlesError unless as many of the role's keys signed as the root asks for."""
+    found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if not found.verified:
+        raise BundlesError(
+            f"the new {role} metadata has {len(found.signed)} of the {found.threshold} signatures "
+            "that the root asks for: sign it with the other keys too (axiom-server sign), "
+            "or use the keys that the root names (axiom-server keys list)"
+        )
+
+
+def check_root(current: Metadata[Root], new: Metadata[Root]) -> None:
+    """Raise BundlesError unless clients that trust ``current`` will accept ``new``."""
+    if new.signed.version != current.signed.version + 1:
+        raise BundlesError(
+            f"this was signed as version {new.signed.version} of the root, and version "
+            f"{current.signed.version + 1} comes next: make the request again"
+        )
+    check_signatures(current.signed, "root", new)
+    check_signatures(new.signed, "root", new)
 
 
 def write_file(path: Path, data: bytes) -> None:

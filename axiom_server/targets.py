@@ -1,0 +1,122 @@
+"""What the signed targets say: which versions may run, and which were withdrawn.
+
+Functions over TUF's targets metadata; nothing here reads a disk, a clock or a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from tuf.api.metadata import TargetFile, Targets
+
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
+from axiom_server.errors import ExperimentMalformed, ExperimentUnknown
+
+#: Where signed targets metadata keeps what was withdrawn: {"name@version": sha256}. TUF lets
+#: clients that do not know the field ignore it; ours say "withdrawn" rather than "unknown".
+WITHDRAWN_FIELD = "x-axiom-withdrawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One signed version of an experiment. ``length`` is in bytes."""
+
+    name: str
+    version: str
+    sha256: str
+    length: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What the current targets metadata says of one version."""
+
+    name: str
+    version: str
+    sha256: str
+    length: int  # bytes; 0 when withdrawn
+    withdrawn: bool
+
+
+def add(targets: Targets, source: bytes) -> Published:
+    """List a source; the same bytes again change nothing. Raises ExperimentMalformed."""
+    published = read_bundle(source)
+    ref = published.manifest.ref
+    if ref in withdrawn_in(targets):
+        raise ExperimentMalformed(
+            f"{ref} was withdrawn and stays so; raise the version in its metadata and publish that"
+        )
+    path = f"{ref}.py"
+    there = targets.targets.get(path)
+    if there is not None and there.hashes["sha256"] != published.sha256:
+        raise ExperimentMalformed(
+            f"{ref} is published with other contents, and a published version never changes; "
+            "raise the version in its metadata and publish that"
+        )
+    if there is None:
+        targets.targets[path] = TargetFile.from_data(path, source, ["sha256"])
+    return published
+
+
+def withdraw(targets: Targets, ref: str) -> None:
+    """Move a version to the withdrawn; doing so again changes nothing. Raises ExperimentUnknown."""
+    gone = withdrawn_in(targets)
+    if ref not in gone:
+        file = live(targets, ref)
+        del targets.targets[file.path]
+        gone[ref] = file.hashes["sha256"]
+        targets.unrecognized_fields[WITHDRAWN_FIELD] = gone
+
+
+def live(targets: Targets, ref: str) -> TargetFile:
+    """The file of a version that may run. Raises ExperimentUnknown."""
+    file = targets.targets.get(f"{ref}.py")
+    if file is None:
+        why = "was withdrawn" if ref in withdrawn_in(targets) else "was never published"
+        raise ExperimentUnknown(f"{ref} {why}; axiom-server experiments lists what there is")
+    return file
+
+
+def listing(targets: Targets) -> list[Bundle]:
+    """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
+    found = [
+        _bundle(path.removesuffix(".py"), file.hashes["sha256"], file.length, False)
+        for path, file in targets.targets.items()
+    ]
+    found += [_bundle(ref, sha256, 0, True) for ref, sha256 in withdrawn_in(targets).items()]
+    return sorted(found, key=lambda b: (b.name, [int(part) for part in b.version.split(".")]))
+
+
+def read_bundle(source: bytes) -> Published:
+    """Check an experiment's bytes as far as possible without running it. Raises ManifestError."""
+    if len(source) > SCRIPT_BYTES_MAX:
+        raise ManifestError(f"the script is {len(source)} bytes; at most {SCRIPT_BYTES_MAX}")
+    try:
+        text = source.decode()
+        manifest = read_manifest(text)
+        compile(text, f"{manifest.name}.py", "exec")
+    except UnicodeDecodeError:
+        raise ManifestError("the script is not UTF-8 text; save it as UTF-8") from None
+    except (SyntaxError, ValueError, RecursionError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        raise ManifestError(f"the script does not compile: {error}") from None
+    return Published(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=hashlib.sha256(source).hexdigest(),
+        length=len(source),
+        manifest=manifest,
+    )
+
+
+def withdrawn_in(targets: Targets) -> dict[str, str]:
+    """``name@version`` -> sha256 of what was withdrawn."""
+    return dict(targets.unrecognized_fields.get(WITHDRAWN_FIELD, {}))
+
+
+def _bundle(ref: str, sha256: str, length: int, withdrawn: bool) -> Bundle:
+    name, _, version = ref.partition("@")
+    return Bundle(name=name, version=version, sha256=sha256, length=length, withdrawn=withdrawn)
