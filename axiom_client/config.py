@@ -1,7 +1,7 @@
-"""The volunteer's configuration: TOML, parsed once into a frozen struct, unknown keys refused by name.
+"""The volunteer's configuration: TOML, parsed once, frozen; unknown keys are refused by name.
 
-Later wins: default, file, environment (AXIOM_CPU_SHARE for cpu.share), flag. ``KEYS`` is the one list of
-keys; the template, the documentation, the parser and ``config show`` all come from it.
+Later wins: default, file, environment (AXIOM_CPU_SHARE for cpu.share), flag. ``KEYS`` is the one
+list of keys; template, documentation, parser and ``config show`` all come from it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ KEYS = (
     Key(name="cpu.cores", default=0, read=_count,
         about="At most so many cores; 0 means no further limit."),
     Key(name="cpu.rest_above", default="0%", read=read_share,
-        about="Rest while other programs use more than this share of the processor; 0% means never."),
+        about="Rest while other programs use more than this share of the processor; 0%: never."),
     Key(name="memory.share", default="75%", read=read_share,
         about="Share of the memory that tasks may be promised in all."),
     Key(name="disk.total", default="10 GB", read=read_size,
@@ -123,7 +123,7 @@ def load_config(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Scalar] | None = None,
 ) -> Config:
-    """Read the file (none is as good as an empty one) and what overrides it. Raises ConfigProblem."""
+    """Read the file (none equals an empty one) and what overrides it. Raises ConfigProblem."""
     environment = os.environ if environment is None else environment
     in_file = read_file(path)
     settings = {}

@@ -1,4 +1,4 @@
-"""Writing the configuration file: a commented template, and single values among a person's comments."""
+"""Writing the configuration file: a commented template, and single values between comments."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def set_value(path: Path, name: str, text: str) -> Any:
     section, _, last = name.partition(".")
     if section not in document:
         document[section] = tomlkit.table()
-    document[section][last] = written  # type: ignore[index]
+    document[section][last] = written
     _write(path, tomlkit.dumps(document))
     return value
 

@@ -164,7 +164,7 @@ class DiskFull(AxiomError):
 
     def __init__(self, folder: object) -> None:
         super().__init__(
-            f"no space left on the disk that holds {folder}; free some and start again, nothing is lost"
+            f"the disk that holds {folder} is full; free some and start again, nothing is lost"
         )
 
 

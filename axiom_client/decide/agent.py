@@ -27,7 +27,6 @@ from axiom_client.decide.model import (
 from axiom_client.decide.retry import retry_bundle, retry_task
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_client.decide.turn import Turn
-from axiom_protocol.manifest import Manifest, ManifestError
 from axiom_protocol.messages import HostFacts
 
 STOP_SECONDS = 20.0  # systemd allows 90 and a shutdown often less; checkpoints take under a second
@@ -116,33 +115,6 @@ def _bundle_fetched(turn: Turn, event: e.BundleFetched) -> None:
     turn.put_bundle(
         bundle, fetching=False, path=event.path, manifest=event.manifest, attempts=0, problem=""
     )
-    for task in _waiting_for(turn, event.sha256):
-        if why := _misfit(turn, task, event.manifest):
-            turn.tell(f"task {task.task_id} of {task.ref} given back: {why}", "warning")
-            turn.give_back(task, why)
-        else:
-            turn.advance(task, "bundle_ready")
-
-
-def _misfit(turn: Turn, task: TaskState, manifest: Manifest) -> str:
-    """Why a task can never run here; empty when it can."""
-    facts = turn.state.facts
-    try:
-        manifest.resolve(task.record.grant.parameters)
-    except ManifestError as error:
-        return str(error)
-    if facts is None:
-        return ""
-    needs = manifest.resources
-    if manifest.environment not in facts.environments:
-        return f"{manifest.environment} is not installed here"
-    if task.record.grant.device == "cpu" and needs.cpu_cores > facts.cpu_cores:
-        return f"it needs {needs.cpu_cores} cores and this host has {facts.cpu_cores}"
-    if needs.memory_bytes > facts.memory_bytes * turn.state.limits.memory_share:
-        return f"it needs {needs.memory_bytes} bytes of memory, more than is allowed here"
-    if needs.disk_bytes > turn.state.limits.disk_bytes:
-        return f"it needs {needs.disk_bytes} bytes of disk, more than is allowed here"
-    return ""
 
 
 def _bundle_refused(turn: Turn, event: e.BundleRefused) -> None:
@@ -160,6 +132,11 @@ def _bundle_failed(turn: Turn, event: e.BundleFailed) -> None:
         return
     attempts = bundle.attempts + 1
     decision = retry_bundle(event.now, attempts, event.jitter)
+    if decision is None:
+        del turn.state.bundles[event.sha256]
+        for task in _waiting_for(turn, event.sha256):
+            turn.give_back(task, f"{bundle.ref} could not be fetched: {event.problem}")
+        return
     turn.put_bundle(
         bundle, fetching=False, attempts=attempts, retry_at=decision.at, problem=event.problem
     )

@@ -154,8 +154,8 @@ def wanted(
 ) -> Capacity:
     """What the host would take now: slots beyond the tasks in hand, and work to keep them fed.
 
-    The buffer is low when a core has no task waiting behind it, or when less than REFILL_SHARE of its
-    seconds is left; then what fills it is asked for. Otherwise ``buffer_seconds`` is 0.
+    The buffer is low when a core has no task waiting behind it, or less than REFILL_SHARE of its
+    seconds is left. Then ``buffer_seconds`` says how long it should be; else it is 0: ask no more.
     """
     open_tasks = [t for t in tasks.values() if t.phase != "ended"]
     needs = {t.task_id: needs_of(t, bundles) for t in open_tasks}
@@ -203,8 +203,7 @@ def _ask_seconds(
     cores: int,
     seconds: list[float],
 ) -> float:
-    """Seconds of further work for each slot: what the buffer lacks, a task for each bare core."""
-    lacking = buffer_seconds - waiting_seconds
+    """How long the buffer of each core should be: as configured, but a task at least."""
     bare = (cores - waiting_cores) / cores
     typical = math.fsum(seconds) / len(seconds) if seconds else buffer_seconds
-    return max(lacking, bare * typical)
+    return max(buffer_seconds, waiting_seconds + bare * typical)

@@ -60,11 +60,15 @@ class MeasureLoad(_Command, frozen=True, kw_only=True):
 
 
 class FetchBundle(_Command, frozen=True, kw_only=True):
-    """Bring a published experiment here and verify it."""
+    """Bring a published experiment here and verify it.
+
+    accepted   it was verified here before: the copy on the disk will do while the network is away
+    """
 
     experiment: str
     version: str
     sha256: str
+    accepted: bool = False
 
 
 class Prewarm(_Command, frozen=True, kw_only=True):

@@ -164,10 +164,7 @@ def _accept_grants(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None:
         )
         state.next_order += 1
         turn.save(record)
-        task = turn.put(TaskState(record=record))
-        bundle = state.bundles.get(grant.sha256)
-        if bundle is not None and bundle.path:
-            turn.advance(task, "bundle_ready")
+        turn.put(TaskState(record=record))
     if answer.grants:
         state.exchange.dry = False
         turn.tell(f"{len(answer.grants)} tasks granted")

@@ -13,6 +13,7 @@ from axiom_client.decide import commands as c
 from axiom_client.decide.allocate import Allocation, allocate, needs_of
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.exchange import asked, compose, due_at, hungry
+from axiom_client.decide.fit import accept
 from axiom_client.decide.model import NEVER, AgentState, Bundle, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_client.decide.turn import Turn
@@ -92,13 +93,17 @@ def _fetch(turn: Turn) -> None:
         bundle = state.bundles.get(grant.sha256) or Bundle(
             experiment=grant.experiment, version=grant.version, sha256=grant.sha256
         )
-        if bundle.path:
-            turn.advance(task, "bundle_ready")
-        elif not bundle.fetching and bundle.retry_at <= state.now:
+        if bundle.path and bundle.manifest is not None:
+            accept(turn, task, bundle.manifest)
+            continue
+        if not bundle.fetching and bundle.retry_at <= state.now:
             turn.put_bundle(bundle, fetching=True)
             turn.do(
                 c.FetchBundle(
-                    experiment=grant.experiment, version=grant.version, sha256=grant.sha256
+                    experiment=grant.experiment,
+                    version=grant.version,
+                    sha256=grant.sha256,
+                    accepted=task.record.accepted,
                 )
             )
 

@@ -76,6 +76,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     grant: Grant
     order: int  # of arrival: first come, first run
     lease_until_wall: float
+    accepted: bool = False  # its bundle was verified here once, so that it may run offline
     attempts: int = 0
     elapsed_seconds: float = 0.0  # of earlier runs that were stopped by us
     cpu_seconds: float = 0.0

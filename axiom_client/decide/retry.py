@@ -10,6 +10,7 @@ SYNC_FIRST_SECONDS = 2.0  # a server that restarts is back within seconds
 SYNC_CAP_SECONDS = 300.0  # tasks take minutes: more patience would idle slots, less would be noise
 BUNDLE_FIRST_SECONDS = 5.0
 BUNDLE_CAP_SECONDS = 600.0
+BUNDLE_ATTEMPTS_MAX = 10  # about 40 minutes
 LOST_ATTEMPTS_MAX = 3  # a process that vanishes thrice will vanish again
 LOST_FIRST_SECONDS = 5.0
 
@@ -34,8 +35,10 @@ def retry_sync(
     return RetryDecision(at=max(decision.at, now + retry_after_seconds))
 
 
-def retry_bundle(now: float, failures: int, jitter: float) -> RetryDecision:
-    """After ``failures`` (>= 1) attempts to fetch a bundle."""
+def retry_bundle(now: float, failures: int, jitter: float) -> RetryDecision | None:
+    """After ``failures`` (>= 1) failed fetches of a bundle; None: another host may do better."""
+    if failures >= BUNDLE_ATTEMPTS_MAX:
+        return None
     return _backoff(now, failures, BUNDLE_FIRST_SECONDS, BUNDLE_CAP_SECONDS, jitter)
 
 

@@ -1,0 +1,45 @@
+"""Whether a granted task can ever run here, judged by its bundle's signed metadata."""
+
+from __future__ import annotations
+
+import msgspec
+
+from axiom_client.decide.model import AgentState, TaskState
+from axiom_client.decide.turn import Turn
+from axiom_protocol.manifest import Manifest, ManifestError
+
+
+def accept(turn: Turn, task: TaskState, manifest: Manifest) -> None:
+    """Queue a task whose bundle is verified, or give it back with the reason why it cannot run."""
+    if why := misfit(turn.state, task, manifest):
+        turn.tell(f"task {task.task_id} of {task.ref} is given back: {why}", "warning")
+        turn.give_back(task, why)
+        return
+    record = task.record
+    if not record.accepted:
+        record = msgspec.structs.replace(record, accepted=True)
+        turn.save(record)
+    turn.advance(task, "bundle_ready", record=record)
+
+
+def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
+    """Why a task can never run here; empty when it can."""
+    facts, limits, needs = state.facts, state.limits, manifest.resources
+    try:
+        manifest.resolve(task.record.grant.parameters)
+    except ManifestError as error:
+        return str(error)
+    if facts is None:
+        return ""
+    if manifest.environment not in facts.environments:
+        return f"{manifest.environment} is not installed here"
+    on_gpu = task.record.grant.device == "gpu"
+    if on_gpu and max(1, needs.gpus) > len(facts.gpus):
+        return f"it needs {max(1, needs.gpus)} GPUs and this host has {len(facts.gpus)}"
+    if not on_gpu and needs.cpu_cores > facts.cpu_cores:
+        return f"it needs {needs.cpu_cores} cores and this host has {facts.cpu_cores}"
+    if needs.memory_bytes > facts.memory_bytes * limits.memory_share:
+        return f"it needs {needs.memory_bytes:,} bytes of memory, more than is allowed here"
+    if needs.disk_bytes > limits.disk_bytes:
+        return f"it needs {needs.disk_bytes:,} bytes of disk, more than is allowed here"
+    return ""

@@ -1,0 +1,184 @@
+"""The project's HTTP interface, and what can go wrong with it, named."""
+
+from __future__ import annotations
+
+import gzip
+import ssl
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from axiom_client.errors import (
+    HostRefused,
+    NotAnAxiomServer,
+    ProjectProblem,
+    RequestRefused,
+    ServerNotThere,
+    VersionMismatch,
+)
+from axiom_protocol.messages import (
+    BODY_BYTES_MAX,
+    PROTOCOL_VERSION,
+    EnrolAnswer,
+    EnrolRequest,
+    Problem,
+    ProjectInfo,
+    SyncAnswer,
+    SyncRequest,
+)
+
+CONNECT_SECONDS = 15.0  # a slow satellite link answers within a few
+ANSWER_SECONDS = 60.0  # a loaded server may take its time; the request is safe to repeat
+GZIP_FROM_BYTES = 1_000  # below, the header costs what compression saves
+
+T = TypeVar("T", bound=Struct)
+
+
+class Overloaded(ProjectProblem):
+    """The server asks to come back later."""
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """How to get out; the slice of the configuration that this needs."""
+
+    proxy: str = ""
+    ca_bundle: str = ""
+
+
+def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
+    """The system's certificates, or a file of the volunteer's; nothing on loopback http."""
+    if not url.startswith("https"):
+        return False
+    if ca_bundle:
+        return ssl.create_default_context(cafile=ca_bundle)
+    import truststore
+
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Api:
+    """The three requests that an agent makes. Raises ProjectProblem's kinds, never httpx's."""
+
+    def __init__(self, url: str, network: Network, token: str = "") -> None:
+        self._url = url
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            verify=trust(url, network.ca_bundle),
+            proxy=network.proxy or None,
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            follow_redirects=False,
+        )
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        await self._client.aclose()
+
+    async def project(self) -> ProjectInfo:
+        """What the project is; also finds out whether an Axiom server answers at all."""
+        info = await self._call("GET", "/api/v1/project", None, ProjectInfo)
+        if not info.oldest_protocol_version <= PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"{info.name} no longer speaks this agent's protocol (version {PROTOCOL_VERSION}); "
+                "update axiom-client"
+            )
+        if info.protocol_version < PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"{info.name} runs an older server than this agent can use "
+                f"(protocol {info.protocol_version}, not {PROTOCOL_VERSION}); tell its staff"
+            )
+        return info
+
+    async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
+        """Join as a host."""
+        return await self._call("POST", "/api/v1/hosts", request, EnrolAnswer)
+
+    async def sync(self, request: SyncRequest) -> SyncAnswer:
+        """Say everything and hear everything, in one round trip."""
+        return await self._call("POST", "/api/v1/sync", request, SyncAnswer)
+
+    async def _call(self, method: str, path: str, body: Struct | None, kind: type[T]) -> T:
+        headers = {}
+        content = b""
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["Content-Type"] = "application/json"
+            if len(content) > GZIP_FROM_BYTES:
+                content = gzip.compress(content, compresslevel=5)
+                headers["Content-Encoding"] = "gzip"
+        self.sent_bytes += len(content)
+        status, answer, answer_headers = await self._exchange(method, path, content, headers)
+        self.received_bytes += len(answer)
+        if status >= 300:
+            raise self._refusal(status, answer, answer_headers)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.DecodeError:
+            raise self._stranger() from None
+
+    async def _exchange(
+        self, method: str, path: str, content: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes, httpx.Headers]:
+        try:
+            async with self._client.stream(
+                method, self._url + path, content=content or None, headers=headers
+            ) as response:
+                answer = bytearray()
+                async for piece in response.aiter_bytes():
+                    answer += piece
+                    if len(answer) > BODY_BYTES_MAX:
+                        raise self._stranger()
+                return response.status_code, bytes(answer), response.headers
+        except httpx.RemoteProtocolError:
+            raise ServerNotThere(
+                f"{self._url} broke off in the middle of an answer; try again later"
+            ) from None
+        except httpx.ProxyError as error:
+            raise ServerNotThere(f"the proxy refused: {error}; check network.proxy") from None
+        except httpx.TransportError as error:
+            raise ServerNotThere(self._why_not_there(error)) from None
+
+    def _why_not_there(self, error: httpx.TransportError) -> str:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return (
+                    f"the certificate of {self._url} cannot be verified ({cause.verify_message}); "
+                    "check this computer's clock, or name the certificate in network.ca_bundle"
+                )
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, httpx.TimeoutException):
+            return f"{self._url} did not answer in time; check the address and the network"
+        return f"nothing answers at {self._url}; check the address, or try again later"
+
+    def _stranger(self) -> NotAnAxiomServer:
+        return NotAnAxiomServer(
+            f"what answers at {self._url} is not an Axiom server; check the project's address"
+        )
+
+    def _refusal(self, status: int, answer: bytes, headers: httpx.Headers) -> ProjectProblem:
+        try:
+            problem: Any = msgspec.json.decode(answer, type=Problem)
+        except msgspec.DecodeError:
+            problem = None
+        said = " ".join(filter(None, (problem.title, problem.detail))) if problem else ""
+        said = " ".join(said.split()) or f"status {status}"
+        if status in (429, 502, 503, 504):
+            seconds = headers.get("retry-after", "")
+            return Overloaded(
+                f"{self._url} is busy ({said})", float(seconds) if seconds.isdigit() else 0.0
+            )
+        if problem is None and status < 500:
+            return self._stranger()
+        if status in (401, 403):
+            return HostRefused(f"{self._url} does not accept this host: {said}")
+        if status >= 500:
+            return ServerNotThere(f"{self._url} has a fault ({said}); try again later")
+        return RequestRefused(f"{self._url} refused: {said}")

@@ -1,0 +1,93 @@
+"""The short-lived process that fetches and verifies bundles, so that the agent itself stays small.
+
+python-tuf and its cryptography block, and would cost the agent some 15 MiB for good. Lines of JSON:
+first a Place on its standard input, then Wants; a Have on its standard output for each. It ends when
+its input does.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from axiom_protocol.manifest import Manifest
+
+if TYPE_CHECKING:  # the agent takes the messages below without python-tuf
+    from axiom_client.project.bundles import BundleStore
+
+#: Refusals that time may cure: the server is away, or offers nothing valid for now.
+PASSING = frozenset(
+    {"unreachable", "slow retrieval", "expired", "freeze", "mix-and-match", "malformed metadata"}
+)
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where bundles are kept and where they come from."""
+
+    folder: str
+    url: str
+    proxy: str = ""
+    ca_bundle: str = ""
+
+
+class Want(Struct, frozen=True, kw_only=True):
+    """One bundle wanted."""
+
+    experiment: str
+    version: str
+    sha256: str
+    accepted: bool = False
+
+
+class Have(Struct, frozen=True, kw_only=True):
+    """What became of it. ``path`` and ``manifest`` are set when it is fetched."""
+
+    sha256: str
+    outcome: Literal["fetched", "refused", "failed"]
+    path: str = ""
+    manifest: Manifest | None = None
+    problem: str = ""
+
+
+def main() -> None:
+    """Answer wants until the input ends."""
+    import httpx
+
+    from axiom_client.family import end_with_parent
+    from axiom_client.project.api import trust
+    from axiom_client.project.bundles import BundleStore
+
+    end_with_parent()
+    place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
+    with httpx.Client(
+        verify=trust(place.url, place.ca_bundle), proxy=place.proxy or None
+    ) as client:
+        store = BundleStore(Path(place.folder), place.url, client)
+        for line in sys.stdin.buffer:
+            have = _answer(store, msgspec.json.decode(line, type=Want))
+            sys.stdout.buffer.write(msgspec.json.encode(have) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _answer(store: BundleStore, want: Want) -> Have:
+    from axiom_client.project.refusal import BundleRefused
+
+    try:
+        path = store.fetch(want.experiment, want.version, want.sha256, accepted=want.accepted)
+        manifest = store.manifest(
+            want.experiment, want.version, want.sha256, accepted=want.accepted
+        )
+    except BundleRefused as refused:
+        outcome: Literal["refused", "failed"] = "failed" if refused.attack in PASSING else "refused"
+        return Have(sha256=want.sha256, outcome=outcome, problem=str(refused))
+    except OSError as error:
+        return Have(sha256=want.sha256, outcome="failed", problem=str(error))
+    return Have(sha256=want.sha256, outcome="fetched", path=str(path), manifest=manifest)
+
+
+if __name__ == "__main__":
+    main()

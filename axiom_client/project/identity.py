@@ -1,0 +1,45 @@
+"""Who this host is to its project. The file is its owner's alone; the token is never logged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What enrolment gave. ``token`` is a secret."""
+
+    url: str
+    project: str
+    host_id: int
+    token: str
+    user: str
+    account_key: str = ""
+    root_fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        """Without the secrets, so that no log or error message can hold them."""
+        return f"Identity(host {self.host_id} of {self.project} at {self.url})"
+
+
+def read_identity(path: Path) -> Identity | None:
+    """None when this host is not attached."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        return None
+
+
+def write_identity(path: Path, identity: Identity) -> None:
+    """Replace the file in one go, readable by its owner only from its first byte on."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(identity)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
