@@ -1,4 +1,4 @@
-"""Run one experiment in this process: compile its script, hand it a task, return what it returned."""
+"""Run one experiment in this process: compile its script, take its run(task)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ExperimentBroken(Exception):
 
 
 def load_run(source: str, name: str) -> Run:
-    """The script's ``run`` function. The script's own top level is executed here, so confine first."""
+    """The script's ``run`` function. Its top level is executed here: confine first."""
     module = types.ModuleType(name)
     module.__file__ = f"{name}.py"
     exec(compile(source, module.__file__, "exec"), module.__dict__)

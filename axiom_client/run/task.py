@@ -1,10 +1,13 @@
-"""What an experiment is handed: its seed, parameters, device, budget, and where it may keep state."""
+"""What an experiment is handed: its seed, parameters, device, budget, and where to keep state."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,18 @@ class CheckpointError(ValueError):
     """A checkpoint could not be written or read; the message says why."""
 
 
+class TaskStopped(BaseException):
+    """The agent asked the task to stop and its state is saved. Experiments let it pass."""
+
+
 class Task:
     """One computation, as the experiment sees it.
 
     seed             int >= 0, always explicit: the only source of randomness
     parameters       mapping of the declared parameters, each with a value inside its range
     device           "cpu" or a torch device such as "cuda:0"
-    budget_seconds   nominal seconds; it chooses how many whole configurations run and is the same for
-                     every host that runs this workunit (it is never compared with a clock)
+    budget_seconds   nominal seconds; it chooses how many whole configurations run and is the same
+                     for every host that runs this workunit (it is never compared with a clock)
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class Task:
         folder: Path,
         device: str = "cpu",
         on_progress: Callable[[float], None] | None = None,
+        stop_requested: Callable[[], bool] | None = None,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"a task needs an explicit seed, a whole number >= 0, not {seed!r}")
@@ -49,6 +57,8 @@ class Task:
         self.device = device
         self.folder = folder
         self._on_progress = on_progress
+        self._stop_requested = stop_requested or (lambda: False)
+        self._checkpoints = False
 
     def rng(self, stream: int) -> np.random.Generator:
         """An independent generator for each stream: PCG64 from SeedSequence([seed, stream])."""
@@ -58,12 +68,16 @@ class Task:
         """Tell the agent how much is done, 0 to 1."""
         if self._on_progress is not None:
             self._on_progress(min(1.0, max(0.0, float(fraction))))
+        if self._stop_requested() and not self._checkpoints:
+            raise TaskStopped("stopped; the task keeps no checkpoint")
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        """Save a state: numbers, texts, lists, tables, numpy arrays and torch tensors. Never pickle.
+        """Save a state: numbers, texts, lists, tables, arrays and torch tensors. Never pickle.
 
         Atomic: a crash leaves the previous checkpoint. Raises CheckpointError on anything else.
+        When the agent has asked the task to stop, this is where it ends, its state saved.
         """
+        self._checkpoints = True
         arrays: list[np.ndarray] = []
         tree = _encode(state, arrays)
         size = sum(array.nbytes for array in arrays)
@@ -79,19 +93,47 @@ class Task:
         partial = path.with_suffix(".partial")
         partial.write_bytes(buffer.getbuffer())
         os.replace(partial, path)
+        if self._stop_requested():
+            raise TaskStopped("stopped after a checkpoint")
 
     def restore(self) -> dict[str, Any] | None:
-        """The last checkpoint of this task, or None on a first run. Tensors come back as arrays."""
+        """The last checkpoint of this task, or None on a first run. Tensors come back as arrays.
+
+        One that is damaged, or unpacks to more than CHECKPOINT_BYTES_MAX, is put aside with a line
+        on standard error, and the task starts afresh: a resumed run equals an uninterrupted one.
+        """
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as archive:
-            tree = json.loads(archive["tree"].tobytes())
-            arrays = [archive[f"a{i}"] for i in range(len(archive.files) - 1)]
-        state = _decode(tree, arrays)
-        if not isinstance(state, dict):
-            raise CheckpointError("the checkpoint does not hold a table")
+        try:
+            state = _read(path)
+        except (CheckpointError, *_DAMAGE) as error:
+            print(f"the checkpoint cannot be used: {error}", file=sys.stderr)
+            path.unlink()
+            return None
+        self._checkpoints = True
         return state
+
+
+#: What numpy, zipfile and json raise on a file that is not what checkpoint() wrote.
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError, MemoryError,
+    zipfile.BadZipFile, zlib.error, NotImplementedError,
+)  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as packed:
+        size = sum(entry.file_size for entry in packed.infolist())
+    if size > 2 * CHECKPOINT_BYTES_MAX:  # arrays, their headers and the tree
+        raise CheckpointError(f"it unpacks to {size} bytes; at most {2 * CHECKPOINT_BYTES_MAX}")
+    with np.load(path, allow_pickle=False) as archive:
+        tree = json.loads(archive["tree"].tobytes())
+        arrays = [archive[f"a{i}"] for i in range(len(archive.files) - 1)]
+    state = _decode(tree, arrays)
+    if not isinstance(state, dict):
+        raise CheckpointError("it does not hold a table")
+    return state
 
 
 def _encode(value: Any, arrays: list[np.ndarray]) -> Any:

@@ -1,0 +1,61 @@
+"""The one descriptor between the agent and a task's process.
+
+The agent sends an ``Assignment`` as a line of JSON and then the script's text. The child sends
+lines, each a letter and JSON: ``p`` progress, ``r`` the result, ``e`` why there is none. What the
+child says is believed only about itself, and never beyond the sizes given here. Never pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from axiom_client.sandbox.policy import Policy
+
+CHANNEL_DESCRIPTOR = 3
+PROGRESS_INTERVAL_SECONDS = 0.2  # the child itself says no more often
+PROGRESS_BYTES_FREE = 100_000  # a child may say this much at once, and so much more a second:
+PROGRESS_BYTES_PER_SECOND = 1_000  # twenty times what the interval above makes; more is a flood
+ERROR_BYTES_MAX = 64 * 1024
+
+FailureKind = Literal["error", "memory", "disk", "stopped", "sandbox", "result"]
+
+
+class Assignment(Struct, frozen=True, kw_only=True):
+    """All that a child needs. ``source_bytes`` of UTF-8 follow the line."""
+
+    experiment: str
+    environment: str
+    parameters: dict[str, Any]
+    seed: int
+    budget_seconds: float
+    device: str
+    result_bytes: int
+    policy: Policy
+    landlock: bool = True  # False inside bubblewrap, whose namespaces hold the paths
+    source_bytes: int
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a child has no result, in its own words."""
+
+    kind: FailureKind
+    message: str
+
+
+def encode_assignment(assignment: Assignment, source: bytes) -> bytes:
+    """The bytes that the agent sends."""
+    return msgspec.json.encode(assignment) + b"\n" + source
+
+
+def encode_failure(kind: FailureKind, message: str) -> bytes:
+    """A line that says why there is no result; long messages keep their end."""
+    failure = Failure(kind=kind, message=message[-ERROR_BYTES_MAX // 8 :])
+    return b"e" + msgspec.json.encode(failure) + b"\n"
+
+
+def encode_progress(fraction: float) -> bytes:
+    """A line of progress."""
+    return b"p%.6f\n" % fraction

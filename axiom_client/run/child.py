@@ -1,0 +1,204 @@
+"""Inside the sandbox: read the assignment, confine, run the experiment, send its result, leave.
+
+The same for a child forked from a zygote and for a cold one; only when the libraries are imported
+differs, and never the numbers.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from axiom_client.run.channel import (
+    CHANNEL_DESCRIPTOR,
+    PROGRESS_INTERVAL_SECONDS,
+    Assignment,
+    FailureKind,
+    encode_failure,
+    encode_progress,
+)
+from axiom_client.run.experiment import load_run
+from axiom_client.run.task import Task, TaskStopped
+from axiom_client.sandbox import linux, process, seccomp
+from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.limits import MemoryGauge
+from axiom_client.sandbox.policy import Policy
+
+_RESERVE_BYTES = 1 << 20  # given back when memory runs out, so that the child can still say so
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+class _Stop:
+    """Set by the agent's polite signal; the task looks at it where it may checkpoint."""
+
+    requested = False
+
+
+def run_assigned(programs: dict[bool, list[seccomp.Instruction]], *, cold: bool) -> NoReturn:
+    """Do everything that remains of this process. The channel is descriptor 3 already."""
+    signal.signal(signal.SIGTERM, lambda *_: setattr(_Stop, "requested", True))
+    assignment, source = _receive()
+    failure: tuple[FailureKind, str] | None
+    try:
+        _confine(assignment, programs, cold=cold)
+    except (SandboxError, OSError, ImportError) as error:
+        _leave(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
+    reserve = bytearray(_RESERVE_BYTES)
+    encoded = b""
+    try:
+        encoded = _encode_result(_run(assignment, source), assignment.result_bytes)
+        failure = None
+    except BaseException as error:  # noqa: BLE001  an experiment may raise anything at all
+        del reserve
+        failure = _explain(error)
+    if failure is None:
+        _leave(b"r" + encoded + b"\n", status=0)
+    _leave(encode_failure(*failure), status=1)
+
+
+def _receive() -> tuple[Assignment, str]:
+    with open(CHANNEL_DESCRIPTOR, "rb", closefd=False) as channel:
+        line = channel.readline()
+        if not line:
+            os._exit(0)  # the agent changed its mind, or is gone
+        assignment = msgspec.json.decode(line, type=Assignment)
+        return assignment, channel.read(assignment.source_bytes).decode()
+
+
+def _confine(
+    assignment: Assignment, programs: dict[bool, list[seccomp.Instruction]], *, cold: bool
+) -> None:
+    policy = assignment.policy
+    os.chdir(policy.folder)
+    os.environ.update(HOME=policy.folder, TMPDIR=policy.folder, SQLITE_TMPDIR=policy.folder)
+    tempfile.tempdir = policy.folder
+    gauge = MemoryGauge()
+    if assignment.landlock:
+        linux.confine_paths(policy, gauge)
+    else:
+        process.close_others(gauge.fileno())
+    if cold:
+        from axiom_client.run import libraries
+
+        libraries.load(assignment.environment)
+    _seed_libraries(assignment.seed)
+    sys.stdout = _text_output(1)
+    sys.stderr = _text_output(2)
+    linux.confine_calls(policy, gauge, programs.get(policy.gpu))
+    gc.enable()
+
+
+def _text_output(descriptor: int) -> io.TextIOWrapper:
+    """Unbuffered below, so that a killed task's last line is kept."""
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def _seed_libraries(seed: int) -> None:
+    """Experiments draw from task.rng; what they draw elsewhere by mistake still follows the seed,
+    instead of being the same in every child of one zygote."""
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.default_generator.manual_seed(seed)
+
+
+def _run(assignment: Assignment, source: str) -> Any:
+    run = load_run(source, assignment.experiment)
+    task = Task(
+        seed=assignment.seed,
+        parameters=assignment.parameters,
+        budget_seconds=assignment.budget_seconds,
+        device=assignment.device,
+        folder=Path(assignment.policy.folder),
+        on_progress=_progress_sender(),
+        stop_requested=lambda: _Stop.requested,
+    )
+    return run(task)
+
+
+def _progress_sender() -> Callable[[float], None]:
+    last = 0.0
+
+    def send(fraction: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL_SECONDS:
+            last = now
+            os.write(CHANNEL_DESCRIPTOR, encode_progress(fraction))
+
+    return send
+
+
+class _ResultUnfit(Exception):
+    pass
+
+
+def _encode_result(value: Any, most: int) -> bytes:
+    try:
+        encoded = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:
+        reason = "it is circular" if "ircular" in str(error) else "a number is not finite"
+        raise _ResultUnfit(f"{reason}; report divergence as a flag") from None
+    except (TypeError, RecursionError) as error:
+        raise _ResultUnfit(f"{error}; return native numbers, lists and tables") from None
+    if len(encoded) > most:
+        raise _ResultUnfit(f"it is {len(encoded)} bytes; at most {most} are accepted")
+    return encoded
+
+
+def _explain(error: BaseException) -> tuple[FailureKind, str]:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, _ResultUnfit):
+        return "result", f"the result was refused: {error}"
+    if isinstance(error, TaskStopped):
+        return "stopped", str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
+        return "memory", text
+    if isinstance(error, OSError) and error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT
+        return "disk", text
+    lines = traceback.format_exception(error)
+    sys.stderr.write("".join(lines))
+    return "error", "".join(lines)
+
+
+def _leave(line: bytes, *, status: int) -> NoReturn:
+    """Say the last word and end at once: nothing of the experiment's runs at exit."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue  # the experiment closed or replaced it; only its own output is lost
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(CHANNEL_DESCRIPTOR, rest) :]
+    os._exit(status)
+
+
+def programs() -> dict[bool, list[seccomp.Instruction]]:
+    """The seccomp programs for tasks without and with a GPU, made once before any fork."""
+    return {gpu: seccomp.build(_shape(gpu)) for gpu in (False, True)}
+
+
+def _shape(gpu: bool) -> Policy:
+    from axiom_client.sandbox.policy import Limits
+
+    limits = Limits(memory_bytes=0, file_bytes=0, cpu_seconds=0)
+    return Policy(folder="", read_only=(), limits=limits, gpu=gpu, threads=gpu)

@@ -1,0 +1,127 @@
+"""How a task ended, from what was seen of it. Pure.
+
+What the agent itself did to the task comes first, then how its process ended, then what it said.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from msgspec import Struct
+
+from axiom_client.run.channel import Failure
+from axiom_client.run.spec import TaskLimits
+from axiom_protocol.manifest import Manifest
+from axiom_protocol.messages import Outcome
+from axiom_protocol.result import ResultRefused, decode_result, gate
+
+MESSAGE_CHARACTERS_MAX = 8_000  # what a report may carry
+
+
+class Ending(Struct, frozen=True):
+    """Why the agent ended a task: the outcome it then has, and the words."""
+
+    outcome: Outcome
+    message: str
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """All that is known of a task whose process is gone.
+
+    ending      what the agent ended it for, if it did
+    status      from wait4; None when the parent that would have waited is gone too
+    result      the line with its result; None when none came whole
+    failure     its own words on why there is no result
+    """
+
+    limits: TaskLimits
+    manifest: Manifest
+    ending: Ending | None
+    status: int | None
+    cpu_seconds: float
+    result: bytes | None
+    failure: Failure | None
+    output_tail: str
+
+
+class Verdict(Struct, frozen=True):
+    """The outcome, the gated result on success, and a message otherwise."""
+
+    outcome: Outcome
+    result: Any = None
+    message: str = ""
+
+
+def judge(seen: Seen) -> Verdict:
+    """One verdict for whatever was seen."""
+    finished = seen.status == 0 and seen.result is not None
+    stopped = seen.ending is not None and seen.ending.outcome == "cancelled"
+    if seen.ending is not None and not (stopped and finished):
+        return _with_tail(seen.ending.outcome, seen.ending.message, seen)
+    if finished:
+        return _gated(seen)
+    if seen.status is None:
+        return Verdict("lost", message="the task's parent process was killed, and the task with it")
+    return _failed(seen)
+
+
+def _gated(seen: Seen) -> Verdict:
+    assert seen.result is not None
+    try:
+        return Verdict("success", gate(seen.manifest, decode_result(seen.result)))
+    except ResultRefused as error:
+        return _with_tail("failed", f"the result was refused: {error}", seen)
+
+
+def _failed(seen: Seen) -> Verdict:
+    limits, status = seen.limits, seen.status
+    assert status is not None
+    number = status & 0x7F  # of the signal that ended it, 0 when it left by itself
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and _cpu_spent(seen)):
+        text = f"CPU time: {seen.cpu_seconds:.1f} s used, {limits.cpu_seconds:g} s allowed"
+        return _with_tail("timed_out", text, seen)
+    if seen.failure is not None and number == 0:
+        return _as_it_says(seen, seen.failure)
+    if number == signal.SIGKILL:
+        text = "killed from outside, most likely by the kernel because the host's memory ran out"
+        return _with_tail("lost", text, seen)
+    if number and "bad_alloc" in seen.output_tail:
+        return _over_memory(seen, "the allocator gave up")
+    if number:
+        name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
+        return _with_tail("failed", f"the task's process ended by {name}", seen)
+    text = f"the task's process left with code {status >> 8} and no result"
+    return _with_tail("failed", text, seen)
+
+
+def _cpu_spent(seen: Seen) -> bool:
+    return seen.cpu_seconds >= max(1.0, seen.limits.cpu_seconds)
+
+
+def _as_it_says(seen: Seen, failure: Failure) -> Verdict:
+    if failure.kind == "memory":
+        return _over_memory(seen, failure.message)
+    if failure.kind == "disk":
+        text = f"disk: {seen.limits.disk_bytes} bytes allowed; {failure.message}"
+        return _with_tail("over_disk", text, seen)
+    if failure.kind == "stopped":
+        return Verdict("cancelled", message=failure.message)
+    if failure.kind == "error":  # the traceback is in the output too
+        return Verdict("failed", message=_tail(failure.message))
+    return _with_tail("failed", failure.message, seen)
+
+
+def _over_memory(seen: Seen, words: str) -> Verdict:
+    text = f"memory: {seen.limits.memory_bytes} bytes allowed; {words}"
+    return _with_tail("over_memory", text, seen)
+
+
+def _with_tail(outcome: Outcome, message: str, seen: Seen) -> Verdict:
+    if seen.output_tail:
+        message = f"{message}\n{_tail(seen.output_tail, MESSAGE_CHARACTERS_MAX - len(message) - 1)}"
+    return Verdict(outcome, message=message[:MESSAGE_CHARACTERS_MAX])
+
+
+def _tail(text: str, most: int = MESSAGE_CHARACTERS_MAX) -> str:
+    return text[-most:] if most > 0 else ""

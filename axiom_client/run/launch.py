@@ -1,0 +1,47 @@
+"""How a zygote or a cold child is exec'd: the command and the whole of its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from axiom_client.sandbox.roots import import_paths
+
+#: What the volunteer's environment may decide for a task: how libraries are found and which of the
+#: processor's instructions they use. Everything else stays outside: it may hold secrets.
+_PASSED_ON = (
+    "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NVPL_BLAS_DEBUG_CPU_TYPE", "SYSTEMROOT",
+)  # fmt: skip
+
+_FIXED = {
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",  # sets of texts iterate alike in a forked and a cold child
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # compiling needs a compiler, which a sandbox has not
+}
+
+_START = (
+    "import sys, json; paths, arguments = json.loads(sys.argv[1]); "
+    "sys.path += [p for p in paths if p not in sys.path]; "
+)
+
+
+def environment(gpu_uuid: str = "") -> dict[str, str]:
+    """The environment of a process that will run experiments. An empty uuid hides every GPU."""
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**passed, **_FIXED, "CUDA_VISIBLE_DEVICES": gpu_uuid, "HIP_VISIBLE_DEVICES": gpu_uuid}
+
+
+def command(module: str, *arguments: str | int) -> list[str]:
+    """Call ``module.main(*arguments)`` in a clean interpreter: no user site, no current folder."""
+    parameters = json.dumps([import_paths(), arguments])
+    code = f"{_START}from {module} import main; main(*arguments)"
+    return [sys.executable, "-P", "-s", "-c", code, parameters]

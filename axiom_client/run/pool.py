@@ -1,0 +1,287 @@
+"""Start tasks, watch them, stop them. One asyncio loop, no threads; events go to ``emit``.
+
+Exactly one ``TaskFinished`` follows for every ``start``, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from axiom_client.run import disk
+from axiom_client.run.judge import Ending, Seen, judge
+from axiom_client.run.parents import ColdProcess, Parent, Zygote
+from axiom_client.run.prepare import CannotStart, prepare
+from axiom_client.run.running import Running
+from axiom_client.run.spec import (
+    Environment,
+    TaskEvent,
+    TaskFinished,
+    TaskProgressed,
+    TaskSpec,
+    TaskStarted,
+)
+from axiom_client.run.zygote import Ended, News, Started
+from axiom_client.sandbox import bubblewrap, mode
+from axiom_client.sandbox.policy import Policy
+from axiom_protocol.messages import Outcome
+
+DISK_LOOK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
+
+
+class Pool:
+    """The tasks of this host that have a process.
+
+    prefer      warm: fork from a zygote where the task allows it; cold: exec each one
+    background  run them only when nothing else wants the core; off for tests on a busy machine
+    """
+
+    def __init__(
+        self,
+        *,
+        emit: Callable[[TaskEvent], None],
+        prefer: Literal["warm", "cold"] = "warm",
+        background: bool = True,
+    ) -> None:
+        self._emit = emit
+        self._warm = prefer == "warm"
+        self._background = background
+        self._running: dict[int, Running] = {}
+        self._zygotes: dict[str, Zygote] = {}
+        self._leaving: set[Zygote] = set()
+        self._disk_timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._mode = mode.choose()
+
+    # ---- what the agent asks
+
+    def start(self, spec: TaskSpec) -> None:
+        """Run a task. Returns at once."""
+        if spec.task_id in self._running:
+            raise ValueError(f"task {spec.task_id} is running already")
+        try:
+            self._start(spec)
+        except (CannotStart, OSError) as error:
+            finished = TaskFinished(task_id=spec.task_id, outcome="failed", message=str(error))
+            asyncio.get_running_loop().call_soon(self._emit, finished)
+
+    def pause(self, task_id: int) -> None:
+        """Freeze a task; its clock stops."""
+        if (running := self._running.get(task_id)) is not None and not running.paused:
+            running.parent.signal(task_id, [signal.SIGSTOP])
+            running.pause()
+            self._set_timer(running)
+
+    def resume(self, task_id: int) -> None:
+        """Let a frozen task go on."""
+        if (running := self._running.get(task_id)) is not None and running.paused:
+            running.resume()
+            running.parent.signal(task_id, [signal.SIGCONT])
+            self._set_timer(running)
+
+    def stop(self, task_id: int, grace_seconds: float, outcome: Outcome = "cancelled") -> None:
+        """Ask a task to end, so that it may checkpoint, and kill it after ``grace_seconds``.
+
+        A task that finishes meanwhile is a success all the same.
+        """
+        if (running := self._running.get(task_id)) is None:
+            return
+        if running.ending is None:
+            running.ending = Ending(outcome, "stopped by the agent")
+        running.resume()
+        if grace_seconds <= 0:
+            self._kill(running)
+            return
+        running.parent.signal(task_id, [signal.SIGCONT, signal.SIGTERM])
+        self._set_timer(running, grace_seconds)
+
+    def prewarm(self, environment: Environment) -> None:
+        """Start the zygote of an environment ahead of its first task."""
+        if self._warm and self._mode.mode == "kernel":
+            self._zygote(environment)
+
+    def release_idle(self) -> None:
+        """Let go of every zygote that has no task; its memory is the volunteer's again."""
+        for zygote in list(self._zygotes.values()):
+            if not zygote.tasks:
+                self._let_go(zygote)
+
+    async def close(self, grace_seconds: float) -> None:
+        """Stop every task and zygote. Nothing of the pool's lives when this returns."""
+        for task_id in list(self._running):
+            self.stop(task_id, grace_seconds)
+        while self._running:
+            await self._next_change()
+        for zygote in list(self._zygotes.values()):
+            self._let_go(zygote)
+            zygote.kill()
+        while self._leaving:
+            await self._next_change()
+
+    # ---- starting
+
+    def _start(self, spec: TaskSpec) -> None:
+        if self._mode.mode == "none":
+            raise CannotStart(f"no work is run unconfined: {self._mode.reason}")
+        task_id = spec.task_id
+        prepared = prepare(spec, background=self._background, landlock=self._mode.mode == "kernel")
+        self._running[task_id] = Running(
+            spec,
+            prepared.manifest,
+            self._parent(spec, prepared.policy),
+            prepared.assignment,
+            progressed=lambda fraction: self._emit(
+                TaskProgressed(task_id=task_id, fraction=fraction)
+            ),
+            end=lambda ending: self._end(task_id, ending),
+            changed=lambda: self._look(task_id),
+        )
+        self._schedule_disk_look()
+
+    def _parent(self, spec: TaskSpec, policy: Policy) -> Parent:
+        if self._mode.mode == "bubblewrap":
+            return ColdProcess(
+                self._heard, spec.gpu_uuid, wrap=partial(bubblewrap.wrap, self._mode.helper, policy)
+            )
+        if self._warm and not policy.gpu:
+            return self._zygote(spec.environment)
+        return ColdProcess(self._heard, spec.gpu_uuid)
+
+    def _zygote(self, environment: Environment) -> Zygote:
+        if environment not in self._zygotes:
+            self._zygotes[environment] = Zygote(environment, self._heard, self._zygote_gone)
+        return self._zygotes[environment]
+
+    # ---- watching
+
+    def _heard(self, news: News) -> None:
+        if not isinstance(news, (Started, Ended)):
+            return
+        if (running := self._running.get(news.task_id)) is None:
+            return
+        if isinstance(news, Started):
+            running.began(news.pid, news.at)
+            self._emit(TaskStarted(task_id=news.task_id, pid=news.pid))
+            self._set_timer(running)
+        else:
+            running.ended = news
+            self._look(news.task_id)
+
+    def _zygote_gone(self, zygote: Zygote) -> None:
+        self._leaving.discard(zygote)
+        if self._zygotes.get(zygote.environment) is zygote:
+            del self._zygotes[zygote.environment]
+        for task_id in sorted(zygote.tasks):
+            running = self._running[task_id]
+            running.orphaned = True
+            if zygote.broken and running.ending is None:
+                text = f"the environment {zygote.environment} cannot be loaded:\n{zygote.broken}"
+                running.ending = Ending("failed", text)
+            self._look(task_id)
+        self._changed.set()
+
+    def _look(self, task_id: int) -> None:
+        """Finish the task when nothing more can come of it."""
+        running = self._running.get(task_id)
+        if running is None or not running.complete():
+            return
+        del self._running[task_id]
+        self._check_disk(running)
+        running.close()
+        self._emit(_finished(running))
+        self._changed.set()
+
+    # ---- ending
+
+    def _end(self, task_id: int, ending: Ending) -> None:
+        running = self._running.get(task_id)
+        if running is not None and (
+            running.ending is None or running.ending.outcome == "cancelled"
+        ):
+            running.ending = ending
+            self._kill(running)
+
+    def _kill(self, running: Running) -> None:
+        running.parent.signal(running.spec.task_id, [signal.SIGKILL])
+
+    def _set_timer(self, running: Running, grace_seconds: float | None = None) -> None:
+        """Wake when the wall time, or the grace of a stop, is over."""
+        if grace_seconds is None and running.ending is not None:
+            return  # it is being stopped; the grace stands
+        if running.timer is not None:
+            running.timer.cancel()
+            running.timer = None
+        loop = asyncio.get_running_loop()
+        if grace_seconds is not None:
+            running.timer = loop.call_later(grace_seconds, self._kill, running)
+        elif not running.paused and running.pid is not None:
+            left = running.spec.limits.wall_seconds - running.elapsed_seconds()
+            running.timer = loop.call_later(max(0.0, left), self._overdue, running)
+
+    def _overdue(self, running: Running) -> None:
+        allowed = running.spec.limits.wall_seconds
+        if running.elapsed_seconds() < allowed:
+            self._set_timer(running)
+            return
+        text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
+        self._end(running.spec.task_id, Ending("timed_out", text))
+
+    def _schedule_disk_look(self) -> None:
+        if self._disk_timer is None and self._running:
+            loop = asyncio.get_running_loop()
+            self._disk_timer = loop.call_later(DISK_LOOK_SECONDS, self._look_at_disks)
+
+    def _look_at_disks(self) -> None:
+        self._disk_timer = None
+        for running in list(self._running.values()):
+            if not running.paused and self._check_disk(running):
+                self._kill(running)
+        self._schedule_disk_look()
+
+    def _check_disk(self, running: Running) -> bool:
+        allowed = running.spec.limits.disk_bytes
+        bytes_, files = disk.used(running.spec.folder, running.pid)
+        over = bytes_ > allowed + disk.SLACK_BYTES or files > disk.FILES_MAX
+        if over and (running.ending is None or running.ending.outcome == "cancelled"):
+            text = f"disk: {bytes_} bytes in {files} files; {allowed} bytes are allowed"
+            running.ending = Ending("over_disk", f"{text}, and {disk.FILES_MAX} files")
+        return over
+
+    def _let_go(self, zygote: Zygote) -> None:
+        self._zygotes.pop(zygote.environment, None)
+        self._leaving.add(zygote)
+        zygote.close()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+def _finished(running: Running) -> TaskFinished:
+    ended = running.ended
+    user, system = (ended.user_seconds, ended.system_seconds) if ended else (0.0, 0.0)
+    verdict = judge(
+        Seen(
+            limits=running.spec.limits,
+            manifest=running.manifest,
+            ending=running.ending,
+            status=ended.status if ended else None,
+            cpu_seconds=user + system,
+            result=running.result,
+            failure=running.failure,
+            output_tail=running.output_tail(),
+        )
+    )
+    return TaskFinished(
+        task_id=running.spec.task_id,
+        outcome=verdict.outcome,
+        result=verdict.result,
+        message=verdict.message,
+        elapsed_seconds=running.elapsed_seconds(),
+        cpu_user_seconds=user,
+        cpu_system_seconds=system,
+        peak_memory_bytes=ended.peak_memory_bytes if ended else 0,
+    )

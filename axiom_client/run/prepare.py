@@ -1,0 +1,88 @@
+"""From a task's spec to what its process is handed: verified script, manifest, policy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from msgspec import Struct
+
+from axiom_client.run.channel import Assignment, encode_assignment
+from axiom_client.run.spec import TaskSpec
+from axiom_client.sandbox.policy import DEVICES, GPU_DEVICES, Limits, Policy
+from axiom_client.sandbox.roots import read_only_roots
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
+
+
+class CannotStart(Exception):
+    """The task cannot be started here; the message says why."""
+
+
+class Prepared(Struct, frozen=True):
+    """All that a task's process needs, and what its result is gated with."""
+
+    manifest: Manifest
+    policy: Policy
+    assignment: bytes
+
+
+def prepare(spec: TaskSpec, *, background: bool, landlock: bool) -> Prepared:
+    """Read and verify the script, derive the policy. Raises CannotStart."""
+    source, manifest = _read_bundle(spec.source_path, spec.sha256)
+    if not os.path.isdir(spec.folder):
+        raise CannotStart(f"the task's folder {spec.folder} does not exist")
+    policy = task_policy(spec, background=background)
+    assignment = Assignment(
+        experiment=spec.experiment,
+        environment=spec.environment,
+        parameters=spec.parameters,
+        seed=spec.seed,
+        budget_seconds=spec.budget_seconds,
+        device=spec.device,
+        result_bytes=spec.limits.result_bytes,
+        policy=policy,
+        landlock=landlock,
+        source_bytes=len(source),
+    )
+    return Prepared(manifest, policy, encode_assignment(assignment, source))
+
+
+def task_policy(spec: TaskSpec, *, background: bool) -> Policy:
+    """What this task may do."""
+    limits, gpu = spec.limits, spec.device != "cpu"
+    return Policy(
+        folder=os.path.realpath(spec.folder),
+        read_only=read_only_roots(),
+        devices=DEVICES + (GPU_DEVICES if gpu else ()),
+        limits=Limits(
+            memory_bytes=limits.memory_bytes,
+            file_bytes=limits.disk_bytes,
+            cpu_seconds=limits.cpu_seconds,
+            open_files=1024 if gpu else 64,
+        ),
+        threads=gpu,
+        gpu=gpu,
+        background=background,
+    )
+
+
+@lru_cache(maxsize=64)  # a host runs many tasks of few scripts; the digest makes it safe
+def _parse(sha256: str, source: bytes) -> Manifest:
+    try:
+        return read_manifest(source.decode())
+    except (ManifestError, UnicodeDecodeError) as error:
+        raise CannotStart(f"the script's metadata is wrong: {error}") from None
+
+
+def _read_bundle(path: str, sha256: str) -> tuple[bytes, Manifest]:
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise CannotStart(f"the script cannot be read: {error}") from None
+    if hashlib.sha256(source).hexdigest() != sha256:
+        raise CannotStart(f"the script {path} is not the one that was verified; fetch it again")
+    if len(source) > SCRIPT_BYTES_MAX:
+        raise CannotStart(f"the script is {len(source)} bytes; at most {SCRIPT_BYTES_MAX}")
+    return source, _parse(sha256, source)

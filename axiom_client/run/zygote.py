@@ -1,0 +1,202 @@
+"""The warm parent: one process per environment that forks a child for each task.
+
+Separately exec'd with a clean environment; it holds no secret and no file of the agent but this
+socket. One message in, one out: ``start`` brings the two descriptors of a task (its channel and its
+output); ``signal`` names a task and a signal; ``ended`` carries what wait4 said. It never sees a
+task's script. It has one thread, asserted before every fork; a second would hang the child. It
+dies with the agent, and its children with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+import msgspec
+from msgspec import Struct
+
+from axiom_client.run import child, libraries
+from axiom_client.run.channel import CHANNEL_DESCRIPTOR
+from axiom_client.sandbox import linux, process
+
+MESSAGE_BYTES_MAX = 8192
+_DESCRIPTORS = 2  # a task's channel and its output
+
+
+class Order(Struct, frozen=True, tag_field="order"):
+    """What the agent tells a zygote."""
+
+    task_id: int
+
+
+class Start(Order, frozen=True, tag="start"):
+    """Run this task; its channel and output come along as descriptors."""
+
+
+class Signal(Order, frozen=True, tag="signal"):
+    """Send these signals to this task, in this order; nothing where it has ended."""
+
+    numbers: list[int]
+
+
+class Ready(Struct, frozen=True, tag="ready", tag_field="news"):
+    """Imported and warm."""
+
+
+class Broken(Struct, frozen=True, tag="broken", tag_field="news"):
+    """The environment cannot be imported here."""
+
+    message: str
+
+
+class Started(Struct, frozen=True, tag="started", tag_field="news"):
+    """The task has a process. ``at``: seconds of CLOCK_MONOTONIC, which all processes share."""
+
+    task_id: int
+    pid: int
+    at: float
+
+
+class Ended(Struct, frozen=True, tag="ended", tag_field="news"):
+    """The task's process is reaped: its wait status and its usage."""
+
+    task_id: int
+    status: int
+    at: float
+    user_seconds: float
+    system_seconds: float
+    peak_memory_bytes: int
+
+
+News = Ready | Broken | Started | Ended
+
+
+class _Children:
+    """The forked children: at most one spare without a task, and one for each task."""
+
+    def __init__(self, agent: socket.socket) -> None:
+        self._agent = agent
+        self._own_pid = os.getpid()
+        self._programs = child.programs()
+        self._poller = select.epoll()
+        self._poller.register(agent.fileno(), select.EPOLLIN)
+        self._pids: dict[int, int] = {}  # task -> pid
+        self._tasks: dict[int, int] = {}  # pidfd -> task
+        self._spare: tuple[int, socket.socket] | None = None
+
+    def serve(self) -> None:
+        """Until the agent is gone: orders and deaths as they come; a spare when there is time."""
+        while True:
+            ready = self._poller.poll(0)
+            if not ready and self._spare is None:
+                self._spare = self._fork()
+            for descriptor, _ in ready or self._poller.poll():
+                if descriptor != self._agent.fileno():
+                    self._reap(descriptor)
+                elif not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._agent, MESSAGE_BYTES_MAX, _DESCRIPTORS)
+        if not data:
+            return False
+        order = msgspec.json.decode(data, type=Start | Signal)
+        if isinstance(order, Start):
+            self._start(order.task_id, descriptors)
+        elif (pid := self._pids.get(order.task_id)) is not None:
+            for number in order.numbers:  # not reaped yet, so the pid is still this child's
+                os.kill(pid, number)
+        return True
+
+    def _start(self, task_id: int, descriptors: list[int]) -> None:
+        pid, control = self._spare or self._fork()
+        self._spare = None
+        at = time.monotonic()
+        try:
+            socket.send_fds(control, [b"!"], descriptors)
+        except BrokenPipeError:
+            pass  # the spare has died; its end is reported like any other
+        finally:
+            control.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
+        watch = os.pidfd_open(pid)
+        self._pids[task_id] = pid
+        self._tasks[watch] = task_id
+        self._poller.register(watch, select.EPOLLIN)
+        self._tell(Started(task_id, pid, at))
+
+    def _reap(self, watch: int) -> None:
+        task_id = self._tasks.pop(watch)
+        pid = self._pids.pop(task_id)
+        _, status, usage = os.wait4(pid, 0)
+        at = time.monotonic()
+        self._poller.unregister(watch)
+        os.close(watch)
+        peak = usage.ru_maxrss * 1024  # Linux gives KiB
+        self._tell(Ended(task_id, status, at, usage.ru_utime, usage.ru_stime, peak))
+
+    def _fork(self) -> tuple[int, socket.socket]:
+        assert len(os.listdir("/proc/self/task")) == 1, "a zygote must have one thread to fork"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            return pid, ours
+        try:
+            self._be_child(ours, theirs)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(3)
+
+    def _be_child(self, ours: socket.socket, theirs: socket.socket) -> None:
+        ours.close()
+        self._poller.close()
+        linux.detach(self._own_pid)
+        self._agent.close()
+        data, descriptors, _, _ = socket.recv_fds(theirs, 1, _DESCRIPTORS)
+        if not data or len(descriptors) != _DESCRIPTORS:
+            os._exit(0)  # never needed
+        os.close(theirs.detach())
+        channel, output = descriptors
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(channel, CHANNEL_DESCRIPTOR)
+        child.run_assigned(self._programs, cold=False)
+
+    def _tell(self, news: News) -> None:
+        self._agent.send(msgspec.json.encode(news))
+
+
+def main(environment: str, parent: int, descriptor: int) -> None:
+    """Warm up, say so, and serve the agent at the other end of ``descriptor``."""
+    process.die_with(parent)
+    os.setsid()
+    process.adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    agent = socket.socket(fileno=descriptor)
+    agent.set_inheritable(False)
+    try:
+        libraries.warm(environment)
+    except Exception:
+        agent.send(msgspec.json.encode(Broken(traceback.format_exc()[-MESSAGE_BYTES_MAX // 4 :])))
+        raise
+    gc.collect()
+    gc.disable()  # children enable it; what is frozen here is never walked, and so never copied
+    gc.freeze()
+    agent.send(msgspec.json.encode(Ready()))
+    try:
+        _Children(agent).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the agent went away in mid-sentence
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

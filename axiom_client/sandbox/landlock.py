@@ -1,0 +1,89 @@
+"""Landlock: which paths the process may reach, and no TCP, abstract socket or signal outward.
+
+``abi_version`` is the one place that asks whether the kernel has it. Source: linux/landlock.h and
+Documentation/userspace-api/landlock.rst; ABI 1 is Linux 5.13, 4 (TCP) 6.7, 6 (signals) 6.12.
+What an older ABI lacks is also refused by seccomp, so each ABI from 1 on is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+from axiom_client.sandbox.libc import call, raw
+from axiom_client.sandbox.policy import Policy
+
+_CREATE_VERSION = 1
+_RULE_PATH_BENEATH = 1
+
+# LANDLOCK_ACCESS_FS_*
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
+_REFER, _TRUNCATE = 1 << 13, 1 << 14
+_HANDLED_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+
+_NET_TCP = 0b11  # bind, connect
+_SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 0b11
+
+_READ = _READ_FILE | _READ_DIR
+_OWN = _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE  # all that a file may be given
+
+
+def abi_version() -> int:
+    """The kernel's Landlock ABI, 0 when it has none or it is switched off."""
+    return max(0, raw("landlock_create_ruleset", None, 0, _CREATE_VERSION))
+
+
+def handled(abi: int) -> bytes:
+    """struct landlock_ruleset_attr: everything that this ABI can hold back."""
+    filesystem = _HANDLED_BY_ABI[max(v for v in _HANDLED_BY_ABI if v <= abi)]
+    net = _NET_TCP if abi >= 4 else 0
+    scoped = _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if abi >= 6 else 0
+    return struct.pack("=QQQ", filesystem, net, scoped)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
+
+
+def rules(policy: Policy) -> list[tuple[str, int]]:
+    """(path, rights) for each path that the policy names."""
+    return [
+        *((path, _READ) for path in policy.read_only),
+        *((path, _READ_FILE | _WRITE_FILE) for path in policy.devices),
+        (policy.folder, _OWN),
+    ]
+
+
+def prepare(abi: int, paths: list[tuple[str, int]]) -> int:
+    """A ruleset's descriptor with these rules; paths that do not exist grant nothing."""
+    attributes = handled(abi)
+    possible = struct.unpack_from("=Q", attributes)[0]
+    ruleset = call(
+        "landlock_create_ruleset", attributes, len(attributes), 0, doing="make a Landlock ruleset"
+    )
+    for path, rights in paths:
+        add_path(ruleset, path, rights & possible)
+    return ruleset
+
+
+def add_path(ruleset: int, path: str, rights: int) -> None:
+    """Grant ``rights`` on a path and all beneath it."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            rights &= _FILE_RIGHTS
+        attribute = struct.pack("=Qi", rights, descriptor)
+        call(
+            "landlock_add_rule", ruleset, _RULE_PATH_BENEATH, attribute, 0,
+            doing=f"grant {path} by Landlock",
+        )  # fmt: skip
+    finally:
+        os.close(descriptor)
+
+
+def restrict(ruleset: int) -> None:
+    """Put the calling process under the ruleset, for good, and close it."""
+    call("landlock_restrict_self", ruleset, 0, doing="restrict the process by Landlock")
+    os.close(ruleset)

@@ -1,0 +1,51 @@
+"""The C library's ``syscall`` and ``prctl``, and the one error of the sandbox."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+
+
+class SandboxError(Exception):
+    """The kernel would not confine this process; the message says what failed. No work is run."""
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+
+
+#: The few calls that have no function in the C library (or not in every one), by processor.
+_NUMBERS: dict[str, dict[str, int]] = {
+    "x86_64": {"capset": 126, "ioprio_set": 251, "seccomp": 317},
+    "aarch64": {"capset": 91, "ioprio_set": 30, "seccomp": 277},
+}
+_SAME_EVERYWHERE = {
+    "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
+}  # fmt: skip
+
+
+def raw(name: str, *arguments: int | bytes | None) -> int:
+    """One system call; its result, or -errno. Whole numbers are passed as 64 bits."""
+    number = _SAME_EVERYWHERE.get(name) or _NUMBERS.get(platform.machine(), {}).get(name)
+    if number is None:
+        return -errno.ENOSYS
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = _LIBC.syscall(ctypes.c_long(number), *converted)
+    return result if result >= 0 else -ctypes.get_errno()
+
+
+def call(name: str, *arguments: int | bytes | None, doing: str) -> int:
+    """One system call that must succeed. Raises SandboxError naming what was being done."""
+    result = raw(name, *arguments)
+    if result < 0:
+        raise SandboxError(f"cannot {doing}: {os.strerror(-result)}")
+    return result
+
+
+def prctl(option: int, first: int = 0, second: int = 0, *, doing: str) -> None:
+    """prctl(2) that must succeed. Raises SandboxError."""
+    arguments = (ctypes.c_ulong(value) for value in (first, second, 0, 0))
+    if _LIBC.prctl(ctypes.c_int(option), *arguments) != 0:
+        raise SandboxError(f"cannot {doing}: {os.strerror(ctypes.get_errno())}")

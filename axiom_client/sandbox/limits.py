@@ -1,0 +1,62 @@
+"""Resource limits of a policy, as setrlimit takes them."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+
+from axiom_client.sandbox.policy import Policy
+
+#: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
+CPU_GRACE_SECONDS = 2
+_PAGE_BYTES = resource.getpagesize()
+
+
+class MemoryGauge:
+    """How much memory this process has. Opened before Landlock shuts /proc, read when it counts."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """The open descriptor, to be kept when others are closed."""
+        return self._descriptor
+
+    def read_and_close(self) -> tuple[int, int]:
+        """(address space, private writable memory) in bytes."""
+        fields = os.read(self._descriptor, 200).split()
+        os.close(self._descriptor)
+        return int(fields[0]) * _PAGE_BYTES, int(fields[5]) * _PAGE_BYTES
+
+
+def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
+    """(resource, (soft, hard)) for setrlimit; memory counts from what is ``held`` already.
+
+    RLIMIT_AS bounds every mapping, shared ones too; RLIMIT_DATA the private ones. A GPU driver
+    reserves address space far beyond what it uses, so there only RLIMIT_DATA holds.
+    """
+    figures = policy.limits
+    cpu = max(1, math.ceil(figures.cpu_seconds))
+    address_space, data = (figures.memory_bytes + bytes_ for bytes_ in held)
+    limits = [
+        (resource.RLIMIT_CPU, (cpu, cpu + CPU_GRACE_SECONDS)),
+        (resource.RLIMIT_FSIZE, (figures.file_bytes, figures.file_bytes)),
+        (resource.RLIMIT_NOFILE, (figures.open_files, figures.open_files)),
+        (resource.RLIMIT_CORE, (0, 0)),
+        (resource.RLIMIT_MEMLOCK, (0, 0)),
+        (resource.RLIMIT_MSGQUEUE, (0, 0)),
+        (resource.RLIMIT_DATA, (data, data)),
+    ]
+    if not policy.gpu:
+        limits.append((resource.RLIMIT_AS, (address_space, address_space)))
+    return limits
+
+
+def apply(limits: list[tuple[int, tuple[int, int]]]) -> None:
+    """Set every limit, never above a hard limit that already holds."""
+    for which, (soft, hard) in limits:
+        ceiling = resource.getrlimit(which)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(which, (soft, hard))

@@ -1,0 +1,46 @@
+"""Confine the calling process on Linux, with no root and no helper program.
+
+In three steps. ``detach`` needs nothing of the task, so a spare child does it ahead of time;
+``confine_paths`` binds the process to its task's folder; ``confine_calls`` comes last, when every
+library that the experiment may use is loaded, so that memory counts from the same point in a
+forked child and in a cold one. Each raises SandboxError, and then nothing of the task may run.
+"""
+
+from __future__ import annotations
+
+import os
+
+from axiom_client.sandbox import landlock, limits, process, seccomp
+from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.policy import Policy
+
+
+def detach(parent: int) -> None:
+    """Die with the parent; own session, default signals, no capabilities, first for the OOM."""
+    process.die_with(parent)
+    process.reset_signals()
+    os.setsid()
+    process.volunteer_for_oom()
+    process.drop_capabilities()
+
+
+def confine_paths(policy: Policy, gauge: limits.MemoryGauge) -> None:
+    """Landlock: from here on only the policy's paths can be opened. Closes every other file."""
+    process.close_others(gauge.fileno())
+    if policy.background:
+        process.step_back()
+    abi = landlock.abi_version()
+    if abi < 1:
+        raise SandboxError("the kernel has no Landlock")
+    landlock.restrict(landlock.prepare(abi, landlock.rules(policy)))
+
+
+def confine_calls(
+    policy: Policy, gauge: limits.MemoryGauge, program: list[seccomp.Instruction] | None = None
+) -> None:
+    """Limits, then seccomp: the last thing that is done before the experiment is loaded.
+
+    ``program``, when given, is ``seccomp.build(policy)`` made beforehand.
+    """
+    limits.apply(limits.resource_limits(policy, gauge.read_and_close()))
+    seccomp.load(seccomp.pack(program or seccomp.build(policy), os.getpid()))

@@ -1,0 +1,56 @@
+"""Which sandbox this host can give: the kernel's own, bubblewrap, or none, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from typing import Literal
+
+from msgspec import Struct
+
+from axiom_client.sandbox import landlock
+from axiom_client.sandbox.syscalls import ARCHITECTURES
+
+_TRIAL_SECONDS = 10.0  # bubblewrap starts in milliseconds; a container may make it hang
+
+
+class Mode(Struct, frozen=True, kw_only=True):
+    """The sandbox of this host. ``helper`` is bubblewrap's path where that is the mode."""
+
+    mode: Literal["kernel", "bubblewrap", "none"]
+    reason: str = ""
+    helper: str = ""
+
+
+def choose() -> Mode:
+    """The best sandbox there is. Fails closed."""
+    if platform.system() != "Linux":
+        return Mode(mode="none", reason=f"{platform.system()} has no tested sandbox yet")
+    if platform.machine() not in ARCHITECTURES:
+        return Mode(mode="none", reason=f"no system call table for {platform.machine()}")
+    if not hasattr(os, "pidfd_open"):
+        return Mode(mode="none", reason="this Python has no pidfd_open; Linux 5.3 is needed")
+    if landlock.abi_version() >= 1:
+        return Mode(mode="kernel")
+    lacking = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
+    helper = shutil.which("bwrap")
+    if helper is None:
+        return Mode(mode="none", reason=f"{lacking}, and bubblewrap is not installed")
+    if trouble := _try_bubblewrap(helper):
+        return Mode(mode="none", reason=f"{lacking}, and bubblewrap does not work here: {trouble}")
+    return Mode(mode="bubblewrap", reason=lacking, helper=helper)
+
+
+def _try_bubblewrap(helper: str) -> str:
+    command = [helper, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_TRIAL_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    return done.stderr.decode(errors="replace").strip()[-300:] or f"exit code {done.returncode}"
