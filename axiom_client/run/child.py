@@ -46,12 +46,19 @@ class _Stop:
     requested = False
 
 
-def run_assigned(programs: dict[bool, list[seccomp.Instruction]], *, cold: bool) -> NoReturn:
-    """Do everything that remains of this process. The channel is descriptor 3 already."""
+def run_assigned(
+    programs: dict[bool, list[seccomp.Instruction]], *, cold: bool, trouble: str = ""
+) -> NoReturn:
+    """Do everything that remains of this process. The channel is descriptor 3 already.
+
+    ``trouble`` is what went wrong before there was a channel to say it on; then nothing is run.
+    """
     signal.signal(signal.SIGTERM, lambda *_: setattr(_Stop, "requested", True))
     assignment, source = _receive()
     failure: tuple[FailureKind, str] | None
     try:
+        if trouble:
+            raise SandboxError(trouble)
         _confine(assignment, programs, cold=cold)
     except (SandboxError, OSError, ImportError) as error:
         _leave(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)

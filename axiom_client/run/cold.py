@@ -8,11 +8,16 @@ import os
 from axiom_client.run import child
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
 from axiom_client.sandbox import linux
+from axiom_client.sandbox.libc import SandboxError
 
 
 def main(parent: int, channel: int) -> None:
     """Run the one task whose channel this is. ``parent`` is 0 in a process namespace of its own."""
-    linux.detach(parent)
+    trouble = ""
+    try:
+        linux.detach(parent)
+    except (SandboxError, OSError) as error:
+        trouble = str(error)
     if channel != CHANNEL_DESCRIPTOR:
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-    child.run_assigned({}, cold=True)
+    child.run_assigned({}, cold=True, trouble=trouble)

@@ -133,9 +133,7 @@ class Pool:
             prepared.manifest,
             self._parent(spec, prepared.policy),
             prepared.assignment,
-            progressed=lambda fraction: self._emit(
-                TaskProgressed(task_id=task_id, fraction=fraction)
-            ),
+            progressed=partial(self._progressed, task_id),
             end=lambda ending: self._end(task_id, ending),
             changed=lambda: self._look(task_id),
         )
@@ -156,6 +154,9 @@ class Pool:
         return self._zygotes[environment]
 
     # ---- watching
+
+    def _progressed(self, task_id: int, fraction: float) -> None:
+        self._emit(TaskProgressed(task_id=task_id, fraction=fraction))
 
     def _heard(self, news: News) -> None:
         if not isinstance(news, (Started, Ended)):
@@ -198,9 +199,7 @@ class Pool:
 
     def _end(self, task_id: int, ending: Ending) -> None:
         running = self._running.get(task_id)
-        if running is not None and (
-            running.ending is None or running.ending.outcome == "cancelled"
-        ):
+        if running is not None and _may_end(running):
             running.ending = ending
             self._kill(running)
 
@@ -245,7 +244,7 @@ class Pool:
         allowed = running.spec.limits.disk_bytes
         bytes_, files = disk.used(running.spec.folder, running.pid)
         over = bytes_ > allowed + disk.SLACK_BYTES or files > disk.FILES_MAX
-        if over and (running.ending is None or running.ending.outcome == "cancelled"):
+        if over and _may_end(running):
             text = f"disk: {bytes_} bytes in {files} files; {allowed} bytes are allowed"
             running.ending = Ending("over_disk", f"{text}, and {disk.FILES_MAX} files")
         return over
@@ -258,6 +257,11 @@ class Pool:
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _may_end(running: Running) -> bool:
+    """The first limit that is passed names the outcome; a stop by the agent gives way to it."""
+    return running.ending is None or running.ending.outcome == "cancelled"
 
 
 def _finished(running: Running) -> TaskFinished:

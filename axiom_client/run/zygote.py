@@ -24,6 +24,7 @@ from msgspec import Struct
 from axiom_client.run import child, libraries
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
 from axiom_client.sandbox import linux, process
+from axiom_client.sandbox.libc import SandboxError
 
 MESSAGE_BYTES_MAX = 8192
 _DESCRIPTORS = 2  # a task's channel and its output
@@ -151,15 +152,17 @@ class _Children:
             return pid, ours
         try:
             self._be_child(ours, theirs)
-        except BaseException:
-            traceback.print_exc()
         finally:
-            os._exit(3)
+            os._exit(3)  # whatever was raised, a child never goes on as a second zygote
 
     def _be_child(self, ours: socket.socket, theirs: socket.socket) -> None:
         ours.close()
         self._poller.close()
-        linux.detach(self._own_pid)
+        trouble = ""
+        try:
+            linux.detach(self._own_pid)
+        except (SandboxError, OSError) as error:
+            trouble = str(error)  # said on the task's channel, once there is one
         self._agent.close()
         data, descriptors, _, _ = socket.recv_fds(theirs, 1, _DESCRIPTORS)
         if not data or len(descriptors) != _DESCRIPTORS:
@@ -169,7 +172,7 @@ class _Children:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-        child.run_assigned(self._programs, cold=False)
+        child.run_assigned(self._programs, cold=False, trouble=trouble)
 
     def _tell(self, news: News) -> None:
         self._agent.send(msgspec.json.encode(news))

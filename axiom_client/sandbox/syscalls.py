@@ -1,8 +1,9 @@
 """System call numbers by name, for the two processors that Axiom's Linux sandbox knows.
 
 Source: Linux 6.1 headers, asm/unistd_64.h (x86-64) and asm-generic/unistd.h (aarch64); these
-numbers are kernel ABI and never change. Only calls that the policy names are listed: all others are refused
-without being known. A name that a processor lacks (``open`` on aarch64) is simply not in its table.
+numbers are kernel ABI and never change. Only calls that the policy names are listed: all others are
+refused without being known. A name that a processor lacks (``open`` on aarch64) is not
+in its table.
 """
 
 from __future__ import annotations

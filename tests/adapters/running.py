@@ -42,7 +42,7 @@ _ids = count(1)
 
 
 def script(body: str, environment: Environment = "numpy") -> str:
-    """A whole experiment with ``body`` as the inside of ``run(task)``; it sets ``value``, a list."""
+    """A whole experiment with ``body`` inside ``run(task)``; it sets ``value``, a list."""
     dependencies = '"numpy", "torch"' if environment == "torch" else '"numpy"'
     return (
         HEADER.format(dependencies=dependencies)
