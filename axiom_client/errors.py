@@ -19,6 +19,7 @@ AxiomError
 │   └── BundlesNotTrusted
 ├── DiskFull
 ├── JournalBroken
+├── ServiceProblem           the operating system's service could not be installed or reached
 └── NoSuchTask
 
 Each class owns its exit code; each message says what happened and what to do next, in one line.
@@ -173,3 +174,10 @@ class JournalBroken(AxiomError):
 
     exit_code = 21
     meaning = "the agent's own files cannot be read or written"
+
+
+class ServiceProblem(AxiomError):
+    """The operating system would not install, remove, start or show the service."""
+
+    exit_code = 22
+    meaning = "the operating system's service could not be installed, removed or reached"
