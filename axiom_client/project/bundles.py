@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -83,25 +85,23 @@ class BundleStore:
             the metadata's expiry may still run it, from the cache, unless it is known as withdrawn.
         """
         ref = f"{experiment}@{version}"
-        try:
+        with _refusals_logged():
             if not _REF.fullmatch(ref) or not _SHA256.fullmatch(sha256):
                 raise BundleRefused("arbitrary software", f"{ref!r} is not the name of a bundle")
             with self._lock:
                 return self._fetch(ref, sha256, accepted)
-        except BundleRefused as refused:
-            _log.warning("refused: %s", refused)
-            raise
 
     def manifest(
         self, experiment: str, version: str, sha256: str, *, accepted: bool = False
     ) -> Manifest:
         """The signed metadata of a bundle, read from its verified bytes. Raises as ``fetch``."""
         data = self.fetch(experiment, version, sha256, accepted=accepted).read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise BundleRefused("wrong software", "the cached bundle changed while it was read")
-        if sha256 not in self._manifests:
-            self._manifests[sha256] = _read_manifest(data, f"{experiment}@{version}")
-        return self._manifests[sha256]
+        with _refusals_logged():
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise BundleRefused("wrong software", "the cached bundle changed while it was read")
+            if sha256 not in self._manifests:
+                self._manifests[sha256] = _read_manifest(data, f"{experiment}@{version}")
+            return self._manifests[sha256]
 
     def _fetch(self, ref: str, sha256: str, accepted: bool) -> Path:
         target = self._signed.find(self._pinned(), ref, accepted=accepted)
@@ -142,6 +142,15 @@ class BundleStore:
             raise BundleRefused(
                 "not attached", f"no root is pinned in {self.folder}; attach to the project first"
             ) from None
+
+
+@contextmanager
+def _refusals_logged() -> Iterator[None]:
+    try:
+        yield
+    except BundleRefused as refused:
+        _log.warning("refused: %s", refused)
+        raise
 
 
 def _read_manifest(source: bytes, ref: str) -> Manifest:

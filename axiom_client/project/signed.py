@@ -84,7 +84,9 @@ class SignedTargets:
         """Metadata that has not expired, refreshed when it is due or does not know ``ref``."""
         held, now = self._unexpired(root), time.monotonic()
         known = held is not None and held.knows(ref)
-        fresh_seconds = self._refresh_seconds if known else UNKNOWN_SECONDS
+        fresh_seconds = self._refresh_seconds
+        if not known:
+            fresh_seconds = min(fresh_seconds, UNKNOWN_SECONDS)
         if held is not None and now - held.refreshed_at < fresh_seconds:
             return held
         if self._refused is None or now >= self._retry_at:
@@ -100,7 +102,7 @@ class SignedTargets:
         except BundleRefused as refused:
             _log.warning("refused: %s", refused)
             self._refused = refused
-            self._retry_at = now + RETRY_SECONDS
+            self._retry_at = now + min(RETRY_SECONDS, self._refresh_seconds)
             return None
         self._refused = None
         return self._held
