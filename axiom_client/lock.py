@@ -1,4 +1,4 @@
-"""One agent for one folder: a lock that the kernel lets go when its holder ends, in whatever way."""
+"""One agent for one folder: a lock that the kernel lets go when its holder ends, in any way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processor and memory that this process may really use: affinity and cgroup limits included."""
+"""The processor and memory that this process may really use: affinity and cgroup limits counted."""
 
 from __future__ import annotations
 

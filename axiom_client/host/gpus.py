@@ -1,4 +1,4 @@
-"""GPUs, found by a short-lived child process: drivers crash and leak, so they stay out of the agent.
+"""GPUs, found by a short-lived child process: drivers crash and leak, so not in the agent itself.
 
 Run as a module it is that child: it prints one JSON list of facts. NVIDIA's management library
 comes first, for it is quick; torch is imported only where there is a GPU for it to confirm.

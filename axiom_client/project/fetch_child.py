@@ -1,8 +1,8 @@
 """The short-lived process that fetches and verifies bundles, so that the agent itself stays small.
 
-python-tuf and its cryptography block, and would cost the agent some 15 MiB for good. Lines of JSON:
-first a Place on its standard input, then Wants; a Have on its standard output for each. It ends when
-its input does.
+python-tuf and its cryptography block, and would cost the agent some 15 MiB for good. Lines of
+JSON: first a Place on its standard input, then Wants; a Have on its standard output for each. It
+ends when its input does.
 """
 
 from __future__ import annotations

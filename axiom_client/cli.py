@@ -1,0 +1,345 @@
+"""axiom-client: the command line. Imports wait until they are needed, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from axiom_client.errors import AxiomError
+from axiom_client.folders import Folders, find_folders
+
+if TYPE_CHECKING:
+    from axiom_client.config import Config
+    from axiom_client.project.api import Network
+    from axiom_client.view import Snapshot
+
+app = typer.Typer(
+    name="axiom-client",
+    help="Volunteer this computer's idle cores and GPUs for the science of neural networks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+config_app = typer.Typer(
+    help="See and change what may be used of this computer.", no_args_is_help=True
+)
+task_app = typer.Typer(help="Steer single tasks.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(task_app, name="task")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Run a command; a known problem is one line on stderr and an exit code of its own."""
+    try:
+        app()
+    except AxiomError as error:
+        print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# --- joining and running --------------------------------------------------------------------------
+
+
+@app.command()
+def attach(
+    url: Annotated[str, typer.Argument(help="The project's address.", metavar="URL")],
+    account_key: Annotated[str, typer.Option(help="Join as a host of this account.")] = "",
+    user: Annotated[str, typer.Option(help="A name for a new account.")] = "",
+    name: Annotated[str, typer.Option(help="What the project calls this host.")] = "",
+    fingerprint: Annotated[
+        str, typer.Option(help="The project's root fingerprint, as published elsewhere.")
+    ] = "",
+) -> None:
+    """Join a project with this host."""
+    import asyncio
+
+    from axiom_client.attach import attach as join
+
+    folders = find_folders()
+    config = _config(folders)
+    identity = asyncio.run(
+        join(
+            folders,
+            url,
+            _network(config),
+            account_key=account_key,
+            user=user,
+            host_name=name or config["host.name"],
+            fingerprint=fingerprint or None,
+        )
+    )
+    print(
+        f"attached to {identity.project} as host {identity.host_id} of {identity.user or 'nobody'}"
+    )
+    print(f"its signatures are pinned: {identity.root_fingerprint}")
+    if identity.account_key and not account_key:
+        print(f"to add hosts to this account: --account-key {identity.account_key}")
+    print("start working with: axiom-client run")
+
+
+@app.command()
+def detach() -> None:
+    """Leave the project: deliver what is finished, give the rest back, forget it."""
+    import asyncio
+
+    from axiom_client.attach import detach as leave
+
+    folders = find_folders()
+    unsaid = asyncio.run(leave(folders, _network(_config(folders))))
+    print(f"detached; the project was not told: {unsaid}" if unsaid else "detached")
+
+
+@app.command()
+def run(
+    display: Annotated[
+        bool | None, typer.Option("--display/--no-display", help="Live picture, or plain lines.")
+    ] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when the server has no more work.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(help="End after so long.", min=0)] = None,
+    record_events: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the agent in this terminal."""
+    from axiom_client.attach import known_identity
+    from axiom_client.loop import RunOptions
+    from axiom_client.session import run_agent
+
+    folders = find_folders()
+    identity = known_identity(folders)
+    options = RunOptions(until_idle=until_idle, seconds=seconds, record_events=record_events)
+    show = sys.stdout.isatty() if display is None else display and sys.stdout.isatty()
+    reason = run_agent(folders, _config(folders), identity, options, display=show)
+    print(f"ended: {reason}")
+
+
+# --- seeing ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What the agent does, and why some slots are idle."""
+    shot = _snapshot(find_folders())
+    if as_json:
+        _print_json(shot)
+        return
+    from rich.console import Console
+
+    from axiom_client.display import picture
+
+    console = Console(highlight=False)
+    console.print(picture(shot, min(console.width, 100), 10_000))
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """The tasks in hand."""
+    from axiom_client.quantities import show_seconds
+
+    shot = _snapshot(find_folders())
+    if as_json:
+        _print_json({"tasks": shot.tasks})
+        return
+    for task in shot.tasks:
+        left = "" if task.left_seconds is None else f", {show_seconds(task.left_seconds)} left"
+        detail = task.reason or task.outcome or f"{task.progress:.0%}{left}"
+        name = f"{task.experiment}@{task.version}"
+        print(f"{task.task_id:>8}  {task.state:<8}  {task.slot or '-':<7}  {name:<34} {detail}")
+    if not shot.tasks:
+        print("no tasks in hand")
+
+
+@app.command()
+def top() -> None:
+    """The live picture of the running agent; leave with Ctrl-C."""
+    from axiom_client.display import show_top
+
+    show_top(find_folders().control_socket)
+
+
+@app.command()
+def log(
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many.", min=1)] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """The agent's last lines."""
+    from collections import deque
+
+    try:
+        with find_folders().log_file.open(encoding="utf-8", errors="replace") as file:
+            last = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+    except FileNotFoundError:
+        last = []
+    if as_json:
+        _print_json({"lines": last})
+    else:
+        print("\n".join(last) or "nothing logged yet")
+
+
+# --- steering -------------------------------------------------------------------------------------
+
+
+@app.command()
+def pause(
+    for_: Annotated[
+        str, typer.Option("--for", help='How long, such as "2h"; else until resumed.')
+    ] = "",
+) -> None:
+    """Suspend all tasks where they stand."""
+    from axiom_client.errors import BadValue
+    from axiom_client.quantities import read_seconds, show_seconds
+
+    try:
+        seconds = read_seconds(for_) if for_ else None
+    except ValueError as error:
+        raise BadValue(f"--for {for_!r} {error}") from None
+    _ask("pause", seconds=seconds)
+    print(
+        f"paused for {show_seconds(seconds)}"
+        if seconds
+        else "paused; go on with: axiom-client resume"
+    )
+
+
+@app.command()
+def resume() -> None:
+    """End a pause or a drain."""
+    _ask("resume")
+    print("resumed")
+
+
+@app.command()
+def drain(
+    reason: Annotated[str, typer.Option(help="What the project is told.")] = "",
+    then_exit: Annotated[bool, typer.Option("--then-exit", help="End the agent after.")] = False,
+) -> None:
+    """Finish what runs, give back what waits, take nothing new."""
+    _ask("drain", reason=reason, then_exit=then_exit)
+    print("draining; go on with: axiom-client resume")
+
+
+@app.command()
+def sync() -> None:
+    """Contact the server now."""
+    _ask("sync")
+    print("contacting the server")
+
+
+@app.command()
+def stop() -> None:
+    """End the running agent politely."""
+    _ask("stop")
+    print("stopping")
+
+
+@task_app.command("abort")
+def abort(task_id: Annotated[int, typer.Argument(help="As shown by: axiom-client tasks")]) -> None:
+    """End one task; it is reported as cancelled."""
+    _ask("abort", task_id=task_id)
+    print(f"task {task_id} is being ended")
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+@config_app.command("init")
+def config_init() -> None:
+    """Write a commented file with every key and its default."""
+    from axiom_client.config_file import write_template
+
+    path = find_folders().config_file
+    write_template(path)
+    print(path)
+
+
+@config_app.command("show")
+def config_show(as_json: AsJson = False) -> None:
+    """The effective values, and where each comes from."""
+    settings = _config(find_folders()).settings
+    if as_json:
+        _print_json(
+            {name: {"value": s.value, "origin": s.origin} for name, s in sorted(settings.items())}
+        )
+        return
+    for name, setting in settings.items():
+        print(f"{name:<20} {setting.written!s:<12} {setting.origin}")
+
+
+@config_app.command("set")
+def config_set(
+    key: Annotated[str, typer.Argument(help="Such as cpu.share")],
+    value: Annotated[str, typer.Argument(help='Such as "75%"')],
+) -> None:
+    """Change one key; comments in the file stay. A running agent takes it up at once."""
+    from axiom_client.config_file import set_value
+    from axiom_client.errors import NotRunning
+
+    folders = find_folders()
+    set_value(folders.config_file, key, value)
+    try:
+        _ask("reload")
+    except NotRunning:
+        print(f"{key} = {value}")
+    else:
+        print(f"{key} = {value}, taken up by the running agent")
+
+
+@config_app.command("check")
+def config_check() -> None:
+    """Say whether the file is in order."""
+    folders = find_folders()
+    _config(folders)
+    print(f"{folders.config_file} is in order")
+
+
+@config_app.command("path")
+def config_path() -> None:
+    """Where the file is, or would be."""
+    print(find_folders().config_file)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _config(folders: Folders) -> Config:
+    from axiom_client.config import load_config
+
+    return load_config(folders.config_file)
+
+
+def _network(config: Config) -> Network:
+    from axiom_client.project.api import Network
+
+    return Network(proxy=config["network.proxy"], ca_bundle=config["network.ca_bundle"])
+
+
+def _ask(verb: Any, **fields: Any) -> None:
+    from axiom_client.control import Request, ask
+
+    ask(find_folders().control_socket, Request(do=verb, **fields))
+
+
+def _snapshot(folders: Folders) -> Snapshot:
+    """The running agent's, else what its journal says."""
+    from axiom_client.control import view
+    from axiom_client.errors import NotRunning
+    from axiom_client.offline import offline_snapshot
+
+    try:
+        return view(folders.control_socket)
+    except NotRunning:
+        return offline_snapshot(folders, _config(folders))
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())

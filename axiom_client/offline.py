@@ -1,0 +1,53 @@
+"""The agent as its journal has it, for those who look while none runs."""
+
+from __future__ import annotations
+
+import time
+
+from axiom_client.attach import facts_only, known_identity
+from axiom_client.config import Config
+from axiom_client.decide import events as e
+from axiom_client.decide.agent import step
+from axiom_client.decide.model import AgentState
+from axiom_client.folders import Folders
+from axiom_client.journal import Held, Journal
+from axiom_client.view import Snapshot, Who, snapshot
+
+
+def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
+    """What is in hand. Raises NotAttached."""
+    identity = known_identity(folders)
+    held = _held(folders)
+    now = time.monotonic()
+    started = e.AgentStarted(
+        now=now,
+        wall=time.time(),
+        instance="offline",
+        limits=config.limits(),
+        tasks=held.tasks,
+        reports=held.reports,
+        pause=held.pause,
+        drain=None,
+        credit=held.credit,
+    )
+    state, _ = step(AgentState(), started)
+    state.facts = facts_only(config["host.name"], folders)
+    who = Who(
+        project=identity.project,
+        url=identity.url,
+        host_id=identity.host_id,
+        user=identity.user,
+    )
+    return snapshot(state, who, now, running=False)
+
+
+def _held(folders: Folders) -> Held:
+    if not folders.journal_file.exists():
+        return Held(
+            tasks=[], reports=[], unanswered=None, pause=None, drain=None, durations={}, credit=None
+        )
+    journal = Journal(folders.journal_file)
+    try:
+        return journal.held()
+    finally:
+        journal.close()
