@@ -1,0 +1,523 @@
+"""Progressive sharpening: does curvature rise until lr * sharpness = 2, and stay there?
+
+Cohen, Kaur, Li, Kolter & Talwalkar 2021, "Gradient descent on neural networks typically occurs at
+the edge of stability" (arXiv:2103.00065).
+
+    axiom-client try experiments/progressive_sharpening.py --seed 1 --plot sharpening.png
+
+Sharpness is the largest eigenvalue of the Hessian of the training loss. On a quadratic, gradient
+descent at rate lr is unstable where lr * sharpness > 2. A net does two things that a quadratic
+cannot: its sharpness rises as it learns, and when it arrives at 2/lr it is held there, while the
+loss goes on falling, no longer at every step but over many.
+
+Control: a rate about ten times smaller, trained to the same loss. It is almost gradient flow: it
+shows how far the sharpness would have risen, and never comes to its own edge. So what holds the
+others down is the rate and not the task.
+
+How to read the numbers: at the edge training is chaotic, and another processor's rounding is enough
+for another path. Summaries over the late half agree between hosts; step-by-step curves do not, and
+are marked so. The control and everything up to the arrival are not chaotic.
+
+What it does not show: that the edge does any good. Nets held at a lower sharpness have a *higher*
+test loss than the control on this task; the finding `flatter_generalises` is declared to say so,
+and is expected to be rejected.
+"""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy"]
+#
+# [tool.axiom]
+# name = "progressive_sharpening"
+# version = "1.0.0"
+# title = "Progressive sharpening"
+# question = "Does sharpness rise to 2/lr and stay there while the loss still falls?"
+# rationale = [
+#   "Cross-validates sharpening and the edge of stability over hosts and seeds.",
+#   "Complements loss-landscape curvature: the rate, not the task, sets the curvature of the end.",
+#   "Full batch, float64 and squared error: nothing but the step size can cause what is seen.",
+# ]
+# references = [
+#   "Cohen et al. 2021, Gradient descent ... at the edge of stability, arXiv:2103.00065",
+#   "Pearlmutter 1994, Fast exact multiplication by the Hessian, Neural Computation 6(1)",
+#   "Lanczos 1950, An iteration method for the solution of the eigenvalue problem",
+# ]
+# expected_seconds = 45
+# resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+#
+# [tool.axiom.parameters.rates]
+# default = [0.02, 0.3, 0.2, 0.15, 0.1, 0.4]
+# min = 0.005
+# max = 1.0
+# max_items = 20
+# about = "learning rates in the order in which they run; the smallest is the control"
+#
+# [tool.axiom.parameters.widths]
+# default = [64, 32, 128]
+# min = 4
+# max = 1024
+# max_items = 10
+# about = "units in each of the two hidden layers; findings are read from the first"
+#
+# [tool.axiom.parameters.steps_max]
+# default = 12000
+# min = 100
+# max = 200000
+# about = "most steps of a run, which ends sooner if the loss falls to a millionth"
+#
+# [tool.axiom.result]
+# valid = { kind = "flag", about = "the control ran, fits and generalises; an edge rate ran" }
+# configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
+# sharpness0 = { min = 0, rtol = 1e-6, about = "before training, first width" }
+# control_rise = { min = 0, rtol = 1e-5, about = "largest sharpness of the control over its first" }
+# control_edge = { min = 0, rtol = 1e-5, about = "largest lr * sharpness / 2 of the control" }
+# control_sharpness = { min = 0, rtol = 1e-5, about = "late median of the control" }
+# control_upward = { min = 0, max = 1, atol = 1e-3, about = "share of steps where its loss rose" }
+# edge_gap = { min = 0, atol = 0.03, about = "largest |late edge - 1|, rates 0.15 to 0.3" }
+# edge_low = { min = 0, atol = 0.03, about = "smallest late edge there" }
+# edge_high = { min = 0, atol = 0.03, about = "largest late edge there" }
+# loss_fall = { min = 0, chaotic = true, about = "largest last loss / loss on arrival" }
+# upward = { min = 0, max = 1, chaotic = true, about = "smallest share of upward steps" }
+# held_down = { min = 0, rtol = 0.05, about = "control's late sharpness / largest there" }
+# all_at_edge = { kind = "flag", about = "the detector finds every rate from 0.15 to 0.3" }
+# control_at_edge = { kind = "flag", about = "the detector's false alarm on the control" }
+# test_gain = { chaotic = true, about = "1 - test loss there / test loss of the control" }
+# control_test = { min = 0, rtol = 1e-5, about = "test loss of the control over that of guessing" }
+#
+# [tool.axiom.result.configs]
+# kind = "records"
+# max_items = 200
+# [tool.axiom.result.configs.fields]
+# width = { kind = "integer" }
+# rate = { rtol = 1e-9 }
+# steps = { kind = "integer", chaotic = true }
+# arrival_step = { kind = "integer", unit = "step", about = "first at 0.95; -1: never" }
+# late_sharpness = { rtol = 0.05, about = "median over the late half" }
+# late_edge = { rtol = 0.05, about = "lr * late sharpness / 2" }
+# max_edge = { chaotic = true }
+# final_loss = { min = 0, chaotic = true }
+# loss_fall = { min = 0, chaotic = true }
+# upward = { min = 0, max = 1, chaotic = true }
+# test_loss = { min = 0, chaotic = true }
+# diverged = { kind = "flag" }
+# at_edge = { kind = "flag", about = "by the detector" }
+#
+# [tool.axiom.result.curves]
+# kind = "records"
+# max_items = 20
+# about = "the first width, thinned"
+# [tool.axiom.result.curves.fields]
+# rate = { rtol = 1e-9 }
+# time = { dims = 1, unit = "lr * step", chaotic = true }
+# loss = { dims = 1, chaotic = true }
+# sharpness = { dims = 1, chaotic = true }
+# edge = { dims = 1, chaotic = true, about = "lr * sharpness / 2" }
+#
+# [[tool.axiom.findings]]
+# name = "progressive_sharpening"
+# claim = "At a tenth of the rate the sharpness more than doubles during training."
+# field = "control_rise"
+# criterion = { above = 2 }
+#
+# [[tool.axiom.findings]]
+# name = "edge_of_stability"
+# claim = "At rates 0.15, 0.2 and 0.3 the late median of lr * sharpness / 2 is within 5 % of 1."
+# field = "edge_gap"
+# criterion = { below = 0.05 }
+#
+# [[tool.axiom.findings]]
+# name = "loss_still_falls"
+# claim = "At the edge the loss falls to less than a tenth of what it was on arrival."
+# field = "loss_fall"
+# criterion = { below = 0.1 }
+#
+# [[tool.axiom.findings]]
+# name = "not_at_every_step"
+# claim = "At the edge the loss rises on more than 1 % of the steps."
+# field = "upward"
+# control = "control_upward"
+# statistic = "difference"
+# criterion = { above = 0.01 }
+#
+# [[tool.axiom.findings]]
+# name = "small_rate_stays_below"
+# claim = "The control never comes to 0.95 of its own edge."
+# field = "control_edge"
+# criterion = { below = 0.95 }
+#
+# [[tool.axiom.findings]]
+# name = "held_down_by_the_rate"
+# claim = "Trained to the same loss, the control is sharper than every net at the edge."
+# field = "held_down"
+# criterion = { above = 1.1 }
+#
+# [[tool.axiom.findings]]
+# name = "flatter_generalises"
+# claim = "Nets at the edge have a lower test loss than the sharper control."
+# about = "Expected to be rejected here, and kept to say so."
+# field = "test_gain"
+# criterion = { above = 0 }
+#
+# [[tool.axiom.figures]]
+# name = "edge"
+# title = "Sharpness rises to 2/lr, and stays there"
+# x = "curves.time"
+# y = ["curves.edge"]
+# label = "lr {rate:g}"
+# x_label = "lr * step"
+# y_label = "lr * sharpness / 2"
+# x_scale = "log"
+# y_mark = [1.0]
+#
+# [[tool.axiom.figures]]
+# name = "sharpness"
+# title = "The smaller the rate, the sharper the net"
+# x = "curves.time"
+# y = ["curves.sharpness"]
+# label = "lr {rate:g}"
+# x_label = "lr * step"
+# y_label = "sharpness"
+# x_scale = "log"
+#
+# [[tool.axiom.figures]]
+# name = "loss"
+# title = "At the edge the loss still falls, but not at every step"
+# x = "curves.time"
+# y = ["curves.loss"]
+# label = "lr {rate:g}"
+# x_label = "lr * step"
+# y_label = "training loss"
+# x_scale = "log"
+# y_scale = "log"
+#
+# [[tool.axiom.figures]]
+# name = "late"
+# title = "The late sharpness, in units of 2/lr, over rate and width"
+# kind = "map"
+# x = "configs.rate"
+# y = ["configs.width"]
+# z = "configs.late_edge"
+# x_label = "learning rate"
+# y_label = "width"
+# z_label = "lr * sharpness / 2"
+# y_scale = "log"
+# ///
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+SAMPLES = 100  # small enough to fit to a millionth, so that the run has a natural end
+INPUTS = 10
+TEST_SAMPLES = 1000
+TARGET_SCALE = 2.0  # the larger the targets, the more the net must learn, and the sharper it gets
+GAIN = 0.7  # of the weights at the start; below 1 it starts flat, so that there is a rise to see
+FITTED = 1e-6  # of the first loss: after that there is nothing to learn, and nothing moves
+DIVERGED = 1e3  # times the first loss
+EARLY_STEPS, EARLY_EVERY = 100, 5  # looks at the sharpness while it rises to the edge
+LATE_EVERY = 15  # steps between looks later; odd, since at the edge things alternate step by step
+EDGE_RATES = (0.15, 0.3)  # the rates of the findings, clear of the control and of divergence
+ARRIVED = 0.95  # of the edge
+CURVE_POINTS = 120
+LANCZOS_MAX = 60  # more than it ever takes from a warm start
+LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
+SECONDS_PER_STEP = (3e-4, 1e-5)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
+STEPS_NOMINAL = 1500  # of a run at the edge; the control takes about three times as many
+
+
+# The net: f(x) = tanh(tanh(x A + a) B + b) c + d, and its loss (1/2n) sum (f - y)^2. All parameters
+# lie in one vector, of which `unpack` gives the six parts as views.
+
+
+def unpack(theta, width):
+    """(A, a, B, b, c, d) as views of theta, which has ``size_of(width)`` numbers."""
+    shapes = ((INPUTS, width), (width,), (width, width), (width,), (width,), (1,))
+    parts, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        parts.append(theta[start : start + size].reshape(shape))
+        start += size
+    return parts
+
+
+def size_of(width):
+    return (INPUTS + width + 3) * width + 1
+
+
+def initial(rng, width):
+    """Normal weights of variance GAIN^2 / fan-in, biases 0."""
+    theta = np.zeros(size_of(width))
+    for part in unpack(theta, width)[::2]:
+        part[...] = rng.standard_normal(part.shape) * GAIN / math.sqrt(part.shape[0])
+    return theta
+
+
+def predict(theta, inputs, width):
+    A, a, B, b, c, d = unpack(theta, width)
+    return np.tanh(np.tanh(inputs @ A + a) @ B + b) @ c + d
+
+
+def half_mean_square(error):
+    return 0.5 * float(error @ error) / len(error)
+
+
+def loss_and_gradient(theta, data, width):
+    """The loss, its gradient of theta's shape, and the intermediate values that `hvp` needs."""
+    A, a, B, b, c, d = unpack(theta, width)
+    x = data["inputs"]
+    first = np.tanh(x @ A + a)
+    second = np.tanh(first @ B + b)
+    error = second @ c + d - data["targets"]
+    pull = error / len(error)
+    slope1, slope2 = 1 - first * first, 1 - second * second
+    back2 = np.multiply.outer(pull, c)
+    delta2 = back2 * slope2
+    back1 = delta2 @ B.T
+    delta1 = back1 * slope1
+    gradient = pack(x, first, second, delta1, delta2, pull)
+    seen = (first, second, slope1, slope2, pull, back1, back2, delta2)
+    return half_mean_square(error), gradient, seen
+
+
+def pack(x, first, second, delta1, delta2, pull):
+    return np.concatenate([
+        (x.T @ delta1).ravel(), delta1.sum(0), (first.T @ delta2).ravel(), delta2.sum(0),
+        second.T @ pull, [pull.sum()],
+    ])  # fmt: skip
+
+
+def hvp(theta, direction, data, width, seen):
+    """Hessian times direction: the gradient's derivative along it (Pearlmutter 1994), exact."""
+    _, _, B, _, c, _ = unpack(theta, width)
+    dA, da, dB, db, dc, dd = unpack(direction, width)
+    first, second, slope1, slope2, pull, back1, back2, delta2 = seen
+    x = data["inputs"]
+    d_first = (x @ dA + da) * slope1
+    d_second = (d_first @ B + first @ dB + db) * slope2
+    d_pull = (d_second @ c + second @ dc + dd) / len(x)
+    d_back2 = np.multiply.outer(d_pull, c) + np.multiply.outer(pull, dc)
+    d_delta2 = d_back2 * slope2 - 2 * back2 * second * d_second
+    d_back1 = d_delta2 @ B.T + delta2 @ dB.T
+    d_delta1 = d_back1 * slope1 - 2 * back1 * first * d_first
+    return np.concatenate([
+        (x.T @ d_delta1).ravel(), d_delta1.sum(0),
+        (d_first.T @ delta2 + first.T @ d_delta2).ravel(), d_delta2.sum(0),
+        d_second.T @ pull + second.T @ d_pull, [d_pull.sum()],
+    ])  # fmt: skip
+
+
+def lanczos(product, start):
+    """Largest eigenvalue and its vector of a symmetric operator, from a start vector.
+
+    Full reorthogonalisation: without it the method finds copies of what it already has.
+    """
+    basis = np.zeros((LANCZOS_MAX, len(start)))
+    basis[0] = start / np.linalg.norm(start)
+    diagonal, beside = [], []
+    for k in range(LANCZOS_MAX):
+        image = product(basis[k])
+        diagonal.append(float(basis[k] @ image))
+        for _ in range(2):  # twice is enough (Kahan)
+            image -= basis[: k + 1].T @ (basis[: k + 1] @ image)
+        beside.append(float(np.linalg.norm(image)))
+        off = np.diag(beside[:k], 1)
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
+        residual = beside[k] * abs(vectors[-1, -1])
+        if residual <= LANCZOS_RTOL * abs(values[-1]) or k + 1 == LANCZOS_MAX:
+            break
+        basis[k + 1] = image / beside[k]
+    return float(values[-1]), basis[: k + 1].T @ vectors[:, -1]
+
+
+def sharpness(theta, data, width, seen, start):
+    """Top Hessian eigenvalue and its vector; ``start`` is the vector of the last look."""
+    return lanczos(lambda direction: hvp(theta, direction, data, width, seen), start)
+
+
+def reaches_edge(ratios):
+    """Do these lr * sharpness / 2 rise to 1 and stay? Rising past 1, or crossing it, is not enough.
+
+    They start below 0.9; the median of the late half is within 5 % of 1; and they settle: 8 of 10
+    late values are within 15 % of 1, and the two quarters of the late half have medians within 5 %
+    of each other, which a random walk seldom has.
+    """
+    ratios = np.asarray(ratios)
+    if len(ratios) < 8 or ratios[0] >= 0.9:
+        return False
+    late = ratios[len(ratios) // 2 :]
+    third, fourth = np.median(late[: len(late) // 2]), np.median(late[len(late) // 2 :])
+    return bool(
+        abs(np.median(late) - 1) <= 0.05
+        and np.mean(np.abs(late - 1) <= 0.15) >= 0.8
+        and abs(third - fourth) <= 0.05
+    )
+
+
+def make_data(rng):
+    """Normal inputs; targets from three directions of them, one linear and two in a product."""
+    directions = rng.standard_normal((INPUTS, 3))
+    directions /= np.linalg.norm(directions, axis=0)
+    inputs = rng.standard_normal((SAMPLES + TEST_SAMPLES, INPUTS))
+    z = inputs @ directions
+    targets = TARGET_SCALE * (z[:, 0] + z[:, 1] * z[:, 2])
+    return {
+        "inputs": inputs[:SAMPLES], "targets": targets[:SAMPLES],
+        "test_inputs": inputs[SAMPLES:], "test_targets": targets[SAMPLES:],
+    }  # fmt: skip
+
+
+def is_look(step):
+    return step % (EARLY_EVERY if step <= EARLY_STEPS else LATE_EVERY) == 0
+
+
+def descend(data, theta, start, rate, width, steps_max):
+    """Full-batch gradient descent until fitted, diverged or ``steps_max``, with the sharpness."""
+    theta = theta.copy()
+    losses, at, sharp = [], [], []
+    for step in range(steps_max + 1):
+        loss, gradient, seen = loss_and_gradient(theta, data, width)
+        losses.append(loss)
+        diverged = not loss < DIVERGED * losses[0]
+        if diverged or loss < FITTED * losses[0]:
+            break
+        if is_look(step):
+            value, start = sharpness(theta, data, width, seen, start)
+            at.append(step)
+            sharp.append(value)
+        theta -= rate * gradient
+    test_error = predict(theta, data["test_inputs"], width) - data["test_targets"]
+    return {
+        "losses": np.array(losses), "at": np.array(at), "sharp": np.array(sharp),
+        "diverged": diverged, "test_loss": half_mean_square(test_error),
+    }  # fmt: skip
+
+
+def run_config(task, data, width, rate):
+    """One net; every rate starts from the same weights."""
+    rng = task.rng(width)
+    theta, start = initial(rng, width), rng.standard_normal(size_of(width))
+    path = descend(data, theta, start, rate, width, task.parameters["steps_max"])
+    return summarise(path, width, rate)
+
+
+def summarise(path, width, rate):
+    losses, at, ratios = path["losses"], path["at"], path["sharp"] * rate / 2
+    late = float(np.median(path["sharp"][len(at) // 2 :]))
+    arrived = np.flatnonzero(ratios >= ARRIVED)
+    arrival = int(at[arrived[0]]) if len(arrived) else -1
+    since = losses[max(arrival, 0) :]
+    few = np.unique(np.linspace(0, len(at) - 1, CURVE_POINTS).astype(int))
+    return {
+        "width": width,
+        "rate": rate,
+        "steps": len(losses) - 1,
+        "arrival_step": arrival,
+        "late_sharpness": late,
+        "late_edge": late * rate / 2,
+        "max_edge": float(ratios.max()),
+        "final_loss": float(min(losses[-1], DIVERGED * losses[0])),
+        "loss_fall": float(min(since[-1] / since[0], DIVERGED)),
+        "upward": float(np.mean(np.diff(since) > 0)) if len(since) > 1 else 0.0,
+        "test_loss": min(path["test_loss"], 1e9),
+        "diverged": int(path["diverged"]),
+        "at_edge": int(not path["diverged"] and reaches_edge(ratios)),
+        "sharpness0": float(path["sharp"][0]),
+        "rise": float(path["sharp"].max() / path["sharp"][0]),
+        "curve": {
+            "rate": rate,
+            "time": (at[few] * rate).tolist(),
+            "loss": losses[at[few]].tolist(),
+            "sharpness": path["sharp"][few].tolist(),
+            "edge": ratios[few].tolist(),
+        },
+    }
+
+
+def plan(parameters, budget_seconds):
+    """The pairs (width, rate) that the budget pays for, in their fixed order; at least one."""
+    pairs, spent = [], 0.0
+    fixed, per_unit = SECONDS_PER_STEP
+    for width in parameters["widths"]:
+        for rate in parameters["rates"]:
+            steps = STEPS_NOMINAL * (3 if rate == min(parameters["rates"]) else 1)
+            spent += min(parameters["steps_max"], steps) * (fixed + per_unit * width)
+            if pairs and spent > budget_seconds:
+                return pairs
+            pairs.append((width, rate))
+    return pairs
+
+
+def run(task):
+    data = make_data(task.rng(0))
+    pairs = plan(task.parameters, task.budget_seconds)
+    done = (task.restore() or {"done": []})["done"]
+    for width, rate in pairs[len(done) :]:
+        done.append(run_config(task, data, width, rate))
+        task.checkpoint({"done": done})
+        task.progress(len(done) / len(pairs))
+    guessing = half_mean_square(data["test_targets"] - data["targets"].mean())
+    return report(done, min(task.parameters["rates"]), guessing)
+
+
+def report(done, control_rate, guessing):
+    """Headline numbers and curves of the first width, and a record for each pair.
+
+    A number whose rates did not run is 0, and then the run is not valid: an edge without the
+    control, or the control alone, is no evidence. ``guessing`` is the test loss of the mean target.
+    """
+    main = [c for c in done if c["width"] == done[0]["width"]]
+    control = next((c for c in main if c["rate"] == control_rate), None)
+    edge = [c for c in main if EDGE_RATES[0] <= c["rate"] <= EDGE_RATES[1]]
+    sane = (
+        control is not None
+        and bool(edge)
+        and control["final_loss"] < 1e-3 * control["curve"]["loss"][0]
+        and control["test_loss"] < 0.8 * guessing
+    )
+    tables = sorted(done, key=lambda c: (c["width"], c["rate"]))
+    inner = ("sharpness0", "rise", "curve")
+    return {
+        "valid": int(sane),
+        "configs_done": len(done),
+        "sharpness0": done[0]["sharpness0"],
+        **control_numbers(control, guessing),
+        **edge_numbers(edge),
+        **compared(control, edge),
+        "configs": [{k: v for k, v in c.items() if k not in inner} for c in tables],
+        "curves": [c["curve"] for c in tables if c["width"] == done[0]["width"]],
+    }
+
+
+def control_numbers(control, guessing):
+    c = control or {}
+    return {
+        "control_rise": c.get("rise", 0.0),
+        "control_edge": c.get("max_edge", 0.0),
+        "control_sharpness": c.get("late_sharpness", 0.0),
+        "control_upward": c.get("upward", 0.0),
+        "control_at_edge": c.get("at_edge", 0),
+        "control_test": c.get("test_loss", 0.0) / guessing,
+    }
+
+
+def edge_numbers(edge):
+    late = [c["late_edge"] for c in edge]
+    return {
+        "edge_gap": max((abs(value - 1) for value in late), default=0.0),
+        "edge_low": min(late, default=0.0),
+        "edge_high": max(late, default=0.0),
+        "loss_fall": max((c["loss_fall"] for c in edge), default=0.0),
+        "upward": min((c["upward"] for c in edge), default=0.0),
+        "all_at_edge": int(bool(edge) and all(c["at_edge"] for c in edge)),
+    }
+
+
+def compared(control, edge):
+    if control is None or not edge:
+        return {"held_down": 0.0, "test_gain": 0.0}
+    mean_test = sum(c["test_loss"] for c in edge) / len(edge)
+    return {
+        "held_down": control["late_sharpness"] / max(c["late_sharpness"] for c in edge),
+        "test_gain": 1 - mean_test / control["test_loss"],
+    }
