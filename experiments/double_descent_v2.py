@@ -1,0 +1,399 @@
+"""Double descent: does test error fall, rise and fall again as a network gets wider?
+
+    axiom-client try experiments/double_descent_v2.py --seed 1 --plot double_descent_v2.png
+
+Classical statistics says that a model with too many parameters overfits. Belkin, Hsu, Ma & Mandal 2019
+(PNAS 116) showed that the story goes on: test error peaks where the network can only just fit its
+training set, and falls again beyond. With a squared loss over k outputs and n samples there are n k
+equations, so the peak is expected near parameters / (n k) = 1. Nakkiran et al. 2020 (ICLR) found that
+wrong labels make the peak tall.
+
+The experiment trains one-hidden-layer ReLU networks of sixteen widths on the same 100 samples of five
+Gaussian blobs, once with a fifth of the training labels wrong and once with none. Test data come from the
+same blobs and always carry true labels. All networks of a trial are trained at once, side by side in one
+tall weight matrix, whose blocks never meet.
+
+Two controls. Without label noise the peak must shrink (it does not vanish: a network that only just
+interpolates is a poor one even on clean labels). With labels drawn at random, which is what 80 % of noise
+in five classes means, one network must fall to chance: whatever it learns there, it did not learn from
+the test set.
+
+What this does not show: regularisation (early stopping, weight decay) flattens the peak, so double
+descent is a property of networks trained to the end, not of width alone.
+"""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy"]
+#
+# [tool.axiom]
+# name = "double_descent_v2"
+# version = "1.0.0"
+# title = "Double descent over width, with label noise"
+# question = "Does test error peak where a network can only just fit its training set, and fall beyond?"
+# rationale = [
+#   "Complements the confirmed simplicity bias: wide networks that fit everything still generalise.",
+#   "Two noise levels on the same inputs and initial weights make the effect of noise a paired one.",
+#   "Squared loss puts the interpolation threshold at a known place, so a peak elsewhere refutes.",
+#   "A whole curve costs seconds on one core, so four training sets are averaged in every run.",
+# ]
+# references = [
+#   "Belkin, Hsu, Ma & Mandal 2019, PNAS 116:15849: reconciling modern machine learning",
+#   "Nakkiran, Kaplun, Bansal, Yang, Barak & Sutskever 2020, ICLR: deep double descent",
+#   "Advani, Saxe & Sompolinsky 2020, Neural Networks 132: generalization error dynamics",
+# ]
+# resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+# expected_seconds = 48
+#
+# [tool.axiom.parameters.steps]
+# default = 3000
+# min = 10
+# max = 100_000
+# about = "full-batch Adam steps; by 3000 every network past the threshold fits its labels"
+#
+# [tool.axiom.parameters.learning_rate]
+# default = 0.01
+# min = 1e-5
+# max = 0.1
+#
+# [tool.axiom.parameters.label_noise]
+# default = 0.2
+# min = 0.05
+# max = 0.7
+# about = "share of training labels replaced by another class"
+#
+# [tool.axiom.parameters.separation]
+# default = 1.0
+# min = 0.1
+# max = 10.0
+# about = "standard deviation of the class centres, in units of that within a class"
+#
+# [tool.axiom.result]
+# valid = { kind = "flag", about = "narrow nets misfit, wide ones fit and beat chance; controls hold" }
+# configs_done = { kind = "integer", min = 1, about = "trials: task, training set, all widths" }
+# peak_error = { min = 0, max = 1, atol = 0.002, about = "test error at the peak, with label noise" }
+# peak_ratio = { min = 0, about = "parameters / (n k) at the peak", atol = 0.3 }
+# first_descent = { min = -1, max = 1, atol = 0.004, about = "peak less the lowest error before it" }
+# second_descent = { min = -1, max = 1, atol = 0.004, about = "peak less the error of the widest" }
+# clean_peak_error = { min = 0, max = 1, atol = 0.002, about = "the same peak without label noise" }
+# clean_second_descent = { min = -1, max = 1, atol = 0.004 }
+# fit_ratio = { min = 0, atol = 0.3, about = "least parameters / (n k) that fits 99 % of noisy labels" }
+# widest_error = { min = 0, max = 1, atol = 0.002, about = "test error of the widest, with noise" }
+# clean_widest_error = { min = 0, max = 1, atol = 0.002 }
+# random_label_error = { min = 0, max = 1, atol = 0.002, about = "control: chance is 0.8" }
+#
+# [tool.axiom.result.curves]
+# kind = "records"
+# max_items = 4
+# about = "one per label noise, over widths, mean of trials"
+# [tool.axiom.result.curves.fields]
+# label_noise = { min = 0, max = 1 }
+# width = { kind = "integer", dims = 1, min = 1 }
+# ratio = { dims = 1, min = 0, about = "parameters / (n k)", rtol = 1e-12 }
+# test_error = { dims = 1, min = 0, max = 1, atol = 0.002 }
+# train_error = { dims = 1, min = 0, max = 1, atol = 0.01 }
+# test_loss = { dims = 1, min = 0, about = "mean squared error of the outputs", rtol = 1e-3 }
+#
+# [[tool.axiom.findings]]
+# name = "second_descent"
+# claim = "Past the peak, wider networks test better again, by more than 0.1."
+# field = "second_descent"
+# criterion = { above = 0.1 }
+#
+# [[tool.axiom.findings]]
+# name = "first_descent"
+# claim = "Before the peak there is a narrower network that tests better, by more than 0.03."
+# field = "first_descent"
+# criterion = { above = 0.03 }
+#
+# [[tool.axiom.findings]]
+# name = "peak_at_threshold"
+# claim = "The peak lies where parameters match equations: parameters / (n k) in [0.4, 1.3]."
+# field = "peak_ratio"
+# criterion = { above = 0.4, below = 1.3 }
+#
+# [[tool.axiom.findings]]
+# name = "noise_raises_peak"
+# claim = "Label noise makes the second descent longer, not only every error larger."
+# field = "second_descent"
+# control = "clean_second_descent"
+# statistic = "difference"
+# criterion = { above = 0.0 }
+#
+# [[tool.axiom.findings]]
+# name = "clean_peak_remains"
+# claim = "Without label noise a smaller peak remains."
+# field = "clean_second_descent"
+# criterion = { above = 0.02 }
+#
+# [[tool.axiom.figures]]
+# name = "double_descent"
+# title = "Test error over width"
+# x = "curves.ratio"
+# y = ["curves.test_error"]
+# label = "label noise {label_noise:g}"
+# x_label = "parameters / (samples x classes)"
+# y_label = "test error (true labels)"
+# x_scale = "log"
+# x_mark = [1.0]
+# about = "The dashed line is the interpolation threshold."
+#
+# [[tool.axiom.figures]]
+# name = "training"
+# title = "Training error reaches zero at the peak"
+# x = "curves.ratio"
+# y = ["curves.train_error"]
+# label = "label noise {label_noise:g}"
+# x_label = "parameters / (samples x classes)"
+# y_label = "training error (given labels)"
+# x_scale = "log"
+# x_mark = [1.0]
+# ///
+
+import numpy as np
+
+SAMPLES = 100  # few, so that the threshold lies at a width that trains in seconds
+INPUTS = 20
+CLASSES = 5
+TEST_SAMPLES = 2000  # an error of 0.5 is known to 0.011 in one trial
+EQUATIONS = SAMPLES * CLASSES  # squared loss: one for each output of each sample
+CHANCE_ERROR = 1 - 1 / CLASSES
+
+# Dense around parameters / (n k) = 1, which is width 19; to twenty times the threshold beyond it.
+WIDTHS = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 32, 64, 128, 384)
+RANDOM_LABEL_WIDTH = 64  # the control that may not learn; one width past the threshold suffices
+HIDDEN_GAIN = 0.5  # a quarter of He's variance: what cannot be fitted must be learnt, not remembered
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
+
+TRIALS_MAX = 4  # training sets averaged in one run; the peak of a single one wanders
+TRIAL_SECONDS = 12.0  # nominal, at 3000 steps on one core
+
+
+def parameter_count(width):
+    """Weights and biases of a net INPUTS -> width -> CLASSES."""
+    return width * (INPUTS + 1) + (width + 1) * CLASSES
+
+
+def network_list(label_noise):
+    """What a trial trains: (label noise, width) of each network, in order."""
+    random_labels = CHANCE_ERROR  # so much noise makes the label independent of the class
+    return [
+        *((label_noise, width) for width in WIDTHS),
+        *((0.0, width) for width in WIDTHS),
+        (random_labels, RANDOM_LABEL_WIDTH),
+    ]
+
+
+# --- the task ------------------------------------------------------------------------------------
+
+
+def blobs(rng, centres, count):
+    """``count`` samples around the class centres: inputs (INPUTS + 1, count), classes (count,).
+
+    The last input is the constant 1, whose weight is the bias.
+    """
+    classes = np.arange(count) % CLASSES
+    inputs = centres[classes] + rng.standard_normal((count, INPUTS))
+    return np.vstack([inputs.T, np.ones(count)]), classes
+
+
+def noisy(classes, share, luck, shift):
+    """The labels with a ``share`` of them moved to another class; ``luck`` in [0, 1) says which."""
+    return np.where(luck < share, (classes + shift) % CLASSES, classes)
+
+
+def one_hot(labels):
+    """(CLASSES, samples), the targets of the squared loss."""
+    return np.eye(CLASSES)[labels].T
+
+
+# --- networks side by side ------------------------------------------------------------------------
+
+
+class Networks:
+    """One-hidden-layer ReLU nets, their hidden units stacked: rows ``units[i]`` belong to net i.
+
+    hidden (units, INPUTS + 1), output (units, CLASSES) and bias (nets, CLASSES, 1) are views of one
+    flat vector, so that the optimizer is a few operations on one array.
+    """
+
+    def __init__(self, widths, flat):
+        ends = np.cumsum(widths)
+        self.flat = flat
+        self.units = [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
+        split = np.cumsum([ends[-1] * (INPUTS + 1), ends[-1] * CLASSES])
+        hidden, output, bias = np.split(flat, split)
+        self.hidden = hidden.reshape(ends[-1], INPUTS + 1)
+        self.output = output.reshape(ends[-1], CLASSES)
+        self.bias = bias.reshape(len(widths), CLASSES, 1)
+
+    def forward(self, i, inputs):
+        """Hidden activity (width, samples) and outputs (CLASSES, samples) of net i."""
+        active = self.hidden[self.units[i]] @ inputs
+        np.maximum(active, 0.0, out=active)
+        return active, self.output[self.units[i]].T @ active + self.bias[i]
+
+
+def size(widths):
+    return sum(parameter_count(width) for width in widths)
+
+
+def initial_networks(rng, widths):
+    """Gaussian weights; nets of one width start alike in every arm, so arms differ by labels only."""
+    networks = Networks(widths, np.zeros(size(widths)))
+    drawn = {
+        width: (rng.standard_normal((width, INPUTS)), rng.standard_normal((width, CLASSES)))
+        for width in sorted(set(widths))
+    }
+    for width, units in zip(widths, networks.units, strict=True):
+        hidden, output = drawn[width]
+        networks.hidden[units, :INPUTS] = hidden * np.sqrt(HIDDEN_GAIN / INPUTS)
+        networks.output[units] = output / np.sqrt(width)
+    return networks
+
+
+def gradient(networks, slope, inputs, targets):
+    """Write d(loss)/d(weights) of every net into ``slope``; loss is mean |output - target|^2 / 2."""
+    for i, units in enumerate(networks.units):
+        active, outputs = networks.forward(i, inputs)
+        residual = (outputs - targets[i]) / inputs.shape[1]
+        back = networks.output[units] @ residual
+        back *= active > 0
+        np.matmul(back, inputs.T, out=slope.hidden[units])
+        np.matmul(active, residual.T, out=slope.output[units])
+        slope.bias[i] = residual.sum(axis=1, keepdims=True)
+
+
+def train(networks, inputs, targets, steps, learning_rate):
+    """Full-batch Adam (Kingma & Ba 2015), on all nets at once, in place."""
+    slope = Networks([u.stop - u.start for u in networks.units], np.empty_like(networks.flat))
+    mean, square, scratch = (np.zeros_like(networks.flat) for _ in range(3))
+    for step in range(1, steps + 1):
+        gradient(networks, slope, inputs, targets)
+        correction = np.sqrt(1 - BETA2**step)
+        np.subtract(slope.flat, mean, out=scratch)
+        scratch *= 1 - BETA1
+        mean += scratch
+        np.multiply(slope.flat, slope.flat, out=scratch)
+        scratch -= square
+        scratch *= 1 - BETA2
+        square += scratch
+        np.sqrt(square, out=scratch)
+        scratch += EPSILON * correction
+        np.divide(mean, scratch, out=scratch)
+        scratch *= learning_rate * correction / (1 - BETA1**step)
+        networks.flat -= scratch
+
+
+# --- one trial and the whole run ------------------------------------------------------------------
+
+
+def measure(networks, inputs, labels):
+    """Error and squared loss of every net: two arrays (nets,). ``labels`` is (nets, samples)."""
+    errors, losses = [], []
+    for i, given in enumerate(labels):
+        outputs = networks.forward(i, inputs)[1]
+        errors.append(np.mean(outputs.argmax(axis=0) != given))
+        losses.append(np.mean((outputs - one_hot(given)) ** 2))
+    return np.array(errors), np.array(losses)
+
+
+def trial(rng, parameters):
+    """Draw a task and train every network on it: (3, nets), training error, test error, test loss."""
+    arms = network_list(parameters["label_noise"])
+    centres = parameters["separation"] * rng.standard_normal((CLASSES, INPUTS))
+    inputs, classes = blobs(rng, centres, SAMPLES)
+    test_inputs, test_classes = blobs(rng, centres, TEST_SAMPLES)
+    luck, shift = rng.random(SAMPLES), rng.integers(1, CLASSES, SAMPLES)
+    labels = np.stack([noisy(classes, noise, luck, shift) for noise, _ in arms])
+    networks = initial_networks(rng, [width for _, width in arms])
+    targets = np.stack([one_hot(given) for given in labels])
+    train(networks, inputs, targets, parameters["steps"], parameters["learning_rate"])
+    train_error, _ = measure(networks, inputs, labels)
+    test_error, test_loss = measure(networks, test_inputs, [test_classes] * len(arms))
+    return np.stack([train_error, test_error, test_loss])
+
+
+def ratios():
+    """Parameters / equations of each width."""
+    return np.array([parameter_count(width) for width in WIDTHS]) / EQUATIONS
+
+
+def peak_of(test_error):
+    """Index of the largest error that has a smaller one before it: the peak between two descents.
+
+    A curve that only falls has none; its largest error is its first, and the descents come out at 0.
+    """
+    rise = test_error - np.minimum.accumulate(test_error)
+    return int(np.argmax(rise))
+
+
+def descents(test_error):
+    """Peak error, its index, and how far the error falls to either side of it."""
+    peak = peak_of(test_error)
+    top = test_error[peak]
+    return top, peak, top - test_error[: peak + 1].min(), top - test_error[-1]
+
+
+def curve(label_noise, train_error, test_error, test_loss):
+    return {
+        "label_noise": label_noise,
+        "width": list(WIDTHS),
+        "ratio": ratios().tolist(),
+        "test_error": test_error.tolist(),
+        "train_error": train_error.tolist(),
+        "test_loss": test_loss.tolist(),
+    }
+
+
+def summary(outcomes, parameters):
+    """The result from the outcomes (trials, 3, nets)."""
+    mean = np.mean(outcomes, axis=0)
+    count = len(WIDTHS)
+    noise, clean, random_error = mean[:, :count], mean[:, count:-1], mean[1, -1]
+    top, peak, first, second = descents(noise[1])
+    clean_top, _, _, clean_second = descents(clean[1])
+    fits = noise[0] <= 0.01
+    sane = (
+        noise[0, 0] > 0.1  # the narrowest cannot fit: there is a threshold to cross
+        and fits[-1]  # the widest does
+        and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises: the test data are of the task
+        and noise[1, -1] < CHANCE_ERROR - 0.2
+        and random_error > CHANCE_ERROR - 0.12  # chance within four deviations of one trial
+    )
+    return {
+        "valid": int(sane),
+        "configs_done": len(outcomes),
+        "peak_error": float(top),
+        "peak_ratio": float(ratios()[peak]),
+        "first_descent": float(first),
+        "second_descent": float(second),
+        "clean_peak_error": float(clean_top),
+        "clean_second_descent": float(clean_second),
+        "fit_ratio": float(ratios()[np.argmax(fits)]) if fits.any() else 0.0,
+        "widest_error": float(noise[1, -1]),
+        "clean_widest_error": float(clean[1, -1]),
+        "random_label_error": float(random_error),
+        "curves": [
+            curve(parameters["label_noise"], *noise),
+            curve(0.0, *clean),
+        ],
+    }
+
+
+def trials_within(budget_seconds, steps):
+    """Whole trials that the budget pays for, at their nominal price; at least one."""
+    price = TRIAL_SECONDS * steps / 3000
+    return int(np.clip(budget_seconds // price, 1, TRIALS_MAX))
+
+
+def run(task):
+    parameters = task.parameters
+    count = trials_within(task.budget_seconds, parameters["steps"])
+    state = task.restore() or {"outcomes": []}
+    outcomes = state["outcomes"]
+    while len(outcomes) < count:
+        outcomes.append(trial(task.rng(len(outcomes)), parameters))
+        task.checkpoint({"outcomes": outcomes})
+        task.progress(len(outcomes) / count)
+    return summary(np.array(outcomes), parameters)
