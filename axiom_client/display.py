@@ -1,4 +1,4 @@
-"""What a person sees: a live picture on a terminal, plain lines elsewhere. rich honours NO_COLOR."""
+"""What a person sees: a live picture on a terminal, plain lines elsewhere. NO_COLOR works."""
 
 from __future__ import annotations
 
