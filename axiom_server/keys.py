@@ -20,9 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from axiom_server.errors import SigningFailed
 
@@ -30,6 +32,7 @@ Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
 STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # what decides which code volunteers run
 SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # what says how fresh that decision is
+PASSPHRASE_VARIABLE = "AXIOM_KEYS_PASSPHRASE"
 PASSPHRASE_LENGTH_MIN = 12  # characters; the file may be copied and attacked offline
 
 
@@ -52,6 +55,11 @@ class Keys:
                 "or write a request and sign it where the key is (axiom-server sign)"
             )
         return found
+
+    def merged(self, other: Keys) -> Keys:
+        """These keys, and the other's for the roles that these lack."""
+        roles = {role: self.signers.get(role) or other.signers.get(role, ()) for role in ROLES}
+        return Keys(signers=roles)
 
     def has(self, role: Role) -> bool:
         """Whether any key of the role is at hand."""
@@ -100,15 +108,15 @@ def key_files(keys_dir: Path, role: Role) -> list[Path]:
 
 def read_key(path: Path, passphrase: str | None) -> CryptoSigner:
     """Read one key file. Raises KeysError: absent, wrong passphrase, wrong kind."""
-    try:
-        pem = path.read_bytes()
-    except OSError as error:
-        raise KeysError(f"cannot read the key {path}: {error.strerror}") from None
-    encrypted = b"ENCRYPTED PRIVATE KEY" in pem
+    encrypted = is_encrypted(path)
     if encrypted and not passphrase:
-        raise KeysError(f"{path} is encrypted: give its passphrase")
+        raise KeysError(
+            f"{path} is encrypted: give its passphrase, in a terminal or as {PASSPHRASE_VARIABLE}"
+        )
     try:
-        key = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase else None)
+        key = load_pem_private_key(
+            path.read_bytes(), passphrase.encode() if encrypted and passphrase else None
+        )
     except ValueError:
         why = "the passphrase does not fit" if encrypted else "it is not a PKCS#8 private key"
         raise KeysError(f"cannot use the key {path}: {why}") from None
@@ -118,24 +126,69 @@ def read_key(path: Path, passphrase: str | None) -> CryptoSigner:
 
 
 def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> None:
-    """Write a new key file with owner-only rights. Raises KeysError: the passphrase is short."""
+    """Write a new key file with owner-only rights, and its public half beside it, ROLE.pub.
+
+    Raises KeysError when the passphrase is short.
+    """
     if passphrase is not None and len(passphrase) < PASSPHRASE_LENGTH_MIN:
         raise KeysError(f"the passphrase needs at least {PASSPHRASE_LENGTH_MIN} characters")
     how: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
         how = BestAvailableEncryption(passphrase.encode())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(descriptor)
+    _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    path.with_suffix(".pub").write_bytes(public)
+
+
+def read_public_key(path: Path) -> SSlibKey:
+    """Read a key's public half, ROLE.pub. Raises KeysError."""
+    try:
+        return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
+    except OSError as error:
+        raise KeysError(f"cannot read the key {path}: {error.strerror}") from None
+    except ValueError:
+        raise KeysError(f"{path} is not a public key (PEM); give a ROLE.pub file") from None
+
+
+def protect_key(path: Path, passphrase: str) -> bool:
+    """Encrypt a key file in place; False when it is encrypted already. Raises KeysError."""
+    if is_encrypted(path):
+        return False
+    signer = read_key(path, None)
+    key = load_pem_private_key(signer.private_bytes, None)
+    assert isinstance(key, Ed25519PrivateKey)  # read_key accepts no other
+    partial = path.with_name(f"{path.stem}.protected.pem")
+    partial.unlink(missing_ok=True)
+    write_key(partial, key, passphrase)
+    os.replace(partial, path)
+    partial.with_suffix(".pub").unlink()
+    return True
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a key file needs a passphrase. Raises KeysError."""
+    try:
+        return b"ENCRYPTED PRIVATE KEY" in path.read_bytes()
+    except OSError as error:
+        raise KeysError(f"cannot read the key {path}: {error.strerror}") from None
 
 
 def make_private_folder(folder: Path) -> None:
     """Make a folder that only its owner may enter."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, and that was not there before."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeysError(f"{path} is already there, and a key is never overwritten") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _names(role: Role, count: int) -> list[str]:

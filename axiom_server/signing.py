@@ -14,6 +14,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
+from securesystemslib.exceptions import Error as SecuresystemslibError
+from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
@@ -134,6 +136,22 @@ def read_request(path: Path) -> SigningRequest:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise FileUnreadable(f"{path} is not a signing request: {error}") from None
+
+
+def open_signer(uri: str, request: SigningRequest) -> list[Signer]:
+    """A key that is not a file, such as one in a PKCS#11 device (``hsm:``). Raises KeysError.
+
+    uri  as securesystemslib names keys; which of the role's keys it is, is found by trying
+    """
+    root = request.trusted_root().signed
+    for keyid in root.roles[request.role].keyids:
+        try:
+            return [Signer.from_priv_key_uri(uri, root.keys[keyid])]
+        except UnsupportedLibraryError as error:
+            raise KeysError(f"{uri}: {error}; install it beside axiom-server") from None
+        except (ValueError, OSError, SecuresystemslibError):
+            continue  # not this key's
+    raise KeysError(f"{uri} opens none of this project's {request.role} keys")
 
 
 def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> list[str]:

@@ -267,8 +267,12 @@ def test_after_a_fast_forward_staff_rotate_the_online_keys_and_hosts_recover(
         get(store, newer)
     fresh = own_keys(tmp_path / "fresh")
     keys = type(project.keys)(signers={**project.keys.signers, "timestamp": fresh.of("timestamp")})
+    trusted = project.repository.metadata.root()
     root = propose_root(
-        project.repository.metadata.root(), "timestamp", [fresh.of("timestamp")[0].public_key]
+        trusted,
+        "timestamp",
+        add=[fresh.of("timestamp")[0].public_key],
+        drop=list(trusted.signed.roles["timestamp"].keyids),
     )
     sign(root, keys.of("root"))
     project.repository.install_root(root, keys)
