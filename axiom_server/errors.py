@@ -1,17 +1,17 @@
 """What can go wrong for staff: one line that says what happened and what to do next.
 
-    ServerError                  exit 1   anything below, when no better code fits
-    ├── Usage                    exit 2   the command line makes no sense (typer's own code too)
-    ├── NotInitialised           exit 3   the folder holds no project
-    ├── ConfigWrong              exit 4   project.toml has an unknown key or a wrong value
-    ├── DatabaseUnreachable      exit 5   PostgreSQL does not answer, or cannot be started
-    ├── PortInUse                exit 6   another program listens there
-    ├── ExperimentMalformed      exit 7   the file's metadata is missing or wrong
-    ├── ExperimentUnknown        exit 8   no published experiment of that name
-    ├── FileUnreadable           exit 9   a file given is absent, or not what it should be
-    ├── DiskFull                 exit 10  no space left for what had to be written
-    ├── SigningFailed            exit 11  a key is missing or does not open
-    └── NotFound                 exit 12  no such host, user or session
+ServerError                  exit 1   anything below, when no better code fits
+├── Usage                    exit 2   the command line makes no sense (typer's own code too)
+├── NotInitialised           exit 3   the folder holds no project
+├── ConfigWrong              exit 4   project.toml has an unknown key or a wrong value
+├── DatabaseUnreachable      exit 5   PostgreSQL does not answer, or cannot be started
+├── PortInUse                exit 6   another program listens there
+├── ExperimentMalformed      exit 7   the file's metadata is missing or wrong
+├── ExperimentUnknown        exit 8   no published experiment of that name
+├── FileUnreadable           exit 9   a file given is absent, or not what it should be
+├── DiskFull                 exit 10  no space left for what had to be written
+├── SigningFailed            exit 11  a key is missing or does not open
+└── NotFound                 exit 12  no such host, user or session
 """
 
 from __future__ import annotations

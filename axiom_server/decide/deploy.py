@@ -53,11 +53,12 @@ def fill_idle(
     """Give each host exactly as much as it has idle.
 
     Versions take turns within a host, and the turn is carried over from host to host, so that both
-    a 240-core host and many small ones get an even mix.
+    a 240-core host and many small ones get an even mix. GPUs come first: fewer versions run on
+    them, and the turns on cores make up for it.
     """
     placed = []
-    for device in devices:
-        given = dict.fromkeys((c.version_id for c in candidates), 0)
+    given = dict.fromkeys((c.version_id for c in candidates), 0)
+    for device in sorted(devices, reverse=True):
         for host in sorted(hosts, key=lambda h: (-h.cpu, h.host_id)):
             fitting = [
                 c

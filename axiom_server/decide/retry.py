@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from axiom_protocol.messages import Outcome
 
-ATTEMPTS_MAX = 6  # tries of one workunit before it is given up: the fault is its own by then
+ATTEMPTS_MAX = 6  # faults of one workunit before it is given up: the fault is its own by then
 
 #: Outcomes that say something of the experiment or the host; the others say only that it stopped.
 FAULTS: frozenset[str] = frozenset({"failed", "timed_out", "over_memory", "over_disk"})
@@ -21,10 +21,12 @@ class RequeueDecision:
 
 
 def after(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
-    """Decide what follows a task's end. A refused result counts as a fault."""
+    """Decide what follows a task's end. A refused result counts as a fault; being lost does not."""
     if outcome == "success" and not refused:
         return RequeueDecision(again=False, attempt=attempt)
-    return RequeueDecision(again=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
+    if outcome in FAULTS or refused:
+        return RequeueDecision(again=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
+    return RequeueDecision(again=True, attempt=attempt)
 
 
 def failing_after(failing: int, outcome: Outcome, refused: bool, spared: bool) -> int:

@@ -1,0 +1,264 @@
+"""The network: decode, one transaction, encode. Every refusal is a Problem that says what to do."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psycopg
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from axiom_protocol import __version__
+from axiom_protocol.messages import (
+    BODY_BYTES_MAX,
+    PROTOCOL_VERSION,
+    EnrolAnswer,
+    EnrolRequest,
+    Problem,
+    ProjectInfo,
+    SyncRequest,
+)
+from axiom_server.catalogue import Catalogue
+from axiom_server.config import Config
+from axiom_server.exchange import TokenUnknown, clean, exchange
+from axiom_server.rounds import Rounds
+from axiom_server.store import hosts, users
+from axiom_server.store.database import HEAD, Connection, Pool, row
+
+GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
+GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
+NAME_LENGTH_MAX = 100
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+_decode_sync = msgspec.json.Decoder(SyncRequest).decode
+_decode_enrol = msgspec.json.Decoder(EnrolRequest).decode
+
+
+class Refused(Exception):
+    """A request that is not answered; ``problem`` tells the client why."""
+
+    def __init__(self, status: int, title: str, detail: str = "") -> None:
+        super().__init__(title)
+        self.problem = Problem(title=title, detail=detail[:2000], status=status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """What the handlers share. One per serving process."""
+
+    config: Config
+    bundles: Path  # the TUF repository's folder
+    pool: Pool
+    catalogue: Catalogue
+
+    async def project(self, request: Request) -> Response:
+        """``GET /api/v1/project``."""
+        info = ProjectInfo(
+            name=self.config.project.name,
+            server_version=__version__,
+            anonymous_hosts=self.config.project.anonymous_hosts,
+        )
+        return answer(request, info)
+
+    async def enrol(self, request: Request) -> Response:
+        """``POST /api/v1/hosts``: a new host, of an account or with a new one."""
+        asked = decode(_decode_enrol, await body(request))
+        _check_version(asked.protocol_version)
+        facts = msgspec.convert(_cleaned(msgspec.to_builtins(asked.host)), type(asked.host))
+        async with self.pool.connection() as connection, connection.transaction():
+            user_id, user, key = await self._account(connection, asked)
+            token, stored = users.new_secret()
+            host_id = await hosts.enrol(connection, user_id, facts, stored)
+        made = EnrolAnswer(host_id=host_id, token=token, user=user, account_key=key)
+        return answer(request, made, status=201)
+
+    async def _account(self, connection: Connection, asked: EnrolRequest) -> tuple[int, str, str]:
+        if asked.account_key:
+            found = await users.by_key(connection, users.digest(asked.account_key))
+            if found is None:
+                raise Refused(403, "No account has this key", "Check the key, or leave it out.")
+            return (*found, "")
+        if not self.config.project.anonymous_hosts:
+            raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
+        key, stored = users.new_secret()
+        name = " ".join(clean(asked.user).split())[:NAME_LENGTH_MAX]
+        name = name or f"volunteer-{stored.hex()[:8]}"
+        user_id = await users.make(connection, name, stored)
+        if user_id is None:
+            raise Refused(
+                409, f"The name {name!r} is taken"[:200],
+                "Choose another name, or give the account's key if it is yours.",
+            )  # fmt: skip
+        return user_id, name, key
+
+    async def sync(self, request: Request) -> Response:
+        """``POST /api/v1/sync``."""
+        token = bearer(request)
+        asked = decode(_decode_sync, await body(request))
+        _check_version(asked.protocol_version)
+        if asked.host is not None:
+            host = msgspec.convert(_cleaned(msgspec.to_builtins(asked.host)), type(asked.host))
+            asked = msgspec.structs.replace(asked, host=host)
+        async with self.pool.connection() as connection:
+            await self.catalogue.refresh(connection)
+            try:
+                async with connection.pipeline(), connection.transaction():
+                    said = await exchange(
+                        connection, self.catalogue, self.config, users.digest(token), asked
+                    )
+            except TokenUnknown:
+                raise Refused(
+                    401, "This host is not known here", "Attach it again: axiom-client attach URL"
+                ) from None
+        return answer(request, said)
+
+    async def bundle_file(self, request: Request) -> Response:
+        """``GET /bundles/...``: the signed metadata and the experiments, as files."""
+        kind, name = request.path_params["kind"], request.path_params["name"]
+        path = self.bundles / kind / name
+        if kind not in ("metadata", "targets") or name.startswith(".") or not path.is_file():
+            raise Refused(404, "No such file in the bundles")
+        return FileResponse(path)
+
+    async def health(self, request: Request) -> Response:
+        """``GET /healthz``: the process answers."""
+        return Response("ok\n", media_type="text/plain")
+
+    async def ready(self, request: Request) -> Response:
+        """``GET /readyz``: the database answers, with the schema of this program."""
+        try:
+            async with self.pool.connection(timeout=5) as connection:
+                found = await row(connection, "SELECT version_num FROM alembic_version")
+        except (psycopg.OperationalError, TimeoutError) as error:
+            raise Refused(503, "The database does not answer", str(error)) from None
+        if found[0] != HEAD:
+            raise Refused(503, "The database has another schema", f"{found[0]}, not {HEAD}")
+        return Response("ready\n", media_type="text/plain")
+
+
+def application(api: Api, rounds: Rounds) -> Starlette:
+    """The ASGI application; it owns the pool and the rounds for its lifetime."""
+
+    @asynccontextmanager
+    async def life(_app: Starlette) -> AsyncIterator[None]:
+        await api.pool.open()
+        async with rounds.running():
+            yield
+        await api.pool.close()
+
+    return Starlette(
+        routes=[
+            Route("/api/v1/project", api.project),
+            Route("/api/v1/hosts", api.enrol, methods=["POST"]),
+            Route("/api/v1/sync", api.sync, methods=["POST"]),
+            Route("/bundles/{kind}/{name}", api.bundle_file),
+            Route("/healthz", api.health),
+            Route("/readyz", api.ready),
+        ],
+        exception_handlers={
+            Refused: _refused,
+            psycopg.OperationalError: _database_gone,
+            404: _not_found,
+            405: _not_found,
+        },
+        lifespan=life,
+    )
+
+
+def bearer(request: Request) -> str:
+    """The host token of the request. Raises Refused."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Refused(401, "A host token is needed", "Send it as: Authorization: Bearer TOKEN")
+    return token.strip()
+
+
+async def body(request: Request) -> bytes:
+    """The request's body, unpacked, and never more than BODY_BYTES_MAX of it. Raises Refused."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise Refused(415, f"Content-Encoding {encoding!r} is not understood"[:200], "Use gzip.")
+    unpacker = zlib.decompressobj(GZIP_WINDOW) if encoding == "gzip" else None
+    parts, size = [], 0
+    try:
+        async for chunk in request.stream():
+            if unpacker is not None:
+                chunk = unpacker.decompress(chunk, BODY_BYTES_MAX + 1 - size)
+            size += len(chunk)
+            if size > BODY_BYTES_MAX or (unpacker is not None and unpacker.unconsumed_tail):
+                raise Refused(
+                    413, "The body is too large", f"At most {BODY_BYTES_MAX} bytes unpacked."
+                )
+            parts.append(chunk)
+    except zlib.error:
+        raise Refused(400, "The body is not gzip") from None
+    if unpacker is not None and not unpacker.eof:
+        raise Refused(400, "The gzip body ends too early")
+    return b"".join(parts)
+
+
+def decode(decoder: "msgspec.json.Decoder[T] | object", raw: bytes) -> T:
+    """Decode a message. Raises Refused with the field that is wrong."""
+    try:
+        return decoder(raw)  # type: ignore[operator, no-any-return]
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise Refused(400, "The message is not understood", str(error)) from None
+
+
+def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Response:
+    """Encode a message, compressed when it is long and the client takes that."""
+    raw = _encode(message)
+    headers = {"content-type": "application/json"}
+    if len(raw) >= GZIP_BYTES_MIN and "gzip" in request.headers.get("accept-encoding", ""):
+        packer = zlib.compressobj(1, zlib.DEFLATED, GZIP_WINDOW)
+        raw = packer.compress(raw) + packer.flush()
+        headers["content-encoding"] = "gzip"
+    return Response(raw, status, headers)
+
+
+def _check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise Refused(
+            426, "This server speaks another protocol version",
+            f"It speaks {PROTOCOL_VERSION}, not {version}: update the older side.",
+        )  # fmt: skip
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _cleaned(item) for key, item in value.items()}
+    return value
+
+
+def _problem(problem: Problem) -> Response:
+    return Response(_encode(problem), problem.status, media_type="application/problem+json")
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _problem(error.problem)
+
+
+async def _database_gone(_request: Request, error: Exception) -> Response:
+    return _problem(
+        Problem(title="The database does not answer", detail=str(error)[:2000], status=503)
+    )
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    title = "No such page" if status == 404 else "This method is not offered here"
+    return _problem(Problem(title=title, detail=request.url.path[:200], status=status))

@@ -1,0 +1,103 @@
+"""What a serving process remembers between requests: published versions and who else is live.
+
+All of it can be read again at any time, so any number of processes may serve; what they remember
+is at most REFRESH_SECONDS old, and nothing of it decides whether something is done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+
+from axiom_server.decide.lease import Device, PoolView
+from axiom_server.store import experiments, hosts
+from axiom_server.store.database import Connection
+from axiom_server.store.experiments import ParametersRow, VersionRow
+
+REFRESH_SECONDS = 1.0  # staff's commands take effect on grants this soon
+EMPTY_SECONDS = 1.0  # a pool found empty is not asked again before
+PARAMETER_SETS_MAX = 100_000  # remembered; beyond it the memory is emptied and fills anew
+
+
+@dataclass
+class Catalogue:
+    """One per serving process."""
+
+    live_seconds: float
+    versions: dict[int, VersionRow] = field(default_factory=dict)
+    parameters: dict[int, ParametersRow] = field(default_factory=dict)
+    live_users: frozenset[int] = frozenset()
+    pools: list[PoolView] = field(default_factory=list)
+    given: dict[tuple[int, str], float] = field(default_factory=dict)
+    _empty_until: dict[tuple[int, str], float] = field(default_factory=dict)
+    _fresh_until: float = 0.0
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def refresh(self, connection: Connection) -> None:
+        """Read again what is too old. One request of many does it; the others wait for it."""
+        if time.monotonic() < self._fresh_until:
+            return
+        async with self._refreshing:
+            if time.monotonic() < self._fresh_until:
+                return
+            found = await experiments.states(connection)
+            await self.know(connection, {version_id for version_id, _, _ in found})
+            for version_id, state, weight in found:
+                known = self.versions[version_id]
+                if (known.state, known.weight) != (state, weight):
+                    self.versions[version_id] = known._replace(state=state, weight=weight)
+            self.live_users = await hosts.live_users(connection, self.live_seconds)
+            self.pools = [
+                p for v in self.versions.values() if v.state == "active" for p in pools(v)
+            ]
+            self._fresh_until = time.monotonic() + REFRESH_SECONDS
+
+    async def know(self, connection: Connection, ids: set[int]) -> None:
+        """Read the manifests of versions not yet known."""
+        if missing := ids - self.versions.keys():
+            for version in await experiments.versions_by_id(connection, sorted(missing)):
+                self.versions[version.version_id] = version
+
+    async def know_parameters(self, connection: Connection, ids: set[int]) -> None:
+        """Read parameter sets not yet known."""
+        if missing := ids - self.parameters.keys():
+            if len(self.parameters) > PARAMETER_SETS_MAX:
+                self.parameters.clear()
+                missing = ids
+            for found in await experiments.parameter_sets(connection, sorted(missing)):
+                self.parameters[found.parameters_id] = found
+
+    def empty(self) -> set[tuple[int, str]]:
+        """Pools that had nothing a moment ago."""
+        now = time.monotonic()
+        return {key for key, until in self._empty_until.items() if until > now}
+
+    def found_empty(self, key: tuple[int, str]) -> None:
+        """A pool had less than it was asked for."""
+        self._empty_until[key] = time.monotonic() + EMPTY_SECONDS
+
+    def was_given(self, key: tuple[int, str], count: int) -> None:
+        """Count what a pool was given, so that pools take turns by weight."""
+        weight = self.versions[key[0]].weight
+        base = min((self.given.get((p.version_id, p.device), 0.0) for p in self.pools), default=0.0)
+        # A pool that was empty for long must not catch up on all it missed.
+        self.given[key] = max(self.given.get(key, base), base) + count / max(weight, 1e-9)
+
+
+def pools(version: VersionRow) -> list[PoolView]:
+    """The devices that a version's workunits may wait for."""
+    resources = version.manifest.resources
+    cpu = PoolView(
+        version_id=version.version_id,
+        device="cpu",
+        environment=version.manifest.environment,
+        cpu_cores=resources.cpu_cores,
+        memory_bytes=resources.memory_bytes,
+        expected_seconds=version.manifest.expected_seconds,
+        weight=version.weight,
+    )
+    devices: list[Device] = ["gpu"] if resources.gpus else ["cpu"]
+    if not resources.gpus and cpu.environment == "torch":
+        devices.append("gpu")
+    return [replace(cpu, device=device) for device in devices]

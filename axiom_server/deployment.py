@@ -1,0 +1,224 @@
+"""`axiom-server deploy`: new workunits for idle hosts, named hosts or the open pool."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from axiom_protocol.manifest import ManifestError, Parameters
+from axiom_server.config import Deploying
+from axiom_server.decide import deploy
+from axiom_server.decide.deploy import Candidate, Device, Placement
+from axiom_server.errors import ExperimentUnknown, NotFound, Usage
+from axiom_server.store import experiments, hosts, workunits
+from axiom_server.store.database import Connection, rows
+from axiom_server.store.experiments import VersionRow
+from axiom_server.store.workunits import NewWorkunits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What staff ask for. Exactly one of ``fill_idle`` and ``count`` is set.
+
+    count       workunits for each host named, or for the open pool; with several parameter sets,
+                that many of each
+    gpu         for GPUs (with count); fill_idle does both kinds
+    parameters  parameter sets; one empty set means the defaults
+    """
+
+    names: Sequence[str]
+    fill_idle: bool = False
+    count: int = 0
+    hosts: Sequence[int] = ()
+    gpu: bool = False
+    parameters: Sequence[Parameters] = ({},)
+    budget_seconds: float | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """What was made: per experiment, and per host by device."""
+
+    deployment_id: int | None
+    workunits: int
+    pool: int
+    experiments: dict[str, int]
+    hosts: dict[int, dict[str, int]] = field(default_factory=dict)
+
+
+async def make(connection: Connection, order: Order, config: Deploying) -> Deployed:
+    """Deploy in the caller's transaction. Raises ExperimentUnknown, NotFound, Usage."""
+    chosen = await _chosen(connection, order.names)
+    placements = await _placements(connection, order, config, chosen)
+    wanted = await _with_parameters(connection, order, chosen, placements)
+    wanted = [w for w in wanted if w.count]
+    if order.weight is not None:
+        for version in chosen:
+            await experiments.set_weight(connection, version.experiment_id, order.weight)
+    if not wanted:
+        return Deployed(deployment_id=None, workunits=0, pool=0, experiments={})
+    by_id = {v.version_id: v for v in chosen}
+    made = _summary(by_id, wanted)
+    new = await _first_used(connection, [v for v in chosen if made.experiments.get(v.name)])
+    record = _record(by_id, order, made, new)
+    kind = "idle" if order.fill_idle else "hosts" if order.hosts else "pool"
+    deployment_id = await workunits.deploy(
+        connection, kind, wanted, config.hold_hours * 3600, record
+    )
+    if order.fill_idle:
+        await hosts.imported_are_filled(connection, sorted(made.hosts))
+    return Deployed(
+        deployment_id=deployment_id, workunits=made.workunits, pool=made.pool,
+        experiments=made.experiments, hosts=made.hosts,
+    )  # fmt: skip
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at what was meant."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are: {', '.join(known)}" if known else "publish one: axiom-server publish FILE"
+
+
+async def _chosen(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
+    """The active version of each name, or the version named as NAME@VERSION, in the order given."""
+    every = await experiments.versions(connection)
+    active = {v.name: v for v in every if v.state == "active"}
+    active |= {f"{v.name}@{v.version}": v for v in every if v.state == "active"}
+    stopped = {v.name: v for v in every if v.state != "active"}
+    chosen = []
+    for name in dict.fromkeys(names):
+        if name in active:
+            chosen.append(active[name])
+        elif name in stopped:
+            found = stopped[name]
+            raise ExperimentUnknown(
+                f"{name}@{found.version} is {found.state} ({found.state_reason or 'by staff'}); "
+                f"resume it: axiom-server experiments resume {name}"
+            )
+        else:
+            known = sorted({v.name for v in every})
+            raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+    return chosen
+
+
+async def _placements(
+    connection: Connection, order: Order, config: Deploying, chosen: Sequence[VersionRow]
+) -> list[Placement]:
+    candidates = [_candidate(v) for v in chosen]
+    device: Device = "gpu" if order.gpu else "cpu"
+    if order.fill_idle:
+        idle = await hosts.idle_hosts(connection, config.live_minutes * 60)
+        if order.hosts:
+            idle = [host for host in idle if host.host_id in set(order.hosts)]
+        return deploy.fill_idle(candidates, idle, ("gpu",) if order.gpu else ("cpu", "gpu"))
+    if not any(c.fits(device) for c in candidates):
+        raise Usage(f"none of {', '.join(order.names)} runs on a {device.upper()}")
+    if order.hosts:
+        there = await hosts.some(connection, list(order.hosts))
+        if missing := sorted(set(order.hosts) - there.keys()):
+            raise NotFound(f"no host {missing[0]}; axiom-server hosts lists them")
+    return deploy.spread(candidates, order.count, list(order.hosts) or [None], device)
+
+
+async def _with_parameters(
+    connection: Connection,
+    order: Order,
+    chosen: Sequence[VersionRow],
+    placements: Sequence[Placement],
+) -> list[NewWorkunits]:
+    """Turn placements into workunits: with a sweep, its parameter sets take turns or multiply."""
+    by_id = {v.version_id: v for v in chosen}
+    sets: dict[int, list[int]] = {}
+    for version_id in sorted({p.version_id for p in placements}):
+        version = by_id[version_id]
+        budget = order.budget_seconds or version.manifest.expected_seconds
+        for parameters in order.parameters:
+            try:
+                version.manifest.resolve(parameters)
+            except ManifestError as error:
+                raise Usage(str(error)) from None
+            made = await experiments.parameters_id(connection, version_id, parameters, budget)
+            sets.setdefault(version_id, []).append(made)
+    wanted = []
+    turn = dict.fromkeys(sets, 0)
+    for p in placements:
+        ids = sets[p.version_id]
+        for i, parameters_id in enumerate(ids):
+            if order.fill_idle:  # the slots are fixed: the sets share them
+                ours = (i - turn[p.version_id]) % len(ids)
+                count = (p.count - ours + len(ids) - 1) // len(ids)
+            else:
+                count = p.count
+            wanted.append(
+                NewWorkunits(
+                    version_id=p.version_id, parameters_id=parameters_id, device=p.device,
+                    host_id=p.host_id, count=max(0, count),
+                )
+            )  # fmt: skip
+        turn[p.version_id] = (turn[p.version_id] + p.count) % len(ids)
+    return wanted
+
+
+def _candidate(version: VersionRow) -> Candidate:
+    resources = version.manifest.resources
+    return Candidate(
+        version_id=version.version_id,
+        environment=version.manifest.environment,
+        cpu_cores=resources.cpu_cores,
+        gpus=resources.gpus,
+    )
+
+
+def _summary(by_id: dict[int, VersionRow], wanted: Sequence[NewWorkunits]) -> Deployed:
+    names: dict[str, int] = {version.name: 0 for version in by_id.values()}
+    per_host: dict[int, dict[str, int]] = {}
+    for w in wanted:
+        names[by_id[w.version_id].name] += w.count
+        if w.host_id is not None:
+            host = per_host.setdefault(w.host_id, {"cpu": 0, "gpu": 0})
+            host[w.device] += w.count
+    return Deployed(
+        deployment_id=None,
+        workunits=sum(w.count for w in wanted),
+        pool=sum(w.count for w in wanted if w.host_id is None),
+        experiments=names,
+        hosts=dict(sorted(per_host.items(), key=lambda i: (-sum(i[1].values()), i[0]))),
+    )
+
+
+async def _first_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
+    """Experiments never deployed before, nor imported with results; from now on they have been."""
+    found = await rows(
+        connection,
+        """UPDATE experiments SET used_at = now()
+           WHERE experiment_id = ANY(%s) AND used_at IS NULL RETURNING experiment_id""",
+        ([v.experiment_id for v in chosen],),
+    )
+    return {int(r[0]) for r in found}
+
+
+def _record(
+    by_id: dict[int, VersionRow], order: Order, made: Deployed, new: set[int]
+) -> dict[str, Any]:
+    """What the session log will want to know. Hosts as [id, cpu, gpu], most work first."""
+    return {
+        "experiments": [
+            {
+                "name": v.name,
+                "version": v.version,
+                "version_id": v.version_id,
+                "title": v.manifest.title,
+                "workunits": made.experiments[v.name],
+                "new": v.experiment_id in new,
+            }
+            for v in by_id.values()
+        ],
+        "hosts": [[host, n["cpu"], n["gpu"]] for host, n in made.hosts.items()],
+        "pool": made.pool,
+        "parameters": list(order.parameters),
+    }

@@ -1,0 +1,113 @@
+"""`axiom-server import FILE`: an existing project moves here with its users, hosts and results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from axiom_server.errors import FileUnreadable
+from axiom_server.exchange import clean
+from axiom_server.store import imports
+from axiom_server.store.database import Connection
+from axiom_server.store.imports import IdleRow, ResultRow
+
+FILE_BYTES_MAX = 1 << 30  # a million results are about 130 MB
+
+Id = Annotated[int, Meta(ge=1, le=2**53)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class ImportedResult(Struct, frozen=True):
+    """A result of the other project's, with the elapsed seconds that earn its credit."""
+
+    result_id: Id
+    user: Name
+    host_id: Id
+    experiment: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    elapsed_seconds: Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
+
+
+class ImportedHost(Struct, frozen=True):
+    """A host of the other project's with idle cores and GPUs."""
+
+    host_id: Id
+    name: Name
+    cpu_cores: Count
+    gpus: Count = 0
+
+
+class History(Struct, frozen=True):
+    """The file. Other keys in it (notes, expectations) are left alone."""
+
+    results: list[ImportedResult]
+    idle_hosts: list[ImportedHost] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What changed."""
+
+    results: int
+    already_known: int
+    users: int
+    hosts: int
+    idle_hosts: int
+
+
+def read_history(path: Path) -> tuple[History, bytes]:
+    """Parse and check the file; also its sha256. Raises FileUnreadable with what is wrong."""
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise FileUnreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes; split it")
+        raw = path.read_bytes()
+        history = msgspec.json.decode(raw, type=History)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FileUnreadable(
+            f"{path} is not a project's history: {error}; it needs a list 'results' of "
+            "result_id, user, host_id, experiment, elapsed_seconds"
+        ) from None
+    counts = Counter(r.result_id for r in history.results)
+    if twice := [result_id for result_id, n in counts.items() if n > 1]:
+        raise FileUnreadable(f"{path}: result_id {min(twice)} occurs twice; nothing was imported")
+    owners: dict[int, str] = {}
+    for result in history.results:
+        if owners.setdefault(result.host_id, result.user) != result.user:
+            raise FileUnreadable(f"{path}: host_id {result.host_id} has two users")
+    return history, hashlib.sha256(raw).digest()
+
+
+async def import_history(
+    connection: Connection, history: History, digest: bytes, source: str
+) -> Imported:
+    """Bring a history in, in the caller's transaction. The same file again changes nothing."""
+    owners = {r.host_id: clean(r.user) for r in history.results}
+    if not await imports.is_new_file(connection, digest):
+        return Imported(
+            results=0, already_known=len(history.results), users=0, hosts=0, idle_hosts=0
+        )
+    idle = [
+        IdleRow(host_id=h.host_id, name=clean(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus)
+        for h in history.idle_hosts
+    ]
+    hosts = await imports.add_hosts(connection, source, owners, idle)
+    results = [
+        ResultRow(r.result_id, clean(r.user), r.host_id, r.experiment, r.elapsed_seconds)
+        for r in history.results
+    ]
+    new = await imports.add_results(connection, source, results, hosts)
+    return Imported(
+        results=new,
+        already_known=len(results) - new,
+        users=len(set(owners.values())),
+        hosts=len(hosts),
+        idle_hosts=len(idle),
+    )

@@ -1,0 +1,83 @@
+"""`axiom-server serve`: one process that answers hosts and makes the rounds, until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import sys
+
+import structlog
+import uvicorn
+
+from axiom_server.api import Api, application
+from axiom_server.catalogue import Catalogue
+from axiom_server.errors import PortInUse
+from axiom_server.folder import Folder
+from axiom_server.rounds import Rounds
+from axiom_server.store.database import make_pool
+
+BACKLOG = 2048  # connections that wait while the process is busy
+STOP_SECONDS = 10  # for requests under way, at a graceful stop
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises PortInUse with what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {port} on {host} is in use; stop what listens there, or give --port"
+            ) from None
+        raise PortInUse(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    except OverflowError:
+        listener.close()
+        raise PortInUse(f"{port} is no port; give one from 1 to 65535") from None
+    return listener
+
+
+def serve(folder: Folder, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first."""
+    config = folder.config()
+    configure_logs()
+    with folder.database() as conninfo:
+        pool = make_pool(conninfo)
+        api = Api(
+            config=config,
+            bundles=folder.bundles.folder,
+            pool=pool,
+            catalogue=Catalogue(live_seconds=config.deploy.live_minutes * 60),
+        )
+        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application(api, rounds),
+                http="httptools",
+                loop="uvloop" if sys.platform != "win32" else "asyncio",
+                access_log=False,
+                log_config=None,
+                log_level="warning",
+                timeout_graceful_shutdown=STOP_SECONDS,
+                server_header=False,
+            )
+        )
+        server.run(sockets=[listener])
+
+
+def configure_logs() -> None:
+    """Structured logs on stderr, one JSON object a line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")

@@ -1,0 +1,154 @@
+"""A session log: what one review credited, what was deployed after it, what was found, what is open."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+
+class TierLine(Struct, frozen=True, kw_only=True):
+    """One tier of elapsed time. ``below_seconds`` is None for the last."""
+
+    min_elapsed_seconds: float
+    below_seconds: float | None
+    credit_each: float
+    results: int
+    credit: float
+
+
+class UserCredit(Struct, frozen=True, kw_only=True):
+    """What a user earned, on which hosts."""
+
+    name: str
+    credit: float
+    results: int
+    hosts: list[int]
+
+
+class HostWork(Struct, frozen=True, kw_only=True):
+    """Workunits deployed to a host."""
+
+    host_id: int
+    name: str
+    user: str
+    cpu: int
+    gpu: int
+
+
+class ExperimentWork(Struct, frozen=True, kw_only=True):
+    """Workunits deployed of an experiment."""
+
+    name: str
+    version: str
+    title: str
+    workunits: int
+    new: bool
+
+
+class NewExperiment(Struct, frozen=True, kw_only=True):
+    """An experiment deployed for the first time. ``tried``: the dry run's result and seconds."""
+
+    name: str
+    title: str
+    question: str
+    rationale: list[str]
+    sweep: list[str]
+    tried: dict[str, Any] | None
+
+
+class FindingLine(Struct, frozen=True, kw_only=True):
+    """A finding with its verdict and numbers; see decide/findings.py."""
+
+    experiment: str
+    name: str
+    claim: str
+    verdict: str
+    reason: str
+    seeds: int
+    hosts: int
+    estimate: float | None
+    low: float | None
+    high: float | None
+    effect_size: float | None
+    meeting: int
+    sign_share: float | None
+    sign_p: float | None
+    heterogeneity_p: float | None
+
+
+class SessionLog(Struct, frozen=True, kw_only=True):
+    """Everything that a log prints. ``opened``: this call made the session."""
+
+    project: str
+    session: int | None
+    at: datetime | None
+    opened: bool
+    results: int
+    credit: float
+    tiers: list[TierLine]
+    users: list[UserCredit]
+    by_experiment: dict[str, int]
+    unpaid: dict[str, int]  # outcome, or "refused", or "no work": how many earned nothing
+    pending: int  # reported results that wait for another host's opinion
+    deployed: list[ExperimentWork]
+    deployed_to: list[HostWork]
+    deployed_to_pool: int
+    deployed_since: int | None  # the session whose deployment is shown, when it is not this one
+    new_experiments: list[NewExperiment]
+    findings: list[FindingLine]
+    alarms: list[str]
+    next_steps: list[str]
+
+    @property
+    def workunits(self) -> int:
+        """Workunits deployed in all."""
+        return sum(e.workunits for e in self.deployed)
+
+
+def as_json(log: SessionLog) -> dict[str, Any]:
+    """For machines: users by name, hosts by id."""
+    return {
+        "project": log.project,
+        "session": log.session,
+        "at": log.at,
+        "opened": log.opened,
+        "results": log.results,
+        "credit": number(log.credit),
+        "tiers": [
+            {
+                "min_elapsed_seconds": number(tier.min_elapsed_seconds),
+                "credit_each": number(tier.credit_each),
+                "results": tier.results,
+                "credit": number(tier.credit),
+            }
+            for tier in log.tiers
+        ],
+        "users": {user.name: number(user.credit) for user in log.users},
+        "user_hosts": {user.name: user.hosts for user in log.users},
+        "experiments": log.by_experiment,
+        "unpaid": log.unpaid,
+        "pending": log.pending,
+        "deployed": {
+            "workunits": log.workunits,
+            "since_session": log.deployed_since,
+            "pool": log.deployed_to_pool,
+            "experiments": log.deployed,
+            "hosts": {
+                str(host.host_id): {
+                    "name": host.name, "user": host.user, "cpu": host.cpu, "gpu": host.gpu
+                }
+                for host in log.deployed_to
+            },
+        },
+        "new_experiments": log.new_experiments,
+        "findings": log.findings,
+        "alarms": log.alarms,
+        "next_steps": log.next_steps,
+    }  # fmt: skip
+
+
+def number(value: float) -> int | float:
+    """Whole amounts as whole numbers."""
+    return int(value) if value == int(value) else round(value, 3)

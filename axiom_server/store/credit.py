@@ -1,0 +1,133 @@
+"""The ledger: append-only, one entry for each task, and the totals that are its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from axiom_server.decide.credit import averaged
+from axiom_server.store.database import Connection, row, rows
+
+
+class ReportedRow(NamedTuple):
+    """A task that was reported and waits for the review."""
+
+    task_id: int
+    user_id: int | None
+    host_id: int
+    experiment_id: int
+    elapsed_seconds: float
+    cpu_seconds: float | None
+    outcome: str
+    refusal: str
+
+
+class Entry(NamedTuple):
+    """One entry to append."""
+
+    task_id: int
+    user_id: int | None
+    host_id: int
+    experiment_id: int
+    elapsed_seconds: float
+    amount: Decimal
+
+
+async def reported(connection: Connection) -> list[ReportedRow]:
+    """Tasks to review, locked. Those whose result is being compared wait for the next review."""
+    found = await rows(
+        connection,
+        """SELECT t.task_id, t.user_id, t.host_id, t.experiment_id,
+                  COALESCE(t.elapsed_seconds, 0), t.cpu_seconds, t.outcome, t.refusal
+           FROM tasks t
+           WHERE t.state = 'reported' AND NOT EXISTS (
+               SELECT FROM comparisons c WHERE c.workunit_id = t.workunit_id
+               AND c.state IN ('wanted', 'placed', 'disputed'))
+           ORDER BY t.task_id FOR NO KEY UPDATE OF t""",
+    )
+    return [ReportedRow._make(r) for r in found]
+
+
+async def pending(connection: Connection) -> int:
+    """Reported tasks that wait for a comparison."""
+    found = await row(connection, "SELECT count(*) FROM tasks WHERE state = 'reported'")
+    return int(found[0])
+
+
+async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
+    """These tasks are done with."""
+    await connection.execute(
+        "UPDATE tasks SET state = 'reviewed' WHERE task_id = ANY(%s)", (list(tasks),)
+    )
+
+
+async def append(connection: Connection, session_id: int, entries: Sequence[Entry]) -> None:
+    """Append entries and bring totals and averages up to date, in the caller's transaction."""
+    await connection.execute(
+        """INSERT INTO credit (session_id, task_id, user_id, host_id, experiment_id,
+                               elapsed_seconds, amount)
+           SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[],
+                                    %s::float8[], %s::numeric[])""",
+        (session_id, *map(list, zip(*entries, strict=True)))
+        if entries
+        else (session_id, *[[]] * 6),
+    )
+    for table, key, index in (("users", "user_id", 1), ("hosts", "host_id", 2)):
+        sums: dict[int, Decimal] = {}
+        for entry in entries:
+            owner = entry[index]
+            if isinstance(owner, int):
+                sums[owner] = sums.get(owner, Decimal(0)) + entry.amount
+        await _add(connection, table, key, sums)
+
+
+async def _add(connection: Connection, table: str, key: str, sums: dict[int, Decimal]) -> None:
+    found = await rows(
+        connection,
+        f"""SELECT {key}, average, average_at, now() FROM {table} WHERE {key} = ANY(%s)
+            ORDER BY {key} FOR NO KEY UPDATE""",
+        (list(sums),),
+    )
+    changed = [
+        (owner, sums[owner], averaged(average, _seconds(since, now), float(sums[owner])))
+        for owner, average, since, now in found
+    ]
+    await connection.execute(
+        f"""UPDATE {table} t SET credit_total = t.credit_total + c.amount, average = c.average,
+                average_at = now()
+            FROM unnest(%s::bigint[], %s::numeric[], %s::float8[]) AS c (id, amount, average)
+            WHERE t.{key} = c.id""",
+        ([c[0] for c in changed], [c[1] for c in changed], [c[2] for c in changed]),
+    )
+
+
+def _seconds(since: datetime | None, now: datetime) -> float:
+    return (now - since).total_seconds() if since is not None else 0.0
+
+
+async def of_session(connection: Connection, session_id: int) -> list[Entry]:
+    """A session's entries, in order."""
+    found = await rows(
+        connection,
+        """SELECT task_id, user_id, host_id, experiment_id, elapsed_seconds, amount FROM credit
+           WHERE session_id = %s ORDER BY entry_id""",
+        (session_id,),
+    )
+    return [Entry._make(r) for r in found]
+
+
+async def names(
+    connection: Connection, users: Sequence[int], experiments: Sequence[int]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Names of users and experiments by id."""
+    found = await rows(
+        connection, "SELECT user_id, name FROM users WHERE user_id = ANY(%s)", (list(users),)
+    )
+    also = await rows(
+        connection,
+        "SELECT experiment_id, name FROM experiments WHERE experiment_id = ANY(%s)",
+        (list(experiments),),
+    )
+    return dict(found), dict(also)

@@ -1,0 +1,179 @@
+"""Experiments, their published versions, and the parameter sets they are deployed with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from axiom_protocol.manifest import Manifest
+from axiom_server.store.database import Connection, row, rows
+
+
+class VersionRow(NamedTuple):
+    """One published version, its manifest decoded."""
+
+    version_id: int
+    experiment_id: int
+    name: str
+    version: str
+    sha256: str
+    state: str
+    state_reason: str
+    weight: float
+    published_at: datetime
+    manifest: Manifest
+    tried: dict[str, Any] | None
+
+
+class ParametersRow(NamedTuple):
+    """Parameters as given (not resolved), and the budget every host runs them with."""
+
+    parameters_id: int
+    parameters: dict[str, Any]
+    budget_seconds: float
+
+
+_VERSION = """
+SELECT v.version_id, v.experiment_id, e.name, v.version, v.sha256, v.state, v.state_reason,
+       e.weight, v.published_at, v.manifest, v.tried
+FROM versions v JOIN experiments e USING (experiment_id)"""
+
+
+def _version(found: tuple[Any, ...]) -> VersionRow:
+    return VersionRow._make((*found[:9], msgspec.convert(found[9], Manifest), found[10]))
+
+
+async def named(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Experiment ids by name; unknown names are made, for imports and first publications."""
+    await connection.execute(
+        "INSERT INTO experiments (name) SELECT DISTINCT unnest(%s::text[]) ON CONFLICT DO NOTHING",
+        (list(names),),
+    )
+    found = await rows(
+        connection,
+        "SELECT name, experiment_id FROM experiments WHERE name = ANY(%s)",
+        (list(names),),
+    )
+    return dict(found)
+
+
+async def record_version(
+    connection: Connection, manifest: Manifest, sha256: str, tried: dict[str, Any] | None
+) -> bool:
+    """Record a published version, and retire the older ones; False when it was recorded before."""
+    ids = await named(connection, [manifest.name])
+    done = await rows(
+        connection,
+        """INSERT INTO versions (experiment_id, version, sha256, manifest, tried)
+           VALUES (%s, %s, %s, %s::jsonb, %s::jsonb)
+           ON CONFLICT (experiment_id, version) DO NOTHING RETURNING version_id""",
+        (
+            ids[manifest.name],
+            manifest.version,
+            sha256,
+            msgspec.json.encode(manifest).decode(),
+            msgspec.json.encode(tried).decode() if tried is not None else None,
+        ),
+    )
+    if not done:
+        return False
+    await connection.execute(
+        """UPDATE versions SET state = 'retired', state_reason = %s
+           WHERE experiment_id = %s AND version_id <> %s AND state = 'active'""",
+        (f"version {manifest.version} took its place", ids[manifest.name], done[0][0]),
+    )
+    return True
+
+
+async def versions(connection: Connection) -> list[VersionRow]:
+    """Every published version, by experiment and order of publication."""
+    found = await rows(connection, _VERSION + " ORDER BY e.name, v.version_id")
+    return [_version(r) for r in found]
+
+
+async def versions_by_id(connection: Connection, ids: Sequence[int]) -> list[VersionRow]:
+    """These versions."""
+    found = await rows(connection, _VERSION + " WHERE v.version_id = ANY(%s)", (list(ids),))
+    return [_version(r) for r in found]
+
+
+async def states(connection: Connection) -> list[tuple[int, str, float]]:
+    """(version, state, weight) of all: what changes after publication."""
+    found = await rows(
+        connection,
+        """SELECT v.version_id, v.state, e.weight
+           FROM versions v JOIN experiments e USING (experiment_id)""",
+    )
+    return [(int(v), str(s), float(w)) for v, s, w in found]
+
+
+async def names(connection: Connection) -> list[str]:
+    """Every experiment's name, imported ones too."""
+    return [r[0] for r in await rows(connection, "SELECT name FROM experiments ORDER BY name")]
+
+
+async def set_state(connection: Connection, version_id: int, state: str, reason: str) -> int:
+    """Retire, stop or resume a version; its waiting workunits leave the queue. Returns how many."""
+    await connection.execute(
+        "UPDATE versions SET state = %s, state_reason = %s WHERE version_id = %s",
+        (state, reason, version_id),
+    )
+    if state == "active":
+        return await requeue_all(connection, version_id)
+    cursor = await connection.execute("DELETE FROM queue WHERE version_id = %s", (version_id,))
+    return cursor.rowcount
+
+
+async def requeue_all(connection: Connection, version_id: int) -> int:
+    """A resumed version's unfinished workunits wait again, in the open pool."""
+    cursor = await connection.execute(
+        """INSERT INTO queue (workunit_id, version_id, device)
+           SELECT w.workunit_id, w.version_id, w.device FROM workunits w
+           WHERE w.version_id = %s AND NOT EXISTS (
+               SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id
+               AND (t.state = 'leased' OR (t.outcome = 'success' AND t.refusal = '')))
+           ON CONFLICT DO NOTHING""",
+        (version_id,),
+    )
+    return cursor.rowcount
+
+
+async def set_weight(connection: Connection, experiment_id: int, weight: float) -> None:
+    """How much of the open pool's grants an experiment gets, against the others' weights."""
+    await connection.execute(
+        "UPDATE experiments SET weight = %s WHERE experiment_id = %s", (weight, experiment_id)
+    )
+
+
+async def parameter_sets(connection: Connection, ids: Sequence[int]) -> list[ParametersRow]:
+    """These parameter sets."""
+    found = await rows(
+        connection,
+        """SELECT parameters_id, parameters, budget_seconds FROM parameter_sets
+           WHERE parameters_id = ANY(%s)""",
+        (list(ids),),
+    )
+    return [ParametersRow._make(r) for r in found]
+
+
+async def parameters_id(
+    connection: Connection, version_id: int, parameters: dict[str, Any], budget_seconds: float
+) -> int:
+    """The id of a version's parameter set, made on first use. Order of keys does not matter."""
+    encoded = msgspec.json.encode(parameters, order="deterministic")
+    digest = hashlib.sha256(encoded + b"|%r" % budget_seconds).digest()
+    await connection.execute(
+        """INSERT INTO parameter_sets (version_id, digest, parameters, budget_seconds)
+           VALUES (%s, %s, %s::jsonb, %s) ON CONFLICT DO NOTHING""",
+        (version_id, digest, encoded.decode(), budget_seconds),
+    )
+    found = await row(
+        connection,
+        "SELECT parameters_id FROM parameter_sets WHERE version_id = %s AND digest = %s",
+        (version_id, digest),
+    )
+    return int(found[0])

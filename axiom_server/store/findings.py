@@ -1,0 +1,61 @@
+"""The numbers that findings are judged by: gated results of a version, with seed and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from axiom_protocol.manifest import Manifest
+from axiom_server.decide.findings import Sample
+from axiom_server.store.database import Connection, rows
+
+SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdict
+
+
+async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
+    """Results of a version, reduced to what its findings read; unsettled disputes are left out."""
+    fields = _fields(manifest)
+    found = await rows(
+        connection,
+        f"""SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid,
+                  ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%s::text[])
+                        WITH ORDINALITY AS a (f, n) ORDER BY n)
+           FROM results r JOIN tasks t USING (task_id)
+           JOIN workunits w ON w.workunit_id = r.workunit_id
+           JOIN parameter_sets p USING (parameters_id)
+           WHERE r.version_id = %s AND NOT EXISTS (
+               SELECT FROM comparisons c WHERE c.workunit_id = r.workunit_id
+               AND c.state IN ('disputed', 'given_up') AND c.note <> ''
+               AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
+                    WHERE tasks.workunit_id = r.workunit_id) > 1)
+           ORDER BY r.task_id DESC LIMIT {SAMPLES_MOST}""",
+        (fields, version_id),
+    )
+    return [
+        Sample(
+            task_id=task_id,
+            seed=seed,
+            host_id=host_id,
+            parameters=manifest.resolve(parameters),
+            result={"valid": valid, **dict(zip(fields, values, strict=True))},
+        )
+        for task_id, seed, host_id, parameters, valid, values in found
+    ]
+
+
+async def versions_with_results(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Which of these versions have any result."""
+    found = await rows(
+        connection,
+        """SELECT v FROM unnest(%s::bigint[]) AS v
+           WHERE EXISTS (SELECT FROM results r WHERE r.version_id = v)""",
+        (list(ids),),
+    )
+    return {int(r[0]) for r in found}
+
+
+def _fields(manifest: Manifest) -> list[str]:
+    """Names of the single numbers that the findings read."""
+    wanted = {f.field for f in manifest.findings} | {
+        f.control for f in manifest.findings if f.control
+    }
+    return sorted(wanted - {"valid"})

@@ -1,0 +1,139 @@
+"""Hosts: who they are, which are live, what they have idle."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from axiom_protocol.messages import HostFacts
+from axiom_server.decide.deploy import IdleHost
+from axiom_server.store.database import Connection, row, rows
+
+
+class HostLine(NamedTuple):
+    """One host as staff see it."""
+
+    host_id: int
+    name: str
+    user: str | None
+    imported: bool
+    state: str
+    state_reason: str
+    cpu_cores: int
+    gpus: int
+    memory_bytes: int
+    idle_cpu: int
+    idle_gpu: int
+    last_seen_at: datetime | None
+    failing: int
+    agreements: int
+    pace: float
+    credit_total: float
+    recent_average: float
+    average_at: datetime | None
+    leased: int
+
+
+async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: bytes) -> int:
+    """Add a host of a user's; ``token`` is the sha256 of its token."""
+    found = await row(
+        connection,
+        """INSERT INTO hosts (user_id, name, token, facts, cpu_cores, gpus, memory_bytes,
+                              environments, last_seen_at)
+           VALUES (%s, %s, %s, %s::jsonb, %s, %s, %s, %s, now()) RETURNING host_id""",
+        (
+            user_id,
+            facts.name,
+            token,
+            msgspec.json.encode(facts).decode(),
+            facts.cpu_cores,
+            len(facts.gpus),
+            facts.memory_bytes,
+            list(facts.environments),
+        ),
+    )
+    return int(found[0])
+
+
+async def live_users(connection: Connection, live_seconds: float) -> frozenset[int]:
+    """Users with a host that was heard of lately."""
+    found = await rows(
+        connection,
+        """SELECT DISTINCT user_id FROM hosts WHERE user_id IS NOT NULL AND state = 'active'
+           AND last_seen_at > now() - %s * interval '1 second' AND NOT imported""",
+        (live_seconds,),
+    )
+    return frozenset(int(r[0]) for r in found)
+
+
+async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHost]:
+    """Live hosts with slots that nothing runs on and nothing waits for, locked against deploys.
+
+    Imported hosts count by the file's word until they have been filled once: that takes it away.
+    """
+    await connection.execute("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
+    found = await rows(
+        connection,
+        """SELECT h.host_id, h.idle_cpu - COALESCE(q.cpu, 0), h.idle_gpu - COALESCE(q.gpu, 0),
+                  h.environments
+           FROM hosts h LEFT JOIN (
+               SELECT host_id, count(*) FILTER (WHERE device = 'cpu') AS cpu,
+                      count(*) FILTER (WHERE device = 'gpu') AS gpu
+               FROM queue WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
+           WHERE h.state = 'active' AND h.draining = '' AND h.failing = 0
+             AND (h.imported OR h.last_seen_at > now() - %s * interval '1 second')
+             AND (h.idle_cpu > 0 OR h.idle_gpu > 0)
+           ORDER BY h.host_id""",
+        (live_seconds,),
+    )
+    return [
+        IdleHost(host_id=h, cpu=max(0, cpu), gpu=max(0, gpu), environments=frozenset(environments))
+        for h, cpu, gpu, environments in found
+        if cpu > 0 or gpu > 0
+    ]
+
+
+async def some(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
+    """(cores, GPUs) of these hosts; absent ones are left out."""
+    found = await rows(
+        connection, "SELECT host_id, cpu_cores, gpus FROM hosts WHERE host_id = ANY(%s)", (ids,)
+    )
+    return {h: (cpu, gpu) for h, cpu, gpu in found}
+
+
+async def imported_are_filled(connection: Connection, host_ids: list[int]) -> None:
+    """Imported hosts have been given work for what they had idle."""
+    await connection.execute(
+        """UPDATE hosts SET idle_cpu = 0, idle_gpu = 0
+           WHERE host_id = ANY(%s) AND imported""",
+        (host_ids,),
+    )
+
+
+async def listing(connection: Connection, most: int) -> list[HostLine]:
+    """Hosts for staff, the latest heard of first."""
+    found = await rows(
+        connection,
+        """SELECT h.host_id, h.name, u.name, h.imported, h.state, h.state_reason, h.cpu_cores,
+                  h.gpus, h.memory_bytes, h.idle_cpu, h.idle_gpu, h.last_seen_at, h.failing,
+                  h.agreements, h.pace, h.credit_total::float8, h.average, h.average_at,
+                  (SELECT count(*) FROM tasks t
+                   WHERE t.host_id = h.host_id AND t.state = 'leased')
+           FROM hosts h LEFT JOIN users u USING (user_id)
+           ORDER BY h.last_seen_at DESC NULLS LAST, h.host_id LIMIT %s""",
+        (most,),
+    )
+    return [HostLine._make(r) for r in found]
+
+
+async def set_state(connection: Connection, host_id: int, state: str, reason: str) -> bool:
+    """Quarantine or release a host; False when there is none of that id."""
+    cursor = await connection.execute(
+        """UPDATE hosts SET state = %s, state_reason = %s,
+               agreements = CASE WHEN %s = 'quarantined' THEN 0 ELSE agreements END
+           WHERE host_id = %s""",
+        (state, reason, state, host_id),
+    )
+    return cursor.rowcount == 1

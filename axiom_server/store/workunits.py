@@ -1,0 +1,116 @@
+"""Workunits: making them, with seeds that are unique by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from axiom_server.store.database import Connection, row, rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorkunits:
+    """``count`` workunits of one parameter set for one host's device, or for any host."""
+
+    version_id: int
+    parameters_id: int
+    device: str
+    host_id: int | None
+    count: int
+
+
+async def deploy(
+    connection: Connection,
+    kind: str,
+    wanted: Sequence[NewWorkunits],
+    hold_seconds: float,
+    record: Mapping[str, Any],
+) -> int:
+    """Make workunits and queue them, in the caller's transaction. Returns the deployment's id.
+
+    Seeds: each parameter set counts its own, under a row lock, and (parameter set, seed) is unique
+    in the table as well. So no two workunits ever compute the same thing.
+    """
+    total = sum(w.count for w in wanted)
+    found = await row(
+        connection,
+        """INSERT INTO deployments (session_id, kind, workunits, record)
+           VALUES ((SELECT max(session_id) FROM sessions), %s, %s, %s::jsonb)
+           RETURNING deployment_id""",
+        (kind, total, msgspec.json.encode(record).decode()),
+    )
+    deployment_id = int(found[0])
+    firsts = await _take_seeds(connection, wanted)
+    await connection.execute(
+        """WITH made AS (
+               INSERT INTO workunits (version_id, parameters_id, seed, deployment_id, device)
+               SELECT w.version_id, w.parameters_id, w.first + n, %(deployment)s, w.device
+               FROM unnest(%(version)s::bigint[], %(parameters)s::bigint[], %(device)s::text[],
+                           %(first)s::bigint[], %(count)s::int[])
+                    AS w (version_id, parameters_id, device, first, count)
+               CROSS JOIN LATERAL generate_series(0, w.count - 1) AS n
+               RETURNING workunit_id, version_id, parameters_id, seed, device
+           )
+           INSERT INTO queue (workunit_id, version_id, device, host_id, release_at)
+           SELECT m.workunit_id, m.version_id, m.device, w.host_id,
+                  CASE WHEN w.host_id IS NULL THEN NULL
+                       ELSE now() + %(hold)s * interval '1 second' END
+           FROM made m
+           JOIN unnest(%(parameters)s::bigint[], %(first)s::bigint[], %(count)s::int[],
+                       %(host)s::bigint[]) AS w (parameters_id, first, count, host_id)
+             ON m.parameters_id = w.parameters_id
+            AND m.seed >= w.first AND m.seed < w.first + w.count
+           ORDER BY m.seed, m.version_id""",
+        {
+            "deployment": deployment_id,
+            "version": [w.version_id for w in wanted],
+            "parameters": [w.parameters_id for w in wanted],
+            "device": [w.device for w in wanted],
+            "host": [w.host_id for w in wanted],
+            "first": firsts,
+            "count": [w.count for w in wanted],
+            "hold": hold_seconds,
+        },
+    )
+    return deployment_id
+
+
+async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
+    """The first seed of each entry; the counters move on, in the order of their ids (no deadlock)."""
+    totals: dict[int, int] = {}
+    for entry in wanted:
+        totals[entry.parameters_id] = totals.get(entry.parameters_id, 0) + entry.count
+    next_seed: dict[int, int] = {}
+    for parameters_id, total in sorted(totals.items()):
+        found = await row(
+            connection,
+            """UPDATE parameter_sets SET next_seed = next_seed + %s
+               WHERE parameters_id = %s RETURNING next_seed - %s""",
+            (total, parameters_id, total),
+        )
+        next_seed[parameters_id] = int(found[0])
+    firsts = []
+    for entry in wanted:
+        firsts.append(next_seed[entry.parameters_id])
+        next_seed[entry.parameters_id] += entry.count
+    return firsts
+
+
+async def queue_counts(connection: Connection) -> list[tuple[str, int, int, int]]:
+    """Per experiment: (name, waiting for any host, waiting for one host, leased)."""
+    found = await rows(
+        connection,
+        """SELECT e.name, COALESCE(sum(q.pool), 0)::bigint, COALESCE(sum(q.held), 0)::bigint,
+                  COALESCE(sum(t.leased), 0)::bigint
+           FROM experiments e JOIN versions v USING (experiment_id)
+           LEFT JOIN (SELECT version_id, count(*) FILTER (WHERE host_id IS NULL) AS pool,
+                             count(*) FILTER (WHERE host_id IS NOT NULL) AS held
+                      FROM queue GROUP BY version_id) q USING (version_id)
+           LEFT JOIN (SELECT version_id, count(*) AS leased FROM tasks WHERE state = 'leased'
+                      GROUP BY version_id) t USING (version_id)
+           GROUP BY e.name ORDER BY e.name""",
+    )
+    return [(str(n), int(p), int(h), int(leased)) for n, p, h, leased in found]
