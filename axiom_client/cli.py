@@ -10,6 +10,7 @@ import typer
 
 from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
+from axiom_client.service.cli import app as service_app
 
 if TYPE_CHECKING:
     from axiom_client.config import Config
@@ -30,6 +31,7 @@ config_app = typer.Typer(
 task_app = typer.Typer(help="Steer single tasks.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(task_app, name="task")
+app.add_typer(service_app, name="service")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

@@ -1,8 +1,13 @@
-"""Where the agent keeps its things: the platform's places, or all under AXIOM_CLIENT_DIR."""
+"""Where the agent keeps its things: the platform's places, or all under AXIOM_CLIENT_DIR.
+
+The service that packages install runs as the user axiom-client; whatever that user calls finds the
+service's places, so that ``attach`` and ``status`` speak of the same agent.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from msgspec import Struct
@@ -14,6 +19,7 @@ class Folders(Struct, frozen=True, kw_only=True):
     config: Path
     state: Path
     cache: Path
+    logs: Path | None = None  # where the service manager wants logs; else with the state
 
     @property
     def config_file(self) -> Path:
@@ -43,7 +49,7 @@ class Folders(Struct, frozen=True, kw_only=True):
     @property
     def log_file(self) -> Path:
         """What the agent did, in lines."""
-        return self.state / "agent.log"
+        return (self.logs or self.state) / "agent.log"
 
     @property
     def tasks(self) -> Path:
@@ -64,11 +70,22 @@ class Folders(Struct, frozen=True, kw_only=True):
             folder.chmod(0o700)
 
 
+SERVICE_USER = "axiom-client"
+_SERVICE_FOLDERS = Folders(
+    config=Path("/etc/axiom-client"),
+    state=Path("/var/lib/axiom-client"),
+    cache=Path("/var/cache/axiom-client"),
+    logs=Path("/var/log/axiom-client"),
+)
+
+
 def find_folders() -> Folders:
-    """AXIOM_CLIENT_DIR's, else the platform's."""
+    """AXIOM_CLIENT_DIR's, else the service's when its user asks, else the platform's."""
     if one := os.environ.get("AXIOM_CLIENT_DIR"):
         base = Path(one).expanduser().absolute()
         return Folders(config=base / "config", state=base / "state", cache=base / "cache")
+    if _is_service_user():
+        return _SERVICE_FOLDERS
     import platformdirs
 
     return Folders(
@@ -76,3 +93,14 @@ def find_folders() -> Folders:
         state=platformdirs.user_state_path("axiom-client"),
         cache=platformdirs.user_cache_path("axiom-client"),
     )
+
+
+def _is_service_user() -> bool:
+    if sys.platform == "win32":
+        return False
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name == SERVICE_USER
+    except KeyError:  # a container's number without a name
+        return False

@@ -30,6 +30,7 @@ from axiom_client.lock import Lock
 from axiom_client.perform import Performer, Setup
 from axiom_client.project.api import Network
 from axiom_client.project.identity import Identity
+from axiom_client.service.notify import Notifier
 from axiom_client.view import Snapshot, Who, snapshot
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
@@ -58,6 +59,7 @@ class Agent:
         self._options = options
         self._queue: asyncio.Queue[e.Event] = asyncio.Queue()
         self._stop_asked = asyncio.Event()
+        self._manager = Notifier()
         self._record: BinaryIO | None = None
         self.state = AgentState()
         self.held_up = ""  # why nothing moves, while the disk is full
@@ -93,15 +95,19 @@ class Agent:
         """End politely; asked again, at once."""
         hurry = self._stop_asked.is_set()
         self._stop_asked.set()
+        self._manager.stopping(reason)
         self.put(e.StopRequested(now=time.monotonic(), reason=reason, hurry=hurry))
 
     def reload(self) -> str:
         """Take up a changed configuration; returns what is wrong with it: then the old stays."""
+        self._manager.reloading()
         try:
             self._config = load_config(self._folders.config_file)
         except ConfigProblem as problem:
             log.error("the changed configuration is refused, the old one stays: %s", problem)
+            self._manager.ready(f"the changed configuration is refused: {problem}")
             return str(problem)
+        self._manager.ready()
         self.put(e.ConfigChanged(now=time.monotonic(), limits=self._config.limits()))
         return ""
 
@@ -119,15 +125,18 @@ class Agent:
         )
         performer = Performer(setup, journal, self.put)
         control = ControlServer(self._folders.control_socket, self)
+        alive = asyncio.create_task(self._manager.keep_alive(self._in_one_line))
         try:
             performer.sweep({record.grant.task_id for record in held.tasks})
             await control.start()
             self._handle_signals()
             self._open_record()
             self.put(_started(held, self._config.limits(), self._options))
+            self._manager.ready()
             while performer.exit is None:
                 await self._turn(performer, await self._queue.get())
         finally:
+            alive.cancel()
             await control.close()
             await performer.close(CLOSE_SECONDS)
             if self._record is not None:
@@ -173,6 +182,10 @@ class Agent:
 
     def _signalled(self, reason: str) -> Callable[[], None]:
         return lambda: self.ask_stop(reason)
+
+    def _in_one_line(self) -> str:
+        shot = self.snapshot()
+        return f"{shot.state}: {shot.tasks_running} tasks running, {shot.tasks_waiting} waiting"
 
     def _open_record(self) -> None:
         if self._options.record_events is not None:
