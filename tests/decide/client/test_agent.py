@@ -1,0 +1,419 @@
+"""The whole agent, as tables of events and the commands they lead to."""
+
+from __future__ import annotations
+
+import pytest
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.model import Limits, TaskRecord
+from axiom_client.decide.task import TRANSITIONS, ImpossibleTransition, advance
+from axiom_protocol.manifest import Resources
+from axiom_protocol.messages import Acknowledgement
+from tests.decide.client.world import WALL, World, facts, grant, of
+
+
+def test_first_request_follows_the_facts_at_once_and_warms_up() -> None:
+    world = World()
+    [sync] = world.saying(c.Sync)
+    assert sync.plan.host is not None
+    assert sync.plan.capacity.cpu_slots_free == 2
+    assert sync.plan.capacity.buffer_seconds == 300.0
+    assert world.saying(c.Prewarm)
+
+
+def test_what_is_done_is_written_down_first() -> None:
+    world = World()
+    for commands in (world.answer(grant(1)), world.fetched(), world.ended(1)):
+        kinds = [isinstance(command, c.Persistent) for command in commands]
+        assert kinds == sorted(kinds, reverse=True)
+
+
+def test_grant_is_journalled_then_fetched_then_started() -> None:
+    world = World()
+    commands = world.answer(grant(1))
+    assert [s.record.grant.task_id for s in of(commands, c.SaveTask)] == [1]
+    assert of(commands, c.FetchBundle)
+    assert not of(commands, c.StartTask)
+    [start] = of(world.fetched(), c.StartTask)
+    assert (start.task_id, start.seed, start.parameters) == (1, 1, {"steps": 10})
+
+
+def test_next_task_starts_in_the_step_in_which_one_ends() -> None:
+    world = World().working(3)
+    assert world.phases() == {1: "running", 2: "running", 3: "queued"}
+    commands = world.ended(1)
+    assert [s.task_id for s in of(commands, c.StartTask)] == [3]
+    assert [s.report.task_id for s in of(commands, c.SaveReport)] == [1]
+
+
+def test_reports_that_end_together_share_a_request() -> None:
+    world = World().working(6)
+    world.said.clear()
+    world.ended(1)
+    world.now += 0.3
+    world.ended(2)
+    assert not world.saying(c.Sync)
+    world.wait(1)
+    [sync] = world.saying(c.Sync)
+    assert sync.plan.report_ids == [1, 2]
+
+
+def test_last_report_goes_at_once_and_asks_for_more() -> None:
+    world = World().working(1)
+    [sync] = of(world.ended(1), c.Sync)
+    assert sync.plan.report_ids == [1]
+    assert sync.plan.capacity.cpu_slots_free == 2
+
+
+def test_report_is_forgotten_only_when_acknowledged() -> None:
+    world = World().working(1)
+    world.ended(1)
+    commands = world.answer(acknowledged=[])
+    assert not of(commands, c.ForgetTask)
+    assert world.phases() == {1: "ended"}
+    world.wait(40)
+    [again] = [s for s in world.saying(c.Sync) if s.plan.report_ids == [1]][1:]
+    assert again.plan.in_hand == []
+    commands = world.answer(acknowledged=[Acknowledgement(task_id=1, refusal="too late")])
+    assert [f.task_id for f in of(commands, c.ForgetTask)] == [1]
+    assert world.phases() == {}
+
+
+def test_lost_answer_is_asked_for_again_unchanged() -> None:
+    world = World()
+    [first] = world.saying(c.Sync)
+    world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+    [second] = of(world.wait(10), c.Sync)
+    assert second.plan == first.plan
+
+
+def test_refused_request_is_made_anew() -> None:
+    world = World()
+    [first] = world.saying(c.Sync)
+    world.do(e.SyncFailed(now=world.now, problem="bad", again=False, jitter=0.5))
+    [second] = of(world.wait(10), c.Sync)
+    assert second.plan.request_id != first.plan.request_id
+
+
+def test_refused_host_ends_the_agent() -> None:
+    world = World()
+    [leave] = of(
+        world.do(e.SyncFailed(now=world.now, problem="unknown", fatal=True, jitter=0.5)), c.Exit
+    )
+    assert leave.refused
+
+
+def test_retries_slow_down_to_minutes() -> None:
+    world = World()
+    gaps = []
+    for _ in range(14):
+        before = world.now
+        world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+        while world.state.exchange.in_flight is None:
+            world.wait(world.state.wake_at - world.now)
+        gaps.append(world.now - before)
+    assert gaps[0] == pytest.approx(2.0)
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(300.0)
+
+
+def test_person_who_wants_contact_now_gets_it_now() -> None:
+    world = World()
+    for _ in range(8):
+        world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+        world.wait(world.state.wake_at - world.now)
+    world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+    assert of(world.do(e.SyncRequested(now=world.now)), c.Sync)
+
+
+def test_server_without_work_is_left_alone_until_it_says() -> None:
+    world = World()
+    world.answer(next_sync_seconds=60.0, no_work_reason="nothing waits")
+    world.said.clear()
+    world.wait(59)
+    assert not world.saying(c.Sync)
+    world.wait(2)
+    assert len(world.saying(c.Sync)) == 1
+
+
+def test_offline_work_goes_on_and_reports_are_kept() -> None:
+    world = World().working(4)
+    for _ in range(4):
+        if world.state.exchange.in_flight is not None:
+            world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.1))
+        running = [i for i, phase in world.phases().items() if phase == "running"]
+        world.ended(running[0])
+        world.wait(400)
+    assert set(world.phases().values()) == {"ended"}
+
+
+def test_task_past_its_lease_is_still_finished_and_reported() -> None:
+    world = World().working(1)
+    for _ in range(100):
+        world.wait(72)
+        world.hear_nothing()
+    assert world.phases() == {1: "running"}
+    assert of(world.ended(1), c.SaveReport)
+
+
+def test_cancelled_by_the_server_wherever_it_stands() -> None:
+    world = World().working(3)
+    world.do(e.SyncRequested(now=world.now))
+    commands = world.answer(cancelled=[1, 3, 99])
+    assert [s.task_id for s in of(commands, c.StopTask)] == [1]
+    assert [(s.report.task_id, s.report.outcome) for s in of(commands, c.SaveReport)] == [
+        (3, "cancelled")
+    ]
+    commands = world.ended(1, "cancelled")
+    assert [s.report.outcome for s in of(commands, c.SaveReport)] == ["cancelled"]
+
+
+def test_lost_process_is_run_again_twice_then_reported() -> None:
+    world = World().working(1)
+    for attempt in (1, 2):
+        assert not of(world.ended(1, "lost", elapsed_seconds=1.0), c.SaveReport)
+        assert world.state.tasks[1].record.attempts == attempt
+        world.wait(60)
+        assert world.phases() == {1: "running"}
+        if world.state.exchange.in_flight is not None:
+            world.answer()
+    [save] = of(world.ended(1, "lost", elapsed_seconds=1.0), c.SaveReport)
+    assert save.report.attempts == 3
+    assert save.report.elapsed_seconds == pytest.approx(3.0)
+
+
+def test_failed_task_is_not_repeated_here() -> None:
+    world = World().working(1)
+    [save] = of(world.ended(1, "failed", message="boom"), c.SaveReport)
+    assert (save.report.outcome, save.report.message) == ("failed", "boom")
+
+
+def test_pause_suspends_and_gives_its_reason_then_ends_by_itself() -> None:
+    world = World().working(3)
+    commands = world.do(e.PauseRequested(now=world.now, for_seconds=100, reason="paused by you"))
+    assert [p.task_id for p in of(commands, c.PauseTask)] == [1, 2]
+    assert of(commands, c.SaveValue)[0].key == "pause"
+    assert not world.saying(c.StopTask)
+    commands = world.wait(101)
+    assert [r.task_id for r in of(commands, c.ResumeTask)] == [1, 2]
+
+
+def test_pause_survives_a_restart() -> None:
+    world = World()
+    world.do(e.PauseRequested(now=world.now, reason="paused by you"))
+    kept = world.state.pause
+    record = TaskRecord(grant=grant(1), order=0, lease_until_wall=WALL, accepted=True, attempts=1)
+    again = World(pause=kept, tasks=[record])
+    again.fetched()
+    assert again.phases() == {1: "queued"}
+    again.do(e.ResumeRequested(now=again.now))
+    assert again.phases() == {1: "running"}
+
+
+def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> None:
+    world = World().working(4)
+    commands = world.do(e.DrainRequested(now=world.now, reason="moving house", then_exit=True))
+    assert [s.report.task_id for s in of(commands, c.SaveReport)] == [3, 4]
+    world.wait(1)
+    plan = world.state.exchange.in_flight
+    assert plan is not None
+    assert plan.draining == "moving house"
+    assert (plan.capacity.cpu_slots, plan.capacity.buffer_seconds) == (0, 0)
+    world.answer(grant(9))  # granted by a server that had not heard yet
+    assert world.phases()[9] == "ended"
+    world.ended(1)
+    world.ended(2)
+    world.wait(2)
+    while world.state.exchange.in_flight is not None:
+        world.answer()
+        world.wait(2)
+    assert world.saying(c.Exit)
+
+
+def test_polite_stop_keeps_what_began_gives_back_the_rest_and_says_so() -> None:
+    world = World().working(4)
+    commands = world.do(e.StopRequested(now=world.now, reason="SIGTERM"))
+    assert [s.task_id for s in of(commands, c.StopTask)] == [1, 2]
+    assert [s.report.task_id for s in of(commands, c.SaveReport)] == [3, 4]
+    world.ended(1, "cancelled")
+    assert not world.saying(c.Exit)
+    commands = world.ended(2, "success")  # it finished in the meantime
+    assert [s.report.outcome for s in of(commands, c.SaveReport)] == ["success"]
+    world.wait(1)
+    plan = world.state.exchange.in_flight
+    assert plan is not None
+    assert plan.report_ids == [2, 3, 4]
+    assert [task.task_id for task in plan.in_hand] == [1]
+    assert of(world.answer(), c.Exit)
+    assert world.phases() == {1: "queued"}
+
+
+def test_second_signal_hurries() -> None:
+    world = World().working(2)
+    world.do(e.StopRequested(now=world.now, reason="SIGTERM"))
+    assert not world.saying(c.Exit)
+    assert of(world.do(e.StopRequested(now=world.now, reason="SIGTERM", hurry=True)), c.Exit)
+
+
+def test_stop_gives_up_on_a_server_that_is_away() -> None:
+    world = World().working(4)
+    world.do(e.StopRequested(now=world.now, reason="SIGTERM"))
+    world.ended(1, "cancelled")
+    world.ended(2, "cancelled")
+    world.wait(1)
+    commands = world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+    assert of(commands, c.Exit)
+
+
+def test_until_idle_ends_when_all_is_acknowledged() -> None:
+    world = World(until_idle=True).working(1)
+    world.ended(1)
+    assert not world.saying(c.Exit)
+    assert of(world.answer(), c.Exit)
+
+
+def test_run_of_limited_length_stops_politely() -> None:
+    world = World(seconds=30.0).working(1)
+    world.wait(30)
+    assert [s.task_id for s in world.saying(c.StopTask)] == [1]
+    assert of(world.ended(1, "cancelled"), c.Exit)
+
+
+def test_refused_bundle_fails_its_tasks_only() -> None:
+    world = World()
+    world.answer(grant(1), grant(2, sha256="b" * 64))
+    world.do(e.BundleRefused(now=world.now, sha256="b" * 64, problem="wrong software: x"))
+    world.fetched()
+    assert world.phases() == {1: "running", 2: "ended"}
+
+
+def test_bundle_that_cannot_be_fetched_is_tried_again_then_given_back() -> None:
+    world = World()
+    world.answer(grant(1))
+    tries = 1
+    while world.phases()[1] == "granted":
+        world.do(e.BundleFailed(now=world.now, sha256="a" * 64, problem="away", jitter=0.5))
+        if world.phases()[1] == "ended":
+            break
+        before = len(world.saying(c.FetchBundle))
+        for _ in range(10):
+            if world.state.exchange.in_flight is not None:
+                world.answer()
+            world.wait(100)
+            if len(world.saying(c.FetchBundle)) > before:
+                break
+        tries += 1
+    assert tries == 10
+    assert world.saying(c.SaveReport)[-1].report.message.startswith("given back")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"resources": Resources(memory_bytes=60_000_000_000)}, "memory"),
+        ({"resources": Resources(disk_bytes=20_000_000_000)}, "disk"),
+        ({"resources": Resources(cpu_cores=3)}, "cores"),
+    ],
+)
+def test_what_can_never_fit_is_given_back(changes: dict[str, Resources], word: str) -> None:
+    world = World()
+    world.answer(grant(1))
+    [save] = of(world.fetched(**changes), c.SaveReport)
+    assert save.report.outcome == "cancelled"
+    assert word in save.report.message
+
+
+def test_parameters_outside_the_signed_range_are_given_back() -> None:
+    world = World()
+    world.answer(grant(1, parameters={"steps": 1000}))
+    [save] = of(world.fetched(), c.SaveReport)
+    assert "steps" in save.report.message
+
+
+def test_gpu_task_gets_a_gpu_of_its_own() -> None:
+    world = World(facts(cores=1, gpus=2))
+    world.answer(*[grant(i, device="gpu") for i in (1, 2, 3)], grant(4))
+    starts = of(world.fetched(), c.StartTask)
+    assert [(s.task_id, s.gpu, s.gpu_uuid) for s in starts] == [
+        (1, 0, "GPU-0"),
+        (2, 1, "GPU-1"),
+        (4, -1, ""),
+    ]
+
+
+def test_memory_is_never_promised_twice() -> None:
+    world = World(facts(cores=8), limits=Limits(memory_share=0.5))
+    world.answer(*[grant(i) for i in range(1, 9)])
+    world.fetched(resources=Resources(memory_bytes=10_000_000_000))
+    assert list(world.phases().values()).count("running") == 3  # of the 32 GB allowed
+
+
+def test_fewer_cores_pause_the_latest_and_more_resume_them() -> None:
+    world = World(facts(cores=4)).working(4)
+    commands = world.do(e.ConfigChanged(now=world.now, limits=Limits(cpu_share=0.5)))
+    assert [p.task_id for p in of(commands, c.PauseTask)] == [3, 4]
+    commands = world.do(e.ConfigChanged(now=world.now, limits=Limits()))
+    assert [r.task_id for r in of(commands, c.ResumeTask)] == [3, 4]
+
+
+def test_warm_parents_go_when_nothing_runs_for_a_while() -> None:
+    world = World()
+    world.answer()
+    world.wait(119)
+    assert not world.saying(c.ReleaseIdle)
+    world.wait(2)
+    assert len(world.saying(c.ReleaseIdle)) == 1
+
+
+def test_restart_runs_again_what_was_running_and_asks_for_its_bundle_as_accepted() -> None:
+    record = TaskRecord(
+        grant=grant(1), order=5, lease_until_wall=WALL, accepted=True, attempts=1
+    )
+    world = World(tasks=[record])
+    [fetch] = world.saying(c.FetchBundle)
+    assert fetch.accepted
+    [sync] = world.saying(c.Sync)
+    assert [task.task_id for task in sync.plan.in_hand] == [1]
+    [start] = of(world.fetched(), c.StartTask)
+    assert start.task_id == 1
+    [save] = of(world.ended(1), c.SaveReport)
+    assert save.report.attempts == 2
+
+
+def test_restart_delivers_waiting_reports_and_the_unanswered_request_first() -> None:
+    world = World().working(1)
+    world.ended(1)
+    unanswered = world.state.exchange.in_flight
+    assert unanswered is not None
+    record = world.state.tasks[1].record
+    waiting = e.WaitingReport(task_id=1, outcome="success", size_bytes=10)
+    again = World(tasks=[record], reports=[waiting], unanswered=unanswered)
+    [sync] = again.saying(c.Sync)
+    assert sync.plan == unanswered
+    assert of(again.answer(), c.ForgetTask)
+
+
+def test_repeated_grant_changes_nothing() -> None:
+    world = World().working(1)
+    world.do(e.SyncRequested(now=world.now))
+    commands = world.answer(grant(1))
+    assert not of(commands, c.SaveTask)
+    assert world.phases() == {1: "running"}
+
+
+def test_only_listed_transitions_happen() -> None:
+    world = World().working(1)
+    task = world.state.tasks[1]
+    for happening in ("bundle_ready", "start", "resume"):
+        assert ("running", happening) not in TRANSITIONS
+        with pytest.raises(ImpossibleTransition):
+            advance(task, happening)  # type: ignore[arg-type]
+
+
+def test_step_leaves_the_state_it_was_given_alone() -> None:
+    world = World().working(3)
+    before = repr(world.state)
+    kept = world.state
+    world.ended(1)
+    assert repr(kept) == before
