@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from axiom_server import keys_cli
 from axiom_server.errors import DiskFull, ServerError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ experiments_app = typer.Typer(help="Published experiments.", invoke_without_comm
 app.add_typer(users_app, name="users")
 app.add_typer(host_app, name="host")
 app.add_typer(experiments_app, name="experiments")
+keys_cli.register(app)
 
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Dir = Annotated[
@@ -102,6 +104,17 @@ def serve(
     listener = serving.listen(host, port)
     print(f"serving http://{host}:{port}", flush=True)
     serving.serve(folder, listener)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=30.0, help="About how long it may take.")] = 230.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server up.")] = False,
+) -> None:
+    """The main job on this machine: server, experiments, this host as a volunteer, session log."""
+    from axiom_server.demo import run_demo
+
+    run_demo(seconds, keep)
 
 
 @app.command()

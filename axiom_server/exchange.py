@@ -39,6 +39,8 @@ PASSES_MAX = 4  # over the pools: empty ones are found, and their share goes to 
 PACE_WEIGHT = 0.2  # of the newest reports in a host's pace
 PACE_RANGE = (0.05, 50.0)
 
+TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
+
 NOT_YOURS = "this task was never granted to this host"
 
 
@@ -87,7 +89,7 @@ async def exchange(
         allowance=intake.allowance, failing=intake.failing, pace=intake.pace,
         idle=(max(0, min(capacity.cpu_slots_free, host.cpu_cores) - granted["cpu"]),
               max(0, min(capacity.gpu_slots_free, host.gpus) - granted["gpu"])),
-        draining=clean(request.draining),
+        draining=clean(request.draining), pending=len(intake.ended),
     )  # fmt: skip
     hungry = not grants and not kept and not request.draining
     return SyncAnswer(
@@ -97,7 +99,7 @@ async def exchange(
         cancelled=cancelled,
         next_sync_seconds=config.serve.idle_sync_seconds if hungry else config.serve.sync_seconds,
         no_work_reason=reason,
-        credit=_credit(host),
+        credit=_credit(host, host.pending + len(intake.ended)),
     )
 
 
@@ -106,7 +108,9 @@ async def _take_reports(
     leased: Sequence[TaskRow], request: SyncRequest,
 ) -> _Intake:  # fmt: skip
     known = {task.task_id: task for task in leased}
-    if absent := [r.task_id for r in request.reports if r.task_id not in known]:
+    absent = [r.task_id for r in request.reports if r.task_id not in known]
+    absent = [task_id for task_id in absent if 0 < task_id <= TASK_ID_MAX]
+    if absent:
         for task in await store.named_tasks(connection, host.host_id, absent):
             known[task.task_id] = task
     await catalogue.know(connection, {task.version_id for task in known.values()})
@@ -116,8 +120,8 @@ async def _take_reports(
     allowance = allowance_after(host.allowance, slots, since, held)
     fresh: dict[int, Report] = {}
     for report in request.reports:
-        task = known.get(report.task_id)
-        if task is not None and task.state in ("leased", "lost"):
+        named = known.get(report.task_id)
+        if named is not None and named.state in ("leased", "lost"):
             fresh.setdefault(report.task_id, report)
     claims = [
         Claim(
@@ -342,8 +346,8 @@ def _to_grant(
     parameters = catalogue.parameters[source.parameters_id]
     return Grant(
         task_id=task_id, experiment=version.name, version=version.version, sha256=version.sha256,
-        parameters=parameters.parameters, seed=source.seed, budget_seconds=parameters.budget_seconds,
-        device="gpu" if source.device == "gpu" else "cpu", lease_seconds=seconds,
+        parameters=parameters.parameters, seed=source.seed,
+        budget_seconds=parameters.budget_seconds, device="gpu" if source.device == "gpu" else "cpu", lease_seconds=seconds,
     )  # fmt: skip
 
 
@@ -370,7 +374,7 @@ def _typical_seconds(catalogue: Catalogue, view: lease.HostView) -> float:
     return view.pace * sum(expected) / len(expected) if expected else 1.0
 
 
-def _credit(host: HostRow) -> Credit:
+def _credit(host: HostRow, pending: int) -> Credit:
     average = 0.0
     if host.user_average_at is not None:
         seconds = (host.now - host.user_average_at).total_seconds()
@@ -379,6 +383,7 @@ def _credit(host: HostRow) -> Credit:
         host_total=float(host.host_total),
         user_total=float(host.user_total or 0),
         user_recent_average=average,
+        pending_results=pending,
     )
 
 

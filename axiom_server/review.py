@@ -287,7 +287,8 @@ def steps(judged: Sequence[FindingLine], made: Sequence[DeploymentRow], pending:
         missing = max(judging.SEEDS_MIN - line.seeds for line in lines_of)
         hosts_seen = max(line.hosts for line in lines_of)
         if missing > 0:
-            lines.append(f"Collect {missing} more seeds of {name} for any verdict")
+            seeds = "seed" if missing == 1 else "seeds"
+            lines.append(f"Collect {missing} more {seeds} of {name} for a verdict")
         elif hosts_seen < 2:
             lines.append(f"Cross-validate {name} on more than {hosts_seen} host")
         else:

@@ -1,4 +1,4 @@
-"""`axiom-server serve`: one process that answers hosts and makes the rounds, until it is told to stop."""
+"""`axiom-server serve`: one process that answers hosts and makes the rounds until stopped."""
 
 from __future__ import annotations
 

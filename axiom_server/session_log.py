@@ -1,4 +1,4 @@
-"""A session log: what one review credited, what was deployed after it, what was found, what is open."""
+"""A session log: what a review credited, what was deployed after it, found, and is still open."""
 
 from __future__ import annotations
 

@@ -72,8 +72,10 @@ def _credit(log: SessionLog) -> list[str]:
     lines = ["Tier breakdown:"]
     for tier in log.tiers:
         label = f"{_span(tier)}:"
-        each = f" × {_n(tier.credit_each)} credit" if tier.credit_each else ""
-        lines.append(f"  {label:<17} {_n(tier.results):>7} results{each} = {_n(tier.credit)}")
+        each = (
+            f"\N{MULTIPLICATION SIGN} {_n(tier.credit_each):>2} credit " if tier.credit_each else ""
+        )
+        lines.append(f"  {label:<19} {_n(tier.results):>7} results {each}= {_n(tier.credit)}")
     lines += ["", "Per-user totals:"]
     width = max((len(user.name) for user in log.users), default=0) + 1
     for user in log.users:
@@ -145,7 +147,7 @@ def _tried(tried: dict[str, Any]) -> list[str]:
 
 def _findings(log: SessionLog) -> list[str]:
     lines = [f"- {_finding(line)}" for line in log.findings]
-    numbered = set(line.experiment for line in log.findings)
+    numbered = {line.experiment for line in log.findings}
     without = sum(n for name, n in log.by_experiment.items() if name not in numbered)
     if without:
         lines.append(

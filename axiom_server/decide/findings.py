@@ -79,7 +79,7 @@ def judge(manifest: Manifest, finding: Finding, samples: Sequence[Sample]) -> Ve
         missing = SEEDS_MIN - len(values)
         return Verdicts(
             name=finding.name, claim=finding.claim, verdict="insufficient",
-            reason=f"{missing} more seeds are needed for any verdict",
+            reason=f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}",
             seeds=len(values), hosts=hosts,
             estimate=float(values.mean()) if len(values) else None,
             meeting=sum(finding.criterion.met_by(v) for v in values.tolist()),

@@ -132,7 +132,7 @@ async def agree(connection: Connection, tasks: Sequence[int]) -> None:
 
 
 async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
-    """Charge the outliers' hosts with a mismatch; their results earn nothing and count for nothing."""
+    """Charge the outliers' hosts with a mismatch; their results earn and count for nothing."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """INSERT INTO mismatches (task_id, host_id, note)
@@ -142,7 +142,8 @@ async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> 
         (ids, notes),
     )
     await connection.execute(
-        """UPDATE tasks t SET refusal = left('other hosts disagree for the same seed: ' || m.note, 200)
+        """UPDATE tasks t
+           SET refusal = left('other hosts disagree for the same seed: ' || m.note, 200)
            FROM unnest(%s::bigint[], %s::text[]) AS m (task_id, note)
            WHERE t.task_id = m.task_id""",
         (ids, notes),

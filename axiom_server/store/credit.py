@@ -57,7 +57,14 @@ async def pending(connection: Connection) -> int:
 
 
 async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
-    """These tasks are done with."""
+    """These tasks are done with, and no longer pending for their hosts."""
+    await connection.execute(
+        """UPDATE hosts h SET pending = GREATEST(0, h.pending - t.n)
+           FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
+                 GROUP BY host_id) t
+           WHERE h.host_id = t.host_id""",
+        (list(tasks),),
+    )
     await connection.execute(
         "UPDATE tasks SET state = 'reviewed' WHERE task_id = ANY(%s)", (list(tasks),)
     )

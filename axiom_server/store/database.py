@@ -109,13 +109,13 @@ def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:
 
 async def rows(connection: Connection, query: str, values: Any = None) -> list[TupleRow]:
     """All rows of a query."""
-    cursor = await connection.execute(query, values)  # type: ignore[arg-type]
+    cursor = await connection.execute(query, values)
     return await cursor.fetchall()
 
 
 async def row(connection: Connection, query: str, values: Any = None) -> TupleRow:
     """The one row of a query that always has one."""
-    cursor = await connection.execute(query, values)  # type: ignore[arg-type]
+    cursor = await connection.execute(query, values)
     found = await cursor.fetchone()
     if found is None:
         raise LookupError(f"no row: {query.strip().splitlines()[0]}")

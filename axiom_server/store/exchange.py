@@ -35,6 +35,7 @@ class HostRow(NamedTuple):
     user_total: Decimal | None
     user_average: float | None
     user_average_at: datetime | None
+    pending: int
     now: datetime
 
 
@@ -91,7 +92,8 @@ _TASK = """t.task_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.de
 LOCK_HOST = """
 SELECT h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
        h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
-       h.credit_total, u.credit_total, u.average, u.average_at, clock_timestamp()
+       h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
+       clock_timestamp()
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = %s FOR NO KEY UPDATE OF h"""
 
@@ -133,7 +135,8 @@ ORDER BY c.rank, c.queue_id"""
 
 GRANT = """
 WITH gone AS (
-    DELETE FROM queue q USING unnest(%(queue)s::bigint[], %(seconds)s::float8[]) c (queue_id, seconds)
+    DELETE FROM queue q
+    USING unnest(%(queue)s::bigint[], %(seconds)s::float8[]) c (queue_id, seconds)
     WHERE q.queue_id = c.queue_id
     RETURNING q.workunit_id, q.version_id, q.device, q.purpose, q.attempt, c.seconds
 )
@@ -184,7 +187,7 @@ UNQUEUE = "DELETE FROM queue WHERE workunit_id = ANY(%s) AND purpose = 'first'"
 
 UPDATE_HOST = """
 UPDATE hosts SET last_seen_at = %s, last_request = %s, allowance = %s, failing = %s, pace = %s,
-    idle_cpu = %s, idle_gpu = %s, draining = %s
+    idle_cpu = %s, idle_gpu = %s, draining = %s, pending = %s
 WHERE host_id = %s"""
 
 UPDATE_FACTS = """
@@ -246,7 +249,7 @@ async def lose_tasks(connection: Connection, ids: list[int], now: datetime) -> N
 
 
 async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) -> None:
-    """Let workunits wait again: (their task, the next attempt). Replicas are placed anew instead."""
+    """Let workunits wait again: (task, next attempt). Replicas are placed anew instead."""
     firsts = [(task, attempt) for task, attempt in tasks if task.purpose == "first"]
     if firsts:
         await connection.execute(
@@ -343,12 +346,13 @@ async def update_host(
     pace: float,
     idle: tuple[int, int],
     draining: str,
+    pending: int,
 ) -> None:
-    """What the host said last, and what is thought of it."""
+    """What the host said last, and what is thought of it. ``pending``: reports it just made."""
     await connection.execute(
         UPDATE_HOST,
         (
             host.now, request_id, allowance, failing, pace, idle[0], idle[1], draining,
-            host.host_id,
+            host.pending + pending, host.host_id,
         ),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Another project's history: its users, hosts and results come in once, however often they are given.
+"""Another project's history: its users, hosts and results come in once, however often given.
 
 Imported results carry elapsed seconds and no numbers: they are credited, and count for no finding.
 """
@@ -51,7 +51,7 @@ async def add_hosts(
     names = {host.host_id: host.name for host in idle}
     wanted = sorted(owners.keys() | names.keys())
     user_ids = await users.ensure(connection, sorted(set(owners.values())))
-    known = dict(
+    known: dict[int, int] = dict(
         await rows(
             connection,
             """SELECT external_id, host_id FROM imported_hosts
@@ -95,9 +95,10 @@ async def add_hosts(
         (source, new, [known[external] for external in new]),
     )
     await connection.execute(
-        """UPDATE hosts h SET name = i.name, cpu_cores = i.cpu, gpus = i.gpu, idle_cpu = i.cpu,
-                  idle_gpu = i.gpu
-           FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::int[]) AS i (host_id, name, cpu, gpu)
+        """UPDATE hosts h SET name = i.name, cpu_cores = i.cpu, gpus = i.gpu,
+                  idle_cpu = i.cpu, idle_gpu = i.gpu
+           FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::int[])
+                AS i (host_id, name, cpu, gpu)
            WHERE h.host_id = i.host_id AND h.imported""",
         (
             [known[host.host_id] for host in idle],
@@ -112,7 +113,7 @@ async def add_hosts(
 async def add_results(
     connection: Connection, source: str, results: Sequence[ResultRow], hosts: dict[int, int]
 ) -> int:
-    """Add the results that are not known yet, as reported and not yet reviewed. Returns how many."""
+    """Add results that are not known yet, as reported and not reviewed. Returns how many."""
     ids = [r.result_id for r in results]
     known = {
         int(r[0])

@@ -18,7 +18,8 @@ async def totals(connection: Connection) -> dict[str, Any]:
                   (SELECT count(*) FROM queue),
                   (SELECT count(*) FROM tasks WHERE state = 'leased'),
                   (SELECT count(*) FROM tasks WHERE state = 'reported'),
-                  (SELECT count(*) FROM comparisons WHERE state IN ('wanted', 'placed', 'disputed')),
+                  (SELECT count(*) FROM comparisons
+                   WHERE state IN ('wanted', 'placed', 'disputed')),
                   (SELECT COALESCE(sum(results), 0)::bigint FROM sessions),
                   (SELECT COALESCE(sum(credit), 0)::float8 FROM sessions)""",
     )

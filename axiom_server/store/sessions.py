@@ -25,7 +25,7 @@ class SessionRow(NamedTuple):
 
 
 class DeploymentRow(NamedTuple):
-    """One deployment: record has ``experiments`` [{name, version, workunits, new}] and ``hosts``."""
+    """One deployment; what ``record`` holds is written in deployment.py."""
 
     deployment_id: int
     session_id: int | None

@@ -79,7 +79,7 @@ async def deploy(
 
 
 async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
-    """The first seed of each entry; the counters move on, in the order of their ids (no deadlock)."""
+    """The first seed of each entry; counters move on in the order of their ids (no deadlock)."""
     totals: dict[int, int] = {}
     for entry in wanted:
         totals[entry.parameters_id] = totals.get(entry.parameters_id, 0) + entry.count

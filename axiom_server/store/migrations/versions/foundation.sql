@@ -33,6 +33,7 @@ CREATE TABLE hosts (
     last_request    text NOT NULL DEFAULT '',
     allowance       double precision NOT NULL DEFAULT 0, -- slot-seconds it may still be credited for
     failing         integer NOT NULL DEFAULT 0,          -- failures since its last success
+    pending         integer NOT NULL DEFAULT 0,          -- reported tasks that no review has seen
     agreements      integer NOT NULL DEFAULT 0,          -- since its last disagreement
     pace            double precision NOT NULL DEFAULT 1, -- its elapsed seconds over those declared
     credit_total    numeric(20,3) NOT NULL DEFAULT 0,
