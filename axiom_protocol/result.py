@@ -16,6 +16,7 @@ from axiom_protocol.manifest import Field, Manifest
 
 RESULT_BYTES_MAX = 4 * 1024 * 1024  # encoded JSON; the library's largest result is under 200 kB
 NESTING_MAX = 16  # deeper than any declarable shape (3 list levels in records in records)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 INTEGER_MAX = 2**53  # beyond it JSON readers disagree on the value
 
 Result = dict[str, Any]
@@ -32,7 +33,7 @@ def decode_result(raw: bytes) -> object:
             f"the result is {len(raw)} bytes; at most {RESULT_BYTES_MAX} are accepted"
         )
     depth = deepest = 0
-    for byte in raw:
+    for byte in raw.translate(None, _NOT_BRACKETS):
         if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
@@ -89,7 +90,7 @@ def _items(path: str, field: Field, value: object) -> list[Any]:
 def _number(path: str, field: Field, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ResultRefused(f"{path}: must be a number, not {_kind(value)}")
-    if not math.isfinite(value) or abs(value) > 1e300:
+    if abs(value) > 1e300 or not math.isfinite(value):  # in this order: isfinite(10**400) raises
         raise ResultRefused(f"{path}: must be finite; report divergence as a flag")
     if field.kind in ("integer", "flag"):
         if value != int(value) or abs(value) > INTEGER_MAX:

@@ -70,7 +70,7 @@ def _gated(seen: Seen) -> Verdict:
     assert seen.result is not None
     try:
         return Verdict("success", gate(seen.manifest, decode_result(seen.result)))
-    except ResultRefused as error:
+    except (ResultRefused, ArithmeticError, RecursionError) as error:  # never believed, never lost
         return _with_tail("failed", f"the result was refused: {error}", seen)
 
 

@@ -109,6 +109,10 @@ class Pool:
             if not zygote.tasks:
                 self._let_go(zygote)
 
+    def zygote_pids(self) -> dict[str, int]:
+        """The process id of each living zygote, by environment."""
+        return {name: zygote.pid for name, zygote in sorted(self._zygotes.items())}
+
     async def close(self, grace_seconds: float) -> None:
         """Stop every task and zygote. Nothing of the pool's lives when this returns."""
         for task_id in list(self._running):

@@ -1,0 +1,124 @@
+"""Each attack is a script that tries to get out, run in the real sandbox by the real pool."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axiom_client.run.spec import TaskFinished, TaskLimits, TaskSpec
+from tests.adapters.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
+
+#: How the sandbox says no; anything else means that the attack itself was wrong.
+REFUSALS = (errno.EPERM, errno.EACCES)
+NO_ERRNO = -1
+SECRET_NAME, SECRET = "AXIOM_TOKEN_OF_TEST", "the agent's secret"
+
+PRELUDE = '''
+import ctypes, errno, os, platform, signal, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+X86 = platform.machine() == "x86_64"
+
+def syscall(x86, arm, *arguments):
+    """One raw system call; OSError when it fails."""
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result = libc.syscall(ctypes.c_long(x86 if X86 else arm), *converted)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+def code(step):
+    """0 when it works, else the errno of its refusal, or -1 for an error that has none."""
+    try:
+        step()
+    except Exception as error:
+        print(f"{step.__name__}: {type(error).__name__}: {error}")
+        return getattr(error, "errno", None) or -1
+    return 0
+'''
+
+
+class Arena:
+    """A pool that lives as long as the test session, and folders for the secrets of one test."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.recorder: Recorder = self.loop.run_until_complete(self._make())
+
+    async def _make(self) -> Recorder:
+        return Recorder()
+
+    def run(self, spec: TaskSpec) -> TaskFinished:
+        """One task to its end."""
+        return self.loop.run_until_complete(
+            asyncio.wait_for(self.recorder.finish(spec), DEADLINE_SECONDS)
+        )
+
+    def zygote_pid(self) -> int:
+        """The process that forks this pool's tasks."""
+        return self.recorder.pool.zygote_pids()["numpy"]
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        self.loop.run_until_complete(self.recorder.pool.close(0))
+        self.loop.close()
+
+
+@pytest.fixture(scope="session")
+def arena() -> Iterator[Arena]:
+    """The one real pool. The agent's environment holds a secret while its zygotes start."""
+    os.environ[SECRET_NAME] = SECRET
+    arena = Arena()
+    yield arena
+    arena.close()
+    del os.environ[SECRET_NAME]
+
+
+class Attack:
+    """Run scripts against the sandbox, with files of the agent's and of other tasks around."""
+
+    def __init__(self, arena: Arena, folder: Path) -> None:
+        self.arena, self.folder = arena, folder
+        self.outside = folder / "outside.txt"
+        self.outside.write_text("keep out")
+
+    def run(
+        self, body: str, limits: TaskLimits = LIMITS, task_folder: Path | None = None
+    ) -> TaskFinished:
+        """The end of a task with ``body`` after the prelude; AGENT and OUTSIDE are known to it."""
+        names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
+        source = script(PRELUDE + names + textwrap.dedent(body))
+        return self.arena.run(
+            make_spec(self.folder, source, limits=limits, task_folder=task_folder)
+        )
+
+    def repelled(
+        self,
+        attack: str,
+        twin: str,
+        *,
+        refusals: tuple[int, ...] = REFUSALS,
+        task_folder: Path | None = None,
+    ) -> None:
+        """Assert that ``attack`` is refused with one of ``refusals`` and its ``twin`` works."""
+        body = "".join(
+            f"def {name}():\n{textwrap.indent(textwrap.dedent(text).strip(), '    ')}\n"
+            for name, text in (("attack", attack), ("twin", twin))
+        )
+        finished = self.run(body + "value = [code(attack), code(twin)]", task_folder=task_folder)
+        assert finished.outcome == "success", finished.message
+        refusal, twin_code = finished.result["value"]
+        assert refusal != 0, "the attack went through"
+        assert refusal in refusals, f"it failed for another reason: {refusal}"
+        assert twin_code == 0, f"the harmless twin was refused with errno {twin_code}"
+
+
+@pytest.fixture
+def attack(arena: Arena, tmp_path: Path) -> Attack:
+    """A fresh field for one attack."""
+    return Attack(arena, tmp_path)
