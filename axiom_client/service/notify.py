@@ -64,12 +64,8 @@ class Notifier:
         timeout deals with a message that it did not get."""
         if not self._address:
             return False
-        if sys.platform == "win32":
-            return False
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
-                way.setblocking(False)
-                way.sendto("\n".join(lines).encode(), _socket_name(self._address))
+            _send_datagram("\n".join(lines).encode(), self._address)
         except OSError:
             return False
         return True
@@ -79,6 +75,10 @@ def _status(text: str) -> list[str]:
     return [f"STATUS={text}".replace("\n", " ")] if text else []
 
 
-def _socket_name(address: str) -> str:
-    """An abstract socket's name begins with @ in the environment and with NUL in the kernel."""
-    return "\0" + address[1:] if address.startswith("@") else address
+def _send_datagram(message: bytes, address: str) -> None:
+    if sys.platform != "win32":  # which has no such sockets, and no manager of this kind
+        # An abstract socket's name begins with @ in the environment and with NUL in the kernel.
+        name = "\0" + address[1:] if address.startswith("@") else address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
+            way.setblocking(False)
+            way.sendto(message, name)
