@@ -36,7 +36,7 @@ from axiom_server.metadata import (
 from axiom_server.targets import Bundle, Published, add, listing, live, read_bundle
 from axiom_server.targets import withdraw as withdraw_from
 
-__all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository"]
+__all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "read_bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)

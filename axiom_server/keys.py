@@ -51,8 +51,8 @@ class Keys:
         found = self.signers.get(role, ())
         if not found:
             raise KeysError(
-                f"the {role} key is not here: give the folder that holds {role}.pem, "
-                "or write a request and sign it where the key is (axiom-server sign)"
+                f"the {role} key is not here: give the folder that holds {role}.pem (--keys), or "
+                "write a request (axiom-server keys request) and sign it where the key is"
             )
         return found
 

@@ -1,0 +1,175 @@
+"""What those who hold the keys do: change the signed metadata, here or through a request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import msgspec
+from securesystemslib.signer import Signer
+
+from axiom_protocol.manifest import read_manifest
+from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
+from axiom_server.folder import Folder
+from axiom_server.keys import (
+    PASSPHRASE_VARIABLE,
+    ROLES,
+    SERVER_ROLES,
+    Keys,
+    Role,
+    is_encrypted,
+    key_files,
+    load_keys,
+    read_public_key,
+)
+from axiom_server.metadata import write_file
+from axiom_server.publishing import set_state
+from axiom_server.rotation import propose_root
+from axiom_server.signing import (
+    SigningRequest,
+    open_signer,
+    read_request,
+    request_root,
+    request_targets,
+)
+from axiom_server.store import experiments
+from axiom_server.store.database import connect
+
+Ask = Callable[[], str]  # asks a person for a passphrase
+
+
+def trusted_keys(folder: Folder) -> dict[str, Any]:
+    """The root's fingerprint and, by role: threshold, keys (id -> file, or empty), expires_at."""
+    root, expiries = folder.bundles.metadata.root().signed, folder.bundles.expiries()
+    files = [path for role in ROLES for path in key_files(folder.keys, role)]
+    public = {path: path.with_suffix(".pub") for path in files}
+    here = {read_public_key(pub).keyid: path for path, pub in public.items() if pub.exists()}
+    roles = {
+        role: {
+            "threshold": root.roles[role].threshold,
+            "keys": {keyid: str(here.get(keyid, "")) for keyid in root.roles[role].keyids},
+            "expires_at": expiries[role].isoformat(),
+        }
+        for role in ROLES
+    }
+    return {"root_fingerprint": folder.bundles.fingerprint(), "roles": roles}
+
+
+def change_root(
+    folder: Folder, role: str, add: Iterable[Path], drop: Iterable[str], threshold: int | None
+) -> SigningRequest:
+    """The request to trust other keys. Raises BundlesError, KeysError, Usage."""
+    trusted = folder.bundles.metadata.root()
+    added = [read_public_key(path) for path in add]
+    proposed = propose_root(trusted, role_named(role), add=added, drop=drop, threshold=threshold)
+    return request_root(trusted, proposed)
+
+
+def change_targets(
+    folder: Folder,
+    *,
+    publish: Iterable[bytes] = (),
+    withdraw: Iterable[str] = (),
+    extend: bool = False,
+) -> SigningRequest | None:
+    """The request to publish, withdraw or renew; None when there is nothing to change."""
+    metadata, sources = folder.bundles.metadata, list(publish)
+    proposal = folder.bundles.propose(publish=sources, withdraw=withdraw, extend=extend)
+    if proposal.targets is None:
+        return None
+    return request_targets(metadata.root(), metadata.targets(), proposal.targets, sources)
+
+
+def sign_here(folder: Folder, asked: SigningRequest, keys_dir: Path | None, ask: Ask) -> list[str]:
+    """Sign with the keys of ``keys_dir`` (else the project's) and make it current; what changed."""
+    where = keys_dir or folder.keys
+    roles: tuple[Role, ...] = ("targets",) if asked.role == "targets" else ("root", "targets")
+    staff = load_keys(where, passphrase(where, roles, ask), roles)
+    signed = asked.signed_by(staff.of(asked.role))
+    _make_current(folder, signed, staff.merged(load_keys(folder.keys, roles=SERVER_ROLES)))
+    return asked.changes()
+
+
+def sign_file(request: Path, keys_dir: Path, uri: str, ask: Ask) -> int:
+    """Add signatures to a request's file; how many it still lacks.
+
+    uri  a key that is not a file, as securesystemslib names it (hsm:...); empty for ``keys_dir``
+    """
+    asked = read_request(request)
+    signers: Iterable[Signer]
+    if uri:
+        signers = open_signer(uri, asked)
+    else:
+        roles = (asked.role,)
+        signers = load_keys(keys_dir, passphrase(keys_dir, roles, ask), roles).of(asked.role)
+    signed = asked.signed_by(signers)
+    write_file(request, msgspec.json.encode(signed))
+    return signed.missing()
+
+
+def install(folder: Folder, request: Path) -> None:
+    """Make a signed request current. Raises BundlesError: signatures lack, or it is outdated."""
+    asked = read_request(request)
+    asked.changes()
+    _make_current(folder, asked, load_keys(folder.keys, roles=SERVER_ROLES))
+
+
+def role_named(given: str) -> Role:
+    """A role as typed. Raises Usage."""
+    if given not in get_args(Role):
+        raise Usage(f"{given!r} is not a role; the roles are {', '.join(ROLES)}")
+    return cast(Role, given)
+
+
+def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Ask) -> str | None:
+    """The passphrase of the keys in a folder; asked for only when one of them is encrypted."""
+    if not any(is_encrypted(path) for role in roles for path in key_files(keys_dir, role)):
+        return None
+    return given_passphrase(ask)
+
+
+def given_passphrase(ask: Ask) -> str:
+    """From the environment, else from the person at the terminal. Raises SigningFailed: neither."""
+    if given := os.environ.get(PASSPHRASE_VARIABLE):
+        return given
+    if not sys.stdin.isatty():
+        raise SigningFailed(f"a passphrase is needed and nobody to ask: set {PASSPHRASE_VARIABLE}")
+    return ask()
+
+
+def _make_current(folder: Folder, signed: SigningRequest, keys: Keys) -> None:
+    if signed.role == "root":
+        folder.bundles.install_root(signed.signed_root(), keys)
+        return
+    sources = [source.encode() for source in signed.sources.values()]
+    folder.bundles.install_targets(signed.signed_targets(), sources)
+    _record(folder)
+
+
+def _record(folder: Folder) -> None:
+    """Tell the database what is signed now: new versions may be deployed, withdrawn ones not."""
+
+    async def work(conninfo: str) -> None:
+        async with connect(conninfo) as connection:
+            for bundle in folder.bundles.bundles():
+                if not bundle.withdrawn:
+                    source = folder.bundles.source(bundle.name, bundle.version)
+                    manifest = read_manifest(source.decode())
+                    await experiments.record_version(connection, manifest, bundle.sha256, None)
+            for bundle in folder.bundles.bundles():
+                if bundle.withdrawn:
+                    await _retire(connection, f"{bundle.name}@{bundle.version}")
+
+    with folder.database() as conninfo:
+        asyncio.run(work(conninfo))
+
+
+async def _retire(connection: Any, ref: str) -> None:
+    try:
+        await set_state(connection, ref, "retired", "withdrawn")
+    except ExperimentUnknown:
+        return  # signed and withdrawn before this database was made
