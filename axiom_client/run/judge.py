@@ -24,6 +24,7 @@ class Ending(Struct, frozen=True):
 
     outcome: Outcome
     message: str
+    polite: bool = False  # asked to end, rather than over a limit
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -55,10 +56,14 @@ class Verdict(Struct, frozen=True):
 
 def judge(seen: Seen) -> Verdict:
     """One verdict for whatever was seen."""
+    ending = seen.ending
     finished = seen.status == 0 and seen.result is not None
-    stopped = seen.ending is not None and seen.ending.outcome == "cancelled"
-    if seen.ending is not None and not (stopped and finished):
-        return _with_tail(seen.ending.outcome, seen.ending.message, seen)
+    if ending is not None and ending.polite:
+        if seen.failure is not None and seen.failure.kind == "stopped":
+            return Verdict(ending.outcome, message=seen.failure.message)
+        ending = None if finished else ending
+    if ending is not None:
+        return _with_tail(ending.outcome, ending.message, seen)
     if finished:
         return _gated(seen)
     if seen.status is None:

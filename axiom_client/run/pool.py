@@ -90,7 +90,7 @@ class Pool:
         if (running := self._running.get(task_id)) is None:
             return
         if running.ending is None:
-            running.ending = Ending(outcome, "stopped by the agent")
+            running.ending = Ending(outcome, "stopped by the agent", polite=True)
         running.resume()
         if grace_seconds <= 0:
             self._kill(running)
@@ -265,7 +265,7 @@ class Pool:
 
 def _may_end(running: Running) -> bool:
     """The first limit that is passed names the outcome; a stop by the agent gives way to it."""
-    return running.ending is None or running.ending.outcome == "cancelled"
+    return running.ending is None or running.ending.polite
 
 
 def _finished(running: Running) -> TaskFinished:
