@@ -19,8 +19,10 @@ from axiom_client.decide.follow import follow
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
+    Bundle,
     Drain,
     Pause,
+    Phase,
     Stop,
     TaskState,
 )
@@ -113,17 +115,24 @@ def _bundle_fetched(turn: Turn, event: e.BundleFetched) -> None:
     if bundle is None:
         return
     turn.put_bundle(
-        bundle, fetching=False, path=event.path, manifest=event.manifest, attempts=0, problem=""
+        bundle,
+        fetching=False,
+        path=event.path,
+        manifest=event.manifest,
+        verified_at=event.now,
+        attempts=0,
+        problem="",
     )
 
 
 def _bundle_refused(turn: Turn, event: e.BundleRefused) -> None:
-    bundle = turn.state.bundles.pop(event.sha256, None)
+    bundle = turn.state.bundles.get(event.sha256)
     if bundle is None:
         return
     turn.tell(f"{bundle.ref} is refused: {event.problem}", "error")
-    for task in _waiting_for(turn, event.sha256):
+    for task in _tasks_of(turn, event.sha256, WAITING):
         turn.end(task, "failed", message=f"bundle refused: {event.problem}")
+    _let_go(turn, bundle)
 
 
 def _bundle_failed(turn: Turn, event: e.BundleFailed) -> None:
@@ -133,9 +142,9 @@ def _bundle_failed(turn: Turn, event: e.BundleFailed) -> None:
     attempts = bundle.attempts + 1
     decision = retry_bundle(event.now, attempts, event.jitter)
     if decision is None:
-        del turn.state.bundles[event.sha256]
-        for task in _waiting_for(turn, event.sha256):
+        for task in _tasks_of(turn, event.sha256, frozenset({"granted"})):
             turn.give_back(task, f"{bundle.ref} could not be fetched: {event.problem}")
+        _let_go(turn, bundle)
         return
     turn.put_bundle(
         bundle, fetching=False, attempts=attempts, retry_at=decision.at, problem=event.problem
@@ -143,11 +152,22 @@ def _bundle_failed(turn: Turn, event: e.BundleFailed) -> None:
     turn.tell(f"{bundle.ref} could not be fetched: {event.problem}", "warning")
 
 
-def _waiting_for(turn: Turn, sha256: str) -> list[TaskState]:
+def _let_go(turn: Turn, bundle: Bundle) -> None:
+    """Forget a bundle that was not verified again, unless a task that began before still runs it.
+
+    Such a task may be put back and run once more; a new one asks for the bundle anew.
+    """
+    if _tasks_of(turn, bundle.sha256, ALIVE | WAITING):
+        turn.put_bundle(bundle, fetching=False, verified_at=None, attempts=0)
+    else:
+        del turn.state.bundles[bundle.sha256]
+
+
+def _tasks_of(turn: Turn, sha256: str, phases: frozenset[Phase]) -> list[TaskState]:
     return [
         task
         for _, task in sorted(turn.state.tasks.items())
-        if task.phase == "granted" and task.record.grant.sha256 == sha256
+        if task.phase in phases and task.record.grant.sha256 == sha256
     ]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
 from axiom_client.decide.turn import Turn
-from axiom_protocol.manifest import Manifest, ManifestError
+from axiom_protocol.manifest import Manifest
 
 
 def accept(turn: Turn, task: TaskState, manifest: Manifest) -> None:
@@ -26,9 +27,9 @@ def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
     """Why a task can never run here; empty when it can."""
     facts, limits, needs = state.facts, state.limits, manifest.resources
     try:
-        manifest.resolve(task.record.grant.parameters)
-    except ManifestError as error:
-        return str(error)
+        bind(task.record.grant, manifest)
+    except GrantRefused as refused:
+        return str(refused)
     if facts is None:
         return ""
     if manifest.environment not in facts.environments:

@@ -11,6 +11,7 @@ import msgspec
 
 from axiom_client.decide import commands as c
 from axiom_client.decide.allocate import Allocation, allocate, needs_of
+from axiom_client.decide.binding import bind
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.exchange import asked, compose, due_at, hungry
 from axiom_client.decide.fit import accept
@@ -25,6 +26,7 @@ MEASURE_SECONDS = (
     10.0  # between looks at other programs and presence, while a limit depends on them
 )
 PROBE_SECONDS = 600.0  # between looks for a changed host: a driver that loads after the service
+TRUST_SECONDS = 3600.0  # a bundle verified this long ago is verified anew: it may be withdrawn
 WALL_MARGIN = 10.0  # times the expected time before a task counts as hung: hosts differ that much
 WALL_FLOOR_SECONDS = 300.0
 CPU_MARGIN = 1.5  # processor time may exceed wall time only through several cores
@@ -93,7 +95,9 @@ def _fetch(turn: Turn) -> None:
         bundle = state.bundles.get(grant.sha256) or Bundle(
             experiment=grant.experiment, version=grant.version, sha256=grant.sha256
         )
-        if bundle.path and bundle.manifest is not None:
+        at = bundle.verified_at
+        fresh = at is not None and state.now - at < TRUST_SECONDS
+        if (fresh or task.record.accepted) and bundle.path and bundle.manifest is not None:
             accept(turn, task, bundle.manifest)
             continue
         if not bundle.fetching and bundle.retry_at <= state.now:
@@ -164,7 +168,7 @@ def _start_command(
         source_path=bundle.path,
         sha256=grant.sha256,
         environment=manifest.environment,
-        parameters=manifest.resolve(grant.parameters),
+        parameters=bind(grant, manifest),
         seed=grant.seed,
         budget_seconds=grant.budget_seconds,
         memory_bytes=needs.memory_bytes,

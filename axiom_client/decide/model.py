@@ -60,6 +60,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
     fetching: bool = False
     path: str = ""
     manifest: Manifest | None = None
+    verified_at: float | None = None  # None: to be verified before a new task may have it
     attempts: int = 0
     retry_at: float = 0.0
     problem: str = ""

@@ -286,6 +286,31 @@ def test_refused_bundle_fails_its_tasks_only() -> None:
     world.do(e.BundleRefused(now=world.now, sha256="b" * 64, problem="wrong software: x"))
     world.fetched()
     assert world.phases() == {1: "running", 2: "ended"}
+    world.wait(700)
+
+
+def test_bundle_is_verified_anew_after_an_hour_and_a_withdrawn_one_runs_no_more() -> None:
+    """A server that is taken over grants an old version that this host once fetched."""
+    world = World(facts(cores=1)).working(1)
+    world.wait(3700)
+    world.answer(grant(2))
+    [first, again] = world.saying(c.FetchBundle)
+    assert again.sha256 == first.sha256
+    assert not again.accepted
+    assert world.phases() == {1: "running", 2: "granted"}
+    world.do(e.BundleRefused(now=world.now, sha256=again.sha256, problem="withdrawn: x"))
+    assert world.phases() == {1: "running", 2: "ended"}
+    world.wait(700)
+    world.answer(grant(3))
+    assert len(world.saying(c.FetchBundle)) == 3
+
+
+def test_bundle_under_another_s_name_is_given_back() -> None:
+    world = World()
+    world.answer(grant(1, experiment="another", version="9.9.9"))
+    world.fetched()
+    assert world.phases() == {1: "ended"}
+    assert "wrong software" in world.saying(c.SaveReport)[-1].report.message
 
 
 def test_bundle_that_cannot_be_fetched_is_tried_again_then_given_back() -> None:
@@ -367,9 +392,7 @@ def test_warm_parents_go_when_nothing_runs_for_a_while() -> None:
 
 
 def test_restart_runs_again_what_was_running_and_asks_for_its_bundle_as_accepted() -> None:
-    record = TaskRecord(
-        grant=grant(1), order=5, lease_until_wall=WALL, accepted=True, attempts=1
-    )
+    record = TaskRecord(grant=grant(1), order=5, lease_until_wall=WALL, accepted=True, attempts=1)
     world = World(tasks=[record])
     [fetch] = world.saying(c.FetchBundle)
     assert fetch.accepted

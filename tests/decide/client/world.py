@@ -76,9 +76,7 @@ class World:
         self.said: list[c.Command] = []
         limits = started.pop("limits", Limits())
         self.do(
-            e.AgentStarted(
-                now=self.now, wall=WALL, instance="0" * 16, limits=limits, **started
-            )
+            e.AgentStarted(now=self.now, wall=WALL, instance="0" * 16, limits=limits, **started)
         )
         self.do(e.FactsProbed(now=self.now, facts=host or facts()))
 
