@@ -77,6 +77,7 @@ def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) 
     from axiom_client.project.bundles import BundleStore
     from axiom_client.project.refusal import BundleRefused
 
+    shutil.rmtree(folders.bundles, ignore_errors=True)  # of an attach that failed half-way
     with httpx.Client(verify=trust(url, network.ca_bundle), proxy=network.proxy or None) as client:
         try:
             return BundleStore(folders.bundles, url, client).pin_root(fingerprint)

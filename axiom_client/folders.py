@@ -58,14 +58,17 @@ class Folders(Struct, frozen=True, kw_only=True):
 
     @property
     def bundles(self) -> Path:
-        """Verified experiments and the project's pinned signatures."""
-        return self.cache / "bundles"
+        """Verified experiments and the project's pinned signatures.
+
+        State, not cache: whoever clears a cache must not unpin the root or forget what was seen.
+        """
+        return self.state / "bundles"
 
     def make(self) -> None:
         """Create what is missing; the state is for its owner's eyes only."""
-        for folder in (self.config, self.cache, self.bundles):
+        for folder in (self.config, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.state, self.tasks):
+        for folder in (self.state, self.tasks, self.bundles):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
 
