@@ -165,7 +165,7 @@ class DiskFull(AxiomError):
 
     def __init__(self, folder: object) -> None:
         super().__init__(
-            f"the disk that holds {folder} is full; free some and start again, nothing is lost"
+            f"no space left on the disk of {folder}; free some and start again, nothing is lost"
         )
 
 
