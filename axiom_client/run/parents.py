@@ -15,9 +15,10 @@ from typing import Protocol
 
 import msgspec
 
-from axiom_client.run import exits, launch, zygote
+from axiom_client.run import exits, zygote
 from axiom_client.run.spec import Environment
 from axiom_client.run.zygote import Broken, Ended, News, Ready, Started
+from axiom_client.sandbox import launch
 
 OnNews = Callable[[News], None]
 

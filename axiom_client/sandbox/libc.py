@@ -18,9 +18,15 @@ _LIBC.syscall.restype = ctypes.c_long
 
 #: The few calls that have no function in the C library (or not in every one), by processor.
 _NUMBERS: dict[str, dict[str, int]] = {
-    "x86_64": {"capset": 126, "ioprio_set": 251, "seccomp": 317},
-    "aarch64": {"capset": 91, "ioprio_set": 30, "seccomp": 277},
-}
+    "x86_64": {
+        "capget": 125, "capset": 126, "prctl": 157, "ioprio_set": 251, "unshare": 272,
+        "process_vm_readv": 310, "seccomp": 317,
+    },
+    "aarch64": {
+        "capget": 90, "capset": 91, "prctl": 167, "ioprio_set": 30, "unshare": 97,
+        "process_vm_readv": 270, "seccomp": 277,
+    },
+}  # fmt: skip
 _SAME_EVERYWHERE = {
     "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip

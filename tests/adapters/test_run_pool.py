@@ -239,8 +239,8 @@ def test_kill_of_the_zygote_loses_its_tasks_and_the_next_starts_another(tmp_path
 
 
 def test_environment_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axiom_client.run.launch.import_paths", lambda: (_checkout(),))
-    monkeypatch.setattr("axiom_client.run.launch._FIXED", {"PYTHONHOME": str(tmp_path)})
+    monkeypatch.setattr("axiom_client.sandbox.launch.import_paths", lambda: (_checkout(),))
+    monkeypatch.setattr("axiom_client.sandbox.launch._FIXED", {"PYTHONHOME": str(tmp_path)})
 
     async def use(recorder: Recorder) -> None:
         finished = await recorder.finish(make_spec(tmp_path, script("value = [1]")))

@@ -1,4 +1,4 @@
-"""How a zygote or a cold child is exec'd: the command and the whole of its environment."""
+"""How a zygote, a cold child or a trial is exec'd: the command and the whole of its environment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def environment(gpu_uuid: str = "") -> dict[str, str]:
     return {**passed, **_FIXED, "CUDA_VISIBLE_DEVICES": gpu_uuid, "HIP_VISIBLE_DEVICES": gpu_uuid}
 
 
-def command(module: str, *arguments: str | int) -> list[str]:
+def command(module: str, *arguments: str | int | bool) -> list[str]:
     """Call ``module.main(*arguments)`` in a clean interpreter: no user site, no current folder."""
     parameters = json.dumps([import_paths(), arguments])
     code = f"{_START}from {module} import main; main(*arguments)"

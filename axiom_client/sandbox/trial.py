@@ -1,0 +1,138 @@
+"""A short-lived process that confines itself as a task would, and then tries what must fail.
+
+Started by ``selftest``; prints one line of JSON. Each trial is a real attempt on this host.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from axiom_client.sandbox import linux, process
+from axiom_client.sandbox.libc import SandboxError, raw
+from axiom_client.sandbox.limits import MemoryGauge
+from axiom_client.sandbox.policy import Policy
+
+#: How the sandbox says no. Another error is no proof: the attempt itself may have been wrong.
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, errno.EFBIG)
+_NOT_IN_THIS_NAMESPACE = (errno.ENOENT, errno.ESRCH)  # what bubblewrap leaves out is not there
+_CAPABILITY_VERSION_3 = 0x2008_0522
+
+
+def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
+    """Confine, try everything, print [[name, enforced, reason], ...].
+
+    ``outside`` is a file of this user's that a task must not reach.
+    """
+    policy = msgspec.json.decode(policy_json, type=Policy)
+    channel = os.dup2(1, 3)  # what a task has there
+    try:
+        linux.detach(parent)
+        os.chdir(policy.folder)
+        gauge = MemoryGauge()
+        if landlock:
+            linux.confine_paths(policy, gauge)
+        else:
+            process.close_others(gauge.fileno())
+            process.step_back()
+        linux.confine_calls(policy, gauge)
+    except (SandboxError, OSError) as error:
+        answer: list[tuple[str, bool, str]] = [("confinement", False, str(error))]
+    else:
+        refusals = _REFUSALS if landlock else _REFUSALS + _NOT_IN_THIS_NAMESPACE
+        trials = _trials(parent, policy, outside)
+        answer = [_works(policy), *(_refused(name, step, refusals) for name, step in trials)]
+        answer += [_rank(), _capabilities()]
+    os.write(channel, json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callable[[], object]]]:
+    too_much = policy.limits.memory_bytes + (64 << 20)
+    return [
+        ("files outside cannot be read", lambda: open(outside).read()),
+        ("files outside cannot be written", lambda: open(outside, "a")),
+        ("files outside cannot be changed", lambda: os.chmod(outside, 0o600)),
+        ("other processes' environment cannot be read", lambda: open(f"/proc/{parent}/environ")),
+        ("no network: TCP", lambda: socket.create_connection(("127.0.0.1", 9), 1)),
+        ("no network: UDP", lambda: socket.socket(type=socket.SOCK_DGRAM)),
+        ("no local sockets", lambda: socket.socket(socket.AF_UNIX).connect("/run/axiom")),
+        ("no new processes", _fork),
+        ("no new programs", lambda: os.execv("/bin/true", ["true"])),
+        ("no threads beyond its core", lambda: threading.Thread(target=int).start()),
+        ("no signals to others", lambda: os.kill(parent or -1, 0)),
+        (
+            "no tracing of others",
+            lambda: _must(raw("process_vm_readv", parent, None, 0, None, 0, 0)),
+        ),
+        ("no leaving the lowest rank", lambda: os.setpriority(os.PRIO_PROCESS, 0, 0)),
+        ("no namespaces", lambda: _must(raw("unshare", 0x1000_0000))),
+        ("limits stay: memory", lambda: mmap.mmap(-1, too_much)),
+        ("limits stay: file size", lambda: _big_file(policy.limits.file_bytes + 1)),
+        ("dies with the agent", lambda: _must(raw("prctl", 1, 0, 0, 0, 0))),
+    ]
+
+
+def _refused(
+    name: str, step: Callable[[], object], refusals: tuple[int, ...]
+) -> tuple[str, bool, str]:
+    try:
+        step()
+    except OSError as error:
+        return name, error.errno in refusals, str(error)
+    except (RuntimeError, MemoryError) as error:
+        return name, True, str(error)
+    return name, False, "it was allowed"
+
+
+def _works(policy: Policy) -> tuple[str, bool, str]:
+    """The other half of confinement: a task can still use its own folder."""
+    try:
+        with open(os.path.join(policy.folder, "own.txt"), "w+") as file:
+            file.write("mine")
+        signal.raise_signal(0)
+        one, other = socket.socketpair()
+        one.send(b"x"), other.recv(1)
+    except OSError as error:
+        return "its own folder can be used", False, str(error)
+    return "its own folder can be used", True, "read, written, deleted"
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _big_file(size: int) -> None:
+    with open("big", "wb") as file:
+        file.truncate(size)
+
+
+def _must(result: int) -> None:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+
+
+def _rank() -> tuple[str, bool, str]:
+    idle = os.sched_getscheduler(0) == os.SCHED_IDLE
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    words = "SCHED_IDLE" if idle else f"nice {nice}"
+    return "runs only on idle cores", idle or nice >= 19, words
+
+
+def _capabilities() -> tuple[str, bool, str]:
+    import ctypes
+
+    data = ctypes.create_string_buffer(24)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    got = raw("capget", header, ctypes.addressof(data))
+    return "holds no capability", got == 0 and data.raw == bytes(24), f"uid {os.getuid()}"
