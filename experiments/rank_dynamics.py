@@ -48,7 +48,7 @@ What does not survive:
 #   "Chizat, Oyallon & Bach 2019, On lazy training in differentiable programming, arXiv:1812.07956",
 # ]
 # resources = { cpu_cores = 1, gpus = 0, memory_bytes = 1_000_000_000, disk_bytes = 10_000_000 }
-# expected_seconds = 60
+# expected_seconds = 40
 #
 # [tool.axiom.parameters]
 # learning_rates = { default = [0.005, 0.02, 0.1], min = 0.0001, max = 0.5, max_items = 8, about = "in rising order; each is one configuration per architecture" }
@@ -178,7 +178,7 @@ SEPARATION = 5.5  # between class centres, in noise sd: about 99 % accuracy is p
 #                   overlap (2 to 3), the network stores single points, which takes rank, not saves it.
 BATCH = 32
 HIDDEN = ((64,), (128, 64), (256, 128, 64))  # shallow, medium, deep
-CONFIG_SECONDS = (1.5, 3.5, 12.0)  # nominal, one learning rate with both arms, 400 epochs; never a clock
+CONFIG_SECONDS = (1.2, 2.8, 7.5)  # nominal: one learning rate, both arms, 400 epochs; never a clock
 NOMINAL_EPOCHS = 400
 ARMS = ("small", "he")
 KINDS = ("layers", "hidden_layers", "centred_layers")  # weights, representations, the same centred
@@ -376,49 +376,63 @@ def naive_transition(curve):
 
 
 def strict_transition(curve):
-    """Is there one sharp step inside the run that smooth decay does not explain?
+    """Is there one sharp step inside the run that neither smooth decay nor chance explains?
 
     A logistic must beat a stretched exponential by 6 units of BIC, with n corrected for autocorrelated
-    residuals; its midpoint must lie inside the run, its 10-90 width be below a quarter of the run and
-    its height above half of the curve's range.
+    residuals, and leave far less variance than the steps of a random walk through the points have.
+    Its midpoint must lie inside the run, its 10-90 width be below a quarter of the run and its height
+    above half of the curve's range.
     """
     y = np.asarray(curve, float)
     n = len(y)
     if n < 12 or np.ptp(y) < 1e-9 * np.abs(y).max():
         return False
-    t = np.linspace(0.0, 1.0, n)
-    logistic = best_fit(y, LOGISTIC_GRID, lambda c, s: 0.5 * (1 + np.tanh((t - c) / (2 * s))))
-    smooth = best_fit(y, SMOOTH_GRID, lambda tau, beta: np.exp(-((t / tau) ** beta)))
-    rss, height, (middle, slope), residual = logistic
-    floor = 1e-12 * np.ptp(y) ** 2 * n  # two exact fits are equally good
-    gain = effective_count(residual) * math.log((smooth[0] + floor) / (rss + floor))
+    rss, height, (middle, log_slope), residual = best_fit(y, logistic, LOGISTIC_BOUNDS)
+    smooth_rss = best_fit(y, stretched_exponential, STRETCHED_BOUNDS)[0]
+    floor = 1e-12 * n * np.ptp(y) ** 2  # two exact fits are equally good
+    gain = effective_count(residual) * math.log((smooth_rss + floor) / (rss + floor))
     return bool(
         gain > 6.0  # both have four parameters, so the penalties of BIC cancel
+        and rss / (n - 4) < WALK_SHARE * np.mean(np.diff(y) ** 2)
         and 0.1 < middle < 0.9
-        and 2 * math.log(9) * slope < 0.25  # a logistic's 10-90 width is 2 ln 9 slopes
+        and 2 * math.log(9) * math.exp(log_slope) < 0.25  # 10-90 width of a logistic: 2 ln 9 slopes
         and abs(height) > 0.5 * np.ptp(y)
     )
 
 
-LOGISTIC_GRID = np.stack(  # midpoint and slope, in runs
-    np.meshgrid(np.linspace(0.02, 0.98, 97), np.geomspace(0.002, 0.4, 24)), -1
-).reshape(-1, 2)
-SMOOTH_GRID = np.stack(  # time constant in runs, and stretch: 1 is exponential, less is heavier tailed
-    np.meshgrid(np.geomspace(1e-3, 10.0, 60), np.linspace(0.1, 1.0, 19)), -1
-).reshape(-1, 2)
+def logistic(t, middle, log_slope):
+    return 0.5 + 0.5 * np.tanh((t - middle) / (2 * np.exp(log_slope)))
 
 
-def best_fit(y, grid, shape):
-    """Least squares of y = a + b * shape over a grid: (rss, b, grid point, residual)."""
-    f = shape(grid[:, :1], grid[:, 1:])
-    f = f - f.mean(axis=1, keepdims=True)
-    power = (f * f).sum(axis=1) + 1e-300
-    d = y - y.mean()
-    along = f @ d
-    best = int(np.argmax(along * along / power))
-    height = along[best] / power[best]
-    residual = d - height * f[best]
-    return float(residual @ residual), float(height), grid[best], residual
+def stretched_exponential(t, log_tau, beta):
+    return np.exp(-((t / np.exp(log_tau)) ** beta))
+
+
+WALK_SHARE = 0.6  # white noise on a step leaves at most half the variance of its own steps
+LOGISTIC_BOUNDS = ((0.0, 1.0), (math.log(0.002), math.log(0.5)))  # time runs from 0 to 1
+STRETCHED_BOUNDS = ((math.log(1e-4), math.log(10.0)), (0.1, 1.0))  # 1 is exponential, less is heavier
+GRID = (61, 25)  # points along the two shape parameters, then twice refined around the best
+REFINEMENTS = 2
+
+
+def best_fit(y, shape, bounds):
+    """Least squares of y = a + b shape(t, p, q): (rss, b, (p, q), residual), p and q by a grid."""
+    t, d = np.linspace(0.0, 1.0, len(y)), y - y.mean()
+    (p_low, p_high), (q_low, q_high) = bounds
+    for _ in range(1 + REFINEMENTS):
+        p, q = np.meshgrid(np.linspace(p_low, p_high, GRID[0]), np.linspace(q_low, q_high, GRID[1]))
+        p, q = p.reshape(-1, 1), q.reshape(-1, 1)
+        f = shape(t, p, q)
+        f = f - f.mean(axis=1, keepdims=True)
+        power = (f * f).sum(axis=1) + 1e-300
+        best = int(np.argmax((f @ d) ** 2 / power))
+        height = float(f[best] @ d / power[best])
+        residual = d - height * f[best]
+        point = float(p[best, 0]), float(q[best, 0])
+        p_step, q_step = (p_high - p_low) / (GRID[0] - 1), (q_high - q_low) / (GRID[1] - 1)
+        p_low, p_high = max(bounds[0][0], point[0] - p_step), min(bounds[0][1], point[0] + p_step)
+        q_low, q_high = max(bounds[1][0], point[1] - q_step), min(bounds[1][1], point[1] + q_step)
+    return float(residual @ residual), height, point, residual
 
 
 def effective_count(residual):
