@@ -1,0 +1,39 @@
+#!/bin/sh
+# deb: postinst configure [OLD]; rpm: %post 1|2.
+set -e
+case "${1:-}" in
+    configure | 1 | 2) ;;
+    *) exit 0 ;;
+esac
+user=axiom-client
+if ! getent group $user >/dev/null; then groupadd --system $user; fi
+if ! getent passwd $user >/dev/null; then
+    useradd --system --gid $user --home-dir /var/lib/$user --no-create-home \
+        --shell /usr/sbin/nologin --comment "Axiom volunteer computing agent" $user
+fi
+# GPUs are opened by these groups, where a distribution has them.
+for group in render video; do
+    if getent group $group >/dev/null; then usermod --append --groups $group $user; fi
+done
+install -d -o $user -g $user -m 0700 /var/lib/$user
+install -d -o $user -g $user -m 0755 /var/cache/$user /var/log/$user /etc/$user
+chown $user:$user /etc/$user/config.toml
+
+first=no
+if [ "$1" = 1 ] || { [ "$1" = configure ] && [ -z "${2:-}" ]; }; then first=yes; fi
+if command -v systemctl >/dev/null; then
+    if [ $first = yes ]; then systemctl enable --quiet axiom-client || true; fi
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+        if [ -e /run/axiom-client.restart ]; then
+            systemctl start axiom-client
+            if [ -e /run/axiom-client.upgrade ]; then axiom-client resume; fi
+        fi
+    fi
+fi
+rm -f /run/axiom-client.restart /run/axiom-client.upgrade
+if [ $first = yes ]; then
+    echo "axiom-client is installed. Join a project and start:"
+    echo "  sudo axiom-client attach https://project.example"
+    echo "  sudo systemctl start axiom-client"
+fi

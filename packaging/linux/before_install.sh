@@ -1,0 +1,21 @@
+#!/bin/sh
+# deb: preinst install|upgrade; rpm: %pre 1|2. Before an upgrade the agent drains: it takes nothing
+# new and has a minute to finish what runs; what is left keeps a checkpoint when the service stops.
+set -e
+drain_seconds=${AXIOM_DRAIN_SECONDS:-60}
+case "${1:-}" in
+    upgrade | 2) ;;
+    *) exit 0 ;;
+esac
+[ -d /run/systemd/system ] && systemctl --quiet is-active axiom-client || exit 0
+if axiom-client status --json | grep -q '"state": *"running"'; then
+    axiom-client drain --reason "the package is being upgraded"
+    touch /run/axiom-client.upgrade # says that the drain was ours, to be ended after
+    while [ "$drain_seconds" -gt 0 ] &&
+        ! axiom-client status --json | grep -q '"tasks_running": *0'; do
+        sleep 1
+        drain_seconds=$((drain_seconds - 1))
+    done
+fi
+systemctl stop axiom-client
+touch /run/axiom-client.restart

@@ -1,0 +1,13 @@
+#!/bin/sh
+# deb: prerm remove|upgrade; rpm: %preun 0|1. An upgrade is before_install.sh's affair.
+set -e
+case "${1:-}" in
+    remove | 0) ;;
+    *) exit 0 ;;
+esac
+if command -v systemctl >/dev/null; then
+    if [ -d /run/systemd/system ]; then systemctl stop axiom-client; fi
+    systemctl disable --quiet axiom-client || true
+fi
+# Python may have left caches of its own beside the files that are about to go.
+find /usr/lib/axiom-client -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Fetch torch for the packaged agent: sudo /usr/lib/axiom-client/install-torch [--cpu|--cuda]
+#
+# --cuda  the build for NVIDIA GPUs, about 3 GB, from PyPI; every file is checked against the hash
+#         that this package carries
+# --cpu   the build without, about 200 MB, from download.pytorch.org, which PyPI does not have; its
+#         version is pinned, its hash is not
+# Without either: --cuda where there is an NVIDIA GPU, else --cpu.
+set -eu
+home=/usr/lib/axiom-client
+target=/usr/local/lib/axiom-client/torch
+pins=/usr/share/axiom-client/agent-torch.txt
+choice=${1:-}
+if [ -z "$choice" ]; then
+    if [ -e /dev/nvidiactl ]; then choice=--cuda; else choice=--cpu; fi
+fi
+set -- "$home/bin/python" "$home"/pip-*.whl/pip install --disable-pip-version-check \
+    --upgrade --no-compile --target "$target"
+case $choice in
+    --cuda) "$@" --require-hashes --requirement "$pins" ;;
+    --cpu) "$@" --index-url https://download.pytorch.org/whl/cpu \
+        --extra-index-url https://pypi.org/simple "$(grep -o '^torch==[0-9.]*' "$pins")" ;;
+    *) echo "usage: $0 [--cpu|--cuda]" >&2; exit 2 ;;
+esac
+"$home/bin/python" -c 'import torch; print("torch", torch.__version__, "is ready")'
+echo "take it up with: systemctl restart axiom-client"
