@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -18,7 +19,8 @@ import msgspec
 from axiom_client.run import exits, zygote
 from axiom_client.run.spec import Environment
 from axiom_client.run.zygote import Broken, Ended, News, Ready, Started
-from axiom_client.sandbox import launch
+from axiom_client.sandbox import bubblewrap, launch
+from axiom_client.sandbox.policy import Policy
 
 OnNews = Callable[[News], None]
 
@@ -153,32 +155,30 @@ class Zygote:
 
 
 class ColdProcess:
-    """One exec'd child for one task; ``wrap`` puts a helper such as bubblewrap in front."""
+    """One exec'd child for one task."""
 
-    def __init__(
-        self,
-        on_news: OnNews,
-        gpu_uuid: str = "",
-        wrap: Callable[[list[str]], list[str]] | None = None,
-    ) -> None:
+    def __init__(self, on_news: OnNews, gpu_uuid: str = "") -> None:
         self.tasks: set[int] = set()
         self._on_news = on_news
         self._gpu_uuid = gpu_uuid
-        self._wrap = wrap
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, task_id: int, channel: int, output: int) -> None:
         """See Parent."""
+        self._exec(task_id, self._command(channel), channel, output)
+
+    def _command(self, channel: int) -> list[str]:
+        return launch.command("axiom_client.run.cold", os.getpid(), channel)
+
+    def _exec(self, task_id: int, command: list[str], *passed: int) -> None:
         self.tasks.add(task_id)
-        parent = 0 if self._wrap else os.getpid()
-        command = launch.command("axiom_client.run.cold", parent, channel)
         self._process = subprocess.Popen(
-            self._wrap(command) if self._wrap else command,
+            command,
             env=launch.environment(self._gpu_uuid),
-            pass_fds=[channel],
+            pass_fds=passed,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=passed[1],
+            stderr=passed[1],
         )
         started = Started(task_id, self._process.pid, time.monotonic())
         exits.watch(self._process.pid, lambda *end: self._ended(task_id, *end))
@@ -188,15 +188,62 @@ class ColdProcess:
         """See Parent."""
         if self._process is not None and self._process.returncode is None:
             for number in numbers:
-                os.kill(self._process.pid, number)
+                self._send_signal(number)
+
+    def _send_signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
 
     def _ended(self, task_id: int, status: int, usage: resource.struct_rusage) -> None:
         assert self._process is not None
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self.tasks.discard(task_id)
         peak = usage.ru_maxrss * 1024  # Linux gives KiB
-        ended = Ended(task_id, status, time.monotonic(), usage.ru_utime, usage.ru_stime, peak)
+        ended = Ended(
+            task_id, self._status(status), time.monotonic(), usage.ru_utime, usage.ru_stime, peak
+        )
         self._on_news(ended)
+
+    def _status(self, status: int) -> int:
+        return status
+
+
+class BubblewrappedProcess(ColdProcess):
+    """A cold child inside bubblewrap, which stands between it and the agent."""
+
+    def __init__(self, on_news: OnNews, gpu_uuid: str, helper: str, policy: Policy) -> None:
+        super().__init__(on_news, gpu_uuid)
+        self._helper, self._policy = helper, policy
+        self._info, self._info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._said = b""
+
+    def start(self, task_id: int, channel: int, output: int) -> None:
+        """See Parent."""
+        inner = launch.command("axiom_client.run.cold", 0, channel)  # it has no parent in there
+        command = bubblewrap.wrap(self._helper, self._policy, inner, self._info_inner)
+        try:
+            self._exec(task_id, command, channel, output, self._info_inner)
+        finally:
+            os.close(self._info_inner)
+
+    def _send_signal(self, number: int) -> None:
+        """To the task itself; to bubblewrap while it has not started one yet."""
+        assert self._process is not None
+        with contextlib.suppress(BlockingIOError):
+            self._said += os.read(self._info, 4096)
+        try:
+            os.kill(bubblewrap.inner_pid(self._said) or self._process.pid, number)
+        except ProcessLookupError:
+            return  # the task has ended, and bubblewrap is about to
+
+    def _ended(self, task_id: int, status: int, usage: resource.struct_rusage) -> None:
+        os.close(self._info)
+        super()._ended(task_id, status, usage)
+
+    def _status(self, status: int) -> int:
+        """Bubblewrap leaves with 128 + the signal that ended the task, as shells do."""
+        code = status >> 8
+        return code - 128 if status & 0x7F == 0 and code > 128 else status
 
 
 def _close_all(descriptors: list[int]) -> None:

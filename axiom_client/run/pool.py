@@ -13,7 +13,7 @@ from typing import Literal
 
 from axiom_client.run import disk
 from axiom_client.run.judge import Ending, Seen, judge
-from axiom_client.run.parents import ColdProcess, Parent, Zygote
+from axiom_client.run.parents import BubblewrappedProcess, ColdProcess, Parent, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
 from axiom_client.run.running import Running
 from axiom_client.run.spec import (
@@ -25,7 +25,7 @@ from axiom_client.run.spec import (
     TaskStarted,
 )
 from axiom_client.run.zygote import Ended, News, Started
-from axiom_client.sandbox import bubblewrap, mode
+from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome
 
@@ -145,9 +145,7 @@ class Pool:
 
     def _parent(self, spec: TaskSpec, policy: Policy) -> Parent:
         if self._mode.mode == "bubblewrap":
-            return ColdProcess(
-                self._heard, spec.gpu_uuid, wrap=partial(bubblewrap.wrap, self._mode.helper, policy)
-            )
+            return BubblewrappedProcess(self._heard, spec.gpu_uuid, self._mode.helper, policy)
         if self._warm and not policy.gpu:
             return self._zygote(spec.environment)
         return ColdProcess(self._heard, spec.gpu_uuid)

@@ -6,13 +6,19 @@ Namespaces hold paths, network and other processes; the child itself adds limits
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from axiom_client.sandbox.policy import Policy
 
 
-def wrap(helper: str, policy: Policy, command: list[str]) -> list[str]:
-    """``command`` with bubblewrap in front. Descriptors that the caller passes on stay open."""
+def wrap(
+    helper: str, policy: Policy, command: list[str], info_descriptor: int | None = None
+) -> list[str]:
+    """``command`` with bubblewrap in front. Descriptors that the caller passes on stay open.
+
+    Bubblewrap writes what it started to ``info_descriptor``; ``inner_pid`` reads it.
+    """
     binds: list[str] = []
     for path in (*_interpreter(), *policy.read_only):
         if not path.startswith(("/proc/", "/sys/")):
@@ -32,10 +38,19 @@ def wrap(helper: str, policy: Policy, command: list[str]) -> list[str]:
         *sysfs,
         *binds,
         "--bind", policy.folder, policy.folder,
+        "--remount-ro", "/dev",  # its shm would be memory that no limit counts,
+        "--remount-ro", "/",  # and so would the root itself
         "--chdir", policy.folder,
+        *(() if info_descriptor is None else ("--info-fd", str(info_descriptor))),
         "--",
         *command,
     ]  # fmt: skip
+
+
+def inner_pid(info: bytes) -> int | None:
+    """The confined process, as the host numbers it, once bubblewrap has said so."""
+    found = re.search(rb'"child-pid"\s*:\s*(\d+)', info)
+    return int(found[1]) if found else None
 
 
 def _interpreter() -> list[str]:

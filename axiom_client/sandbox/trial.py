@@ -24,7 +24,7 @@ from axiom_client.sandbox.policy import Policy
 
 #: How the sandbox says no. Another error is no proof: the attempt itself may have been wrong.
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, errno.EFBIG)
-_NOT_IN_THIS_NAMESPACE = (errno.ENOENT, errno.ESRCH)  # what bubblewrap leaves out is not there
+_IN_A_NAMESPACE = (errno.ENOENT, errno.ESRCH, errno.EROFS)  # what bubblewrap leaves out or shuts
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 
@@ -48,7 +48,7 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
     except (SandboxError, OSError) as error:
         answer: list[tuple[str, bool, str]] = [("confinement", False, str(error))]
     else:
-        refusals = _REFUSALS if landlock else _REFUSALS + _NOT_IN_THIS_NAMESPACE
+        refusals = _REFUSALS if landlock else _REFUSALS + _IN_A_NAMESPACE
         trials = _trials(parent, policy, outside)
         answer = [_works(policy), *(_refused(name, step, refusals) for name, step in trials)]
         answer += [_rank(), _capabilities()]
