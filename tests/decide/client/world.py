@@ -132,7 +132,7 @@ class World:
         return self.do(msgspec.structs.replace(base, **changes))
 
     def working(self, count: int) -> World:
-        """With ``count`` tasks granted, running as far as slots go, and the server asked for more."""
+        """With ``count`` tasks granted, running as far as slots go; the server has no more."""
         self.answer(*[grant(i + 1) for i in range(count)])
         self.fetched()
         self.hear_nothing()

@@ -1,0 +1,247 @@
+"""A random life of an agent, for property tests and for the recorded log.
+
+The project behaves as a real one does: it answers a repeated request as it did the first time, and
+takes a report once however often it arrives.
+"""
+
+from __future__ import annotations
+
+import random
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.model import Limits, Load, SyncPlan, TaskRecord
+from axiom_protocol.manifest import Resources
+from axiom_protocol.messages import Acknowledgement, Grant, HostFacts, Report, SyncAnswer
+from tests.decide.client.world import SHA, WALL, World, facts, grant, manifest
+
+SHAS = (SHA, "b" * 64, "c" * 64)
+NEEDS = {
+    SHAS[0]: Resources(memory_bytes=500_000_000, disk_bytes=1_000_000),
+    SHAS[1]: Resources(memory_bytes=20_000_000_000, disk_bytes=4_000_000_000),
+    SHAS[2]: Resources(memory_bytes=1_000_000_000, disk_bytes=1_000_000, cpu_cores=2),
+}
+
+
+class Life:
+    """One agent, its journal and its project, driven by ``rng``."""
+
+    def __init__(self, rng: random.Random, host: HostFacts | None = None) -> None:
+        self.rng = rng
+        self.world = World(host or facts(cores=4, gpus=1))
+        self.granted: dict[int, Grant] = {}
+        self.received: dict[int, Report] = {}
+        self.processes: dict[int, float] = {}  # task -> elapsed so far, of live processes
+        self.paused: set[int] = set()
+        self.fetching: set[str] = set()
+        self.journal_tasks: dict[int, TaskRecord] = {}
+        self.journal_reports: dict[int, Report] = {}
+        self.unanswered: SyncPlan | None = None
+        self.sent: SyncPlan | None = None
+        self._answers: dict[str, SyncAnswer] = {}
+        self._next_id = 1
+        self.exits = 0
+        self.obey(self.world.said)
+
+    # --- what the shell would do ------------------------------------------------------------------
+
+    def obey(self, commands: list[c.Command]) -> None:
+        """Carry commands out, as the journal, the pool and the network would."""
+        for command in commands:
+            match command:
+                case c.SaveTask(record=record):
+                    self.journal_tasks[record.grant.task_id] = record
+                case c.SaveReport(report=report):
+                    self.journal_reports[report.task_id] = report
+                case c.ForgetTask(task_id=task_id):
+                    del self.journal_tasks[task_id], self.journal_reports[task_id]
+                case c.SaveRequest(plan=plan):
+                    self.unanswered = plan
+                case c.FetchBundle(sha256=sha256):
+                    self.fetching.add(sha256)
+                case c.StartTask(task_id=task_id):
+                    assert task_id not in self.processes
+                    assert task_id in self.journal_tasks
+                    self.processes[task_id] = 0.0
+                case c.PauseTask(task_id=task_id):
+                    self.paused.add(task_id)
+                case c.ResumeTask(task_id=task_id):
+                    self.paused.discard(task_id)
+                case c.Sync(plan=plan):
+                    assert self.sent is None, "two requests at once"
+                    assert set(plan.report_ids) <= self.journal_reports.keys()
+                    self.sent = plan
+                case c.Exit():
+                    self.exits += 1
+
+    def do(self, event: e.Event) -> None:
+        """One event, obeyed."""
+        self.obey(self.world.do(event))
+
+    # --- what may happen --------------------------------------------------------------------------
+
+    def happen(self) -> None:
+        """One random thing that is possible now."""
+        choices = [self.time_passes, self.time_passes, self.person, self.load]
+        if self.sent is not None:
+            choices += [self.server_answers] * 4 + [self.answer_is_lost]
+        if self.fetching:
+            choices += [self.bundle_comes] * 3 + [self.bundle_fails]
+        if self.processes:
+            choices += [self.task_ends] * 3 + [self.task_progresses]
+        self.rng.choice(choices)()
+
+    def time_passes(self) -> None:
+        seconds = self.rng.choice([0.1, 1.0, 5.0, 60.0, 400.0])
+        for task_id in self.processes.keys() - self.paused:
+            self.processes[task_id] += seconds
+        until = self.world.now + seconds
+        while self.world.state.wake_at <= until:
+            self.world.now = max(self.world.now, self.world.state.wake_at)
+            self.do(e.TimerFired(now=self.world.now))
+        self.world.now = until
+
+    def server_answers(self) -> None:
+        plan, self.sent = self.sent, None
+        assert plan is not None
+        self.do(e.SyncAnswered(now=self.world.now, answer=self._answer(plan)))
+
+    def answer_is_lost(self) -> None:
+        plan, self.sent = self.sent, None
+        assert plan is not None
+        if self.rng.random() < 0.5:
+            self._answer(plan)  # it arrived; only the answer did not
+        self.do(e.SyncFailed(now=self.world.now, problem="away", jitter=self.rng.random()))
+
+    def _answer(self, plan: SyncPlan) -> SyncAnswer:
+        for task_id in plan.report_ids:
+            self.received.setdefault(task_id, self.journal_reports[task_id])
+        if plan.request_id not in self._answers:
+            self._answers[plan.request_id] = SyncAnswer(
+                request_id=plan.request_id,
+                grants=self._grants(plan),
+                acknowledged=[Acknowledgement(task_id=i) for i in plan.report_ids],
+                cancelled=[t.task_id for t in plan.in_hand if self.rng.random() < 0.02],
+                next_sync_seconds=self.rng.choice([5.0, 60.0, 600.0]),
+            )
+        return self._answers[plan.request_id]
+
+    def _grants(self, plan: SyncPlan) -> list[Grant]:
+        capacity = plan.capacity
+        if plan.draining or not capacity.cpu_slots:
+            return []
+        made = []
+        ahead = 3 if capacity.buffer_seconds else 0
+        for _ in range(self.rng.randint(0, capacity.cpu_slots_free + ahead)):
+            sha256 = self.rng.choice(SHAS)
+            device = "gpu" if capacity.gpu_slots_free and self.rng.random() < 0.2 else "cpu"
+            made.append(grant(self._next_id, sha256=sha256, device=device))
+            self._next_id += 1
+        self.granted |= {g.task_id: g for g in made}
+        return made
+
+    def bundle_comes(self) -> None:
+        sha256 = self.rng.choice(sorted(self.fetching))
+        self.fetching.discard(sha256)
+        self.do(
+            e.BundleFetched(
+                now=self.world.now, sha256=sha256, path="/b.py",
+                manifest=manifest(resources=NEEDS[sha256]),
+            )
+        )  # fmt: skip
+
+    def bundle_fails(self) -> None:
+        sha256 = self.rng.choice(sorted(self.fetching))
+        self.fetching.discard(sha256)
+        self.do(
+            e.BundleFailed(
+                now=self.world.now, sha256=sha256, problem="away", jitter=self.rng.random()
+            )
+        )
+
+    def task_ends(self) -> None:
+        task_id = self.rng.choice(sorted(self.processes))
+        stopping = self.world.state.tasks[task_id].phase == "stopping"
+        if task_id in self.paused and not stopping:
+            return
+        elapsed = self.processes.pop(task_id)
+        self.paused.discard(task_id)
+        outcomes = ["cancelled", "success"] if stopping else ["success"] * 6 + ["failed", "lost"]
+        outcome = self.rng.choice(outcomes)
+        result = {"valid": 1, "configs_done": 1} if outcome == "success" else None
+        self.do(
+            e.TaskEnded(
+                now=self.world.now, task_id=task_id, outcome=outcome,  # type: ignore[arg-type]
+                elapsed_seconds=elapsed, cpu_seconds=elapsed, result=result, size_bytes=30,
+                jitter=self.rng.random(),
+            )
+        )  # fmt: skip
+
+    def task_progresses(self) -> None:
+        task_id = self.rng.choice(sorted(self.processes))
+        self.do(e.TaskProgressed(now=self.world.now, task_id=task_id, fraction=self.rng.random()))
+
+    def person(self) -> None:
+        now = self.world.now
+        self.do(
+            self.rng.choice(
+                [
+                    e.PauseRequested(now=now, for_seconds=self.rng.choice([None, 50.0, 500.0])),
+                    e.ResumeRequested(now=now),
+                    e.ResumeRequested(now=now),
+                    e.DrainRequested(now=now, reason="moving"),
+                    e.SyncRequested(now=now),
+                    e.ConfigChanged(now=now, limits=Limits(cpu_share=self.rng.choice([0.5, 1]))),
+                    e.ConfigChanged(now=now, limits=Limits(memory_share=0.5)),
+                    e.AbortRequested(now=now, task_id=self.rng.randint(1, self._next_id)),
+                ]
+            )
+        )
+
+    def load(self) -> None:
+        self.do(e.LoadMeasured(now=self.world.now, load=Load(on_battery=self.rng.random() < 0.2)))
+
+    def crash(self) -> None:
+        """kill -9, and a new start on what the journal holds."""
+        said, log = self.world.said, self.world.log
+        state = self.world.state
+        self.processes.clear()
+        self.paused.clear()
+        self.fetching.clear()
+        self.sent = None
+        now = self.world.now
+        self.world = World(
+            facts(cores=4, gpus=1),
+            tasks=sorted(self.journal_tasks.values(), key=lambda r: r.order),
+            reports=[
+                e.WaitingReport(task_id=i, outcome=r.outcome, size_bytes=30)
+                for i, r in sorted(self.journal_reports.items())
+            ],
+            unanswered=self.unanswered,
+            pause=state.pause,
+            drain=state.drain,
+        )
+        self.world.log = log + self.world.log
+        self.obey(self.world.said)
+        self.world.said = said + self.world.said
+        assert self.world.state.wall_offset == WALL - 1000.0
+        self.world.now = max(self.world.now, now)
+
+    def settle(self) -> None:
+        """Everything that can still happen does: the server is there, and has no more work."""
+        self.do(e.ResumeRequested(now=self.world.now))
+        self.do(e.LoadMeasured(now=self.world.now, load=Load()))
+        self.do(e.ConfigChanged(now=self.world.now, limits=Limits()))
+        self._grants = lambda plan: []  # type: ignore[method-assign]
+        for _ in range(2000):
+            if not self.world.state.tasks and self.sent is None:
+                return
+            if self.sent is not None:
+                self.server_answers()
+            elif self.fetching:
+                self.bundle_comes()
+            elif self.processes:
+                self.task_ends()
+            else:
+                self.time_passes()
+        raise AssertionError(f"never settles: {self.world.state.tasks}")

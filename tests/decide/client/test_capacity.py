@@ -1,0 +1,128 @@
+"""Host facts and limits -> slots, each unusable one with a reason; and how much is asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from axiom_client.decide.allocate import wanted
+from axiom_client.decide.capacity import allowed_cores, room
+from axiom_client.decide.model import Limits, Load, Pause, TaskRecord, TaskState
+from axiom_protocol.messages import Capacity
+from tests.decide.client.world import WALL, facts, grant
+
+
+@pytest.mark.parametrize(
+    ("cores", "limits", "allowed"),
+    [
+        (240, Limits(), 240),
+        (240, Limits(cpu_share=0.5), 120),
+        (3, Limits(cpu_share=0.5), 1),
+        (1, Limits(cpu_share=0.25), 1),
+        (16, Limits(cpu_share=0.0), 0),
+        (16, Limits(cpu_cores=4), 4),
+        (2, Limits(cpu_cores=4), 2),
+        (10, Limits(cpu_share=0.7), 7),
+    ],
+)
+def test_allowed_cores(cores: int, limits: Limits, allowed: int) -> None:
+    assert allowed_cores(cores, limits) == allowed
+
+
+@pytest.mark.parametrize(
+    ("load", "limits", "pause", "word"),
+    [
+        (Load(in_use=True), Limits(while_in_use=False), None, "using this computer"),
+        (Load(on_battery=True), Limits(), None, "battery"),
+        (Load(other_cores=3.0), Limits(other_load_share=0.5), None, "75%"),
+        (Load(), Limits(), Pause(reason="paused by you"), "paused by you"),
+    ],
+)
+def test_everything_rests_for_one_reason(
+    load: Load, limits: Limits, pause: Pause | None, word: str
+) -> None:
+    found = room(facts(cores=4, gpus=1), load, limits, pause=pause)
+    assert not found.cpu
+    assert not found.gpu
+    assert all(word in slot.reason for slot in found.slots)
+
+
+@pytest.mark.parametrize(
+    ("load", "limits"),
+    [
+        (Load(in_use=True), Limits()),
+        (Load(on_battery=True), Limits(on_battery=True)),
+        (Load(other_cores=3.0), Limits()),
+        (Load(other_cores=1.0), Limits(other_load_share=0.5)),
+    ],
+)
+def test_nothing_rests_where_the_volunteer_allows_it(load: Load, limits: Limits) -> None:
+    assert len(room(facts(cores=4), load, limits).cpu) == 4
+
+
+def test_each_core_kept_free_names_the_key_that_keeps_it() -> None:
+    slots = room(facts(cores=4, gpus=1), Load(), Limits(cpu_share=0.5, gpus=False)).slots
+    assert [slot.reason for slot in slots] == [
+        "", "", "kept free: cpu.share is 50%", "kept free: cpu.share is 50%",
+        "kept free: gpu.enabled is false",
+    ]  # fmt: skip
+
+
+def asked(cores: int, held: int, gpus: int = 0, buffer_seconds: float = 300.0) -> Capacity:
+    """What a host asks for that holds ``held`` tasks of a minute each."""
+    tasks = {
+        i: TaskState(
+            record=TaskRecord(grant=grant(i), order=i, lease_until_wall=WALL),
+            phase="running" if i < cores else "queued",
+        )
+        for i in range(held)
+    }
+    found = room(facts(cores=cores, gpus=gpus), Load(), Limits())
+    return wanted(tasks, {}, {}, found, buffer_seconds)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "held", "free", "gpus_free", "buffer"),
+    [
+        (240, 0, 0, 240, 0, 300.0),
+        (192, 2, 0, 192, 2, 300.0),
+        (128, 1, 0, 128, 1, 300.0),
+        (16, 0, 96, 0, 0, 0.0),  # holds plenty: is asked for nothing
+        (2, 0, 2, 0, 0, 300.0),  # busy, with nothing waiting behind
+        (2, 0, 8, 0, 0, 0.0),  # three minutes wait for each core: above half the buffer
+        (2, 0, 6, 0, 0, 300.0),  # two minutes: below
+        (2, 0, 12, 0, 0, 0.0),
+    ],
+)
+def test_batches_fit_the_slots_and_the_buffer(
+    cores: int, gpus: int, held: int, free: int, gpus_free: int, buffer: float
+) -> None:
+    capacity = asked(cores, held, gpus)
+    assert (capacity.cpu_slots_free, capacity.gpu_slots_free) == (free, gpus_free)
+    assert capacity.buffer_seconds == buffer
+
+
+def test_long_tasks_still_get_one_waiting_behind_each_core() -> None:
+    tasks = {
+        i: TaskState(
+            record=TaskRecord(
+                grant=grant(i, budget_seconds=3600.0), order=i, lease_until_wall=WALL
+            ),
+            phase="running" if i < 2 else "queued",
+        )
+        for i in range(3)
+    }
+    capacity = wanted(tasks, {}, {}, room(facts(), Load(), Limits()), 300.0)
+    assert capacity.buffer_seconds == pytest.approx(3600.0)
+
+
+def test_own_record_of_durations_counts_more_than_the_declaration() -> None:
+    tasks = {
+        i: TaskState(
+            record=TaskRecord(grant=grant(i), order=i, lease_until_wall=WALL),
+            phase="running" if i < 2 else "queued",
+        )
+        for i in range(8)
+    }
+    found = room(facts(), Load(), Limits())
+    assert wanted(tasks, {}, {}, found, 300.0).buffer_seconds == 0
+    assert wanted(tasks, {}, {"walk@1.0.0": 6.0}, found, 300.0).buffer_seconds == 300.0
