@@ -347,7 +347,8 @@ def _to_grant(
     return Grant(
         task_id=task_id, experiment=version.name, version=version.version, sha256=version.sha256,
         parameters=parameters.parameters, seed=source.seed,
-        budget_seconds=parameters.budget_seconds, device="gpu" if source.device == "gpu" else "cpu", lease_seconds=seconds,
+        budget_seconds=parameters.budget_seconds, lease_seconds=seconds,
+        device="gpu" if source.device == "gpu" else "cpu",
     )  # fmt: skip
 
 

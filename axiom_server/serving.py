@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 import uvicorn
@@ -42,6 +45,20 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which would kill the process by the signal that stopped it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gracefully at SIGTERM and SIGINT, and return from ``run`` then."""
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def serve(folder: Folder, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first."""
     config = folder.config()
@@ -55,7 +72,7 @@ def serve(folder: Folder, listener: socket.socket) -> None:
             catalogue=Catalogue(live_seconds=config.deploy.live_minutes * 60),
         )
         rounds = Rounds(pool=pool, config=config, bundles=folder.bundles)
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 application(api, rounds),
                 http="httptools",

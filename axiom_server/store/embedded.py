@@ -40,6 +40,9 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
 LOG_LINES = 5  # of PostgreSQL's log, in our error
 
+#: One syncfs for the whole cluster instead of 900 fsyncs: 1 s instead of 5 on a busy disk.
+SYNC_AT_ONCE = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
+
 #: Durable (an acknowledged report survives a power cut), and sized for a laptop.
 SETTINGS = {
     "listen_addresses": "",
@@ -139,6 +142,7 @@ class EmbeddedPostgres:
             how,
             "initdb", "--pgdata", str(scratch), "--username", USER, "--auth", "trust",
             "--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "builtin",
+            *SYNC_AT_ONCE,
         )  # fmt: skip
         if done.returncode:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
@@ -235,8 +239,7 @@ def find_binaries(data: Path) -> Path:
             "pip install 'axiom-client[server]', or set AXIOM_DATABASE_URL"
         )
     package = Path(spec.origin).parent
-    newest_first = ("pginstall18", "pginstall")
-    found = [package / name / "bin" for name in newest_first if (package / name / "bin").is_dir()]
+    found = sorted(package.glob("pginstall*/bin"), key=_major_version, reverse=True)
     if not found:
         raise DatabaseUnreachable(f"no PostgreSQL binaries in {package}; reinstall it")
     made_by = data / "PG_VERSION"
@@ -244,15 +247,19 @@ def find_binaries(data: Path) -> Path:
         return found[0]
     version = made_by.read_text().strip()
     for binaries in found:
-        done = subprocess.run(
-            [str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=False
-        )
-        if done.stdout.split()[-1].split(".")[0] == version:
+        if str(_major_version(binaries)) == version:
             return binaries
     raise DatabaseUnreachable(
         f"{data} was made by PostgreSQL {version}, which is not installed; "
         "install the release that made it, take a backup, and restore it with this one"
     )
+
+
+def _major_version(binaries: Path) -> int:
+    done = subprocess.run(
+        [str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=False
+    )
+    return int(done.stdout.split()[-1].split(".")[0])
 
 
 def choose_socket_folder(wanted: Path) -> Path:

@@ -109,17 +109,20 @@ FROM tasks t JOIN workunits w USING (workunit_id)
 WHERE t.task_id = ANY(%s) AND t.host_id = %s
 ORDER BY t.task_id FOR NO KEY UPDATE OF t"""
 
+# Lists go in as one JSON parameter each: psycopg takes 170 us to write the eight arrays of one row,
+# and 20 us to hand over a text.
+
 CANDIDATES = """
 WITH mine AS MATERIALIZED (
-    SELECT q.* FROM unnest(%(devices)s::text[], %(slots)s::int[]) AS want (device, most)
+    SELECT q.* FROM json_to_recordset(%(slots)s::json) AS want (device text, most int)
     CROSS JOIN LATERAL (
         SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
         WHERE host_id = %(host)s AND device = want.device
         ORDER BY queue_id LIMIT want.most FOR UPDATE SKIP LOCKED
     ) q
 ), pool AS (
-    SELECT q.* FROM unnest(%(versions)s::bigint[], %(pool_devices)s::text[], %(quotas)s::int[])
-        AS want (version_id, device, most)
+    SELECT q.* FROM json_to_recordset(%(pools)s::json)
+        AS want (version_id bigint, device text, most int)
     CROSS JOIN LATERAL (
         SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
         WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
@@ -136,7 +139,7 @@ ORDER BY c.rank, c.queue_id"""
 GRANT = """
 WITH gone AS (
     DELETE FROM queue q
-    USING unnest(%(queue)s::bigint[], %(seconds)s::float8[]) c (queue_id, seconds)
+    USING json_to_recordset(%(chosen)s::json) AS c (queue_id bigint, seconds float8)
     WHERE q.queue_id = c.queue_id
     RETURNING q.workunit_id, q.version_id, q.device, q.purpose, q.attempt, c.seconds
 )
@@ -148,18 +151,21 @@ FROM gone g JOIN versions v USING (version_id)
 RETURNING task_id, workunit_id, purpose"""
 
 END_TASKS = """
-UPDATE tasks t SET state = 'reported', ended_at = %(now)s, outcome = r.outcome,
-    claimed_seconds = r.claimed, elapsed_seconds = r.elapsed, cpu_seconds = r.cpu,
-    peak_memory_bytes = r.memory, refusal = r.refusal, message = r.message
-FROM unnest(%(task)s::bigint[], %(outcome)s::text[], %(claimed)s::float8[], %(elapsed)s::float8[],
-            %(cpu)s::float8[], %(memory)s::bigint[], %(refusal)s::text[], %(message)s::text[])
-     AS r (task_id, outcome, claimed, elapsed, cpu, memory, refusal, message)
-WHERE t.task_id = r.task_id AND t.state IN ('leased', 'lost')"""
-
-KEEP_RESULTS = """
+WITH report AS (
+    SELECT * FROM json_to_recordset(%(reports)s::json) AS r (
+        task_id bigint, outcome text, claimed float8, elapsed float8, cpu float8, memory bigint,
+        refusal text, message text, valid smallint, digest text, result jsonb)
+), ended AS (
+    UPDATE tasks t SET state = 'reported', ended_at = %(now)s, outcome = r.outcome,
+        claimed_seconds = r.claimed, elapsed_seconds = r.elapsed, cpu_seconds = r.cpu,
+        peak_memory_bytes = r.memory, refusal = r.refusal, message = r.message
+    FROM report r
+    WHERE t.task_id = r.task_id AND t.state IN ('leased', 'lost')
+    RETURNING t.task_id, t.workunit_id, t.version_id
+)
 INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result)
-SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::smallint[], %s::bytea[],
-                     %s::jsonb[])"""
+SELECT e.task_id, e.workunit_id, e.version_id, r.valid, decode(r.digest, 'hex'), r.result
+FROM ended e JOIN report r USING (task_id) WHERE r.valid IS NOT NULL"""
 
 LOSE_TASKS = """
 UPDATE tasks SET state = 'lost', outcome = 'lost', ended_at = %s
@@ -214,33 +220,23 @@ async def named_tasks(connection: Connection, host_id: int, ids: list[int]) -> l
 
 async def end_tasks(connection: Connection, ended: Sequence[EndedTask], now: datetime) -> None:
     """Write how tasks ended, and the results that passed the gate."""
-    await connection.execute(
-        END_TASKS,
+    reports = [
         {
-            "now": now,
-            "task": [e.task.task_id for e in ended],
-            "outcome": [e.outcome for e in ended],
-            "claimed": [e.claimed_seconds for e in ended],
-            "elapsed": [e.elapsed_seconds for e in ended],
-            "cpu": [e.cpu_seconds for e in ended],
-            "memory": [e.peak_memory_bytes for e in ended],
-            "refusal": [e.refusal for e in ended],
-            "message": [e.message for e in ended],
-        },
-    )
-    kept = [e for e in ended if e.result is not None]
-    if kept:
-        await connection.execute(
-            KEEP_RESULTS,
-            (
-                [e.task.task_id for e in kept],
-                [e.task.workunit_id for e in kept],
-                [e.task.version_id for e in kept],
-                [e.valid for e in kept],
-                [e.digest for e in kept],
-                [(e.result or b"").decode() for e in kept],
-            ),
-        )
+            "task_id": end.task.task_id,
+            "outcome": end.outcome,
+            "claimed": end.claimed_seconds,
+            "elapsed": end.elapsed_seconds,
+            "cpu": end.cpu_seconds,
+            "memory": end.peak_memory_bytes,
+            "refusal": end.refusal,
+            "message": end.message,
+            "valid": end.valid if end.result is not None else None,
+            "digest": end.digest.hex(),
+            "result": msgspec.Raw(end.result or b"null"),
+        }
+        for end in ended
+    ]
+    await connection.execute(END_TASKS, {"now": now, "reports": _json(reports)})
 
 
 async def lose_tasks(connection: Connection, ids: list[int], now: datetime) -> None:
@@ -289,11 +285,8 @@ async def candidates(
         CANDIDATES,
         {
             "host": host_id,
-            "devices": list(slots),
-            "slots": list(slots.values()),
-            "versions": [version for version, _, _ in pools],
-            "pool_devices": [device for _, device, _ in pools],
-            "quotas": [most for _, _, most in pools],
+            "slots": _json([{"device": d, "most": most} for d, most in slots.items() if most]),
+            "pools": _json([{"version_id": v, "device": d, "most": m} for v, d, m in pools]),
         },
     )
     return [CandidateRow._make(row) for row in await cursor.fetchall()]
@@ -309,8 +302,7 @@ async def grant(
     cursor = await connection.execute(
         GRANT,
         {
-            "queue": [candidate.queue_id for candidate, _ in chosen],
-            "seconds": [seconds for _, seconds in chosen],
+            "chosen": _json([{"queue_id": c.queue_id, "seconds": s} for c, s in chosen]),
             "host": host.host_id,
             "user": host.user_id,
             "now": host.now,
@@ -356,3 +348,7 @@ async def update_host(
             host.pending + pending, host.host_id,
         ),
     )  # fmt: skip
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
