@@ -1,0 +1,465 @@
+"""SAM against SGD: flatter, yes; better, when?
+
+Foret, Kleiner, Mobahi & Neyshabur 2021, "Sharpness-aware minimization for efficiently improving
+generalization" (arXiv:2010.01412).
+
+    axiom-client try experiments/sam_vs_sgd_v2.py --seed 1 --plot sam_vs_sgd.png
+
+SAM takes the gradient not where it stands but a distance rho uphill, and so prefers ground where
+uphill is not far up. It costs two gradients a step. Both halves of the claim are tested apart: is
+the end flatter (largest Hessian eigenvalue of the training loss), and is it better (test accuracy)?
+
+Every arm of a configuration starts from the same weights and sees the same batches in the same
+order, so that differences are paired. Controls: SGD of the same number of steps; SGD of the same
+number of *gradients*, twice the steps; and that SGD stopped where a validation set liked it best.
+
+What does not survive a fair test, and is declared so that the results may say it:
+- At rho <= 0.2 SAM is flatter and no more accurate: on clean labels the mean difference is 0.
+- Given as many gradients, SGD on clean labels is the *flatter* one at small rho: logistic loss
+  flattens as it is trained on, and the second gradient buys that as well.
+- With 20 % of the labels wrong and rho = 1 there is a gain, against both SGDs. Stopping SGD early
+  gets such a gain as well, at no cost: `noisy_gain_over_early` says which is ahead.
+- With 32 units instead of 128 or 256, rho = 1 is too much to learn at all, and the gain is gone.
+"""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy"]
+#
+# [tool.axiom]
+# name = "sam_vs_sgd_v2"
+# version = "2.0.0"
+# title = "SAM against SGD"
+# question = "Does SAM end flatter than SGD, and is it more accurate at the same cost?"
+# rationale = [
+#   "Second version: fixed seeding. Every arm shares weights and batches, and the seed sets both.",
+#   "Cross-validates SAM against SGD over hosts: no data had accumulated from the first version.",
+#   "Complements loss-landscape curvature: here flatness is sought and not found by the way.",
+#   "SAM's second gradient is charged for: SGD gets as many gradients.",
+# ]
+# references = [
+#   "Foret et al. 2021, Sharpness-aware minimization, arXiv:2010.01412",
+#   "Andriushchenko & Flammarion 2022, Towards understanding SAM, arXiv:2206.06232",
+#   "Jacot, Gabriel & Hongler 2018, Neural tangent kernel, arXiv:1806.07572",
+# ]
+# expected_seconds = 45
+# resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+#
+# [tool.axiom.parameters.rhos]
+# default = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0]
+# min = 0.001
+# max = 10.0
+# max_items = 20
+# about = "SAM's radius, in units where one step uphill moves the output by about rho |x|"
+#
+# [tool.axiom.parameters.widths]
+# default = [256, 128]
+# min = 4
+# max = 2048
+# max_items = 10
+#
+# [tool.axiom.parameters.rates]
+# default = [1.0, 2.0, 0.5]
+# min = 0.01
+# max = 10.0
+# max_items = 10
+# about = "learning rates; in this parameterisation 1 is what 0.01 to 0.05 is in the usual one"
+#
+# [tool.axiom.parameters.steps]
+# default = 3000
+# min = 100
+# max = 100000
+# about = "steps of SAM; SGD takes as many, and twice as many"
+#
+# [tool.axiom.result]
+# valid = { kind = "flag", about = "clean and noisy ran, SGD learns the clean tasks, nothing diverged" }
+# configs_done = { kind = "integer", min = 1, about = "noise x task x width x rate" }
+# diverged = { kind = "integer", min = 0, about = "configurations in which an arm diverged" }
+# rho = { dims = 1, rtol = 1e-9 }
+# lambda_ratio = { dims = 1, rtol = 1e-4, about = "SAM / SGD of equal steps, per rho" }
+# lambda_ratio_equal = { dims = 1, rtol = 1e-4, about = "SAM / SGD of equal gradients, per rho" }
+# clean_gain = { dims = 1, unit = "accuracy", atol = 1e-3, about = "over SGD of equal steps, per rho" }
+# noisy_gain = { dims = 1, unit = "accuracy", atol = 1e-3, about = "with 20 % label noise" }
+# worst_lambda_ratio = { min = 0, rtol = 1e-4, about = "largest of lambda_ratio" }
+# clean_lambda_equal_small = { min = 0, rtol = 1e-4, about = "clean, rho to 0.2" }
+# lambda_equal_large = { min = 0, rtol = 1e-4, about = "equal gradients, largest rho" }
+# clean_gain_small = { unit = "accuracy", atol = 1e-3, about = "mean over rho up to 0.2" }
+# clean_gain_small_equal = { unit = "accuracy", atol = 1e-3, about = "over equal gradients" }
+# noisy_gain_large = { unit = "accuracy", atol = 1e-3, about = "largest rho, 20 % label noise" }
+# noisy_gain_large_equal = { unit = "accuracy", atol = 1e-3, about = "over equal gradients" }
+# noisy_gain_over_early = { unit = "accuracy", atol = 1e-3, about = "over SGD stopped early" }
+# clean_accuracy = { min = 0, max = 1, atol = 1e-3, about = "SGD, worst clean config" }
+#
+# [tool.axiom.result.configs]
+# kind = "records"
+# max_items = 400
+# [tool.axiom.result.configs.fields]
+# noise = { atol = 1e-9, about = "share of wrong labels" }
+# spiral = { kind = "flag", about = "1 spiral, 0 circles" }
+# width = { kind = "integer" }
+# rate = { rtol = 1e-9 }
+# diverged = { kind = "flag" }
+# sam_lambda = { dims = 1, rtol = 1e-3, atol = 1e-9, about = "top Hessian eigenvalue per rho" }
+# sgd_lambda = { rtol = 1e-3, atol = 1e-9 }
+# sgd_equal_lambda = { rtol = 1e-3, atol = 1e-9 }
+# sam_accuracy = { dims = 1, min = 0, max = 1, atol = 2e-3, about = "on the test set, per rho" }
+# sgd_accuracy = { min = 0, max = 1, atol = 2e-3 }
+# sgd_equal_accuracy = { min = 0, max = 1, atol = 2e-3 }
+# sgd_early_accuracy = { min = 0, max = 1, atol = 2e-3 }
+# sam_train_loss = { dims = 1, min = 0, rtol = 1e-3 }
+# sgd_train_loss = { min = 0, rtol = 1e-3 }
+#
+# [[tool.axiom.findings]]
+# name = "flatter_at_every_rho"
+# claim = "After equal steps the top Hessian eigenvalue is lower with SAM at every rho."
+# field = "worst_lambda_ratio"
+# criterion = { below = 1 }
+#
+# [[tool.axiom.findings]]
+# name = "flatter_at_equal_cost"
+# claim = "With rho = 1 it is less than 0.8 of that of SGD given as many gradients."
+# field = "lambda_equal_large"
+# criterion = { below = 0.8 }
+#
+# [[tool.axiom.findings]]
+# name = "small_rho_flatter_at_equal_cost"
+# claim = "On clean labels rho <= 0.2 is flatter than SGD given as many gradients."
+# about = "Expected to be rejected, and kept to say so."
+# field = "clean_lambda_equal_small"
+# criterion = { below = 1 }
+#
+# [[tool.axiom.findings]]
+# name = "no_gain_at_small_rho"
+# claim = "On clean labels rho <= 0.2 changes the mean test accuracy by less than 0.01."
+# field = "clean_gain_small"
+# criterion = { above = -0.01, below = 0.01 }
+#
+# [[tool.axiom.findings]]
+# name = "small_rho_gains_at_equal_cost"
+# claim = "On clean labels rho <= 0.2 is more accurate than SGD given as many gradients."
+# about = "A gain here is what SGD lost by overtraining: without one at equal steps it is no merit."
+# field = "clean_gain_small_equal"
+# criterion = { above = 0 }
+#
+# [[tool.axiom.findings]]
+# name = "gain_with_label_noise"
+# claim = "With 20 % wrong labels and rho = 1 SAM is more accurate than SGD."
+# field = "noisy_gain_large"
+# criterion = { above = 0.005 }
+#
+# [[tool.axiom.findings]]
+# name = "gain_with_label_noise_at_equal_cost"
+# claim = "And than SGD given as many gradients."
+# field = "noisy_gain_large_equal"
+# criterion = { above = 0.005 }
+#
+# [[tool.axiom.findings]]
+# name = "better_than_stopping_early"
+# claim = "And than SGD stopped early on a validation set."
+# about = "Open when this was declared: the cheap alternative that SAM must beat."
+# field = "noisy_gain_over_early"
+# criterion = { above = 0 }
+#
+# [[tool.axiom.figures]]
+# name = "flatness"
+# title = "SAM is flatter at every rho; against SGD of equal cost only at a large one"
+# x = "rho"
+# y = ["lambda_ratio", "lambda_ratio_equal"]
+# legend = ["SGD of equal steps", "SGD of equal gradients"]
+# x_label = "rho"
+# y_label = "top Hessian eigenvalue, SAM / SGD"
+# x_scale = "log"
+# y_scale = "log"
+# y_mark = [1.0]
+#
+# [[tool.axiom.figures]]
+# name = "accuracy"
+# title = "No gain at small rho; some with wrong labels at a large one"
+# x = "rho"
+# y = ["clean_gain", "noisy_gain"]
+# legend = ["clean labels", "20 % wrong"]
+# x_label = "rho"
+# y_label = "test accuracy, SAM - SGD"
+# x_scale = "log"
+# y_mark = [0.0]
+# ///
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+SAMPLES = 100  # few enough for wrong labels to be learnt by heart within the run
+VALIDATION = 100  # with the training set's noise: a real one would have it
+TEST_SAMPLES = 4000  # accuracy to half a percent
+BATCH = 25
+NOISE = 0.2  # share of wrong labels in the noisy half of the configurations
+TURNS, SPREAD = 0.75, 0.1  # of a spiral's arm, and the noise of its points: learnable in the run
+RADII, RING_SPREAD = (0.8, 1.5), 0.2  # of the circles: they overlap a little
+SMALL_RHO = 0.2
+LEARNT = 0.8  # test accuracy of SGD on clean labels; chance is 0.5, and both tasks reach 0.9
+CHECK_EVERY = 50  # steps between looks of the early stopper
+LANCZOS_MAX = 80
+LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
+SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
+
+
+# The net: f(x) = v . relu(U (x, 1)) * sqrt(2 / width), in NTK parameterisation: |grad f| is then of
+# the size of |x| at every width, and one rho means the same everywhere. Logistic loss.
+# All arms of a configuration are trained at once: U has shape (arms, 3, width), v (arms, width).
+
+
+def forward(U, v, x):
+    """Relu's slope and the activations, (arms, n, width) each, and the outputs (arms, n)."""
+    scale = math.sqrt(2.0 / U.shape[-1])
+    active = x @ U
+    slope = (active > 0) * scale
+    active *= slope
+    return slope, active, (active @ v[..., None])[..., 0]
+
+
+def sigmoid(f):
+    return 0.5 * (1 + np.tanh(0.5 * f))  # never overflows
+
+
+def logistic_loss(f, y):
+    return np.mean(np.logaddexp(0, f) - y * f, axis=-1)
+
+
+def gradient(U, v, x, y):
+    """Gradients of the mean logistic loss by U and v, for every arm."""
+    slope, active, f = forward(U, v, x)
+    pull = (sigmoid(f) - y) / len(y)
+    slope *= v[:, None, :]
+    slope *= pull[..., None]
+    return x.T @ slope, (pull[:, None, :] @ active)[:, 0]
+
+
+def uphill(U, v, dU, dv, rho):
+    """The point a distance rho (one for each arm) along the gradient (dU, dv)."""
+    norm = np.sqrt((dU * dU).sum((1, 2)) + (dv * dv).sum(1))
+    step = rho / np.maximum(norm, 1e-300)  # a fitted arm may have no gradient left
+    return U + step[:, None, None] * dU, v + step[:, None] * dv
+
+
+def train_sam(U, v, x, y, rate, rho, batches):
+    """SAM for every arm: descend along the gradient that is found a distance rho uphill."""
+    U, v = U.copy(), v.copy()
+    for batch in batches:
+        xb, yb = x[batch], y[batch]
+        dU, dv = gradient(U, v, xb, yb)
+        dU, dv = gradient(*uphill(U, v, dU, dv, rho), xb, yb)
+        U -= rate * dU
+        v -= rate * dv
+    return U, v
+
+
+def train_sgd(U, v, x, y, rate, batches, held_out):
+    """SGD of one arm: its weights half way, at the end, and where the held-out loss was least."""
+    U, v = U.copy(), v.copy()
+    halfway, best, least = None, (U.copy(), v.copy()), math.inf
+    for step, batch in enumerate(batches):
+        if step == len(batches) // 2:
+            halfway = U.copy(), v.copy()
+        if step % CHECK_EVERY == 0:
+            loss = float(logistic_loss(forward(U, v, held_out[0])[2], held_out[1])[0])
+            if loss < least:
+                best, least = (U.copy(), v.copy()), loss
+        dU, dv = gradient(U, v, x[batch], y[batch])
+        U -= rate * dU
+        v -= rate * dv
+    return halfway, (U, v), best
+
+
+def hvp(U, v, x, y):
+    """The function direction -> Hessian times direction for one arm; exact but on relu's kinks."""
+    slope, active, f = (part[0] for part in forward(U[None], v[None], x))
+    p = sigmoid(f)
+    pull, bend = (p - y) / len(y), p * (1 - p) / len(y)
+    split = U.size
+
+    def product(direction):
+        dU, dv = direction[:split].reshape(U.shape), direction[split:]
+        d_active = (x @ dU) * slope
+        d_pull = bend * (d_active @ v + active @ dv)
+        hU = x.T @ (slope * (np.multiply.outer(d_pull, v) + np.multiply.outer(pull, dv)))
+        return np.concatenate([hU.ravel(), active.T @ d_pull + d_active.T @ pull])
+
+    return product
+
+
+def top_eigenvalue(product, start):
+    """Largest eigenvalue of a symmetric operator by Lanczos with full reorthogonalisation."""
+    most = min(LANCZOS_MAX, len(start))
+    basis = np.zeros((most, len(start)))
+    basis[0] = start / np.linalg.norm(start)
+    diagonal, beside = [], []
+    for k in range(most):
+        image = product(basis[k])
+        diagonal.append(float(basis[k] @ image))
+        for _ in range(2):  # twice is enough (Kahan)
+            image -= basis[: k + 1].T @ (basis[: k + 1] @ image)
+        beside.append(float(np.linalg.norm(image)))
+        off = np.diag(beside[:k], 1)
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
+        if beside[k] * abs(vectors[-1, -1]) <= LANCZOS_RTOL * abs(values[-1]) or k + 1 == most:
+            break
+        basis[k + 1] = image / beside[k]
+    return float(values[-1])
+
+
+def spiral(rng, n):
+    """Two arms of TURNS turns, of radius 0 to 2; labels 0 and 1."""
+    label = rng.integers(0, 2, n)
+    along = np.sqrt(rng.random(n))  # as many points for each length of the arm
+    angle = 2 * np.pi * TURNS * along
+    points = np.stack([np.cos(angle), np.sin(angle)], 1) * (2 * along * (1 - 2 * label))[:, None]
+    return points + SPREAD * rng.standard_normal((n, 2)), label
+
+
+def circles(rng, n):
+    """Two rings about the origin; labels 0 and 1."""
+    label = rng.integers(0, 2, n)
+    angle = 2 * np.pi * rng.random(n)
+    radius = np.where(label == 1, RADII[1], RADII[0])[:, None]
+    points = np.stack([np.cos(angle), np.sin(angle)], 1) * radius
+    return points + RING_SPREAD * rng.standard_normal((n, 2)), label
+
+
+def make_data(rng, task_is_spiral, noise):
+    """Training, validation and test sets of one task; wrong labels in the first two alone."""
+    points, label = (spiral if task_is_spiral else circles)(
+        rng, SAMPLES + VALIDATION + TEST_SAMPLES
+    )
+    x = np.concatenate([points, np.ones((len(points), 1))], axis=1)  # the 1 is for the bias
+    seen = SAMPLES + VALIDATION
+    wrong = rng.random(seen) < noise
+    y = label.astype(float)
+    y[:seen] = np.where(wrong, 1 - y[:seen], y[:seen])
+    cuts = (slice(0, SAMPLES), slice(SAMPLES, seen), slice(seen, None))
+    return [(x[cut], y[cut]) for cut in cuts]
+
+
+def accuracies(U, v, test):
+    return ((forward(U, v, test[0])[2] > 0) == test[1]).mean(axis=-1).tolist()
+
+
+def run_config(task, noise, task_is_spiral, width, rate):
+    """All arms of one configuration, from the same weights and over the same batches."""
+    steps, rhos = task.parameters["steps"], np.array(task.parameters["rhos"])
+    train, held_out, test = make_data(task.rng(task_is_spiral), task_is_spiral, noise)
+    rng = task.rng(width)
+    U, v = rng.standard_normal((1, 3, width)), rng.standard_normal((1, width))
+    batches = task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH))
+    sams = train_sam(
+        np.repeat(U, len(rhos), 0), np.repeat(v, len(rhos), 0), *train, rate, rhos, batches[:steps]
+    )
+    sgds = train_sgd(U, v, *train, rate, batches, held_out)
+    U, v = (np.concatenate(parts) for parts in zip(sams, *sgds, strict=True))
+    return measure(U, v, train, test, task.rng(4)) | {
+        "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
+    }  # fmt: skip
+
+
+def measure(U, v, train, test, rng):
+    """Flatness, accuracy and training loss of the arms: SAM's, then SGD half way, end, best."""
+    losses = logistic_loss(forward(U, v, train[0])[2], train[1])
+    diverged = not np.all(np.isfinite(losses))
+    if diverged:  # an arm that ran away is put back to 0, and the flag says so
+        gone = ~np.isfinite(losses)
+        U[gone], v[gone], losses[gone] = 0.0, 0.0, 0.0
+    start = rng.standard_normal(U[0].size + v[0].size)
+    tops = [top_eigenvalue(hvp(U[i], v[i], *train), start) for i in range(len(U) - 1)]
+    tops = [max(top, 1e-12) for top in tops]  # logarithms follow
+    right = accuracies(U, v, test)
+    arms = len(U) - 3
+    return {
+        "diverged": int(diverged),
+        "sam_lambda": tops[:arms],
+        "sgd_lambda": tops[arms],
+        "sgd_equal_lambda": tops[arms + 1],
+        "sam_accuracy": right[:arms],
+        "sgd_accuracy": right[arms],
+        "sgd_equal_accuracy": right[arms + 1],
+        "sgd_early_accuracy": right[arms + 2],
+        "sam_train_loss": losses[:arms].tolist(),
+        "sgd_train_loss": float(losses[arms]),
+    }
+
+
+def plan(parameters, budget_seconds):
+    """The configurations that the budget pays for, in their fixed order; at least one.
+
+    Clean and noisy and both tasks first, so that even a small budget sees every kind.
+    """
+    configs, spent = [], 0.0
+    fixed, per_unit = SECONDS_PER_STEP
+    for rate in parameters["rates"]:
+        for width in parameters["widths"]:
+            for task_is_spiral in (0, 1):
+                for noise in (0.0, NOISE):
+                    spent += parameters["steps"] * (fixed + per_unit * width)
+                    if configs and spent > budget_seconds:
+                        return configs
+                    configs.append((noise, task_is_spiral, width, rate))
+    return configs
+
+
+def run(task):
+    configs = plan(task.parameters, task.budget_seconds)
+    done = (task.restore() or {"done": []})["done"]
+    for config in configs[len(done) :]:
+        done.append(run_config(task, *config))
+        task.checkpoint({"done": done})
+        task.progress(len(done) / len(configs))
+    return report(done, task.parameters["rhos"])
+
+
+def mean_log_ratio(configs, control):
+    """Geometric mean over configurations of SAM's eigenvalue over the control's, for each rho."""
+    ratios = [np.log(c["sam_lambda"]) - math.log(c[control]) for c in configs]
+    return np.exp(np.mean(ratios, axis=0))
+
+
+def mean_gain(configs, control):
+    """Mean paired difference of test accuracy over configurations, for each rho."""
+    return np.mean([np.array(c["sam_accuracy"]) - c[control] for c in configs], axis=0)
+
+
+def report(done, rhos):
+    """Means over configurations, and a record for each. Not valid where a kind did not run."""
+    clean = [c for c in done if c["noise"] == 0]
+    noisy = [c for c in done if c["noise"] > 0]
+    small, large = np.array(rhos) <= SMALL_RHO, int(np.argmax(rhos))
+    worst = min((c["sgd_accuracy"] for c in clean), default=0.0)
+    failed = sum(c["diverged"] for c in done)
+    ratio, ratio_equal = (mean_log_ratio(done, k) for k in ("sgd_lambda", "sgd_equal_lambda"))
+    keys = ("sgd_accuracy", "sgd_equal_accuracy", "sgd_early_accuracy")
+    none = np.zeros(len(rhos))
+    clean_gain, clean_equal, _ = (mean_gain(clean, k) if clean else none for k in keys)
+    noisy_gain, noisy_equal, noisy_early = (mean_gain(noisy, k) if noisy else none for k in keys)
+    clean_ratio = mean_log_ratio(clean, "sgd_equal_lambda") if clean else none
+    return {
+        "valid": int(bool(noisy) and worst > LEARNT and failed == 0 and bool(small.any())),
+        "configs_done": len(done),
+        "diverged": failed,
+        "rho": list(rhos),
+        "lambda_ratio": ratio.tolist(),
+        "lambda_ratio_equal": ratio_equal.tolist(),
+        "clean_gain": clean_gain.tolist(),
+        "noisy_gain": noisy_gain.tolist(),
+        "worst_lambda_ratio": float(ratio.max()),
+        "clean_lambda_equal_small": mean_of(clean_ratio[small]),
+        "lambda_equal_large": float(ratio_equal[large]),
+        "clean_gain_small": mean_of(clean_gain[small]),
+        "clean_gain_small_equal": mean_of(clean_equal[small]),
+        "noisy_gain_large": float(noisy_gain[large]),
+        "noisy_gain_large_equal": float(noisy_equal[large]),
+        "noisy_gain_over_early": float(noisy_early[large]),
+        "clean_accuracy": worst,
+        "configs": done,
+    }
+
+
+def mean_of(values):
+    return float(np.mean(values)) if len(values) else 0.0
