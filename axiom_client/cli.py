@@ -249,6 +249,41 @@ def abort(task_id: Annotated[int, typer.Argument(help="As shown by: axiom-client
     print(f"task {task_id} is being ended")
 
 
+# --- for this host and for scientists ------------------------------------------------------------
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Try on this host whether tasks are really confined."""
+    from axiom_client.trying import examine
+
+    examine(as_json=as_json)
+
+
+@app.command("try")
+def try_(
+    file: Annotated[Path, typer.Argument(help="An experiment's script.")],
+    seed: Annotated[int, typer.Option(help="The only source of its random numbers.", min=0)],
+    param: Annotated[list[str] | None, typer.Option(help="name=value, once for each.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Nominal seconds.", min=0)] = None,
+    device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda:0".')] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw its figures into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an experiment once, in exactly the sandbox that volunteers have."""
+    from axiom_client.trying import try_file
+
+    try_file(
+        file,
+        seed=seed,
+        given=param or [],
+        budget_seconds=budget,
+        device=device,
+        plot=plot,
+        as_json=as_json,
+    )
+
+
 # --- configuration --------------------------------------------------------------------------------
 
 

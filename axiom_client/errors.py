@@ -20,6 +20,8 @@ AxiomError
 ├── DiskFull
 ├── JournalBroken
 ├── ServiceProblem           the operating system's service could not be installed or reached
+├── SandboxMissing           this host cannot confine a task, so it runs none
+├── TrialFailed              an experiment that was tried did not succeed
 └── NoSuchTask
 
 Each class owns its exit code; each message says what happened and what to do next, in one line.
@@ -181,3 +183,17 @@ class ServiceProblem(AxiomError):
 
     exit_code = 22
     meaning = "the operating system's service could not be installed, removed or reached"
+
+
+class SandboxMissing(AxiomError):
+    """This host cannot confine a task, so no work is run."""
+
+    exit_code = 23
+    meaning = "this host cannot confine tasks, so it runs none; see: axiom-client doctor"
+
+
+class TrialFailed(AxiomError):
+    """``axiom-client try``: the experiment could not be run, or did not succeed."""
+
+    exit_code = 24
+    meaning = "the experiment that was tried did not succeed"

@@ -8,9 +8,11 @@ import logging.handlers
 import sys
 
 from axiom_client.config import Config
+from axiom_client.errors import SandboxMissing
 from axiom_client.folders import Folders
 from axiom_client.loop import Agent, RunOptions
 from axiom_client.project.identity import Identity
+from axiom_client.sandbox.selftest import self_test
 
 LOG_BYTES_MAX = 1_000_000  # some 10,000 lines: weeks of a quiet host
 LOG_FILES = 3
@@ -20,6 +22,9 @@ def run_agent(
     folders: Folders, config: Config, identity: Identity, options: RunOptions, *, display: bool
 ) -> str:
     """Run until there is a reason to end; returns it. Raises AxiomError."""
+    report = self_test()
+    if not report.ok:
+        raise SandboxMissing(f"no work is run here: {report.reason}; see: axiom-client doctor")
     folders.make()
     _start_log(folders, on_console=not display)
     agent = Agent(folders, config, identity, options)

@@ -1,0 +1,133 @@
+"""The scientist's dry run: one experiment, once, in exactly the sandbox that volunteers have."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from axiom_client.decide.follow import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
+from axiom_client.run.pool import Pool
+from axiom_client.run.spec import TaskEvent, TaskFinished, TaskLimits, TaskProgressed, TaskSpec
+from axiom_protocol.manifest import Manifest, ManifestError, read_manifest
+
+
+class TryProblem(Exception):
+    """The experiment cannot even be started; the message says what to change."""
+
+
+class TryResult(Struct, frozen=True, kw_only=True):
+    """How the run ended, and what it was run with. ``finished.result`` has passed the gate."""
+
+    manifest: Manifest
+    parameters: dict[str, Any]
+    seed: int
+    budget_seconds: float
+    finished: TaskFinished
+
+
+def try_experiment(
+    path: Path,
+    *,
+    seed: int,
+    parameters: Mapping[str, Any],
+    budget_seconds: float | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[float], None] | None = None,
+) -> TryResult:
+    """Run the script at ``path`` once and return how it ended.
+
+    Its limits are those a volunteer's host would set. The process is exec'd for this run; its
+    numbers are those of a task forked from a zygote, bit for bit. Raises TryProblem.
+    """
+    try:
+        source = path.read_bytes()
+        manifest = read_manifest(source.decode())
+        resolved = manifest.resolve(dict(parameters))
+    except (OSError, UnicodeDecodeError, ManifestError) as error:
+        raise TryProblem(f"{path}: {error}") from None
+    budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
+    with tempfile.TemporaryDirectory(prefix="axiom-try-") as folder:
+        spec = TaskSpec(
+            task_id=0,
+            experiment=manifest.name,
+            source_path=str(path),
+            sha256=hashlib.sha256(source).hexdigest(),
+            environment=manifest.environment,
+            parameters=resolved,
+            seed=seed,
+            budget_seconds=budget,
+            device=device,
+            limits=_limits(manifest, budget),
+            folder=folder,
+        )
+        finished = asyncio.run(_run_once(spec, on_progress))
+    return TryResult(
+        manifest=manifest, parameters=resolved, seed=seed, budget_seconds=budget, finished=finished
+    )
+
+
+def read_parameters(manifest: Manifest, given: list[str]) -> dict[str, Any]:
+    """``name=value`` texts as values of the declared kinds; a list is separated by commas.
+
+    Raises TryProblem.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in manifest.parameters:
+            known = ", ".join(sorted(manifest.parameters)) or "none"
+            raise TryProblem(f"--param {text!r}: write name=value; {manifest.ref} has: {known}")
+        default = manifest.parameters[name].default
+        try:
+            if isinstance(default, list):
+                found[name] = [_value(default[0], item) for item in value.split(",")]
+            else:
+                found[name] = _value(default, value)
+        except ValueError:
+            raise TryProblem(f"--param {text!r}: {value!r} is not like {default!r}") from None
+    return found
+
+
+def _value(like: object, text: str) -> bool | int | float | str:
+    if isinstance(like, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if isinstance(like, int):
+        return int(text)
+    return float(text) if isinstance(like, float) else text
+
+
+def _limits(manifest: Manifest, budget_seconds: float) -> TaskLimits:
+    expected = max(manifest.expected_seconds, budget_seconds)
+    wall_seconds = max(WALL_FLOOR_SECONDS, WALL_MARGIN * expected)
+    needs = manifest.resources
+    return TaskLimits(
+        memory_bytes=needs.memory_bytes,
+        disk_bytes=needs.disk_bytes,
+        cpu_seconds=CPU_MARGIN * wall_seconds * needs.cpu_cores,
+        wall_seconds=wall_seconds,
+    )
+
+
+async def _run_once(spec: TaskSpec, on_progress: Callable[[float], None] | None) -> TaskFinished:
+    finished: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
+
+    def hear(event: TaskEvent) -> None:
+        if isinstance(event, TaskFinished):
+            finished.set_result(event)
+        elif isinstance(event, TaskProgressed) and on_progress is not None:
+            on_progress(event.fraction)
+
+    pool = Pool(emit=hear, prefer="cold", background=False)
+    try:
+        pool.start(spec)
+        return await finished
+    finally:
+        await pool.close(0)

@@ -1,0 +1,115 @@
+"""What ``axiom-client try`` and ``axiom-client doctor`` print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from axiom_client.errors import SandboxMissing, TrialFailed
+from axiom_client.run.tryout import TryProblem, TryResult, read_parameters, try_experiment
+from axiom_client.sandbox.selftest import self_test
+from axiom_protocol.manifest import ManifestError, read_manifest
+
+LINE_CHARACTERS = 100
+
+
+def try_file(
+    path: Path,
+    *,
+    seed: int,
+    given: list[str],
+    budget_seconds: float | None,
+    device: str,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run it, print how it ended, draw it if asked. Raises TrialFailed."""
+    try:
+        manifest = read_manifest(path.read_text())
+        tried = try_experiment(
+            path,
+            seed=seed,
+            parameters=read_parameters(manifest, given),
+            budget_seconds=budget_seconds,
+            device=device,
+            on_progress=None if as_json or not sys.stderr.isatty() else _show_progress,
+        )
+    except (TryProblem, ManifestError, OSError, UnicodeDecodeError) as error:
+        raise TrialFailed(f"{error}") from None
+    print(_as_json(tried) if as_json else _as_text(tried))
+    if tried.finished.outcome != "success":
+        raise TrialFailed(
+            f"{tried.manifest.ref} ended as {tried.finished.outcome}; what it said is above"
+        )
+    if plot is not None:
+        from axiom_protocol.figure import FigureError, draw  # matplotlib, only when it is wanted
+
+        try:
+            draw(tried.manifest, [tried.finished.result], plot)
+        except FigureError as error:
+            raise TrialFailed(str(error)) from None
+        if not as_json:
+            print(f"drawn: {plot}")
+
+
+def examine(*, as_json: bool) -> None:
+    """Try the sandbox on this host and print each protection. Raises SandboxMissing."""
+    report = self_test()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        print(f"sandbox: {report.mode}" + (f" ({report.reason})" if report.reason else ""))
+        for protection in report.protections:
+            mark = "enforced    " if protection.enforced else "NOT ENFORCED"
+            print(f"  {mark}  {protection.name:<46} {protection.reason}")
+    if not report.ok:
+        raise SandboxMissing(f"no work is run here: {report.reason}")
+    if not as_json:
+        print("this host can confine its tasks")
+
+
+def _show_progress(fraction: float) -> None:
+    end = "\n" if fraction >= 1 else "\r"
+    print(f"{fraction:6.1%}", end=end, file=sys.stderr, flush=True)
+
+
+def _facts(tried: TryResult) -> dict[str, Any]:
+    finished = tried.finished
+    return {
+        "experiment": tried.manifest.ref,
+        "seed": tried.seed,
+        "parameters": tried.parameters,
+        "budget_seconds": tried.budget_seconds,
+        "outcome": finished.outcome,
+        "message": finished.message,
+        "elapsed_seconds": finished.elapsed_seconds,
+        "cpu_seconds": finished.cpu_user_seconds + finished.cpu_system_seconds,
+        "peak_memory_bytes": finished.peak_memory_bytes,
+        "result": finished.result,
+    }
+
+
+def _as_json(tried: TryResult) -> str:
+    return msgspec.json.encode(_facts(tried)).decode()
+
+
+def _as_text(tried: TryResult) -> str:
+    finished = tried.finished
+    cpu = finished.cpu_user_seconds + finished.cpu_system_seconds
+    lines = [
+        f"{tried.manifest.ref} with seed {tried.seed}: {finished.outcome}",
+        f"elapsed {finished.elapsed_seconds:.1f} s, CPU {cpu:.1f} s, "
+        f"peak memory {finished.peak_memory_bytes / 2**20:.0f} MiB",
+    ]
+    lines += [f"  {name} = {value!r}" for name, value in tried.parameters.items()]
+    if finished.message:
+        lines.append(finished.message)
+    for name, value in (finished.result or {}).items():
+        shown = f"  {name}: {value!r}"
+        if len(shown) > LINE_CHARACTERS:
+            shown = f"{shown[: LINE_CHARACTERS - 30]} ... ({len(value)} items)"
+        lines.append(shown)
+    return "\n".join(lines)
