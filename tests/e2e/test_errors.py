@@ -28,10 +28,10 @@ def refused(program: Program, *words: str) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Server:
-    """A project that is not served."""
-    return programs.server(tmp_path)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A project that is not served; what is refused leaves it as it was, so one does for all."""
+    return programs.server(tmp_path_factory.mktemp("refusals"))
 
 
 def test_server_that_is_not_there(agent: Program) -> None:
