@@ -21,7 +21,7 @@ alpha and width and by nothing else. One run repeats the map for several tasks a
 
 The extremes are the controls: the laziest cell must keep its kernel and follow the linearised
 network, the richest must leave it. What the map does not say is that rich is better everywhere: it
-is better here because the target has low rank, as Atanasov, Bordelon & Pehlevan 2022 (ICLR) explain.
+is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 2022, ICLR).
 """
 # /// script
 # requires-python = ">=3.11"
@@ -40,7 +40,7 @@ is better here because the target has low rank, as Atanasov, Bordelon & Pehlevan
 # ]
 # references = [
 #   "Chizat, Oyallon & Bach 2019, NeurIPS: on lazy training in differentiable programming",
-#   "Geiger, Spigler, Jacot & Wyart 2020, J. Stat. Mech. 113301: disentangling feature and lazy training",
+#   "Geiger, Spigler, Jacot & Wyart 2020, J. Stat. Mech. 113301: feature and lazy training",
 #   "Atanasov, Bordelon & Pehlevan 2022, ICLR: neural networks as kernel learners",
 # ]
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
@@ -59,19 +59,19 @@ is better here because the target has low rank, as Atanasov, Bordelon & Pehlevan
 # about = "mean squared error, relative to the variance of the targets, at which training stops"
 #
 # [tool.axiom.result]
-# valid = { kind = "flag", about = "every cell reached the loss and beat chance; extremes are apart" }
+# valid = { kind = "flag", about = "all cells reached the loss, beat chance; extremes differ" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and a whole map" }
 # lazy_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the lazy corner" }
 # lazy_slope_width = { rtol = 1e-5, about = "d log movement / d log width in the lazy corner" }
 # rich_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the rich corner" }
-# boundary_slope = { rtol = 1e-5, about = "d log alpha / d log width where the kernel has half changed" }
-# alignment_rich = { min = -1, max = 1, rtol = 1e-5, about = "final kernel with target, smallest alpha" }
+# boundary_slope = { rtol = 1e-5, about = "d log alpha / d log width of the border" }
+# alignment_rich = { min = -1, max = 1, rtol = 1e-5, about = "last kernel with target, least alpha" }
 # alignment_lazy = { min = -1, max = 1, rtol = 1e-5, about = "the same at the largest alpha" }
 # alignment_initial = { min = -1, max = 1, rtol = 1e-5, about = "the same before training" }
-# alignment_monotony = { min = -1, max = 1, rtol = 1e-4, about = "net fall / total variation over alpha" }
-# test_loss_rich = { min = 0, rtol = 1e-5, about = "relative test loss at the smallest alpha, widest" }
+# alignment_monotony = { min = -1, max = 1, rtol = 1e-4, about = "fall / total variation in alpha" }
+# test_loss_rich = { min = 0, rtol = 1e-5, about = "relative, at the least alpha, widest net" }
 # test_loss_lazy = { min = 0, rtol = 1e-5, about = "the same at the largest alpha" }
-# linear_gap_lazy = { min = 0, rtol = 1e-4, about = "distance from the linearised net, laziest cell" }
+# linear_gap_lazy = { min = 0, rtol = 1e-4, about = "from the linearised net, laziest cell" }
 # kernel_change_lazy = { min = 0, rtol = 1e-4, about = "relative, laziest cell" }
 # kernel_change_rich = { min = 0, rtol = 1e-4, about = "relative, richest cell" }
 #
@@ -133,7 +133,7 @@ is better here because the target has low rank, as Atanasov, Bordelon & Pehlevan
 #
 # [[tool.axiom.findings]]
 # name = "rich_kernel_aligns"
-# claim = "The rich phase turns the kernel towards the target: alignment grows by a quarter or more."
+# claim = "The rich phase turns the kernel towards the target: alignment grows by a quarter."
 # field = "alignment_rich"
 # control = "alignment_initial"
 # statistic = "ratio"
@@ -188,7 +188,7 @@ INPUTS = 6  # directions that a kernel must look in; the target uses two
 TEST_SAMPLES = 1000
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
-ALPHAS = tuple(2.0**power for power in range(-10, 7, 2))  # both phases at every width, and the border
+ALPHAS = tuple(2.0**power for power in range(-10, 7, 2))  # both phases at every width
 
 # The corners where exponents are read: two octaves or more beyond the border at every width.
 LAZY_ALPHAS = (4.0, 16.0, 64.0)
@@ -205,17 +205,17 @@ TRIALS_MAX = 8  # tasks and initial weights averaged in one run
 TRIAL_SECONDS = 4.0  # nominal, on one core
 
 
-# --- the task ------------------------------------------------------------------------------------
+# --- the task -------------------------------------------------------------------------------------
 
 
 def product_task(rng, count):
-    """Inputs (count, INPUTS) on the unit sphere, targets x1 x2 (count,), scaled to be of order 1."""
+    """Inputs (count, INPUTS) on the unit sphere, targets x1 x2 (count,), scaled to order 1."""
     inputs = rng.standard_normal((count, INPUTS))
     inputs /= np.linalg.norm(inputs, axis=1, keepdims=True)
     return inputs, INPUTS * inputs[:, 0] * inputs[:, 1]
 
 
-# --- the network: f(x) = a . relu(W x) / sqrt(h), all weights of order 1 -----------------------------
+# --- the network: f(x) = a . relu(W x) / sqrt(h), all weights of order 1 --------------------------
 
 
 def initial_weights(rng, width):
@@ -243,7 +243,7 @@ def tangent_kernel(inputs, active, output):
 
 
 def alignment(kernel, targets):
-    """Cosine between the centred kernel and the centred y y' (Cortes, Mohri & Rostamizadeh 2012)."""
+    """Cosine between the centred kernel and the centred y y' (Cortes et al. 2012, JMLR 13)."""
     centred = kernel - kernel.mean(axis=0)
     centred = centred - centred.mean(axis=1, keepdims=True)
     y = targets - targets.mean()
@@ -258,7 +258,7 @@ def relative_loss(residual, targets):
     return np.mean(residual**2) / np.mean(targets**2)
 
 
-# --- gradient flow to a fixed loss ------------------------------------------------------------------
+# --- gradient flow to a fixed loss ----------------------------------------------------------------
 
 
 def flow(data, hidden, output, alpha, target_loss):
@@ -332,7 +332,7 @@ def trial(rng, parameters):
     )
 
 
-# --- what the map says ---------------------------------------------------------------------------
+# --- what the map says ----------------------------------------------------------------------------
 
 
 def slope(x, y):

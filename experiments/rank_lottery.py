@@ -4,9 +4,9 @@
 
 Frankle & Carbin 2019 (ICLR) found winning tickets: train a network, remove its smallest weights,
 put the rest back to their initial values, train again, and repeat. The sparse net that remains
-trains better than the same sparse net with new initial weights. Training also makes weight matrices
-low-rank (Feng & Tu 2021; Huh et al. 2021; `rank_dynamics`). The two meet in one question: is what
-magnitude pruning takes away the few large singular directions that training built, or the bulk?
+trains better than the same sparse net with new initial weights. Training can also make weight
+matrices low-rank (Feng & Tu 2021; Huh et al. 2021; `rank_dynamics`). The two meet in one question:
+does magnitude pruning take away the few large singular directions, or the bulk?
 
 Each trial trains a dense net [20, 128, 64, 5] on Gaussian clusters and prunes it in six rounds to
 98 %. At each sparsity three nets train alike, on the same batches, from masks of the same size:
@@ -16,15 +16,23 @@ Each trial trains a dense net [20, 128, 64, 5] on Gaussian clusters and prunes i
     random    a random mask, the dense net's initial weights   (control: is it the size alone?)
 
 Then the trained dense weights W = sum_i s_i u_i v_i' are pruned to the same sparsities without
-training. The share of singular energy that a mask keeps in directions I is
+training. A mask M keeps of the singular energy in a set I of directions the share
 
-    kept(I) = sum_I (u_i' (mask * W) v_i)^2 / sum_I s_i^2,
+    kept(I) = sum_I s_i u_i' (M * W) v_i / sum_I s_i^2.
 
-for I the top five directions and for the bulk. A random mask that keeps a share p keeps p^2 of both.
-Magnitude keeps more of everything, trained or not, so its own control is the same pruning of the
-untrained weights: only what exceeds that is due to training.
+Over all directions this is |M * W|^2 / |W|^2, the energy of the weights that stay, and it adds up
+direction by direction. (The square of u_i' (M * W) v_i does not: what a mask scatters out of the
+large directions inflates the small ones, and even a random mask then seems to choose.) A random
+mask that keeps a share p of the weights keeps p of every set, on average. I is the top five
+directions, which is all that five classes need, or the bulk.
 
-Also measured: what the net can still do with its top five directions alone, and with the bulk alone.
+Controls: a random mask; the same pruning of the untrained weights; and a net with small initial
+weights, whose rank training does compress, since with He's initial weights it hardly does.
+
+What comes out is neither: magnitude keeps several times what a random mask keeps, of the top and of
+the bulk alike. It looks at entries, and entries of singular vectors that are spread out over many
+units do not tell which direction they belong to. Tickets win by their mask and their initial
+weights, not by being low-rank.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -34,7 +42,7 @@ Also measured: what the net can still do with its top five directions alone, and
 # name = "rank_lottery"
 # version = "1.0.0"
 # title = "Lottery tickets and the rank of what pruning keeps"
-# question = "Does magnitude pruning remove the low-rank components that training builds, or the bulk?"
+# question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
 #   "Links rank dynamics to the confirmed lottery ticket: both say that few directions suffice.",
 #   "Random masks of equal size and untrained weights separate the effect of training from trivia.",
@@ -43,8 +51,8 @@ Also measured: what the net can still do with its top five directions alone, and
 # ]
 # references = [
 #   "Frankle & Carbin 2019, ICLR: the lottery ticket hypothesis",
-#   "Feng & Tu 2021, PNAS 118: the inverse variance-flatness relation in stochastic gradient descent",
-#   "Huh, Mobahi, Zhang, Cheung, Agrawal & Isola 2021: the low-rank simplicity bias in deep networks",
+#   "Feng & Tu 2021, PNAS 118: the inverse variance-flatness relation in SGD",
+#   "Huh et al. 2021, arXiv:2103.10427: the low-rank simplicity bias in deep networks",
 # ]
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
 # expected_seconds = 40
@@ -67,7 +75,7 @@ Also measured: what the net can still do with its top five directions alone, and
 # about = "standard deviation of the cluster centres, in units of that within a cluster"
 #
 # [tool.axiom.result]
-# valid = { kind = "flag", about = "the dense net fits and generalises, the untrained one does not" }
+# valid = { kind = "flag", about = "the dense net fits and generalises, untrained it does not" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and its six rounds" }
 # dense_accuracy = { min = 0, max = 1, atol = 0.002 }
 # untrained_accuracy = { min = 0, max = 1, atol = 0.002 }
@@ -75,26 +83,18 @@ Also measured: what the net can still do with its top five directions alone, and
 # reinit_accuracy = { min = 0, max = 1, atol = 0.002 }
 # random_accuracy = { min = 0, max = 1, atol = 0.002 }
 # ticket_wins = { kind = "flag", about = "beats reinit at every sparsity >= 93 %" }
-# top_kept_magnitude = { min = 0, rtol = 1e-4, about = "singular energy kept, top five, at 93 %" }
-# bulk_kept_magnitude = { min = 0, rtol = 1e-4, about = "the same, all other directions" }
-# top_kept_random = { min = 0, rtol = 1e-4 }
-# bulk_kept_random = { min = 0, rtol = 1e-4 }
-# selectivity = { min = 0, rtol = 1e-4, about = "top kept / bulk kept, magnitude, trained, at 93 %" }
-# selectivity_untrained = { min = 0, rtol = 1e-4, about = "the same mask rule on untrained weights" }
-# selectivity_random = { min = 0, rtol = 1e-4, about = "random mask on trained weights" }
-# top_only_accuracy = { min = 0, max = 1, atol = 0.002, about = "dense net, top five directions alone" }
+# top_kept_magnitude = { rtol = 1e-4, about = "singular energy kept, top five, at 93 %" }
+# bulk_kept_magnitude = { rtol = 1e-4, about = "the same, all other directions" }
+# top_kept_random = { rtol = 1e-4, about = "by a random mask of the same size" }
+# bulk_kept_random = { rtol = 1e-4 }
+# selectivity = { rtol = 1e-4, about = "top kept / bulk kept, at 93 %" }
+# selectivity_untrained = { rtol = 1e-4, about = "the same rule on untrained weights" }
+# selectivity_compressed = { rtol = 1e-4, about = "on a net trained from small weights" }
+# selectivity_random = { rtol = 1e-4, about = "random mask on trained weights" }
+# rank_left = { min = 0, rtol = 1e-4, about = "stable rank, middle layer, trained / untrained" }
+# rank_left_compressed = { min = 0, rtol = 1e-4, about = "the same from small weights" }
+# top_only_accuracy = { min = 0, max = 1, atol = 0.002, about = "its top five directions alone" }
 # bulk_only_accuracy = { min = 0, max = 1, atol = 0.002, about = "dense net without them" }
-#
-# [tool.axiom.result.arms]
-# kind = "records"
-# max_items = 3
-# about = "0 ticket, 1 reinit, 2 random; over sparsity, mean of trials"
-# [tool.axiom.result.arms.fields]
-# arm = { kind = "integer", min = 0, max = 2 }
-# sparsity = { dims = 1, min = 0, max = 1, rtol = 1e-12 }
-# test_accuracy = { dims = 1, min = 0, max = 1, atol = 0.002 }
-# train_accuracy = { dims = 1, min = 0, max = 1, atol = 0.004 }
-# stable_rank = { dims = 1, min = 0, rtol = 1e-3, about = "of the trained middle layer" }
 #
 # [tool.axiom.result.sparsity]
 # dims = 1
@@ -117,14 +117,26 @@ Also measured: what the net can still do with its top five directions alone, and
 # max = 1
 # atol = 0.002
 #
-# [tool.axiom.result.kept]
-# kind = "records"
-# max_items = 3
-# about = "0 magnitude on trained weights, 1 random on trained, 2 magnitude on untrained"
-# [tool.axiom.result.kept.fields]
-# rule = { kind = "integer", min = 0, max = 2 }
-# top = { dims = 1, min = 0, rtol = 1e-4 }
-# bulk = { dims = 1, min = 0, rtol = 1e-4 }
+# [tool.axiom.result.top_curve]
+# dims = 1
+# rtol = 1e-4
+# about = "top_kept_magnitude over sparsity"
+# [tool.axiom.result.bulk_curve]
+# dims = 1
+# rtol = 1e-4
+# [tool.axiom.result.random_kept_curve]
+# dims = 1
+# rtol = 1e-4
+# about = "top and bulk together, random mask"
+# [tool.axiom.result.ticket_rank]
+# dims = 1
+# min = 0
+# rtol = 1e-3
+# about = "stable rank of the middle layer of each trained ticket"
+# [tool.axiom.result.reinit_rank]
+# dims = 1
+# min = 0
+# rtol = 1e-3
 #
 # [[tool.axiom.findings]]
 # name = "ticket_beats_reinit"
@@ -144,28 +156,32 @@ Also measured: what the net can still do with its top five directions alone, and
 # criterion = { above = 0.0 }
 #
 # [[tool.axiom.findings]]
-# name = "keeps_the_top"
-# claim = "Magnitude pruning at 93 % keeps more of the top five directions than of the bulk."
-# field = "top_kept_magnitude"
-# control = "bulk_kept_magnitude"
-# statistic = "ratio"
-# criterion = { above = 1.0 }
-#
-# [[tool.axiom.findings]]
-# name = "because_of_training"
-# claim = "It prefers the top directions more in trained weights than in untrained ones."
-# field = "selectivity"
-# control = "selectivity_untrained"
-# statistic = "ratio"
-# criterion = { above = 1.0 }
-#
-# [[tool.axiom.findings]]
-# name = "random_keeps_less"
-# claim = "A random mask of the same size keeps less of the top directions than magnitude does."
+# name = "magnitude_keeps_more"
+# claim = "At 93 % magnitude keeps more than three times the top energy that a random mask keeps."
 # field = "top_kept_magnitude"
 # control = "top_kept_random"
 # statistic = "ratio"
-# criterion = { above = 2.0 }
+# criterion = { above = 3.0 }
+#
+# [[tool.axiom.findings]]
+# name = "blind_to_rank"
+# claim = "It neither removes nor spares the low-rank part: kept of top / kept of bulk is near 1."
+# field = "selectivity"
+# criterion = { above = 0.8, below = 1.25 }
+#
+# [[tool.axiom.findings]]
+# name = "blind_when_compressed"
+# claim = "The same holds for weights whose rank training has compressed."
+# field = "selectivity_compressed"
+# criterion = { above = 0.8, below = 1.25 }
+#
+# [[tool.axiom.findings]]
+# name = "compression_depends_on_init"
+# claim = "Training from small weights compresses the middle layer more than from He's."
+# field = "rank_left_compressed"
+# control = "rank_left"
+# statistic = "ratio"
+# criterion = { below = 0.6 }
 #
 # [[tool.axiom.figures]]
 # name = "tickets"
@@ -179,19 +195,23 @@ Also measured: what the net can still do with its top five directions alone, and
 #
 # [[tool.axiom.figures]]
 # name = "kept"
-# title = "Singular energy kept at 93 % sparsity"
-# kind = "bars"
-# x = "configs_done"
-# y = ["top_kept_magnitude", "bulk_kept_magnitude", "top_kept_random", "bulk_kept_random"]
-# legend = ["top five, magnitude", "bulk, magnitude", "top five, random", "bulk, random"]
+# title = "Singular energy that pruning keeps: top and bulk alike"
+# x = "sparsity"
+# y = ["top_curve", "bulk_curve", "random_kept_curve"]
+# legend = ["top five, magnitude", "bulk, magnitude", "random mask"]
+# x_label = "share of weights removed"
 # y_label = "share of singular energy kept"
+# y_scale = "log"
+# x_mark = [0.93]
 # ///
+
+from itertools import pairwise
 
 import numpy as np
 
 SIZES = (20, 128, 64, 5)  # the log's lottery net: wide enough that 2 % of it still computes
 INPUTS, CLASSES = SIZES[0], SIZES[-1]
-SHAPES = tuple(zip(SIZES[:-1], SIZES[1:], strict=True))
+SHAPES = tuple(pairwise(SIZES))
 CLUSTERS = 4  # of each class, so that no linear read-out of the inputs separates the classes
 
 SAMPLES, TEST_SAMPLES = 1000, 2000
@@ -210,11 +230,13 @@ PRUNED_LAYERS = (0, 1)  # whose spectra are read; the output layer has no bulk: 
 
 TICKET, REINIT, RANDOM = range(3)
 
+SMALL_DEVIATION = 0.05  # initial weights from which training compresses rank, as in rank_dynamics
+
 TRIALS_MAX = 8  # tasks averaged in one run
 TRIAL_SECONDS = 5.0  # nominal, at 600 steps on one core
 
 
-# --- the task ------------------------------------------------------------------------------------
+# --- the task -------------------------------------------------------------------------------------
 
 
 def clusters(rng, centres, count):
@@ -223,7 +245,7 @@ def clusters(rng, centres, count):
     return centres[which] + rng.standard_normal((count, INPUTS)), which % CLASSES
 
 
-# --- nets, several at once -----------------------------------------------------------------------------
+# --- nets, several at once ------------------------------------------------------------------------
 
 WEIGHTS = sum(fan_in * fan_out for fan_in, fan_out in SHAPES)
 BIASES = sum(SIZES[1:])
@@ -236,7 +258,7 @@ def initial_net(rng):
 
 
 def layers(flat):
-    """Views of flat nets (nets, WEIGHTS + BIASES): weights (nets, in, out), biases (nets, 1, out)."""
+    """Views of flat nets (nets, all): weights (nets, in, out), biases (nets, 1, out)."""
     weights, biases, start = [], [], 0
     for fan_in, fan_out in SHAPES:
         end = start + fan_in * fan_out
@@ -249,7 +271,7 @@ def layers(flat):
 
 
 def forward(flat, inputs):
-    """Activities of each layer: the inputs, two hidden layers, the logits (nets, samples, CLASSES)."""
+    """Activities of all layers, from the inputs to the logits (nets, samples, CLASSES)."""
     activities = [np.broadcast_to(inputs, (len(flat), *inputs.shape))]
     for depth, (weight, bias) in enumerate(zip(*layers(flat), strict=True)):
         total = activities[-1] @ weight + bias
@@ -276,7 +298,7 @@ def gradient(flat, inputs, targets, slope):
 
 
 def train(nets, masks, data, batches, learning_rate):
-    """Adam on the weights that the masks leave; every net sees the same batches. Returns new nets."""
+    """Adam on the weights that the masks leave, all nets on the same batches: the trained nets."""
     inputs, targets = data
     flat = nets * masks
     slope, mean, square = (np.zeros_like(flat) for _ in range(3))
@@ -295,17 +317,17 @@ def accuracy(flat, inputs, classes):
     return np.mean(forward(flat, inputs)[-1].argmax(axis=-1) == classes, axis=-1)
 
 
-# --- masks -----------------------------------------------------------------------------------------
+# --- masks ----------------------------------------------------------------------------------------
 
 
 def magnitude_mask(net, mask):
-    """Keep the largest of what ``mask`` leaves, layer by layer; biases stay. Shaped like the net."""
+    """Keep the largest of what ``mask`` leaves, layer by layer; biases stay. A flat mask."""
     kept = mask.copy()
     sizes, (left, _) = layers(np.abs(net)[None])[0], layers(kept[None])
     for depth, (size, alive) in enumerate(zip(sizes, left, strict=True)):
         keep = OUTPUT_KEEP if depth == len(SHAPES) - 1 else HIDDEN_KEEP
         magnitude = np.where(alive[0] > 0, size[0], -1.0).ravel()
-        lost = np.argsort(magnitude, kind="stable")[: -int(round(keep * alive.sum()))]
+        lost = np.argsort(magnitude, kind="stable")[: -round(keep * alive.sum())]
         alive[0].reshape(-1)[lost] = 0.0
     return kept
 
@@ -322,7 +344,7 @@ def sparsity(mask):
     return 1.0 - mask[:WEIGHTS].sum() / WEIGHTS
 
 
-# --- singular directions ----------------------------------------------------------------------------
+# --- singular directions --------------------------------------------------------------------------
 
 
 def stable_rank(matrix):
@@ -334,16 +356,21 @@ def stable_rank(matrix):
 def kept_energy(net, mask):
     """Share of singular energy that the mask keeps in the top directions and in the bulk: (2,).
 
-    Summed over PRUNED_LAYERS, each layer counting by its own energy relative to its total.
+    The mean over PRUNED_LAYERS.
     """
     shares = []
     for depth in PRUNED_LAYERS:
         weight, alive = layers(net[None])[0][depth][0], layers(mask[None])[0][depth][0]
         left, values, right = np.linalg.svd(weight, full_matrices=False)
-        stays = np.einsum("ij,ik,kj->j", left, alive * weight, right.T)
-        top, bulk = slice(0, TOP), slice(TOP, None)
-        shares.append([np.sum(stays[i] ** 2) / np.sum(values[i] ** 2) for i in (top, bulk)])
+        stays = values * np.einsum("ij,ij->j", left, (alive * weight) @ right.T)
+        sets = slice(0, TOP), slice(TOP, None)
+        shares.append([np.sum(stays[i]) / np.sum(values[i] ** 2) for i in sets])
     return np.mean(shares, axis=0)
+
+
+def middle_rank(net):
+    """Stable rank of the middle layer, the one with room to be compressed."""
+    return stable_rank(layers(net[None])[0][1][0])
 
 
 def restricted(net, directions):
@@ -356,17 +383,44 @@ def restricted(net, directions):
     return changed
 
 
-# --- one trial and the whole run ------------------------------------------------------------------------
+# --- one trial and the whole run ------------------------------------------------------------------
 
 
-def dense_numbers(first, dense, data, test):
-    """Training and test accuracy, untrained, top directions only, bulk only: (5,)."""
-    nets = np.stack([dense, first, restricted(dense, slice(0, TOP)), restricted(dense, slice(TOP, None))])
-    return np.concatenate([accuracy(dense[None], *data), accuracy(nets, *test)])
+def small_net(net):
+    """The same draw with every weight's deviation at SMALL_DEVIATION."""
+    scaled = net.copy()
+    for weight in layers(scaled[None])[0]:
+        weight *= SMALL_DEVIATION / np.sqrt(2.0 / weight.shape[1])
+    return scaled
+
+
+def dense_numbers(first, dense, compressed, data, test):
+    """The seven numbers of DENSE_NUMBERS."""
+    top, bulk = restricted(dense, slice(0, TOP)), restricted(dense, slice(TOP, None))
+    return [
+        *accuracy(dense[None], *data),
+        *accuracy(np.stack([dense, first, top, bulk]), *test),
+        middle_rank(dense) / middle_rank(first),
+        middle_rank(compressed) / middle_rank(first),
+    ]
+
+
+DENSE_NUMBERS = (
+    *("fit", "dense_accuracy", "untrained_accuracy", "top_only_accuracy", "bulk_only_accuracy"),
+    *("rank_left", "rank_left_compressed"),
+)
+
+
+def probe_masks(weights, masks):
+    """One more round of pruning without training, of each net by its own magnitudes."""
+    return [magnitude_mask(net, mask) for net, mask in zip(weights, masks, strict=True)]
 
 
 def trial(rng, parameters):
-    """One task: numbers of the dense net (5,) and of each round (ROUNDS, 1 + 9 + 6)."""
+    """One task: its DENSE_NUMBERS, and for each round sparsity, accuracies, ranks and kept shares.
+
+    Rounds are (ROUNDS, 1 + 3 + 3 + 8); the eight are top and bulk for each of KEPT_RULES.
+    """
     centres = parameters["separation"] * rng.standard_normal((CLASSES * CLUSTERS, INPUTS))
     inputs, classes = clusters(rng, centres, SAMPLES)
     test = clusters(rng, centres, TEST_SAMPLES)
@@ -375,81 +429,88 @@ def trial(rng, parameters):
     rate = parameters["learning_rate"]
 
     first = initial_net(rng)
-    mask = still = np.ones_like(first)
-    dense = ticket = train(first[None], mask[None], data, batches, rate)[0]
-    probe, rounds = mask, []
+    mask = np.ones_like(first)
+    starts = np.stack([first, small_net(first)])
+    dense, compressed = train(starts, np.stack([mask, mask]), data, batches, rate)
+    ticket, probed, rounds = dense, (dense, first, compressed), []
+    probes = [mask] * len(probed)
     for _ in range(ROUNDS):
         mask = magnitude_mask(ticket, mask)
         scattered = shuffled_mask(rng, mask)
         starts = np.stack([first, initial_net(rng), first])
         nets = train(starts, np.stack([mask, mask, scattered]), data, batches, rate)
         ticket = nets[TICKET]
-        probe, still = magnitude_mask(dense, probe), magnitude_mask(first, still)
+        probes = probe_masks(probed, probes)
+        shares = [kept_energy(net, probe) for net, probe in zip(probed, probes, strict=True)]
         rounds.append(
             [
                 sparsity(mask),
                 *accuracy(nets, *test),
-                *accuracy(nets, inputs, classes),
-                *(stable_rank(weight) for weight in layers(nets)[0][1]),
-                *kept_energy(dense, probe),
-                *kept_energy(dense, scattered),
-                *kept_energy(first, still),
+                *map(middle_rank, nets),
+                *np.ravel([*shares, kept_energy(dense, scattered)]),
             ]
         )
-    return dense_numbers(first, dense, (inputs, classes), test), np.array(rounds)
+    return dense_numbers(first, dense, compressed, (inputs, classes), test), np.array(rounds)
 
 
-def summary(dense, rounds):
-    """The result from the numbers of all trials: dense (trials, 5), rounds (trials, ROUNDS, 16)."""
-    fit, dense_accuracy, untrained, top_only, bulk_only = np.mean(dense, axis=0)
-    table = np.mean(rounds, axis=0)
-    levels, test, fitted, ranks = table[:, 0], table[:, 1:4].T, table[:, 4:7].T, table[:, 7:10].T
-    kept = table[:, 10:].T.reshape(3, 2, ROUNDS)  # rule, top or bulk, round
-    sparse = levels >= SPARSE
-    at = int(np.argmax(sparse))
-    high = test[:, sparse].mean(axis=1)
-    sane = (
-        fit > 0.95
-        and dense_accuracy > 0.6  # chance is 0.2: the test data are of the task
-        and untrained < 0.45
-        and test[:, 0].min() > dense_accuracy - 0.1  # half the weights are dispensable, whichever
-    )
+KEPT_RULES = ("magnitude", "untrained", "compressed", "random")
+
+
+def kept_numbers(kept, at):
+    """Of kept (rules, top or bulk, rounds): shares and selectivities at the round ``at``."""
+    rule = dict(zip(KEPT_RULES, kept[:, :, at].tolist(), strict=True))
+    selectivity = {name: top / bulk for name, (top, bulk) in rule.items()}
     return {
-        "valid": int(sane),
-        "configs_done": len(dense),
-        "dense_accuracy": float(dense_accuracy),
-        "untrained_accuracy": float(untrained),
+        "top_kept_magnitude": rule["magnitude"][0],
+        "bulk_kept_magnitude": rule["magnitude"][1],
+        "top_kept_random": rule["random"][0],
+        "bulk_kept_random": rule["random"][1],
+        "selectivity": selectivity["magnitude"],
+        "selectivity_untrained": selectivity["untrained"],
+        "selectivity_compressed": selectivity["compressed"],
+        "selectivity_random": selectivity["random"],
+        "top_curve": kept[0, 0].tolist(),
+        "bulk_curve": kept[0, 1].tolist(),
+        "random_kept_curve": kept[3].mean(axis=0).tolist(),
+    }
+
+
+def ticket_numbers(levels, test, ranks):
+    """Of accuracies and ranks (arms, rounds): means where it is sparse, and the curves."""
+    sparse = levels >= SPARSE
+    high = test[:, sparse].mean(axis=1)
+    return {
         "ticket_accuracy": float(high[TICKET]),
         "reinit_accuracy": float(high[REINIT]),
         "random_accuracy": float(high[RANDOM]),
         "ticket_wins": int((test[TICKET, sparse] > test[REINIT, sparse]).all()),
-        "top_kept_magnitude": float(kept[0, 0, at]),
-        "bulk_kept_magnitude": float(kept[0, 1, at]),
-        "top_kept_random": float(kept[1, 0, at]),
-        "bulk_kept_random": float(kept[1, 1, at]),
-        "selectivity": float(kept[0, 0, at] / kept[0, 1, at]),
-        "selectivity_untrained": float(kept[2, 0, at] / kept[2, 1, at]),
-        "selectivity_random": float(kept[1, 0, at] / kept[1, 1, at]),
-        "top_only_accuracy": float(top_only),
-        "bulk_only_accuracy": float(bulk_only),
-        "arms": [
-            {
-                "arm": arm,
-                "sparsity": levels.tolist(),
-                "test_accuracy": test[arm].tolist(),
-                "train_accuracy": fitted[arm].tolist(),
-                "stable_rank": ranks[arm].tolist(),
-            }
-            for arm in (TICKET, REINIT, RANDOM)
-        ],
         "sparsity": levels.tolist(),
         "ticket_curve": test[TICKET].tolist(),
         "reinit_curve": test[REINIT].tolist(),
         "random_curve": test[RANDOM].tolist(),
-        "kept": [
-            {"rule": rule, "top": kept[rule, 0].tolist(), "bulk": kept[rule, 1].tolist()}
-            for rule in range(3)
-        ],
+        "ticket_rank": ranks[TICKET].tolist(),
+        "reinit_rank": ranks[REINIT].tolist(),
+    }
+
+
+def summary(dense, rounds):
+    """The result from the numbers of all trials: dense (trials, 7), rounds (trials, ROUNDS, 15)."""
+    whole = dict(zip(DENSE_NUMBERS, np.mean(dense, axis=0).tolist(), strict=True))
+    table = np.mean(rounds, axis=0).T
+    levels, test, ranks = table[0], table[1:4], table[4:7]
+    kept = table[7:].reshape(len(KEPT_RULES), 2, ROUNDS)
+    sane = (
+        whole.pop("fit") > 0.95
+        and whole["dense_accuracy"] > 0.6  # chance is 0.2: the test data are of the task
+        and whole["untrained_accuracy"] < 0.45
+        and test[:, 0].min() > whole["dense_accuracy"] - 0.1  # half is dispensable, whichever half
+    )
+    return {
+        "valid": int(sane),
+        "configs_done": len(dense),
+        **whole,
+        **ticket_numbers(levels, test, ranks),
+        **kept_numbers(kept, int(np.argmax(levels >= SPARSE))),
     }
 
 
