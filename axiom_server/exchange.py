@@ -323,9 +323,10 @@ async def _grant(
     tasks = await store.grant(connection, host, request.request_id, leases)
     for candidate in chosen:
         catalogue.was_given((candidate.version_id, candidate.device), 1)
-    return [
+    made = [
         _to_grant(catalogue, tasks[c.workunit_id, c.purpose], c, seconds) for c, seconds in leases
     ]
+    return sorted(made, key=lambda grant: grant.task_id)  # as a repeated answer lists them
 
 
 async def _describe(

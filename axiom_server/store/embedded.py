@@ -166,13 +166,13 @@ class EmbeddedPostgres:
             words += ["-c", f"{key}={value}"]
         here = Path(__file__).parent
         with self.log_file.open("ab") as log:
-            subprocess.Popen(
+            subprocess.run(
                 [sys.executable, "-I", "-S", str(here / "keeper.py"),
                  str(self.folder / "users.lock"),
                  sys.executable, "-I", "-S", str(here / "unprivileged.py"), how, *words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # a Ctrl-C at the terminal is not for the database
-                pass_fds=(keeper,), cwd=self.folder,
+                pass_fds=(keeper,), cwd=self.folder, check=True,
             )  # fmt: skip
         os.close(keeper)  # the keeper holds it now
 

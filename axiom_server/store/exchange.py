@@ -141,13 +141,13 @@ WITH gone AS (
     DELETE FROM queue q
     USING json_to_recordset(%(chosen)s::json) AS c (queue_id bigint, seconds float8)
     WHERE q.queue_id = c.queue_id
-    RETURNING q.workunit_id, q.version_id, q.device, q.purpose, q.attempt, c.seconds
+    RETURNING q.queue_id, q.workunit_id, q.version_id, q.device, q.purpose, q.attempt, c.seconds
 )
 INSERT INTO tasks (workunit_id, experiment_id, version_id, host_id, user_id, device, purpose,
                    attempt, state, granted_at, deadline_at, granted_by)
 SELECT g.workunit_id, v.experiment_id, g.version_id, %(host)s, %(user)s, g.device, g.purpose,
        g.attempt, 'leased', %(now)s, %(now)s + g.seconds * interval '1 second', %(request)s
-FROM gone g JOIN versions v USING (version_id)
+FROM gone g JOIN versions v USING (version_id) ORDER BY g.queue_id
 RETURNING task_id, workunit_id, purpose"""
 
 END_TASKS = """

@@ -21,7 +21,9 @@ STOP_SECONDS = 60.0  # a fast shutdown writes one checkpoint; after that the kil
 
 
 def main(users_lock_file: str, command: list[str]) -> int:
-    """Start the server, wait until nobody uses it, stop it. Returns its exit code."""
+    """In the background: start the server, wait until nobody uses it, stop it."""
+    if os.fork():
+        return 0  # nobody has to wait for the keeper: it is nobody's child
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def ended(_signal: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,121 @@
+"""Load on a server: hosts as real HTTP clients, with as little work of their own as possible.
+
+The generator shares the machine's cores with the server it measures, so it speaks HTTP/1.1 over
+plain streams and touches JSON as bytes where it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parents[1]
+READY_SECONDS = 60.0
+
+
+class Connection:
+    """One keep-alive connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: bytes, token: str = "") -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._streams
+        writer.write(
+            b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+            b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
+            % (path.encode(), token.encode(), len(body))
+            + body
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        return int(head[9:12]), await reader.readexactly(length)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+@contextmanager
+def project() -> Iterator[Path]:
+    """A project in a temporary folder, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="axiom-bench-") as folder:
+        staff(Path(folder) / "p", "init", str(Path(folder) / "p"))
+        yield Path(folder) / "p"
+
+
+def staff(folder: Path, *words: str) -> str:
+    """Run a command of axiom-server to its end; returns what it printed."""
+    done = subprocess.run(
+        _line(*words), env=_environment(folder), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """A serving process; gives its port, and stops it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        _line("serve", "--port", str(port)), env=_environment(folder), stdout=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def _line(*words: str) -> list[str]:
+    return [sys.executable, "-m", "axiom_server.cli", *words]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "AXIOM_SERVER_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+
+
+def host_facts(cores: int) -> dict[str, Any]:
+    """A host with so many cores."""
+    return {
+        "name": "bench", "os": "linux", "architecture": "x86_64", "cpu_cores": cores,
+        "memory_bytes": cores << 31, "disk_free_bytes": 1 << 40,
+        "environments": ["numpy", "torch"],
+    }  # fmt: skip
+
+
+async def enrol(connection: Connection, cores: int) -> str:
+    """A new host of a new user; its token."""
+    body = msgspec.json.encode({"host": host_facts(cores)})
+    status, answer = await connection.post("/api/v1/hosts", body)
+    if status != 201:
+        raise RuntimeError(f"enrol: {status} {answer[:200]!r}")
+    token: str = msgspec.json.decode(answer)["token"]
+    return token

@@ -1,0 +1,53 @@
+"""PostgreSQL for tests: one embedded cluster a run, a database of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from axiom_server.store.database import Connection, connect, migrate
+from axiom_server.store.embedded import EmbeddedPostgres
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[str]:
+    """A running cluster whose database ``ready`` is migrated."""
+    postgres = EmbeddedPostgres(folder / "postgres", folder / "postgres.log")
+    conninfo = postgres.open()
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE ready")
+        migrate(make_conninfo(conninfo, dbname="ready"))
+        yield conninfo
+    finally:
+        postgres.close()
+
+
+@contextmanager
+def fresh_database(conninfo: str) -> Iterator[str]:
+    """A new migrated database, dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE ready")
+        yield make_conninfo(conninfo, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def transaction(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run ``work`` in one transaction, in an event loop of its own."""
+
+    async def inside() -> T:
+        async with connect(conninfo) as connection:
+            return await work(connection)
+
+    return asyncio.run(inside())
