@@ -7,8 +7,8 @@ result will be held against, all declared before there is data.
 
 from __future__ import annotations
 
-import math
 import re
+import reprlib
 import tomllib
 from typing import Annotated, Any, Literal
 
@@ -21,9 +21,12 @@ SCRIPT_BYTES_MAX = 1024 * 1024  # one readable Python file
 #: PEP 723's reference pattern, for the block type ``script``.
 _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Version = Annotated[str, Meta(pattern=r"^\d{1,5}\.\d{1,5}\.\d{1,5}$")]
+# The end is "$(?!\n)": "$" alone also matches before a last line feed. Digits are ASCII.
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}$(?!\n)")]
 Text = Annotated[str, Meta(min_length=1, max_length=4000)]
+INTEGER_MAX = 2**53  # beyond it JSON readers disagree on the value
+NUMBER_MAX = 1e300  # NaN and infinity are beyond it too, and an integer of 400 digits compares
 Scalar = bool | int | float | str
 Parameters = dict[str, Any]
 
@@ -79,9 +82,10 @@ class Parameter(_Table, frozen=True, kw_only=True):
             fits = isinstance(value, str)
         elif isinstance(template, int):
             fits = isinstance(value, int) and not isinstance(value, bool)
+            fits = fits and abs(value) <= INTEGER_MAX  # type: ignore[arg-type]
         else:
             fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-            fits = fits and math.isfinite(value)  # type: ignore[arg-type]
+            fits = fits and abs(value) <= NUMBER_MAX  # type: ignore[arg-type]
         if not fits:
             return f"must be {_KIND_NAMES[type(template)]}"
         if self.choices is not None and value not in self.choices:
@@ -213,9 +217,9 @@ class Manifest(_Table, frozen=True, kw_only=True):
         for key, value in sorted(given.items()):
             if key not in self.parameters:
                 known = ", ".join(sorted(self.parameters)) or "none"
-                raise ManifestError(f"{self.ref} has no parameter {key!r}; it has: {known}")
+                raise ManifestError(f"{self.ref} has no parameter {_shown(key)}; it has: {known}")
             if why := self.parameters[key].refusal(value):
-                raise ManifestError(f"parameter {key!r} of {self.ref} {why}, not {value!r}")
+                raise ManifestError(f"parameter {key!r} of {self.ref} {why}, not {_shown(value)}")
         return {key: given.get(key, p.default) for key, p in sorted(self.parameters.items())}
 
 
@@ -238,7 +242,7 @@ def read_manifest(source: str) -> Manifest:
         raise ManifestError(f"the metadata is longer than {MANIFEST_BYTES_MAX} bytes; shorten it")
     try:
         block = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also of an integer of 5,000 digits
         raise ManifestError(f"the metadata is not valid TOML: {error}") from None
     table = block.get("tool", {})
     table = table.get("axiom") if isinstance(table, dict) else None
@@ -309,6 +313,13 @@ def _check_finding(manifest: Manifest, finding: Finding) -> None:
     if finding.criterion.above is None and finding.criterion.below is None:
         raise ManifestError(f"{where}: the criterion needs above, below or both")
     manifest.resolve(finding.where)
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it: short, whatever a server or a script put there."""
+    if isinstance(value, int) and abs(value) > INTEGER_MAX:
+        return f"a number of {value.bit_length()} bits"
+    return reprlib.repr(value)
 
 
 def find_field(manifest: Manifest, path: str) -> Field | None:

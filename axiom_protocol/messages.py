@@ -117,7 +117,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     task_id: int
     experiment: ShortText
     version: ShortText
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
     parameters: dict[str, Any]
     seed: Annotated[int, Meta(ge=0, le=2**53)]
     budget_seconds: Seconds

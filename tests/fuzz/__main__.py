@@ -1,0 +1,122 @@
+"""Fuzz what strangers can send: ``python -m tests.fuzz [--inputs N] [TARGET ...]``, or make fuzz.
+
+Each target gets N inputs made by hypothesis from the words of its format and, where atheris is
+installed, N more found by coverage. A finding is shown, kept in --folder, and ends it with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+
+from tests.fuzz.structured import STRUCTURED
+from tests.fuzz.targets import CORPUS, TARGETS
+
+INPUTS = 100_000
+GROWTH_BYTES_MAX = 64 * 1024 * 1024  # after the first tenth; a leak of 1 kB an input would be 90 MB
+
+
+def main() -> int:
+    """Fuzz the targets one after the other; 0 when nothing was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=INPUTS, help="of each kind, for each target")
+    parser.add_argument("--folder", type=Path, default=Path("fuzz-findings"))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    said = parser.parse_args()
+    said.folder.mkdir(parents=True, exist_ok=True)
+    findings = 0
+    for name in said.targets or TARGETS:
+        replay(name)
+        findings += structured(name, TARGETS[name], STRUCTURED[name], said.inputs, said.folder)
+        findings += by_coverage(name, said.inputs, said.folder)
+    print(f"{findings} findings" + (f", kept in {said.folder}" if findings else ""))
+    return 1 if findings else 0
+
+
+def replay(name: str) -> int:
+    """Run the kept inputs of a target; how many there were. Raises what an input raises."""
+    kept = sorted((CORPUS / name).iterdir())
+    for path in kept:
+        TARGETS[name](path.read_bytes())
+    return len(kept)
+
+
+def structured(
+    name: str,
+    check: Callable[[bytes], None],
+    strategy: SearchStrategy[bytes],
+    inputs: int,
+    folder: Path,
+) -> int:
+    """Inputs by hypothesis; how many findings. The smallest input of a finding is kept."""
+    memory = psutil.Process().memory_info
+    begun, count, base, last = time.monotonic(), 0, 0, b""
+
+    @settings(
+        max_examples=inputs,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(data: bytes) -> None:
+        nonlocal count, base, last
+        count += 1
+        if count == inputs // 10:
+            base = memory().rss
+        last = data
+        check(data)
+
+    try:
+        run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        path = folder / f"{name}-structured"
+        path.write_bytes(last)
+        print(f"{name}: FOUND {type(error).__name__}: {str(error)[:300]}; input in {path}")
+        return 1
+    grown = memory().rss - base if base else 0
+    print(
+        f"{name}: {count:,} structured inputs in {time.monotonic() - begun:.0f} s, "
+        f"memory grew by {grown / 1e6:.1f} MB",
+        flush=True,
+    )
+    if grown > GROWTH_BYTES_MAX:
+        print(f"{name}: FOUND growth of memory")
+        return 1
+    return 0
+
+
+def by_coverage(name: str, inputs: int, folder: Path) -> int:
+    """Inputs by atheris, in a process of its own; how many findings."""
+    if importlib.util.find_spec("atheris") is None:
+        print(f"{name}: atheris is not installed; no inputs by coverage")
+        return 0
+    begun = time.monotonic()
+    line = [sys.executable, "-m", "tests.fuzz.coverage", name, str(inputs), str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        print(f"{name}: FOUND by coverage:\n{(done.stdout + done.stderr)[-3000:]}")
+        return 1
+    stats = [text for text in done.stderr.splitlines() if text.startswith("stat::")]
+    told = ", ".join(
+        text.removeprefix("stat::").replace(":", "")
+        for text in stats
+        if "executed_units" in text or "peak_rss" in text
+    )
+    print(f"{name}: by coverage in {time.monotonic() - begun:.0f} s: {told}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
