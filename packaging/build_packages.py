@@ -18,7 +18,7 @@ from pathlib import Path
 from make_venv import PIP_VERSION
 from make_venv import fetch as fetch_pip
 from man_pages import client_page, config_page
-from typer.completion import get_completion_script
+from typer._completion_shared import get_completion_script
 
 from axiom_client.config_file import template
 from axiom_protocol import __version__
@@ -63,8 +63,17 @@ def make_environment(home: Path, wheel: Path) -> None:
     """A virtual environment that works from its place in the package, not from here."""
     run(PACKAGE_PYTHON, "-m", "venv", "--without-pip", home)
     (home / pip_name()).write_bytes(fetch_pip(pip_name()))
-    pip = [home / "bin/python", home / pip_name() / "pip", "--disable-pip-version-check", "install"]
-    hashed = ["--require-hashes", "--requirement", ROOT / "packaging/pins/agent.txt"]
+    pip: list[str | Path] = [
+        home / "bin/python",
+        home / pip_name() / "pip",
+        "--disable-pip-version-check",
+        "install",
+    ]
+    hashed: list[str | Path] = [
+        "--require-hashes",
+        "--requirement",
+        ROOT / "packaging/pins/agent.txt",
+    ]
     run(*pip, "--quiet", "--no-compile", "--only-binary=:all:", *hashed)
     run(*pip, "--quiet", "--no-compile", "--no-deps", "--no-index", wheel)
     site = next((home / "lib").glob("python*/site-packages"))
