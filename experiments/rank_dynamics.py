@@ -2,31 +2,34 @@
 
 Run it:  axiom-client try experiments/rank_dynamics.py --seed 1 --plot rank.png
 
-The claim. Gradient descent is said to lower the rank of a network's weights and of what they compute,
-and the lower rank to be why networks generalise (Feng & Tu 2021; Huh et al. 2021). The first version of
-this experiment reported universal compression (-51.6 % in nine of nine configurations), a phase
-transition in all nine, more compression at higher learning rates (-53.9 % against -36.6 %) and a
-monotone fall of weights and representations alike.
+The claim. Gradient descent is said to lower the rank of a network's weights and of what they
+compute, and the lower rank to be why networks generalise (Feng & Tu 2021; Huh et al. 2021). The
+first version of this experiment reported universal compression (-51.6 % in nine of nine
+configurations), a phase transition in all nine, more compression at higher learning rates (-53.9 %
+against -36.6 %) and a monotone fall of weights and representations alike.
 
-The test. Nine configurations (three depths, three learning rates) each train two networks on the same
-minibatches. Both start from the *same* random draw, once with standard deviation 0.05 and once at He's
-sqrt(2 / fan_in). The measure is the stable rank, |W|_F^2 / |W|_2^2: a soft count of the directions that
-matter. It does not see scale, and a ReLU network without biases is homogeneous, so both arms start at
-exactly the same ranks, in every layer and representation. Whatever differs later, the scale did.
+The test. Nine configurations (three depths, three learning rates) each train two networks on the
+same minibatches. Both start from the *same* random draw, once with standard deviation 0.05 and
+once at He's sqrt(2 / fan_in). The measure is the stable rank, |W|_F^2 / |W|_2^2: a soft count of
+the directions that matter. It does not see scale, and a ReLU network without biases is
+homogeneous, so both arms start at exactly the same ranks, in every layer and representation.
+Whatever differs later, the scale did.
 
 What does not survive:
-- Compression is not universal. From small weights every configuration compresses, by about half; from
-  He's scale the same networks on the same data barely do, and they generalise as well. Small weights
-  must *grow* along the few directions that the task needs, and the rank of the sum is that of what grew;
-  weights of He's scale hardly need to move (the rich and the lazy regime).
-- "Phase transitions in all nine" is what a naive detector (a jump beyond mean + 2 sd) says of any decay.
-  The strict one below is wrong on at most 2 % of smooth decays, power laws, noises and random walks.
-- Weights and representations do not behave alike. The uncentred representation of a ReLU layer has a
-  large mean, which hides its spread; with the mean removed its rank falls, in both arms. So the three
-  are reported apart. Nor is every fall monotone.
-- If the nine configurations average -51.6 %, and the highest and the lowest rate -53.9 % and -36.6 %,
-  then the middle rate has -64.3 %: beyond both. "Higher rate, more compression" did not follow from its
-  own numbers. Here it does hold, and is a small effect beside that of initialisation.
+- Compression is not universal. From small weights every configuration compresses, by about half;
+  from He's scale the same networks on the same data barely do, and they generalise as well. Small
+  weights must *grow* along the few directions that the task needs, and the rank of the sum is that
+  of what grew; weights of He's scale hardly need to move (the rich and the lazy regime).
+- "Phase transitions in all nine" is what a naive detector (a jump beyond mean + 2 sd) says of any
+  decay. The strict one below is wrong on at most 2 % of smooth decays, power laws, noises and
+  random walks.
+- Weights and representations do not behave alike. The uncentred representation of a ReLU layer has
+  a large mean, which hides its spread: from small weights its rank *rises*, by about a tenth, and
+  never falls monotonically. With the mean removed it falls, in both arms. So the three are reported
+  apart.
+- If the nine configurations average -51.6 %, and the highest and the lowest rate -53.9 % and
+  -36.6 %, then the middle rate has -64.3 %: beyond both. "Higher rate, more compression" did not
+  follow from its own numbers. Here it does hold, and is small beside the effect of initialisation.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -36,10 +39,16 @@ What does not survive:
 # name = "rank_dynamics"
 # version = "1.0.0"
 # title = "Rank dynamics"
-# question = "How does the stable rank of weights and hidden representations change in training, and does the change depend on the scale of initialisation?"
+# question = """\
+#   How does the stable rank of weights and hidden representations change in training, and does \
+#   the change depend on the scale of initialisation?"""
 # rationale = [
-#   "Two arms from one random draw, small and He scale: the stable rank does not see scale, so both start at the same ranks and only training can part them.",
-#   "Weights, representations and centred representations are reported apart, because they move differently.",
+#   """\
+#   Two arms from one random draw, small and He scale: the stable rank does not see scale, so both \
+#   start at the same ranks and only training can part them.""",
+#   """\
+#   Weights, representations and centred representations are reported apart, because they move \
+#   differently.""",
 # ]
 # references = [
 #   "Feng & Tu 2021, Phases of learning dynamics in artificial neural networks, arXiv:2101.06509",
@@ -51,33 +60,62 @@ What does not survive:
 # expected_seconds = 40
 #
 # [tool.axiom.parameters]
-# learning_rates = { default = [0.005, 0.02, 0.1], min = 0.0001, max = 0.5, max_items = 8, about = "in rising order; each is one configuration per architecture" }
+# learning_rates.about = "rising; each is one configuration"
+# learning_rates.default = [0.005, 0.02, 0.1]
+# learning_rates.min = 0.0001
+# learning_rates.max = 0.5
+# learning_rates.max_items = 8
 # epochs = { default = 400, min = 5, max = 4000 }
 # snapshot_every = { default = 5, min = 1, max = 1000, about = "epochs between measurements" }
-# init_sd = { default = 0.05, min = 0.001, max = 1.0, about = "standard deviation of the small arm's weights" }
-# precision = { default = "f32", choices = ["f32", "f64"], about = "of training; ranks are always measured in f64" }
+# init_sd = { default = 0.05, min = 0.001, max = 1.0, about = "of the small arm's weights" }
+# precision.about = "of training; ranks are measured in f64"
+# precision.default = "f32"
+# precision.choices = ["f32", "f64"]
 #
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "every sanity gate passed" }
 # configs_done = { kind = "integer", min = 1, max = 24 }
-# epochs = { kind = "integer", dims = 1, unit = "epoch", min = 0, about = "when the curves were measured" }
-# weight_change_small = { min = -1, atol = 0.02, about = "relative change of stable rank, mean over layers, then over configurations" }
+# epochs = { kind = "integer", dims = 1, unit = "epoch", min = 0, about = "of the curves" }
+# weight_change_small.about = "stable rank, relative; mean over layers, then configurations"
+# weight_change_small.min = -1
+# weight_change_small.atol = 0.02
 # weight_change_he = { min = -1, atol = 0.02 }
 # hidden_change_small = { min = -1, atol = 0.05 }
 # hidden_change_he = { min = -1, atol = 0.05 }
-# centred_change_small = { min = -1, atol = 0.05, about = "representations less their mean over the test set" }
+# centred_change_small = { min = -1, atol = 0.05, about = "representations less their mean" }
 # centred_change_he = { min = -1, atol = 0.05 }
-# compressed_share_small = { min = 0, max = 1, atol = 0.12, about = "share of configurations whose weights lost more than a tenth; one configuration may fall on either side" }
+# compressed_share_small.about = "of configurations; lost more than a tenth"
+# compressed_share_small.min = 0
+# compressed_share_small.max = 1
+# compressed_share_small.atol = 0.12
 # compressed_share_he = { min = 0, max = 1, atol = 0.12 }
-# rate_effect = { min = -2, max = 100, atol = 0.02, about = "small arm's change at the highest rate less that at the lowest, over architectures that ran both; 0 when none did" }
-# middle_rate_excess = { min = -2, max = 100, atol = 0.02, about = "small arm's change at the middle rate less the lower of its neighbours'; below 0 the middle compresses most; 0 when not measured" }
-# transition_share_strict = { min = 0, max = 1, atol = 0.12, about = "share of the small arm's weight curves with a transition" }
-# transition_share_naive = { min = 0, max = 1, atol = 0.12, about = "the same by the naive detector" }
-# monotone_share_weights = { min = 0, max = 1, atol = 0.24, about = "share of the small arm's curves that never rise more than 1 % above their lowest value so far" }
+# rate_effect.about = "highest rate's change less the lowest's; 0 when not run"
+# rate_effect.min = -2
+# rate_effect.max = 100
+# rate_effect.atol = 0.02
+# middle_rate_excess.about = "below 0: the middle rate compresses most; 0 when not run"
+# middle_rate_excess.min = -2
+# middle_rate_excess.max = 100
+# middle_rate_excess.atol = 0.02
+# transition_share_strict.about = "of the small arm's weight curves"
+# transition_share_strict.min = 0
+# transition_share_strict.max = 1
+# transition_share_strict.atol = 0.12
+# transition_share_naive.about = "the same, by a naive detector"
+# transition_share_naive.min = 0
+# transition_share_naive.max = 1
+# transition_share_naive.atol = 0.12
+# monotone_share_weights.about = "never 1 % above the lowest value so far"
+# monotone_share_weights.min = 0
+# monotone_share_weights.max = 1
+# monotone_share_weights.atol = 0.24
 # monotone_share_hidden = { min = 0, max = 1, atol = 0.24 }
-# accuracy_small = { min = 0, max = 1, atol = 0.002, about = "test accuracy, mean over configurations" }
+# accuracy_small = { min = 0, max = 1, atol = 0.002, about = "test; mean over configurations" }
 # accuracy_he = { min = 0, max = 1, atol = 0.002 }
-# untrained_change = { min = -1, max = 10, atol = 0.0001, about = "control: weights of a second untrained draw against the first" }
+# untrained_change.about = "control: a second untrained draw"
+# untrained_change.min = -1
+# untrained_change.max = 10
+# untrained_change.atol = 0.0001
 #
 # [tool.axiom.result.configs]
 # kind = "records"
@@ -86,12 +124,23 @@ What does not survive:
 # hidden_layers = { kind = "integer", min = 1, max = 3 }
 # learning_rate = { min = 0, max = 1 }
 # small_accuracy = { min = 0, max = 1, atol = 0.005 }
-# small_loss = { min = 0, max = 1e6, rtol = 0.05, atol = 0.0005, unit = "nat", about = "final training loss" }
+# small_loss.about = "final, training"
+# small_loss.min = 0
+# small_loss.max = 1000000.0
+# small_loss.rtol = 0.05
+# small_loss.atol = 0.0005
+# small_loss.unit = "nat"
 # small_change = { min = -1, atol = 0.03, about = "last value of small_weights, less 1" }
-# small_weights = { dims = 1, min = 0, rtol = 0.03, about = "stable rank relative to untrained, mean over layers" }
+# small_weights.about = "relative to untrained, mean over layers"
+# small_weights.dims = 1
+# small_weights.min = 0
+# small_weights.rtol = 0.03
 # small_hidden = { dims = 1, min = 0, rtol = 0.05 }
 # small_centred = { dims = 1, min = 0, rtol = 0.05 }
-# small_layers = { dims = 2, min = 0, rtol = 0.05, about = "stable rank of each weight matrix, input side first; 0 once diverged" }
+# small_layers.about = "of each matrix, input side first; 0 once diverged"
+# small_layers.dims = 2
+# small_layers.min = 0
+# small_layers.rtol = 0.05
 # small_hidden_layers = { dims = 2, min = 0, rtol = 0.05 }
 # small_centred_layers = { dims = 2, min = 0, rtol = 0.05 }
 # he_accuracy = { min = 0, max = 1, atol = 0.005 }
@@ -106,13 +155,16 @@ What does not survive:
 #
 # [[tool.axiom.findings]]
 # name = "small_init_compresses"
-# claim = "From small weights (sd 0.05), training lowers the stable rank of the weights by 40 to 60 %."
+# claim = """\
+#   From small weights (sd 0.05), training lowers the stable rank of the weights by 40 to 60 %."""
 # field = "weight_change_small"
 # criterion = { above = -0.6, below = -0.4 }
 #
 # [[tool.axiom.findings]]
 # name = "compression_depends_on_initialisation"
-# claim = "Compression is not universal, it depends on initialisation: from He's scale the same networks keep at least 25 points more of their rank."
+# claim = """\
+#   Compression is not universal, it depends on initialisation: from He's scale the same networks \
+#   keep at least 25 points more of their rank."""
 # field = "weight_change_he"
 # control = "weight_change_small"
 # statistic = "difference"
@@ -120,25 +172,33 @@ What does not survive:
 #
 # [[tool.axiom.findings]]
 # name = "he_init_mostly_does_not_compress"
-# claim = "From He's scale, fewer than half of the configurations lose a tenth of the stable rank of their weights."
+# claim = """\
+#   From He's scale, fewer than half of the configurations lose a tenth of the stable rank of \
+#   their weights."""
 # field = "compressed_share_he"
 # criterion = { below = 0.5 }
 #
 # [[tool.axiom.findings]]
 # name = "higher_rate_compresses_more"
-# claim = "From small weights, the highest learning rate compresses the weights more than the lowest does."
+# claim = """\
+#   From small weights, the highest learning rate compresses the weights more than the lowest \
+#   does."""
 # field = "rate_effect"
 # criterion = { below = 0.0 }
 #
 # [[tool.axiom.findings]]
 # name = "strict_transitions_are_rare"
-# claim = "A detector that rejects smooth decay finds a phase transition in fewer than a third of the weight curves, not in all."
+# claim = """\
+#   A detector that rejects smooth decay finds a phase transition in fewer than a third of the \
+#   weight curves, not in all."""
 # field = "transition_share_strict"
 # criterion = { below = 0.34 }
 #
 # [[tool.axiom.findings]]
 # name = "compression_is_not_needed_to_generalise"
-# claim = "The arm that compresses does not generalise better: test accuracies differ by less than one point."
+# claim = """\
+#   The arm that compresses does not generalise better: test accuracies differ by less than one \
+#   point."""
 # field = "accuracy_small"
 # control = "accuracy_he"
 # statistic = "difference"
@@ -146,14 +206,14 @@ What does not survive:
 #
 # [[tool.axiom.figures]]
 # name = "weights"
-# title = "The same networks, two scales of initialisation: only small weights lose rank"
+# title = "The same networks, two scales of initialisation"
 # kind = "lines"
 # x = "epochs"
 # y = ["configs.small_weights", "configs.he_weights"]
-# legend = ["small init (sd 0.05)", "He init"]
+# legend = ["small init", "He init"]
 # label = "{hidden_layers} hidden, lr {learning_rate:g}"
 # x_label = "epoch"
-# y_label = "stable rank of the weights, relative to untrained"
+# y_label = "stable rank of weights / untrained"
 # y_mark = [1.0]
 #
 # [[tool.axiom.figures]]
@@ -162,11 +222,12 @@ What does not survive:
 # kind = "bars"
 # x = "configs.learning_rate"
 # y = ["configs.small_change", "configs.he_change"]
-# legend = ["small init (sd 0.05)", "He init"]
+# legend = ["small init", "He init"]
 # label = "{hidden_layers} hidden, lr {learning_rate:g}"
 # y_label = "relative change of the weights' stable rank"
 # ///
 
+import itertools
 import math
 
 import numpy as np
@@ -174,8 +235,9 @@ import numpy as np
 CLASSES = 3  # the log's setting: three Gaussian blobs ...
 INPUTS = 20  # ... in twenty dimensions
 SAMPLES = 1000  # training points, and as many test points: one test point is 0.1 % accuracy
-SEPARATION = 5.5  # between class centres, in noise sd: about 99 % accuracy is possible. Where classes
-#                   overlap (2 to 3), the network stores single points, which takes rank, not saves it.
+#: Between class centres, in noise sd: 99 % accuracy is possible. Where classes overlap (2 to 3) the
+#: network stores single points, and that takes rank.
+SEPARATION = 5.5
 BATCH = 32
 HIDDEN = ((64,), (128, 64), (256, 128, 64))  # shallow, medium, deep
 CONFIG_SECONDS = (1.2, 2.8, 7.5)  # nominal: one learning rate, both arms, 400 epochs; never a clock
@@ -186,10 +248,10 @@ KINDS = ("layers", "hidden_layers", "centred_layers")  # weights, representation
 DATA, ORDER, WEIGHTS, CONTROL = 0, 1, 10, 20  # streams of task.rng; weight layer i adds i
 
 COMPRESSED = -0.1  # a change below this counts as compression; two untrained draws differ by less
-MONOTONE_SLACK = 0.01  # a curve may rise this far above its lowest value so far: below sampling noise
+MONOTONE_SLACK = 0.01  # a curve may rise this far above its lowest value so far, relatively
 ACCURACY_GATE = 0.8  # mean test accuracy, chance being 0.33
 ACCURACY_GATE_EACH = 0.5  # of every single network
-LOSS_GATE = 0.9 * math.log(CLASSES)  # final training loss of every network; ln 3 is that of guessing
+LOSS_GATE = 0.9 * math.log(CLASSES)  # nats, final training loss of every net; guessing has ln 3
 UNTRAINED_GATE = 0.15  # two untrained draws may differ by this much on average
 
 
@@ -212,10 +274,12 @@ def draw_points(rng, centres):
 
 
 def draw_weights(task, hidden, first_stream):
-    """One standard normal matrix (fan_in, fan_out) per layer. No biases: rank is about the matrices."""
+    """One standard normal matrix (fan_in, fan_out) per layer; there are no biases."""
     sizes = (INPUTS, *hidden, CLASSES)
-    shapes = zip(sizes, sizes[1:], strict=False)
-    return [task.rng(first_stream + i).standard_normal(shape) for i, shape in enumerate(shapes)]
+    return [
+        task.rng(first_stream + i).standard_normal(shape)
+        for i, shape in enumerate(itertools.pairwise(sizes))
+    ]
 
 
 def scale(arm, matrix, init_sd):
@@ -227,7 +291,7 @@ def scale(arm, matrix, init_sd):
 
 
 def stable_rank(matrices):
-    """|A|_F^2 / |A|_2^2 of each matrix of a stack (nets, rows, columns), in f64; 0 where not finite."""
+    """|A|_F^2 / |A|_2^2 of each of a stack (nets, rows, columns), in f64; 0 where not finite."""
     a = matrices.astype(np.float64)
     return rank_from_gram(a @ a.mT if a.shape[1] < a.shape[2] else a.mT @ a)
 
@@ -247,7 +311,7 @@ def representation_ranks(h):
     """Stable ranks of representations (nets, points, width), as they are and less their mean."""
     h = h.astype(np.float64)
     mean = h.mean(axis=1, keepdims=True)
-    gram = np.stack([a.T @ a for a in h])  # one symmetric product each: half the work of a stacked one
+    gram = np.stack([a.T @ a for a in h])  # BLAS sees the symmetry, and does half the work
     return rank_from_gram(gram), rank_from_gram(gram - h.shape[1] * (mean.mT @ mean))
 
 
@@ -335,10 +399,10 @@ def sgd_step(xp, weights, updates, outputs, deltas, x, y, rates, zero):
 
 
 def train(task, hidden, learning_rates, data, on_epoch):
-    """Train one architecture at every rate and arm together; a list of snapshots and the final loss.
+    """Train one architecture at every rate and arm together: snapshots, and the final loss.
 
-    Nets are ordered rate by rate, and within a rate by ARMS. Each sees the same minibatches: 31 whole
-    ones an epoch, newly shuffled, the 8 points left over being others each time.
+    Nets are ordered rate by rate, and within a rate by ARMS. Each sees the same minibatches: 31
+    whole ones an epoch, newly shuffled, the 8 points left over being others each time.
     """
     p = task.parameters
     xp, place, fetch = arrays_on(task.device, p["precision"])
@@ -370,7 +434,7 @@ def train(task, hidden, learning_rates, data, on_epoch):
 
 
 def naive_transition(curve):
-    """What the log used: some step beyond mean + 2 sd of all steps. It fires on nearly any curve."""
+    """Is some step beyond mean + 2 sd of all steps? It is in nearly any curve."""
     steps = np.abs(np.diff(curve))
     return bool((steps > steps.mean() + 2 * steps.std()).any())
 
@@ -378,10 +442,10 @@ def naive_transition(curve):
 def strict_transition(curve):
     """Is there one sharp step inside the run that neither smooth decay nor chance explains?
 
-    A logistic must beat a stretched exponential by 6 units of BIC, with n corrected for autocorrelated
-    residuals, and leave far less variance than the steps of a random walk through the points have.
-    Its midpoint must lie inside the run, its 10-90 width be below a quarter of the run and its height
-    above half of the curve's range.
+    A logistic must beat a stretched exponential by 6 units of BIC, with n corrected for
+    autocorrelated residuals, and leave less variance than the steps of a random walk through the
+    points have. Its midpoint must lie inside the run, its 10-90 width be below a quarter of the run
+    and its height above half of the curve's range.
     """
     y = np.asarray(curve, float)
     n = len(y)
@@ -410,8 +474,8 @@ def stretched_exponential(t, log_tau, beta):
 
 WALK_SHARE = 0.6  # white noise on a step leaves at most half the variance of its own steps
 LOGISTIC_BOUNDS = ((0.0, 1.0), (math.log(0.002), math.log(0.5)))  # time runs from 0 to 1
-STRETCHED_BOUNDS = ((math.log(1e-4), math.log(10.0)), (0.1, 1.0))  # 1 is exponential, less is heavier
-GRID = (61, 25)  # points along the two shape parameters, then twice refined around the best
+STRETCHED_BOUNDS = ((math.log(1e-4), math.log(10.0)), (0.1, 1.0))  # stretch 1 is exponential
+GRID = (41, 17)  # points along the two shape parameters, then twice refined around the best
 REFINEMENTS = 2
 
 
@@ -482,7 +546,7 @@ def run_group(task, architecture, learning_rates, data, on_epoch):
 
 
 def plan(parameters, budget_seconds):
-    """[(architecture, its learning rates)] that the budget affords, in a fixed order, at least one."""
+    """[(architecture, its learning rates)] that the budget affords, in order, at least one."""
     affordable, spent = [], 0.0
     for architecture, seconds in enumerate(CONFIG_SECONDS):
         rates = []
@@ -496,17 +560,17 @@ def plan(parameters, budget_seconds):
 
 
 def untrained_change(task):
-    """Control: how far the ranks of a second untrained draw lie from the first's, by chance alone."""
+    """Control: how far a second untrained draw lies from the first, by chance alone."""
     changes = []
     for hidden in HIDDEN:
-        pairs = zip(draw_weights(task, hidden, WEIGHTS), draw_weights(task, hidden, CONTROL), strict=True)
-        for first, second in pairs:
+        draws = (draw_weights(task, hidden, stream) for stream in (WEIGHTS, CONTROL))
+        for first, second in zip(*draws, strict=True):
             changes.append(stable_rank(second[None])[0] / stable_rank(first[None])[0] - 1)
     return float(np.mean(changes))
 
 
 def rate_effects(records):
-    """The highest rate's change less the lowest's, and the middle's less the lower of its neighbours'."""
+    """Highest rate's change less the lowest's; the middle's less the lower of those two."""
     rates = sorted({r["learning_rate"] for r in records})
     by_depth = {}
     for r in records:
@@ -529,13 +593,15 @@ def summarise(records):
     result = {}
     for arm in ARMS:
         for short, name in (("weights", "weight"), ("hidden", "hidden"), ("centred", "centred")):
-            result[f"{name}_change_{arm}"] = float(np.mean([r[f"{arm}_{short}"][-1] for r in records])) - 1
+            last = [r[f"{arm}_{short}"][-1] for r in records]
+            result[f"{name}_change_{arm}"] = float(np.mean(last)) - 1
         result[f"compressed_share_{arm}"] = share(r[f"{arm}_change"] < COMPRESSED for r in records)
         result[f"accuracy_{arm}"] = float(np.mean([r[f"{arm}_accuracy"] for r in records]))
     result["rate_effect"], result["middle_rate_excess"] = rate_effects(records)
-    result["transition_share_strict"] = share(strict_transition(r["small_weights"]) for r in records)
-    result["transition_share_naive"] = share(naive_transition(r["small_weights"]) for r in records)
-    result["monotone_share_weights"] = share(is_monotone(r["small_weights"]) for r in records)
+    curves = [r["small_weights"] for r in records]
+    result["transition_share_strict"] = share(strict_transition(curve) for curve in curves)
+    result["transition_share_naive"] = share(naive_transition(curve) for curve in curves)
+    result["monotone_share_weights"] = share(is_monotone(curve) for curve in curves)
     result["monotone_share_hidden"] = share(is_monotone(r["small_hidden"]) for r in records)
     return result
 
@@ -549,7 +615,7 @@ def passes_gates(records, result):
     return all(
         r[f"{arm}_accuracy"] > ACCURACY_GATE_EACH
         and r[f"{arm}_loss"] < LOSS_GATE
-        and min(map(min, r[f"{arm}_layers"])) >= 0.99  # a stable rank is at least 1; 0 is divergence
+        and min(map(min, r[f"{arm}_layers"])) >= 0.99  # it is at least 1; 0 once diverged
         and result[f"accuracy_{arm}"] > ACCURACY_GATE
         for r in records
         for arm in ARMS

@@ -1,7 +1,7 @@
 """Rank dynamics as one would write it first: plain NumPy in float64, one network at a time, SVDs.
 
-The same task, draws, minibatches and measurements as experiments/rank_dynamics.py, written apart from
-it: each is the other's check. Run it:
+The same task, draws, minibatches and measurements as experiments/rank_dynamics.py, written apart
+from it: each is the other's check. Run it:
 
     python -m benchmarks.reference.rank_dynamics --seed 1 > reference.json
 """
@@ -92,7 +92,9 @@ def snapshot(weights: list[Array], x_test: Array) -> dict[str, list[float]]:
     }
 
 
-def train(seed: int, hidden: list[int], arm: str, lr: float, epochs: int, every: int) -> dict[str, Any]:
+def train(
+    seed: int, hidden: list[int], arm: str, lr: float, epochs: int, every: int
+) -> dict[str, Any]:
     x, y, x_test, y_test = make_blobs(seed)
     weights = init_weights(seed, hidden, arm)
     order = rng(seed, 1)
@@ -115,7 +117,7 @@ def train(seed: int, hidden: list[int], arm: str, lr: float, epochs: int, every:
 
 
 def run(seed: int, epochs: int = 400, every: int = 5) -> dict[str, Any]:
-    """The nine configurations, both arms each; curves are lists of layers, each a list of snapshots."""
+    """The nine configurations, both arms each; a curve is a list of layers, each of snapshots."""
     configs = []
     for hidden in ARCHITECTURES:
         for lr in LEARNING_RATES:
