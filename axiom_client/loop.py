@@ -148,6 +148,8 @@ class Agent:
             self._manager.ready()
             while performer.exit is None:
                 await self._turn(performer, await self._queue.get())
+                if performer.fault is not None:
+                    raise performer.fault
         finally:
             alive.cancel()
             await control.close()

@@ -67,6 +67,7 @@ class Performer:
         self._alarm: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self.exit: c.Exit | None = None
+        self.fault: BaseException | None = None  # of something started here, for the loop to raise
 
     def persist(self, commands: list[c.Command]) -> None:
         """The journal's share of them, whole or not at all. Raises DiskFull or JournalBroken."""
@@ -146,7 +147,14 @@ class Performer:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Nothing that fails in the background fails in silence: the loop raises it."""
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fault = error
+            self._emit(e.TimerFired(now=time.monotonic()))
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:

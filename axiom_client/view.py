@@ -130,7 +130,7 @@ def _tasks(state: AgentState, now: float) -> list[TaskView]:
 def _task(state: AgentState, task: TaskState, slot: str, now: float) -> TaskView:
     elapsed = ran_seconds(task, now)
     bundle = state.bundles.get(task.record.grant.sha256)
-    names = {"granted": "fetching"}
+    names = {"granted": "queued" if task.record.accepted else "fetching"}
     left = None
     if task.phase in ("running", "paused"):
         expected = task_seconds(task, state.bundles, state.durations)

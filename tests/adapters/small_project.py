@@ -1,4 +1,4 @@
-"""A project as small as the agent's tests need: real keys, bundles and HTTP; its queue in memory."""
+"""A project as small as the agent's tests need: real keys, bundles, HTTP; its queue in memory."""
 
 from __future__ import annotations
 

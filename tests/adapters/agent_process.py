@@ -1,0 +1,118 @@
+"""A real agent process in a folder of its own, and the commands that steer it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+WAIT_SECONDS = 90.0  # a loaded two-core machine; a test that hangs must still end
+ROOT = Path(__file__).parents[2]
+
+
+def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
+    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
+    until = time.monotonic() + seconds
+    while True:
+        if value := probe():
+            return value
+        if time.monotonic() > until:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.05)
+
+
+class AgentProcess:
+    """``folder`` holds everything of this agent."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "AXIOM_CLIENT_DIR": str(folder),
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        }
+        self.process: subprocess.Popen[str] | None = None
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "axiom_client", *words], env=self.environment,
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    def ok(self, *words: str) -> str:
+        """Run a command that must succeed; what it printed."""
+        done = self.command(*words)
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def refused(self, code: int, *words: str) -> str:
+        """Run a command that must fail with ``code`` and one line; that line."""
+        done = self.command(*words)
+        assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        [line] = done.stderr.splitlines()
+        return line
+
+    def json(self, *words: str) -> Any:
+        """What a reading command says to programs."""
+        return json.loads(self.ok(*words, "--json"))
+
+    def start(self, *words: str, file_bytes_max: int | None = None) -> subprocess.Popen[str]:
+        """Run the agent in the background; its lines go to ``folder``.out."""
+
+        def bound() -> None:
+            if file_bytes_max is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+
+        with self.folder.with_suffix(".out").open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "axiom_client", "run", "--no-display", *words],
+                env=self.environment, stdout=out, stderr=out, text=True,
+                preexec_fn=bound if file_bytes_max else None,
+            )  # fmt: skip
+        return self.process
+
+    def said(self) -> str:
+        """What the agent has printed."""
+        return self.folder.with_suffix(".out").read_text()
+
+    def tasks(self, state: str) -> list[int]:
+        """The tasks in this state, as the agent or its journal has it."""
+        return [t["task_id"] for t in self.json("tasks")["tasks"] if t["state"] == state]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that the agent started and that lives."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=WAIT_SECONDS)
+
+    def close(self) -> None:
+        """Whatever a test left running ends."""
+        if self.process is not None and self.process.poll() is None:
+            family = self.family()
+            self.kill()
+            _, alive = psutil.wait_procs(family, timeout=10)
+            for process in alive:
+                process.kill()
