@@ -21,12 +21,14 @@ from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from axiom_protocol.manifest import read_manifest
 from axiom_server.errors import ServerError
 
 READY_WITHIN_SECONDS = 60.0  # initdb and migrations take two on an idle machine
 READY_POLL_SECONDS = 0.1
 STOP_WITHIN_SECONDS = 20.0  # serve drains, then PostgreSQL makes its checkpoint
 REVIEW_SECONDS = 20.0  # kept back from --seconds for the last reports, review and log
+BUSY_SHARE = 0.75  # of the cores' time that runs get: the last one ends alone, and others want some
 VOLUNTEER = "Demo volunteer"
 
 
@@ -67,8 +69,8 @@ def _play(programs: _Programs, until: float, keep: bool) -> None:
     programs.staff("publish", *map(str, library()))
     address = programs.serve()
     programs.volunteer("attach", address, "--user", VOLUNTEER)
-    programs.staff("deploy", *(path.stem for path in library()), "--count", "1")
     left = max(5.0, until - time.monotonic() - REVIEW_SECONDS)
+    _deploy_one_of_each(programs, left)
     programs.volunteer("run", "--until-idle", "--display", "--seconds", f"{left:.0f}")
     programs.staff("review", quiet=True)
     print(programs.staff("log", quiet=True))
@@ -76,6 +78,18 @@ def _play(programs: _Programs, until: float, keep: bool) -> None:
         print(f"The server is still up: {address} (process {programs.server_pid()})")
         print(f"Its folder: {programs.project}")
         print(f"Stop it with: kill {programs.server_pid()}")
+
+
+def _deploy_one_of_each(programs: _Programs, seconds: float) -> None:
+    """One workunit of every experiment, at a smaller budget where the whole one would not fit."""
+    nominal = {path.stem: read_manifest(path.read_text()).expected_seconds for path in library()}
+    share = BUSY_SHARE * (os.cpu_count() or 1) * seconds / sum(nominal.values())
+    if share >= 1:
+        programs.staff("deploy", *nominal, "--count", str(len(nominal)))
+        return
+    print(f"{seconds:.0f} s is too short for whole runs: each gets {share:.0%} of its budget")
+    for name, budget in nominal.items():
+        programs.staff("deploy", name, "--count", "1", "--budget", f"{budget * share:.1f}")
 
 
 class _Programs:

@@ -217,6 +217,7 @@ def _record(
                 "new": v.experiment_id in new,
             }
             for v in by_id.values()
+            if made.experiments[v.name]
         ],
         "hosts": [[host, n["cpu"], n["gpu"]] for host, n in made.hosts.items()],
         "pool": made.pool,

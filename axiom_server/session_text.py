@@ -146,8 +146,16 @@ def _tried(tried: dict[str, Any]) -> list[str]:
 
 
 def _findings(log: SessionLog) -> list[str]:
-    lines = [f"- {_finding(line)}" for line in log.findings]
+    lines: list[str] = []
     numbered = {line.experiment for line in log.findings}
+    for name in sorted(numbered):
+        mine = [line for line in log.findings if line.experiment == name]
+        measured = [line for line in mine if line.seeds]
+        lines += [name, *(f"  - {_finding(line)}" for line in measured)]
+        if waiting := len(mine) - len(measured):
+            lines.append(
+                f"  - {waiting} declared {_plural('finding', waiting)} without a result yet"
+            )
     without = sum(n for name, n in log.by_experiment.items() if name not in numbered)
     if without:
         lines.append(
@@ -170,10 +178,7 @@ def _finding(line: FindingLine) -> str:
         numbers.append(f"d = {line.effect_size:.2f}")
     if line.sign_share is not None and line.sign_p is not None:
         numbers.append(f"sign {line.sign_share:.0%} (p = {line.sign_p:.2g})")
-    return (
-        f"{line.experiment}: {line.claim} — {line.verdict.upper()}\n"
-        f"    {'; '.join(numbers)}; {line.reason}"
-    )
+    return f"{line.claim} — {line.verdict.upper()}\n      {'; '.join(numbers)}; {line.reason}"
 
 
 def _n(value: float) -> str:

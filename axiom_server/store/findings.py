@@ -12,7 +12,11 @@ SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdi
 
 
 async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
-    """Results of a version, reduced to what its findings read; unsettled disputes are left out."""
+    """Results of a version, reduced to what its findings read.
+
+    Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
+    the configurations that the findings speak of.
+    """
     fields = _fields(manifest)
     found = await rows(
         connection,
@@ -22,13 +26,13 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
            FROM results r JOIN tasks t USING (task_id)
            JOIN workunits w ON w.workunit_id = r.workunit_id
            JOIN parameter_sets p USING (parameters_id)
-           WHERE r.version_id = %s AND NOT EXISTS (
+           WHERE r.version_id = %s AND p.budget_seconds >= %s AND NOT EXISTS (
                SELECT FROM comparisons c WHERE c.workunit_id = r.workunit_id
                AND c.state IN ('disputed', 'given_up') AND c.note <> ''
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
                     WHERE tasks.workunit_id = r.workunit_id) > 1)
            ORDER BY r.task_id DESC LIMIT {SAMPLES_MOST}""",
-        (fields, version_id),
+        (fields, version_id, manifest.expected_seconds),
     )
     return [
         Sample(
