@@ -108,7 +108,7 @@ class ControlServer:
     def _answer(self, line: bytes) -> Answer:
         try:
             request = msgspec.json.decode(line, type=Request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Answer(problem=f"not understood: {error}")
         agent, now = self._agent, time.monotonic()
         match request.do:
@@ -148,7 +148,7 @@ def ask(path: Path, request: Request) -> Answer:
     """Ask the running agent. Raises NotRunning, ControlRefused, NoSuchTask."""
     try:
         answer = msgspec.json.decode(_exchange(path, request), type=Answer)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ControlRefused(
             "the running agent does not answer in a way this version understands; restart it"
         ) from None

@@ -210,7 +210,7 @@ def decode(decoder: Callable[[bytes], T], raw: bytes) -> T:
     """Decode a message. Raises Refused with the field that is wrong."""
     try:
         return decoder(raw)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "The message is not understood", str(error)) from None
 
 

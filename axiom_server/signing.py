@@ -134,7 +134,7 @@ def read_request(path: Path) -> SigningRequest:
         return msgspec.json.decode(path.read_bytes(), type=SigningRequest)
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileUnreadable(f"{path} is not a signing request: {error}") from None
 
 

@@ -120,7 +120,7 @@ class Api:
             raise self._refusal(status, answer, answer_headers)
         try:
             return msgspec.json.decode(answer, type=kind)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._stranger() from None
 
     async def _exchange(
@@ -166,7 +166,7 @@ class Api:
     def _refusal(self, status: int, answer: bytes, headers: httpx.Headers) -> ProjectProblem:
         try:
             problem: Any = msgspec.json.decode(answer, type=Problem)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             problem = None
         said = " ".join(filter(None, (problem.title, problem.detail))) if problem else ""
         said = " ".join(said.split()) or f"status {status}"
