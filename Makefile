@@ -4,6 +4,8 @@
 #   make test       the tests                     make lint      ruff, mypy --strict, layers
 #   make science    every seed of every experiment (slow)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
+#   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
+#   make release    all that is published         make packages-test  built, linted, installed (slow)
 
 SHELL := /bin/sh
 VENV ?= .venv
@@ -15,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 230
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint science bench fuzz clean
+.PHONY: help demo test lint science bench fuzz packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -56,5 +58,23 @@ bench: $(VENV)/.dev-stamp
 fuzz: $(VENV)/.dev-stamp
 	$(BIN)/python -m tests.fuzz
 
+$(VENV)/.packages-stamp: $(VENV)/.dev-stamp
+	@echo "== installing the tools for documents and packages (once)"
+	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev,docs,packages]'
+	@touch $@
+
+packages: $(VENV)/.packages-stamp
+	$(BIN)/python packaging/build_packages.py dist
+
+packages-test: packages
+	$(BIN)/python -m pytest tests/packaging -m 'slow or not slow'
+
+docs: $(VENV)/.packages-stamp
+	$(BIN)/python packaging/doc_tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release: $(VENV)/.packages-stamp
+	$(BIN)/python packaging/release.py dist
+
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) build dist site demo

