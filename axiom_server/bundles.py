@@ -232,9 +232,11 @@ class Repository:
         self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
 
     def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
-        version = old.version + 1 if old else 1
+        now = self._clock()
         snapshot = Snapshot(
-            version=version, expires=self._clock() + SNAPSHOT_LIFE, meta={"targets.json": targets}
+            version=_next_version(old.version if old else 0, now),
+            expires=now + SNAPSHOT_LIFE,
+            meta={"targets.json": targets},
         )
         metadata = Metadata(snapshot)
         sign(metadata, keys.of("snapshot"))
@@ -242,9 +244,10 @@ class Repository:
         self._sign_timestamp(self.metadata.write_snapshot(metadata), keys)
 
     def _sign_timestamp(self, snapshot: MetaFile, keys: Keys) -> None:
-        version = self.metadata.timestamp().signed.version + 1 if self.metadata.exists else 1
+        now = self._clock()
+        old = self.metadata.timestamp().signed.version if self.metadata.exists else 0
         timestamp = Timestamp(
-            version=version, expires=self._clock() + TIMESTAMP_LIFE, snapshot_meta=snapshot
+            version=_next_version(old, now), expires=now + TIMESTAMP_LIFE, snapshot_meta=snapshot
         )
         metadata = Metadata(timestamp)
         sign(metadata, keys.of("timestamp"))
@@ -258,3 +261,12 @@ class Repository:
 
     def _path(self, sha256: str, path: str) -> Path:
         return self.folder / "targets" / f"{sha256}.{path}"
+
+
+def _next_version(old: int, now: datetime) -> int:
+    """The next version of the server's metadata: seconds since 1970, and always above the last.
+
+    Counted from one, a server restored from yesterday's backup would look like a rollback for as
+    many hours as it lost.
+    """
+    return max(old + 1, int(now.timestamp()))

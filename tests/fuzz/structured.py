@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -175,9 +177,64 @@ def encoded(values: SearchStrategy[Any]) -> SearchStrategy[bytes]:
     return values.map(lambda value: json.dumps(value).encode())
 
 
+BITS = [
+    b"[", b"]", b"{", b"}", b'"', b",", b":", b"=", b"\n", b"# ///", b"-", b".", b"e9", b"\\u",
+    b"\0", b"\xff", b"null", b"true", b"nan", b"1e400", b"9" * 400, b"[" * 200,
+]  # fmt: skip
+
+
+def variants(data: bytes, seed: int, count: int) -> Iterator[bytes]:
+    """``data`` itself and ``count - 1`` broken copies, each broken in one to three places."""
+    yield data
+    rng = random.Random(seed)
+    for _ in range(count - 1):
+        broken = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            start = rng.randint(0, len(broken))
+            end = start + rng.choice((0, 0, 1, 1, 4, 40))
+            other = rng.randint(0, len(broken))
+            piece = rng.choice(
+                (rng.choice(BITS), rng.randbytes(1), bytes(broken[other:][:40]), b"")
+            )
+            broken[start:end] = piece
+        yield bytes(broken)
+
+
+ANSWERS = table(
+    {
+        "request_id": st.text("0123456789abcdef", max_size=16),
+        "protocol_version": st.integers(0, 2),
+        "grants": st.lists(
+            table(
+                {
+                    "task_id": NUMBERS,
+                    "experiment": st.just("walk"),
+                    "version": st.just("1.0.0"),
+                    "sha256": st.just("a" * 64),
+                    "parameters": st.just({}),
+                    "seed": st.integers(0, 2**53),
+                    "budget_seconds": SMALL,
+                    "device": st.sampled_from(["cpu", "gpu"]),
+                    "lease_seconds": SMALL,
+                },
+                GRANT_KEYS,
+            ),
+            max_size=4,
+        ),
+        "acknowledged": st.lists(table({"task_id": NUMBERS}, ["task_id"]), max_size=3),
+        "cancelled": st.lists(NUMBERS, max_size=3),
+        "next_sync_seconds": NUMBERS,
+        "no_work_reason": st.text(max_size=5),
+        "notices": st.lists(st.text(max_size=5), max_size=3),
+        "credit": table({"host_total": NUMBERS, "pending_results": NUMBERS}, ["host_total"]),
+    },
+    ["grants", "cancelled", "credit", "notices"],
+)
+
 STRUCTURED: dict[str, SearchStrategy[bytes]] = {
     "sync": encoded(SYNCS),
     "manifest": manifests(),
     "gate": encoded(RESULTS),
     "grant": encoded(GRANTS),
+    "answer": encoded(ANSWERS),
 }

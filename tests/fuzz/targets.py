@@ -13,12 +13,16 @@ from typing import Any
 
 import msgspec
 
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.agent import step
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import ManifestError, Scalar, read_manifest
-from axiom_protocol.messages import REPORTS_MAX, Grant, Problem, SyncRequest
+from axiom_protocol.messages import REPORTS_MAX, Grant, Problem, SyncAnswer, SyncRequest
 from axiom_protocol.result import ResultRefused, decode_result, gate
 from axiom_server.api import Refused, decode
+from tests.decide.client.world import SHA, World, manifest
 
 CORPUS = Path(__file__).parent / "corpus"
 MESSAGE_CHARACTERS_MAX = 20_000  # of a refusal: it goes to logs and over the wire
@@ -57,8 +61,10 @@ MANIFEST_TEXT = """
 # ///
 """
 MANIFEST = read_manifest(MANIFEST_TEXT)
+ASKING = World()  # an agent that waits for its server's first answer
 
 _sync = msgspec.json.Decoder(SyncRequest).decode
+_answer = msgspec.json.Decoder(SyncAnswer).decode
 _grant = msgspec.json.Decoder(Grant).decode
 
 
@@ -112,7 +118,7 @@ def check_grant(data: bytes) -> None:
     """The agent's binding of a grant: parameters inside the signed ranges, or GrantRefused."""
     try:
         grant = _grant(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     try:
         chosen = bind(grant, MANIFEST)
@@ -127,6 +133,22 @@ def check_grant(data: bytes) -> None:
     assert chosen["on"] in (True, False)
     assert all(0 <= item <= 9 for item in chosen["many"])
     assert 1 <= len(chosen["many"]) <= 3
+
+
+def check_answer(data: bytes) -> None:
+    """The agent after any answer of its server: it goes on, whatever it was sent."""
+    try:
+        answer = _answer(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    state, _ = step(ASKING.state, e.SyncAnswered(now=ASKING.now, answer=answer))
+    fetched = e.BundleFetched(now=ASKING.now, sha256=SHA, path="/bundle.py", manifest=manifest())
+    state, commands = step(state, fetched)
+    for command in commands:
+        if isinstance(command, c.StartTask):
+            assert command.source_path == "/bundle.py"
+            assert command.parameters.keys() == manifest().parameters.keys()
+    step(state, e.TimerFired(now=ASKING.now + 86_400))
 
 
 def _check_message(refused: Exception) -> None:
@@ -168,4 +190,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifest": check_manifest,
     "gate": check_gate,
     "grant": check_grant,
+    "answer": check_answer,
 }

@@ -52,6 +52,11 @@ class Project:
     def metadata(self) -> Path:
         return self.folder / "bundles" / "metadata"
 
+    @property
+    def snapshot_name(self) -> str:
+        """The current snapshot's file."""
+        return f"{self.repository.metadata.snapshot().signed.version}.snapshot.json"
+
     def publish(self, version: str = "1.0.0", name: str = "short_walk") -> Published:
         return self.repository.publish(script(version, name), self.keys)
 
