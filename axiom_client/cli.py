@@ -57,7 +57,12 @@ def attach(
     user: Annotated[str, typer.Option(help="A name for a new account.")] = "",
     name: Annotated[str, typer.Option(help="What the project calls this host.")] = "",
     fingerprint: Annotated[
-        str, typer.Option(help="The project's root fingerprint, as published elsewhere.")
+        str,
+        typer.Option(
+            "--root-fingerprint",
+            "--fingerprint",
+            help="The project's root fingerprint, as published elsewhere.",
+        ),
     ] = "",
 ) -> None:
     """Join a project with this host."""
