@@ -148,6 +148,8 @@ class EmbeddedPostgres:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
             if any("No space left" in line for line in lines):
                 raise OSError(errno.ENOSPC, "initdb")
+            if ":" in how and any("Permission denied" in line for line in lines):
+                raise self._no_way(how, self.folder)
             raise DatabaseUnreachable(
                 f"PostgreSQL's initdb failed in {scratch}: {lines[-1] if lines else 'no message'}"
             )
@@ -213,15 +215,16 @@ class EmbeddedPostgres:
         ordinary = _ordinary_user()
         _give(self.folder, ordinary)
         _give(scratch, ordinary)
-        tried = self._run(ordinary, "postgres", "--version")
-        reachable = self._run(ordinary, "initdb", "--show", "--pgdata", str(scratch))
-        if tried.returncode == IMPOSSIBLE_EXIT_CODE or reachable.returncode:
-            raise DatabaseUnreachable(
-                "PostgreSQL refuses to run as root, user namespaces are not allowed here and "
-                f"user {ordinary} cannot reach {self.folder}: run axiom-server as an ordinary "
-                "user, choose a folder under /var/lib, or set AXIOM_DATABASE_URL"
-            )
+        if self._run(ordinary, "postgres", "--version").returncode == IMPOSSIBLE_EXIT_CODE:
+            raise self._no_way(ordinary, self.binaries)
         return ordinary
+
+    def _no_way(self, user: str, place: Path) -> DatabaseUnreachable:
+        return DatabaseUnreachable(
+            "PostgreSQL refuses to run as root, user namespaces are not allowed here and "
+            f"user {user} cannot reach {place}: run axiom-server as an ordinary user, "
+            "use a folder under /var/lib, or set AXIOM_DATABASE_URL"
+        )
 
     def _way_of_owner(self) -> str:
         if os.geteuid() != 0:
