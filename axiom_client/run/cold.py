@@ -7,12 +7,13 @@ import os
 
 from axiom_client.run import child
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
-from axiom_client.sandbox import linux
+from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.libc import SandboxError
 
 
 def main(parent: int, channel: int) -> None:
     """Run the one task whose channel this is. ``parent`` is 0 in a process namespace of its own."""
+    process.reset_signals()
     trouble = ""
     try:
         linux.detach(parent)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -21,7 +20,7 @@ import traceback
 import msgspec
 from msgspec import Struct
 
-from axiom_client.run import child, libraries
+from axiom_client.run import child, huge_pages, libraries
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
 from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.libc import SandboxError
@@ -183,7 +182,7 @@ def main(environment: str, parent: int, descriptor: int) -> None:
     process.die_with(parent)
     os.setsid()
     process.adopt_orphans()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.reset_signals()  # its children inherit them
     agent = socket.socket(fileno=descriptor)
     agent.set_inheritable(False)
     try:
@@ -194,6 +193,7 @@ def main(environment: str, parent: int, descriptor: int) -> None:
     gc.collect()
     gc.disable()  # children enable it; what is frozen here is never walked, and so never copied
     gc.freeze()
+    huge_pages.collapse()
     agent.send(msgspec.json.encode(Ready()))
     try:
         _Children(agent).serve()

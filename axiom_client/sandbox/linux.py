@@ -16,9 +16,8 @@ from axiom_client.sandbox.policy import Policy
 
 
 def detach(parent: int) -> None:
-    """Die with the parent; own session, default signals, no capabilities, first for the OOM."""
+    """Die with the parent; own session, no capabilities, the first to go when memory runs out."""
     process.die_with(parent)
-    process.reset_signals()
     os.setsid()
     process.volunteer_for_oom()
     process.drop_capabilities()

@@ -34,6 +34,7 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
     ``outside`` is a file of this user's that a task must not reach.
     """
     policy = msgspec.json.decode(policy_json, type=Policy)
+    process.reset_signals()
     channel = os.dup2(1, 3)  # what a task has there
     try:
         linux.detach(parent)
