@@ -18,6 +18,7 @@ from axiom_protocol.result import Result
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -72,9 +73,9 @@ def draw(
     with matplotlib.rc_context(_style()):
         width, height = PANEL_INCHES
         sheet = Sheet(figsize=(width, height * len(figures)), layout="constrained")
-        for i, figure in enumerate(figures):
-            axes = sheet.add_subplot(len(figures), 1, i + 1)
-            _draw_panel(axes, figure, passed)
+        panels = sheet.subfigures(len(figures), 1, squeeze=False)[:, 0]
+        for panel, figure in zip(panels, figures, strict=True):
+            _draw_panel(panel.add_subplot(), figure, passed)
         sheet.supxlabel(_footer(manifest, passed), fontsize=9, color=GREY, x=0.99, ha="right")
         sheet.savefig(path, dpi=DOTS_PER_INCH)
 
@@ -84,7 +85,7 @@ def _style() -> Any:
         "font.family": "sans-serif",
         "font.size": 12,
         "text.color": INK,
-        "text.parse_math": False,  # a "$" in a title is a dollar
+        "text.parse_math": False,  # a "$" in a title is a dollar; so log axes get plain labels
         "axes.labelcolor": INK,
         "axes.edgecolor": GREY,
         "axes.spines.top": False,
@@ -266,7 +267,9 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xscale(figure.y_scale)
+    if figure.y_scale == "log":
+        axes.set_xscale("log", nonpositive="clip")
+        _label_decades(axes.xaxis)
     axes.set_xlabel(figure.y_label)
     axes.set_ylabel(figure.x_label)
     for mark in (*figure.y_mark, *([0.0] if figure.y_scale == "linear" else [])):
@@ -302,6 +305,8 @@ def _map(axes: Axes, figure: Figure, results: list[Result]) -> None:
     bar.outline.set_visible(False)
     bar.set_label(figure.z_label or figure.z.rpartition(".")[2])
     _scales_and_marks(axes, figure)
+    _tick_at(axes.xaxis, xs)
+    _tick_at(axes.yaxis, ys)
     axes.set_xlabel(figure.x_label or figure.x.rpartition(".")[2])
     axes.set_ylabel(figure.y_label or _legend(figure, 0))
 
@@ -323,10 +328,35 @@ def _edges(centres: list[float], scale: str) -> Array:
 
 
 def _scales_and_marks(axes: Axes, figure: Figure) -> None:
-    axes.set_xscale(figure.x_scale)
-    axes.set_yscale(figure.y_scale, **({"nonpositive": "mask"} if figure.y_scale == "log" else {}))
     for x in figure.x_mark:
         axes.axvline(x, color=INK, linewidth=1.2, linestyle="--", zorder=1.5)
     for y in figure.y_mark:
         axes.axhline(y, color=INK, linewidth=1.2, linestyle="--", zorder=1.5)
     axes.margins(x=0.02)
+    if figure.x_scale == "log":
+        axes.set_xscale("log", nonpositive="mask")
+        _label_decades(axes.xaxis)
+    if figure.y_scale == "log":
+        axes.set_yscale("log", nonpositive="mask")
+        _label_decades(axes.yaxis)
+
+
+def _label_decades(axis: Axis) -> None:
+    """Plain numbers on a log axis: decades, or 1, 2 and 5 of each where there are few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    subdivisions = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0) if high > 5 * low else None
+    if subdivisions is None:  # less than one decade: every tenth of it
+        axis.set_major_locator(LogLocator(subs=range(1, 10)))
+    else:
+        axis.set_major_locator(LogLocator(subs=subdivisions, numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick_at(axis: Axis, values: list[float]) -> None:
+    """Few values of a map: label the values themselves."""
+    if len(values) <= 8:
+        axis.set_ticks(values, [f"{value:g}" for value in values])
+        axis.set_ticks([], minor=True)
