@@ -1,6 +1,6 @@
 """Fuzz what strangers can send: ``python -m tests.fuzz [--inputs N] [TARGET ...]``, or make fuzz.
 
-Each target gets N inputs that are almost right (a tenth made by hypothesis from the words of the
+Each target gets N inputs that are almost right (one in 50 made by hypothesis from the words of the
 format, the rest by breaking those here and there) and, where atheris is installed, N more found by
 coverage. A finding is shown, kept in --folder, and ends it with 1.
 """
@@ -24,7 +24,7 @@ from tests.fuzz.structured import STRUCTURED, variants
 from tests.fuzz.targets import CORPUS, TARGETS
 
 INPUTS = 100_000
-VARIANTS = 10  # of each that hypothesis makes: making one costs more than checking ten
+VARIANTS = 50  # of each that hypothesis makes: making one costs as much as checking hundreds
 GROWTH_BYTES_MAX = 64 * 1024 * 1024  # after the first tenth; a leak of 1 kB an input would be 90 MB
 
 
