@@ -254,10 +254,14 @@ async def _lease(
     kept: Sequence[TaskRow], intake: _Intake, request: SyncRequest,
 ) -> tuple[list[Grant], str]:  # fmt: skip
     """Offer work until the host's room is filled or the pools are empty."""
+    user_leased = 0
+    if config.lease.tasks_per_user and host.user_id is not None:
+        user_leased = await store.leased_by_user(connection, host.user_id)
     view = lease.HostView(
         cpu_cores=host.cpu_cores, gpus=host.gpus, memory_bytes=host.memory_bytes,
         environments=frozenset(host.environments), pace=intake.pace, failing=intake.failing,
         leased={d: _slots(catalogue, kept, d) for d in ("cpu", "gpu")},
+        user_leased=user_leased,
         quarantined=host.state_reason or "see its owner" if host.state == "quarantined" else "",
     )  # fmt: skip
     typical = _typical_seconds(catalogue, view)

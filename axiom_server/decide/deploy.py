@@ -77,19 +77,21 @@ def spread(
     candidates: Sequence[Candidate], count: int, hosts: Sequence[int | None], device: Device
 ) -> list[Placement]:
     """``count`` workunits for each of ``hosts`` (None: the pool), versions taking turns."""
-    given = dict.fromkeys((c.version_id for c in candidates), 0)
     fitting = [c for c in candidates if c.fits(device)]
     placed = []
-    for host_id in hosts:
-        counts: dict[int, int] = {}
-        for _ in range(count if fitting else 0):
-            chosen = min(fitting, key=lambda c: given[c.version_id])
-            given[chosen.version_id] += 1
-            counts[chosen.version_id] = counts.get(chosen.version_id, 0) + 1
-        placed += [
-            Placement(version_id=v, host_id=host_id, device=device, count=n)
-            for v, n in counts.items()
-        ]
+    for turn, host_id in enumerate(hosts):
+        for i, candidate in enumerate(fitting):
+            place = (i - turn * count) % len(fitting)  # where the turn of the last host ended
+            share = (count - place + len(fitting) - 1) // len(fitting)
+            if share > 0:
+                placed.append(
+                    Placement(
+                        version_id=candidate.version_id,
+                        host_id=host_id,
+                        device=device,
+                        count=share,
+                    )  # fmt: skip
+                )
     return placed
 
 

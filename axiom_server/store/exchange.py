@@ -274,6 +274,17 @@ async def want_comparison(connection: Connection, tasks: Sequence[TaskRow]) -> N
     )
 
 
+async def leased_by_user(connection: Connection, user_id: int) -> int:
+    """Tasks in the hands of all of a user's hosts."""
+    cursor = await connection.execute(
+        """SELECT count(*) FROM tasks t JOIN hosts h USING (host_id)
+           WHERE h.user_id = %s AND t.state = 'leased'""",
+        (user_id,),
+    )
+    found = await cursor.fetchone()
+    return int(found[0]) if found else 0
+
+
 async def candidates(
     connection: Connection,
     host_id: int,

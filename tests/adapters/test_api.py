@@ -232,7 +232,8 @@ def test_acknowledged_reports_survive_the_kill_of_server_and_database(
         for _ in range(5):
             reports = [
                 {"task_id": g["task_id"], "outcome": "success", "elapsed_seconds": 1,
-                 "cpu_seconds": 1, "result": {"valid": 1, "configs_done": 3, "exponent": 0.5 + g["seed"] * 1e-4}}
+                 "cpu_seconds": 1,
+                 "result": {"valid": 1, "configs_done": 3, "exponent": 0.5 + g["seed"] * 1e-4}}
                 for g in grants
             ]  # fmt: skip
             answer = sync(client, token, reports=reports).json()

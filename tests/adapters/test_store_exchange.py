@@ -134,6 +134,17 @@ def test_limits_of_a_host(postgres: str) -> None:
         assert len(host.held) == 3
 
 
+def test_limits_of_a_user(postgres: str) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo, Config(lease=LeasePolicy(tasks_per_user=5)))
+        project.publish()
+        project.deploy("short_walk", count=20)
+        one, two = project.host("ann"), project.host("ann")
+        one.sync()
+        two.sync()
+        assert (len(one.held), len(two.held)) == (4, 1)
+
+
 def test_a_host_that_fails_is_fed_one_task_at_a_time(project: ServerProject) -> None:
     project.deploy("short_walk", count=100)
     host = project.host(cores=16)

@@ -1,0 +1,53 @@
+"""What is believed of claimed elapsed seconds."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axiom_server.decide.elapsed import (
+    CLOCK_TOLERANCE,
+    GRACE_SECONDS,
+    Claim,
+    allowance_after,
+    believe,
+)
+
+
+def test_a_task_cannot_have_run_longer_than_since_its_grant() -> None:
+    claim = Claim(task_id=1, claimed_seconds=500.0, wall_seconds=60.0)
+    assert believe([claim], 1e9, 4).elapsed_seconds == {1: 60.0}
+
+
+def test_a_host_cannot_have_worked_longer_than_its_slots() -> None:
+    claims = [Claim(task_id=i, claimed_seconds=100.0, wall_seconds=100.0) for i in range(40)]
+    allowance = allowance_after(0.0, 4, 100.0, True)
+    believed = believe(claims, allowance, 4)
+    total = sum(believed.elapsed_seconds.values())
+    assert total <= 400 * CLOCK_TOLERANCE + 4 * GRACE_SECONDS + 1e-6
+    assert believed.allowance_seconds == 0
+
+
+def test_nothing_is_saved_up_while_nothing_is_held() -> None:
+    assert allowance_after(1000.0, 4, 3600.0, False) == 0.0
+
+
+@given(
+    st.integers(1, 64),
+    st.lists(st.tuples(st.floats(0.1, 500), st.integers(0, 64)), min_size=1, max_size=20),
+)
+def test_an_honest_host_is_believed(slots: int, syncs: list[tuple[float, int]]) -> None:
+    """However its syncs and reports fall: tasks that fit its slots are credited in full."""
+    allowance, unspent = 0.0, 0.0
+    for seconds, finished in syncs:
+        allowance = allowance_after(allowance, slots, seconds, True)
+        unspent += slots * seconds  # what its slots really ran and has not been reported
+        claims = [
+            Claim(task_id=i, claimed_seconds=unspent / 64, wall_seconds=1e9)
+            for i in range(min(finished, 64))
+        ]
+        believed = believe(claims, allowance, slots)
+        for claim in claims:
+            assert believed.elapsed_seconds[claim.task_id] >= claim.claimed_seconds * (1 - 1e-9)
+        unspent -= sum(c.claimed_seconds for c in claims)
+        allowance = believed.allowance_seconds

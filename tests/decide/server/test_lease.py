@@ -1,0 +1,102 @@
+"""Room on a host, quotas of pools, lengths of leases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axiom_protocol.messages import Capacity
+from axiom_server.decide import lease
+from axiom_server.decide.lease import HostView, LeasePolicy, PoolView, Room
+
+GIB = 1 << 30
+HOST = HostView(
+    cpu_cores=16, gpus=2, memory_bytes=64 * GIB, environments=frozenset({"numpy", "torch"}),
+    leased={"cpu": 0, "gpu": 0},
+)  # fmt: skip
+POOL = PoolView(
+    version_id=1, device="cpu", environment="numpy", cpu_cores=1, memory_bytes=GIB,
+    expected_seconds=60.0,
+)  # fmt: skip
+FREE = Capacity(cpu_slots=16, cpu_slots_free=16, gpu_slots=2, gpu_slots_free=2)
+
+
+@given(
+    st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 64), st.floats(0, 1e5),
+    st.floats(0.1, 1e4),
+)  # fmt: skip
+def test_a_host_never_holds_more_than_slots_and_buffer(
+    slots: int, free: int, held: int, buffer: float, typical: float
+) -> None:
+    capacity = Capacity(cpu_slots=slots, cpu_slots_free=free, buffer_seconds=buffer)
+    host = replace(HOST, leased={"cpu": held, "gpu": 0})
+    room = lease.room(LeasePolicy(), host, capacity, "", typical)
+    most = min(slots, 16)
+    ahead = 0 if buffer == 0 else -(-most * min(buffer, 86400.0) // max(typical, 1.0))
+    assert held + room.cpu <= max(held, most + ahead + 1)
+    assert room.gpu == 0
+
+
+def test_slots_beyond_the_hosts_own_cores_are_not_believed() -> None:
+    capacity = Capacity(cpu_slots=10_000, cpu_slots_free=10_000)
+    assert lease.room(LeasePolicy(), HOST, capacity, "", 60).cpu == 16
+
+
+@pytest.mark.parametrize(
+    ("host", "draining", "cpu", "reason"),
+    [
+        (HOST, "shutting down", 0, ""),
+        (replace(HOST, quarantined="it lies"), "", 0, "quarantined: it lies"),
+        (replace(HOST, failing=1), "", 1, "one at a time"),
+        (replace(HOST, failing=1, leased={"cpu": 1, "gpu": 0}), "", 0, "one at a time"),
+    ],
+)
+def test_hosts_that_get_less(host: HostView, draining: str, cpu: int, reason: str) -> None:
+    room = lease.room(LeasePolicy(), host, FREE, draining, 60)
+    assert room.cpu == cpu
+    assert reason in room.reason
+
+
+def test_limits_per_host_and_per_user() -> None:
+    assert lease.room(LeasePolicy(tasks_per_host=5), HOST, FREE, "", 60).cpu == 3  # 2 for GPUs
+    busy = replace(HOST, user_leased=99)
+    room = lease.room(LeasePolicy(tasks_per_user=100), busy, FREE, "", 60)
+    assert room.cpu + room.gpu == 1
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        replace(POOL, memory_bytes=65 * GIB),
+        replace(POOL, cpu_cores=17),
+        replace(POOL, environment="jax"),
+    ],
+)
+def test_what_does_not_fit_is_not_offered(pool: PoolView) -> None:
+    assert not lease.fits(pool, HOST)
+    assert lease.quotas([pool], HOST, Room(cpu=4, gpu=0), {}, set()) == []
+
+
+def test_pools_share_by_weight_and_take_turns() -> None:
+    pools = [replace(POOL, version_id=1, weight=3.0), replace(POOL, version_id=2, weight=1.0)]
+    asked = lease.quotas(pools, HOST, Room(cpu=16, gpu=0), {}, set())
+    assert [(p.version_id, n) for p, n in asked] == [(1, 12), (2, 4)]
+    one = lease.quotas(pools, HOST, Room(cpu=1, gpu=0), {(1, "cpu"): 5.0}, set())
+    assert [(p.version_id, n) for p, n in one] == [(2, 1)]
+    without = lease.quotas(pools, HOST, Room(cpu=16, gpu=0), {}, {(1, "cpu")})
+    assert [(p.version_id, n) for p, n in without] == [(2, 16)]
+
+
+def test_only_what_fits_is_chosen() -> None:
+    sizes = [("cpu", 3), ("cpu", 2), ("gpu", 1), ("cpu", 1), ("gpu", 1)]
+    assert lease.choose(sizes, Room(cpu=4, gpu=1)) == [0, 2, 3]  # type: ignore[arg-type]
+
+
+def test_a_slow_host_has_longer() -> None:
+    policy = LeasePolicy(deadline_min_seconds=10.0)
+    assert lease.lease_seconds(policy, 100, 1.0, 0) == 1000
+    assert lease.lease_seconds(policy, 100, 4.0, 50) == 4050
+    assert lease.lease_seconds(LeasePolicy(), 1, 1.0, 0) == 6 * 3600
