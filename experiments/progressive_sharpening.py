@@ -10,7 +10,7 @@ descent at rate lr is unstable where lr * sharpness > 2. A net does two things t
 cannot: its sharpness rises as it learns, and when it arrives at 2/lr it is held there, while the
 loss goes on falling, no longer at every step but over many.
 
-Control: a rate about ten times smaller, trained to the same loss. It is almost gradient flow: it
+Control: a rate five to ten times smaller, trained to the same loss. It is almost gradient flow: it
 shows how far the sharpness would have risen, and never comes to its own edge. So what holds the
 others down is the rate and not the task.
 
@@ -18,9 +18,8 @@ How to read the numbers: at the edge training is chaotic, and another processor'
 for another path. Summaries over the late half agree between hosts; step-by-step curves do not, and
 are marked so. The control and everything up to the arrival are not chaotic.
 
-What it does not settle: whether the edge does any good. Here most seeds have a lower test loss at
-the edge than in the control, by about a tenth; with targets twice as large (tried while tuning) it
-was the other way round. `flatter_generalises` is declared to find out, not to advertise.
+What it does not settle: whether the edge does any good. In first trials the test loss at the edge
+was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2. `flatter_generalises` is declared to find out, not to advertise.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -45,7 +44,7 @@ was the other way round. `flatter_generalises` is declared to find out, not to a
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
 #
 # [tool.axiom.parameters.rates]
-# default = [0.02, 0.3, 0.2, 0.15, 0.1, 0.4]
+# default = [0.02, 0.2, 0.15, 0.1, 0.3]
 # min = 0.005
 # max = 1.0
 # max_items = 20
@@ -62,7 +61,7 @@ was the other way round. `flatter_generalises` is declared to find out, not to a
 # default = 12000
 # min = 100
 # max = 200000
-# about = "most steps of a run, which ends sooner if the loss falls to 1e-5"
+# about = "most steps of a run, which ends sooner if the loss falls to 1e-6"
 #
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the control ran, fits and generalises; an edge rate ran" }
@@ -72,13 +71,13 @@ was the other way round. `flatter_generalises` is declared to find out, not to a
 # control_edge = { min = 0, rtol = 1e-5, about = "largest lr * sharpness / 2 of the control" }
 # control_sharpness = { min = 0, rtol = 1e-5, about = "late median of the control" }
 # control_upward = { min = 0, max = 1, atol = 1e-3, about = "share of steps where its loss rose" }
-# edge_gap = { min = 0, atol = 0.03, about = "largest |late edge - 1|, rates 0.15 to 0.3" }
+# edge_gap = { min = 0, atol = 0.03, about = "largest |late edge - 1|, rates 0.1 to 0.2" }
 # edge_low = { min = 0, atol = 0.03, about = "smallest late edge there" }
 # edge_high = { min = 0, atol = 0.03, about = "largest late edge there" }
 # loss_fall = { min = 0, chaotic = true, about = "largest last loss / loss on arrival" }
 # upward = { min = 0, max = 1, chaotic = true, about = "smallest share of upward steps" }
 # held_down = { min = 0, rtol = 0.05, about = "control's late sharpness / largest there" }
-# all_at_edge = { kind = "flag", about = "the detector finds every rate from 0.15 to 0.3" }
+# all_at_edge = { kind = "flag", about = "the detector finds every rate from 0.1 to 0.2" }
 # control_at_edge = { kind = "flag", about = "the detector's false alarm on the control" }
 # test_gain = { chaotic = true, about = "1 - test loss there / test loss of the control" }
 # control_test = { min = 0, rtol = 1e-5, about = "test loss of the control over that of guessing" }
@@ -114,13 +113,13 @@ was the other way round. `flatter_generalises` is declared to find out, not to a
 #
 # [[tool.axiom.findings]]
 # name = "progressive_sharpening"
-# claim = "At a tenth of the rate the sharpness more than doubles during training."
+# claim = "At a rate of 0.02 the sharpness more than doubles during training."
 # field = "control_rise"
 # criterion = { above = 2 }
 #
 # [[tool.axiom.findings]]
 # name = "edge_of_stability"
-# claim = "At rates 0.15, 0.2 and 0.3 the late median of lr * sharpness / 2 is within 5 % of 1."
+# claim = "At rates 0.1, 0.15 and 0.2 the late median of lr * sharpness / 2 is within 5 % of 1."
 # field = "edge_gap"
 # criterion = { below = 0.05 }
 #
@@ -208,22 +207,22 @@ import math
 
 import numpy as np
 
-SAMPLES = 100  # few enough to fit to a hundred-thousandth: a natural end of the run
+SAMPLES = 100  # few enough to fit to a millionth: a natural end of the run
 INPUTS = 10
 TEST_SAMPLES = 1000
-TARGET_SCALE = 1.0  # larger targets sharpen more: with 2, rate 0.3 diverges in some seeds
+TARGET_SCALE = 1.4  # larger targets sharpen more: enough to come to the edge at every rate
 GAIN = 0.7  # of the weights at the start; below 1 it starts flat, so that there is a rise to see
-FITTED = 1e-5  # of the first loss: after that there is nothing to learn, and nothing moves
+FITTED = 1e-6  # of the first loss: after that there is nothing to learn, and nothing moves
 DIVERGED = 1e3  # times the first loss
 EARLY_STEPS, EARLY_EVERY = 100, 5  # looks at the sharpness while it rises to the edge
 LATE_EVERY = 15  # steps between looks later; odd, since at the edge things alternate step by step
-EDGE_RATES = (0.15, 0.3)  # the rates of the findings, clear of the control and of divergence
+EDGE_RATES = (0.1, 0.2)  # of the findings; at 0.3 one seed in ten is thrown too far and diverges
 ARRIVED = 0.95  # of the edge
 CURVE_POINTS = 120
 LANCZOS_MAX = 60  # more than it ever takes from a warm start
 LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
 SECONDS_PER_STEP = (3e-4, 1e-5)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
-STEPS_NOMINAL = 2000  # of a run at the edge; the control takes about three times as many
+STEPS_NOMINAL = 2500  # of a run at the edge; the control takes about three times as many
 
 
 # The net: f(x) = tanh(tanh(x A + a) B + b) c + d, and its loss (1/2n) sum (f - y)^2. All parameters

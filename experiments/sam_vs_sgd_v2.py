@@ -193,6 +193,7 @@ SAMPLES = 100  # few enough for wrong labels to be learnt by heart within the ru
 VALIDATION = 100  # with the training set's noise: a real one would have it
 TEST_SAMPLES = 4000  # accuracy to half a percent
 BATCH = 25
+DATA_STREAM = 10_000  # random streams above it are data sets; below, weights (by width) and batches
 NOISE = 0.2  # share of wrong labels in the noisy half of the configurations
 TURNS, SPREAD = 0.75, 0.1  # of a spiral's arm, and the noise of its points: learnable in the run
 RADII, RING_SPREAD = (0.8, 1.5), 0.2  # of the circles: they overlap a little
@@ -345,10 +346,10 @@ def accuracies(U, v, test):
     return ((forward(U, v, test[0])[2] > 0) == test[1]).mean(axis=-1).tolist()
 
 
-def run_config(task, noise, task_is_spiral, width, rate):
+def run_config(task, noise, task_is_spiral, width, rate, stream):
     """All arms of one configuration, from the same weights and over the same batches."""
     steps, rhos = task.parameters["steps"], np.array(task.parameters["rhos"])
-    train, held_out, test = make_data(task.rng(task_is_spiral), task_is_spiral, noise)
+    train, held_out, test = make_data(task.rng(stream), task_is_spiral, noise)
     rng = task.rng(width)
     U, v = rng.standard_normal((1, 3, width)), rng.standard_normal((1, width))
     batches = task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH))
@@ -391,18 +392,20 @@ def measure(U, v, train, test, rng):
 def plan(parameters, budget_seconds):
     """The configurations that the budget pays for, in their fixed order; at least one.
 
-    Clean and noisy and both tasks first, so that even a small budget sees every kind.
+    Both tasks, clean and noisy, come first: even a small budget sees every kind. Each pair of clean
+    and noisy has its own data: twenty wrong labels are few, and one draw of them decides much.
     """
-    configs, spent = [], 0.0
+    configs, spent, stream = [], 0.0, DATA_STREAM
     fixed, per_unit = SECONDS_PER_STEP
     for rate in parameters["rates"]:
         for width in parameters["widths"]:
             for task_is_spiral in (0, 1):
+                stream += 1
                 for noise in (0.0, NOISE):
                     spent += parameters["steps"] * (fixed + per_unit * width)
                     if configs and spent > budget_seconds:
                         return configs
-                    configs.append((noise, task_is_spiral, width, rate))
+                    configs.append((noise, task_is_spiral, width, rate, stream))
     return configs
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Curve = NDArray[np.float64]
+Curve = NDArray[np.floating[Any]]
 COUNT = 60
 FALSE_ALARMS_MAX = 0.02  # share of each kind
 

@@ -1,7 +1,7 @@
 """progressive_sharpening: its signature and controls, its detector, its promises.
 
-Tuned on seeds 0 to 4; and the scale of the targets was halved when 105 diverged at rate 0.3. So the
-ten seeds here are others, fixed before they were run.
+Tuned on seeds 0 to 4; and 101 to 106 took part as well, when 105 was found to diverge at rate 0.3 and
+the findings were moved to lower rates. So the ten seeds here are others, fixed before they were run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.science.promises import parts, resumed, twin
 
 NAME = "progressive_sharpening"
 SEEDS = range(111, 121)
-SMALL: dict[str, Any] = {"widths": [16], "rates": [0.05, 0.3, 0.2], "steps_max": 200}
+SMALL: dict[str, Any] = {"widths": [16], "rates": [0.05, 0.2, 0.1], "steps_max": 200}
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
 
@@ -38,7 +38,7 @@ def signature(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def test_signature_of_one_seed_at_two_rates() -> None:
-    result = run_once(NAME, 111, widths=[32], rates=[0.05, 0.3])
+    result = run_once(NAME, 111, widths=[32], rates=[0.03, 0.2])
     assert signature(result) == dict.fromkeys(signature(result), True)
 
 
@@ -129,6 +129,6 @@ def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
         other = PARTS["make_data"](rng)
         return data | {key: other[key] for key in ("test_inputs", "test_targets")}
 
-    small: dict[str, Any] = {"widths": [32], "rates": [0.1, 0.3], "steps_max": 2500}
+    small: dict[str, Any] = {"widths": [32], "rates": [0.05, 0.2], "steps_max": 2500}
     assert run_once(NAME, 111, **small)["valid"] == 1
     assert twin(NAME, 111, tmp_path, {"make_data": make_data}, **small)["valid"] == 0
