@@ -353,16 +353,22 @@ def stable_rank(matrix):
     return np.sum(values**2) / values[0] ** 2
 
 
-def kept_energy(net, mask):
+def spectra(net):
+    """Left vectors, singular values and right vectors (as rows) of each of PRUNED_LAYERS."""
+    weights = layers(net[None])[0]
+    return [np.linalg.svd(weights[depth][0], full_matrices=False) for depth in PRUNED_LAYERS]
+
+
+def kept_energy(net, mask, spectrum):
     """Share of singular energy that the mask keeps in the top directions and in the bulk: (2,).
 
-    The mean over PRUNED_LAYERS.
+    The mean over PRUNED_LAYERS, whose ``spectrum`` is that of the net.
     """
+    weights, masks = layers(net[None])[0], layers(mask[None])[0]
     shares = []
-    for depth in PRUNED_LAYERS:
-        weight, alive = layers(net[None])[0][depth][0], layers(mask[None])[0][depth][0]
-        left, values, right = np.linalg.svd(weight, full_matrices=False)
-        stays = values * np.einsum("ij,ij->j", left, (alive * weight) @ right.T)
+    for depth, (left, values, right) in zip(PRUNED_LAYERS, spectrum, strict=True):
+        pruned = masks[depth][0] * weights[depth][0]
+        stays = values * np.einsum("ij,ij->j", left, pruned @ right.T)
         sets = slice(0, TOP), slice(TOP, None)
         shares.append([np.sum(stays[i]) / np.sum(values[i] ** 2) for i in sets])
     return np.mean(shares, axis=0)
@@ -373,13 +379,12 @@ def middle_rank(net):
     return stable_rank(layers(net[None])[0][1][0])
 
 
-def restricted(net, directions):
+def restricted(net, directions, spectrum):
     """The net with only these singular directions left in PRUNED_LAYERS."""
     changed = net.copy()
-    for depth in PRUNED_LAYERS:
-        weight = layers(changed[None])[0][depth][0]
-        left, values, right = np.linalg.svd(weight, full_matrices=False)
-        weight[:] = (left[:, directions] * values[directions]) @ right[directions]
+    weights = layers(changed[None])[0]
+    for depth, (left, values, right) in zip(PRUNED_LAYERS, spectrum, strict=True):
+        weights[depth][0] = (left[:, directions] * values[directions]) @ right[directions]
     return changed
 
 
@@ -394,9 +399,9 @@ def small_net(net):
     return scaled
 
 
-def dense_numbers(first, dense, compressed, data, test):
-    """The seven numbers of DENSE_NUMBERS."""
-    top, bulk = restricted(dense, slice(0, TOP)), restricted(dense, slice(TOP, None))
+def dense_numbers(first, dense, compressed, spectrum, data, test):
+    """The seven numbers of DENSE_NUMBERS; ``spectrum`` is that of the dense net."""
+    top, bulk = (restricted(dense, i, spectrum) for i in (slice(0, TOP), slice(TOP, None)))
     return [
         *accuracy(dense[None], *data),
         *accuracy(np.stack([dense, first, top, bulk]), *test),
@@ -433,7 +438,7 @@ def trial(rng, parameters):
     starts = np.stack([first, small_net(first)])
     dense, compressed = train(starts, np.stack([mask, mask]), data, batches, rate)
     ticket, probed, rounds = dense, (dense, first, compressed), []
-    probes = [mask] * len(probed)
+    probes, whole = [mask] * len(probed), [spectra(net) for net in probed]
     for _ in range(ROUNDS):
         mask = magnitude_mask(ticket, mask)
         scattered = shuffled_mask(rng, mask)
@@ -441,16 +446,17 @@ def trial(rng, parameters):
         nets = train(starts, np.stack([mask, mask, scattered]), data, batches, rate)
         ticket = nets[TICKET]
         probes = probe_masks(probed, probes)
-        shares = [kept_energy(net, probe) for net, probe in zip(probed, probes, strict=True)]
+        shares = [kept_energy(*each) for each in zip(probed, probes, whole, strict=True)]
         rounds.append(
             [
                 sparsity(mask),
                 *accuracy(nets, *test),
                 *map(middle_rank, nets),
-                *np.ravel([*shares, kept_energy(dense, scattered)]),
+                *np.ravel([*shares, kept_energy(dense, scattered, whole[0])]),
             ]
         )
-    return dense_numbers(first, dense, compressed, (inputs, classes), test), np.array(rounds)
+    numbers = dense_numbers(first, dense, compressed, whole[0], (inputs, classes), test)
+    return numbers, np.array(rounds)
 
 
 KEPT_RULES = ("magnitude", "untrained", "compressed", "random")

@@ -1,8 +1,8 @@
 """Same seed, other arithmetic: agrees within the declared tolerances. Another seed: does not.
 
-That is what replication relies on. OpenBLAS and ATen choose their kernels by processor; here a child
-process is told to use those of another one, so that sums are taken in another order and products
-are fused or not, as on another host.
+That is what replication relies on. OpenBLAS and ATen choose their kernels by processor; here a
+child process is told to use those of another one, so that sums are taken in another order and
+products are fused or not, as on another host.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ KERNELS: dict[str, dict[str, str]] = {
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
     "double_descent_v2": {"steps": 60},
-    "rank_lottery": {"steps": 40},
+    "feature_learning_phase": {"samples": 16, "target_loss": 0.3},
+    "rank_lottery": {"steps": 20},
 }
 QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration
 
