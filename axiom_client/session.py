@@ -27,8 +27,15 @@ def run_agent(
         raise SandboxMissing(f"no work is run here: {report.reason}; see: axiom-client doctor")
     folders.make()
     _start_log(folders, on_console=not display)
+    _watch_children_without_threads()
     agent = Agent(folders, config, identity, options)
     return asyncio.run(_with_display(agent) if display else agent.run())
+
+
+def _watch_children_without_threads() -> None:
+    """Python 3.11 has a thread wait for each child; from 3.12 on pidfds are the default."""
+    if sys.platform == "linux" and sys.version_info < (3, 12):
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 async def _with_display(agent: Agent) -> str:

@@ -16,9 +16,19 @@ from typing import Protocol
 
 import msgspec
 
-from axiom_client.run import exits, zygote
+from axiom_client.run import exits
+from axiom_client.run.news import (
+    MESSAGE_BYTES_MAX,
+    Broken,
+    Ended,
+    News,
+    Order,
+    Ready,
+    Signal,
+    Start,
+    Started,
+)
 from axiom_client.run.spec import Environment
-from axiom_client.run.zygote import Broken, Ended, News, Ready, Started
 from axiom_client.sandbox import bubblewrap, launch
 from axiom_client.sandbox.policy import Policy
 
@@ -71,11 +81,11 @@ class Zygote:
     def start(self, task_id: int, channel: int, output: int) -> None:
         """See Parent."""
         self.tasks.add(task_id)
-        self._send(zygote.Start(task_id), [os.dup(channel), os.dup(output)])
+        self._send(Start(task_id), [os.dup(channel), os.dup(output)])
 
     def signal(self, task_id: int, numbers: list[int]) -> None:
         """See Parent."""
-        self._send(zygote.Signal(task_id, numbers), [])
+        self._send(Signal(task_id, numbers), [])
 
     def close(self) -> None:
         """Let it end: it has no more to do when its socket closes."""
@@ -91,7 +101,7 @@ class Zygote:
         if self._process.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def _send(self, order: zygote.Order, descriptors: list[int]) -> None:
+    def _send(self, order: Order, descriptors: list[int]) -> None:
         self._outbox.append((msgspec.json.encode(order), descriptors))
         self._flush()
 
@@ -112,7 +122,7 @@ class Zygote:
 
     def _hear(self) -> None:
         try:
-            data = self._socket.recv(zygote.MESSAGE_BYTES_MAX)
+            data = self._socket.recv(MESSAGE_BYTES_MAX)
         except BlockingIOError:
             return
         except ConnectionResetError:
@@ -141,7 +151,7 @@ class Zygote:
         """Hear what it said before it died."""
         while self._socket.fileno() >= 0:
             try:
-                data = self._socket.recv(zygote.MESSAGE_BYTES_MAX)
+                data = self._socket.recv(MESSAGE_BYTES_MAX)
             except (BlockingIOError, ConnectionResetError):
                 return
             if not data:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from axiom_client.run import disk
 from axiom_client.run.judge import Ending, Seen, judge
+from axiom_client.run.news import Ended, News, Started
 from axiom_client.run.parents import BubblewrappedProcess, ColdProcess, Parent, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
 from axiom_client.run.running import Running
@@ -24,7 +25,6 @@ from axiom_client.run.spec import (
     TaskSpec,
     TaskStarted,
 )
-from axiom_client.run.zygote import Ended, News, Started
 from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome

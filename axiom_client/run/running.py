@@ -18,9 +18,9 @@ from axiom_client.run.channel import (
     Failure,
 )
 from axiom_client.run.judge import Ending
+from axiom_client.run.news import Ended
 from axiom_client.run.parents import Parent
 from axiom_client.run.spec import TaskSpec
-from axiom_client.run.zygote import Ended
 from axiom_protocol.manifest import Manifest
 
 _READ_BYTES = 256 * 1024

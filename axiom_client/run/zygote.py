@@ -18,63 +18,23 @@ import time
 import traceback
 
 import msgspec
-from msgspec import Struct
 
 from axiom_client.run import child, huge_pages, libraries
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
+from axiom_client.run.news import (
+    MESSAGE_BYTES_MAX,
+    Broken,
+    Ended,
+    News,
+    Ready,
+    Signal,
+    Start,
+    Started,
+)
 from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.libc import SandboxError
 
-MESSAGE_BYTES_MAX = 8192
 _DESCRIPTORS = 2  # a task's channel and its output
-
-
-class Order(Struct, frozen=True, tag_field="order"):
-    """What the agent tells a zygote."""
-
-    task_id: int
-
-
-class Start(Order, frozen=True, tag="start"):
-    """Run this task; its channel and output come along as descriptors."""
-
-
-class Signal(Order, frozen=True, tag="signal"):
-    """Send these signals to this task, in this order; nothing where it has ended."""
-
-    numbers: list[int]
-
-
-class Ready(Struct, frozen=True, tag="ready", tag_field="news"):
-    """Imported and warm."""
-
-
-class Broken(Struct, frozen=True, tag="broken", tag_field="news"):
-    """The environment cannot be imported here."""
-
-    message: str
-
-
-class Started(Struct, frozen=True, tag="started", tag_field="news"):
-    """The task has a process. ``at``: seconds of CLOCK_MONOTONIC, which all processes share."""
-
-    task_id: int
-    pid: int
-    at: float
-
-
-class Ended(Struct, frozen=True, tag="ended", tag_field="news"):
-    """The task's process is reaped: its wait status and its usage."""
-
-    task_id: int
-    status: int
-    at: float
-    user_seconds: float
-    system_seconds: float
-    peak_memory_bytes: int
-
-
-News = Ready | Broken | Started | Ended
 
 
 class _Children:
