@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import httpx
-
 from axiom_client.decide.model import TaskRecord
 from axiom_client.errors import (
     AlreadyAttached,
@@ -23,6 +21,7 @@ from axiom_client.lock import Lock
 from axiom_client.project.address import check_url
 from axiom_client.project.api import Api, Network, trust
 from axiom_client.project.identity import Identity, read_identity, write_identity
+from axiom_client.project.slim_httpx import httpx
 from axiom_protocol.messages import Capacity, EnrolRequest, HostFacts, Report, SyncRequest
 
 

@@ -39,7 +39,7 @@ def room_now(state: AgentState) -> Room:
         state.load,
         state.limits,
         pause=state.pause,
-        stopping=state.stop.reason if state.stop else "",
+        stopping=f"stopping: {state.stop.reason}" if state.stop else "",
     )
 
 

@@ -6,7 +6,6 @@ import gzip
 import ssl
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
 from msgspec import Struct
 
@@ -18,6 +17,7 @@ from axiom_client.errors import (
     ServerNotThere,
     VersionMismatch,
 )
+from axiom_client.project.slim_httpx import httpx
 from axiom_protocol.messages import (
     BODY_BYTES_MAX,
     PROTOCOL_VERSION,

@@ -55,11 +55,10 @@ class Have(Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Answer wants until the input ends."""
-    import httpx
-
     from axiom_client.family import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
+    from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
