@@ -25,8 +25,8 @@ What does not survive:
   random walks.
 - Weights and representations do not behave alike. The uncentred representation of a ReLU layer has
   a large mean, which hides its spread: from small weights its rank *rises*, by 8 to 18 %,
-  and hardly ever falls monotonically. With the mean removed it falls, in both arms. So the three are reported
-  apart.
+  and hardly ever falls monotonically. With the mean removed it falls, in both arms. So the three
+  are reported apart.
 - If the nine configurations average -51.6 %, and the highest and the lowest rate -53.9 % and
   -36.6 %, then the middle rate has -64.3 %: beyond both. "Higher rate, more compression" did not
   follow from its own numbers. Here it does hold, and is small beside the effect of initialisation.
