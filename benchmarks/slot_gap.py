@@ -1,0 +1,150 @@
+"""How long a slot stands idle between two tasks, through the whole agent and a real server.
+
+    python -m benchmarks.slot_gap
+
+A real `axiom-server` on embedded PostgreSQL and a real `axiom-client run` with its journal. Each
+task notes the monotonic clock in its first and its last line; the gap is from the last line of one
+task to the first line of the next on the same slot. The agent is told of as many cores as there are
+to be slots, since the machine may have fewer. BOINC's figures are those of client 8.0 in the
+project's own measurement; it reaps and starts at most one task a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks import load
+from benchmarks.common import median, report
+
+ROUNDS_SHORT = 7
+ROUNDS_LONG = 3  # each takes over a minute
+SLOTS_SHORT, TASKS_SHORT = 2, 400
+SLOTS_LONG, TASKS_LONG, SLEEP_SECONDS = 16, 200, 5.0
+BOINC = {"gap_ms_p50": 2020, "gap_ms_p99": 2040, "busy_share": 0.32}
+
+EXPERIMENT = '''"""Slot gap: when does a task begin and end? For a benchmark only."""
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["numpy", "torch"]
+#
+# [tool.axiom]
+# name = "slot_gap"
+# version = "1.0.0"
+# title = "Slot gap"
+# question = "When does a task begin and end on the host's monotonic clock?"
+# resources = { cpu_cores = 1, memory_bytes = 100_000_000, disk_bytes = 1_000_000 }
+# expected_seconds = 1
+# [tool.axiom.result]
+# valid = { kind = "flag" }
+# configs_done = { kind = "integer" }
+# began = { unit = "s" }
+# ended = { unit = "s" }
+# ///
+import time
+
+
+def run(task):
+    began = time.monotonic()
+    if task.budget_seconds >= 1:  # below, it stands for nothing at all
+        time.sleep(task.budget_seconds)
+    return {"valid": 1, "configs_done": 1, "began": began, "ended": time.monotonic()}
+'''
+
+#: The agent as it is, on a machine that seems to have so many cores.
+AGENT = """
+import os, sys
+import psutil
+cores = int(sys.argv.pop(1))
+psutil.cpu_count = lambda logical=True: cores
+os.sched_getaffinity = lambda pid: set(range(cores))
+from axiom_client.cli import main
+main()
+"""
+
+
+def run_agent(folder: Path, slots: int, *words: str) -> None:
+    """One command of the agent, to its end."""
+    environment = {**os.environ, "AXIOM_CLIENT_DIR": str(folder), "PYTHONPATH": str(load.ROOT)}
+    line = [sys.executable, "-c", AGENT, str(slots), *words]
+    subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def one_round(project: Path, url: str, slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
+    """(began, ended) of every task of one agent's life, in order of their beginning."""
+    budget = str(max(sleep_seconds, 0.001))
+    load.staff(project, "deploy", "slot_gap", "--count", str(tasks), "--budget", budget)
+    with tempfile.TemporaryDirectory(prefix="axiom-bench-agent-") as scratch:
+        agent, events = Path(scratch) / "agent", Path(scratch) / "events"
+        run_agent(agent, slots, "attach", url)
+        run_agent(
+            agent, slots, "run", "--until-idle", "--no-display", "--record-events", str(events)
+        )
+        spans = [
+            (event["result"]["began"], event["result"]["ended"])
+            for event in map(msgspec.json.decode, events.read_bytes().splitlines())
+            if isinstance(event, dict) and event.get("result") is not None
+        ]
+    if len(spans) != tasks:
+        raise RuntimeError(f"{len(spans)} of {tasks} tasks gave a result")
+    return sorted(spans)
+
+
+def gaps(spans: list[tuple[float, float]], slots: int) -> list[float]:
+    """Seconds from each end to the beginning that followed it on the slot it freed."""
+    free: list[float] = []
+    found = []
+    for index, (began, ended) in enumerate(spans):
+        if index >= slots:
+            found.append(began - heapq.heappop(free))
+        heapq.heappush(free, ended)
+    return sorted(found)
+
+
+def busy_share(spans: list[tuple[float, float]], slots: int) -> float:
+    """Share of the slots' time, from the first beginning to the last end, in which a task ran."""
+    whole = max(end for _, end in spans) - spans[0][0]
+    return sum(end - began for began, end in spans) / (slots * whole)
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, help="of either kind; fewer only for a quick look")
+    wanted = parser.parse_args().rounds
+    middle, late, busy = [], [], []
+    with load.project() as project, tempfile.TemporaryDirectory() as scratch:
+        script = Path(scratch) / "slot_gap.py"
+        script.write_text(EXPERIMENT)
+        load.staff(project, "publish", str(script))
+        with load.serving(project) as port:
+            url = f"http://127.0.0.1:{port}"
+            for index in range(wanted or ROUNDS_SHORT):
+                found = gaps(one_round(project, url, SLOTS_SHORT, TASKS_SHORT, 0.0), SLOTS_SHORT)
+                middle.append(1000 * found[len(found) // 2])
+                late.append(1000 * found[len(found) * 99 // 100])
+                if index < (wanted or ROUNDS_LONG):
+                    spans = one_round(project, url, SLOTS_LONG, TASKS_LONG, SLEEP_SECONDS)
+                    busy.append(busy_share(spans, SLOTS_LONG))
+    report(
+        "slot_gap",
+        {
+            "gap_ms_p50": median(middle),
+            "gap_ms_p99": median(late),
+            "busy_share": median(busy),
+            "load_average": os.getloadavg()[0],
+        },
+        {"name": "BOINC client, one start a second", **BOINC},
+    )
+
+
+if __name__ == "__main__":
+    main()
