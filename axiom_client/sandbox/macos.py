@@ -1,0 +1,52 @@
+"""The same policy as a Seatbelt profile, and the call that puts a process under it.
+
+Written to sandbox(7) and the profiles that Chromium and Bazel ship; NOT yet run on a Mac, so
+``mode.choose`` refuses work there. See docs/sandbox.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.policy import Policy
+
+#: What dyld and the Python runtime read on every Mac, besides the policy's own folders.
+_SYSTEM = ("/usr/lib", "/System/Library", "/Library/Apple", "/private/var/db/dyld")
+
+
+def profile(policy: Policy) -> str:
+    """The profile's text (SBPL): deny by default, then what the policy names."""
+    lines = [
+        "(version 1)",
+        "(deny default)",
+        "(allow sysctl-read)",
+        "(allow process-info* (target self))",
+        "(allow signal (target self))",
+        "(allow file-read-metadata)",
+    ]
+    for path in (*_SYSTEM, *policy.read_only):
+        lines.append(f"(allow file-read* (subpath {_quoted(path)}))")
+    for path in policy.devices:
+        lines.append(f"(allow file-read* file-write-data (literal {_quoted(path)}))")
+    lines.append(f"(allow file-read* file-write* (subpath {_quoted(policy.folder)}))")
+    lines.append("(deny file-write-create (vnode-type SYMLINK))")
+    lines += ["(deny network*)", "(deny process-fork)", "(deny process-exec*)"]
+    if policy.gpu:
+        lines += ["(allow iokit-open)", '(allow mach-lookup (global-name-regex #"^com.apple.MTL"))']
+    return "\n".join(lines) + "\n"
+
+
+def restrict(policy: Policy) -> None:
+    """Put the calling process under the profile, for good. Raises SandboxError."""
+    library = ctypes.CDLL("/usr/lib/libSystem.B.dylib")
+    message = ctypes.c_char_p()
+    text = profile(policy).encode()
+    if library.sandbox_init(text, ctypes.c_uint64(0), ctypes.byref(message)) != 0:
+        reason = (message.value or b"no reason given").decode(errors="replace")
+        raise SandboxError(f"Seatbelt refused the profile: {reason}")
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
