@@ -40,7 +40,8 @@ def step(state: AgentState, event: e.Event) -> tuple[AgentState, list[c.Command]
     """The agent after ``event``, and what is to be done. The state handed in is left as it was."""
     turn = Turn(state, event.now)
     _HANDLERS[type(event)](turn, event)
-    follow(turn)
+    if not isinstance(event, _QUIET):
+        follow(turn)
     return turn.state, turn.ordered()
 
 
@@ -318,6 +319,9 @@ def _stop(turn: Turn, reason: str, *, hurry: bool) -> None:
         elif task.phase in WAITING and task.record.attempts == 0:
             turn.give_back(task, "the agent stopped")
 
+
+#: Only people look at these: no decision depends on them, and hundreds may come in a second.
+_QUIET = (e.TaskStarted, e.TaskProgressed)
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     e.AgentStarted: _agent_started,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.capacity import Room
@@ -20,6 +21,7 @@ from axiom_protocol.messages import Capacity
 REFILL_SHARE = (
     0.5  # ask again when less than this share of the buffer is left: few, larger requests
 )
+UNKNOWN = Resources()  # what a task is taken to need until its bundle is here
 WAITING_PER_CORE_MAX = 5  # enough for any network outage of short tasks; more only hoards leases
 
 
@@ -65,14 +67,9 @@ class _Left:
 def needs_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Resources:
     """What the signed bundle declares; the smallest task there is while the bundle is not here."""
     bundle = bundles.get(task.record.grant.sha256)
-    declared = bundle.manifest.resources if bundle and bundle.manifest else Resources()
+    declared = bundle.manifest.resources if bundle and bundle.manifest else UNKNOWN
     gpus = max(1, declared.gpus) if task.record.grant.device == "gpu" else 0
-    return Resources(
-        cpu_cores=declared.cpu_cores,
-        gpus=gpus,
-        memory_bytes=declared.memory_bytes,
-        disk_bytes=declared.disk_bytes,
-    )
+    return declared if declared.gpus == gpus else msgspec.structs.replace(declared, gpus=gpus)
 
 
 def allocate(

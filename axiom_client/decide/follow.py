@@ -55,12 +55,13 @@ def follow(turn: Turn) -> None:
     _end_pause(turn)
     _give_back(turn)
     _fetch(turn)
-    _place(turn)
+    space = room_now(turn.state)
+    _place(turn, space)
     _look_around(turn)
     _keep_warm(turn)
-    _speak(turn)
+    _speak(turn, space)
     _leave(turn)
-    _wake(turn)
+    _wake(turn, space)
 
 
 def _end_pause(turn: Turn) -> None:
@@ -112,11 +113,11 @@ def _fetch(turn: Turn) -> None:
             )
 
 
-def _place(turn: Turn) -> None:
+def _place(turn: Turn, space: Room) -> None:
     state = turn.state
     if state.stop is not None:
         return
-    allocation = allocation_now(state)
+    allocation = allocate(state.tasks, state.bundles, space, state.now)
     for task_id in allocation.pause:
         task = state.tasks[task_id]
         turn.advance(task, "pause", ran_seconds=ran_seconds(task, state.now))
@@ -226,9 +227,9 @@ def _likely_environment(state: AgentState) -> Environment:
 # --- the server, the end, the alarm ---------------------------------------------------------------
 
 
-def _speak(turn: Turn) -> None:
+def _speak(turn: Turn, space: Room) -> None:
     state = turn.state
-    capacity = asked(state, room_now(state))
+    capacity = asked(state, space)
     if due_at(state, capacity) > state.now:
         return
     unanswered = state.exchange.unanswered
@@ -266,21 +267,21 @@ def _why_leave(state: AgentState) -> str:
     return ""
 
 
-def _wake(turn: Turn) -> None:
+def _wake(turn: Turn, space: Room) -> None:
     state = turn.state
     if state.exited:
         return
-    at = next_deadline(state)
+    at = _next_deadline(state, space)
     if at != state.wake_at:
         state.wake_at = at
         if at < NEVER:
             turn.do(c.WakeAt(at=at))
 
 
-def next_deadline(state: AgentState) -> float:
+def _next_deadline(state: AgentState, space: Room) -> float:
     """The earliest time at which something must be decided again."""
     times = [
-        due_at(state, asked(state, room_now(state))),
+        due_at(state, asked(state, space)),
         state.stop_at,
         state.probed_at + PROBE_SECONDS,
     ]
