@@ -1,0 +1,164 @@
+"""Every command line that README and docs/ show is run, page by page, as a reader would type it.
+
+A page is one shell session in a scratch home. ``https://project.example`` is a project of the
+test's, ``axiom-server serve`` gets a free port, and ``experiments/`` holds a short experiment under
+each name, so that a page takes seconds. What runs until it is stopped runs in the background.
+Blocks that need root, a package manager or another machine are marked in the page; how many there
+may be is a test of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e import programs
+from tests.e2e.programs import FIXTURES, PROGRAMS, Server, free_port, wait_for
+from tests.packaging.pages import PAGES, ROOT, Block, blocks
+
+pytestmark = pytest.mark.slow  # a hundred real commands, each of them starting Python
+
+WALK = (FIXTURES / "experiments/short_walk.py").read_text()
+RUNS_ON = re.compile(r"^axiom-(?:server serve|client run(?: --no-display)?|client top)\b")
+ENDS_BY_ITSELF = ("--until-idle", "--seconds")
+COMMAND_SECONDS = 240
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A reader's shell: a folder, an environment, and what was started in it."""
+
+    home: Path
+    project_url: str
+    port: int = field(default_factory=free_port)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder = self.home
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AXIOM_", "XDG_"))}
+        self.environment = {
+            **kept, "HOME": str(self.home), "COLUMNS": "100",
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        }  # fmt: skip
+
+    def localised(self, line: str) -> str:
+        """With this machine's addresses in place of those in the page."""
+        line = line.replace("https://project.example", self.project_url)
+        line = line.replace("127.0.0.1:8765", f"127.0.0.1:{self.port}")
+        return re.sub(r"\baxiom-server serve\b", f"axiom-server serve --port {self.port}", line)
+
+    def run(self, line: str) -> None:
+        """Run one line to its end, or start it and see it live."""
+        if RUNS_ON.match(line) and not any(word in line for word in ENDS_BY_ITSELF):
+            self._start(line)
+            return
+        where = self.home / ".pwd"
+        script = f"cd {shlex.quote(str(self.folder))}\n{self.localised(line)}\npwd > {where}"
+        done = subprocess.run(
+            ["bash", "-e", "-c", script], env=self.environment, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, check=False,
+        )  # fmt: skip
+        log = self.home / ".background.log"
+        said = done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+        assert done.returncode == 0, f"{line} -> {done.returncode}\n{said}"
+        assert "Traceback" not in done.stdout + done.stderr
+        self.folder = Path(where.read_text().strip())
+        if line.startswith("axiom-client stop"):
+            self.close()
+
+    def _start(self, line: str) -> None:
+        words = shlex.split(self.localised(line), comments=True)
+        with (self.home / ".background.log").open("ab") as log:
+            process = subprocess.Popen(
+                words, cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        self.started.append(process)
+        if "serve" in words:
+            wait_for("the server of the page", lambda: self._served(process))
+        elif "run" in words:
+            wait_for("the agent of the page", lambda: self._agent_runs(process))
+        else:
+            time.sleep(2)  # long enough for a start that fails to have failed
+            assert process.poll() in (None, 0)
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=COMMAND_SECONDS)
+
+    def _served(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, (self.home / ".background.log").read_text()
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    def _agent_runs(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, (self.home / ".background.log").read_text()
+        shown = subprocess.run(
+            ["axiom-client", "status", "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        return '"not running"' not in shown.stdout
+
+    def close(self) -> None:
+        """End what the page left running."""
+        for process in reversed(self.started):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=COMMAND_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The project that pages call https://project.example, with a little work."""
+    made = programs.server(tmp_path_factory.mktemp("example"))
+    made.serve()
+    made.run("publish", str(FIXTURES / "experiments/short_walk.py"))
+    made.run("deploy", "short_walk", "--count", "50")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def session(project: Server) -> Iterator[Session]:
+    home = Path(tempfile.mkdtemp(prefix="axiom-"))  # short: the control socket's path has a limit
+    made = Session(home=home, project_url=project.url)
+    experiments = made.home / "experiments"
+    experiments.mkdir(parents=True)
+    for path in (ROOT / "experiments").glob("*.py"):
+        short = WALK.replace('name = "short_walk"', f'name = "{path.stem}"')
+        (experiments / path.name).write_text(short)
+    yield made
+    made.close()
+    shutil.rmtree(home)
+
+
+def runnable(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if not block.skipped]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name
+)
+def test_commands_of_the_page(page: Path, session: Session) -> None:
+    for block in runnable(page):
+        if block.before:
+            session.run(block.before)
+        if block.language == "python":
+            if block.title:
+                (session.folder / block.title).write_text(block.body)
+            continue
+        for line in block.commands:
+            session.run(line)
