@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import msgspec
 import psycopg
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from axiom_protocol import __version__
@@ -29,6 +30,8 @@ from axiom_protocol.messages import (
 from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
 from axiom_server.exchange import TokenUnknown, clean, exchange
+from axiom_server.metrics import Metrics
+from axiom_server.pages import render
 from axiom_server.rounds import Rounds
 from axiom_server.store import hosts, users
 from axiom_server.store.database import HEAD, Connection, Pool, row
@@ -36,6 +39,12 @@ from axiom_server.store.database import HEAD, Connection, Pool, row
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
 NAME_LENGTH_MAX = 100
+#: Pages run no script and load nothing from elsewhere, whatever a volunteer's name holds.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
@@ -59,6 +68,7 @@ class Api:
     bundles: Path  # the TUF repository's folder
     pool: Pool
     catalogue: Catalogue
+    metrics: Metrics
 
     async def project(self, request: Request) -> Response:
         """``GET /api/v1/project``."""
@@ -102,6 +112,7 @@ class Api:
 
     async def sync(self, request: Request) -> Response:
         """``POST /api/v1/sync``."""
+        began = time.perf_counter()
         token = bearer(request)
         asked = decode(_decode_sync, await body(request))
         _check_version(asked.protocol_version)
@@ -119,6 +130,7 @@ class Api:
                 raise Refused(
                     401, "This host is not known here", "Attach it again: axiom-client attach URL"
                 ) from None
+        self.metrics.saw(asked, said, time.perf_counter() - began)
         return answer(request, said)
 
     async def bundle_file(self, request: Request) -> Response:
@@ -128,6 +140,29 @@ class Api:
         if kind not in ("metadata", "targets") or name.startswith(".") or not path.is_file():
             raise Refused(404, "No such file in the bundles")
         return FileResponse(path)
+
+    async def front(self, request: Request) -> Response:
+        """``GET /``: the project at a glance."""
+        async with self.pool.connection() as connection:
+            text = await render.front(connection, self.config)
+        return HTMLResponse(text, headers=PAGE_HEADERS)
+
+    async def session(self, request: Request) -> Response:
+        """``GET /sessions/N``: one session log."""
+        number = request.path_params["number"]
+        text = None
+        if 0 < number < 2**63:
+            async with self.pool.connection() as connection:
+                text = await render.session(connection, self.config, number)
+        if text is None:
+            raise Refused(404, "No such session")
+        return HTMLResponse(text, headers=PAGE_HEADERS)
+
+    async def measures(self, request: Request) -> Response:
+        """``GET /metrics``: for Prometheus."""
+        async with self.pool.connection() as connection:
+            text = await self.metrics.text(connection)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     async def health(self, request: Request) -> Response:
         """``GET /healthz``: the process answers."""
@@ -161,6 +196,9 @@ def application(api: Api, rounds: Rounds) -> Starlette:
             Route("/api/v1/hosts", api.enrol, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
+            Route("/", api.front),
+            Route("/sessions/{number:int}", api.session),
+            Route("/metrics", api.measures),
             Route("/healthz", api.health),
             Route("/readyz", api.ready),
         ],

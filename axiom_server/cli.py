@@ -294,6 +294,35 @@ def import_file(
         print("next: axiom-server review")
 
 
+@app.command()
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to; a new file, such as project.tar.gz.")],
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Signing keys too: guard such a file well.")
+    ] = False,
+) -> None:
+    """Copy the database, configuration and bundles into one file, while the server runs."""
+    from axiom_server import backup as saving
+
+    size = saving.backup(_folder(context), file, with_keys)
+    print(f"{file}: {size:,} bytes")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    directory: Annotated[Path, typer.Argument(help="A new folder for the project.")],
+) -> None:
+    """Make a project from a backup, in a new folder."""
+    from axiom_server import backup as saving
+
+    folder = saving.restore(file, directory)
+    print(f"restored in {folder.path}")
+    if not folder.keys.exists():
+        print(f"its keys were not in the backup: copy them to {folder.keys}")
+
+
 # Looking
 
 

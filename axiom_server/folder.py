@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,19 +44,28 @@ class Folder:
         return read_config(self.path / "project.toml")
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The conninfo of a running database of the newest schema, kept running for the block."""
+    def database(self, *, schema: bool = True) -> Iterator[str]:
+        """The conninfo of a running database of the newest schema, kept running for the block.
+
+        Without ``schema`` it is taken as it is, to restore into.
+        """
         if url := os.environ.get(DATABASE_VARIABLE):
-            migrate(url)
+            if schema:
+                migrate(url)
             yield url
             return
         postgres = self.embedded()
         conninfo = postgres.open()
         try:
-            migrate(conninfo)
+            if schema:
+                migrate(conninfo)
             yield conninfo
         finally:
             postgres.close()
+
+    def reviver(self) -> Callable[[], object] | None:
+        """What starts the project's own PostgreSQL again; None where it is the operator's."""
+        return None if os.environ.get(DATABASE_VARIABLE) else self.embedded().open
 
     def embedded(self) -> EmbeddedPostgres:
         """The project's own PostgreSQL, not yet open."""

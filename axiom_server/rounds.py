@@ -6,7 +6,7 @@ Any number of processes may run it: a round takes an advisory lock, and who does
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +17,7 @@ import structlog
 from axiom_server.bundles import Repository
 from axiom_server.config import Config
 from axiom_server.decide import replicate, validate, watchdog
+from axiom_server.errors import ServerError
 from axiom_server.keys import KeysError
 from axiom_server.metadata import BundlesError
 from axiom_server.store import alarms, comparisons, experiments, hosts, tasks
@@ -26,6 +27,7 @@ from axiom_server.store.experiments import VersionRow
 
 ROUND_LOCK = 0x726F756E6473  # "rounds"
 SIGN_SECONDS = 600.0  # oftener than the hour that the timestamp asks for
+POOL_SECONDS = 5.0  # to wait for a connection before the database is taken for gone
 WATCH_SECONDS = 60.0  # versions with reports this recent are looked at
 
 log = structlog.get_logger()
@@ -38,6 +40,7 @@ class Rounds:
     pool: Pool
     config: Config
     bundles: Repository
+    revive: Callable[[], object] | None = None  # starts the database again, where it is our own
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -54,10 +57,21 @@ class Rounds:
         while True:
             await asyncio.sleep(self.config.serve.round_seconds)
             try:
-                async with self.pool.connection() as connection:
+                async with self.pool.connection(timeout=POOL_SECONDS) as connection:
                     await once(connection, self.config)
-            except (psycopg.OperationalError, psycopg.errors.DeadlockDetected) as error:
+            except psycopg.OperationalError as error:
                 log.warning("round failed; it is made again", error=str(error).strip())
+                await self._revive()
+
+    async def _revive(self) -> None:
+        """Our own PostgreSQL was killed, by the kernel for want of memory perhaps: start it again."""
+        if self.revive is None:
+            return
+        try:
+            await asyncio.to_thread(self.revive)
+            await self.pool.check()
+        except (ServerError, psycopg.OperationalError) as error:
+            log.error("the database does not start", error=str(error))
 
     async def _sign(self) -> None:
         while True:

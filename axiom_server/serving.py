@@ -17,6 +17,7 @@ from axiom_server.api import Api, application
 from axiom_server.catalogue import Catalogue
 from axiom_server.errors import PortInUse
 from axiom_server.folder import Folder
+from axiom_server.metrics import Metrics
 from axiom_server.rounds import Rounds
 from axiom_server.store.database import make_pool
 
@@ -70,8 +71,9 @@ def serve(folder: Folder, listener: socket.socket) -> None:
             bundles=folder.bundles.folder,
             pool=pool,
             catalogue=Catalogue(live_seconds=config.deploy.live_minutes * 60),
+            metrics=Metrics(),
         )
-        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles)
+        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())
         server = _Server(
             uvicorn.Config(
                 application(api, rounds),

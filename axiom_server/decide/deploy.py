@@ -90,7 +90,7 @@ def spread(
                         host_id=host_id,
                         device=device,
                         count=share,
-                    )  # fmt: skip
+                    )
                 )
     return placed
 

@@ -252,6 +252,24 @@ def test_acknowledged_reports_survive_the_kill_of_server_and_database(
     assert made.stop() == 0
 
 
+def test_a_killed_database_is_started_again_under_a_serving_process(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    made = server(tmp_path_factory.mktemp("revive"))
+    config = made.folder / "project.toml"
+    config.write_text(config.read_text().replace("[serve]", "[serve]\nround_seconds = 0.5"))
+    made.serve()
+    pid_file = made.folder / "postgres/data/postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    with httpx.Client(base_url=made.url, timeout=60) as client:
+        wait_for("the database to be back", lambda: made.ready() and _enrolled(client))
+    assert made.stop() == 0
+
+
+def _enrolled(client: httpx.Client) -> bool:
+    return client.post("/api/v1/hosts", json={"host": FACTS}).status_code == 201
+
+
 def test_two_serving_processes_on_one_database(
     served: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -275,3 +293,38 @@ def test_a_slow_sender_does_not_hold_the_others(served: Server, client: httpx.Cl
     with socket.create_connection(("127.0.0.1", served.port)) as slow:
         slow.sendall(b"POST /api/v1/sync HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         assert client.get("/healthz", timeout=WAIT_SECONDS).text == "ok\n"
+
+
+def test_pages_show_the_project_and_escape_what_volunteers_wrote(
+    served: Server, client: httpx.Client
+) -> None:
+    name = "<b onclick=alert(1)>Bobby</b>"
+    token = enrol(client, user=name)["token"]
+    grants = sync(client, token).json()["grants"]
+    reports = [
+        {"task_id": g["task_id"], "outcome": "success", "elapsed_seconds": 1, "cpu_seconds": 1,
+         "result": {"valid": 1, "configs_done": 3, "exponent": 0.5 + g["seed"] * 1e-4}}
+        for g in grants
+    ]  # fmt: skip
+    sync(client, token, reports=reports)
+    served.run("host", "quarantine", "1")
+    session = served.json("review")["session"] or 1
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "Short walk" in page.text
+    assert name not in page.text
+    assert "&lt;b onclick=alert(1)&gt;Bobby" in page.text
+    log = client.get(f"/sessions/{session}")
+    assert name not in log.text
+    problem(client.get("/sessions/999"), 404)
+    problem(client.get("/sessions/99999999999999999999999"), 404)
+
+
+def test_metrics_count_what_happened(client: httpx.Client) -> None:
+    sync(client, enrol(client)["token"])
+    text = client.get("/metrics").text
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(lines["axiom_grants_total"]) >= 4
+    assert float(lines["axiom_sync_seconds_count"]) >= 1
+    assert float(lines['axiom_project{what="hosts"}']) >= 1

@@ -1,0 +1,47 @@
+"""`GET /metrics`: what Prometheus reads of a serving process and of the project."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from axiom_protocol.messages import SyncAnswer, SyncRequest
+from axiom_server.store import overview
+from axiom_server.store.database import Connection
+
+#: Seconds: from a quiet server's exchange to one that waits for the disk.
+BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """Counters of one process, and gauges read from the database when somebody asks."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "axiom_sync_seconds", "Time of one sync", buckets=BUCKETS, registry=self._registry
+        )
+        self._grants = Counter("axiom_grants", "Tasks leased", registry=self._registry)
+        self._reports = Counter(
+            "axiom_reports", "Reports acknowledged", ["outcome"], registry=self._registry
+        )
+        self._refusals = Counter(
+            "axiom_refusals", "Reports that earn nothing", registry=self._registry
+        )
+        self._totals = Gauge(
+            "axiom_project", "Totals of the project", ["what"], registry=self._registry
+        )
+
+    def saw(self, request: SyncRequest, answer: SyncAnswer, seconds: float) -> None:
+        """Count one exchange."""
+        self._seconds.observe(seconds)
+        self._grants.inc(len(answer.grants))
+        for report in request.reports:
+            self._reports.labels(report.outcome).inc()
+        self._refusals.inc(sum(1 for a in answer.acknowledged if a.refusal))
+
+    async def text(self, connection: Connection) -> bytes:
+        """The exposition format."""
+        totals = (await overview.totals(connection))["totals"]
+        for what, value in totals.items():
+            self._totals.labels(what).set(value)
+        return generate_latest(self._registry)

@@ -1,0 +1,61 @@
+"""Read-only pages: what visitors see of the project. Every text is escaped by the templates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from axiom_server.config import Config
+from axiom_server.decide.credit import decayed
+from axiom_server.review import session_log
+from axiom_server.session_log import number
+from axiom_server.session_text import render as render_log
+from axiom_server.store import experiments, overview, sessions, users
+from axiom_server.store.database import Connection
+
+LEADERS = 100  # users on the front page
+
+_environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters["number"] = lambda value: f"{number(value):,}"
+
+
+async def front(connection: Connection, config: Config) -> str:
+    """The project at a glance: totals, experiments with their verdicts, users by credit."""
+    found = await overview.totals(connection)
+    latest = await sessions.get(connection, None)
+    verdicts: dict[str, list[dict[str, Any]]] = {}
+    for line in latest.record.get("findings", []) if latest else []:
+        verdicts.setdefault(line["experiment"], []).append(line)
+    leaders = await users.listing(connection, LEADERS)
+    now = datetime.now().astimezone()
+    return _environment.get_template("front.html").render(
+        project=config.project.name,
+        totals=found["totals"],
+        experiments=[v for v in await experiments.versions(connection) if v.state == "active"],
+        verdicts=verdicts,
+        leaders=[(u, _average(u.average, u.average_at, now)) for u in leaders],
+        session=latest.session_id if latest else None,
+    )
+
+
+async def session(connection: Connection, config: Config, session_id: int) -> str | None:
+    """One session log; None when there is none of that number."""
+    if await sessions.get(connection, session_id) is None:
+        return None
+    log = await session_log(connection, config, session_id)
+    return _environment.get_template("session.html").render(
+        project=config.project.name, session=session_id, text=render_log(log)
+    )
+
+
+def _average(average: float, since: datetime | None, now: datetime) -> float:
+    return decayed(average, (now - since).total_seconds()) if since else 0.0
