@@ -64,6 +64,7 @@ def _slots(shot: Snapshot, lines: int) -> Table:
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=26)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, min_width=6)
     table.add_column(justify="right", no_wrap=True, style="dim")
     rows = _rows(shot.slots)
     shown = rows if len(rows) <= lines else rows[: lines - 1]
@@ -89,7 +90,8 @@ def _task_cells(task: TaskView) -> tuple[RenderableType, ...]:
     return (
         Text(f"{task.experiment} #{task.task_id}", "cyan", no_wrap=True, overflow="ellipsis"),
         ProgressBar(total=1.0, completed=task.progress, width=18),
-        f"{task.progress:.0%} {show_seconds(task.elapsed_seconds)}",
+        f"{task.progress:.0%}",
+        show_seconds(task.elapsed_seconds),
         left,
     )
 
