@@ -307,7 +307,7 @@ def test_a_server_that_withholds_news_is_found_out_when_its_last_word_expires(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = Project(
-        tmp_path / "project", clock=at(utc_now() - TIMESTAMP_LIFE + timedelta(seconds=6))
+        tmp_path / "project", clock=at(utc_now() - TIMESTAMP_LIFE + timedelta(seconds=12))
     )
     walk = project.publish()
     with served(project) as server, host(tmp_path / "host", server.url) as store:
