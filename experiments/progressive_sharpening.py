@@ -19,7 +19,8 @@ for another path. Summaries over the late half agree between hosts; step-by-step
 are marked so. The control and everything up to the arrival are not chaotic.
 
 What it does not settle: whether the edge does any good. In first trials the test loss at the edge
-was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2. `flatter_generalises` is declared to find out, not to advertise.
+was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2.
+`flatter_generalises` is declared to find out, not to advertise.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -77,7 +78,7 @@ was a tenth lower than the control's with targets of scale 1, and a tenth higher
 # loss_fall = { min = 0, chaotic = true, about = "largest last loss / loss on arrival" }
 # upward = { min = 0, max = 1, chaotic = true, about = "smallest share of upward steps" }
 # held_down = { min = 0, rtol = 0.05, about = "control's late sharpness / largest there" }
-# all_at_edge = { kind = "flag", about = "the detector finds every rate from 0.1 to 0.2" }
+# all_at_edge = { kind = "flag", chaotic = true, about = "by the detector, rates 0.1 to 0.2" }
 # control_at_edge = { kind = "flag", about = "the detector's false alarm on the control" }
 # test_gain = { chaotic = true, about = "1 - test loss there / test loss of the control" }
 # control_test = { min = 0, rtol = 1e-5, about = "test loss of the control over that of guessing" }
@@ -98,7 +99,7 @@ was a tenth lower than the control's with targets of scale 1, and a tenth higher
 # upward = { min = 0, max = 1, chaotic = true }
 # test_loss = { min = 0, chaotic = true }
 # diverged = { kind = "flag" }
-# at_edge = { kind = "flag", about = "by the detector" }
+# at_edge = { kind = "flag", chaotic = true, about = "by the detector" }
 #
 # [tool.axiom.result.curves]
 # kind = "records"

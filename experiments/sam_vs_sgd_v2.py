@@ -75,13 +75,13 @@ What does not survive a fair test, and is declared so that the results may say i
 # configs_done = { kind = "integer", min = 1, about = "noise x task x width x rate" }
 # diverged = { kind = "integer", min = 0, about = "configurations in which an arm diverged" }
 # rho = { dims = 1, rtol = 1e-9 }
-# lambda_ratio = { dims = 1, rtol = 1e-4, about = "SAM / SGD of equal steps, per rho" }
-# lambda_ratio_equal = { dims = 1, rtol = 1e-4, about = "SAM / SGD of equal gradients, per rho" }
+# lambda_ratio = { dims = 1, rtol = 1e-6, about = "SAM / SGD of equal steps, per rho" }
+# lambda_ratio_equal = { dims = 1, rtol = 1e-6, about = "SAM / SGD of equal gradients, per rho" }
 # clean_gain = { dims = 1, unit = "accuracy", atol = 1e-3, about = "over equal steps, per rho" }
 # noisy_gain = { dims = 1, unit = "accuracy", atol = 1e-3, about = "with 20 % label noise" }
-# worst_lambda_ratio = { min = 0, rtol = 1e-4, about = "largest of lambda_ratio" }
-# clean_lambda_equal_small = { min = 0, rtol = 1e-4, about = "clean, rho to 0.2" }
-# lambda_equal_large = { min = 0, rtol = 1e-4, about = "equal gradients, largest rho" }
+# worst_lambda_ratio = { min = 0, rtol = 1e-6, about = "largest of lambda_ratio" }
+# clean_lambda_equal_small = { min = 0, rtol = 1e-6, about = "clean, rho to 0.2" }
+# lambda_equal_large = { min = 0, rtol = 1e-6, about = "equal gradients, largest rho" }
 # clean_gain_small = { unit = "accuracy", atol = 1e-3, about = "mean over rho up to 0.2" }
 # clean_gain_small_equal = { unit = "accuracy", atol = 1e-3, about = "over equal gradients" }
 # noisy_gain_large = { unit = "accuracy", atol = 1e-3, about = "largest rho, 20 % label noise" }
@@ -98,15 +98,15 @@ What does not survive a fair test, and is declared so that the results may say i
 # width = { kind = "integer" }
 # rate = { rtol = 1e-9 }
 # diverged = { kind = "flag" }
-# sam_lambda = { dims = 1, rtol = 1e-3, atol = 1e-9, about = "top Hessian eigenvalue per rho" }
-# sgd_lambda = { rtol = 1e-3, atol = 1e-9 }
-# sgd_equal_lambda = { rtol = 1e-3, atol = 1e-9 }
+# sam_lambda = { dims = 1, rtol = 1e-5, atol = 1e-9, about = "top Hessian eigenvalue per rho" }
+# sgd_lambda = { rtol = 1e-5, atol = 1e-9 }
+# sgd_equal_lambda = { rtol = 1e-5, atol = 1e-9 }
 # sam_accuracy = { dims = 1, min = 0, max = 1, atol = 2e-3, about = "on the test set, per rho" }
 # sgd_accuracy = { min = 0, max = 1, atol = 2e-3 }
 # sgd_equal_accuracy = { min = 0, max = 1, atol = 2e-3 }
 # sgd_early_accuracy = { min = 0, max = 1, atol = 2e-3 }
-# sam_train_loss = { dims = 1, min = 0, rtol = 1e-3 }
-# sgd_train_loss = { min = 0, rtol = 1e-3 }
+# sam_train_loss = { dims = 1, min = 0, rtol = 1e-5 }
+# sgd_train_loss = { min = 0, rtol = 1e-5 }
 #
 # [[tool.axiom.findings]]
 # name = "flatter_at_every_rho"

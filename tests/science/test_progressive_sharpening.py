@@ -1,7 +1,7 @@
 """progressive_sharpening: its signature and controls, its detector, its promises.
 
-Tuned on seeds 0 to 4; and 101 to 106 took part as well, when 105 was found to diverge at rate 0.3 and
-the findings were moved to lower rates. So the ten seeds here are others, fixed before they were run.
+Tuned on seeds 0 to 4; and 101 to 106 took part as well, when 105 was found to diverge at rate 0.3
+and the findings were moved to lower rates. So the ten seeds here are others, fixed beforehand.
 """
 
 from __future__ import annotations
