@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from msgspec import Struct
@@ -23,12 +24,22 @@ class Presence(Struct, frozen=True, kw_only=True):
 
 def probe_presence() -> Presence:
     """One look. A terminal's access time is the last key typed into it (no desktop needed)."""
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    battery = _battery()
     return Presence(
         in_use=_seconds_since_input() < IDLE_SECONDS,
         has_battery=battery is not None,
         on_battery=battery is not None and battery.power_plugged is False,
     )
+
+
+def _battery() -> Any:
+    """psutil's facts of the battery, or None: no battery, or a system that cannot say."""
+    if not hasattr(psutil, "sensors_battery"):
+        return None
+    try:
+        return psutil.sensors_battery()
+    except FileNotFoundError:  # a container, or a kernel without /sys/class/power_supply
+        return None
 
 
 def _seconds_since_input() -> float:
