@@ -121,11 +121,12 @@ def test_it_runs_nothing_but_what_staff_signed_and_have_not_withdrawn(
         assert project.outcomes()[task_id] != "success"
         assert attack in messages(project)[task_id]
 
-    for name in ({"version": "6.6.6"}, {"version": "1.0.0"}, {"experiment": "../../evil"}):
-        borrowed = project.grant(new, **name)  # signed bytes under another name
-        volunteer.work()
-        assert project.outcomes()[borrowed] == "failed"
-        assert "bundle refused: " in messages(project)[borrowed]
+    names = ({"version": "6.6.6"}, {"version": "1.0.0"}, {"experiment": "../../evil"})
+    borrowed = [project.grant(new, **name) for name in names]  # signed bytes, other names
+    volunteer.work()
+    for task_id in borrowed:
+        assert project.outcomes()[task_id] == "failed"
+        assert "bundle refused: " in messages(project)[task_id]
     honest = project.grant(new)
     volunteer.work()
     assert project.outcomes()[honest] == "success"
