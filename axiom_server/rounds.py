@@ -64,7 +64,7 @@ class Rounds:
                 await self._revive()
 
     async def _revive(self) -> None:
-        """Our own PostgreSQL was killed, by the kernel for want of memory perhaps: start it again."""
+        """Our own PostgreSQL was killed, for want of memory perhaps: start it again."""
         if self.revive is None:
             return
         try:

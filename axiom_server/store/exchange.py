@@ -118,7 +118,7 @@ WITH mine AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
         WHERE host_id = %(host)s AND device = want.device
-        ORDER BY queue_id LIMIT want.most FOR UPDATE SKIP LOCKED
+        ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
     ) q
 ), pool AS (
     SELECT q.* FROM json_to_recordset(%(pools)s::json)
@@ -126,14 +126,16 @@ WITH mine AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
         WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
-        ORDER BY queue_id
+        ORDER BY place
         LIMIT GREATEST(0, want.most - (SELECT count(*) FROM mine WHERE device = want.device))
         FOR UPDATE SKIP LOCKED
     ) q
 )
 SELECT c.queue_id, c.workunit_id, c.version_id, c.device, c.purpose, w.parameters_id, w.seed
 FROM (SELECT 0 AS rank, * FROM mine UNION ALL SELECT 1, * FROM pool) c
-JOIN workunits w USING (workunit_id)
+CROSS JOIN LATERAL (  -- OFFSET 0: one look-up each; a plain join may read the whole table
+    SELECT parameters_id, seed FROM workunits WHERE workunit_id = c.workunit_id OFFSET 0
+) w
 ORDER BY c.rank, c.queue_id"""
 
 GRANT = """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 
 from axiom_protocol.manifest import Manifest, read_manifest
@@ -60,8 +61,7 @@ class ServerProject:
     def publish(self, name: str = "short_walk", **changes: Any) -> Manifest:
         """Record a fixture experiment (signing is tested elsewhere)."""
         manifest = read_manifest((EXPERIMENTS / f"{name}.py").read_text())
-        for key, value in changes.items():
-            object.__setattr__(manifest, key, value)
+        manifest = msgspec.structs.replace(manifest, **changes)
 
         async def work(connection: Connection) -> None:
             await experiments.record_version(connection, manifest, "0" * 64, None)

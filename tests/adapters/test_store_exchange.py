@@ -13,6 +13,7 @@ from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.errors import ExperimentUnknown
+from axiom_server.store.exchange import CANDIDATES
 from tests.adapters.cluster import cluster, fresh_database
 from tests.adapters.server_project import ServerProject
 
@@ -475,3 +476,22 @@ def test_deploying_again_after_the_first_is_fetched_adds_nothing(project: Server
     project.deploy("short_walk", fill_idle=True)
     host.sync()
     assert project.deploy("short_walk", fill_idle=True).workunits == 0
+
+
+def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
+    project: ServerProject,
+) -> None:
+    """The plan for any number of them: an index on exactly what is asked for."""
+    project.deploy("short_walk", count=5_000)
+    project.publish(name="short_walk", version="1.0.1")
+    project.execute("UPDATE versions SET state = 'active'")
+    project.deploy("short_walk@1.0.1", count=5)
+    project.execute("ANALYZE")
+    query = (
+        CANDIDATES.replace("%(slots)s", "'[]'").replace("%(host)s", "1")
+        .replace("%(pools)s", '\'[{"version_id": 2, "device": "cpu", "most": 5}]\'')
+    )  # fmt: skip
+    plan = "\n".join(line[0] for line in project.rows("EXPLAIN ANALYZE " + query))
+    assert "queue_pool" in plan
+    assert "Seq Scan" not in plan
+    assert "Rows Removed by Filter" not in plan

@@ -111,10 +111,13 @@ CREATE TABLE queue (
     purpose         text NOT NULL DEFAULT 'first',       -- first, replica, tiebreak
     attempt         smallint NOT NULL DEFAULT 1,
     release_at      timestamptz,                         -- when another host may have it
+    -- The order, apart from the key: else the planner walks the key, through every other version's
+    -- workunits, to the first of this one.
+    place           bigint GENERATED ALWAYS AS (queue_id) STORED,
     UNIQUE (workunit_id, purpose)
 );
-CREATE INDEX queue_pool ON queue (version_id, device, queue_id) WHERE host_id IS NULL;
-CREATE INDEX queue_target ON queue (host_id, device, queue_id) WHERE host_id IS NOT NULL;
+CREATE INDEX queue_pool ON queue (version_id, device, place) WHERE host_id IS NULL;
+CREATE INDEX queue_target ON queue (host_id, device, place) WHERE host_id IS NOT NULL;
 CREATE INDEX queue_release ON queue (release_at) WHERE host_id IS NOT NULL;
 
 CREATE TABLE tasks (
