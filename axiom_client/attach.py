@@ -66,6 +66,7 @@ async def attach(
         user=answer.user,
         account_key=answer.account_key or account_key,
         root_fingerprint=pinned,
+        host_name=host_name,
     )
     write_identity(folders.identity_file, identity)
     return identity

@@ -11,6 +11,7 @@ import typer
 from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
 from axiom_client.service.cli import app as service_app
+from axiom_client.storage import storage_faults_named
 
 if TYPE_CHECKING:
     from axiom_client.config import Config
@@ -39,7 +40,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def main() -> None:
     """Run a command; a known problem is one line on stderr and an exit code of its own."""
     try:
-        app()
+        with storage_faults_named():
+            app()
     except AxiomError as error:
         print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)

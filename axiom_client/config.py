@@ -42,6 +42,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _proxy(value: Any) -> str:
+    text = _text(value)
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError("must be a URL such as http://proxy.example:3128")
+    return text
+
+
 class Key(Struct, frozen=True, kw_only=True):
     """One thing that may be set."""
 
@@ -77,7 +84,7 @@ KEYS = (
         about="Work kept waiting for each core, so that a short network outage idles nothing."),
     Key(name="host.name", default="", read=_text,
         about="What the project calls this host; empty: the computer's own name."),
-    Key(name="network.proxy", default="", read=_text,
+    Key(name="network.proxy", default="", read=_proxy,
         about="Proxy, such as http://proxy.example:3128; empty: the environment's."),
     Key(name="network.ca_bundle", default="", read=_text,
         about="File with further certificates to trust; empty: the system's certificates."),

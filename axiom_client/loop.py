@@ -6,7 +6,6 @@ event -> step (pure) -> journal -> effects -> events
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import secrets
 import signal
@@ -24,7 +23,7 @@ from axiom_client.control import ControlServer
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits
-from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, JournalBroken
+from axiom_client.errors import ConfigProblem, DiskFull, HostRefused
 from axiom_client.folders import Folders
 from axiom_client.journal import Held, Journal
 from axiom_client.lock import Lock
@@ -67,18 +66,6 @@ class Agent:
 
     async def run(self) -> str:
         """Run until there is a reason to end; returns it. Raises AxiomError."""
-        try:
-            return await self._run_alone()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(self._folders.state) from None
-            if error.filename is not None and error.errno in (errno.EACCES, errno.EROFS):
-                raise JournalBroken(
-                    f"{error.filename}: {error.strerror}; check the rights of the agent's folders"
-                ) from None
-            raise
-
-    async def _run_alone(self) -> str:
         self._folders.make()
         lock = Lock(self._folders.lock_file)
         try:
@@ -134,7 +121,7 @@ class Agent:
             network=Network(
                 proxy=self._config["network.proxy"], ca_bundle=self._config["network.ca_bundle"]
             ),
-            host_name=self._config["host.name"],
+            host_name=self._config["host.name"] or self._identity.host_name,
         )
         performer = Performer(setup, journal, self.put)
         control = ControlServer(self._folders.control_socket, self)

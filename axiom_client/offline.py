@@ -31,7 +31,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         credit=held.credit,
     )
     state, _ = step(AgentState(), started)
-    state.facts = facts_only(config["host.name"], folders)
+    state.facts = facts_only(config["host.name"] or identity.host_name, folders)
     who = Who(
         project=identity.project,
         url=identity.url,

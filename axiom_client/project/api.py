@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.errors import (
+    BadValue,
     HostRefused,
     NotAnAxiomServer,
     ProjectProblem,
@@ -52,11 +53,19 @@ class Network(Struct, frozen=True, kw_only=True):
 
 
 def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
-    """The system's certificates, or a file of the volunteer's; nothing on loopback http."""
+    """The system's certificates, or a file of the volunteer's; nothing on loopback http.
+
+    Raises BadValue on a file without certificates.
+    """
     if not url.startswith("https"):
         return False
     if ca_bundle:
-        return ssl.create_default_context(cafile=ca_bundle)
+        try:
+            return ssl.create_default_context(cafile=ca_bundle)
+        except OSError as error:  # an ssl.SSLError is one
+            raise BadValue(
+                f"network.ca_bundle = {ca_bundle!r} holds no usable certificates: {error}"
+            ) from None
     import truststore
 
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from axiom_client.errors import JournalBroken
+
 
 class Identity(Struct, frozen=True, kw_only=True):
     """What enrolment gave. ``token`` is a secret."""
@@ -19,6 +21,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     user: str
     account_key: str = ""
     root_fingerprint: str = ""
+    host_name: str = ""  # as given when attaching; empty: the computer's own
 
     def __repr__(self) -> str:
         """Without the secrets, so that no log or error message can hold them."""
@@ -26,11 +29,15 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 def read_identity(path: Path) -> Identity | None:
-    """None when this host is not attached."""
+    """None when this host is not attached. Raises JournalBroken where the file is of no use."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:
         return None
+    except msgspec.DecodeError as error:
+        raise JournalBroken(
+            f"{path} is damaged ({error}); delete it and attach again: axiom-client attach URL"
+        ) from None
 
 
 def write_identity(path: Path, identity: Identity) -> None:

@@ -105,3 +105,13 @@ def test_commands_without_an_agent(tmp_path: Path) -> None:
         assert "axiom-client run" in quiet.refused(7, *words)
     for words in (["status"], ["tasks"], ["run"], ["detach"]):
         assert "axiom-client attach" in quiet.refused(4, *words)
+
+
+def test_damaged_or_forbidden_files_are_named(tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path / "agent")
+    state = agent.folder / "state"
+    state.mkdir(parents=True)
+    (state / "identity.json").write_text("{nonsense")
+    assert "identity.json is damaged" in agent.refused(21, "status")
+    agent.environment["AXIOM_CLIENT_DIR"] = str(state / "identity.json")  # a file, not a folder
+    assert "identity.json" in agent.refused(21, "run")
