@@ -115,12 +115,15 @@ class Recorder:
 
 
 def with_pool(
-    use: Callable[[Recorder], Awaitable[Any]], prefer: Literal["warm", "cold"] = "warm"
+    use: Callable[[Recorder], Awaitable[Any]],
+    prefer: Literal["warm", "cold"] = "warm",
+    *,
+    background: bool = False,
 ) -> Any:
     """Run ``use`` with a pool of its own; nothing of it is left afterwards."""
 
     async def body() -> Any:
-        recorder = Recorder(prefer)
+        recorder = Recorder(prefer, background=background)
         try:
             return await asyncio.wait_for(use(recorder), DEADLINE_SECONDS)
         finally:

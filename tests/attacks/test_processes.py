@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tests.adapters.running import make_spec, script, with_pool
 from tests.attacks.conftest import NO_ERRNO, Attack
 
 OWN_SIGNAL = (
@@ -126,6 +129,30 @@ def test_set_scheduler_of_another(attack: Attack) -> None:
     attack.repelled(
         "os.sched_setscheduler(AGENT, os.SCHED_IDLE, os.sched_param(0))", "os.sched_getscheduler(0)"
     )
+
+
+def test_leave_the_lowest_rank(tmp_path: Path) -> None:
+    """As volunteers run it, a task has SCHED_IDLE, and cannot leave it."""
+    body = """
+    import os
+    def refused(step, *arguments):
+        try:
+            step(*arguments)
+        except PermissionError:
+            return 1
+        return 0
+    value = [
+        os.sched_getscheduler(0) == os.SCHED_IDLE or os.getpriority(0, 0) == 19,
+        refused(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0)),
+        refused(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1)),
+        refused(os.sched_setparam, 0, os.sched_param(0)),
+        refused(os.setpriority, os.PRIO_PROCESS, 0, 0),
+    ]
+    """
+    spec = make_spec(tmp_path, script(body))
+    finished = with_pool(lambda recorder: recorder.finish(spec), background=True)
+    assert finished.outcome == "success", finished.message
+    assert finished.result["value"] == [1.0] * 5
 
 
 def test_raise_io_rank(attack: Attack) -> None:
