@@ -37,9 +37,13 @@ KERNELS: dict[str, dict[str, str]] = {
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
+    "catapult_phase": {"widths": [64], "steps": 60},
     "double_descent_v2": {"steps": 60},
     "feature_learning_phase": {"samples": 16, "target_loss": 0.3},
+    "progressive_sharpening": {"widths": [8], "steps_max": 200},
+    "rank_dynamics": {"epochs": 10},
     "rank_lottery": {"steps": 20},
+    "sam_vs_sgd_v2": {"widths": [16], "steps": 100, "rhos": [0.1]},
 }
 QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration
 
