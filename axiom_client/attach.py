@@ -49,6 +49,7 @@ async def attach(
         raise AlreadyAttached(
             f"attached to {known.project} at {known.url} already; leave with: axiom-client detach"
         )
+    shutil.rmtree(folders.bundles, ignore_errors=True)  # a pin of an attempt that failed later
     folders.make()
     api = Api(url, network)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -73,6 +74,8 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. Raises ControlRefused where no socket can be made."""
+        if sys.platform == "win32":
+            return
         if len(str(self._path).encode()) > PATH_BYTES_MAX:
             raise ControlRefused(
                 f"the path {self._path} is too long for a socket; "
@@ -160,6 +163,8 @@ def ask(path: Path, request: Request) -> Answer:
 
 
 def _exchange(path: Path, request: Request) -> bytes:
+    if sys.platform == "win32":
+        raise ControlRefused("steering a running agent is not possible on Windows yet; restart it")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_SECONDS)

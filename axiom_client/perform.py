@@ -17,7 +17,13 @@ from msgspec import Struct
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Load, SyncPlan
-from axiom_client.errors import HostRefused, NotAnAxiomServer, ProjectProblem, RequestRefused
+from axiom_client.errors import (
+    HostRefused,
+    NotAnAxiomServer,
+    ProjectProblem,
+    RequestRefused,
+    ServerNotThere,
+)
 from axiom_client.folders import Folders
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpus import probe_gpus
@@ -245,6 +251,8 @@ class Performer:
         )
         try:
             answer = await self._api.sync(request)
+            if answer.request_id != plan.request_id:
+                raise ServerNotThere("the server answered another request; trying again")
         except ProjectProblem as problem:
             self._emit(_sync_failed(problem))
             return
