@@ -77,7 +77,7 @@ was a tenth lower than the control's with targets of scale 1, and a tenth higher
 # edge_high = { min = 0, atol = 0.03, about = "largest late edge there" }
 # loss_fall = { min = 0, chaotic = true, about = "largest last loss / loss on arrival" }
 # upward = { min = 0, max = 1, chaotic = true, about = "smallest share of upward steps" }
-# held_down = { min = 0, rtol = 0.05, about = "control's late sharpness / largest there" }
+# held_down = { min = 0, rtol = 0.05, about = "control's late sharpness / median there" }
 # all_at_edge = { kind = "flag", chaotic = true, about = "by the detector, rates 0.1 to 0.2" }
 # control_at_edge = { kind = "flag", about = "the detector's false alarm on the control" }
 # test_gain = { chaotic = true, about = "1 - test loss there / test loss of the control" }
@@ -146,9 +146,9 @@ was a tenth lower than the control's with targets of scale 1, and a tenth higher
 #
 # [[tool.axiom.findings]]
 # name = "held_down_by_the_rate"
-# claim = "Trained to the same loss, the control is sharper than every net at the edge."
+# claim = "Trained to the same loss, the control is sharper than the median net at the edge."
 # field = "held_down"
-# criterion = { above = 1.1 }
+# criterion = { above = 1.2 }
 #
 # [[tool.axiom.findings]]
 # name = "flatter_generalises"
@@ -519,8 +519,9 @@ def edge_numbers(edge):
 def compared(control, edge):
     if control is None or not edge:
         return {"held_down": 0.0, "test_gain": 0.0}
+    middle = float(np.median([c["late_sharpness"] for c in edge]))
     mean_test = sum(c["test_loss"] for c in edge) / len(edge)
     return {
-        "held_down": control["late_sharpness"] / max(c["late_sharpness"] for c in edge),
+        "held_down": control["late_sharpness"] / middle,
         "test_gain": 1 - mean_test / control["test_loss"],
     }

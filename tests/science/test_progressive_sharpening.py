@@ -1,7 +1,8 @@
 """progressive_sharpening: its signature and controls, its detector, its promises.
 
-Tuned on seeds 0 to 4; and 101 to 106 took part as well, when 105 was found to diverge at rate 0.3
-and the findings were moved to lower rates. So the ten seeds here are others, fixed beforehand.
+Tuned on seeds 0 to 4; and 101 to 116 took part as well: 105 diverges at rate 0.3, so the findings
+were moved to lower rates, and `held_down` was redefined with 111 to 116 in view. So the ten seeds
+here are others, fixed before they were run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.science.harness import experiment, run_once
 from tests.science.promises import parts, resumed, twin
 
 NAME = "progressive_sharpening"
-SEEDS = range(111, 121)
+SEEDS = range(121, 131)
 SMALL: dict[str, Any] = {"widths": [16], "rates": [0.05, 0.2, 0.1], "steps_max": 200}
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -33,7 +34,7 @@ def signature(result: dict[str, Any]) -> dict[str, bool]:
         "loss_falls": result["loss_fall"] < 0.1,
         "not_at_every_step": result["upward"] - result["control_upward"] > 0.01,
         "control_below": result["control_edge"] < 0.95 and result["control_at_edge"] == 0,
-        "held_down": result["held_down"] > 1.1,
+        "held_down": result["held_down"] > 1.2,
     }
 
 
