@@ -45,12 +45,14 @@ def jacobian(weights: Array, inputs: Array) -> Array:
     hidden, output = weights[: width * INPUTS].reshape(width, INPUTS), weights[width * INPUTS :]
     total = inputs @ hidden.T
     by_hidden = np.einsum("nh,nd->nhd", (total > 0) * output, inputs).reshape(len(inputs), -1)
-    return np.concatenate([by_hidden, np.maximum(total, 0)], axis=1) / np.sqrt(width)
+    both: Array = np.concatenate([by_hidden, np.maximum(total, 0)], axis=1) / np.sqrt(width)
+    return both
 
 
 def kernel(weights: Array, inputs: Array) -> Array:
     rows = jacobian(weights, inputs)
-    return rows @ rows.T
+    out: Array = rows @ rows.T
+    return out
 
 
 def alignment(kernel_matrix: Array, targets: Array) -> float:
@@ -70,9 +72,9 @@ def train(first: Array, data: tuple[Array, Array], alpha: float, target_loss: fl
         if np.mean(residual**2) / np.mean(targets**2) < target_loss:
             break
         if step % 10 == 0:
-            curvature = np.linalg.eigvalsh(kernel(weights, inputs))[-1] / len(targets)
+            curvature = float(np.linalg.eigvalsh(kernel(weights, inputs))[-1]) / len(targets)
         gradient = alpha / len(targets) * residual @ jacobian(weights, inputs)
-        longest = 0.02 * np.linalg.norm(weights) / np.linalg.norm(gradient)
+        longest = float(0.02 * np.linalg.norm(weights) / np.linalg.norm(gradient))
         weights -= min(0.5 / (alpha**2 * curvature), longest) * gradient
     return weights
 

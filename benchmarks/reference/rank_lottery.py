@@ -46,7 +46,8 @@ def gradients(weights: Layers, biases: Layers, x: Array, y: Array) -> tuple[Laye
     out = forward(weights, biases, x)
     e = np.exp(out[3] - out[3].max(axis=1, keepdims=True))
     d = (e / e.sum(axis=1, keepdims=True) - y) / len(x)
-    by_weight, by_bias = [], []
+    by_weight: Layers = []
+    by_bias: Layers = []
     for i in reversed(LAYERS):
         by_weight.insert(0, out[i].T @ d)
         by_bias.insert(0, d.sum(axis=0))
