@@ -80,8 +80,9 @@ class Zygote:
 
     def start(self, task_id: int, channel: int, output: int) -> None:
         """See Parent."""
+        descriptors = [os.dup(channel), os.dup(output)]
         self.tasks.add(task_id)
-        self._send(Start(task_id), [os.dup(channel), os.dup(output)])
+        self._send(Start(task_id), descriptors)
 
     def signal(self, task_id: int, numbers: list[int]) -> None:
         """See Parent."""

@@ -6,6 +6,7 @@ Exactly one ``TaskFinished`` follows for every ``start``, whatever happens.
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome
 
+DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; children lower it for themselves
 DISK_LOOK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
 
 
@@ -55,6 +57,7 @@ class Pool:
         self._disk_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._mode = mode.choose()
+        _allow_descriptors()
 
     # ---- what the agent asks
 
@@ -178,7 +181,8 @@ class Pool:
         if self._zygotes.get(zygote.environment) is zygote:
             del self._zygotes[zygote.environment]
         for task_id in sorted(zygote.tasks):
-            running = self._running[task_id]
+            if (running := self._running.get(task_id)) is None:
+                continue  # it could not even be started
             running.orphaned = True
             if zygote.broken and running.ending is None:
                 text = f"the environment {zygote.environment} cannot be loaded:\n{zygote.broken}"
@@ -259,6 +263,14 @@ class Pool:
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _allow_descriptors() -> None:
+    """A task takes up to four of ours; the usual soft limit of 1,024 is short for 240 cores."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _may_end(running: Running) -> bool:

@@ -74,6 +74,9 @@ class Running:
         with channel:
             try:
                 self.parent.start(self.spec.task_id, channel.fileno(), output)
+            except OSError:
+                self.close()
+                raise
             finally:
                 os.close(output)
         self._send()
