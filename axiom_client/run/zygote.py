@@ -34,11 +34,12 @@ from axiom_client.run.news import (
 from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.libc import SandboxError
 
+SPARES = 2  # children forked ahead: two slots may end at once; each takes 3 MiB of its own
 _DESCRIPTORS = 2  # a task's channel and its output
 
 
 class _Children:
-    """The forked children: at most one spare without a task, and one for each task."""
+    """The forked children: a few spares without a task, and one for each task."""
 
     def __init__(self, agent: socket.socket) -> None:
         self._agent = agent
@@ -48,14 +49,15 @@ class _Children:
         self._poller.register(agent.fileno(), select.EPOLLIN)
         self._pids: dict[int, int] = {}  # task -> pid
         self._tasks: dict[int, int] = {}  # pidfd -> task
-        self._spare: tuple[int, socket.socket] | None = None
+        self._spares: list[tuple[int, socket.socket]] = []
 
     def serve(self) -> None:
         """Until the agent is gone: orders and deaths as they come; a spare when there is time."""
         while True:
             ready = self._poller.poll(0)
-            if not ready and self._spare is None:
-                self._spare = self._fork()
+            if not ready and len(self._spares) < SPARES:
+                self._spares.append(self._fork())
+                continue
             for descriptor, _ in ready or self._poller.poll():
                 if descriptor != self._agent.fileno():
                     self._reap(descriptor)
@@ -75,8 +77,7 @@ class _Children:
         return True
 
     def _start(self, task_id: int, descriptors: list[int]) -> None:
-        pid, control = self._spare or self._fork()
-        self._spare = None
+        pid, control = self._spares.pop(0) if self._spares else self._fork()
         at = time.monotonic()
         try:
             socket.send_fds(control, [b"!"], descriptors)
