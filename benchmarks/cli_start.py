@@ -1,0 +1,59 @@
+"""How long a person waits for `axiom-client --help`: at most 0.3 s.
+
+python -m benchmarks.cli_start
+
+The wall time is what a person feels and what a busy machine spoils, so processor time is shown too:
+it is what the program costs wherever it runs. The best of the runs is judged: nothing makes a
+program quicker than it is. Compiled files are warm, as after the first start. Also shown: what the
+interpreter alone takes, and the five modules that cost most.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+RUNS = 15
+LIMIT_SECONDS = 0.3
+PROGRAM = [sys.executable, "-c", "from axiom_client.cli import main; main()", "--help"]
+
+
+def measure(line: list[str]) -> tuple[float, float]:
+    """The best (wall, processor) seconds of the runs."""
+    walls, processors = [], []
+    for _ in range(RUNS):
+        before, started = os.times(), time.monotonic()
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+        walls.append(time.monotonic() - started)
+        after = os.times()
+        used = after.children_user + after.children_system
+        processors.append(used - before.children_user - before.children_system)
+    return min(walls), min(processors)
+
+
+def costly_modules(count: int) -> list[tuple[float, str]]:
+    """(milliseconds of its own, module) of the imports that cost most."""
+    line = [sys.executable, "-X", "importtime", *PROGRAM[1:]]
+    shown = subprocess.run(line, check=True, capture_output=True, text=True).stderr
+    rows = re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", shown)
+    return sorted(((int(own) / 1000, name) for own, name in rows), reverse=True)[:count]
+
+
+def main() -> None:
+    bare = measure([sys.executable, "-c", "pass"])
+    wall, processor = measure(PROGRAM)
+    print(
+        f"python -c pass        {bare[0] * 1000:6.0f} ms wall  {bare[1] * 1000:6.0f} ms processor"
+    )
+    print(f"axiom-client --help   {wall * 1000:6.0f} ms wall  {processor * 1000:6.0f} ms processor")
+    for milliseconds, name in costly_modules(5):
+        print(f"  {name:<30} {milliseconds:5.1f} ms")
+    if wall > LIMIT_SECONDS:
+        sys.exit(f"slower than {LIMIT_SECONDS} s")
+
+
+if __name__ == "__main__":
+    main()

