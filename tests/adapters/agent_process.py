@@ -39,7 +39,7 @@ class AgentProcess:
         self.environment = {
             **os.environ,
             "AXIOM_CLIENT_DIR": str(folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             **environment,
         }
         self.process: subprocess.Popen[str] | None = None
