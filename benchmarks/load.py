@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
+
+from axiom_server.store.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 60.0
@@ -109,6 +112,12 @@ def host_facts(cores: int) -> dict[str, Any]:
         "memory_bytes": cores << 31, "disk_free_bytes": 1 << 40,
         "environments": ["numpy", "torch"],
     }  # fmt: skip
+
+
+def trust_all(folder: Path) -> None:
+    """Give every host the past of a trusted one: of its results one in fifty is checked."""
+    with psycopg.connect(EmbeddedPostgres(folder / "postgres", Path(os.devnull)).conninfo) as db:
+        db.execute("UPDATE hosts SET agreements = 1000")
 
 
 async def enrol(connection: Connection, cores: int) -> str:

@@ -1,7 +1,8 @@
 """How much one serving process takes: `python -m benchmarks.server_throughput [--seconds 10]`.
 
 One `axiom-server serve` on embedded PostgreSQL, durable as in use, and a load generator on the same
-cores whose hosts are real HTTP clients that enrolled and send their tokens. Prints JSON:
+cores whose hosts are real HTTP clients that enrolled, send their tokens and are trusted. Prints
+JSON:
 
 sync_per_second        exchanges of one report and one grant each
 workunits_per_second   granted, reported and acknowledged, in batches of 100
@@ -16,6 +17,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -85,7 +87,7 @@ class Host:
         return len(reports)
 
 
-async def measure(port: int, slots: int, seconds: float) -> tuple[float, float]:
+async def measure(folder: Path, port: int, slots: int, seconds: float) -> tuple[float, float]:
     """(exchanges, acknowledged reports) a second, over ``seconds`` after everybody has begun."""
     numbers = itertools.count()
     hosts = []
@@ -93,6 +95,7 @@ async def measure(port: int, slots: int, seconds: float) -> tuple[float, float]:
         connection = load.Connection(port)
         token = await load.enrol(connection, slots)
         hosts.append(Host(connection, token, slots, [], numbers))
+    load.trust_all(folder)
     await asyncio.gather(*(host.exchange() for host in hosts))
     done = [0, 0]
     until = time.monotonic() + seconds
@@ -118,10 +121,10 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     with load.project() as folder:
         load.staff(folder, "publish", str(EXPERIMENT))
-        load.staff(folder, "deploy", "short_walk", "--count", str(QUEUED))
+        load.staff(folder, "deploy", "short_walk", "--count", str(QUEUED), "--budget", "0.01")
         with load.serving(folder) as port:
-            singles, _ = asyncio.run(measure(port, 1, seconds))
-            _, workunits = asyncio.run(measure(port, BATCH, seconds))
+            singles, _ = asyncio.run(measure(folder, port, 1, seconds))
+            _, workunits = asyncio.run(measure(folder, port, BATCH, seconds))
     print(json.dumps({"sync_per_second": round(singles), "workunits_per_second": round(workunits)}))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 RESULTS_MIN = 10  # fewer say nothing
 ERROR_RATE_MAX = 0.10
 SLOWER_MAX = 10.0  # times the declared seconds, by the median, at each host's own pace
-FASTER_MAX = 50.0  # the same the other way: it probably does nothing
+FASTER_MAX = 1_000.0  # the same the other way: it does nothing; a fast host is no fault
 
 
 @dataclass(frozen=True, kw_only=True)

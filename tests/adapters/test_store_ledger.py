@@ -20,9 +20,10 @@ from axiom_server.store.database import connect
 from tests.adapters.cluster import cluster, fresh_database
 from tests.adapters.server_project import Host, ServerProject
 
+ACTIONS = ("ask", "report", "repeat", "forget", "review", "crash", "expire", "round")
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "report", "repeat", "forget", "review", "crash", "expire", "round"]),
+        st.sampled_from(ACTIONS),
         st.integers(0, 2),  # which host
     ),
     min_size=8,

@@ -117,7 +117,7 @@ def ended(faults: int, successes: int, hosts: int = 3, ratio: float = 1.0) -> li
     ("recent", "kind"),
     [
         (ended(2, 8), "error_rate"), (ended(1, 9), None), (ended(5, 4), None),
-        (ended(0, 10, ratio=11.0), "runtime"), (ended(0, 10, ratio=0.01), "runtime"),
+        (ended(0, 10, ratio=11.0), "runtime"), (ended(0, 10, ratio=0.0005), "runtime"),
         (ended(0, 10, ratio=5.0), None), (ended(10, 0, hosts=1), "error_rate"),
     ],
 )  # fmt: skip
