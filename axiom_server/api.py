@@ -27,6 +27,7 @@ from axiom_protocol.messages import (
     ProjectInfo,
     SyncRequest,
 )
+from axiom_server import deployment
 from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
 from axiom_server.exchange import TokenUnknown, clean, exchange
@@ -88,6 +89,7 @@ class Api:
             user_id, user, key = await self._account(connection, asked)
             token, stored = users.new_secret()
             host_id = await hosts.enrol(connection, user_id, facts, stored)
+            await deployment.fill_newcomer(connection, host_id, self.config.deploy)
         made = EnrolAnswer(host_id=host_id, token=token, user=user, account_key=key)
         return answer(request, made, status=201)
 

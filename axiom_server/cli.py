@@ -190,6 +190,7 @@ def deploy(
                 "pool": made.pool,
                 "experiments": made.experiments,
                 "hosts": {str(host): n for host, n in made.hosts.items()},
+                "standing": made.standing,
             }
         )
         return
@@ -197,8 +198,11 @@ def deploy(
     _table(("host", "cpu", "gpu"), [(h, n["cpu"], n["gpu"]) for h, n in made.hosts.items()])
     if made.pool:
         print(f"{made.pool:,} of them wait for any host")
-    if not made.workunits:
-        print("no live host has anything idle: axiom-server hosts shows them")
+    if made.standing:
+        hours = f"{config.deploy.hold_hours:g}"
+        print(f"no host has anything idle; those that join within {hours} hours will be filled")
+    elif not made.workunits:
+        print("none of these hosts has anything idle: axiom-server hosts shows them")
 
 
 @app.command()

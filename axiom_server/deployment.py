@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from axiom_protocol.manifest import ManifestError, Parameters
 from axiom_server.config import Deploying
 from axiom_server.decide import deploy
@@ -40,13 +42,17 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """What was made: per experiment, and per host by device."""
+    """What was made: per experiment, and per host by device.
+
+    standing    nothing was idle, so the order waits for hosts that join; see ``fill_newcomer``
+    """
 
     deployment_id: int | None
     workunits: int
     pool: int
     experiments: dict[str, int]
     hosts: dict[int, dict[str, int]] = field(default_factory=dict)
+    standing: bool = False
 
 
 async def make(connection: Connection, order: Order, config: Deploying) -> Deployed:
@@ -59,7 +65,10 @@ async def make(connection: Connection, order: Order, config: Deploying) -> Deplo
         for version in chosen:
             await experiments.set_weight(connection, version.experiment_id, order.weight)
     if not wanted:
-        return Deployed(deployment_id=None, workunits=0, pool=0, experiments={})
+        standing = order.fill_idle and not order.hosts
+        if standing:
+            await _stand(connection, order)
+        return Deployed(deployment_id=None, workunits=0, pool=0, experiments={}, standing=standing)
     by_id = {v.version_id: v for v in chosen}
     made = _summary(by_id, wanted)
     new = await _first_used(connection, [v for v in chosen if made.experiments.get(v.name)])
@@ -74,6 +83,25 @@ async def make(connection: Connection, order: Order, config: Deploying) -> Deplo
         deployment_id=deployment_id, workunits=made.workunits, pool=made.pool,
         experiments=made.experiments, hosts=made.hosts,
     )  # fmt: skip
+
+
+async def fill_newcomer(connection: Connection, host_id: int, config: Deploying) -> None:
+    """Give a host that has just joined what --fill-idle promised while nothing was idle.
+
+    An order stands for as long as a deployed workunit is held for its host. What the first order
+    fills, a second finds no longer idle, so a host never gets more than it has.
+    """
+    for standing in await workunits.standing_orders(connection, config.hold_hours * 3600):
+        order = msgspec.convert({**standing, "hosts": (host_id,)}, Order)
+        try:
+            await make(connection, order, config)
+        except ExperimentUnknown:
+            continue  # retired or withdrawn since: what it asked for is no longer to be had
+
+
+async def _stand(connection: Connection, order: Order) -> None:
+    record = {"experiments": [], "hosts": [], "pool": 0, "order": msgspec.to_builtins(order)}
+    await workunits.deploy(connection, "standing", (), 0.0, record)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -37,12 +37,12 @@ class HostLine(NamedTuple):
 
 
 async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: bytes) -> int:
-    """Add a host of a user's; ``token`` is the sha256 of its token."""
+    """Add a host of a user's; ``token`` is the sha256 of its token. All of it counts as idle."""
     found = await row(
         connection,
         """INSERT INTO hosts (user_id, name, token, facts, cpu_cores, gpus, memory_bytes,
-                              environments, last_seen_at)
-           VALUES (%s, %s, %s, %s::jsonb, %s, %s, %s, %s, now()) RETURNING host_id""",
+                              environments, idle_cpu, idle_gpu, last_seen_at)
+           VALUES (%s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, now()) RETURNING host_id""",
         (
             user_id,
             facts.name,
@@ -52,6 +52,8 @@ async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: b
             len(facts.gpus),
             facts.memory_bytes,
             list(facts.environments),
+            facts.cpu_cores,
+            len(facts.gpus),
         ),
     )
     return int(found[0])

@@ -99,6 +99,17 @@ async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) ->
     return firsts
 
 
+async def standing_orders(connection: Connection, stand_seconds: float) -> list[dict[str, Any]]:
+    """Orders to fill idle hosts that found none, the oldest first, while they stand."""
+    found = await rows(
+        connection,
+        """SELECT record -> 'order' FROM deployments WHERE kind = 'standing'
+           AND deployed_at > now() - %s * interval '1 second' ORDER BY deployment_id""",
+        (stand_seconds,),
+    )
+    return [order for (order,) in found]
+
+
 async def queue_counts(connection: Connection) -> list[tuple[str, int, int, int]]:
     """Per experiment: (name, waiting for any host, waiting for one host, leased)."""
     found = await rows(

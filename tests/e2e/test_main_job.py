@@ -41,6 +41,17 @@ def test_fill_idle_deploys_to_the_cores_of_a_live_host(server: Server, agent: Pr
     wait_for("the results", lambda: pending(server) == os.cpu_count())
 
 
+def test_fill_idle_before_any_host_waits_for_the_first(server: Server, agent: Program) -> None:
+    server.run("publish", str(WALK))
+    early = server.json("deploy", "short_walk", "--fill-idle")
+    assert (early["workunits"], early["standing"]) == (0, True)
+    server.json("deploy", "short_walk", "--fill-idle")  # asked for twice, filled once
+
+    agent.run("attach", server.url)
+    agent.run("run", "--until-idle", "--no-display")
+    assert pending(server) == os.cpu_count()
+
+
 def pending(server: Server) -> int:
     """Results that wait for review."""
     found: int = server.json("status")["totals"]["to_review"]
