@@ -14,7 +14,8 @@ choice=${1:-}
 if [ -z "$choice" ]; then
     if [ -e /dev/nvidiactl ]; then choice=--cuda; else choice=--cpu; fi
 fi
-set -- "$home/bin/python" "$home"/pip-*.whl/pip install --disable-pip-version-check \
+wheel=$(echo "$home"/pip-*.whl) # runs itself
+set -- "$home/bin/python" "$wheel/pip" install --disable-pip-version-check \
     --upgrade --no-compile --target "$target"
 case $choice in
     --cuda) "$@" --require-hashes --requirement "$pins" ;;

@@ -142,7 +142,9 @@ def test_installed_used_upgraded_purged(
         "fish/vendor_completions.d",
     ):
         assert any((root.path / "usr/share" / shell).iterdir())
-    assert "torch" not in root.run("/usr/lib/axiom-client/bin/python", "-m", "zipfile", "-h")
+    assert "usage" in root.run("/usr/lib/axiom-client/install-torch", "--gpu", code=2)
+    installer = "cd /usr/lib/axiom-client && exec bin/python $(echo pip-*.whl)/pip --version"
+    assert "pip" in root.run("sh", "-c", installer)
 
     # a task, completed in the sandbox as the service's user, by a server outside
     server.run("publish", str(FIXTURES / "experiments/short_walk.py"))
