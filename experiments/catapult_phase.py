@@ -169,6 +169,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 # label = "{rate:g}/lambda0"
 # x_label = "step"
 # y_label = "L / L0"
+# x_scale = "log"
 # y_scale = "log"
 # y_mark = [1.0]
 #
@@ -180,6 +181,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 # label = "{rate:g}/lambda0"
 # x_label = "step"
 # y_label = "lr * lambda"
+# x_scale = "log"
 # y_mark = [2.0]
 #
 # [[tool.axiom.figures]]
@@ -209,6 +211,7 @@ DIVERGED = 1e5  # times L0; the highest spike that came down was below 2e3, at w
 LAZY_MAX = 1.9  # below 2 by more than lambda drifts in the lazy phase
 CATAPULT = (2.5, 3.5)  # clear of the edge at 2 and of the divergence that begins near 4
 SPIKE = 3.0  # times L0; below the edge nothing rises by 5 %
+SHOWN = 1e3  # times L0; higher than any spike of the first width that came down
 DENSE_STEPS = 60  # the catapult is over by then; later the curves are smooth
 THIN = 20  # steps between later points of a curve
 SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
@@ -343,13 +346,20 @@ def summarise(path, width, rate):
         "caught": int(not path["diverged"] and is_catapult(losses)),
         "loss0": losses[0],
         "lambda0": lambdas[0],
-        "curve": {
-            "rate": rate,
-            "step": path["at"],
-            "loss_ratio": [losses[step] / losses[0] for step in path["at"]],
-            "edge": [path["learning_rate"] * value for value in lambdas],
-        },
+        "curve": curve_of(path, rate),
     }
+
+
+def curve_of(path, rate):
+    """Loss and curvature over the steps, up to where a divergent run leaves the picture."""
+    first = path["losses"][0]
+    looks = [
+        (step, path["losses"][step] / first, path["learning_rate"] * value)
+        for step, value in zip(path["at"], path["lambdas"], strict=True)
+        if path["losses"][step] <= SHOWN * first
+    ]
+    steps, ratios, edges = (list(column) for column in zip(*looks, strict=True))
+    return {"rate": rate, "step": steps, "loss_ratio": ratios, "edge": edges}
 
 
 def plan(parameters, budget_seconds):

@@ -18,7 +18,7 @@ What does not survive a fair test, and is declared so that the results may say i
 - Given as many gradients, SGD on clean labels is the *flatter* one at small rho: logistic loss
   flattens as it is trained on, and the second gradient buys that as well.
 - With 20 % of the labels wrong and rho = 1 there is a gain of some percent, against both SGDs.
-  Stopping SGD early gets as much, at no cost: in first trials neither was ahead in most seeds.
+  Stopping SGD early gets as much, at no cost: in first trials neither was clearly ahead.
 - With 32 units instead of 128 or 256, rho = 1 is too much to learn at all, and the gain is gone.
 """
 # /// script
