@@ -65,7 +65,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 # lazy_slope_width = { rtol = 1e-5, about = "d log movement / d log width in the lazy corner" }
 # rich_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the rich corner" }
 # boundary_slope = { rtol = 1e-5, about = "d log alpha / d log width of the border" }
-# alignment_rich = { min = -1, max = 1, rtol = 1e-5, about = "last kernel with target, least alpha" }
+# alignment_rich = { min = -1, max = 1, rtol = 1e-5, about = "last kernel and target, low alpha" }
 # alignment_lazy = { min = -1, max = 1, rtol = 1e-5, about = "the same at the largest alpha" }
 # alignment_initial = { min = -1, max = 1, rtol = 1e-5, about = "the same before training" }
 # alignment_monotony = { min = -1, max = 1, rtol = 1e-4, about = "fall / total variation in alpha" }

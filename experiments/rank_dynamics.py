@@ -612,14 +612,17 @@ def share(flags):
 
 def passes_gates(records, result):
     """Did every net learn, does it hold on the test set, and is the untrained control quiet?"""
-    return all(
-        r[f"{arm}_accuracy"] > ACCURACY_GATE_EACH
-        and r[f"{arm}_loss"] < LOSS_GATE
-        and min(map(min, r[f"{arm}_layers"])) >= 0.99  # it is at least 1; 0 once diverged
-        and result[f"accuracy_{arm}"] > ACCURACY_GATE
-        for r in records
-        for arm in ARMS
-    ) and abs(result["untrained_change"]) < UNTRAINED_GATE
+    return (
+        all(
+            r[f"{arm}_accuracy"] > ACCURACY_GATE_EACH
+            and r[f"{arm}_loss"] < LOSS_GATE
+            and min(map(min, r[f"{arm}_layers"])) >= 0.99  # it is at least 1; 0 once diverged
+            and result[f"accuracy_{arm}"] > ACCURACY_GATE
+            for r in records
+            for arm in ARMS
+        )
+        and abs(result["untrained_change"]) < UNTRAINED_GATE
+    )
 
 
 def run(task):
