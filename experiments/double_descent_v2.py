@@ -371,7 +371,7 @@ def summary(outcomes, parameters):
         and fits[-1]  # the widest does
         and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises: the test data are of the task
         and noise[1, -1] < CHANCE_ERROR - 0.2
-        and random_error > CHANCE_ERROR - 0.12  # chance within four deviations of one trial
+        and random_error > CHANCE_ERROR - 0.12  # five deviations of a mean of four trials
     )
     return {
         "valid": int(sane),
