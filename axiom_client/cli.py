@@ -167,8 +167,11 @@ def tasks(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def top() -> None:
+def top(as_json: AsJson = False) -> None:
     """The live picture of the running agent; leave with Ctrl-C."""
+    if as_json:
+        _print_json(_snapshot(find_folders()))
+        return
     from axiom_client.display import show_top
 
     show_top(find_folders().control_socket)
@@ -337,17 +340,24 @@ def config_set(
 
 
 @config_app.command("check")
-def config_check() -> None:
+def config_check(as_json: AsJson = False) -> None:
     """Say whether the file is in order."""
     folders = find_folders()
     _config(folders)
-    print(f"{folders.config_file} is in order")
+    if as_json:
+        _print_json({"path": str(folders.config_file), "in_order": True})
+    else:
+        print(f"{folders.config_file} is in order")
 
 
 @config_app.command("path")
-def config_path() -> None:
+def config_path(as_json: AsJson = False) -> None:
     """Where the file is, or would be."""
-    print(find_folders().config_file)
+    path = find_folders().config_file
+    if as_json:
+        _print_json({"path": str(path)})
+    else:
+        print(path)
 
 
 # --- helpers --------------------------------------------------------------------------------------
