@@ -28,7 +28,7 @@ READY_WITHIN_SECONDS = 60.0  # initdb and migrations take two on an idle machine
 READY_POLL_SECONDS = 0.1
 STOP_WITHIN_SECONDS = 20.0  # serve drains, then PostgreSQL makes its checkpoint
 REVIEW_SECONDS = 20.0  # kept back from --seconds for the last reports, review and log
-BUSY_SHARE = 0.75  # of the cores' time that runs get: the last one ends alone, and others want some
+BUSY_SHARE = 0.85  # of the cores' time that runs get: others want some, and the last run ends alone
 VOLUNTEER = "Demo volunteer"
 
 
