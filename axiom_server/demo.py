@@ -38,12 +38,16 @@ class DemoFailed(ServerError):
     exit_code = 1
 
 
-def library() -> list[Path]:
-    """The repository's experiments, or the copy that the wheel carries."""
+def library() -> dict[Path, float]:
+    """The repository's experiments, or the copy that the wheel carries, with their nominal seconds.
+
+    The longest first: begun in this order, they keep two cores busy to the end.
+    """
     here = Path(__file__).resolve().parent
     for folder in (here / "library", here.parent / "experiments"):
-        if found := sorted(folder.glob("*.py")):
-            return found
+        found = {p: read_manifest(p.read_text()).expected_seconds for p in folder.glob("*.py")}
+        if found:
+            return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
     raise DemoFailed("no experiments found; run the demo from a checkout or an installed wheel")
 
 
@@ -82,7 +86,7 @@ def _play(programs: _Programs, until: float, keep: bool) -> None:
 
 def _deploy_one_of_each(programs: _Programs, seconds: float) -> None:
     """One workunit of every experiment, at a smaller budget where the whole one would not fit."""
-    nominal = {path.stem: read_manifest(path.read_text()).expected_seconds for path in library()}
+    nominal = {path.stem: seconds for path, seconds in library().items()}
     share = BUSY_SHARE * (os.cpu_count() or 1) * seconds / sum(nominal.values())
     if share >= 1:
         programs.staff("deploy", *nominal, "--count", str(len(nominal)))
