@@ -56,16 +56,24 @@ class Journal:
             raise self._fault(error) from None
 
     def _prepare(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._database.executescript(
-                f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-            )
-        elif version != SCHEMA_VERSION:
+        """Lay the tables out once, though the agent and a command may open the file together."""
+        if self._version() == 0:
+            self._database.execute("BEGIN IMMEDIATE")
+            if self._version() == 0:
+                for statement in SCHEMA.strip().splitlines():
+                    self._database.execute(statement)
+                self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._database.execute("COMMIT")
+        version = self._version()
+        if version != SCHEMA_VERSION:
             raise JournalBroken(
                 f"{self.path} was written by another version of axiom-client (format {version}); "
                 "update axiom-client, or detach and attach again"
             )
+
+    def _version(self) -> int:
+        version: int = self._database.execute("PRAGMA user_version").fetchone()[0]
+        return version
 
     def close(self) -> None:
         """Fold the log into the file and let it go."""

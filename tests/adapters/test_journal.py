@@ -125,3 +125,13 @@ def test_killed_in_the_middle_keeps_whole_decisions(path: Path) -> None:
     tasks = [r.grant.task_id for r in held.tasks]
     assert tasks == [w.task_id for w in held.reports]
     assert tasks[: len(said)] == said
+
+
+def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    script = (
+        "import sys; from pathlib import Path; from axiom_client.journal import Journal; "
+        "Journal(Path(sys.argv[1])).close()"
+    )
+    openers = [subprocess.Popen([sys.executable, "-c", script, path]) for _ in range(6)]
+    assert [opener.wait(timeout=60) for opener in openers] == [0] * 6
