@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SECONDS_DEMO ?= 230
+SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
 .PHONY: help demo test lint science bench fuzz packages packages-test docs release clean

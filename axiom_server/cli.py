@@ -108,7 +108,7 @@ def serve(
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=30.0, help="About how long it may take.")] = 230.0,
+    seconds: Annotated[float, typer.Option(min=30.0, help="About how long it may take.")] = 235.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server up.")] = False,
 ) -> None:
     """The main job on this machine: server, experiments, this host as a volunteer, session log."""

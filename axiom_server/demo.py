@@ -27,7 +27,7 @@ from axiom_server.errors import ServerError
 READY_WITHIN_SECONDS = 60.0  # initdb and migrations take two on an idle machine
 READY_POLL_SECONDS = 0.1
 STOP_WITHIN_SECONDS = 20.0  # serve drains, then PostgreSQL makes its checkpoint
-REVIEW_SECONDS = 20.0  # kept back from --seconds for the last reports, review and log
+REVIEW_SECONDS = 12.0  # kept back from --seconds for the last reports, review and log
 BUSY_SHARE = 0.85  # of the cores' time that runs get: others want some, and the last run ends alone
 VOLUNTEER = "Demo volunteer"
 
