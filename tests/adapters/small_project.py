@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,12 @@ def served(project: SmallProject, port: int = 0) -> Iterator[str]:
         daemon_threads = True
         allow_reuse_address = True
 
+        def process_request(self, request: Any, client_address: Any) -> None:
+            connections.append(request)
+            super().process_request(request, client_address)
+
+    connections: list[socket.socket] = []
+
     with Listener(("127.0.0.1", port), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -177,3 +184,6 @@ def served(project: SmallProject, port: int = 0) -> Iterator[str]:
         finally:
             http.shutdown()
             thread.join()
+            for connection in connections:  # a server that is gone answers on none of them
+                with suppress(OSError):  # closed already
+                    connection.shutdown(socket.SHUT_RDWR)
