@@ -24,7 +24,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "catapult_phase"
@@ -217,6 +217,28 @@ THIN = 20  # steps between later points of a curve
 SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
 
 
+# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
 # The net, in NTK parameterisation: f(x) = v . relu(U x / sqrt(d)) * sqrt(2 / width). The 2 restores
 # the variance that relu halves. Every weight starts as N(0, 1).
 
@@ -237,7 +259,7 @@ def half_mean_square(error):
 def gradient(inputs, active, slope, second, error):
     """The gradient of the loss by the first and second layer."""
     pull = error / len(error)
-    return inputs.T @ (slope * np.multiply.outer(pull, second)), active.T @ pull
+    return inputs.T @ (slope * (pull[:, None] * second)), active.T @ pull
 
 
 def top_kernel_eigenvalue(gram, active, slope, second):
@@ -248,7 +270,7 @@ def top_kernel_eigenvalue(gram, active, slope, second):
     """
     weighted = slope * second
     kernel = gram * (weighted @ weighted.T) + active @ active.T
-    return float(np.linalg.eigvalsh(kernel)[-1]) / len(gram)
+    return float(library(kernel).linalg.eigvalsh(kernel)[-1]) / len(gram)
 
 
 def is_catapult(losses):
@@ -278,9 +300,8 @@ def kept(step, steps):
 
 
 def descend(data, first, second, rate, steps):
-    """Full-batch gradient descent at ``rate`` / lambda0 from these weights, unless it diverges."""
+    """Full-batch gradient descent at ``rate`` / lambda0 until ``steps``, or until it diverges."""
     inputs, targets, gram = data["inputs"], data["targets"], data["gram"]
-    first, second = first.copy(), second.copy()
     losses, at, lambdas = [], [], []
     learning_rate = 0.0
     for step in range(steps + 1):
@@ -296,8 +317,8 @@ def descend(data, first, second, rate, steps):
         if diverged or step == steps:
             break
         by_first, by_second = gradient(inputs, active, slope, second, error)
-        first -= learning_rate * by_first
-        second -= learning_rate * by_second
+        first = first - learning_rate * by_first
+        second = second - learning_rate * by_second
     test_error = hidden(data["test_inputs"], first)[0] @ second - data["test_targets"]
     return {
         "losses": losses, "at": at, "lambdas": lambdas, "learning_rate": learning_rate,
@@ -322,7 +343,8 @@ def make_data(rng):
 def run_config(task, data, width, rate, steps):
     """One net. Every rate starts from the same weights: rates are compared like with like."""
     rng = task.rng(width)
-    first, second = rng.standard_normal((INPUTS, width)), rng.standard_normal(width)
+    first = place(rng.standard_normal((INPUTS, width)), task.device)
+    second = place(rng.standard_normal(width), task.device)
     return summarise(descend(data, first, second, rate, steps), width, rate)
 
 
@@ -376,7 +398,7 @@ def plan(parameters, budget_seconds):
 
 
 def run(task):
-    data = make_data(task.rng(0))
+    data = {name: place(part, task.device) for name, part in make_data(task.rng(0)).items()}
     steps = task.parameters["steps"]
     pairs = plan(task.parameters, task.budget_seconds)
     done = (task.restore() or {"done": []})["done"]

@@ -23,7 +23,7 @@ descent is a property of networks trained to the end, not of width alone.
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "double_descent_v2"
@@ -186,6 +186,33 @@ def network_list(label_noise):
     ]
 
 
+# --- where arrays live: the mathematics below is spelt alike in numpy and torch -------------------
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def fetch(array):
+    """The array as numpy's."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
 # --- the task -------------------------------------------------------------------------------------
 
 
@@ -220,19 +247,18 @@ class Networks:
     """
 
     def __init__(self, widths, flat):
-        ends = np.cumsum(widths)
-        self.flat = flat
+        ends = np.cumsum(widths).tolist()
+        hidden_end = ends[-1] * (INPUTS + 1)
+        output_end = hidden_end + ends[-1] * CLASSES
+        self.widths, self.flat = widths, flat
         self.units = [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
-        split = np.cumsum([ends[-1] * (INPUTS + 1), ends[-1] * CLASSES])
-        hidden, output, bias = np.split(flat, split)
-        self.hidden = hidden.reshape(ends[-1], INPUTS + 1)
-        self.output = output.reshape(ends[-1], CLASSES)
-        self.bias = bias.reshape(len(widths), CLASSES, 1)
+        self.hidden = flat[:hidden_end].reshape(ends[-1], INPUTS + 1)
+        self.output = flat[hidden_end:output_end].reshape(ends[-1], CLASSES)
+        self.bias = flat[output_end:].reshape(len(widths), CLASSES, 1)
 
     def forward(self, i, inputs):
         """Hidden activity (width, samples) and outputs (CLASSES, samples) of net i."""
-        active = self.hidden[self.units[i]] @ inputs
-        np.maximum(active, 0.0, out=active)
+        active = (self.hidden[self.units[i]] @ inputs).clip(0.0)
         return active, self.output[self.units[i]].T @ active + self.bias[i]
 
 
@@ -256,13 +282,14 @@ def initial_networks(rng, widths):
 
 def gradient(networks, slope, inputs, targets):
     """Write d(loss)/d(weights) of each net into ``slope``; loss: mean |output - target|^2 / 2."""
+    xp = library(inputs)
     for i, units in enumerate(networks.units):
         active, outputs = networks.forward(i, inputs)
         residual = (outputs - targets[i]) / inputs.shape[1]
         back = networks.output[units] @ residual
         back *= active > 0
-        np.matmul(back, inputs.T, out=slope.hidden[units])
-        np.matmul(active, residual.T, out=slope.output[units])
+        xp.matmul(back, inputs.T, out=slope.hidden[units])
+        xp.matmul(active, residual.T, out=slope.output[units])
         slope.bias[i] = residual.sum(axis=1, keepdims=True)
 
 
@@ -278,21 +305,22 @@ def half_cosine(done):
 
 def train(networks, inputs, targets, steps, learning_rate):
     """Full-batch Adam (Kingma & Ba 2015), on all nets at once, in place."""
-    slope = Networks([u.stop - u.start for u in networks.units], np.empty_like(networks.flat))
-    mean, square, scratch = (np.zeros_like(networks.flat) for _ in range(3))
+    xp = library(networks.flat)
+    slope = Networks(networks.widths, xp.empty_like(networks.flat))
+    mean, square, scratch = (xp.zeros_like(networks.flat) for _ in range(3))
     for step in range(1, steps + 1):
         gradient(networks, slope, inputs, targets)
         correction = np.sqrt(1 - BETA2**step)
-        np.subtract(slope.flat, mean, out=scratch)
+        xp.subtract(slope.flat, mean, out=scratch)
         scratch *= 1 - BETA1
         mean += scratch
-        np.multiply(slope.flat, slope.flat, out=scratch)
+        xp.multiply(slope.flat, slope.flat, out=scratch)
         scratch -= square
         scratch *= 1 - BETA2
         square += scratch
-        np.sqrt(square, out=scratch)
+        xp.sqrt(square, out=scratch)
         scratch += EPSILON * correction
-        np.divide(mean, scratch, out=scratch)
+        xp.divide(mean, scratch, out=scratch)
         rate = learning_rate * half_cosine(step / steps)
         scratch *= rate * correction / (1 - BETA1**step)
         networks.flat -= scratch
@@ -311,7 +339,7 @@ def measure(networks, inputs, labels):
     return np.array(errors), np.array(losses)
 
 
-def trial(rng, parameters):
+def trial(rng, parameters, device):
     """Draw a task, train every net on it: training error, test error, test loss, (3, nets)."""
     arms = network_list(parameters["label_noise"])
     centres = parameters["separation"] * rng.standard_normal((CLASSES, INPUTS))
@@ -319,9 +347,12 @@ def trial(rng, parameters):
     test_inputs, test_classes = blobs(rng, centres, TEST_SAMPLES)
     luck, shift = rng.random(SAMPLES), rng.integers(1, CLASSES, SAMPLES)
     labels = np.stack([noisy(classes, noise, luck, shift) for noise, _ in arms])
-    networks = initial_networks(rng, [width for _, width in arms])
+    drawn = initial_networks(rng, [width for _, width in arms])
     targets = np.stack([one_hot(given) for given in labels])
-    train(networks, inputs, targets, parameters["steps"], parameters["learning_rate"])
+    networks = Networks(drawn.widths, place(drawn.flat, device))
+    data = place(inputs, device), place(targets, device)
+    train(networks, *data, parameters["steps"], parameters["learning_rate"])
+    networks = Networks(drawn.widths, fetch(networks.flat))
     train_error, _ = measure(networks, inputs, labels)
     test_error, test_loss = measure(networks, test_inputs, [test_classes] * len(arms))
     return np.stack([train_error, test_error, test_loss])
@@ -406,7 +437,7 @@ def run(task):
     state = task.restore() or {"outcomes": []}
     outcomes = state["outcomes"]
     while len(outcomes) < count:
-        outcomes.append(trial(task.rng(len(outcomes)), parameters))
+        outcomes.append(trial(task.rng(len(outcomes)), parameters, task.device))
         task.checkpoint({"outcomes": outcomes})
         task.progress(len(outcomes) / count)
     return summary(np.array(outcomes), parameters)

@@ -25,7 +25,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "feature_learning_phase"
@@ -182,6 +182,8 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 # x_scale = "log"
 # ///
 
+import math
+
 import numpy as np
 
 INPUTS = 6  # directions that a kernel must look in; the target uses two
@@ -205,6 +207,28 @@ TRIALS_MAX = 8  # tasks and initial weights averaged in one run
 TRIAL_SECONDS = 4.0  # nominal, on one core
 
 
+# --- where arrays live: the mathematics below is spelt alike in numpy and torch -------------------
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
 # --- the task -------------------------------------------------------------------------------------
 
 
@@ -225,13 +249,13 @@ def initial_weights(rng, width):
 
 def forward(inputs, hidden, output):
     """Activity (samples, h) and f (samples,)."""
-    active = np.maximum(inputs @ hidden.T, 0.0)
-    return active, active @ output / np.sqrt(len(output))
+    active = (inputs @ hidden.T).clip(0.0)
+    return active, active @ output / math.sqrt(len(output))
 
 
 def gradient(inputs, active, output, slope):
     """d(loss)/dW and d(loss)/da from d(loss)/df, ``slope`` (samples,)."""
-    slope = slope / np.sqrt(len(output))
+    slope = slope / math.sqrt(len(output))
     back = (active > 0) * output
     return (back * slope[:, None]).T @ inputs, active.T @ slope
 
@@ -244,50 +268,52 @@ def tangent_kernel(inputs, active, output):
 
 def alignment(kernel, targets):
     """Cosine between the centred kernel and the centred y y' (Cortes et al. 2012, JMLR 13)."""
-    centred = kernel - kernel.mean(axis=0)
-    centred = centred - centred.mean(axis=1, keepdims=True)
+    centred = kernel - kernel.mean(0)
+    centred = centred - centred.mean(1)[:, None]
     y = targets - targets.mean()
-    return y @ centred @ y / (np.linalg.norm(centred) * (y @ y))
+    return float(y @ centred @ y / (norm(centred) * (y @ y)))
 
 
 def norm(*parts):
-    return np.sqrt(sum(np.vdot(part, part) for part in parts))
+    """Of all the numbers of these arrays together."""
+    return math.sqrt(sum(float(part.ravel() @ part.ravel()) for part in parts))
 
 
 def relative_loss(residual, targets):
-    return np.mean(residual**2) / np.mean(targets**2)
+    return float(residual @ residual / (targets @ targets))
 
 
 # --- gradient flow to a fixed loss ----------------------------------------------------------------
 
 
 def flow(data, hidden, output, alpha, target_loss):
-    """Train one net until its relative loss is below ``target_loss``, in place.
+    """Train one net until its relative loss is below ``target_loss``: its weights then, and a log.
 
-    The loss is mean((F - y)^2) / 2. Returns steps, whether the loss was reached, and the relative
-    distance of F from what the net linearised at its start would say after the same steps.
+    The loss is mean((F - y)^2) / 2. The log has the steps, whether the loss was reached, and the
+    relative distance of F from what the net linearised at its start would say after those steps.
     """
     inputs, targets = data
-    count = len(targets)
+    count, eigvalsh = len(targets), library(targets).linalg.eigvalsh
     active, start = forward(inputs, hidden, output)
     first_kernel = tangent_kernel(inputs, active, output)
     linear = -targets  # residual of the linearised net
-    for step in range(STEPS_MAX):
+    for step in range(STEPS_MAX + 1):
         active, now = forward(inputs, hidden, output)
         residual = alpha * (now - start) - targets
-        if relative_loss(residual, targets) < target_loss:
-            return step, True, norm(residual - linear) / norm(targets)
+        reached = relative_loss(residual, targets) < target_loss
+        if reached or step == STEPS_MAX:
+            break
         if step % CURVATURE_EVERY == 0:
-            curvature = np.linalg.eigvalsh(tangent_kernel(inputs, active, output))[-1] / count
+            curvature = float(eigvalsh(tangent_kernel(inputs, active, output))[-1]) / count
         d_hidden, d_output = gradient(inputs, active, output, alpha * residual / count)
         rate = min(
             STEP_FRACTION / (alpha**2 * curvature),
             MOVE_FRACTION * norm(hidden, output) / norm(d_hidden, d_output),
         )
         linear = linear - rate * alpha**2 / count * (first_kernel @ linear)
-        hidden -= rate * d_hidden
-        output -= rate * d_output
-    return STEPS_MAX, False, norm(residual - linear) / norm(targets)
+        hidden = hidden - rate * d_hidden
+        output = output - rate * d_output
+    return hidden, output, (step, reached, norm(residual - linear) / norm(targets))
 
 
 CELL_NUMBERS = (
@@ -299,10 +325,9 @@ CELL_NUMBERS = (
 def cell(data, test, weights, alpha, target_loss):
     """Train one net of the map; the numbers of CELL_NUMBERS, in order."""
     (inputs, targets), (test_inputs, test_targets) = data, test
-    hidden, output = (part.copy() for part in weights)
-    test_start = forward(test_inputs, hidden, output)[1]
-    first = tangent_kernel(inputs, forward(inputs, hidden, output)[0], output)
-    steps, reached, gap = flow(data, hidden, output, alpha, target_loss)
+    test_start = forward(test_inputs, *weights)[1]
+    first = tangent_kernel(inputs, forward(inputs, *weights)[0], weights[1])
+    hidden, output, (steps, reached, gap) = flow(data, *weights, alpha, target_loss)
     last = tangent_kernel(inputs, forward(inputs, hidden, output)[0], output)
     test_residual = alpha * (forward(test_inputs, hidden, output)[1] - test_start) - test_targets
     moved = norm(hidden - weights[0], output - weights[1]) / norm(*weights)
@@ -318,11 +343,15 @@ def cell(data, test, weights, alpha, target_loss):
     )
 
 
-def trial(rng, parameters):
+def trial(rng, parameters, device):
     """One task and one draw of weights for each width: (widths, alphas, numbers)."""
-    data = product_task(rng, parameters["samples"])
-    test = product_task(rng, TEST_SAMPLES)
-    drawn = [initial_weights(rng, width) for width in WIDTHS]
+
+    def here(arrays):
+        return [place(array, device) for array in arrays]
+
+    data = here(product_task(rng, parameters["samples"]))
+    test = here(product_task(rng, TEST_SAMPLES))
+    drawn = [here(initial_weights(rng, width)) for width in WIDTHS]
     return np.array(
         [
             [cell(data, test, weights, alpha, parameters["target_loss"]) for alpha in ALPHAS]
@@ -445,7 +474,7 @@ def run(task):
     state = task.restore() or {"outcomes": []}
     outcomes = state["outcomes"]
     while len(outcomes) < count:
-        outcomes.append(trial(task.rng(len(outcomes)), task.parameters))
+        outcomes.append(trial(task.rng(len(outcomes)), task.parameters, task.device))
         task.checkpoint({"outcomes": outcomes})
         task.progress(len(outcomes) / count)
     return summary(outcomes)

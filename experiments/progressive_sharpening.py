@@ -24,7 +24,7 @@ At the scale used, between the two, it was lower in every seed tried: a fact abo
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "progressive_sharpening"
@@ -226,6 +226,28 @@ SECONDS_PER_STEP = (3e-4, 1e-5)  # nominal: fixed, and per unit of width; on one
 STEPS_NOMINAL = 2500  # of a run at the edge; the control takes about three times as many
 
 
+# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
 # The net: f(x) = tanh(tanh(x A + a) B + b) c + d, and its loss (1/2n) sum (f - y)^2. All parameters
 # lie in one vector, of which `unpack` gives the six parts as views.
 
@@ -255,7 +277,8 @@ def initial(rng, width):
 
 def predict(theta, inputs, width):
     A, a, B, b, c, d = unpack(theta, width)
-    return np.tanh(np.tanh(inputs @ A + a) @ B + b) @ c + d
+    tanh = library(theta).tanh
+    return tanh(tanh(inputs @ A + a) @ B + b) @ c + d
 
 
 def half_mean_square(error):
@@ -265,13 +288,13 @@ def half_mean_square(error):
 def loss_and_gradient(theta, data, width):
     """The loss, its gradient of theta's shape, and the intermediate values that `hvp` needs."""
     A, a, B, b, c, d = unpack(theta, width)
-    x = data["inputs"]
-    first = np.tanh(x @ A + a)
-    second = np.tanh(first @ B + b)
+    x, tanh = data["inputs"], library(theta).tanh
+    first = tanh(x @ A + a)
+    second = tanh(first @ B + b)
     error = second @ c + d - data["targets"]
     pull = error / len(error)
     slope1, slope2 = 1 - first * first, 1 - second * second
-    back2 = np.multiply.outer(pull, c)
+    back2 = pull[:, None] * c
     delta2 = back2 * slope2
     back1 = delta2 @ B.T
     delta1 = back1 * slope1
@@ -281,9 +304,9 @@ def loss_and_gradient(theta, data, width):
 
 
 def pack(x, first, second, delta1, delta2, pull):
-    return np.concatenate([
+    return library(x).concat([
         (x.T @ delta1).ravel(), delta1.sum(0), (first.T @ delta2).ravel(), delta2.sum(0),
-        second.T @ pull, [pull.sum()],
+        second.T @ pull, pull.sum()[None],
     ])  # fmt: skip
 
 
@@ -296,14 +319,14 @@ def hvp(theta, direction, data, width, seen):
     d_first = (x @ dA + da) * slope1
     d_second = (d_first @ B + first @ dB + db) * slope2
     d_pull = (d_second @ c + second @ dc + dd) / len(x)
-    d_back2 = np.multiply.outer(d_pull, c) + np.multiply.outer(pull, dc)
+    d_back2 = d_pull[:, None] * c + pull[:, None] * dc
     d_delta2 = d_back2 * slope2 - 2 * back2 * second * d_second
     d_back1 = d_delta2 @ B.T + delta2 @ dB.T
     d_delta1 = d_back1 * slope1 - 2 * back1 * first * d_first
-    return np.concatenate([
+    return library(x).concat([
         (x.T @ d_delta1).ravel(), d_delta1.sum(0),
         (d_first.T @ delta2 + first.T @ d_delta2).ravel(), d_delta2.sum(0),
-        d_second.T @ pull + second.T @ d_pull, [d_pull.sum()],
+        d_second.T @ pull + second.T @ d_pull, d_pull.sum()[None],
     ])  # fmt: skip
 
 
@@ -312,22 +335,24 @@ def lanczos(product, start):
 
     Full reorthogonalisation: without it the method finds copies of what it already has.
     """
-    basis = np.zeros((LANCZOS_MAX, len(start)))
-    basis[0] = start / np.linalg.norm(start)
+    xp = library(start)
+    basis = xp.stack([start / xp.linalg.norm(start)] * LANCZOS_MAX)  # row 0; the others follow
     diagonal, beside = [], []
     for k in range(LANCZOS_MAX):
         image = product(basis[k])
         diagonal.append(float(basis[k] @ image))
         for _ in range(2):  # twice is enough (Kahan)
             image -= basis[: k + 1].T @ (basis[: k + 1] @ image)
-        beside.append(float(np.linalg.norm(image)))
+        beside.append(float(xp.linalg.norm(image)))
         off = np.diag(beside[:k], 1)
         values, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
         residual = beside[k] * abs(vectors[-1, -1])
         if residual <= LANCZOS_RTOL * abs(values[-1]) or k + 1 == LANCZOS_MAX:
             break
         basis[k + 1] = image / beside[k]
-    return float(values[-1]), basis[: k + 1].T @ vectors[:, -1]
+    return float(values[-1]), sum(
+        share * row for share, row in zip(vectors[:, -1].tolist(), basis, strict=False)
+    )
 
 
 def sharpness(theta, data, width, seen, start):
@@ -376,7 +401,6 @@ def is_look(step):
 
 def descend(data, theta, start, rate, width, steps_max):
     """Full-batch gradient descent until fitted, diverged or ``steps_max``, with the sharpness."""
-    theta = theta.copy()
     losses, at, sharp = [], [], []
     for step in range(steps_max + 1):
         loss, gradient, seen = loss_and_gradient(theta, data, width)
@@ -388,7 +412,7 @@ def descend(data, theta, start, rate, width, steps_max):
             value, start = sharpness(theta, data, width, seen, start)
             at.append(step)
             sharp.append(value)
-        theta -= rate * gradient
+        theta = theta - rate * gradient
     test_error = predict(theta, data["test_inputs"], width) - data["test_targets"]
     return {
         "losses": np.array(losses), "at": np.array(at), "sharp": np.array(sharp),
@@ -399,7 +423,8 @@ def descend(data, theta, start, rate, width, steps_max):
 def run_config(task, data, width, rate):
     """One net; every rate starts from the same weights."""
     rng = task.rng(width)
-    theta, start = initial(rng, width), rng.standard_normal(size_of(width))
+    theta = place(initial(rng, width), task.device)
+    start = place(rng.standard_normal(size_of(width)), task.device)
     path = descend(data, theta, start, rate, width, task.parameters["steps_max"])
     return summarise(path, width, rate)
 
@@ -452,7 +477,7 @@ def plan(parameters, budget_seconds):
 
 
 def run(task):
-    data = make_data(task.rng(0))
+    data = {name: place(part, task.device) for name, part in make_data(task.rng(0)).items()}
     pairs = plan(task.parameters, task.budget_seconds)
     done = (task.restore() or {"done": []})["done"]
     for width, rate in pairs[len(done) :]:

@@ -36,7 +36,7 @@ weights, not by being low-rank.
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "rank_lottery"
@@ -236,6 +236,33 @@ TRIALS_MAX = 8  # tasks averaged in one run
 TRIAL_SECONDS = 5.0  # nominal, at 600 steps on one core
 
 
+# --- where arrays live: nets are trained where the task says, spectra and masks are the host's ----
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def fetch(array):
+    """The array as numpy's."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
 # --- the task -------------------------------------------------------------------------------------
 
 
@@ -272,44 +299,45 @@ def layers(flat):
 
 def forward(flat, inputs):
     """Activities of all layers, from the inputs to the logits (nets, samples, CLASSES)."""
-    activities = [np.broadcast_to(inputs, (len(flat), *inputs.shape))]
+    activities = [library(inputs).broadcast_to(inputs, (len(flat), *inputs.shape))]
     for depth, (weight, bias) in enumerate(zip(*layers(flat), strict=True)):
         total = activities[-1] @ weight + bias
-        activities.append(total if depth == len(SHAPES) - 1 else np.maximum(total, 0.0))
+        activities.append(total if depth == len(SHAPES) - 1 else total.clip(0.0))
     return activities
 
 
 def softmax(logits):
-    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    xp = library(logits)
+    odds = xp.exp(logits - xp.amax(logits, axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
 
 
 def gradient(flat, inputs, targets, slope):
     """Write d(mean cross-entropy)/d(flat) into ``slope``, shaped like ``flat``."""
-    activities = forward(flat, inputs)
+    activities, matmul = forward(flat, inputs), library(flat).matmul
     weights, _ = layers(flat)
     weight_slopes, bias_slopes = layers(slope)
     back = (softmax(activities[-1]) - targets) / len(inputs)
     for depth in reversed(range(len(SHAPES))):
-        np.matmul(activities[depth].swapaxes(1, 2), back, out=weight_slopes[depth])
+        matmul(activities[depth].swapaxes(1, 2), back, out=weight_slopes[depth])
         bias_slopes[depth][:] = back.sum(axis=1, keepdims=True)
         if depth:
             back = (back @ weights[depth].swapaxes(1, 2)) * (activities[depth] > 0)
 
 
-def train(nets, masks, data, batches, learning_rate):
+def train(nets, masks, data, batches, learning_rate, device="cpu"):
     """Adam on the weights that the masks leave, all nets on the same batches: the trained nets."""
-    inputs, targets = data
-    flat = nets * masks
-    slope, mean, square = (np.zeros_like(flat) for _ in range(3))
+    inputs, targets, flat, masks = (place(a, device) for a in (*data, nets * masks, masks))
+    batches, xp = place(batches, device), library(flat)
+    slope, mean, square = (xp.zeros_like(flat) for _ in range(3))
     for step, batch in enumerate(batches, start=1):
         gradient(flat, inputs[batch], targets[batch], slope)
         slope *= masks
         mean += (1 - BETA1) * (slope - mean)
         square += (1 - BETA2) * (slope * slope - square)
-        size = np.sqrt(square / (1 - BETA2**step)) + EPSILON
+        size = xp.sqrt(square / (1 - BETA2**step)) + EPSILON
         flat -= learning_rate / (1 - BETA1**step) * mean / size
-    return flat
+    return fetch(flat)
 
 
 def accuracy(flat, inputs, classes):
@@ -421,7 +449,7 @@ def probe_masks(weights, masks):
     return [magnitude_mask(net, mask) for net, mask in zip(weights, masks, strict=True)]
 
 
-def trial(rng, parameters):
+def trial(rng, parameters, device):
     """One task: its DENSE_NUMBERS, and for each round sparsity, accuracies, ranks and kept shares.
 
     Rounds are (ROUNDS, 1 + 3 + 3 + 8); the eight are top and bulk for each of KEPT_RULES.
@@ -431,19 +459,19 @@ def trial(rng, parameters):
     test = clusters(rng, centres, TEST_SAMPLES)
     batches = rng.integers(0, SAMPLES, (parameters["steps"], BATCH))
     data = inputs, np.eye(CLASSES)[classes]
-    rate = parameters["learning_rate"]
+    training = data, batches, parameters["learning_rate"], device
 
     first = initial_net(rng)
     mask = np.ones_like(first)
     starts = np.stack([first, small_net(first)])
-    dense, compressed = train(starts, np.stack([mask, mask]), data, batches, rate)
+    dense, compressed = train(starts, np.stack([mask, mask]), *training)
     ticket, probed, rounds = dense, (dense, first, compressed), []
     probes, whole = [mask] * len(probed), [spectra(net) for net in probed]
     for _ in range(ROUNDS):
         mask = magnitude_mask(ticket, mask)
         scattered = shuffled_mask(rng, mask)
         starts = np.stack([first, initial_net(rng), first])
-        nets = train(starts, np.stack([mask, mask, scattered]), data, batches, rate)
+        nets = train(starts, np.stack([mask, mask, scattered]), *training)
         ticket = nets[TICKET]
         probes = probe_masks(probed, probes)
         shares = [kept_energy(*each) for each in zip(probed, probes, whole, strict=True)]
@@ -531,7 +559,7 @@ def run(task):
     state = task.restore() or {"dense": [], "rounds": []}
     dense, rounds = state["dense"], state["rounds"]
     while len(dense) < count:
-        numbers, levels = trial(task.rng(len(dense)), parameters)
+        numbers, levels = trial(task.rng(len(dense)), parameters, task.device)
         dense.append(numbers)
         rounds.append(levels)
         task.checkpoint({"dense": dense, "rounds": rounds})

@@ -23,7 +23,7 @@ What does not survive a fair test, and is declared so that the results may say i
 """
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["numpy"]
+# dependencies = ["numpy", "torch"]  # torch on GPUs only
 #
 # [tool.axiom]
 # name = "sam_vs_sgd_v2"
@@ -206,6 +206,33 @@ LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
 SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
 
 
+# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+
+
+def place(array, device):
+    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+        return np.array(array)
+    import torch
+
+    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    return torch.tensor(array, device=device)
+
+
+def library(array):
+    """The module whose array this is."""
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def fetch(array):
+    """The array as numpy's."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
 # The net: f(x) = v . relu(U (x, 1)) * sqrt(2 / width), in NTK parameterisation: |grad f| is then of
 # the size of |x| at every width, and one rho means the same everywhere. Logistic loss.
 # All arms of a configuration are trained at once: U has shape (arms, 3, width), v (arms, width).
@@ -221,11 +248,11 @@ def forward(U, v, x):
 
 
 def sigmoid(f):
-    return 0.5 * (1 + np.tanh(0.5 * f))  # never overflows
+    return 0.5 * (1 + library(f).tanh(0.5 * f))  # never overflows
 
 
 def logistic_loss(f, y):
-    return np.mean(np.logaddexp(0, f) - y * f, axis=-1)
+    return (library(f).logaddexp(0 * f, f) - y * f).mean(-1)
 
 
 def gradient(U, v, x, y):
@@ -239,37 +266,33 @@ def gradient(U, v, x, y):
 
 def uphill(U, v, dU, dv, rho):
     """The point a distance rho (one for each arm) along the gradient (dU, dv)."""
-    norm = np.sqrt((dU * dU).sum((1, 2)) + (dv * dv).sum(1))
-    step = rho / np.maximum(norm, 1e-300)  # a fitted arm may have no gradient left
+    norm = library(dU).sqrt((dU * dU).sum((1, 2)) + (dv * dv).sum(1))
+    step = rho / norm.clip(1e-300)  # a fitted arm may have no gradient left
     return U + step[:, None, None] * dU, v + step[:, None] * dv
 
 
 def train_sam(U, v, x, y, rate, rho, batches):
     """SAM for every arm: descend along the gradient that is found a distance rho uphill."""
-    U, v = U.copy(), v.copy()
     for batch in batches:
         xb, yb = x[batch], y[batch]
         dU, dv = gradient(U, v, xb, yb)
         dU, dv = gradient(*uphill(U, v, dU, dv, rho), xb, yb)
-        U -= rate * dU
-        v -= rate * dv
+        U, v = U - rate * dU, v - rate * dv
     return U, v
 
 
 def train_sgd(U, v, x, y, rate, batches, held_out):
     """SGD of one arm: its weights half way, at the end, and where the held-out loss was least."""
-    U, v = U.copy(), v.copy()
-    halfway, best, least = None, (U.copy(), v.copy()), math.inf
+    halfway, best, least = None, (U, v), math.inf
     for step, batch in enumerate(batches):
         if step == len(batches) // 2:
-            halfway = U.copy(), v.copy()
+            halfway = U, v
         if step % CHECK_EVERY == 0:
             loss = float(logistic_loss(forward(U, v, held_out[0])[2], held_out[1])[0])
             if loss < least:
-                best, least = (U.copy(), v.copy()), loss
+                best, least = (U, v), loss
         dU, dv = gradient(U, v, x[batch], y[batch])
-        U -= rate * dU
-        v -= rate * dv
+        U, v = U - rate * dU, v - rate * dv
     return halfway, (U, v), best
 
 
@@ -278,30 +301,29 @@ def hvp(U, v, x, y):
     slope, active, f = (part[0] for part in forward(U[None], v[None], x))
     p = sigmoid(f)
     pull, bend = (p - y) / len(y), p * (1 - p) / len(y)
-    split = U.size
+    split, concat = math.prod(U.shape), library(U).concat
 
     def product(direction):
         dU, dv = direction[:split].reshape(U.shape), direction[split:]
         d_active = (x @ dU) * slope
         d_pull = bend * (d_active @ v + active @ dv)
-        hU = x.T @ (slope * (np.multiply.outer(d_pull, v) + np.multiply.outer(pull, dv)))
-        return np.concatenate([hU.ravel(), active.T @ d_pull + d_active.T @ pull])
+        hU = x.T @ (slope * (d_pull[:, None] * v + pull[:, None] * dv))
+        return concat([hU.ravel(), active.T @ d_pull + d_active.T @ pull])
 
     return product
 
 
 def top_eigenvalue(product, start):
     """Largest eigenvalue of a symmetric operator by Lanczos with full reorthogonalisation."""
-    most = min(LANCZOS_MAX, len(start))
-    basis = np.zeros((most, len(start)))
-    basis[0] = start / np.linalg.norm(start)
+    xp, most = library(start), min(LANCZOS_MAX, len(start))
+    basis = xp.stack([start / xp.linalg.norm(start)] * most)  # row 0; the others follow
     diagonal, beside = [], []
     for k in range(most):
         image = product(basis[k])
         diagonal.append(float(basis[k] @ image))
         for _ in range(2):  # twice is enough (Kahan)
             image -= basis[: k + 1].T @ (basis[: k + 1] @ image)
-        beside.append(float(np.linalg.norm(image)))
+        beside.append(float(xp.linalg.norm(image)))
         off = np.diag(beside[:k], 1)
         values, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
         if beside[k] * abs(vectors[-1, -1]) <= LANCZOS_RTOL * abs(values[-1]) or k + 1 == most:
@@ -343,34 +365,41 @@ def make_data(rng, task_is_spiral, noise):
 
 
 def accuracies(U, v, test):
-    return ((forward(U, v, test[0])[2] > 0) == test[1]).mean(axis=-1).tolist()
+    right = (forward(U, v, test[0])[2] > 0) == test[1]
+    return fetch(right).mean(axis=-1).tolist()
 
 
 def run_config(task, noise, task_is_spiral, width, rate, stream):
     """All arms of one configuration, from the same weights and over the same batches."""
+
+    def here(array):
+        return place(array, task.device)
+
     steps, rhos = task.parameters["steps"], np.array(task.parameters["rhos"])
-    train, held_out, test = make_data(task.rng(stream), task_is_spiral, noise)
+    sets = make_data(task.rng(stream), task_is_spiral, noise)
+    train, held_out, test = ([here(part) for part in one] for one in sets)
     rng = task.rng(width)
-    U, v = rng.standard_normal((1, 3, width)), rng.standard_normal((1, width))
-    batches = task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH))
-    same = np.repeat(U, len(rhos), 0), np.repeat(v, len(rhos), 0)
+    U, v = here(rng.standard_normal((1, 3, width))), here(rng.standard_normal((1, width)))
+    batches = here(task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH)))
+    xp = library(U)
+    same = xp.concat([U] * len(rhos)), xp.concat([v] * len(rhos))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is a flag, found in `measure`
-        sams = train_sam(*same, *train, rate, rhos, batches[:steps])
+        sams = train_sam(*same, *train, rate, here(rhos), batches[:steps])
         sgds = train_sgd(U, v, *train, rate, batches, held_out)
-    U, v = (np.concatenate(parts) for parts in zip(sams, *sgds, strict=True))
-    return measure(U, v, train, test, task.rng(4)) | {
+    U, v = (xp.concat(parts) for parts in zip(sams, *sgds, strict=True))
+    start = here(task.rng(4).standard_normal(4 * width))  # of Lanczos: one number a weight
+    return measure(U, v, train, test, start) | {
         "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
     }  # fmt: skip
 
 
-def measure(U, v, train, test, rng):
+def measure(U, v, train, test, start):
     """Flatness, accuracy and training loss of the arms: SAM's, then SGD half way, end, best."""
     with np.errstate(over="ignore", invalid="ignore"):
         losses = logistic_loss(forward(U, v, train[0])[2], train[1])
     gone = ~(losses < DIVERGED)
     diverged = bool(gone.any())
     U[gone], v[gone], losses[gone] = 0.0, 0.0, 0.0  # the flag says so
-    start = rng.standard_normal(U[0].size + v[0].size)
     tops = [top_eigenvalue(hvp(U[i], v[i], *train), start) for i in range(len(U) - 1)]
     tops = [max(top, 1e-12) for top in tops]  # logarithms follow
     right = accuracies(U, v, test)
