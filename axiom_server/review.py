@@ -109,9 +109,12 @@ async def judge_all(connection: Connection) -> list[FindingLine]:
     for version in await experiments.versions(connection):
         if version.state != "active" or not version.manifest.findings:
             continue
-        samples = await numbers.samples(connection, version.version_id, version.manifest)
-        for finding in version.manifest.findings:
-            verdict = judging.judge(version.manifest, finding, samples)
+        manifest = version.manifest
+        samples = await numbers.samples(connection, version.version_id, manifest)
+        probes = await numbers.probes(connection, version.version_id)
+        ignored = judging.is_seed_ignored(manifest, probes)
+        for finding in manifest.findings:
+            verdict = judging.judge(manifest, finding, samples, seed_ignored=ignored)
             lines.append(
                 FindingLine(
                     experiment=version.name,

@@ -8,20 +8,23 @@ one); sign consistency by the exact binomial test; heterogeneity between hosts b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from axiom_protocol.manifest import Criterion, Finding, Manifest
+from axiom_protocol.agreement import disagreements
+from axiom_protocol.manifest import Criterion, Field, Finding, Manifest
 from axiom_protocol.result import Result
 
 Verdict = Literal["confirmed", "rejected", "preliminary", "insufficient"]
 
 SEEDS_MIN = 5  # fewer: no verdict
 CONFIDENCE = 0.95
+PASSING_SHARE_MIN = 0.5  # of seeds, through the experiment's own gates; of fewer, chance chose them
+PROBES = 8  # seeds whose whole results are held against each other
 HETEROGENEOUS_P = (
     0.001  # hosts differ by more than their seeds do: something but the claim is at work
 )
@@ -66,20 +69,26 @@ class Verdicts:
     heterogeneity_p: float | None = None
 
 
-def judge(manifest: Manifest, finding: Finding, samples: Sequence[Sample]) -> Verdicts:
-    """The verdict on one finding. Samples may hold replicas, invalid runs and other parameters."""
+def judge(
+    manifest: Manifest, finding: Finding, samples: Sequence[Sample], *, seed_ignored: bool = False
+) -> Verdicts:
+    """The verdict on one finding. Samples may hold replicas, invalid runs and other parameters.
+
+    ``seed_ignored`` is what ``is_seed_ignored`` says of the version: then all runs are one sample.
+    """
     where = manifest.resolve(finding.where)
-    chosen = one_per_seed(
-        [s for s in samples if s.result["valid"] == 1 and dict(s.parameters) == where]
-    )
+    asked = [s for s in samples if dict(s.parameters) == where]
+    chosen = one_per_seed([s for s in asked if s.result["valid"] == 1])
     pairs = [(s, v) for s in chosen if (v := value_of(finding, s.result)) is not None]
     values = np.array([v for _, v in pairs], dtype=float)
     hosts = len({s.host_id for s, _ in pairs})
-    if len(values) < SEEDS_MIN:
+    if len(values) < SEEDS_MIN or seed_ignored:
         missing = SEEDS_MIN - len(values)
+        reason = f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}"
+        if seed_ignored:
+            reason = "different seeds give the same numbers, so all runs are one sample"
         return Verdicts(
-            name=finding.name, claim=finding.claim, verdict="insufficient",
-            reason=f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}",
+            name=finding.name, claim=finding.claim, verdict="insufficient", reason=reason,
             seeds=len(values), hosts=hosts,
             estimate=float(values.mean()) if len(values) else None,
             meeting=sum(finding.criterion.met_by(v) for v in values.tolist()),
@@ -88,7 +97,12 @@ def judge(manifest: Manifest, finding: Finding, samples: Sequence[Sample]) -> Ve
     meeting = _meeting(finding, values)
     sign_share, sign_p = sign_consistency(finding, values)
     heterogeneity = between_hosts([(s.host_id, v) for s, v in pairs])
-    verdict, reason = decide(finding, low, high, meeting, len(values), heterogeneity)
+    ran = len({s.seed for s in asked})
+    if len(chosen) < PASSING_SHARE_MIN * ran:
+        verdict: Verdict = "preliminary"
+        reason = f"only {len(chosen)} of {ran} seeds pass the experiment's own gates"
+    else:
+        verdict, reason = decide(finding, low, high, meeting, len(values), heterogeneity)
     return Verdicts(
         name=finding.name, claim=finding.claim, verdict=verdict, reason=reason,
         seeds=len(values), hosts=hosts, estimate=float(values.mean()), low=low, high=high,
@@ -103,6 +117,27 @@ def one_per_seed(samples: Sequence[Sample]) -> list[Sample]:
     for sample in sorted(samples, key=lambda s: s.task_id):
         first.setdefault(sample.seed, sample)
     return [first[seed] for seed in sorted(first)]
+
+
+def is_seed_ignored(manifest: Manifest, probes: Sequence[Result]) -> bool:
+    """Do whole results of different seeds agree like replicas of one, most of them?
+
+    A script that draws everything from one fixed seed gives any number of hosts one sample, and an
+    interval of no width. Results without a single number that could differ are not held against it.
+    """
+    if len(probes) < 2 or not _has_numbers(manifest.result.values()):
+        return False
+    distinct: list[Result] = []
+    for probe in probes:
+        if all(disagreements(manifest, probe, other, most=1) for other in distinct):
+            distinct.append(probe)
+    return 2 * len(distinct) <= len(probes)
+
+
+def _has_numbers(fields: Iterable[Field]) -> bool:
+    return any(
+        not f.chaotic and (f.kind == "number" or _has_numbers(f.fields.values())) for f in fields
+    )
 
 
 def value_of(finding: Finding, result: Result) -> float | None:

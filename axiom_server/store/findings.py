@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from axiom_protocol.manifest import Manifest
-from axiom_server.decide.findings import Sample
+from axiom_protocol.result import Result
+from axiom_server.decide.findings import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 
 SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdict
@@ -44,6 +45,25 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
         )
         for task_id, seed, host_id, parameters, valid, values in found
     ]
+
+
+async def probes(connection: Connection, version_id: int) -> list[Result]:
+    """Whole valid results of a few seeds of a version, all with the parameters most often used."""
+    found = await rows(
+        connection,
+        """WITH valid AS (
+               SELECT r.task_id, w.seed, w.parameters_id FROM results r
+               JOIN workunits w USING (workunit_id)
+               WHERE r.version_id = %(version)s AND r.valid = 1),
+           usual AS (
+               SELECT parameters_id FROM valid GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1),
+           first AS (
+               SELECT min(task_id) AS task_id FROM valid JOIN usual USING (parameters_id)
+               GROUP BY seed ORDER BY 1 LIMIT %(most)s)
+           SELECT result FROM results JOIN first USING (task_id) ORDER BY task_id""",
+        {"version": version_id, "most": PROBES},
+    )
+    return [result for (result,) in found]
 
 
 async def versions_with_results(connection: Connection, ids: Sequence[int]) -> set[int]:

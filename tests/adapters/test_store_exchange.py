@@ -455,6 +455,17 @@ def test_findings_come_from_valid_seeds_only(project: ServerProject) -> None:
     assert finding.estimate == pytest.approx(0.5 + 3e-4)
 
 
+def test_results_that_ignore_the_seed_confirm_nothing(project: ServerProject) -> None:
+    project.deploy("short_walk", count=8)
+    host = project.host(cores=8)
+    host.sync()
+    project.later(60)
+    host.sync([host.success(grant, exponent=0.5) for grant in host.held.values()], cpu=0)
+    finding = project.review().findings[0]
+    assert (finding.verdict, finding.seeds) == ("insufficient", 8)
+    assert "one sample" in finding.reason
+
+
 def test_fill_idle_gives_each_live_host_exactly_what_is_idle(project: ServerProject) -> None:
     busy, idle, gone = project.host(cores=4), project.host(cores=16), project.host(cores=8)
     gone.sync()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -59,9 +60,46 @@ def test_invalid_runs_and_other_parameters_do_not_count() -> None:
     assert judge(wide, samples).verdict == "rejected"
 
 
-def replace_where(finding: Finding, where: dict[str, int]) -> Finding:
-    import msgspec
+@pytest.mark.parametrize(("failing", "verdict"), [(5, "confirmed"), (6, "preliminary")])
+def test_where_most_runs_fail_their_gates_the_rest_is_no_evidence(
+    failing: int, verdict: str
+) -> None:
+    """The few seeds that a broken script gets through its gates are those that chance favours."""
+    samples = [sample(i, 5.0 + i / 10) for i in range(5)]
+    samples += [sample(10 + i, 0.0, valid=0) for i in range(failing)]
+    assert judge(MEAN, samples).verdict == verdict
 
+
+def test_a_script_that_ignores_its_seed_has_one_sample() -> None:
+    """A whole fleet once ran with one seed: every replication on ten hosts was the same run."""
+    manifest = msgspec.structs.replace(
+        MANIFEST, result=MANIFEST.result | {"a": Field(rtol=1e-8), "flag": Field(kind="flag")}
+    )
+
+    def ignored(values: list[float]) -> bool:
+        return findings.is_seed_ignored(
+            manifest, [sample(i, v).result for i, v in enumerate(values)]
+        )
+
+    digits = [5.0 * (1 + 1e-12 * i) for i in range(8)]  # of other hosts
+    assert ignored(digits)
+    assert not ignored([5.0 + i / 100 for i in range(8)])
+    assert not ignored([5.0, 5.0, 6.0])  # two may meet
+    assert not ignored([5.0])
+    samples = [sample(i, v) for i, v in enumerate(digits)]
+    assert findings.judge(manifest, MEAN, samples).verdict == "confirmed"
+    found = findings.judge(manifest, MEAN, samples, seed_ignored=True)
+    assert (found.verdict, found.seeds) == ("insufficient", 8)
+    assert "one sample" in found.reason
+
+
+def test_flags_alone_may_be_equal_for_every_seed() -> None:
+    kinds = {n: Field(kind="flag") for n in ("valid", "flag")} | {"a": Field(chaotic=True)}
+    manifest = msgspec.structs.replace(MANIFEST, result=kinds)
+    assert not findings.is_seed_ignored(manifest, [sample(i, 1.0).result for i in range(8)])
+
+
+def replace_where(finding: Finding, where: dict[str, int]) -> Finding:
     return msgspec.structs.replace(finding, where=where)
 
 
