@@ -28,14 +28,15 @@ from axiom_protocol.messages import (
     SyncRequest,
 )
 from axiom_server import deployment
-from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
-from axiom_server.exchange import TokenUnknown, clean, exchange
+from axiom_server.exchange import TokenUnknown
+from axiom_server.intake import clean
 from axiom_server.metrics import Metrics
 from axiom_server.pages import render
 from axiom_server.rounds import Rounds
 from axiom_server.store import hosts, users
 from axiom_server.store.database import HEAD, Connection, Pool, row
+from axiom_server.turns import Turns
 
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
@@ -68,7 +69,7 @@ class Api:
     config: Config
     bundles: Path  # the TUF repository's folder
     pool: Pool
-    catalogue: Catalogue
+    turns: Turns
     metrics: Metrics
 
     async def project(self, request: Request) -> Response:
@@ -121,17 +122,12 @@ class Api:
         if asked.host is not None:
             host = msgspec.convert(_cleaned(msgspec.to_builtins(asked.host)), type(asked.host))
             asked = msgspec.structs.replace(asked, host=host)
-        async with self.pool.connection() as connection:
-            await self.catalogue.refresh(connection)
-            try:
-                async with connection.pipeline(), connection.transaction():
-                    said = await exchange(
-                        connection, self.catalogue, self.config, users.digest(token), asked
-                    )
-            except TokenUnknown:
-                raise Refused(
-                    401, "This host is not known here", "Attach it again: axiom-client attach URL"
-                ) from None
+        try:
+            said = await self.turns.sync(users.digest(token), asked)
+        except TokenUnknown:
+            raise Refused(
+                401, "This host is not known here", "Attach it again: axiom-client attach URL"
+            ) from None
         self.metrics.saw(asked, said, time.perf_counter() - began)
         return answer(request, said)
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from axiom_server.errors import FileUnreadable
-from axiom_server.exchange import clean
+from axiom_server.intake import clean
 from axiom_server.store import imports
 from axiom_server.store.database import Connection
 from axiom_server.store.imports import IdleRow, ResultRow

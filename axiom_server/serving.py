@@ -14,12 +14,12 @@ import structlog
 import uvicorn
 
 from axiom_server.api import Api, application
-from axiom_server.catalogue import Catalogue
 from axiom_server.errors import PortInUse
 from axiom_server.folder import Folder
 from axiom_server.metrics import Metrics
 from axiom_server.rounds import Rounds
 from axiom_server.store.database import make_pool
+from axiom_server.turns import Turns
 
 BACKLOG = 2048  # connections that wait while the process is busy
 STOP_SECONDS = 10  # for requests under way, at a graceful stop
@@ -70,7 +70,7 @@ def serve(folder: Folder, listener: socket.socket) -> None:
             config=config,
             bundles=folder.bundles.folder,
             pool=pool,
-            catalogue=Catalogue(live_seconds=config.deploy.live_minutes * 60),
+            turns=Turns(pool=pool, config=config),
             metrics=Metrics(),
         )
         rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())

@@ -1,9 +1,9 @@
-"""The statements of one sync: few, and pipelined, because every host makes one a minute."""
+"""The statements of a sync: few, pipelined, and each for all the hosts of one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -13,10 +13,13 @@ import msgspec
 from axiom_protocol.messages import HostFacts
 from axiom_server.store.database import Connection
 
+USER_LOCK = 0x75736572  # "user"
+
 
 class HostRow(NamedTuple):
-    """The host that speaks, locked until the transaction ends."""
+    """A host that speaks, locked until the transaction ends."""
 
+    token: bytes
     host_id: int
     user_id: int | None
     state: str
@@ -43,6 +46,7 @@ class TaskRow(NamedTuple):
     """A task of the host's: leased, or one that a report names."""
 
     task_id: int
+    host_id: int
     workunit_id: int
     version_id: int
     parameters_id: int
@@ -58,9 +62,10 @@ class TaskRow(NamedTuple):
 
 
 class CandidateRow(NamedTuple):
-    """A waiting workunit, locked until the transaction ends."""
+    """A waiting workunit, locked until the transaction ends. ``host_id``: whom it was made for."""
 
     queue_id: int
+    host_id: int | None
     workunit_id: int
     version_id: int
     device: str
@@ -86,69 +91,107 @@ class EndedTask:
     digest: bytes = b""
 
 
-_TASK = """t.task_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.device, t.purpose,
-    t.attempt, t.state, t.granted_at, t.deadline_at, t.granted_by, t.refusal"""
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """What a host is granted."""
 
-LOCK_HOST = """
-SELECT h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
+    candidate: CandidateRow
+    host: HostRow
+    request_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostUpdate:
+    """What a host said last, and what is thought of it. ``pending``: reports it just made."""
+
+    host_id: int
+    request: str
+    allowance: float
+    failing: int
+    pace: float
+    idle_cpu: int
+    idle_gpu: int
+    draining: str
+    pending: int
+
+
+#: Each statement finds few rows by a key. A plan that was made while a table was small, and kept,
+#: must not read all of it when it has grown.
+BY_KEY = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true)"""
+
+LOCK_HOSTS = """
+SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
        h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
        clock_timestamp()
 FROM hosts h LEFT JOIN users u USING (user_id)
-WHERE h.token = %s FOR NO KEY UPDATE OF h"""
+WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
+
+LOCK_FREE_HOSTS = LOCK_HOSTS + " SKIP LOCKED"
+
+_TASK = """t.task_id, t.host_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.device,
+    t.purpose, t.attempt, t.state, t.granted_at, t.deadline_at, t.granted_by, t.refusal"""
 
 LEASED_TASKS = f"""
 SELECT {_TASK}
 FROM tasks t JOIN workunits w USING (workunit_id)
-WHERE t.state = 'leased' AND t.host_id = (SELECT host_id FROM hosts WHERE token = %s)
+WHERE t.state = 'leased' AND t.host_id IN (SELECT host_id FROM hosts WHERE token = ANY(%s))
 ORDER BY t.task_id"""
 
 NAMED_TASKS = f"""
 SELECT {_TASK}
 FROM tasks t JOIN workunits w USING (workunit_id)
-WHERE t.task_id = ANY(%s) AND t.host_id = %s
-ORDER BY t.task_id FOR NO KEY UPDATE OF t"""
+WHERE t.task_id = ANY(%s) AND t.host_id = ANY(%s)
+ORDER BY t.task_id"""
 
 # Lists go in as one JSON parameter each: psycopg takes 170 us to write the eight arrays of one row,
-# and 20 us to hand over a text.
+# and 20 us to hand over a text. LATERAL with OFFSET 0 is one look-up for each row, whatever the
+# planner believes.
 
-CANDIDATES = """
-WITH mine AS MATERIALIZED (
-    SELECT q.* FROM json_to_recordset(%(slots)s::json) AS want (device text, most int)
-    CROSS JOIN LATERAL (
-        SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
-        WHERE host_id = %(host)s AND device = want.device
-        ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
-    ) q
-), pool AS (
-    SELECT q.* FROM json_to_recordset(%(pools)s::json)
-        AS want (version_id bigint, device text, most int)
-    CROSS JOIN LATERAL (
-        SELECT queue_id, workunit_id, version_id, device, purpose FROM queue
-        WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
-        ORDER BY place
-        LIMIT GREATEST(0, want.most - (SELECT count(*) FROM mine WHERE device = want.device))
-        FOR UPDATE SKIP LOCKED
-    ) q
-)
-SELECT c.queue_id, c.workunit_id, c.version_id, c.device, c.purpose, w.parameters_id, w.seed
-FROM (SELECT 0 AS rank, * FROM mine UNION ALL SELECT 1, * FROM pool) c
-CROSS JOIN LATERAL (  -- OFFSET 0: one look-up each; a plain join may read the whole table
-    SELECT parameters_id, seed FROM workunits WHERE workunit_id = c.workunit_id OFFSET 0
+MADE_FOR = """
+SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
+       w.parameters_id, w.seed
+FROM json_to_recordset(%s::json) AS want (host_id bigint, device text, most int)
+CROSS JOIN LATERAL (
+    SELECT * FROM queue
+    WHERE host_id = want.host_id AND device = want.device
+    ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
+) q
+CROSS JOIN LATERAL (
+    SELECT parameters_id, seed FROM workunits WHERE workunit_id = q.workunit_id OFFSET 0
 ) w
-ORDER BY c.rank, c.queue_id"""
+ORDER BY q.queue_id"""
+
+FROM_POOLS = """
+SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
+       w.parameters_id, w.seed
+FROM json_to_recordset(%s::json) AS want (version_id bigint, device text, most int)
+CROSS JOIN LATERAL (
+    SELECT * FROM queue
+    WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
+    ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
+) q
+CROSS JOIN LATERAL (
+    SELECT parameters_id, seed FROM workunits WHERE workunit_id = q.workunit_id OFFSET 0
+) w
+ORDER BY q.queue_id"""
 
 GRANT = """
 WITH gone AS (
     DELETE FROM queue q
-    USING json_to_recordset(%(chosen)s::json) AS c (queue_id bigint, seconds float8)
+    USING json_to_recordset(%(chosen)s::json) AS c (
+        queue_id bigint, host_id bigint, user_id bigint, request text, seconds float8)
     WHERE q.queue_id = c.queue_id
-    RETURNING q.queue_id, q.workunit_id, q.version_id, q.device, q.purpose, q.attempt, c.seconds
+    RETURNING q.queue_id, q.workunit_id, q.version_id, q.device, q.purpose, q.attempt,
+              c.host_id, c.user_id, c.request, c.seconds
 )
 INSERT INTO tasks (workunit_id, experiment_id, version_id, host_id, user_id, device, purpose,
                    attempt, state, granted_at, deadline_at, granted_by)
-SELECT g.workunit_id, v.experiment_id, g.version_id, %(host)s, %(user)s, g.device, g.purpose,
-       g.attempt, 'leased', %(now)s, %(now)s + g.seconds * interval '1 second', %(request)s
+SELECT g.workunit_id, v.experiment_id, g.version_id, g.host_id, g.user_id, g.device, g.purpose,
+       g.attempt, 'leased', %(now)s, %(now)s + g.seconds * interval '1 second', g.request
 FROM gone g JOIN versions v USING (version_id) ORDER BY g.queue_id
 RETURNING task_id, workunit_id, purpose"""
 
@@ -193,10 +236,14 @@ SELECT * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING"""
 
 UNQUEUE = "DELETE FROM queue WHERE workunit_id = ANY(%s) AND purpose = 'first'"
 
-UPDATE_HOST = """
-UPDATE hosts SET last_seen_at = %s, last_request = %s, allowance = %s, failing = %s, pace = %s,
-    idle_cpu = %s, idle_gpu = %s, draining = %s, pending = %s
-WHERE host_id = %s"""
+UPDATE_HOSTS = """
+UPDATE hosts h SET last_seen_at = %(now)s, last_request = u.request, allowance = u.allowance,
+    failing = u.failing, pace = u.pace, idle_cpu = u.idle_cpu, idle_gpu = u.idle_gpu,
+    draining = u.draining, pending = h.pending + u.pending
+FROM json_to_recordset(%(hosts)s::json) AS u (
+    host_id bigint, request text, allowance float8, failing int, pace float8, idle_cpu int,
+    idle_gpu int, draining text, pending int)
+WHERE h.host_id = u.host_id"""
 
 UPDATE_FACTS = """
 UPDATE hosts SET facts = %s::jsonb, name = %s, cpu_cores = %s, gpus = %s, memory_bytes = %s,
@@ -204,19 +251,31 @@ UPDATE hosts SET facts = %s::jsonb, name = %s, cpu_cores = %s, gpus = %s, memory
 WHERE host_id = %s"""
 
 
-async def begin(connection: Connection, token: bytes) -> tuple[HostRow | None, list[TaskRow]]:
-    """Lock the host that owns the token (its sha256), and read its leased tasks."""
-    host = await connection.execute(LOCK_HOST, (token,))
-    leased = await connection.execute(LEASED_TASKS, (token,))
-    found = await host.fetchone()
-    if found is None:
-        return None, []
-    return HostRow._make(found), [TaskRow._make(row) for row in await leased.fetchall()]
+async def begin(
+    connection: Connection, tokens: list[bytes], wait: bool
+) -> tuple[list[HostRow], list[TaskRow]]:
+    """Lock the hosts that own the tokens (their sha256), and read their leased tasks.
+
+    Without ``wait``, hosts that another transaction holds are left out.
+    """
+    await connection.execute(BY_KEY)
+    hosts = await connection.execute(LOCK_HOSTS if wait else LOCK_FREE_HOSTS, (tokens,))
+    leased = await connection.execute(LEASED_TASKS, (tokens,))
+    return (
+        [HostRow._make(row) for row in await hosts.fetchall()],
+        [TaskRow._make(row) for row in await leased.fetchall()],
+    )
 
 
-async def named_tasks(connection: Connection, host_id: int, ids: list[int]) -> list[TaskRow]:
-    """Tasks of the host's in any state, locked."""
-    cursor = await connection.execute(NAMED_TASKS, (ids, host_id))
+async def known(connection: Connection, tokens: list[bytes]) -> set[bytes]:
+    """Those of the tokens that a host owns."""
+    cursor = await connection.execute("SELECT token FROM hosts WHERE token = ANY(%s)", (tokens,))
+    return {token for (token,) in await cursor.fetchall()}
+
+
+async def named_tasks(connection: Connection, hosts: list[int], ids: list[int]) -> list[TaskRow]:
+    """Tasks of these hosts' in any state."""
+    cursor = await connection.execute(NAMED_TASKS, (ids, hosts))
     return [TaskRow._make(row) for row in await cursor.fetchall()]
 
 
@@ -276,52 +335,54 @@ async def want_comparison(connection: Connection, tasks: Sequence[TaskRow]) -> N
     )
 
 
-async def leased_by_user(connection: Connection, user_id: int) -> int:
-    """Tasks in the hands of all of a user's hosts."""
-    cursor = await connection.execute(
-        """SELECT count(*) FROM tasks t JOIN hosts h USING (host_id)
-           WHERE h.user_id = %s AND t.state = 'leased'""",
-        (user_id,),
+async def leased_by_users(connection: Connection, users: list[int]) -> dict[int | None, int]:
+    """Tasks in the hands of all of each user's hosts; nobody else leases to them meanwhile."""
+    await connection.execute(
+        """SELECT pg_advisory_xact_lock(%s, (u %% 2147483648)::int)
+           FROM unnest(%s::bigint[]) u ORDER BY u""",
+        (USER_LOCK, sorted(users)),
     )
-    found = await cursor.fetchone()
-    return int(found[0]) if found else 0
+    cursor = await connection.execute(
+        """SELECT h.user_id, count(*) FROM tasks t JOIN hosts h USING (host_id)
+           WHERE h.user_id = ANY(%s) AND t.state = 'leased' GROUP BY h.user_id""",
+        (users,),
+    )
+    return dict(await cursor.fetchall())
 
 
-async def candidates(
-    connection: Connection,
-    host_id: int,
-    slots: dict[str, int],
-    pools: Sequence[tuple[int, str, int]],
+async def made_for(
+    connection: Connection, wanted: Sequence[tuple[int, str, int]]
 ) -> list[CandidateRow]:
-    """Offer workunits made for this host first, then ``(version, device, most)`` of each pool."""
-    cursor = await connection.execute(
-        CANDIDATES,
-        {
-            "host": host_id,
-            "slots": _json([{"device": d, "most": most} for d, most in slots.items() if most]),
-            "pools": _json([{"version_id": v, "device": d, "most": m} for v, d, m in pools]),
-        },
-    )
+    """Offer workunits made for hosts: ``(host, device, most)``."""
+    wants = [{"host_id": h, "device": d, "most": m} for h, d, m in wanted]
+    cursor = await connection.execute(MADE_FOR, (_json(wants),))
+    return [CandidateRow._make(row) for row in await cursor.fetchall()]
+
+
+async def from_pools(
+    connection: Connection, wanted: Sequence[tuple[int, str, int]]
+) -> list[CandidateRow]:
+    """Offer any host's workunits: ``(version, device, most)``."""
+    wants = [{"version_id": v, "device": d, "most": m} for v, d, m in wanted]
+    cursor = await connection.execute(FROM_POOLS, (_json(wants),))
     return [CandidateRow._make(row) for row in await cursor.fetchall()]
 
 
 async def grant(
-    connection: Connection,
-    host: HostRow,
-    request_id: str,
-    chosen: Sequence[tuple[CandidateRow, float]],
+    connection: Connection, leases: Sequence[Lease], now: datetime
 ) -> dict[tuple[int, str], int]:
-    """Lease candidates for so many seconds each; (workunit, purpose) -> task."""
-    cursor = await connection.execute(
-        GRANT,
+    """Lease candidates to hosts; (workunit, purpose) -> task."""
+    chosen = [
         {
-            "chosen": _json([{"queue_id": c.queue_id, "seconds": s} for c, s in chosen]),
-            "host": host.host_id,
-            "user": host.user_id,
-            "now": host.now,
-            "request": request_id,
-        },
-    )
+            "queue_id": lease.candidate.queue_id,
+            "host_id": lease.host.host_id,
+            "user_id": lease.host.user_id,
+            "request": lease.request_id,
+            "seconds": lease.seconds,
+        }
+        for lease in leases
+    ]
+    cursor = await connection.execute(GRANT, {"chosen": _json(chosen), "now": now})
     return {(workunit, purpose): task for task, workunit, purpose in await cursor.fetchall()}
 
 
@@ -341,26 +402,13 @@ async def update_facts(connection: Connection, host_id: int, facts: HostFacts) -
     )
 
 
-async def update_host(
-    connection: Connection,
-    host: HostRow,
-    request_id: str,
-    *,
-    allowance: float,
-    failing: int,
-    pace: float,
-    idle: tuple[int, int],
-    draining: str,
-    pending: int,
+async def update_hosts(
+    connection: Connection, updates: Sequence[HostUpdate], now: datetime
 ) -> None:
-    """What the host said last, and what is thought of it. ``pending``: reports it just made."""
+    """Write what these hosts said."""
     await connection.execute(
-        UPDATE_HOST,
-        (
-            host.now, request_id, allowance, failing, pace, idle[0], idle[1], draining,
-            host.pending + pending, host.host_id,
-        ),
-    )  # fmt: skip
+        UPDATE_HOSTS, {"now": now, "hosts": _json([asdict(update) for update in updates])}
+    )
 
 
 def _json(value: object) -> str:

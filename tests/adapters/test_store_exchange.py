@@ -13,7 +13,7 @@ from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.errors import ExperimentUnknown
-from axiom_server.store.exchange import CANDIDATES
+from axiom_server.store.exchange import FROM_POOLS
 from tests.adapters.cluster import cluster, fresh_database
 from tests.adapters.server_project import ServerProject
 
@@ -498,10 +498,7 @@ def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
     project.execute("UPDATE versions SET state = 'active'")
     project.deploy("short_walk@1.0.1", count=5)
     project.execute("ANALYZE")
-    query = (
-        CANDIDATES.replace("%(slots)s", "'[]'").replace("%(host)s", "1")
-        .replace("%(pools)s", '\'[{"version_id": 2, "device": "cpu", "most": 5}]\'')
-    )  # fmt: skip
+    query = FROM_POOLS.replace("%s", '\'[{"version_id": 2, "device": "cpu", "most": 5}]\'')
     plan = "\n".join(line[0] for line in project.rows("EXPLAIN ANALYZE " + query))
     assert "queue_pool" in plan
     assert "Seq Scan" not in plan

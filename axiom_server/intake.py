@@ -1,0 +1,214 @@
+"""What a host's sync says of its tasks: reports judged, leases it lost, what it should stop.
+
+Reads nothing and writes nothing: `exchange` fetches the rows before, and writes what is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
+from axiom_protocol.result import Result, ResultRefused, gate
+from axiom_server.catalogue import Catalogue
+from axiom_server.decide import replicate, retry
+from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe
+from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.store.exchange import EndedTask, HostRow, TaskRow
+
+REFUSAL_LENGTH = 200  # characters of an acknowledgement's ShortText
+PACE_WEIGHT = 0.2  # of the newest reports in a host's pace
+PACE_RANGE = (0.05, 50.0)
+
+NOT_YOURS = "this task was never granted to this host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """A host that speaks. ``tasks``: those leased to it and those its reports name, by id."""
+
+    host: HostRow
+    request: SyncRequest
+    tasks: Mapping[int, TaskRow]
+
+    @property
+    def leased(self) -> list[TaskRow]:
+        """What it should have in hand, before its reports are taken."""
+        return [task for task in self.tasks.values() if task.state == "leased"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What a visit changes.
+
+    again    workunits that wait again, as which attempt
+    late     workunits whose lost task was reported after all
+    checked  tasks whose result another host shall compute too
+    kept     leases that the host goes on with; ``lost`` are taken back; ``cancelled`` it may stop
+    """
+
+    acknowledged: list[Acknowledgement]
+    ended: list[EndedTask]
+    again: list[tuple[TaskRow, int]]
+    late: list[int]
+    checked: list[TaskRow]
+    kept: list[TaskRow]
+    lost: list[TaskRow]
+    cancelled: list[int]
+    allowance: float
+    failing: int
+    pace: float
+
+
+def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> Intake:
+    """Judge what a host says. The catalogue knows the versions and parameters of its tasks."""
+    host = visit.host
+    fresh = _fresh(visit)
+    believed = _believed(visit, fresh)
+    ended = [
+        _judge(catalogue, visit.tasks[task_id], report, believed.elapsed_seconds[task_id])
+        for task_id, report in fresh.items()
+    ]
+    good = [end.task for end in ended if end.result is not None]
+    kept, lost, cancelled = _reconcile(catalogue, visit, fresh)
+    return Intake(
+        acknowledged=_acknowledge(visit, ended),
+        ended=ended,
+        again=_again(ended),
+        late=[task.workunit_id for task in good if task.state == "lost"],
+        checked=[task for task in good if _checks(catalogue, policy, host, task)],
+        kept=kept,
+        lost=lost,
+        cancelled=cancelled,
+        allowance=believed.allowance_seconds,
+        failing=_failing(catalogue, host.failing, ended),
+        pace=_pace(catalogue, host.pace, ended),
+    )
+
+
+def _fresh(visit: Visit) -> dict[int, Report]:
+    """The reports that end a task: of its own, and not reported before."""
+    fresh: dict[int, Report] = {}
+    for report in visit.request.reports:
+        named = visit.tasks.get(report.task_id)
+        if named is not None and named.state in ("leased", "lost"):
+            fresh.setdefault(report.task_id, report)
+    return fresh
+
+
+def _believed(visit: Visit, fresh: Mapping[int, Report]) -> Believed:
+    host, tasks = visit.host, visit.tasks
+    slots = host.cpu_cores + host.gpus
+    since = (host.now - (host.last_seen_at or host.now)).total_seconds()
+    held = any(task.state in ("leased", "lost") for task in tasks.values())
+    claims = [
+        Claim(
+            task_id=task_id,
+            claimed_seconds=report.elapsed_seconds,
+            wall_seconds=(host.now - tasks[task_id].granted_at).total_seconds(),
+        )
+        for task_id, report in sorted(fresh.items())
+    ]
+    return believe(claims, allowance_after(host.allowance, slots, since, held), slots)
+
+
+def _judge(catalogue: Catalogue, task: TaskRow, report: Report, elapsed: float) -> EndedTask:
+    """Hold a report against its experiment's schema."""
+    ended = EndedTask(
+        task=task, outcome=report.outcome, claimed_seconds=report.elapsed_seconds,
+        elapsed_seconds=elapsed, cpu_seconds=report.cpu_seconds,
+        peak_memory_bytes=report.peak_memory_bytes, refusal="", message=clean(report.message),
+    )  # fmt: skip
+    if report.outcome != "success":
+        return ended
+    manifest = catalogue.versions[task.version_id].manifest
+    try:
+        result: Result = gate(manifest, report.result)
+    except ResultRefused as refused:
+        return replace(ended, refusal=clean(str(refused))[:REFUSAL_LENGTH])
+    encoded = msgspec.json.encode(result)
+    return replace(
+        ended, result=encoded, valid=int(result["valid"]), digest=hashlib.sha256(encoded).digest()
+    )
+
+
+def _acknowledge(visit: Visit, ended: Sequence[EndedTask]) -> list[Acknowledgement]:
+    refusals = {task_id: task.refusal for task_id, task in visit.tasks.items()}
+    refusals |= {end.task.task_id: end.refusal for end in ended}
+    return [
+        Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NOT_YOURS))
+        for r in visit.request.reports
+    ]
+
+
+def _again(ended: Sequence[EndedTask]) -> list[tuple[TaskRow, int]]:
+    again = []
+    for end in ended:
+        decision = retry.after(end.outcome, bool(end.refusal), end.task.attempt)  # type: ignore[arg-type]
+        if decision.again and end.task.state == "leased":
+            again.append((end.task, decision.attempt))
+    return again
+
+
+def _checks(catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow) -> bool:
+    return (
+        task.purpose == "first"
+        # Where nobody else could check it, it stands on its gate.
+        and replicate.others(host.user_id, catalogue.live_users)
+        and replicate.wants_replica(policy, host.agreements, _draw())
+    )
+
+
+def _draw() -> float:
+    return secrets.randbits(32) / 2**32
+
+
+def _failing(catalogue: Catalogue, failing: int, ended: Sequence[EndedTask]) -> int:
+    for end in sorted(ended, key=lambda e: e.task.task_id):
+        spared = catalogue.versions[end.task.version_id].state == "stopped"
+        failing = retry.failing_after(failing, end.outcome, bool(end.refusal), spared)  # type: ignore[arg-type]
+    return failing
+
+
+def _pace(catalogue: Catalogue, pace: float, ended: Sequence[EndedTask]) -> float:
+    good = [end for end in ended if end.result is not None and end.elapsed_seconds > 0]
+    if not good:
+        return pace
+    declared = sum(catalogue.parameters[end.task.parameters_id].budget_seconds for end in good)
+    newest = sum(end.elapsed_seconds for end in good) / max(declared, 1e-3)
+    low, high = PACE_RANGE
+    return min(max(pace + PACE_WEIGHT * (newest - pace), low), high)
+
+
+def _reconcile(
+    catalogue: Catalogue, visit: Visit, fresh: Mapping[int, Report]
+) -> tuple[list[TaskRow], list[TaskRow], list[int]]:
+    """What the host still has of its leases, what it lost, and what it should stop.
+
+    A lease that the host does not know of is lost and goes back at once; what it has without a
+    lease (expired, or its experiment was stopped) it need not finish.
+    """
+    in_hand = {task.task_id: task.state for task in visit.request.in_hand}
+    kept: list[TaskRow] = []
+    lost: list[TaskRow] = []
+    for task in visit.leased:
+        if task.task_id in fresh:
+            continue
+        if task.task_id in in_hand:
+            gone = catalogue.versions[task.version_id].state == "stopped"
+        else:
+            gone = task.granted_by != visit.request.request_id  # else: the answer was lost
+        (lost if gone else kept).append(task)
+    still = {task.task_id for task in kept}
+    cancelled = sorted(t for t, state in in_hand.items() if t not in still and state != "ended")
+    return kept, lost, cancelled
+
+
+def clean(text: Any) -> str:
+    """A volunteer's text without what PostgreSQL cannot store: NULs and lone surrogates."""
+    return str(text).replace("\0", "").encode("utf-8", "replace").decode()
