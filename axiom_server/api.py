@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 import psycopg
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
@@ -237,6 +237,8 @@ async def body(request: Request) -> bytes:
             parts.append(chunk)
     except zlib.error:
         raise Refused(400, "The body is not gzip") from None
+    except ClientDisconnect:
+        raise Refused(400, "The body ends too early") from None
     if unpacker is not None and not unpacker.eof:
         raise Refused(400, "The gzip body ends too early")
     return b"".join(parts)

@@ -95,15 +95,28 @@ def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8765,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Speak TLS: the certificate's chain, PEM.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="... and its private key, PEM.")] = None,
 ) -> None:
     """Answer hosts until stopped (SIGTERM or Ctrl-C)."""
     from axiom_server import serving
+    from axiom_server.errors import Usage
 
+    if (certificate is None) != (key is None):
+        raise Usage("--certificate and --key go together")
     folder = _folder(context)
     folder.config()
+    shown = serving.Certificate(chain=certificate, key=key) if certificate and key else None
+    if shown is not None:
+        shown.check()
     listener = serving.listen(host, port)
-    print(f"serving http://{host}:{port}", flush=True)
-    serving.serve(folder, listener)
+    print(f"serving {'https' if shown else 'http'}://{host}:{port}", flush=True)
+    if shown is None and not serving.is_loopback(host):
+        print("agents refuse plain HTTP to another machine: give --certificate and --key, or put "
+              "a web server with a certificate before this one", file=sys.stderr)  # fmt: skip
+    serving.serve(folder, listener, shown)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from axiom_server.decide.credit import CreditPolicy
 from axiom_server.decide.lease import LeasePolicy
+from axiom_server.decide.rates import Limits
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.errors import ConfigWrong
 
@@ -41,6 +42,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     project: Project = Project()
     serve: Serving = Serving()
+    limits: Limits = Limits()
     deploy: Deploying = Deploying()
     lease: LeasePolicy = LeasePolicy()
     replication: ReplicationPolicy = ReplicationPolicy()
@@ -58,6 +60,20 @@ name = {name}
 # sync_seconds = 60.0              # hosts come back at least this often
 # idle_sync_seconds = 15.0         # ... and this soon when there was no work for them
 # round_seconds = 5.0              # expire leases, place replicas, watch experiments
+
+[limits]                           # more is answered with 429 and when to come back
+# host_burst = 1000                # requests of one host at once; 0: no limit
+# host_per_second = 10.0           # ... and on average; an agent makes at most four
+# address_burst = 5000             # of one address: pages, bundles, tokens not seen yet
+# address_per_second = 50.0
+# enrolments_burst = 2000          # hosts that join from one address
+# enrolments_per_minute = 20.0
+# head_seconds = 15.0              # for a request's first line and headers to come
+# body_seconds = 120.0             # ... and its body
+# answer_seconds = 60.0            # without taking any more of an answer
+# connections = 10000              # open at once
+# connections_per_address = 1000   # of them, of one address that is no proxy
+# proxies = ["127.0.0.1", "::1"]   # web servers before this one: their X-Forwarded-For is believed
 
 [deploy]
 # live_minutes = 30.0              # a host heard of since then is live
@@ -107,6 +123,7 @@ def read_config(path: Path) -> Config:
         raise ConfigWrong(
             f"{path}: {error}; axiom-server init shows every key in a new folder's project.toml"
         ) from None
-    if why := config.credit.refusal():
-        raise ConfigWrong(f"{path}: [credit] {why}")
+    for part, why in (("credit", config.credit.refusal()), ("limits", config.limits.refusal())):
+        if why:
+            raise ConfigWrong(f"{path}: [{part}] {why}")
     return config

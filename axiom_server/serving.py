@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import uvicorn
 
 from axiom_server.api import Api, application
-from axiom_server.errors import PortInUse
+from axiom_server.connections import protocol
+from axiom_server.errors import FileUnreadable, PortInUse
 from axiom_server.folder import Folder
+from axiom_server.limits import Limited
 from axiom_server.metrics import Metrics
 from axiom_server.rounds import Rounds
 from axiom_server.store.database import make_pool
@@ -23,6 +29,34 @@ from axiom_server.turns import Turns
 
 BACKLOG = 2048  # connections that wait while the process is busy
 STOP_SECONDS = 10  # for requests under way, at a graceful stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the server shows to be itself: PEM files, the chain and its private key."""
+
+    chain: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raises FileUnreadable: absent, not PEM, or not a pair."""
+        for path in (self.chain, self.key):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.chain, self.key, password=_no_passphrase
+            )
+        except (ssl.SSLError, ValueError) as error:
+            raise FileUnreadable(
+                f"{self.chain} and {self.key} are not a certificate and its key: {error}"
+            ) from None
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the key is encrypted; serve needs it without a passphrase")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,6 +80,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is this machine's alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which would kill the process by the signal that stopped it."""
 
@@ -60,7 +102,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(folder: Folder, listener: socket.socket) -> None:
+def serve(folder: Folder, listener: socket.socket, certificate: Certificate | None = None) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first."""
     config = folder.config()
     configure_logs()
@@ -76,8 +118,12 @@ def serve(folder: Folder, listener: socket.socket) -> None:
         rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())
         server = _Server(
             uvicorn.Config(
-                application(api, rounds),
-                http="httptools",
+                Limited(application(api, rounds), config.limits),
+                http=protocol(config.limits),
+                ws="none",
+                forwarded_allow_ips=list(config.limits.proxies),
+                ssl_certfile=certificate.chain if certificate else None,
+                ssl_keyfile=certificate.key if certificate else None,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
                 access_log=False,
                 log_config=None,

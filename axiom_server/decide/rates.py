@@ -1,0 +1,103 @@
+"""How often somebody may ask: a burst at once, then so many a second. Pure; the time is given.
+
+Each key (a host, an address) has one number: when all that it asked for would have been due at the
+steady rate (the "theoretical arrival time" of the generic cell rate algorithm). A key whose time
+has passed has its whole burst again, so forgetting it changes nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+KEYS_MAX = 200_000  # about 20 MiB; beyond, those that used least are forgotten
+ROUNDING_SECONDS = 1e-6  # of sums of floating point numbers as large as a clock
+
+
+Burst = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often and how slowly anybody may ask. A burst of 0 is no limit.
+
+    host_*         one host's requests. An agent makes at most four a second
+    address_*      of one address (IPv6: one /64): pages, bundles, and requests with no token that
+                   was accepted since this process began
+    enrolments_*   hosts that join from one address
+    head_seconds   a request's head must be whole after this, and also come this soon
+    body_seconds   ... and its body after this: 8 MiB of reports at 0.6 Mbit/s
+    answer_seconds a client that takes no more of its answer for so long is hung up on
+    connections    open at once; fewer where the system allows fewer open files
+    connections_per_address  the same for one address that is no proxy
+    proxies        whose X-Forwarded-For is believed: addresses or networks
+    """
+
+    host_burst: Burst = 1000
+    host_per_second: Positive = 10.0
+    address_burst: Burst = 5000
+    address_per_second: Positive = 50.0
+    enrolments_burst: Burst = 2000
+    enrolments_per_minute: Positive = 20.0
+    head_seconds: Positive = 15.0
+    body_seconds: Positive = 120.0
+    answer_seconds: Positive = 60.0
+    connections: Annotated[int, Meta(ge=1)] = 10_000
+    connections_per_address: Annotated[int, Meta(ge=1)] = 1000
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+
+    def refusal(self) -> str:
+        """What is wrong with it beyond each value's kind; empty when nothing is."""
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                return f"proxies: {proxy!r} is not an address or a network"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """``burst`` requests at once, ``per_second`` on average; a burst of 0 is no limit."""
+
+    burst: int
+    per_second: float
+
+
+class Meter:
+    """What each key has used of one rate."""
+
+    def __init__(self, rate: Rate, keys_max: int = KEYS_MAX) -> None:
+        self._period = 1.0 / rate.per_second
+        self._room = rate.burst * self._period
+        self._keys_max = keys_max
+        self._due: dict[Hashable, float] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._due
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def wait(self, key: Hashable, now: float) -> float:
+        """0 when the request is admitted, and counted; else after how many seconds it would be."""
+        if not self._room:
+            return 0.0
+        due = self._due.get(key, now)
+        due = (due if due > now else now) + self._period
+        if due - now > self._room + ROUNDING_SECONDS:
+            return due - now - self._room
+        self._due[key] = due
+        if len(self._due) > self._keys_max:
+            self._forget(now)
+        return 0.0
+
+    def _forget(self, now: float) -> None:
+        """Drop those that have their whole burst again, and if that is too few, the least busy."""
+        kept = sorted((due, n) for n, due in enumerate(self._due.values()) if due > now)
+        least = kept[-self._keys_max // 2][0] if len(kept) > self._keys_max // 2 else now
+        self._due = {key: due for key, due in self._due.items() if due > least}

@@ -1,0 +1,120 @@
+"""Rates by host and by address, before a request costs anything but its head.
+
+A host whose token was accepted here is counted by that token alone, so that the hosts behind one
+address do not pay for each other. All else (pages, bundles, joining, a token not seen yet) is
+counted by address. Each serving process counts for itself, and forgets when it ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from axiom_protocol.messages import Problem
+from axiom_server.decide.rates import Limits, Meter, Rate
+
+SYNC_PATH = "/api/v1/sync"
+ENROL_PATH = "/api/v1/hosts"
+IPV6_PREFIX = 64  # bits that one customer gets; the rest is his to vary
+LOG_SECONDS = 60.0  # at most one line of the log in this time says that somebody was refused
+
+
+class Limited:
+    """The application, for those who do not ask too often."""
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app = app
+        self._clock = clock
+        self._hosts = Meter(Rate(burst=limits.host_burst, per_second=limits.host_per_second))
+        self._addresses = Meter(
+            Rate(burst=limits.address_burst, per_second=limits.address_per_second)
+        )
+        self._joining = Meter(
+            Rate(burst=limits.enrolments_burst, per_second=limits.enrolments_per_minute / 60)
+        )
+        self._logged_at = -math.inf
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse with 429."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        now = self._clock()
+        host = _token(scope) if scope["path"] == SYNC_PATH else None
+        if host in self._hosts:
+            wait, who = self._hosts.wait(host, now), "host"
+        else:
+            address = _address(scope)
+            wait, who = self._addresses.wait(address, now), "address"
+            if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
+                wait = self._joining.wait(address, now)
+            if not wait and host is not None:
+                send = self._noting(host, send)
+        if wait:
+            self._log(scope, who, now)
+            await _refuse(send, who, wait)
+            return
+        await self._app(scope, receive, send)
+
+    def _noting(self, host: int, send: Send) -> Send:
+        """Count a host by its token from the first answer on that accepts it."""
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self._hosts.wait(host, self._clock())
+            await send(message)
+
+        return noting
+
+    def _log(self, scope: Scope, who: str, now: float) -> None:
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            structlog.get_logger().warning(
+                "asked too often", by=who, address=_address(scope), path=scope["path"][:100]
+            )
+
+
+def _token(scope: Scope) -> int | None:
+    """A number for the token of a request: no secret is kept longer than the request."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return hash(value)
+    return None
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    if client is None:
+        return ""
+    address: str = client[0]
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], IPV6_PREFIX), strict=False))
+    except ValueError:  # what a proxy wrote; it is a key all the same
+        return address
+
+
+async def _refuse(send: Send, who: str, wait: float) -> None:
+    seconds = math.ceil(wait)
+    problem = Problem(
+        title=f"Too many requests from this {who}",
+        detail=f"Come back after {seconds} seconds.",
+        status=429,
+    )
+    raw = msgspec.json.encode(problem)
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(raw)),
+        (b"retry-after", b"%d" % seconds),
+    ]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": raw})

@@ -1,0 +1,72 @@
+"""Rates: a burst at once, then the steady rate, whatever the pattern and however many ask."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axiom_server.decide.rates import Limits, Meter, Rate
+
+
+def admitted(meter: Meter, times: list[float], key: object = "a") -> list[float]:
+    return [now for now in times if meter.wait(key, now) == 0]
+
+
+def test_a_burst_then_the_rate_then_the_burst_again() -> None:
+    meter = Meter(Rate(burst=5, per_second=2.0))
+    assert len(admitted(meter, [0.0] * 50)) == 5
+    assert meter.wait("a", 0.0) == pytest.approx(0.5)  # when the next would be let in
+    assert len(admitted(meter, [1.0] * 50)) == 2
+    assert len(admitted(meter, [100.0] * 50)) == 5
+
+
+def test_keys_do_not_pay_for_each_other() -> None:
+    meter = Meter(Rate(burst=1, per_second=1.0))
+    assert meter.wait("a", 0.0) == 0
+    assert meter.wait("a", 0.0) > 0
+    assert meter.wait("b", 0.0) == 0
+
+
+def test_a_burst_of_nothing_is_no_limit() -> None:
+    meter = Meter(Rate(burst=0, per_second=1.0))
+    assert len(admitted(meter, [0.0] * 1000)) == 1000
+    assert len(meter) == 0
+
+
+@given(
+    gaps=st.lists(st.floats(0, 3), min_size=1, max_size=200),
+    burst=st.integers(1, 20),
+    per_second=st.floats(0.1, 50),
+)
+def test_no_window_lets_more_through_than_it_should(
+    gaps: list[float], burst: int, per_second: float
+) -> None:
+    now, times = 0.0, []
+    for gap in gaps:
+        now += gap
+        times.append(now)
+    let_in = admitted(Meter(Rate(burst=burst, per_second=per_second)), times)
+    assert let_in[0] == times[0]
+    for first, since in enumerate(let_in):
+        for last in range(first, len(let_in)):
+            most = burst + per_second * (let_in[last] - since)
+            assert last - first + 1 <= most + 1e-6
+
+
+def test_millions_of_keys_cost_bounded_memory_and_forgive_nobody_who_is_busy() -> None:
+    meter = Meter(Rate(burst=10, per_second=1.0), keys_max=100)
+    for _ in range(10):
+        assert meter.wait("busy", 0.0) == 0
+    for stranger in range(10_000):
+        meter.wait(stranger, 0.0)
+        assert len(meter) <= 100
+    assert meter.wait("busy", 0.0) > 0
+
+
+def test_the_defaults_are_beyond_what_agents_do() -> None:
+    limits = Limits()
+    agent_per_second = 1 / 0.25  # axiom_client.decide.exchange.SPACING_SECONDS
+    assert limits.host_per_second > agent_per_second
+    assert limits.refusal() == ""
+    assert "proxies" in Limits(proxies=("nginx",)).refusal()
