@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 from axiom_client.decide.model import TaskRecord
@@ -14,8 +15,10 @@ from axiom_client.errors import (
     ProjectProblem,
 )
 from axiom_client.folders import Folders
+from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
-from axiom_client.host.gpus import probe_gpus
+from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.speed import keep_speed, known_speed, measure_speed
 from axiom_client.journal import Journal
 from axiom_client.lock import Lock
 from axiom_client.project.address import check_url
@@ -51,13 +54,17 @@ async def attach(
         )
     shutil.rmtree(folders.bundles, ignore_errors=True)  # a pin of an attempt that failed later
     folders.make()
+    measuring = asyncio.create_task(_measure(folders))  # meanwhile, on another core
     api = Api(url, network)
     try:
         info = await api.project()
         pinned = _pin(folders, url, network, fingerprint)
-        facts = probe_facts(host_name, folders.state, await probe_gpus())
+        gpus = await GpuProbe().gpus()
+        facts = probe_facts(host_name, folders.state, gpus, await measuring)
         answer = await api.enrol(EnrolRequest(host=facts, account_key=account_key, user=user))
     finally:
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
         await api.close()
     identity = Identity(
         url=url,
@@ -71,6 +78,12 @@ async def attach(
     )
     write_identity(folders.identity_file, identity)
     return identity
+
+
+async def _measure(folders: Folders) -> float:
+    speed = await measure_speed(probe_cores().processor)
+    keep_speed(folders.speed_file, speed)
+    return speed.gflops
 
 
 def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) -> str:
@@ -153,4 +166,5 @@ def _given_back(record: TaskRecord) -> Report:
 
 def facts_only(host_name: str, folders: Folders) -> HostFacts:
     """The host's facts without its GPUs, for showing while no agent runs."""
-    return probe_facts(host_name, folders.state, [])
+    speed = known_speed(folders.speed_file, probe_cores().processor)
+    return probe_facts(host_name, folders.state, [], speed)

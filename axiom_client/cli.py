@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_client.config_cli import app as config_app
 from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
 from axiom_client.service.cli import app as service_app
+from axiom_client.shared_cli import AsJson, Flags, load, print_json
+from axiom_client.steer_cli import steer, task_app
 from axiom_client.storage import storage_faults_named
 
 if TYPE_CHECKING:
@@ -26,15 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-config_app = typer.Typer(
-    help="See and change what may be used of this computer.", no_args_is_help=True
-)
-task_app = typer.Typer(help="Steer single tasks.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(task_app, name="task")
 app.add_typer(service_app, name="service")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def main() -> None:
@@ -73,7 +70,7 @@ def attach(
     from axiom_client.attach import attach as join
 
     folders = find_folders()
-    config = _config(folders)
+    config = load(folders)
     identity = asyncio.run(
         join(
             folders,
@@ -102,7 +99,7 @@ def detach() -> None:
     from axiom_client.attach import detach as leave
 
     folders = find_folders()
-    unsaid = asyncio.run(leave(folders, _network(_config(folders))))
+    unsaid = asyncio.run(leave(folders, _network(load(folders))))
     print(f"detached; the project was not told: {unsaid}" if unsaid else "detached")
 
 
@@ -115,6 +112,7 @@ def run(
         bool, typer.Option("--until-idle", help="End when the server has no more work.")
     ] = False,
     seconds: Annotated[float | None, typer.Option(help="End after so long.", min=0)] = None,
+    flags: Flags = None,
     record_events: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the agent in this terminal."""
@@ -124,9 +122,15 @@ def run(
 
     folders = find_folders()
     identity = known_identity(folders)
-    options = RunOptions(until_idle=until_idle, seconds=seconds, record_events=record_events)
+    config = load(folders, flags or [])
+    options = RunOptions(
+        until_idle=until_idle,
+        seconds=seconds,
+        flags=flags or [],
+        record_events=record_events,
+    )
     show = sys.stdout.isatty() if display is None else display and sys.stdout.isatty()
-    reason = run_agent(folders, _config(folders), identity, options, display=show)
+    reason = run_agent(folders, config, identity, options, display=show)
     print(f"ended: {reason}")
 
 
@@ -138,7 +142,7 @@ def status(as_json: AsJson = False) -> None:
     """What the agent does, and why some slots are idle."""
     shot = _snapshot(find_folders())
     if as_json:
-        _print_json(shot)
+        print_json(shot)
         return
     from rich.console import Console
 
@@ -155,7 +159,7 @@ def tasks(as_json: AsJson = False) -> None:
 
     shot = _snapshot(find_folders())
     if as_json:
-        _print_json({"tasks": shot.tasks})
+        print_json({"tasks": shot.tasks})
         return
     for task in shot.tasks:
         left = "" if task.left_seconds is None else f", {show_seconds(task.left_seconds)} left"
@@ -170,7 +174,7 @@ def tasks(as_json: AsJson = False) -> None:
 def top(as_json: AsJson = False) -> None:
     """The live picture of the running agent; leave with Ctrl-C."""
     if as_json:
-        _print_json(_snapshot(find_folders()))
+        print_json(_snapshot(find_folders()))
         return
     from axiom_client.display import show_top
 
@@ -191,72 +195,14 @@ def log(
     except FileNotFoundError:
         last = []
     if as_json:
-        _print_json({"lines": last})
+        print_json({"lines": last})
     else:
         print("\n".join(last) or "nothing logged yet")
 
 
 # --- steering -------------------------------------------------------------------------------------
 
-
-@app.command()
-def pause(
-    for_: Annotated[
-        str, typer.Option("--for", help='How long, such as "2h"; else until resumed.')
-    ] = "",
-) -> None:
-    """Suspend all tasks where they stand."""
-    from axiom_client.errors import BadValue
-    from axiom_client.quantities import read_seconds, show_seconds
-
-    try:
-        seconds = read_seconds(for_) if for_ else None
-    except ValueError as error:
-        raise BadValue(f"--for {for_!r} {error}") from None
-    _ask("pause", seconds=seconds)
-    print(
-        f"paused for {show_seconds(seconds)}"
-        if seconds
-        else "paused; go on with: axiom-client resume"
-    )
-
-
-@app.command()
-def resume() -> None:
-    """End a pause or a drain."""
-    _ask("resume")
-    print("resumed")
-
-
-@app.command()
-def drain(
-    reason: Annotated[str, typer.Option(help="What the project is told.")] = "",
-    then_exit: Annotated[bool, typer.Option("--then-exit", help="End the agent after.")] = False,
-) -> None:
-    """Finish what runs, give back what waits, take nothing new."""
-    _ask("drain", reason=reason, then_exit=then_exit)
-    print("draining; go on with: axiom-client resume")
-
-
-@app.command()
-def sync() -> None:
-    """Contact the server now."""
-    _ask("sync")
-    print("contacting the server")
-
-
-@app.command()
-def stop() -> None:
-    """End the running agent politely."""
-    _ask("stop")
-    print("stopping")
-
-
-@task_app.command("abort")
-def abort(task_id: Annotated[int, typer.Argument(help="As shown by: axiom-client tasks")]) -> None:
-    """End one task; it is reported as cancelled."""
-    _ask("abort", task_id=task_id)
-    print(f"task {task_id} is being ended")
+steer(app)
 
 
 # --- for this host and for scientists ------------------------------------------------------------
@@ -294,91 +240,13 @@ def try_(
     )
 
 
-# --- configuration --------------------------------------------------------------------------------
-
-
-@config_app.command("init")
-def config_init() -> None:
-    """Write a commented file with every key and its default."""
-    from axiom_client.config_file import write_template
-
-    path = find_folders().config_file
-    write_template(path)
-    print(path)
-
-
-@config_app.command("show")
-def config_show(as_json: AsJson = False) -> None:
-    """The effective values, and where each comes from."""
-    settings = _config(find_folders()).settings
-    if as_json:
-        _print_json(
-            {name: {"value": s.value, "origin": s.origin} for name, s in sorted(settings.items())}
-        )
-        return
-    for name, setting in settings.items():
-        print(f"{name:<20} {setting.written!s:<12} {setting.origin}")
-
-
-@config_app.command("set")
-def config_set(
-    key: Annotated[str, typer.Argument(help="Such as cpu.share")],
-    value: Annotated[str, typer.Argument(help='Such as "75%"')],
-) -> None:
-    """Change one key; comments in the file stay. A running agent takes it up at once."""
-    from axiom_client.config_file import set_value
-    from axiom_client.errors import NotRunning
-
-    folders = find_folders()
-    set_value(folders.config_file, key, value)
-    try:
-        _ask("reload")
-    except NotRunning:
-        print(f"{key} = {value}")
-    else:
-        print(f"{key} = {value}, taken up by the running agent")
-
-
-@config_app.command("check")
-def config_check(as_json: AsJson = False) -> None:
-    """Say whether the file is in order."""
-    folders = find_folders()
-    _config(folders)
-    if as_json:
-        _print_json({"path": str(folders.config_file), "in_order": True})
-    else:
-        print(f"{folders.config_file} is in order")
-
-
-@config_app.command("path")
-def config_path(as_json: AsJson = False) -> None:
-    """Where the file is, or would be."""
-    path = find_folders().config_file
-    if as_json:
-        _print_json({"path": str(path)})
-    else:
-        print(path)
-
-
 # --- helpers --------------------------------------------------------------------------------------
-
-
-def _config(folders: Folders) -> Config:
-    from axiom_client.config import load_config
-
-    return load_config(folders.config_file)
 
 
 def _network(config: Config) -> Network:
     from axiom_client.project.api import Network
 
     return Network(proxy=config["network.proxy"], ca_bundle=config["network.ca_bundle"])
-
-
-def _ask(verb: Any, **fields: Any) -> None:
-    from axiom_client.control import Request, ask
-
-    ask(find_folders().control_socket, Request(do=verb, **fields))
 
 
 def _snapshot(folders: Folders) -> Snapshot:
@@ -390,10 +258,4 @@ def _snapshot(folders: Folders) -> Snapshot:
     try:
         return view(folders.control_socket)
     except NotRunning:
-        return offline_snapshot(folders, _config(folders))
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+        return offline_snapshot(folders, load(folders))

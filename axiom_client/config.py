@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from msgspec import Struct
 
 from axiom_client.decide.model import Limits
 from axiom_client.errors import BadValue, ConfigProblem, UnknownKey
-from axiom_client.quantities import read_seconds, read_share, read_size
+from axiom_client.quantities import (
+    read_names,
+    read_schedule,
+    read_seconds,
+    read_share,
+    read_size,
+    read_size_or_share,
+    read_temperature,
+)
 
 Scalar = bool | int | float | str
 
@@ -40,6 +48,17 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 1000:
         raise ValueError("must be a text")
     return value
+
+
+def _gpu_tasks(value: Any) -> dict[str, int]:
+    """By the number of the GPU; the empty name stands for all others."""
+    found: dict[str, int] = {}
+    for word in read_names(str(value) if isinstance(value, int) else value):
+        name, colon, count = word.rpartition(":")
+        if not count.strip().isdigit() or (colon and not name.strip().isdigit()):
+            raise ValueError("must be a number, or a number for each GPU such as '2, 1:1'")
+        found[name.strip()] = int(count)
+    return found
 
 
 def _proxy(value: Any) -> str:
@@ -70,16 +89,35 @@ KEYS = (
         about="At most so many cores; 0 means no further limit."),
     Key(name="cpu.rest_above", default="0%", read=read_share,
         about="Rest while other programs use more than this share of the processor; 0%: never."),
+    Key(name="cpu.temperature_max", default=0, read=read_temperature,
+        about="Rest while the processor is hotter than so many degrees Celsius, until it is 5 "
+              "below; 0: no limit."),
     Key(name="memory.share", default="75%", read=read_share,
         about="Share of the memory that tasks may be promised in all."),
+    Key(name="memory.keep_free", default="5%", read=read_size_or_share,
+        about="Memory left to other programs, a size or a share: below it nothing more starts, and "
+              "the latest task gives way."),
     Key(name="disk.total", default="10 GB", read=read_size,
         about="Disk space that tasks may be promised in all."),
+    Key(name="disk.keep_free", default="500 MB", read=read_size,
+        about="Disk space left free: below it everything rests."),
     Key(name="gpu.enabled", default=True, read=_switch,
         about="Whether GPUs may be used."),
+    Key(name="gpu.exclude", default="", read=read_names,
+        about="GPUs to leave alone, with commas between: numbers, UUIDs or parts of names."),
+    Key(name="gpu.tasks", default="2", read=_gpu_tasks,
+        about="Most tasks on one GPU at a time. A second one starts only where both experiments "
+              "declare that they can share; \"2, 1:1\" is 2, but 1 on GPU number 1."),
     Key(name="run.while_in_use", default=True, read=_switch,
         about="Whether to run while somebody uses this computer."),
     Key(name="run.on_battery", default=False, read=_switch,
         about="Whether to run on battery."),
+    Key(name="run.schedule", default="", read=read_schedule,
+        about="Hours in which to run, local time, such as \"22:00-07:00\" or "
+              "\"mon-fri 22:00-07:00; sat, sun\"; empty: always."),
+    Key(name="run.exclusive", default="", read=read_names,
+        about="Rest while one of these programs runs, with commas between, such as "
+              "\"steam, blender\"."),
     Key(name="work.buffer", default="5 min", read=read_seconds,
         about="Work kept waiting for each core, so that a short network outage idles nothing."),
     Key(name="host.name", default="", read=_text,
@@ -116,11 +154,18 @@ class Config(Struct, frozen=True, kw_only=True):
             cpu_share=self["cpu.share"],
             cpu_cores=self["cpu.cores"],
             memory_share=self["memory.share"],
+            memory_keep_free=self["memory.keep_free"],
             disk_bytes=self["disk.total"],
+            disk_keep_free=self["disk.keep_free"],
             gpus=self["gpu.enabled"],
+            gpus_excluded=self["gpu.exclude"],
+            gpu_tasks=self["gpu.tasks"],
             other_load_share=self["cpu.rest_above"],
+            temperature_max=self["cpu.temperature_max"],
             while_in_use=self["run.while_in_use"],
             on_battery=self["run.on_battery"],
+            schedule=self["run.schedule"],
+            exclusive=self["run.exclusive"],
             buffer_seconds=self["work.buffer"],
         )
 
@@ -133,6 +178,7 @@ def load_config(
     """Read the file (none equals an empty one) and what overrides it. Raises ConfigProblem."""
     environment = os.environ if environment is None else environment
     in_file = read_file(path)
+    _refuse_unknown(environment, flags or {})
     settings = {}
     for key in KEYS:
         written, origin = key.default, "default"
@@ -146,6 +192,17 @@ def load_config(
             key=key, written=written, value=understand(key, written, origin), origin=origin
         )
     return Config(settings=settings)
+
+
+def read_flags(words: Sequence[str]) -> dict[str, Scalar]:
+    """KEY=VALUE from the command line. Raises BadValue."""
+    flags: dict[str, Scalar] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise BadValue(f"--set {word!r} is not KEY=VALUE, such as cpu.share=50%")
+        flags[name.strip()] = value.strip()
+    return flags
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -173,6 +230,20 @@ def _flatten(prefix: str, table: Mapping[str, Any]) -> list[tuple[str, Any]]:
         else:
             flat.append((full, value))
     return flat
+
+
+def _refuse_unknown(environment: Mapping[str, str], flags: Mapping[str, Scalar]) -> None:
+    """A variable that is meant for a key and misses it would do nothing in silence."""
+    sections = tuple(sorted({f"AXIOM_{key.name.partition('.')[0].upper()}_" for key in KEYS}))
+    variables = {key.variable for key in KEYS}
+    for variable in sorted(environment):
+        if variable.startswith(sections) and variable not in variables:
+            near = difflib.get_close_matches(variable, sorted(variables), n=1, cutoff=0.0)[0]
+            raise UnknownKey(
+                f"the environment's {variable} stands for no key; did you mean {near}?"
+            )
+    for name in flags:
+        find_key(name, "--set")
 
 
 def find_key(name: str, where: str = "") -> Key:

@@ -18,8 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide import events as e
-from axiom_client.decide.model import AgentState
+from axiom_client.decide.model import AgentState, Then
+from axiom_client.decide.schedule import moment
 from axiom_client.errors import ControlRefused, NoSuchTask, NotRunning
+from axiom_client.host.clock import utc_offset_seconds
 from axiom_client.view import Snapshot
 
 LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host is some 100 kB
@@ -33,9 +35,10 @@ class Request(Struct, frozen=True, kw_only=True):
     """One wish. The other fields belong to some verbs only."""
 
     do: Verb
-    seconds: float | None = None
+    seconds: float | None = None  # how long a pause is, or until a drain's deadline
     reason: str = ""
-    then_exit: bool = False
+    then: Then = "stay"
+    gpu: int | None = None
     task_id: int = 0
 
 
@@ -117,14 +120,26 @@ class ControlServer:
         match request.do:
             case "snapshot":
                 return Answer(snapshot=agent.snapshot())
+            case "pause" | "resume" if not _has_gpu(agent.state, request.gpu):
+                return Answer(problem=f"there is no GPU {request.gpu} on this host")
             case "pause":
                 reason = request.reason or _paused_reason(request.seconds)
-                agent.put(e.PauseRequested(now=now, for_seconds=request.seconds, reason=reason))
+                agent.put(
+                    e.PauseRequested(
+                        now=now, for_seconds=request.seconds, reason=reason, gpu=request.gpu
+                    )
+                )
             case "resume":
-                agent.put(e.ResumeRequested(now=now))
+                agent.put(e.ResumeRequested(now=now, gpu=request.gpu))
             case "drain":
-                reason = request.reason or "asked to by its owner"
-                agent.put(e.DrainRequested(now=now, reason=reason, then_exit=request.then_exit))
+                agent.put(
+                    e.DrainRequested(
+                        now=now,
+                        reason=request.reason or "asked to by its owner",
+                        then=request.then,
+                        deadline_seconds=request.seconds,
+                    )
+                )
             case "sync":
                 agent.put(e.SyncRequested(now=now))
             case "abort":
@@ -138,10 +153,15 @@ class ControlServer:
         return Answer()
 
 
+def _has_gpu(state: AgentState, gpu: int | None) -> bool:
+    return gpu is None or 0 <= gpu < len(state.facts.gpus if state.facts else [])
+
+
 def _paused_reason(seconds: float | None) -> str:
     if seconds is None:
         return "paused by you"
-    return f"paused by you until {time.strftime('%H:%M', time.localtime(time.time() + seconds))}"
+    now = time.time() + utc_offset_seconds()
+    return f"paused by you until {moment(now + seconds, now)}"
 
 
 # --- the other end: the command line --------------------------------------------------------------

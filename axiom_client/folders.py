@@ -42,6 +42,11 @@ class Folders(Struct, frozen=True, kw_only=True):
         return self.state / "control.sock"
 
     @property
+    def speed_file(self) -> Path:
+        """What the quick benchmark found."""
+        return self.state / "speed.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one agent that may run here."""
         return self.state / "agent.lock"

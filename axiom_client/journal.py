@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from axiom_client.decide import commands as c
 from axiom_client.decide.events import WaitingReport
-from axiom_client.decide.model import Drain, Pause, SyncPlan, TaskRecord
+from axiom_client.decide.model import CreditDay, Drain, Pause, SyncPlan, TaskRecord
 from axiom_client.errors import DiskFull, JournalBroken
 from axiom_protocol.messages import Credit, Report
 
@@ -34,13 +34,15 @@ PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeo
 class Held(Struct, frozen=True, kw_only=True):
     """All that the journal holds, as the agent needs it when it starts."""
 
-    tasks: list[TaskRecord]
-    reports: list[WaitingReport]
-    unanswered: SyncPlan | None
-    pause: Pause | None
-    drain: Drain | None
-    durations: dict[str, float]
-    credit: Credit | None
+    tasks: list[TaskRecord] = []
+    reports: list[WaitingReport] = []
+    unanswered: SyncPlan | None = None
+    pause: Pause | None = None
+    gpu_pauses: dict[str, Pause] = {}
+    drain: Drain | None = None
+    durations: dict[str, float] = {}
+    credit: Credit | None = None
+    credit_day: CreditDay | None = None
 
 
 class Journal:
@@ -143,9 +145,11 @@ class Journal:
             reports=reports,
             unanswered=_decode(kept, "request", SyncPlan),
             pause=_decode(kept, "pause", Pause),
+            gpu_pauses=_decode(kept, "gpu_pauses", dict[str, Pause]) or {},
             drain=_decode(kept, "drain", Drain),
             durations=_decode(kept, "durations", dict[str, float]) or {},
             credit=_decode(kept, "credit", Credit),
+            credit_day=_decode(kept, "credit_day", CreditDay),
         )
 
     def reports(self, task_ids: Iterable[int]) -> list[Report]:

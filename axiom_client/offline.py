@@ -10,6 +10,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState
 from axiom_client.folders import Folders
+from axiom_client.host.clock import utc_offset_seconds
 from axiom_client.journal import Held, Journal
 from axiom_client.view import Snapshot, Who, snapshot
 
@@ -22,13 +23,15 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
     started = e.AgentStarted(
         now=now,
         wall=time.time(),
+        utc_offset_seconds=utc_offset_seconds(),
         instance="offline",
         limits=config.limits(),
         tasks=held.tasks,
         reports=held.reports,
         pause=held.pause,
-        drain=None,
+        gpu_pauses=held.gpu_pauses,
         credit=held.credit,
+        credit_day=held.credit_day,
     )
     state, _ = step(AgentState(), started)
     state.facts = facts_only(config["host.name"] or identity.host_name, folders)
@@ -43,9 +46,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
 
 def _held(folders: Folders) -> Held:
     if not folders.journal_file.exists():
-        return Held(
-            tasks=[], reports=[], unanswered=None, pause=None, drain=None, durations={}, credit=None
-        )
+        return Held()
     journal = Journal(folders.journal_file)
     try:
         return journal.held()

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.model import Load, SyncPlan
+from axiom_client.decide.model import SyncPlan
 from axiom_client.errors import (
     HostRefused,
     NotAnAxiomServer,
@@ -25,10 +25,12 @@ from axiom_client.errors import (
     ServerNotThere,
 )
 from axiom_client.folders import Folders
+from axiom_client.host.cores import probe_cores
+from axiom_client.host.devices import device_nodes
 from axiom_client.host.facts import probe_facts
-from axiom_client.host.gpus import probe_gpus
-from axiom_client.host.load import LoadProbe
-from axiom_client.host.presence import probe_presence
+from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.look import Look
+from axiom_client.host.speed import known_speed
 from axiom_client.journal import Journal
 from axiom_client.project.api import Api, Network, Overloaded
 from axiom_client.project.fetch import Fetcher
@@ -36,6 +38,7 @@ from axiom_client.project.fetch_child import Have, Place, Want
 from axiom_client.project.identity import Identity
 from axiom_client.run import spec
 from axiom_client.run.pool import Pool
+from axiom_client.view import Traffic
 from axiom_protocol.messages import GpuFacts, SyncRequest
 
 log = logging.getLogger("axiom_client")
@@ -59,17 +62,11 @@ class Performer:
         self._emit = emit
         self._pool = Pool(emit=self._heard_of_task)
         self._api = Api(setup.identity.url, setup.network, setup.identity.token)
-        self._fetcher = Fetcher(
-            Place(
-                folder=str(setup.folders.bundles),
-                url=setup.identity.url,
-                proxy=setup.network.proxy,
-                ca_bundle=setup.network.ca_bundle,
-            ),
-            self._heard_of_bundle,
-        )
-        self._load = LoadProbe()
-        self._gpus: list[GpuFacts] = []
+        self._fetcher = Fetcher(_place(setup, setup.network), self._heard_of_bundle)
+        self._look = Look(setup.folders.state)
+        self._gpu_probe = GpuProbe()
+        self._gpus: list[GpuFacts] | None = None  # None: not looked for yet
+        self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
         self._alarm: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self.exit: c.Exit | None = None
@@ -105,9 +102,19 @@ class Performer:
         await self._api.close()
 
     @property
-    def traffic_bytes(self) -> tuple[int, int]:
-        """Sent and received since the start, bodies only."""
-        return self._api.sent_bytes, self._api.received_bytes
+    def traffic(self) -> Traffic:
+        """What went through the network since the start."""
+        return Traffic(
+            sent_bytes=self._api.traffic.sent_bytes,
+            received_bytes=self._api.traffic.received_bytes + self._fetcher.received_bytes,
+        )
+
+    def use_network(self, network: Network) -> None:
+        """Another way out. A request that is under way breaks off and is sent again."""
+        before, identity = self._api, self._setup.identity
+        self._api = Api(identity.url, network, identity.token, before.traffic)
+        self._fetcher.place = _place(self._setup, network)
+        self._spawn(before.close())
 
     # --- one command ------------------------------------------------------------------------------
 
@@ -144,7 +151,7 @@ class Performer:
             case c.ProbeHost():
                 self._probe()
             case c.MeasureLoad():
-                self._measure()
+                self._emit(e.LoadMeasured(now=time.monotonic(), load=self._look.load(command)))
             case c.Tell(text=text, level=level):
                 log.log(getattr(logging, level.upper()), text)
             case c.Exit():
@@ -187,8 +194,9 @@ class Performer:
             parameters=command.parameters,
             seed=command.seed,
             budget_seconds=command.budget_seconds,
-            device="cpu" if command.gpu < 0 else "cuda:0",  # the task sees its own GPU alone
-            gpu_uuid=command.gpu_uuid,
+            device=_device(command.gpus),
+            gpu_uuid=",".join(gpu.uuid for gpu in command.gpus),
+            gpu_nodes=sorted({node for gpu in command.gpus for node in device_nodes(gpu)}),
             limits=spec.TaskLimits(
                 memory_bytes=command.memory_bytes,
                 disk_bytes=command.disk_bytes,
@@ -265,24 +273,33 @@ class Performer:
         self._spawn(self._probe_gpus())
 
     def _tell_facts(self) -> None:
-        facts = probe_facts(self._setup.host_name, self._setup.folders.state, self._gpus)
-        self._emit(e.FactsProbed(now=time.monotonic(), facts=facts))
+        known = self._gpus is not None
+        facts = probe_facts(
+            self._setup.host_name, self._setup.folders.state, self._gpus or [], self._speed
+        )
+        self._emit(e.FactsProbed(now=time.monotonic(), facts=facts, gpus_known=known))
 
     async def _probe_gpus(self) -> None:
-        found = await probe_gpus()
+        found = await self._gpu_probe.gpus()
         if found != self._gpus:
             self._gpus = found
             self._tell_facts()
 
-    def _measure(self) -> None:
-        presence = probe_presence()
-        load = Load(
-            other_cores=self._load.other_cores(),
-            in_use=presence.in_use,
-            has_battery=presence.has_battery,
-            on_battery=presence.on_battery,
-        )
-        self._emit(e.LoadMeasured(now=time.monotonic(), load=load))
+
+def _place(setup: Setup, network: Network) -> Place:
+    return Place(
+        folder=str(setup.folders.bundles),
+        url=setup.identity.url,
+        proxy=network.proxy,
+        ca_bundle=network.ca_bundle,
+    )
+
+
+def _device(gpus: list[GpuFacts]) -> str:
+    """As torch names it; a task sees its own GPU alone, so that is always the first."""
+    if not gpus:
+        return "cpu"
+    return "mps" if gpus[0].backend == "mps" else "cuda:0"
 
 
 def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:

@@ -1,8 +1,11 @@
-"""Sizes, shares and times as people write them: "4 GB", "75%", "10 min"."""
+"""Sizes, shares and times as people write them: "4 GB", "75%", "10 min", "22:00-07:00"."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from axiom_client.decide.schedule import DAY_MINUTES, DAYS, Span
 
 _NUMBER = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*$")
 
@@ -46,6 +49,120 @@ def read_share(text: str | int | float) -> float:
     if not 0 <= share <= 1:
         raise ValueError("is not a share between 0% and 100%")
     return share
+
+
+def read_size_or_share(text: str | int | float) -> float:
+    """Bytes from 1 on, or a share below 1 or in percent; raises ValueError with what is wrong."""
+    number, unit = _split(text)
+    if unit == "%" or (unit == "" and 0 < number < 1):
+        share = read_share(text)
+        if share == 1:
+            raise ValueError("leaves nothing; write a size such as '1 GB' or a share such as '5%'")
+        return share
+    return float(read_size(str(text)))
+
+
+def read_temperature(text: str | int | float) -> float:
+    """Degrees Celsius, written 80 or "80 C"; 0: no limit. Raises ValueError with what is wrong."""
+    number, unit = _split(str(text).replace("°", " "))
+    if unit.lower() not in ("", "c", "celsius"):
+        raise ValueError(f"has the unknown unit {unit!r}; write degrees Celsius such as '80 C'")
+    if number > 150:
+        raise ValueError("is not a temperature of a processor in degrees Celsius")
+    return number
+
+
+def read_names(text: str | Sequence[str]) -> list[str]:
+    """Names with commas between, or a list of them; raises ValueError with what is wrong."""
+    words = text.split(",") if isinstance(text, str) else text
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError("must be names with commas between")
+    return [word.strip() for word in words if word.strip()]
+
+
+# --- the hours of the week ------------------------------------------------------------------------
+
+_HOURS = re.compile(r"^(\d{1,2})(?::(\d{2}))?(am|pm)?-(\d{1,2})(?::(\d{2}))?(am|pm)?$")
+_DAY_NAMES = {
+    **{name.lower(): i for i, name in enumerate(DAYS)},
+    **{
+        name: i
+        for i, name in enumerate(
+            ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+        )
+    },
+}
+_DAY_GROUPS = {"daily": range(7), "weekdays": range(5), "weekends": range(5, 7)}
+
+
+def read_schedule(text: str | Sequence[str]) -> list[Span]:
+    """The spans of "22:00-07:00" or "mon-fri 22:00-07:00; sat, sun"; raises ValueError.
+
+    Hours without days are of every day, days without hours are whole; hours across midnight belong
+    to the day on which they begin.
+    """
+    if not isinstance(text, str):
+        text = "; ".join(read_names(text))
+    whole = re.sub(r"\s*(?:[-\u2013\u2014]|\bto\b)\s*", "-", text.lower())
+    whole = re.sub(r"(\d)\s+(am|pm)\b", r"\1\2", whole)
+    spans: set[Span] = set()
+    for group in whole.split(";"):
+        spans.update(_read_group(re.split(r"[,\s]+", group.strip()) if group.strip() else []))
+    return sorted(spans)
+
+
+def _read_group(words: list[str]) -> list[Span]:
+    """Days, then their hours, as often as they follow one another."""
+    spans: list[Span] = []
+    days: list[int] = []
+    hours_came = True  # nothing is open yet
+    for word in filter(None, words):
+        if (named := _read_days(word)) is not None:
+            days = named if hours_came else days + named
+            hours_came = False
+        else:
+            start, end = _read_hours(word)
+            spans += [
+                (day * DAY_MINUTES + start, day * DAY_MINUTES + end) for day in days or range(7)
+            ]
+            hours_came = True
+    if not hours_came:
+        spans += [(day * DAY_MINUTES, (day + 1) * DAY_MINUTES) for day in days]
+    return spans
+
+
+def _read_days(word: str) -> list[int] | None:
+    if word in _DAY_GROUPS:
+        return list(_DAY_GROUPS[word])
+    first, dash, last = word.partition("-")
+    if first not in _DAY_NAMES or (dash and last not in _DAY_NAMES):
+        return None
+    low, high = _DAY_NAMES[first], _DAY_NAMES[last or first]
+    return [(low + i) % 7 for i in range((high - low) % 7 + 1)]
+
+
+def _read_hours(word: str) -> tuple[int, int]:
+    match = _HOURS.match(word)
+    if match is None:
+        raise ValueError(
+            f"has {word!r}, which is neither days nor hours; write hours such as '22:00-07:00' "
+            "or 'mon-fri 22:00-07:00; sat, sun'"
+        )
+    start, end = _read_clock(*match.groups()[:3]), _read_clock(*match.groups()[3:])
+    if start in (end, DAY_MINUTES):
+        raise ValueError(f"has the empty hours {word!r}; a whole day is '00:00-24:00'")
+    return start, end if end > start else end + DAY_MINUTES
+
+
+def _read_clock(hour: str, minute: str | None, half: str | None) -> int:
+    hours, minutes = int(hour), int(minute or 0)
+    if half and not 1 <= hours <= 12:
+        raise ValueError(f"has the hour {hour}{half}, which is on no clock")
+    if half:
+        hours = hours % 12 + (12 if half == "pm" else 0)
+    if hours * 60 + minutes > DAY_MINUTES or minutes > 59:
+        raise ValueError(f"has the time {hour}:{minute or '00'}, which is on no clock")
+    return hours * 60 + minutes
 
 
 def _split(text: str | int | float) -> tuple[float, str]:

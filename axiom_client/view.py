@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from msgspec import Struct
 
 from axiom_client.decide.allocate import needs_of, task_seconds
+from axiom_client.decide.exchange import credit_today
 from axiom_client.decide.follow import allocation_now, ran_seconds, room_now
 from axiom_client.decide.model import NEVER, AgentState, TaskState
-from axiom_client.decide.task import ALIVE
+from axiom_client.decide.rest import in_words
+from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.messages import Credit, Outcome
+
+
+class Traffic(Struct, frozen=True, kw_only=True):
+    """Bytes through the network since the agent started: messages and experiments, as sent."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class Who(Struct, frozen=True, kw_only=True):
@@ -40,11 +50,30 @@ class TaskView(Struct, frozen=True, kw_only=True):
 
 
 class SlotView(Struct, frozen=True, kw_only=True):
-    """One core or GPU: the task it runs, or the reason why it runs none."""
+    """One core or GPU: the task it runs, or the reason why it runs none.
+
+    about      what it is, of a GPU
+    also       further tasks that share it
+    """
 
     name: str
     task_id: int | None = None
     reason: str = ""
+    about: str = ""
+    also: list[int] = []
+
+
+class HostView(Struct, frozen=True, kw_only=True):
+    """The computer, as the project is told of it."""
+
+    name: str = ""
+    os: str = ""
+    processor: str = ""
+    cpu_cores: int = 0
+    memory_bytes: int = 0
+    benchmark_gflops: float = 0.0
+    temperature: float | None = None
+    on_battery: bool = False
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -53,13 +82,16 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     state: Literal["running", "paused", "draining", "stopping", "held up", "not running"]
     reason: str
     who: Who
-    host: str
+    host: HostView
     tasks: list[TaskView]
     slots: list[SlotView]
     tasks_running: int
     tasks_waiting: int
     reports_unsent: int
+    waiting_seconds: float
     credit: Credit
+    credit_today: float
+    traffic: Traffic
     contact_seconds_ago: float | None
     next_contact_seconds: float | None
     problem: str
@@ -68,7 +100,13 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 def snapshot(
-    state: AgentState, who: Who, now: float, *, held_up: str = "", running: bool = True
+    state: AgentState,
+    who: Who,
+    now: float,
+    *,
+    held_up: str = "",
+    running: bool = True,
+    traffic: Traffic | None = None,
 ) -> Snapshot:
     """The agent as it is at ``now``, monotonic seconds."""
     tasks = _tasks(state, now)
@@ -79,13 +117,16 @@ def snapshot(
         state=word,
         reason=reason,
         who=who,
-        host=state.facts.name if state.facts else "",
+        host=_host(state),
         tasks=tasks,
         slots=_slots(state, tasks),
         tasks_running=sum(t.state == "running" for t in tasks),
         tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
         reports_unsent=sum(t.state == "ended" for t in tasks),
+        waiting_seconds=_waiting_seconds(state),
         credit=exchange.credit or Credit(),
+        credit_today=credit_today(state),
+        traffic=traffic or Traffic(),
         contact_seconds_ago=now - answered_at if answered_at > -NEVER else None,
         next_contact_seconds=max(0.0, next_at - now) if 0 < next_at < NEVER else None,
         problem=exchange.problem,
@@ -107,7 +148,33 @@ def _word(
         return "draining", state.drain.reason
     if state.pause is not None:
         return "paused", state.pause.reason
+    if state.facts is None:
+        return "running", "starting"
+    if rest := in_words(state):
+        return "paused", rest.removeprefix("paused: ")
     return "running", ""
+
+
+def _host(state: AgentState) -> HostView:
+    facts = state.facts
+    if facts is None:
+        return HostView()
+    return HostView(
+        name=facts.name,
+        os=facts.os,
+        processor=facts.processor,
+        cpu_cores=facts.cpu_cores,
+        memory_bytes=facts.memory_bytes,
+        benchmark_gflops=facts.benchmark_gflops,
+        temperature=state.load.temperature,
+        on_battery=state.load.on_battery,
+    )
+
+
+def _waiting_seconds(state: AgentState) -> float:
+    """How long the tasks that wait will keep one core busy."""
+    waiting = (t for t in state.tasks.values() if t.phase in WAITING)
+    return math.fsum(task_seconds(t, state.bundles, state.durations) for t in waiting)
 
 
 def _tasks(state: AgentState, now: float) -> list[TaskView]:
@@ -118,8 +185,8 @@ def _tasks(state: AgentState, now: float) -> list[TaskView]:
         slot = ""
         if task.phase in ALIVE:
             needs = needs_of(task, state.bundles)
-            if task.gpu >= 0:
-                slot = f"GPU {task.gpu}"
+            if needs.gpus:
+                slot = ", ".join(f"GPU {i}" for i in task.gpus if i >= 0) or "a GPU that is gone"
             elif task.phase != "paused":
                 slot = f"core {cores}"
                 cores += needs.cpu_cores
@@ -138,6 +205,8 @@ def _task(state: AgentState, task: TaskState, slot: str, now: float) -> TaskView
             expected = elapsed / task.progress
         left = max(0.0, expected - elapsed)
     reason = bundle.problem if bundle and task.phase == "granted" else ""
+    if task.phase == "paused":
+        reason = _why_paused(state, task)
     return TaskView(
         task_id=task.task_id,
         experiment=task.record.grant.experiment,
@@ -154,15 +223,45 @@ def _task(state: AgentState, task: TaskState, slot: str, now: float) -> TaskView
     )
 
 
+def _why_paused(state: AgentState, task: TaskState) -> str:
+    space = room_now(state)
+    if space.rest:
+        return space.rest
+    if needs_of(task, state.bundles).gpus:
+        reasons = [s.reason for s in space.slots if s.kind == "gpu" and s.index in task.gpus]
+        return next(filter(None, reasons), "paused: its GPU is gone")
+    return next((s.reason for s in space.slots if s.reason), "paused: fewer cores are allowed")
+
+
 def _slots(state: AgentState, tasks: list[TaskView]) -> list[SlotView]:
-    busy = {task.slot: task.task_id for task in tasks if task.slot}
+    busy: dict[str, list[int]] = {}
+    for task in tasks:
+        for name in filter(None, task.slot.split(", ")):
+            busy.setdefault(name, []).append(task.task_id)
     idle = _why_idle(state)
+    gpus = state.facts.gpus if state.facts else []
     views = []
     for slot in room_now(state).slots:
-        task_id = busy.get(slot.name)
-        reason = "" if task_id is not None else slot.reason or idle
-        views.append(SlotView(name=slot.name, task_id=task_id, reason=reason))
+        held = busy.get(slot.name, [])
+        why = slot.reason or (idle if slot.kind == "cpu" else _why_idle_gpu(state, idle))
+        views.append(
+            SlotView(
+                name=slot.name,
+                task_id=held[0] if held else None,
+                also=held[1:],
+                reason="" if held else why,
+                about=gpus[slot.index].name if slot.kind == "gpu" else "",
+            )
+        )
     return views
+
+
+def _why_idle_gpu(state: AgentState, idle: str) -> str:
+    """A GPU may be free while every task in hand is for cores."""
+    devices = {t.record.grant.device for t in state.tasks.values() if t.phase != "ended"}
+    if devices == {"cpu"} and not state.exchange.problem and state.drain is None:
+        return "free: the server has no work for this GPU"
+    return idle
 
 
 def _why_idle(state: AgentState) -> str:
@@ -177,5 +276,13 @@ def _why_idle(state: AgentState) -> str:
     if exchange.problem:
         return f"free: no contact: {exchange.problem}"
     if exchange.dry:
-        return f"free: {exchange.no_work_reason or 'the server has no work for this host'}"
+        return f"free: {exchange.no_work_reason or _no_work(state)}"
     return "free: asking the server for work"
+
+
+def _no_work(state: AgentState) -> str:
+    """For whom there is none: a host without torch cannot run everything."""
+    environments = state.facts.environments if state.facts else []
+    if environments == ["numpy"]:
+        return "the server has no work for numpy-only hosts"
+    return "the server has no work for this host"

@@ -43,10 +43,15 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Resources(_Table, frozen=True, kw_only=True):
-    """What one run may use. The sandbox enforces every figure."""
+    """What one run may use. The sandbox enforces every figure.
+
+    gpu_share  of one GPU's time; 0.5 says that two such tasks may share it, each with its own
+               gpu_memory_bytes
+    """
 
     cpu_cores: Annotated[int, Meta(ge=1, le=1024)] = 1
     gpus: Annotated[int, Meta(ge=0, le=16)] = 0
+    gpu_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     gpu_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     memory_bytes: Annotated[int, Meta(ge=16_000_000, le=1 << 44)] = 1_000_000_000
     disk_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 10_000_000

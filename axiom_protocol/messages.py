@@ -29,7 +29,11 @@ Outcome = Literal[
 
 
 class GpuFacts(Struct, frozen=True, kw_only=True):
-    """One GPU as probed. ``uuid`` is what CUDA_VISIBLE_DEVICES takes."""
+    """One GPU as probed. ``uuid`` is what CUDA_VISIBLE_DEVICES takes.
+
+    pci   its identity on the bus, such as 0000:65:00.0
+    mig   it is a part of a GPU, set aside by its owner (NVIDIA's Multi-Instance GPU)
+    """
 
     uuid: ShortText
     name: ShortText
@@ -37,10 +41,16 @@ class GpuFacts(Struct, frozen=True, kw_only=True):
     backend: Literal["cuda", "rocm", "mps"] = "cuda"
     driver: ShortText = ""
     compute_capability: ShortText = ""
+    pci: ShortText = ""
+    mig: bool = False
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
-    """What a host is; sent when it changed."""
+    """What a host is; sent when it changed.
+
+    cpu_cores           whole cores that this process may use: affinity and quotas counted
+    benchmark_gflops    float32 matrix products on one core, measured once; 0: not known
+    """
 
     name: ShortText
     os: ShortText
@@ -48,6 +58,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     processor: ShortText = ""
     cpu_cores: Annotated[int, Meta(ge=1, le=65536)]
     cpu_cores_physical: Annotated[int, Meta(ge=1, le=65536)] = 1
+    benchmark_gflops: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     memory_bytes: Bytes
     disk_free_bytes: Bytes
     gpus: Annotated[list[GpuFacts], Meta(max_length=64)] = []

@@ -15,7 +15,7 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.exchange import answered, failed
-from axiom_client.decide.follow import follow
+from axiom_client.decide.follow import GRACE_SECONDS, follow
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -29,15 +29,16 @@ from axiom_client.decide.model import (
 from axiom_client.decide.retry import retry_bundle, retry_task
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_client.decide.turn import Turn
-from axiom_protocol.messages import HostFacts
+from axiom_protocol.messages import GpuFacts, HostFacts
 
 STOP_SECONDS = 20.0  # systemd allows 90 and a shutdown often less; checkpoints take under a second
-GRACE_SECONDS = 5.0  # for a task to keep a checkpoint when it is asked to end
 DURATION_WEIGHT = 0.3  # of the newest run in the host's own record of how long a bundle takes
 
 
 def step(state: AgentState, event: e.Event) -> tuple[AgentState, list[c.Command]]:
     """The agent after ``event``, and what is to be done. The state handed in is left as it was."""
+    if isinstance(event, e.AgentStarted):
+        state = AgentState()  # another life: what it should know is in the event
     turn = Turn(state, event.now)
     _HANDLERS[type(event)](turn, event)
     if not isinstance(event, _QUIET):
@@ -52,8 +53,11 @@ def _agent_started(turn: Turn, event: e.AgentStarted) -> None:
     state = turn.state
     state.wall_offset = event.wall - event.now
     state.instance = event.instance
+    state.utc_offset_seconds = event.utc_offset_seconds
     state.limits = event.limits
     state.pause = event.pause
+    state.gpu_pauses = dict(event.gpu_pauses)
+    state.credit_day = event.credit_day
     state.drain = event.drain
     state.durations = dict(event.durations)
     state.exchange.unanswered = event.unanswered
@@ -77,12 +81,31 @@ def _agent_started(turn: Turn, event: e.AgentStarted) -> None:
     turn.do(c.ProbeHost())
 
 
+def _clock_changed(turn: Turn, event: e.ClockChanged) -> None:
+    turn.state.wall_offset = event.wall - event.now
+    turn.state.utc_offset_seconds = event.utc_offset_seconds
+
+
 def _facts_probed(turn: Turn, event: e.FactsProbed) -> None:
     state = turn.state
     known = state.exchange.facts_known_to_server
+    if state.facts is not None:
+        _renumber(turn, state.facts.gpus, event.facts.gpus)
+    state.gpus_known = state.gpus_known or event.gpus_known
     state.facts = event.facts
     if known is not None and _differs(known, event.facts):
         state.exchange.wanted_now = True
+
+
+def _renumber(turn: Turn, before: list[GpuFacts], after: list[GpuFacts]) -> None:
+    """Tasks stay on the GPUs that they began on, whatever number those have now."""
+    if [gpu.uuid for gpu in before] == [gpu.uuid for gpu in after]:
+        return
+    numbers = {gpu.uuid: index for index, gpu in enumerate(after)}
+    for _, task in sorted(turn.state.tasks.items()):
+        if task.gpus:
+            uuids = [before[i].uuid if i >= 0 else "" for i in task.gpus]
+            turn.put(task, gpus=[numbers.get(uuid, -1) for uuid in uuids])
 
 
 def _differs(a: HostFacts, b: HostFacts) -> bool:
@@ -94,11 +117,26 @@ def _differs(a: HostFacts, b: HostFacts) -> bool:
 
 
 def _load_measured(turn: Turn, event: e.LoadMeasured) -> None:
-    turn.state.load = event.load
+    """Where memory is short for other programs, one task gives way at each look: the latest."""
+    state = turn.state
+    state.load = event.load
+    available = event.load.memory_available_bytes
+    if available is None or state.facts is None or state.stop is not None:
+        return
+    if available >= state.limits.memory_kept_bytes(state.facts.memory_bytes):
+        return
+    phases = {task.phase for task in state.tasks.values()}
+    alive = [t for t in state.tasks.values() if t.phase in ("running", "paused")]
+    if alive and "stopping" not in phases:
+        latest = max(alive, key=lambda t: (t.record.order, t.task_id))
+        turn.advance(latest, "stop", keep=True)
+        turn.do(c.StopTask(task_id=latest.task_id, grace_seconds=GRACE_SECONDS))
+        turn.tell(f"task {latest.task_id} of {latest.ref} gives way: memory is short", "warning")
 
 
 def _config_changed(turn: Turn, event: e.ConfigChanged) -> None:
     turn.state.limits = event.limits
+    turn.state.measured_at = -NEVER  # other limits may need another look, and at once
 
 
 def _timer_fired(turn: Turn, event: e.TimerFired) -> None:
@@ -198,7 +236,7 @@ def _task_ended(turn: Turn, event: e.TaskEnded) -> None:
     turn.end(
         task,
         event.outcome,
-        message=event.message,
+        message=event.message if event.outcome == "success" else task.message or event.message,
         elapsed_seconds=event.elapsed_seconds,
         cpu_seconds=event.cpu_seconds,
         peak_memory_bytes=event.peak_memory_bytes,
@@ -221,14 +259,14 @@ def _put_back(turn: Turn, task: TaskState, event: e.TaskEnded, retry_at: float) 
         cpu_seconds=task.record.cpu_seconds + event.cpu_seconds,
     )
     turn.save(record)
-    turn.advance(task, "put_back", record=record, keep=False, gpu=-1, retry_at=retry_at)
+    turn.advance(task, "put_back", record=record, keep=False, gpus=[], retry_at=retry_at)
     turn.tell(f"task {task.task_id} of {task.ref} will go on later")
 
 
 def _remember_duration(turn: Turn, ref: str, seconds: float) -> None:
     old = turn.state.durations.get(ref, seconds)
     turn.state.durations[ref] = old + DURATION_WEIGHT * (seconds - old)
-    turn.do(c.SaveValue(key="durations", value=dict(sorted(turn.state.durations.items()))))
+    turn.keep_value("durations", dict(sorted(turn.state.durations.items())))
 
 
 def cancel(turn: Turn, task: TaskState, reason: str) -> None:
@@ -254,35 +292,60 @@ def _sync_failed(turn: Turn, event: e.SyncFailed) -> None:
     failed(turn, event)
     if event.fatal:
         turn.state.exited = True
-        turn.do(c.Exit(reason=event.problem, refused=True))
+        turn.do(c.Exit(reason=event.problem, fault="refused"))
 
 
 # --- people ---------------------------------------------------------------------------------------
 
 
 def _pause_requested(turn: Turn, event: e.PauseRequested) -> None:
-    until = None if event.for_seconds is None else turn.state.wall + event.for_seconds
-    turn.state.pause = Pause(reason=event.reason, until_wall=until)
-    turn.do(c.SaveValue(key="pause", value=msgspec.to_builtins(turn.state.pause)))
-    turn.tell(event.reason)
+    state = turn.state
+    until = None if event.for_seconds is None else state.wall + event.for_seconds
+    pause = Pause(reason=event.reason, until_wall=until)
+    if event.gpu is None:
+        state.pause = pause
+        turn.keep_value("pause", pause)
+    elif (uuid := _gpu_uuid(state, event.gpu)) is not None:
+        state.gpu_pauses[uuid] = pause
+        turn.keep_value("gpu_pauses", state.gpu_pauses)
+    turn.tell(event.reason if event.gpu is None else f"GPU {event.gpu}: {event.reason}")
+
+
+def _gpu_uuid(state: AgentState, index: int) -> str | None:
+    gpus = state.facts.gpus if state.facts else []
+    return gpus[index].uuid if 0 <= index < len(gpus) else None
 
 
 def _resume_requested(turn: Turn, event: e.ResumeRequested) -> None:
     state = turn.state
+    if event.gpu is not None:
+        if state.gpu_pauses.pop(_gpu_uuid(state, event.gpu) or "", None) is not None:
+            turn.keep_value("gpu_pauses", state.gpu_pauses)
+        turn.tell(f"GPU {event.gpu} resumed")
+        return
     if state.pause is not None:
         state.pause = None
-        turn.do(c.SaveValue(key="pause", value=None))
+        turn.keep_value("pause", None)
+    if state.gpu_pauses:
+        state.gpu_pauses.clear()
+        turn.keep_value("gpu_pauses", None)
     if state.drain is not None:
         state.drain = None
         state.exchange.dry = False
-        turn.do(c.SaveValue(key="drain", value=None))
+        turn.keep_value("drain", None)
     turn.tell("resumed")
 
 
 def _drain_requested(turn: Turn, event: e.DrainRequested) -> None:
-    turn.state.drain = Drain(reason=event.reason, then_exit=event.then_exit)
-    turn.do(c.SaveValue(key="drain", value=msgspec.to_builtins(turn.state.drain)))
-    turn.state.exchange.wanted_now = True
+    state = turn.state
+    seconds = event.deadline_seconds
+    state.drain = Drain(
+        reason=event.reason,
+        then=event.then,
+        deadline_wall=None if seconds is None else state.wall + seconds,
+    )
+    turn.keep_value("drain", state.drain)
+    state.exchange.wanted_now = True
     turn.tell(f"draining: {event.reason}")
 
 
@@ -325,6 +388,7 @@ _QUIET = (e.TaskStarted, e.TaskProgressed)
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     e.AgentStarted: _agent_started,
+    e.ClockChanged: _clock_changed,
     e.FactsProbed: _facts_probed,
     e.LoadMeasured: _load_measured,
     e.TimerFired: _timer_fired,

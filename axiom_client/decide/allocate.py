@@ -7,13 +7,13 @@ its memory, so it is counted until it ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.capacity import Room
-from axiom_client.decide.model import Bundle, TaskState
+from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
@@ -22,22 +22,43 @@ REFILL_SHARE = (
     0.5  # ask again when less than this share of the buffer is left: few, larger requests
 )
 UNKNOWN = Resources()  # what a task is taken to need until its bundle is here
+LEASE_SHARE = 0.5  # of the shortest lease in hand that a buffer may fill: estimates err by as much
 WAITING_PER_CORE_MAX = 5  # enough for any network outage of short tasks; more only hoards leases
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """What is to change. ``start`` pairs a task with the GPU slot it gets, -1 for none.
+    """What is to change. ``start`` pairs a task with the GPU slots it gets, none on the CPU.
 
-    ``idle_cores``, ``idle_gpus``: usable, and no task in hand can take them.
     ``passed_over``: why a waiting task did not start though a slot is idle.
     """
 
-    start: list[tuple[int, int]] = []
+    start: list[tuple[int, list[int]]] = []
     pause: list[int] = []
     resume: list[int] = []
-    idle_cores: int = 0
-    idle_gpus: list[int] = []
     passed_over: str = ""
+
+
+class _Gpu:
+    """What is still free of one GPU."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.index = slot.index
+        self.share = 1.0
+        self.tasks = slot.tasks
+        self.memory_bytes = slot.memory_bytes
+
+    def takes(self, needs: Resources) -> bool:
+        """Whether one more task fits beside those that are on it."""
+        return (
+            self.tasks > 0
+            and needs.gpu_share <= self.share + 1e-9
+            and needs.gpu_memory_bytes <= self.memory_bytes
+        )
+
+    def take(self, needs: Resources) -> None:
+        self.tasks -= 1
+        self.share -= needs.gpu_share
+        self.memory_bytes -= needs.gpu_memory_bytes
 
 
 class _Left:
@@ -45,8 +66,9 @@ class _Left:
 
     def __init__(self, room: Room) -> None:
         self.cores = len(room.cpu)
-        self.gpus = [slot.index for slot in room.gpu]
+        self.gpus = {slot.index: _Gpu(slot) for slot in room.gpu}
         self.memory_bytes = room.memory_bytes
+        self.memory_now = room.memory_now
         self.disk_bytes = room.disk_bytes
 
     def hold(self, needs: Resources) -> None:
@@ -54,11 +76,26 @@ class _Left:
         self.memory_bytes -= needs.memory_bytes
         self.disk_bytes -= needs.disk_bytes
 
+    def grow(self, needs: Resources) -> None:
+        """Count what a process that began after the last look has yet to take."""
+        if self.memory_now is not None:
+            self.memory_now -= needs.memory_bytes
+
+    def fitting(self, needs: Resources) -> list[int]:
+        """The GPUs that would take the task, emptiest first; as many as it needs, or none."""
+        fits = [gpu for gpu in self.gpus.values() if gpu.takes(needs)]
+        fits.sort(key=lambda gpu: (-gpu.share, gpu.index))
+        return [gpu.index for gpu in fits[: needs.gpus]] if len(fits) >= needs.gpus else []
+
     def refusal(self, needs: Resources) -> str:
-        if needs.gpus > len(self.gpus) or (not needs.gpus and needs.cpu_cores > self.cores):
+        if needs.gpus and not self.fitting(needs):
+            return "no GPU is free for it"
+        if not needs.gpus and needs.cpu_cores > self.cores:
             return "no slot is free for it"
         if needs.memory_bytes > self.memory_bytes:
             return "the memory allowed is promised to other tasks"
+        if self.memory_now is not None and needs.memory_bytes > self.memory_now:
+            return "too little memory is free on this computer"
         if needs.disk_bytes > self.disk_bytes:
             return "the disk space allowed is promised to other tasks"
         return ""
@@ -73,18 +110,27 @@ def needs_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Resources:
 
 
 def allocate(
-    tasks: Mapping[int, TaskState], bundles: Mapping[str, Bundle], room: Room, now: float
+    tasks: Mapping[int, TaskState],
+    bundles: Mapping[str, Bundle],
+    room: Room,
+    now: float,
+    looked_at: float = NEVER,
 ) -> Allocation:
-    """Decide from scratch, in order of arrival; asked twice it says the same."""
+    """Decide from scratch, in order of arrival; asked twice it says the same.
+
+    looked_at  when the memory that is free was looked at
+    """
     left = _Left(room)
     pause: list[int] = []
     resume: list[int] = []
-    start: list[tuple[int, int]] = []
+    start: list[tuple[int, list[int]]] = []
     ordered = sorted(tasks.values(), key=lambda t: (t.record.order, t.task_id))
     for task in ordered:
         if task.phase in ALIVE:
             needs = needs_of(task, bundles)
             left.hold(needs)
+            if task.running_since > looked_at:
+                left.grow(needs)
             if not _keep(task, needs, left):
                 if task.phase == "running":
                     pause.append(task.task_id)
@@ -98,23 +144,19 @@ def allocate(
                 passed_over = passed_over or why
                 continue
             left.hold(needs)
+            left.grow(needs)
             start.append((task.task_id, _take(needs, left)))
-    return Allocation(
-        start=start,
-        pause=pause,
-        resume=resume,
-        idle_cores=max(0, left.cores),
-        idle_gpus=left.gpus,
-        passed_over=passed_over,
-    )
+    return Allocation(start=start, pause=pause, resume=resume, passed_over=passed_over)
 
 
 def _keep(task: TaskState, needs: Resources, left: _Left) -> bool:
     """Whether a live task may go on, taking its slots when it may."""
     if needs.gpus:
-        if task.gpu not in left.gpus:
+        held = [left.gpus[i] for i in task.gpus if i in left.gpus and left.gpus[i].takes(needs)]
+        if len(held) < max(1, len(task.gpus)):
             return False
-        left.gpus.remove(task.gpu)
+        for gpu in held:
+            gpu.take(needs)
         return True
     if needs.cpu_cores > left.cores:
         return False
@@ -122,12 +164,15 @@ def _keep(task: TaskState, needs: Resources, left: _Left) -> bool:
     return True
 
 
-def _take(needs: Resources, left: _Left) -> int:
-    """Take the slots for a new task; the GPU it gets, or -1."""
+def _take(needs: Resources, left: _Left) -> list[int]:
+    """Take the slots for a new task; the GPUs it gets."""
     if needs.gpus:
-        return left.gpus.pop(0)
+        chosen = left.fitting(needs)
+        for index in chosen:
+            left.gpus[index].take(needs)
+        return chosen
     left.cores -= needs.cpu_cores
-    return -1
+    return []
 
 
 def task_seconds(
@@ -151,56 +196,68 @@ def wanted(
 ) -> Capacity:
     """What the host would take now: slots beyond the tasks in hand, and work to keep them fed.
 
-    The buffer is low when a core has no task waiting behind it, or less than REFILL_SHARE of its
-    seconds is left. Then ``buffer_seconds`` says how long it should be; else it is 0: ask no more.
+    A buffer is low when a core or GPU has no task waiting behind it, or less than REFILL_SHARE of
+    its seconds is left. Then ``buffer_seconds`` says how long it should be; else it is 0: ask no
+    more.
     """
     open_tasks = [t for t in tasks.values() if t.phase != "ended"]
     needs = {t.task_id: needs_of(t, bundles) for t in open_tasks}
     cores, gpus = len(room.cpu), len(room.gpu)
-    on_cpu = [t for t in open_tasks if not needs[t.task_id].gpus]
-    cores_held = sum(needs[t.task_id].cpu_cores for t in on_cpu)
-    gpus_held = sum(needs[t.task_id].gpus for t in open_tasks)
-    waiting = [t for t in on_cpu if t.phase in WAITING]
-    waiting_cores = max(
-        0, min(cores_held - cores, sum(needs[t.task_id].cpu_cores for t in waiting))
-    )
-    seconds = [task_seconds(t, bundles, durations) for t in waiting]
-    waiting_seconds = math.fsum(seconds) / cores if cores else 0.0
-    short = (
-        cores > 0
-        and buffer_seconds > 0
-        and waiting_cores < cores * WAITING_PER_CORE_MAX
-        and (waiting_cores < cores or waiting_seconds < REFILL_SHARE * buffer_seconds)
-    )
+    buffer_seconds = min(buffer_seconds, _before_deadlines(open_tasks))
+    cpu, gpu = _Stock(cores), _Stock(gpus)
+    for task in open_tasks:
+        need = needs[task.task_id]
+        stock, size = (gpu, need.gpus * need.gpu_share) if need.gpus else (cpu, need.cpu_cores)
+        stock.add(size, task_seconds(task, bundles, durations), waits=task.phase in WAITING)
+    alive = [needs[t.task_id] for t in open_tasks if t.phase in ALIVE]
     return Capacity(
         cpu_slots=cores,
         gpu_slots=gpus,
-        cpu_slots_free=max(0, cores - cores_held),
-        gpu_slots_free=max(0, gpus - gpus_held),
-        memory_free_bytes=max(
-            0,
-            room.memory_bytes
-            - sum(needs[t.task_id].memory_bytes for t in open_tasks if t.phase in ALIVE),
+        cpu_slots_free=max(0, math.floor(cores - cpu.held)),
+        gpu_slots_free=max(0, math.floor(gpus - gpu.held + 1e-9)),
+        memory_free_bytes=max(0, room.memory_bytes - sum(n.memory_bytes for n in alive)),
+        disk_free_bytes=max(0, room.disk_bytes - sum(n.disk_bytes for n in alive)),
+        buffer_seconds=max(
+            cpu.ask_seconds(buffer_seconds),
+            gpu.ask_seconds(buffer_seconds) if gpu.held else 0.0,  # else there is no work for them
         ),
-        disk_free_bytes=max(
-            0,
-            room.disk_bytes
-            - sum(needs[t.task_id].disk_bytes for t in open_tasks if t.phase in ALIVE),
-        ),
-        buffer_seconds=_ask_seconds(buffer_seconds, waiting_seconds, waiting_cores, cores, seconds)
-        if short
-        else 0.0,
     )
 
 
-def _ask_seconds(
-    buffer_seconds: float,
-    waiting_seconds: float,
-    waiting_cores: int,
-    cores: int,
-    seconds: list[float],
-) -> float:
-    """How long the buffer of each core should be: as configured, but a task at least."""
-    bare = (cores - waiting_cores) / cores
-    typical = math.fsum(seconds) / len(seconds) if seconds else buffer_seconds
-    return max(buffer_seconds, waiting_seconds + bare * typical)
+def _before_deadlines(open_tasks: Sequence[TaskState]) -> float:
+    """The longest buffer that is surely done before leases such as the host has now run out."""
+    leases = [t.record.grant.lease_seconds for t in open_tasks]
+    return LEASE_SHARE * min(leases) if leases else math.inf
+
+
+class _Stock:
+    """The work in hand for the cores, or for the GPUs; ``slots`` of them are usable."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.held = 0.0  # slots that all of it would fill
+        self._waiting = 0.0
+        self._seconds: list[float] = []
+
+    def add(self, size: float, seconds: float, *, waits: bool) -> None:
+        """One task of so many slots."""
+        self.held += size
+        if waits:
+            self._waiting += size
+            self._seconds.append(seconds)
+
+    def ask_seconds(self, buffer_seconds: float) -> float:
+        """How long the buffer of each slot should be; 0 while it is long enough.
+
+        As configured, but a task at least.
+        """
+        if self.slots <= 0 or buffer_seconds <= 0:
+            return 0.0
+        behind = max(0.0, min(self.held - self.slots, self._waiting))
+        seconds = math.fsum(self._seconds) / self.slots
+        enough = behind >= self.slots and seconds >= REFILL_SHARE * buffer_seconds
+        if enough or behind >= self.slots * WAITING_PER_CORE_MAX:
+            return 0.0
+        bare = max(0.0, self.slots - behind) / self.slots
+        typical = math.fsum(self._seconds) / len(self._seconds) if self._seconds else buffer_seconds
+        return max(buffer_seconds, seconds + bare * typical)

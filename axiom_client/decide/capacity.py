@@ -1,4 +1,4 @@
-"""Host facts + what else happens + what the volunteer allows -> the slots that may be used now.
+"""Host facts + what the volunteer allows + why it may rest -> the slots that may be used now.
 
 Every slot that may not be used has one reason that a person understands.
 """
@@ -6,19 +6,30 @@ Every slot that may not be used has one reason that a person understands.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from axiom_client.decide.model import Limits, Load, Pause, Slot
-from axiom_protocol.messages import HostFacts
+from axiom_protocol.messages import GpuFacts, HostFacts
+
+GPU_TASKS = 2  # most tasks on one GPU where the volunteer says nothing
 
 
 class Room(Struct, frozen=True, kw_only=True):
-    """What may be used now. ``memory_bytes`` and ``disk_bytes`` are for all tasks together."""
+    """What may be used now.
+
+    memory_bytes    for all tasks together, as promised
+    disk_bytes      the same of the disk
+    memory_now      what tasks that start now may take of the memory that is free; None: not known
+    rest            why nothing may run at all; empty when something may
+    """
 
     slots: list[Slot]
     memory_bytes: int
     disk_bytes: int
+    memory_now: int | None = None
+    rest: str = ""
 
     @property
     def cpu(self) -> list[Slot]:
@@ -39,26 +50,37 @@ def room(
     load: Load,
     limits: Limits,
     *,
-    pause: Pause | None = None,
-    stopping: str = "",
+    rest: str = "",
+    gpu_pauses: Mapping[str, Pause] | None = None,
 ) -> Room:
     """The room for tasks now; none before the host was probed."""
     if facts is None:
         return NO_ROOM
-    blanket = stopping or _why_rest(facts, load, limits, pause)
     allowed = allowed_cores(facts.cpu_cores, limits)
     cores = [
-        Slot(kind="cpu", index=i, reason=blanket or _why_not_core(i, allowed, limits))
+        Slot(kind="cpu", index=i, reason=rest or _why_not_core(i, allowed, limits))
         for i in range(facts.cpu_cores)
     ]
     gpus = [
-        Slot(kind="gpu", index=i, uuid=gpu.uuid, reason=blanket or _why_not_gpu(limits))
+        Slot(
+            kind="gpu",
+            index=i,
+            uuid=gpu.uuid,
+            reason=rest or _why_not_gpu(i, gpu, limits, gpu_pauses or {}),
+            tasks=limits.gpu_tasks.get(str(i), limits.gpu_tasks.get("", GPU_TASKS)),
+            memory_bytes=gpu.memory_bytes,
+        )
         for i, gpu in enumerate(facts.gpus)
     ]
+    available = load.memory_available_bytes
+    kept = limits.memory_kept_bytes(facts.memory_bytes)
+    free = facts.disk_free_bytes if load.disk_free_bytes is None else load.disk_free_bytes
     return Room(
         slots=cores + gpus,
         memory_bytes=int(facts.memory_bytes * limits.memory_share),
-        disk_bytes=min(limits.disk_bytes, facts.disk_free_bytes),
+        disk_bytes=max(0, min(limits.disk_bytes, int(free - limits.disk_keep_free))),
+        memory_now=None if available is None else max(0, int(available - kept)),
+        rest=rest,
     )
 
 
@@ -70,22 +92,6 @@ def allowed_cores(cores: int, limits: Limits) -> int:
     return min(allowed, limits.cpu_cores) if limits.cpu_cores else allowed
 
 
-def _why_rest(facts: HostFacts, load: Load, limits: Limits, pause: Pause | None) -> str:
-    if pause is not None:
-        return pause.reason
-    if load.in_use and not limits.while_in_use:
-        return "resting: somebody is using this computer"
-    if load.on_battery and not limits.on_battery:
-        return "resting: on battery"
-    share = load.other_cores / facts.cpu_cores
-    if limits.other_load_share and share > limits.other_load_share:
-        return (
-            f"resting: other programs use {share:.0%} of the processor "
-            f"(limit {limits.other_load_share:.0%})"
-        )
-    return ""
-
-
 def _why_not_core(index: int, allowed: int, limits: Limits) -> str:
     if index < allowed:
         return ""
@@ -94,5 +100,18 @@ def _why_not_core(index: int, allowed: int, limits: Limits) -> str:
     return f"kept free: cpu.share is {limits.cpu_share:.0%}"
 
 
-def _why_not_gpu(limits: Limits) -> str:
-    return "" if limits.gpus else "kept free: gpu.enabled is false"
+def _why_not_gpu(index: int, gpu: GpuFacts, limits: Limits, gpu_pauses: Mapping[str, Pause]) -> str:
+    if not limits.gpus:
+        return "kept free: gpu.enabled is false"
+    for word in limits.gpus_excluded:
+        if word == str(index) or (not word.isdigit() and word.lower() in _names(gpu)):
+            return f"kept free: gpu.exclude has {word}"
+    if pause := gpu_pauses.get(gpu.uuid):
+        return pause.reason
+    if not limits.gpu_tasks.get(str(index), limits.gpu_tasks.get("", GPU_TASKS)):
+        return "kept free: gpu.tasks is 0"
+    return ""
+
+
+def _names(gpu: GpuFacts) -> str:
+    return f"{gpu.uuid}\n{gpu.pci}\n{gpu.name}".lower()

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from axiom_client.decide.model import SyncPlan, TaskRecord
-from axiom_protocol.messages import Report
+from axiom_protocol.messages import GpuFacts, Report
+
+ValueKey = Literal["pause", "gpu_pauses", "drain", "durations", "credit", "credit_day"]
 
 
 class _Command(Struct, frozen=True, kw_only=True, tag=True):
@@ -44,7 +46,7 @@ class SaveRequest(_Command, frozen=True, kw_only=True):
 class SaveValue(_Command, frozen=True, kw_only=True):
     """Keep one small thing by name; None forgets it."""
 
-    key: Literal["pause", "drain", "durations", "credit"]
+    key: ValueKey
     value: Any
 
 
@@ -56,7 +58,20 @@ class ProbeHost(_Command, frozen=True, kw_only=True):
 
 
 class MeasureLoad(_Command, frozen=True, kw_only=True):
-    """Find out what else happens on the host."""
+    """Find out what else happens on the host: no more than some limit depends on.
+
+    others      how many cores other programs keep busy
+    presence    whether somebody uses it
+    heat        how hot the processor is
+    programs    whether one of these runs
+    space       how much memory and disk is free
+    """
+
+    others: bool = False
+    presence: bool = False
+    heat: bool = False
+    programs: list[str] = []
+    space: bool = False
 
 
 class FetchBundle(_Command, frozen=True, kw_only=True):
@@ -96,8 +111,7 @@ class StartTask(_Command, frozen=True, kw_only=True):
     disk_bytes: int
     cpu_seconds: float
     wall_seconds: float
-    gpu: int = -1
-    gpu_uuid: str = ""
+    gpus: list[GpuFacts] = []
 
 
 class PauseTask(_Command, frozen=True, kw_only=True):
@@ -145,10 +159,14 @@ class Tell(_Command, frozen=True, kw_only=True):
 
 
 class Exit(_Command, frozen=True, kw_only=True):
-    """The agent is done. ``refused``: the project does not accept this host."""
+    """The agent is done.
+
+    fault   refused: the project does not accept this host; unreachable: work would have been to
+            come, and nobody answers
+    """
 
     reason: str
-    refused: bool = False
+    fault: Literal["", "refused", "unreachable"] = ""
 
 
 Command = (

@@ -9,7 +9,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from axiom_client.decide.model import Drain, Limits, Load, Pause, SyncPlan, TaskRecord
+from axiom_client.decide.model import (
+    CreditDay,
+    Drain,
+    Limits,
+    Load,
+    Pause,
+    SyncPlan,
+    TaskRecord,
+    Then,
+)
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.messages import Credit, HostFacts, Outcome, SyncAnswer
 
@@ -30,23 +39,34 @@ class AgentStarted(_Event, frozen=True, kw_only=True):
     """The agent is up, with what its journal held."""
 
     wall: float
+    utc_offset_seconds: int = 0
     instance: str
     limits: Limits
     tasks: list[TaskRecord] = []
     reports: list[WaitingReport] = []
     unanswered: SyncPlan | None = None
     pause: Pause | None = None
+    gpu_pauses: dict[str, Pause] = {}
     drain: Drain | None = None
+    credit_day: CreditDay | None = None
     durations: dict[str, float] = {}
     credit: Credit | None = None
     until_idle: bool = False
     seconds: float | None = None  # stop after so long
 
 
+class ClockChanged(_Event, frozen=True, kw_only=True):
+    """The time of day is not what it was: the host slept, its clock was set, or summer began."""
+
+    wall: float
+    utc_offset_seconds: int
+
+
 class FactsProbed(_Event, frozen=True, kw_only=True):
-    """What the host is."""
+    """What the host is. ``gpus_known``: false while the first look for GPUs still goes on."""
 
     facts: HostFacts
+    gpus_known: bool = True
 
 
 class LoadMeasured(_Event, frozen=True, kw_only=True):
@@ -132,21 +152,25 @@ class TaskEnded(_Event, frozen=True, kw_only=True):
 
 
 class PauseRequested(_Event, frozen=True, kw_only=True):
-    """A person wants quiet; for so long, or until resumed."""
+    """A person wants quiet; for so long, or until resumed; on the whole host or on one GPU."""
 
     for_seconds: float | None = None
     reason: str = "paused by you"
+    gpu: int | None = None
 
 
 class ResumeRequested(_Event, frozen=True, kw_only=True):
-    """A person ends a pause or a drain."""
+    """A person ends every pause and drain, or the pause of one GPU."""
+
+    gpu: int | None = None
 
 
 class DrainRequested(_Event, frozen=True, kw_only=True):
     """Finish what is in hand, take nothing new."""
 
     reason: str
-    then_exit: bool = False
+    then: Then = "stay"
+    deadline_seconds: float | None = None
 
 
 class SyncRequested(_Event, frozen=True, kw_only=True):
@@ -173,8 +197,9 @@ class ConfigChanged(_Event, frozen=True, kw_only=True):
 
 
 Event = (
-    AgentStarted | FactsProbed | LoadMeasured | TimerFired | SyncAnswered | SyncFailed
-    | BundleFetched | BundleRefused | BundleFailed | TaskStarted | TaskProgressed | TaskEnded
+    AgentStarted | ClockChanged | FactsProbed | LoadMeasured | TimerFired
+    | SyncAnswered | SyncFailed | BundleFetched | BundleRefused | BundleFailed
+    | TaskStarted | TaskProgressed | TaskEnded
     | PauseRequested | ResumeRequested | DrainRequested | SyncRequested | AbortRequested
     | StopRequested | ConfigChanged
 )  # fmt: skip

@@ -6,16 +6,21 @@ then answers as it did the first time, so that no grant and no acknowledgement c
 
 from __future__ import annotations
 
-import msgspec
-
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.capacity import NO_ROOM, Room
-from axiom_client.decide.model import NEVER, AgentState, SyncPlan, TaskRecord, TaskState
+from axiom_client.decide.model import (
+    NEVER,
+    AgentState,
+    CreditDay,
+    SyncPlan,
+    TaskRecord,
+    TaskState,
+)
 from axiom_client.decide.retry import retry_sync
 from axiom_client.decide.turn import Turn
-from axiom_protocol.messages import REPORTS_MAX, Capacity, InHand, SyncAnswer
+from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
 SPACING_SECONDS = (
@@ -127,11 +132,30 @@ def answered(turn: Turn, answer: SyncAnswer) -> list[int]:
     if plan.host is not None:
         exchange.facts_known_to_server = plan.host
     if answer.credit is not None and answer.credit != exchange.credit:
-        exchange.credit = answer.credit
-        turn.do(c.SaveValue(key="credit", value=msgspec.to_builtins(answer.credit)))
+        _credit(turn, answer.credit)
     _forget_acknowledged(turn, plan, answer)
     _accept_grants(turn, plan, answer)
     return sorted(set(answer.cancelled))
+
+
+def _credit(turn: Turn, credit: Credit) -> None:
+    """Take in what the ledger holds, and what it held when this day began."""
+    state = turn.state
+    day = int(state.local // 86_400)
+    if state.credit_day is None or state.credit_day.day != day:
+        before = state.exchange.credit or credit
+        state.credit_day = CreditDay(day=day, host_total=before.host_total)
+        turn.keep_value("credit_day", state.credit_day)
+    state.exchange.credit = credit
+    turn.keep_value("credit", credit)
+
+
+def credit_today(state: AgentState) -> float:
+    """What this host was credited since midnight, as far as the server has told."""
+    day, credit = state.credit_day, state.exchange.credit
+    if day is None or credit is None or day.day != int(state.local // 86_400):
+        return 0.0
+    return max(0.0, credit.host_total - day.host_total)
 
 
 def _forget_acknowledged(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None:

@@ -7,7 +7,8 @@ import msgspec
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
 from axiom_client.decide.turn import Turn
-from axiom_protocol.manifest import Manifest
+from axiom_protocol.manifest import Manifest, Resources
+from axiom_protocol.messages import HostFacts
 
 
 def accept(turn: Turn, task: TaskState, manifest: Manifest) -> None:
@@ -43,4 +44,11 @@ def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
         return f"it needs {needs.memory_bytes:,} bytes of memory, more than is allowed here"
     if needs.disk_bytes > limits.disk_bytes:
         return f"it needs {needs.disk_bytes:,} bytes of disk, more than is allowed here"
+    return _gpu_misfit(facts, needs) if on_gpu else ""
+
+
+def _gpu_misfit(facts: HostFacts, needs: Resources) -> str:
+    roomy = [gpu for gpu in facts.gpus if gpu.memory_bytes >= needs.gpu_memory_bytes]
+    if len(roomy) < max(1, needs.gpus):
+        return f"it needs {needs.gpu_memory_bytes:,} bytes of a GPU's memory, more than there is"
     return ""

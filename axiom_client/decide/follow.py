@@ -10,21 +10,24 @@ from typing import Literal
 import msgspec
 
 from axiom_client.decide import commands as c
-from axiom_client.decide.allocate import Allocation, allocate, needs_of
+from axiom_client.decide.allocate import Allocation, allocate, needs_of, task_seconds
 from axiom_client.decide.binding import bind
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.exchange import asked, compose, due_at, hungry
 from axiom_client.decide.fit import accept
-from axiom_client.decide.model import NEVER, AgentState, Bundle, TaskState
+from axiom_client.decide.model import NEVER, AgentState, Bundle, Pause, TaskState
+from axiom_client.decide.rest import changes_at, in_words, remember
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_client.decide.turn import Turn
 from axiom_protocol.manifest import Manifest
 
 Environment = Literal["numpy", "torch"]
 RELEASE_SECONDS = 120.0  # idle before the warm parents go: longer than a gap between batches
-MEASURE_SECONDS = (
-    10.0  # between looks at other programs and presence, while a limit depends on them
-)
+# Between looks at other programs, presence, heat and free space, while a limit depends on them.
+MEASURE_SECONDS = 10.0
+MEASURE_IDLE_SECONDS = 60.0  # and there is no work that would have to give way
+GRACE_SECONDS = 5.0  # for a task to keep a checkpoint when it is asked to end
+SERVER_FAILURES_MAX = 7  # in a row, some two minutes, before a run until idle gives up asking
 PROBE_SECONDS = 600.0  # between looks for a changed host: a driver that loads after the service
 TRUST_SECONDS = 3600.0  # a bundle verified this long ago is verified anew: it may be withdrawn
 WALL_MARGIN = 10.0  # times the expected time before a task counts as hung: hosts differ that much
@@ -38,24 +41,31 @@ def room_now(state: AgentState) -> Room:
         state.facts,
         state.load,
         state.limits,
-        pause=state.pause,
-        stopping=f"stopping: {state.stop.reason}" if state.stop else "",
+        rest=f"stopping: {state.stop.reason}" if state.stop else in_words(state),
+        gpu_pauses=state.gpu_pauses,
     )
 
 
 def allocation_now(state: AgentState) -> Allocation:
     """Who would run where as things stand."""
-    return allocate(state.tasks, state.bundles, room_now(state), state.now)
+    return _allocate(state, room_now(state))
+
+
+def _allocate(state: AgentState, space: Room) -> Allocation:
+    return allocate(state.tasks, state.bundles, space, state.now, state.measured_at)
 
 
 def follow(turn: Turn) -> None:
     """Give every command that the state calls for."""
     if turn.state.exited:
         return
-    _end_pause(turn)
+    _end_pauses(turn)
+    _end_drain(turn)
     _give_back(turn)
+    remember(turn.state)
     _fetch(turn)
     space = room_now(turn.state)
+    _give_back_what_is_late(turn, space)
     _place(turn, space)
     _look_around(turn)
     _keep_warm(turn)
@@ -64,12 +74,55 @@ def follow(turn: Turn) -> None:
     _wake(turn, space)
 
 
-def _end_pause(turn: Turn) -> None:
-    pause = turn.state.pause
-    if pause and pause.until_wall is not None and turn.state.wall >= pause.until_wall:
-        turn.state.pause = None
-        turn.do(c.SaveValue(key="pause", value=None))
+def _end_pauses(turn: Turn) -> None:
+    state = turn.state
+    if state.pause is not None and _over(state.pause, state.wall):
+        state.pause = None
+        turn.keep_value("pause", None)
         turn.tell("the pause is over")
+    for uuid, pause in sorted(state.gpu_pauses.items()):
+        if _over(pause, state.wall):
+            del state.gpu_pauses[uuid]
+            turn.keep_value("gpu_pauses", state.gpu_pauses)
+            turn.tell("the pause of a GPU is over")
+
+
+def _over(pause: Pause, wall: float) -> bool:
+    return pause.until_wall is not None and wall >= pause.until_wall
+
+
+def _end_drain(turn: Turn) -> None:
+    """At its deadline what still runs is ended; when nothing is in hand, what was to follow does"""
+    state, drain = turn.state, turn.state.drain
+    if drain is None or state.stop is not None:
+        return
+    late = _late(state)
+    for _, task in sorted(state.tasks.items()):
+        message = f"given back: {drain.reason}, and the deadline has come"
+        if late and task.phase in ("running", "paused"):
+            turn.advance(task, "stop", keep=False, message=message)
+            turn.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+        elif late and task.phase in WAITING:
+            turn.end(task, "cancelled", message=message)
+    if drain.then == "pause" and not _anything_open(state):
+        state.pause, state.drain = Pause(reason=f"paused: drained, {drain.reason}"), None
+        turn.keep_value("pause", state.pause)
+        turn.keep_value("drain", None)
+        turn.tell(state.pause.reason)
+
+
+def _late(state: AgentState) -> bool:
+    """Whether a drain's deadline has come."""
+    drain = state.drain
+    return (
+        drain is not None and drain.deadline_wall is not None and state.wall >= drain.deadline_wall
+    )
+
+
+def _anything_open(state: AgentState) -> bool:
+    """Whether the server has still to hear of anything, or this host to do it."""
+    exchange = state.exchange
+    return bool(state.tasks or exchange.in_flight or exchange.unanswered or exchange.wanted_now)
 
 
 def _give_back(turn: Turn) -> None:
@@ -82,6 +135,29 @@ def _give_back(turn: Turn) -> None:
             turn.give_back(task, reason)
 
 
+def _give_back_what_is_late(turn: Turn, space: Room) -> None:
+    """A task that cannot be done here before its lease ends is better done elsewhere, from now."""
+    state = turn.state
+    ordered = sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
+    ahead = 0.0  # seconds of one core that come before
+    cores = max(1, len(space.cpu))
+    for task in ordered:
+        if task.phase == "ended":
+            continue
+        seconds = task_seconds(task, state.bundles, state.durations)
+        needs = needs_of(task, state.bundles)
+        done_at = state.wall + (0.0 if needs.gpus else ahead / cores) + seconds
+        if (
+            task.phase in WAITING
+            and not task.record.attempts
+            and task.record.lease_until_wall < done_at
+        ):
+            turn.give_back(task, "it could not be done here before its deadline")
+        elif not needs.gpus:
+            left = seconds if task.phase in WAITING else seconds - ran_seconds(task, state.now)
+            ahead += max(0.0, left) * needs.cpu_cores
+
+
 # --- bundles and placing --------------------------------------------------------------------------
 
 
@@ -90,9 +166,9 @@ def _fetch(turn: Turn) -> None:
     if state.stop is not None:
         return
     for _, task in sorted(state.tasks.items()):
-        if task.phase != "granted":
-            continue
         grant = task.record.grant
+        if task.phase != "granted" or (grant.device == "gpu" and not state.gpus_known):
+            continue
         bundle = state.bundles.get(grant.sha256) or Bundle(
             experiment=grant.experiment, version=grant.version, sha256=grant.sha256
         )
@@ -117,7 +193,11 @@ def _place(turn: Turn, space: Room) -> None:
     state = turn.state
     if state.stop is not None:
         return
-    allocation = allocate(state.tasks, state.bundles, space, state.now)
+    for _, task in sorted(state.tasks.items()):
+        if -1 in task.gpus and task.phase in ("running", "paused"):  # its GPU is gone
+            turn.advance(task, "stop", keep=True)
+            turn.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+    allocation = _allocate(state, space)
     for task_id in allocation.pause:
         task = state.tasks[task_id]
         turn.advance(task, "pause", ran_seconds=ran_seconds(task, state.now))
@@ -125,8 +205,8 @@ def _place(turn: Turn, space: Room) -> None:
     for task_id in allocation.resume:
         turn.advance(state.tasks[task_id], "resume", running_since=state.now)
         turn.do(c.ResumeTask(task_id=task_id))
-    for task_id, gpu in allocation.start:
-        _start(turn, state.tasks[task_id], gpu)
+    for task_id, gpus in allocation.start:
+        _start(turn, state.tasks[task_id], gpus)
 
 
 def ran_seconds(task: TaskState, now: float) -> float:
@@ -136,7 +216,7 @@ def ran_seconds(task: TaskState, now: float) -> float:
     return task.ran_seconds
 
 
-def _start(turn: Turn, task: TaskState, gpu: int) -> None:
+def _start(turn: Turn, task: TaskState, gpus: list[int]) -> None:
     state = turn.state
     record = msgspec.structs.replace(task.record, attempts=task.record.attempts + 1)
     bundle = state.bundles[record.grant.sha256]
@@ -145,24 +225,23 @@ def _start(turn: Turn, task: TaskState, gpu: int) -> None:
         task,
         "start",
         record=record,
-        gpu=gpu,
+        gpus=gpus,
         progress=0.0,
         ran_seconds=0.0,
         running_since=state.now,
     )
     assert bundle.manifest is not None  # it came together with the path that made the task ready
-    turn.do(_start_command(state, task, bundle, bundle.manifest, gpu))
+    turn.do(_start_command(state, task, bundle, bundle.manifest, gpus))
     state.warm = True
 
 
 def _start_command(
-    state: AgentState, task: TaskState, bundle: Bundle, manifest: Manifest, gpu: int
+    state: AgentState, task: TaskState, bundle: Bundle, manifest: Manifest, gpus: list[int]
 ) -> c.StartTask:
     grant = task.record.grant
     needs = needs_of(task, state.bundles)
     expected = max(manifest.expected_seconds, grant.budget_seconds)
     wall_seconds = max(WALL_FLOOR_SECONDS, WALL_MARGIN * expected)
-    uuid = state.facts.gpus[gpu].uuid if state.facts and gpu >= 0 else ""
     return c.StartTask(
         task_id=grant.task_id,
         experiment=grant.experiment,
@@ -176,27 +255,45 @@ def _start_command(
         disk_bytes=needs.disk_bytes,
         cpu_seconds=CPU_MARGIN * wall_seconds * needs.cpu_cores,
         wall_seconds=wall_seconds,
-        gpu=gpu,
-        gpu_uuid=uuid,
+        gpus=[state.facts.gpus[i] for i in gpus] if state.facts else [],
     )
 
 
 # --- looking around and staying warm --------------------------------------------------------------
 
 
-def watches_load(state: AgentState) -> bool:
-    """Whether a limit depends on what else happens on the host."""
+def look_for(state: AgentState) -> c.MeasureLoad | None:
+    """What must be looked at now and then for the limits to be kept; None: nothing."""
     limits = state.limits
     battery = state.load.has_battery and not limits.on_battery
-    return bool(limits.other_load_share or not limits.while_in_use or battery)
+    has_work = any(t.phase != "ended" for t in state.tasks.values())
+    look = c.MeasureLoad(
+        others=bool(limits.other_load_share),
+        presence=battery or not limits.while_in_use,
+        heat=bool(limits.temperature_max),
+        programs=list(limits.exclusive),
+        space=has_work and bool(limits.memory_keep_free or limits.disk_keep_free),
+    )
+    return look if look != c.MeasureLoad() else None
+
+
+def _look_again_at(state: AgentState) -> float:
+    """When the next look is due. With no work in hand a look only tells whether to ask for some."""
+    if look_for(state) is None:
+        return NEVER
+    has_work = any(t.phase != "ended" for t in state.tasks.values())
+    return state.measured_at + (MEASURE_SECONDS if has_work else MEASURE_IDLE_SECONDS)
 
 
 def _look_around(turn: Turn) -> None:
     state = turn.state
-    first = state.measured_at == -NEVER
-    if first or (watches_load(state) and state.now >= state.measured_at + MEASURE_SECONDS):
+    if state.measured_at == -NEVER:
         state.measured_at = state.now
-        turn.do(c.MeasureLoad())
+        look = look_for(state) or c.MeasureLoad()
+        turn.do(msgspec.structs.replace(look, presence=True, space=True))  # is there a battery?
+    elif state.now >= _look_again_at(state):
+        state.measured_at = state.now
+        turn.do(look_for(state) or c.MeasureLoad())
     if state.now >= state.probed_at + PROBE_SECONDS:
         state.probed_at = state.now
         turn.do(c.ProbeHost())
@@ -243,28 +340,38 @@ def _speak(turn: Turn, space: Room) -> None:
 
 
 def _leave(turn: Turn) -> None:
-    state = turn.state
-    if reason := _why_leave(state):
-        state.exited = True
-        turn.do(c.Exit(reason=reason))
+    if (leave := _why_leave(turn.state)) is not None:
+        turn.state.exited = True
+        turn.do(leave)
 
 
-def _why_leave(state: AgentState) -> str:
-    """Why the agent should end now; empty while it should not."""
+def _why_leave(state: AgentState) -> c.Exit | None:
+    """Why the agent should end now; None while it should not."""
     exchange = state.exchange
-    open_request = exchange.in_flight is not None
     if state.stop is not None:
         alive = any(t.phase in ALIVE for t in state.tasks.values())
         told = state.reports_since > state.now or exchange.not_before == NEVER
-        if state.now >= state.stop.give_up_at or (told and not alive and not open_request):
-            return state.stop.reason
-    if state.tasks or open_request or exchange.unanswered is not None:
-        return ""
-    if state.drain is not None and state.drain.then_exit:
-        return f"drained: {state.drain.reason}"
+        settled = told and not alive and exchange.in_flight is None
+        if state.now >= state.stop.give_up_at or settled:
+            return c.Exit(reason=state.stop.reason)
+    away = exchange.failures > 0 and not _to_do(state)
+    if state.until_idle and away and exchange.failures >= SERVER_FAILURES_MAX:
+        return c.Exit(reason=exchange.problem, fault="unreachable")
+    if state.drain is not None and state.drain.then == "exit" and away and _late(state):
+        return c.Exit(reason=f"drained: {state.drain.reason}; reports wait for the next start")
+    if state.tasks or exchange.in_flight is not None or exchange.unanswered is not None:
+        return None
+    unsaid = exchange.wanted_now and not exchange.failures
+    if state.drain is not None and state.drain.then == "exit" and not unsaid:
+        return c.Exit(reason=f"drained: {state.drain.reason}")
     if state.until_idle and exchange.dry:
-        return "the server has no more work"
-    return ""
+        return c.Exit(reason="the server has no more work")
+    return None
+
+
+def _to_do(state: AgentState) -> bool:
+    """Whether a task is still to be run; reports that wait are kept for the next start."""
+    return any(t.phase != "ended" for t in state.tasks.values())
 
 
 def _wake(turn: Turn, space: Room) -> None:
@@ -289,10 +396,11 @@ def _next_deadline(state: AgentState, space: Room) -> float:
         t.retry_at for t in state.tasks.values() if t.phase == "queued" and t.retry_at > state.now
     ]
     times += [b.retry_at for b in state.bundles.values() if not b.path and b.retry_at > state.now]
-    if state.pause is not None and state.pause.until_wall is not None:
-        times.append(state.pause.until_wall - state.wall_offset)
-    if watches_load(state):
-        times.append(state.measured_at + MEASURE_SECONDS)
+    times += changes_at(state)
+    times.append(_look_again_at(state))
+    if state.drain is not None and state.drain.deadline_wall is not None:
+        deadline = state.drain.deadline_wall - state.wall_offset
+        times.append(deadline if deadline > state.now else NEVER)
     if state.warm and not any(t.phase != "ended" for t in state.tasks.values()):
         times.append(state.busy_at + RELEASE_SECONDS)
     if state.stop is not None:

@@ -6,10 +6,12 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from axiom_client.decide.schedule import Span
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.messages import Capacity, Credit, Grant, HostFacts, InHand, Outcome
 
 Phase = Literal["granted", "queued", "running", "paused", "stopping", "ended"]
+Then = Literal["stay", "exit", "pause"]
 
 NEVER = float("inf")  # a deadline that does not come
 
@@ -20,21 +22,37 @@ class Limits(Struct, frozen=True, kw_only=True):
     cpu_share: float = 1.0  # of the cores this process may use
     cpu_cores: int = 0  # at most so many; 0: no further limit
     memory_share: float = 0.75  # of the host's memory, promised to tasks in all
+    memory_keep_free: float = 0.0  # left to other programs: bytes, or a share of it all below 1
     disk_bytes: int = 10_000_000_000  # promised to tasks in all
+    disk_keep_free: float = 0.0  # bytes of the disk that tasks must leave free
     gpus: bool = True
+    gpus_excluded: list[str] = []  # numbers, UUIDs or parts of names
+    gpu_tasks: dict[str, int] = {}  # most tasks on a GPU, by its number; "" for all others
     other_load_share: float = 0.0  # rest while other programs use more of the processor; 0: never
+    temperature_max: float = 0.0  # degrees Celsius of the processor; 0: no limit
     while_in_use: bool = True  # run while somebody uses the host
     on_battery: bool = False
+    schedule: list[Span] = []  # hours of the week; none: always
+    exclusive: list[str] = []  # names of programs that want the host for themselves
     buffer_seconds: float = 300.0  # work kept waiting for each slot
+
+    def memory_kept_bytes(self, total_bytes: int) -> float:
+        """What other programs must find free of so much memory."""
+        keep = self.memory_keep_free
+        return keep * total_bytes if keep < 1 else keep
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What else happens on the host, as last measured."""
+    """What else happens on the host, as last measured. None: not looked at, or not known."""
 
     other_cores: float = 0.0  # cores kept busy by programs that are not ours
     in_use: bool = False
     has_battery: bool = False
     on_battery: bool = False
+    temperature: float | None = None  # of the processor's hottest part, degrees Celsius
+    exclusive: str = ""  # a program of ``Limits.exclusive`` that runs
+    memory_available_bytes: int | None = None
+    disk_free_bytes: int | None = None
 
 
 class Slot(Struct, frozen=True, kw_only=True):
@@ -44,6 +62,8 @@ class Slot(Struct, frozen=True, kw_only=True):
     index: int
     uuid: str = ""
     reason: str = ""
+    tasks: int = 1  # at most so many at a time
+    memory_bytes: int = 0  # a GPU's own
 
     @property
     def name(self) -> str:
@@ -88,12 +108,13 @@ class TaskState(Struct, frozen=True, kw_only=True):
 
     record: TaskRecord
     phase: Phase = "granted"
-    gpu: int = -1  # index of the GPU slot it holds
+    gpus: list[int] = []  # indices of the GPU slots it holds; -1 for one that vanished
     progress: float = 0.0
     running_since: float = 0.0  # start of the present uninterrupted stretch
     ran_seconds: float = 0.0  # of this run before that stretch
     retry_at: float = 0.0
     keep: bool = False  # while stopping: run it again later instead of reporting it
+    message: str = ""  # while stopping: what its report will say
     outcome: Outcome | None = None
     report_bytes: int = 0
 
@@ -149,10 +170,29 @@ class Pause(Struct, frozen=True, kw_only=True):
 
 
 class Drain(Struct, frozen=True, kw_only=True):
-    """Finish what is in hand, take nothing new."""
+    """Finish what is in hand, take nothing new.
+
+    then            what follows when nothing is in hand any more: stay, exit or pause
+    deadline_wall   what still runs then is ended and given back; None: however long it takes
+    """
 
     reason: str
-    then_exit: bool = False
+    then: Then = "stay"
+    deadline_wall: float | None = None
+
+
+class Rest(Struct, frozen=True, kw_only=True):
+    """Why nothing runs for now, and since when."""
+
+    kind: str
+    since_wall: float
+
+
+class CreditDay(Struct, frozen=True, kw_only=True):
+    """What the ledger held for this host when ``day`` began here (local days since 1970)."""
+
+    day: int
+    host_total: float
 
 
 class Stop(Struct, frozen=True, kw_only=True):
@@ -167,9 +207,11 @@ class AgentState(Struct, kw_only=True):
 
     now: float = 0.0
     wall_offset: float = 0.0  # wall clock less ``now``
+    utc_offset_seconds: int = 0  # local time less UTC
     instance: str = ""  # distinguishes this run's request ids from any other run's
     limits: Limits = Limits()
     facts: HostFacts | None = None
+    gpus_known: bool = False  # the first probe of them has ended
     load: Load = Load()
     tasks: dict[int, TaskState] = field(default_factory=dict)
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by sha256
@@ -178,7 +220,10 @@ class AgentState(Struct, kw_only=True):
     reports_since: float = NEVER  # when the oldest report that waits to be sent was made
     next_order: int = 0
     pause: Pause | None = None
+    gpu_pauses: dict[str, Pause] = field(default_factory=dict)  # by UUID
     drain: Drain | None = None
+    rest: Rest | None = None
+    credit_day: CreditDay | None = None
     stop: Stop | None = None
     until_idle: bool = False
     stop_at: float = NEVER  # the end of a run of limited length
@@ -193,3 +238,8 @@ class AgentState(Struct, kw_only=True):
     def wall(self) -> float:
         """The time of day at the last event."""
         return self.now + self.wall_offset
+
+    @property
+    def local(self) -> float:
+        """The same in local time, as its clocks show it."""
+        return self.wall + self.utc_offset_seconds

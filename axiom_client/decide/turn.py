@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from axiom_client.decide import commands as c
+from axiom_client.decide.commands import ValueKey
 from axiom_client.decide.model import AgentState, Bundle, SyncPlan, TaskRecord, TaskState
 from axiom_client.decide.task import Happening, advance
 from axiom_protocol.messages import Outcome, Report
@@ -23,6 +24,7 @@ class Turn:
         self.state.tasks = dict(state.tasks)
         self.state.bundles = dict(state.bundles)
         self.state.durations = dict(state.durations)
+        self.state.gpu_pauses = dict(state.gpu_pauses)
         self.state.exchange = copy.copy(state.exchange)
         self.state.now = now
         self.commands: list[c.Command] = []
@@ -89,6 +91,10 @@ class Turn:
     def give_back(self, task: TaskState, reason: str) -> None:
         """Return a task that has not begun, so that another host may have it at once."""
         self.end(task, "cancelled", message=f"given back: {reason}")
+
+    def keep_value(self, key: ValueKey, value: Any) -> None:
+        """Write one small thing to the journal, in the form that it is read in; None forgets it."""
+        self.do(c.SaveValue(key=key, value=msgspec.to_builtins(value)))
 
     # --- bundles and the exchange -----------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The processor and memory that this process may really use: affinity and cgroup limits counted."""
+"""The processor and memory that this process may really use: every limit on them counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-CGROUP = Path("/sys/fs/cgroup")
+from axiom_client.host.cgroup import cpu_quota, levels, memory_limit
+from axiom_client.host.slurm import allocated_cores, allocated_memory_bytes
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -25,7 +27,7 @@ class Cores(Struct, frozen=True, kw_only=True):
 
 
 class Memory(Struct, frozen=True, kw_only=True):
-    """``total_bytes`` is the host's, or the cgroup's limit where that is lower."""
+    """``total_bytes`` is the host's, or the limit of a cgroup or an allocation below it."""
 
     total_bytes: int
     free_bytes: int
@@ -35,65 +37,35 @@ def probe_cores() -> Cores:
     """Facts of the processor."""
     logical = psutil.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    quota = cpu_quota(own_cgroup())
-    usable = min(affinity, math.floor(quota)) if quota else affinity
+    quota = cpu_quota(levels("cpu"))
     return Cores(
         logical=logical,
         physical=psutil.cpu_count(logical=False) or logical,
         affinity=affinity,
         quota=quota,
-        usable=max(1, usable),
+        usable=usable_cores(affinity, quota, allocated_cores()),
         processor=_processor(),
     )
+
+
+def usable_cores(affinity: int, quota: float | None, allocated: int | None) -> int:
+    """Whole cores within every limit; one at least: a share of a core still computes."""
+    limits = [affinity, math.floor(quota) if quota else affinity, allocated or affinity]
+    return max(1, min(limits))
 
 
 def probe_memory() -> Memory:
     """Facts of the memory."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    for folder in _upwards(own_cgroup()):
-        limit = _number(folder / "memory.max")
-        if limit is not None and limit < total:
-            used = _number(folder / "memory.current") or 0
-            total, free = int(limit), min(free, max(0, int(limit - used)))
+    limit = memory_limit(levels("memory"))
+    if limit is not None and limit.limit_bytes < total:
+        total = limit.limit_bytes
+        free = min(free, max(0, limit.limit_bytes - limit.used_bytes))
+    allocated = allocated_memory_bytes()
+    if allocated is not None and allocated < total:
+        total, free = allocated, min(free, allocated)
     return Memory(total_bytes=total, free_bytes=free)
-
-
-def own_cgroup(listing: Path = Path("/proc/self/cgroup"), root: Path = CGROUP) -> Path | None:
-    """This process's folder in the cgroup v2 tree; None elsewhere."""
-    try:
-        lines = listing.read_text().splitlines()
-    except OSError:
-        return None
-    path = next((line[3:] for line in lines if line.startswith("0::")), None)
-    return None if path is None else root / path.lstrip("/")
-
-
-def cpu_quota(folder: Path | None) -> float | None:
-    """The tightest cgroup quota in cores: cpu.max of the folder and of all above it."""
-    found = []
-    for level in _upwards(folder):
-        try:
-            quota, period = (level / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            continue
-        if quota != "max":
-            found.append(int(quota) / int(period))
-    return min(found, default=None)
-
-
-def _upwards(folder: Path | None) -> list[Path]:
-    """The folder and those above it, as far as the cgroup tree goes."""
-    if folder is None:
-        return []
-    return [folder, *(p for p in folder.parents if p.is_relative_to(CGROUP))]
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):  # absent, or the word "max"
-        return None
 
 
 def _processor() -> str:

@@ -13,7 +13,9 @@ from axiom_protocol import __version__
 from axiom_protocol.messages import GpuFacts, HostFacts
 
 
-def probe_facts(name: str, folder: Path, gpus: list[GpuFacts]) -> HostFacts:
+def probe_facts(
+    name: str, folder: Path, gpus: list[GpuFacts], benchmark_gflops: float = 0.0
+) -> HostFacts:
     """The facts now. ``folder`` tells which disk counts; the GPUs are probed apart, in a child."""
     cores = probe_cores()
     return HostFacts(
@@ -23,6 +25,7 @@ def probe_facts(name: str, folder: Path, gpus: list[GpuFacts]) -> HostFacts:
         processor=cores.processor,
         cpu_cores=cores.usable,
         cpu_cores_physical=min(cores.physical, cores.logical),
+        benchmark_gflops=benchmark_gflops,
         memory_bytes=probe_memory().total_bytes,
         disk_free_bytes=shutil.disk_usage(folder).free,
         gpus=gpus,

@@ -10,7 +10,10 @@ import asyncio
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -18,18 +21,32 @@ from axiom_client.family import end_with_parent
 from axiom_protocol.messages import GpuFacts
 
 PROBE_SECONDS_MAX = 60.0  # importing torch on a cold, busy disk; a hanging driver hangs longer
-NODES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+#: What a driver brings with it; where none of it changed, nor have the GPUs.
+TRACES = (
+    "dev/nvidiactl", "dev/nvidia[0-9]*", "dev/nvidia-caps/*", "dev/kfd", "dev/dri/renderD*",
+    "dev/dxg", "proc/driver/nvidia/version",
+)  # fmt: skip
 
 
-def may_have_gpu() -> bool:
-    """Whether a child is worth starting: a driver's node is there, or the platform has none."""
-    return sys.platform in ("darwin", "win32") or any(node.exists() for node in NODES)
+class GpuProbe:
+    """Remembers the last look, so that a host whose drivers stay the same pays for it once."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._traces: list[str] | None = None
+        self._found: list[GpuFacts] = []
+
+    async def gpus(self) -> list[GpuFacts]:
+        """The GPUs that torch can use; none where the child fails or hangs."""
+        traces = sorted(str(path) for trace in TRACES for path in self._root.glob(trace))
+        if traces != self._traces or (traces and not self._found):
+            nothing = not traces and sys.platform not in ("darwin", "win32")
+            self._found = [] if nothing else await _ask_child()
+            self._traces = traces
+        return self._found
 
 
-async def probe_gpus() -> list[GpuFacts]:
-    """The GPUs that torch can use; none where the child fails or hangs."""
-    if not may_have_gpu():
-        return []
+async def _ask_child() -> list[GpuFacts]:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "axiom_client.host.gpus",
         stdin=asyncio.subprocess.DEVNULL,
@@ -45,6 +62,32 @@ async def probe_gpus() -> list[GpuFacts]:
         return []
     except msgspec.DecodeError:
         return []
+    except asyncio.CancelledError:  # the agent goes: nothing of it may stay behind
+        child.kill()
+        await child.wait()
+        raise
+
+
+def visible(gpus: Sequence[GpuFacts], variable: str | None) -> list[GpuFacts]:
+    """Those that CUDA_VISIBLE_DEVICES leaves to this process, as Slurm and containers set it.
+
+    Numbers or the beginnings of UUIDs; as in CUDA, what follows the first bad one is not seen.
+    """
+    if variable is None:
+        return list(gpus)
+    seen: list[GpuFacts] = []
+    for word in filter(None, (part.strip() for part in variable.split(","))):
+        if word.isdigit():
+            named = list(gpus[int(word) : int(word) + 1])
+        else:
+            named = [gpu for gpu in gpus if gpu.uuid.startswith(word)][:1]
+        if not named or named[0] in seen:
+            break
+        seen += named
+    return seen
+
+
+# --- in the child ---------------------------------------------------------------------------------
 
 
 def _nvidia() -> list[GpuFacts]:
@@ -59,18 +102,40 @@ def _nvidia() -> list[GpuFacts]:
     found = []
     for index in range(pynvml.nvmlDeviceGetCount()):
         device = pynvml.nvmlDeviceGetHandleByIndex(index)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
-        found.append(
-            GpuFacts(
-                uuid=_text(pynvml.nvmlDeviceGetUUID(device)),
-                name=_text(pynvml.nvmlDeviceGetName(device)),
-                memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
-                driver=driver,
-                compute_capability=f"{major}.{minor}",
-            )
-        )
+        parts = _parts(pynvml, device)
+        for part in parts or [device]:
+            found.append(_describe(pynvml, device, part, driver, mig=bool(parts)))
     pynvml.nvmlShutdown()
     return found
+
+
+def _parts(pynvml: ModuleType, device: Any) -> list[Any]:
+    """The instances of a GPU that its owner divided (MIG); none of one that is whole."""
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(device)
+        count = pynvml.nvmlDeviceGetMaxMigDeviceCount(device) if current else 0
+    except pynvml.NVMLError:  # a GPU that cannot be divided
+        return []
+    parts = []
+    for index in range(count):
+        try:
+            parts.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index))
+        except pynvml.NVMLError:
+            continue  # an instance that was not made
+    return parts
+
+
+def _describe(pynvml: ModuleType, device: Any, part: Any, driver: str, *, mig: bool) -> GpuFacts:
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+    return GpuFacts(
+        uuid=_text(pynvml.nvmlDeviceGetUUID(part)),
+        name=_text(pynvml.nvmlDeviceGetName(device)),
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(part).total),
+        driver=driver,
+        compute_capability=f"{major}.{minor}",
+        pci=_text(pynvml.nvmlDeviceGetPciInfo(device).busId).lower(),
+        mig=mig,
+    )
 
 
 def _text(value: str | bytes) -> str:
@@ -87,22 +152,33 @@ def _by_torch(nvidia: list[GpuFacts]) -> list[GpuFacts]:
     if not torch.cuda.is_available():
         return []
     if torch.version.hip is None:
-        return nvidia[: torch.cuda.device_count()]
+        whole = not any(gpu.mig for gpu in nvidia)  # torch sees one instance at a time
+        return nvidia[: torch.cuda.device_count()] if whole else nvidia
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [
         GpuFacts(
-            uuid=str(getattr(device, "uuid", index)),
+            uuid=str(index),  # what HIP_VISIBLE_DEVICES surely takes
             name=device.name,
             memory_bytes=device.total_memory,
             backend="rocm",
+            pci=_pci(device),
         )
         for index, device in enumerate(devices)
     ]
 
 
+def _pci(device: Any) -> str:
+    """The identity on the bus, where this version of torch tells it."""
+    numbers = [getattr(device, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    if any(number is None for number in numbers):
+        return ""
+    domain, bus, slot = map(int, numbers)  # type: ignore[arg-type]
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.0"
+
+
 def _child() -> None:
     end_with_parent()
-    nvidia = _nvidia()
+    nvidia = visible(_nvidia(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     others = sys.platform == "darwin" or Path("/dev/kfd").exists()
     usable: list[GpuFacts] = []
     if (nvidia or others) and importlib.util.find_spec("torch"):

@@ -1,7 +1,14 @@
-"""Whether somebody uses the computer, and whether it runs on battery."""
+"""Whether somebody uses the computer, and whether it runs on battery.
+
+On Linux: keys typed into terminals, and what desktops tell logind. The ways of Windows and macOS
+are written after their documentation and have not met a real system yet.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,10 +30,10 @@ class Presence(Struct, frozen=True, kw_only=True):
 
 
 def probe_presence() -> Presence:
-    """One look. A terminal's access time is the last key typed into it (no desktop needed)."""
+    """One look."""
     battery = _battery()
     return Presence(
-        in_use=_seconds_since_input() < IDLE_SECONDS,
+        in_use=_input_seconds_ago() < IDLE_SECONDS or _desktop_in_use(),
         has_battery=battery is not None,
         on_battery=battery is not None and battery.power_plugged is False,
     )
@@ -42,8 +49,24 @@ def _battery() -> Any:
         return None
 
 
-def _seconds_since_input() -> float:
-    latest = 0.0
+def _desktop_in_use() -> bool:
+    if sys.platform != "linux":
+        return False
+    from axiom_client.host.logind import desktop_in_use
+
+    return bool(desktop_in_use())
+
+
+def _input_seconds_ago() -> float:
+    """Since the last key or click that the system tells us of; infinite where it tells of none."""
+    if sys.platform == "win32":
+        return _windows_seconds()
+    return min(_terminal_seconds(), _mac_seconds() if sys.platform == "darwin" else math.inf)
+
+
+def _terminal_seconds() -> float:
+    """A terminal's access time is the last key typed into it; no desktop is needed."""
+    latest = -math.inf
     for user in psutil.users():
         if not user.terminal:
             continue
@@ -52,3 +75,48 @@ def _seconds_since_input() -> float:
         except OSError:
             continue  # a graphical session has no terminal
     return time.time() - latest
+
+
+def _windows_seconds() -> float:
+    """GetLastInputInfo: of this session only, so a service, which has its own, hears of nobody."""
+
+    class LastInput(ctypes.Structure):
+        _fields_ = (("size", ctypes.c_uint), ("tick_ms", ctypes.c_uint))
+
+    system: Any = getattr(ctypes, "windll")  # noqa: B009 (mypy knows no windll elsewhere)
+    info = LastInput(ctypes.sizeof(LastInput), 0)
+    if not system.user32.GetLastInputInfo(ctypes.byref(info)):
+        return math.inf
+    now_ms = system.kernel32.GetTickCount()
+    return float((now_ms - info.tick_ms) & 0xFFFF_FFFF) / 1000  # both wrap after 49 days
+
+
+def _mac_seconds() -> float:
+    """HIDIdleTime of IOHIDSystem, nanoseconds since the last event of any input device."""
+    kit = ctypes.CDLL("/System/Library/Frameworks/IOKit.framework/IOKit")
+    core = ctypes.CDLL("/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation")
+    for function in (kit.IOServiceMatching, kit.IORegistryEntryCreateCFProperty,
+                     core.CFStringCreateWithCString):  # fmt: skip
+        function.restype = ctypes.c_void_p
+    kit.IOServiceGetMatchingService.argtypes = [ctypes.c_uint, ctypes.c_void_p]
+    kit.IORegistryEntryCreateCFProperty.argtypes = [
+        ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint,
+    ]  # fmt: skip
+    core.CFStringCreateWithCString.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]
+    core.CFNumberGetValue.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    core.CFRelease.argtypes = [ctypes.c_void_p]
+    service = kit.IOServiceGetMatchingService(0, kit.IOServiceMatching(b"IOHIDSystem"))
+    key = core.CFStringCreateWithCString(None, b"HIDIdleTime", _UTF8)
+    number = kit.IORegistryEntryCreateCFProperty(service, key, None, 0)
+    core.CFRelease(key)
+    kit.IOObjectRelease(service)
+    if not number:
+        return math.inf
+    nanoseconds = ctypes.c_longlong()
+    core.CFNumberGetValue(number, _SINT64, ctypes.byref(nanoseconds))
+    core.CFRelease(number)
+    return nanoseconds.value / 1e9
+
+
+_UTF8 = 0x0800_0100  # kCFStringEncodingUTF8
+_SINT64 = 4  # kCFNumberSInt64Type

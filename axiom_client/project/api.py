@@ -52,6 +52,13 @@ class Network(Struct, frozen=True, kw_only=True):
     ca_bundle: str = ""
 
 
+class Traffic(Struct, kw_only=True):
+    """Bytes of the bodies that went out and came in, as compressed on the way."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
 def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
     """The system's certificates, or a file of the volunteer's; nothing on loopback http.
 
@@ -74,7 +81,9 @@ def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
 class Api:
     """The three requests that an agent makes. Raises ProjectProblem's kinds, never httpx's."""
 
-    def __init__(self, url: str, network: Network, token: str = "") -> None:
+    def __init__(
+        self, url: str, network: Network, token: str = "", traffic: Traffic | None = None
+    ) -> None:
         self._url = url
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -83,8 +92,7 @@ class Api:
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             follow_redirects=False,
         )
-        self.sent_bytes = 0
-        self.received_bytes = 0
+        self.traffic = traffic or Traffic()
 
     async def close(self) -> None:
         """Let the connection go."""
@@ -122,9 +130,8 @@ class Api:
             if len(content) > GZIP_FROM_BYTES:
                 content = gzip.compress(content, compresslevel=5)
                 headers["Content-Encoding"] = "gzip"
-        self.sent_bytes += len(content)
+        self.traffic.sent_bytes += len(content)
         status, answer, answer_headers = await self._exchange(method, path, content, headers)
-        self.received_bytes += len(answer)
         if status >= 300:
             raise self._refusal(status, answer, answer_headers)
         try:
@@ -144,6 +151,7 @@ class Api:
                     answer += piece
                     if len(answer) > BODY_BYTES_MAX:
                         raise self._stranger()
+                self.traffic.received_bytes += response.num_bytes_downloaded
                 return response.status_code, bytes(answer), response.headers
         except httpx.RemoteProtocolError:
             raise ServerNotThere(

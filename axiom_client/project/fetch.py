@@ -19,7 +19,8 @@ class Fetcher:
     """Fetches bundles; exactly one ``on_have`` follows for each ``fetch``."""
 
     def __init__(self, place: Place, on_have: Callable[[Have], None]) -> None:
-        self._place = place
+        self.place = place
+        self.received_bytes = 0  # by processes that have answered
         self._on_have = on_have
         self._wanted: list[Want] = []
         self._serving: asyncio.Task[None] | None = None
@@ -65,11 +66,12 @@ class Fetcher:
         stdin, stdout = child.stdin, child.stdout
         assert stdin is not None  # both are pipes, see above
         assert stdout is not None
-        stdin.write(msgspec.json.encode(self._place) + b"\n")
+        stdin.write(msgspec.json.encode(self.place) + b"\n")
         while True:
             while self._wanted:
                 have = await self._ask(stdin, stdout, self._wanted[0])
                 del self._wanted[0]
+                self.received_bytes += have.received_bytes
                 self._on_have(have)
                 if have.outcome == "failed":
                     return  # the retry gets a fresh process, which reads its metadata anew

@@ -17,6 +17,8 @@ from msgspec import Struct
 from axiom_protocol.manifest import Manifest
 
 if TYPE_CHECKING:  # the agent takes the messages below without python-tuf
+    import httpx
+
     from axiom_client.project.bundles import BundleStore
 
 #: Refusals that time may cure: the server is away, or offers nothing valid for now.
@@ -51,6 +53,24 @@ class Have(Struct, frozen=True, kw_only=True):
     path: str = ""
     manifest: Manifest | None = None
     problem: str = ""
+    received_bytes: int = 0  # since the last answer
+
+
+class Received:
+    """Counts what answers announce to hold."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def count(self, response: httpx.Response) -> None:
+        """One answer's head."""
+        length = response.headers.get("content-length", "")
+        self._bytes += int(length) if length.isdigit() else 0
+
+    def take(self) -> int:
+        """All since the last call."""
+        taken, self._bytes = self._bytes, 0
+        return taken
 
 
 def main() -> None:
@@ -62,12 +82,16 @@ def main() -> None:
 
     end_with_parent()
     place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
+    received = Received()
     with httpx.Client(
-        verify=trust(place.url, place.ca_bundle), proxy=place.proxy or None
+        verify=trust(place.url, place.ca_bundle),
+        proxy=place.proxy or None,
+        event_hooks={"response": [received.count]},
     ) as client:
         store = BundleStore(Path(place.folder), place.url, client)
         for line in sys.stdin.buffer:
             have = _answer(store, msgspec.json.decode(line, type=Want))
+            have = msgspec.structs.replace(have, received_bytes=received.take())
             sys.stdout.buffer.write(msgspec.json.encode(have) + b"\n")
             sys.stdout.buffer.flush()
 

@@ -55,7 +55,7 @@ def task_policy(spec: TaskSpec, *, background: bool) -> Policy:
     return Policy(
         folder=os.path.realpath(spec.folder),
         read_only=read_only_roots(),
-        devices=DEVICES + (GPU_DEVICES if gpu else ()),
+        devices=DEVICES + (tuple(spec.gpu_nodes) or GPU_DEVICES if gpu else ()),
         limits=Limits(
             memory_bytes=limits.memory_bytes,
             file_bytes=limits.disk_bytes,

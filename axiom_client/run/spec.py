@@ -42,7 +42,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     seed: int
     budget_seconds: float
     device: str = "cpu"
-    gpu_uuid: str = ""
+    gpu_uuid: str = ""  # of each of its GPUs, with commas between
+    gpu_nodes: list[str] = []  # the device files of its own GPUs and their driver
     limits: TaskLimits
     folder: str
 

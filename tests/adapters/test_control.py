@@ -58,7 +58,7 @@ def test_each_idle_slot_has_its_reason(agent: AgentProcess) -> None:
 
 
 def test_drain_finishes_what_runs_and_then_ends(project: SmallProject, agent: AgentProcess) -> None:
-    agent.ok("drain", "--reason", "moving house", "--then-exit")
+    agent.ok("drain", "--reason", "moving house", "--then", "exit")
     wait_for("the server to know", lambda: project.requests[-1].draining == "moving house")
     assert agent.json("status")["state"] == "draining"
     assert agent.tasks("running")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -52,14 +53,14 @@ def test_shows_tasks_progress_and_what_is_left_out() -> None:
     text = drawn(busy(240, 480), 80, 24)
     assert "feature_learning" in text
     assert "50%" in text
-    assert "… and 224 more" in text
+    assert "… and 225 more" in text
     assert "240 running, 240 waiting" in text
 
 
 def test_alike_idle_cores_share_a_line_with_their_reason() -> None:
     text = drawn(busy(16, 3, cpu_share=0.5), 80, 24)
-    assert "cores 8-15 kept free: cpu.share is 50%" in text
-    assert "cores 3-7 free: the server has no work for this host" in text
+    assert re.search(r"cores 8-15 +kept free: cpu\.share is 50%", text)
+    assert re.search(r"cores 3-7 +free: the server has no work for this host", text)
 
 
 def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load, SyncPlan, TaskRecord
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Acknowledgement, Grant, HostFacts, Report, SyncAnswer
-from tests.decide.client.world import SHA, WALL, World, facts, grant, manifest
+from tests.decide.client.world import SHA, World, facts, grant, manifest
 
-SHAS = (SHA, "b" * 64, "c" * 64)
+SHAS = (SHA, "b" * 64, "c" * 64, "d" * 64)
 NEEDS = {
     SHAS[0]: Resources(memory_bytes=500_000_000, disk_bytes=1_000_000),
     SHAS[1]: Resources(memory_bytes=20_000_000_000, disk_bytes=4_000_000_000),
     SHAS[2]: Resources(memory_bytes=1_000_000_000, disk_bytes=1_000_000, cpu_cores=2),
+    SHAS[3]: Resources(
+        memory_bytes=1_000_000_000, disk_bytes=1_000_000, gpu_share=0.5, gpu_memory_bytes=3 << 30
+    ),
 }
 
 
@@ -28,7 +33,8 @@ class Life:
 
     def __init__(self, rng: random.Random, host: HostFacts | None = None) -> None:
         self.rng = rng
-        self.world = World(host or facts(cores=4, gpus=1))
+        self.host = host or facts(cores=4, gpus=2)
+        self.world = World(self.host)
         self.granted: dict[int, Grant] = {}
         self.received: dict[int, Report] = {}
         self.processes: dict[int, float] = {}  # task -> elapsed so far, of live processes
@@ -41,6 +47,7 @@ class Life:
         self._answers: dict[str, SyncAnswer] = {}
         self._next_id = 1
         self.exits = 0
+        self.starts = 1
         self.obey(self.world.said)
 
     # --- what the shell would do ------------------------------------------------------------------
@@ -82,7 +89,10 @@ class Life:
 
     def happen(self) -> None:
         """One random thing that is possible now."""
-        choices = [self.time_passes, self.time_passes, self.person, self.load]
+        if self.world.state.exited:
+            self.crash()  # whoever drained it to its end starts it again
+        choices = [self.time_passes] * 4 + [self.person] * 2 + [self.load] * 2
+        choices += [self.host_changes]
         if self.sent is not None:
             choices += [self.server_answers] * 4 + [self.answer_is_lost]
         if self.fetching:
@@ -134,7 +144,7 @@ class Life:
         ahead = 3 if capacity.buffer_seconds else 0
         for _ in range(self.rng.randint(0, capacity.cpu_slots_free + ahead)):
             sha256 = self.rng.choice(SHAS)
-            device = "gpu" if capacity.gpu_slots_free and self.rng.random() < 0.2 else "cpu"
+            device = "gpu" if capacity.gpu_slots and self.rng.random() < 0.4 else "cpu"
             made.append(grant(self._next_id, sha256=sha256, device=device))
             self._next_id += 1
         self.granted |= {g.task_id: g for g in made}
@@ -189,29 +199,83 @@ class Life:
                     e.PauseRequested(now=now, for_seconds=self.rng.choice([None, 50.0, 500.0])),
                     e.ResumeRequested(now=now),
                     e.ResumeRequested(now=now),
-                    e.DrainRequested(now=now, reason="moving"),
+                    e.ResumeRequested(now=now),
+                    e.PauseRequested(now=now, gpu=self.rng.randint(0, 2), for_seconds=300.0),
+                    e.ResumeRequested(now=now, gpu=self.rng.randint(0, 2)),
+                    self._drain(),
                     e.SyncRequested(now=now),
                     e.ConfigChanged(now=now, limits=Limits(cpu_share=self.rng.choice([0.5, 1]))),
-                    e.ConfigChanged(now=now, limits=Limits(memory_share=0.5)),
+                    e.ConfigChanged(now=now, limits=self._limits()),
+                    e.ConfigChanged(now=now, limits=Limits()),
                     e.AbortRequested(now=now, task_id=self.rng.randint(1, self._next_id)),
                 ]
             )
         )
 
+    def _drain(self) -> e.DrainRequested:
+        return e.DrainRequested(
+            now=self.world.now,
+            reason="moving",
+            then=self.rng.choice(["stay", "exit", "pause"]),  # type: ignore[arg-type]
+            deadline_seconds=self.rng.choice([None, 30.0, 600.0]),
+        )
+
+    def _limits(self) -> Limits:
+        minute = int(self.world.state.local // 60) % 1440
+        hours = [(day * 1440 + minute, day * 1440 + minute + 7) for day in range(7)]
+        return self.rng.choice(
+            [
+                Limits(memory_share=0.5),
+                Limits(schedule=hours),
+                Limits(temperature_max=80.0),
+                Limits(exclusive=["chess"]),
+                Limits(memory_keep_free=4e9, disk_keep_free=1e9),
+                Limits(gpu_tasks={"": 1}),
+                Limits(gpus_excluded=["1"]),
+                Limits(other_load_share=0.5, while_in_use=False),
+            ]
+        )
+
     def load(self) -> None:
-        self.do(e.LoadMeasured(now=self.world.now, load=Load(on_battery=self.rng.random() < 0.2)))
+        rng = self.rng
+        self.do(
+            e.LoadMeasured(
+                now=self.world.now,
+                load=Load(
+                    on_battery=rng.random() < 0.1,
+                    in_use=rng.random() < 0.2,
+                    other_cores=rng.choice([0.0, 0.0, 3.0]),
+                    temperature=rng.choice([None, 60.0, 78.0, 90.0]),
+                    exclusive=rng.choice(["", "", "chess"]),
+                    memory_available_bytes=rng.choice([None, 60 << 30, 5_000_000_000, 1_000_000]),
+                    disk_free_bytes=rng.choice([None, 50_000_000_000, 900_000_000]),
+                ),
+            )
+        )
+
+    def host_changes(self) -> None:
+        """A GPU comes, goes or gets another number; the host sleeps."""
+        host, now = self.host, self.world.now
+        gpus = self.rng.choice([host.gpus, host.gpus, host.gpus[::-1], host.gpus[:1], []])
+        self.do(e.FactsProbed(now=now, facts=msgspec.structs.replace(host, gpus=gpus)))
+        slept = self.rng.choice([0.0, 0.0, 3600.0])
+        wall = self.world.state.wall + slept
+        self.do(e.ClockChanged(now=now, wall=wall, utc_offset_seconds=self.rng.choice([0, 3600])))
 
     def crash(self) -> None:
         """kill -9, and a new start on what the journal holds."""
         said, log = self.world.said, self.world.log
         state = self.world.state
+        self.starts += 1
         self.processes.clear()
         self.paused.clear()
         self.fetching.clear()
         self.sent = None
         now = self.world.now
         self.world = World(
-            facts(cores=4, gpus=1),
+            self.host,
+            wall=state.wall,
+            instance=f"{self.starts:016d}",
             tasks=sorted(self.journal_tasks.values(), key=lambda r: r.order),
             reports=[
                 e.WaitingReport(task_id=i, outcome=r.outcome, size_bytes=30)
@@ -219,22 +283,25 @@ class Life:
             ],
             unanswered=self.unanswered,
             pause=state.pause,
+            gpu_pauses=state.gpu_pauses,
             drain=state.drain,
         )
         self.world.log = log + self.world.log
         self.obey(self.world.said)
         self.world.said = said + self.world.said
-        assert self.world.state.wall_offset == WALL - 1000.0
         self.world.now = max(self.world.now, now)
 
     def settle(self) -> None:
         """Everything that can still happen does: the server is there, and has no more work."""
+        if self.world.state.exited:
+            self.crash()
+        self.do(e.FactsProbed(now=self.world.now, facts=self.host))
         self.do(e.ResumeRequested(now=self.world.now))
         self.do(e.LoadMeasured(now=self.world.now, load=Load()))
         self.do(e.ConfigChanged(now=self.world.now, limits=Limits()))
         self._grants = lambda plan: []  # type: ignore[method-assign]
         for _ in range(2000):
-            if not self.world.state.tasks and self.sent is None:
+            if not self.world.state.tasks and self.sent is None and self.unanswered is None:
                 return
             if self.sent is not None:
                 self.server_answers()

@@ -101,7 +101,7 @@ def test_refused_host_ends_the_agent() -> None:
     [leave] = of(
         world.do(e.SyncFailed(now=world.now, problem="unknown", fatal=True, jitter=0.5)), c.Exit
     )
-    assert leave.refused
+    assert leave.fault == "refused"
 
 
 def test_retries_slow_down_to_minutes() -> None:
@@ -213,7 +213,7 @@ def test_pause_survives_a_restart() -> None:
 
 def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> None:
     world = World().working(4)
-    commands = world.do(e.DrainRequested(now=world.now, reason="moving house", then_exit=True))
+    commands = world.do(e.DrainRequested(now=world.now, reason="moving house", then="exit"))
     assert [s.report.task_id for s in of(commands, c.SaveReport)] == [3, 4]
     world.wait(1)
     plan = world.state.exchange.in_flight
@@ -360,10 +360,10 @@ def test_gpu_task_gets_a_gpu_of_its_own() -> None:
     world = World(facts(cores=1, gpus=2))
     world.answer(*[grant(i, device="gpu") for i in (1, 2, 3)], grant(4))
     starts = of(world.fetched(), c.StartTask)
-    assert [(s.task_id, s.gpu, s.gpu_uuid) for s in starts] == [
-        (1, 0, "GPU-0"),
-        (2, 1, "GPU-1"),
-        (4, -1, ""),
+    assert [(s.task_id, [gpu.uuid for gpu in s.gpus]) for s in starts] == [
+        (1, ["GPU-0"]),
+        (2, ["GPU-1"]),
+        (4, []),
     ]
 
 

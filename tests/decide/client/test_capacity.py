@@ -6,7 +6,8 @@ import pytest
 
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.capacity import allowed_cores, room
-from axiom_client.decide.model import Limits, Load, Pause, TaskRecord, TaskState
+from axiom_client.decide.follow import room_now
+from axiom_client.decide.model import AgentState, Limits, Load, Pause, TaskRecord, TaskState
 from axiom_protocol.messages import Capacity
 from tests.decide.client.world import WALL, facts, grant
 
@@ -31,7 +32,7 @@ def test_allowed_cores(cores: int, limits: Limits, allowed: int) -> None:
 @pytest.mark.parametrize(
     ("load", "limits", "pause", "word"),
     [
-        (Load(in_use=True), Limits(while_in_use=False), None, "using this computer"),
+        (Load(in_use=True), Limits(while_in_use=False), None, "used this computer"),
         (Load(on_battery=True), Limits(), None, "battery"),
         (Load(other_cores=3.0), Limits(other_load_share=0.5), None, "75%"),
         (Load(), Limits(), Pause(reason="paused by you"), "paused by you"),
@@ -40,7 +41,8 @@ def test_allowed_cores(cores: int, limits: Limits, allowed: int) -> None:
 def test_everything_rests_for_one_reason(
     load: Load, limits: Limits, pause: Pause | None, word: str
 ) -> None:
-    found = room(facts(cores=4, gpus=1), load, limits, pause=pause)
+    state = AgentState(facts=facts(cores=4, gpus=1), load=load, limits=limits, pause=pause)
+    found = room_now(state)
     assert not found.cpu
     assert not found.gpu
     assert all(word in slot.reason for slot in found.slots)
@@ -56,7 +58,7 @@ def test_everything_rests_for_one_reason(
     ],
 )
 def test_nothing_rests_where_the_volunteer_allows_it(load: Load, limits: Limits) -> None:
-    assert len(room(facts(cores=4), load, limits).cpu) == 4
+    assert len(room_now(AgentState(facts=facts(cores=4), load=load, limits=limits)).cpu) == 4
 
 
 def test_each_core_kept_free_names_the_key_that_keeps_it() -> None:

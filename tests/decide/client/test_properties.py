@@ -11,35 +11,53 @@ from hypothesis import strategies as st
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.allocate import needs_of
+from axiom_client.decide.capacity import Room
 from axiom_client.decide.follow import room_now
-from axiom_client.decide.model import NEVER, AgentState
+from axiom_client.decide.model import NEVER, AgentState, TaskState
+from axiom_client.decide.rest import changes_at
 from axiom_client.decide.task import ALIVE
 from tests.decide.client.simulation import Life
 
-LIVES = settings(max_examples=30, deadline=None)
+LIVES = settings(max_examples=40, deadline=None)
 
 
 def check(state: AgentState) -> None:
     """What must be true after every event."""
+    if state.exited:
+        return
     room = room_now(state)
     alive = [t for t in state.tasks.values() if t.phase in ALIVE]
     running = [t for t in alive if t.phase == "running"]
-    needs = {t.task_id: needs_of(t, state.bundles) for t in alive}
-    on_cpu = [t for t in running if t.gpu < 0]
     if state.stop is None:
-        assert sum(needs[t.task_id].cpu_cores for t in on_cpu) <= len(room.cpu)
-        gpus = [t.gpu for t in running if t.gpu >= 0]
-        assert len(gpus) == len(set(gpus)) <= len(room.gpu)
+        on_cpu = [t for t in running if not needs_of(t, state.bundles).gpus]
+        cores = sum(needs_of(t, state.bundles).cpu_cores for t in on_cpu)
+        assert cores <= len(room.cpu)
+        check_gpus(state, room, running)
     # every wait has a wake-up: what is due later than the alarm would be found by nobody
     waits = [t.retry_at for t in state.tasks.values() if t.phase == "queued"]
     waits += [b.retry_at for b in state.bundles.values() if not b.path and not b.fetching]
+    waits += changes_at(state)
     if state.exchange.in_flight is None and state.exchange.not_before > state.now:
         waits.append(state.exchange.not_before)
-    if state.pause is not None and state.pause.until_wall is not None:
-        waits.append(state.pause.until_wall - state.wall_offset)
+    if state.drain is not None and state.drain.deadline_wall is not None:
+        waits.append(state.drain.deadline_wall - state.wall_offset)
     for at in waits:
         if state.now < at < NEVER:
             assert state.wake_at <= max(at, state.exchange.next_at) + 1e-6
+
+
+def check_gpus(state: AgentState, room: Room, running: list[TaskState]) -> None:
+    """No GPU has more tasks, shares or memory promised than it has."""
+    on_gpu = [(t, needs_of(t, state.bundles)) for t in running if needs_of(t, state.bundles).gpus]
+    usable = {slot.index: slot for slot in room.gpu}
+    for task, needs in on_gpu:
+        assert len(task.gpus) == needs.gpus
+        assert set(task.gpus) <= usable.keys()
+    for index, slot in usable.items():
+        there = [needs for task, needs in on_gpu if index in task.gpus]
+        assert len(there) <= slot.tasks
+        assert sum(needs.gpu_share for needs in there) <= 1 + 1e-9
+        assert sum(needs.gpu_memory_bytes for needs in there) <= slot.memory_bytes
 
 
 @LIVES
@@ -82,6 +100,9 @@ def test_drain_takes_no_work(seed: int) -> None:
     life = Life(random.Random(seed))
     for _ in range(60):
         life.happen()
+    if life.world.state.exited:
+        life.crash()
+    life.do(e.ResumeRequested(now=life.world.now))
     life.do(e.DrainRequested(now=life.world.now, reason="moving"))
     began = {i for i, r in life.journal_tasks.items() if r.attempts}
     life.person = life.time_passes  # type: ignore[method-assign]

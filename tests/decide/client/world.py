@@ -75,9 +75,8 @@ class World:
         self.log: list[e.Event] = []
         self.said: list[c.Command] = []
         limits = started.pop("limits", Limits())
-        self.do(
-            e.AgentStarted(now=self.now, wall=WALL, instance="0" * 16, limits=limits, **started)
-        )
+        started = {"wall": WALL, "instance": "0" * 16, **started}
+        self.do(e.AgentStarted(now=self.now, limits=limits, **started))
         self.do(e.FactsProbed(now=self.now, facts=host or facts()))
 
     def do(self, event: e.Event) -> list[c.Command]:

@@ -1,0 +1,124 @@
+"""Why nothing may run for now: the first of the volunteer's conditions that forbids it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from axiom_client.decide.model import AgentState, Rest
+from axiom_client.decide.schedule import is_open, moment, next_change
+
+COOL_DOWN_CELSIUS = 5.0  # below the cap before work goes on: it would be back at it in seconds
+
+
+class Why(Struct, frozen=True, kw_only=True):
+    """``kind`` stays the same while the figures in ``text`` change."""
+
+    kind: str
+    text: str
+
+
+def why_rest(state: AgentState) -> Why | None:
+    """What forbids work now; None: nothing. A person's pause comes first."""
+    if state.pause is not None:
+        return Why(kind="pause", text=state.pause.reason)
+    for condition in (_hours, _program, _presence, _battery, _heat, _others, _disk):
+        if (why := condition(state)) is not None:
+            return why
+    return None
+
+
+def in_words(state: AgentState) -> str:
+    """The same for people, such as "paused: on battery since 14:02"; empty when nothing rests."""
+    why = why_rest(state)
+    if why is None:
+        return ""
+    if why.kind == "pause":
+        return why.text
+    if why.kind == "hours" or state.rest is None or state.rest.kind != why.kind:
+        return f"paused: {why.text}"
+    since = state.rest.since_wall + state.utc_offset_seconds
+    return f"paused: {why.text} since {moment(since, state.local)}"
+
+
+def remember(state: AgentState) -> None:
+    """Note since when the present reason holds."""
+    why = why_rest(state)
+    if why is None:
+        state.rest = None
+    elif state.rest is None or state.rest.kind != why.kind:
+        state.rest = Rest(kind=why.kind, since_wall=state.wall)
+
+
+def changes_at(state: AgentState) -> list[float]:
+    """Monotonic times at which the answer changes by itself."""
+    times = []
+    pauses = [state.pause, *(pause for _, pause in sorted(state.gpu_pauses.items()))]
+    for pause in pauses:
+        if pause is not None and pause.until_wall is not None:
+            times.append(pause.until_wall - state.wall_offset)
+    edge = next_change(state.limits.schedule, state.local) if state.limits.schedule else None
+    if edge is not None:
+        times.append(edge - state.utc_offset_seconds - state.wall_offset)
+    return times
+
+
+# --- the conditions -------------------------------------------------------------------------------
+
+
+def _hours(state: AgentState) -> Why | None:
+    spans = state.limits.schedule
+    if is_open(spans, state.local):
+        return None
+    opens = next_change(spans, state.local)
+    until = "" if opens is None else f" until {moment(opens, state.local)}"
+    return Why(kind="hours", text=f"outside the hours of run.schedule{until}")
+
+
+def _program(state: AgentState) -> Why | None:
+    name = state.load.exclusive
+    return Why(kind="program", text=f"{name} has run (run.exclusive)") if name else None
+
+
+def _presence(state: AgentState) -> Why | None:
+    if state.limits.while_in_use or not state.load.in_use:
+        return None
+    return Why(kind="presence", text="somebody has used this computer")
+
+
+def _battery(state: AgentState) -> Why | None:
+    if state.limits.on_battery or not state.load.on_battery:
+        return None
+    return Why(kind="battery", text="on battery")
+
+
+def _heat(state: AgentState) -> Why | None:
+    cap, now = state.limits.temperature_max, state.load.temperature
+    if not cap or now is None:
+        return None
+    resting = state.rest is not None and state.rest.kind == "heat"
+    if now <= (cap - COOL_DOWN_CELSIUS if resting else cap):
+        return None
+    return Why(kind="heat", text=f"the processor is at {now:.0f} °C, above {cap:.0f} °C,")
+
+
+def _others(state: AgentState) -> Why | None:
+    limit, facts = state.limits.other_load_share, state.facts
+    if not limit or facts is None:
+        return None
+    share = state.load.other_cores / facts.cpu_cores
+    if share <= limit:
+        return None
+    return Why(
+        kind="others", text=f"other programs use {share:.0%} of the processor (limit {limit:.0%})"
+    )
+
+
+def _disk(state: AgentState) -> Why | None:
+    free, keep = state.load.disk_free_bytes, state.limits.disk_keep_free
+    if free is None or free >= keep:
+        return None
+    return Why(kind="disk", text=f"{_megabytes(free)} of disk are free, {_megabytes(keep)} to keep")
+
+
+def _megabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,54 @@
+"""The hours in which work may run, as spans of the week; local time, in which people think.
+
+A span is (start, end) in minutes since Monday 00:00, with 0 <= start < 10,080 and start < end <=
+start + 1,440; one that begins on Sunday evening ends beyond the week. No spans at all: always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Span = tuple[int, int]
+
+DAY_MINUTES = 24 * 60
+WEEK_MINUTES = 7 * DAY_MINUTES
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_EPOCH_MINUTES = 3 * DAY_MINUTES  # 1970-01-01 was a Thursday
+
+
+def is_open(spans: Sequence[Span], local_seconds: float) -> bool:
+    """Whether work may run. ``local_seconds``: since 1970, local time."""
+    return not spans or any(
+        start <= minute < end
+        for start, end in spans
+        for minute in (_minute(local_seconds), _minute(local_seconds) + WEEK_MINUTES)
+    )
+
+
+def next_change(spans: Sequence[Span], local_seconds: float) -> float | None:
+    """When the answer of ``is_open`` changes next, local seconds; None: never."""
+    now = is_open(spans, local_seconds)
+    midnight = local_seconds - _minute(local_seconds) * 60  # of the Monday of this week
+    edges = {midnight + 60.0 * (edge + week) for span in spans for edge in span
+             for week in (-WEEK_MINUTES, 0, WEEK_MINUTES)}  # fmt: skip
+    later = sorted(edge for edge in edges if edge > local_seconds)
+    return next((edge for edge in later if is_open(spans, edge) != now), None)
+
+
+def clock(local_seconds: float) -> str:
+    """The time of day, such as "14:02"."""
+    minute = int(local_seconds // 60) % DAY_MINUTES
+    return f"{minute // 60:02d}:{minute % 60:02d}"
+
+
+def moment(local_seconds: float, now: float) -> str:
+    """A time for people: the clock, with the day's name where it is not that of ``now``."""
+    word = clock(local_seconds)
+    if local_seconds // 86_400 == now // 86_400:
+        return word
+    return f"{DAYS[int(_minute(local_seconds)) // DAY_MINUTES]} {word}"
+
+
+def _minute(local_seconds: float) -> float:
+    """Minutes since Monday 00:00."""
+    return (local_seconds / 60 + _EPOCH_MINUTES) % WEEK_MINUTES

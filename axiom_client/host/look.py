@@ -1,0 +1,38 @@
+"""One look at what else happens on the host: only at what some limit depends on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from axiom_client.decide.commands import MeasureLoad
+from axiom_client.decide.model import Load
+from axiom_client.host.cores import probe_memory
+from axiom_client.host.heat import processor_celsius
+from axiom_client.host.load import LoadProbe
+from axiom_client.host.presence import Presence, probe_presence
+from axiom_client.host.programs import running_program
+
+NOBODY = Presence(in_use=False, has_battery=False, on_battery=False)
+
+
+class Look:
+    """``folder`` tells which disk counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._others = LoadProbe()
+
+    def load(self, wanted: MeasureLoad) -> Load:
+        """What was asked for; the rest as if nothing else happened."""
+        presence = probe_presence() if wanted.presence else NOBODY
+        return Load(
+            other_cores=self._others.other_cores() if wanted.others else 0.0,
+            in_use=presence.in_use,
+            has_battery=presence.has_battery,
+            on_battery=presence.on_battery,
+            temperature=processor_celsius() if wanted.heat else None,
+            exclusive=running_program(wanted.programs) if wanted.programs else "",
+            memory_available_bytes=probe_memory().free_bytes if wanted.space else None,
+            disk_free_bytes=shutil.disk_usage(self._folder).free if wanted.space else None,
+        )
