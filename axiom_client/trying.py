@@ -80,6 +80,7 @@ def _facts(tried: TryResult) -> dict[str, Any]:
     finished = tried.finished
     return {
         "experiment": tried.manifest.ref,
+        "sha256": tried.sha256,
         "seed": tried.seed,
         "parameters": tried.parameters,
         "budget_seconds": tried.budget_seconds,

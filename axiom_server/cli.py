@@ -134,25 +134,28 @@ def demo(
 def publish(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Experiments to sign and publish.")],
-    tried: Annotated[
-        Path | None, typer.Option(help="The dry run's JSON (axiom-client try FILE --json).")
-    ] = None,
+    tried: keys_cli.Tried = None,
+    skip: keys_cli.Skip = None,
+    budget: keys_cli.Budget = None,
+    request: keys_cli.ToRequest = None,
     as_json: Json = False,
 ) -> None:
-    """Sign experiments and make them available; older versions are retired."""
-    from axiom_server import publishing
+    """Try experiments in the sandbox, sign them and make them available; older versions retire."""
+    from axiom_server import holders, publishing
+    from axiom_server.keys import load_keys
 
     folder = _folder(context)
-    sources = [publishing.read_source(path) for path in files]
-    dry_run = publishing.read_tried(tried) if tried else None
-    done = _run(
-        folder,
-        lambda c: publishing.publish(
-            c, folder, sources, dry_run, os.environ.get(PASSPHRASE_VARIABLE)
-        ),
-    )
+    if request is not None:
+        keys_cli.ask_to_publish(context, files, request, tried, skip, budget)
+        return
+    secret = holders.passphrase(folder.keys, publishing.PUBLISHING_ROLES, keys_cli.ask)
+    load_keys(folder.keys, secret, publishing.PUBLISHING_ROLES).of("targets")
+    options = publishing.DryRun(skip=keys_cli.checks(skip), budget_seconds=budget)
+    tell = keys_cli.progress_aside if as_json else keys_cli.progress
+    sources, shown = publishing.check(folder, files, tried or (), options, tell)
+    done = _run(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
     if as_json:
-        _print_json({"published": [p.manifest.ref for p, _ in done]})
+        _print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown})
         return
     for published, new in done:
         note = "" if new else " (it was published already)"

@@ -11,7 +11,8 @@ ServerError                  exit 1   anything below, when no better code fits
 ├── FileUnreadable           exit 9   a file given is absent, or not what it should be
 ├── DiskFull                 exit 10  no space left for what had to be written
 ├── SigningFailed            exit 11  a key is missing or does not open
-└── NotFound                 exit 12  no such host, user or session
+├── NotFound                 exit 12  no such host, user or session
+└── DryRunFailed             exit 13  the experiment did not pass its dry run
 """
 
 from __future__ import annotations
@@ -87,3 +88,9 @@ class NotFound(ServerError):
     """No such host, user or session."""
 
     exit_code = 12
+
+
+class DryRunFailed(ServerError):
+    """The experiment failed, differed, or took more than it declares; nothing was published."""
+
+    exit_code = 13

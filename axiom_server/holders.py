@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -147,10 +147,10 @@ def _make_current(folder: Folder, signed: SigningRequest, keys: Keys) -> None:
         return
     sources = [source.encode() for source in signed.sources.values()]
     folder.bundles.install_targets(signed.signed_targets(), sources)
-    _record(folder)
+    _record(folder, signed.tried)
 
 
-def _record(folder: Folder) -> None:
+def _record(folder: Folder, tried: Mapping[str, dict[str, Any]]) -> None:
     """Tell the database what is signed now: new versions may be deployed, withdrawn ones not."""
 
     async def work(conninfo: str) -> None:
@@ -159,7 +159,8 @@ def _record(folder: Folder) -> None:
                 if not bundle.withdrawn:
                     source = folder.bundles.source(bundle.name, bundle.version)
                     manifest = read_manifest(source.decode())
-                    await experiments.record_version(connection, manifest, bundle.sha256, None)
+                    shown = tried.get(bundle.sha256)
+                    await experiments.record_version(connection, manifest, bundle.sha256, shown)
             for bundle in folder.bundles.bundles():
                 if bundle.withdrawn:
                     await _retire(connection, f"{bundle.name}@{bundle.version}")

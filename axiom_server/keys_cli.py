@@ -5,12 +5,14 @@ Imports are inside the commands, so that ``axiom-server --help`` answers at once
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from axiom_server.dry_run import Check
     from axiom_server.folder import Folder
     from axiom_server.signing import SigningRequest
 
@@ -22,6 +24,20 @@ KeysDir = Annotated[
 ]
 ToRequest = Annotated[
     Path | None, typer.Option("--request", help="Write a signing request: the keys are elsewhere.")
+]
+Tried = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--tried", help="A run made elsewhere: axiom-client try FILE --json (repeat: two runs)."
+    ),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", help="Not checked: determinism, time, memory, or the whole dry-run."),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", min=0.001, help="Seconds of each dry run; else at most ten."),
 ]
 
 MOVE_AWAY = """\
@@ -100,7 +116,7 @@ def rotate(context: typer.Context, role: RoleName, keys_dir: KeysDir = None) -> 
 
     folder, checked = _folder(context), holders.role_named(role)
     where = keys_dir or folder.keys
-    secret = holders.passphrase(where, STAFF_ROLES, _ask)
+    secret = holders.passphrase(where, STAFF_ROLES, ask)
     for path in rotation.rotate(folder.bundles, where, checked, secret):
         print(f"new {checked} key: {path}")
     print(f"root fingerprint {folder.bundles.fingerprint()} (publish this one from now on)")
@@ -140,13 +156,21 @@ def ask_to_publish(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Experiments to publish.")],
     request: Annotated[Path, typer.Option("--to", help="The request's file.")],
+    tried: Tried = None,
+    skip: Skip = None,
+    budget: Budget = None,
 ) -> None:
-    """Write a request to publish experiments, to be signed where the targets key is."""
+    """Try experiments, and write a request to sign them where the targets key is."""
+    import msgspec
+
     from axiom_server import holders, publishing
 
     folder = _folder(context)
-    sources = [publishing.read_source(path)[1] for path in files]
-    _sign_or_ask(folder, holders.change_targets(folder, publish=sources), None, request)
+    options = publishing.DryRun(skip=checks(skip), budget_seconds=budget)
+    sources, shown = publishing.check(folder, files, tried or (), options, progress)
+    asked = holders.change_targets(folder, publish=[source for _, source in sources])
+    asked = asked and msgspec.structs.replace(asked, tried=shown)
+    _sign_or_ask(folder, asked, None, request)
 
 
 def withdraw(
@@ -181,7 +205,7 @@ def sign(
         print(f"  {line}")
     if not yes and not typer.confirm("Sign this?"):
         raise Usage("nothing was signed")
-    missing = holders.sign_file(request, keys_dir, key, _ask)
+    missing = holders.sign_file(request, keys_dir, key, ask)
     then = f"it needs {missing} more" if missing else "next, on the server: axiom-server install"
     print(f"signed; {then}")
 
@@ -211,7 +235,7 @@ def _sign_or_ask(
         write_file(request, msgspec.json.encode(asked))
         print(f"{request} written; next, where the keys are: axiom-server sign {request}")
     else:
-        for line in holders.sign_here(folder, asked, keys_dir, _ask):
+        for line in holders.sign_here(folder, asked, keys_dir, ask):
             print(line)
 
 
@@ -221,7 +245,28 @@ def _folder(context: typer.Context) -> Folder:
     return find(context.find_root().obj)
 
 
-def _ask() -> str:
+def checks(given: list[str] | None) -> list[Check]:
+    """What is not to be checked. Raises Usage."""
+    from axiom_server.dry_run import CHECKS
+    from axiom_server.errors import Usage
+
+    if unknown := sorted(set(given or ()) - set(CHECKS)):
+        raise Usage(f"--skip {unknown[0]}: give one of {', '.join(CHECKS)}")
+    return [check for check in CHECKS if check in (given or ())]
+
+
+def progress(line: str) -> None:
+    """How it goes."""
+    print(line, flush=True)
+
+
+def progress_aside(line: str) -> None:
+    """How it goes, not mixed with what a command prints for programs."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def ask() -> str:
+    """A passphrase, of the person at the terminal."""
     return str(typer.prompt("Passphrase", hide_input=True))
 
 

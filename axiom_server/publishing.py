@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, ManifestError, Parameters
 from axiom_server.bundles import Published, read_bundle
 from axiom_server.deployment import nearest
+from axiom_server.dry_run import Check, Tell, read_run, try_all
 from axiom_server.errors import (
     ExperimentMalformed,
     ExperimentUnknown,
@@ -19,12 +20,21 @@ from axiom_server.errors import (
     SigningFailed,
 )
 from axiom_server.folder import Folder
-from axiom_server.keys import KeysError, load_keys
+from axiom_server.keys import SERVER_ROLES, KeysError, Role, load_keys
 from axiom_server.metadata import BundlesError
 from axiom_server.store import experiments
 from axiom_server.store.database import Connection
 
+PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
 SWEEP_MOST = 10_000  # parameter sets of one file
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What staff want of the dry runs: what not to hold against them, and how long each is."""
+
+    skip: Collection[Check] = ()
+    budget_seconds: float | None = None
 
 
 def read_source(path: Path) -> tuple[Path, bytes]:
@@ -41,15 +51,25 @@ def read_source(path: Path) -> tuple[Path, bytes]:
     return path, source
 
 
-def read_tried(path: Path) -> dict[str, Any]:
-    """What a dry run printed: a JSON table with ``elapsed_seconds`` and ``result``."""
+def check(
+    folder: Folder, paths: Sequence[Path], tried: Sequence[Path], options: DryRun, tell: Tell
+) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
+    """The sources, and what their dry runs showed, by SHA-256. What is published is not run again.
+
+    Raises by what is wrong; nothing is changed.
+    """
+    sources = [read_source(path) for path in paths]
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FileUnreadable(f"{path} is not the JSON of a dry run: {error}") from None
-    return found
+        folder.bundles.propose(publish=[source for _, source in sources])
+    except (ManifestError, BundlesError) as error:
+        raise ExperimentMalformed(str(error)) from None
+    known = {bundle.sha256 for bundle in folder.bundles.bundles()}
+    new = [(path, source) for path, source in sources if _digest(source) not in known]
+    shown = try_all(
+        new, [read_run(path) for path in tried],
+        skip=options.skip, budget_seconds=options.budget_seconds, tell=tell,
+    )  # fmt: skip
+    return sources, shown
 
 
 def read_sweep(path: Path) -> Sequence[Parameters]:
@@ -82,7 +102,7 @@ async def publish(
     connection: Connection,
     folder: Folder,
     sources: Sequence[tuple[Path, bytes]],
-    tried: dict[str, Any] | None,
+    tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
 ) -> list[tuple[Published, bool]]:
     """Sign and record each; the flag says whether it is new. Raises by what is wrong.
@@ -92,14 +112,14 @@ async def publish(
     """
     done = []
     try:
-        keys = load_keys(folder.keys, passphrase)
+        keys = load_keys(folder.keys, passphrase, PUBLISHING_ROLES)
         for path, source in sources:
             try:
                 published = folder.bundles.publish(source, keys)
             except (ManifestError, BundlesError) as error:
                 raise ExperimentMalformed(f"{path}: {error}") from None
             new = await experiments.record_version(
-                connection, published.manifest, published.sha256, tried
+                connection, published.manifest, published.sha256, tried.get(published.sha256)
             )
             done.append((published, new))
     except KeysError as error:
@@ -115,3 +135,7 @@ async def set_state(connection: Connection, name: str, state: str, reason: str) 
         known = sorted({v.name for v in every})
         raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
     return await experiments.set_state(connection, wanted[-1].version_id, state, reason)
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()

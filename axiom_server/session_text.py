@@ -142,7 +142,21 @@ def _tried(tried: dict[str, Any]) -> list[str]:
     for name, value in result.items() if isinstance(result, dict) else ():
         if isinstance(value, (int, float)):
             lines.append(f"  - {name}: {value:g}")
+    if "runs" in tried:
+        lines.append(f"Dry run in the sandbox: {dry_run_in_words(tried)}")
     return lines
+
+
+def dry_run_in_words(tried: dict[str, Any]) -> str:
+    """A dry run in one line, as the session log has it."""
+    same = ", the same bytes" if tried["same_bytes"] else ""
+    text = (
+        f"{tried['runs']} {'run' if tried['runs'] == 1 else 'runs'} of seed {tried['seed']}{same}, "
+        f"{tried['cpu_seconds']:.1f} s of processor time for a budget of "
+        f"{tried['budget_seconds']:g} s, {tried['peak_memory_bytes'] / 1e6:.0f} of "
+        f"{tried['declared_memory_bytes'] / 1e6:.0f} MB"
+    )
+    return text + (f"; not checked: {', '.join(tried['skipped'])}" if tried["skipped"] else "")
 
 
 def _findings(log: SessionLog) -> list[str]:

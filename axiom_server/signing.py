@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,13 +30,17 @@ REQUEST_BYTES_MAX = 64 * 1024 * 1024  # a project's whole library of scripts, ma
 
 
 class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-request"):
-    """What is asked to be signed. Metadata are TUF's JSON texts; ``sources`` by their SHA-256."""
+    """What is asked to be signed. Metadata are TUF's JSON texts; ``sources`` by their SHA-256.
+
+    ``tried`` is what their dry runs showed, for the session log; no signature covers it.
+    """
 
     role: Literal["root", "targets"]
     root: str  # the root that is trusted now
     current: str  # the role's metadata as it is signed now
     proposed: str  # with the signatures that it has so far
     sources: dict[str, str] = {}
+    tried: dict[str, dict[str, Any]] = {}
 
     def fingerprint(self) -> str:
         """Of the root that is trusted now: the signer compares it with the one they know."""

@@ -110,7 +110,7 @@ class Project:
 async def deploy(connection: Connection, folder: Folder, count: int) -> None:
     """Queue workunits."""
     source = publishing.read_source(EXPERIMENT)
-    await publishing.publish(connection, folder, [source], None, None)
+    await publishing.publish(connection, folder, [source], {}, None)
     config = folder.config().deploy
     await deployment.make(connection, deployment.Order(names=["short_walk"], count=count), config)
 

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     seconds = parser.parse_args().seconds
     with load.project() as folder:
-        load.staff(folder, "publish", str(EXPERIMENT))
+        load.staff(folder, "publish", "--skip", "dry-run", str(EXPERIMENT))
         load.staff(folder, "deploy", "short_walk", "--count", str(QUEUED), "--budget", "0.01")
         with load.serving(folder) as port:
             singles, _ = asyncio.run(measure(folder, port, 1, seconds))

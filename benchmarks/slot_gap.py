@@ -129,7 +129,7 @@ def main() -> None:
     with load.project() as project, tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / "slot_gap.py"
         script.write_text(EXPERIMENT)
-        load.staff(project, "publish", str(script))
+        load.staff(project, "publish", "--skip", "dry-run", str(script))
         with load.serving(project) as port:
             url = f"http://127.0.0.1:{port}"
             for index in range(wanted or ROUNDS_SHORT):

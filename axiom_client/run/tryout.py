@@ -25,6 +25,7 @@ class TryResult(Struct, frozen=True, kw_only=True):
     """How the run ended, and what it was run with. ``finished.result`` has passed the gate."""
 
     manifest: Manifest
+    sha256: str  # of the script
     parameters: dict[str, Any]
     seed: int
     budget_seconds: float
@@ -52,12 +53,13 @@ def try_experiment(
     except (OSError, UnicodeDecodeError, ManifestError) as error:
         raise TryProblem(f"{path}: {error}") from None
     budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
+    sha256 = hashlib.sha256(source).hexdigest()
     with tempfile.TemporaryDirectory(prefix="axiom-try-") as folder:
         spec = TaskSpec(
             task_id=0,
             experiment=manifest.name,
             source_path=str(path),
-            sha256=hashlib.sha256(source).hexdigest(),
+            sha256=sha256,
             environment=manifest.environment,
             parameters=resolved,
             seed=seed,
@@ -68,7 +70,12 @@ def try_experiment(
         )
         finished = asyncio.run(_run_once(spec, on_progress))
     return TryResult(
-        manifest=manifest, parameters=resolved, seed=seed, budget_seconds=budget, finished=finished
+        manifest=manifest,
+        sha256=sha256,
+        parameters=resolved,
+        seed=seed,
+        budget_seconds=budget,
+        finished=finished,
     )
 
 

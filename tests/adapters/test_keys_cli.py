@@ -58,7 +58,7 @@ def test_a_project_whose_keys_are_offline(staff: Staff, tmp_path: Path) -> None:
     assert "keys request" in staff("publish", WALK, exit_code=11)
 
     request = tmp_path / "request.json"
-    staff("keys", "request", WALK, "--to", request)
+    staff("publish", WALK, "--request", request)
     assert "has 0 of the 1 signatures" in staff("install", request, exit_code=11)
     sign = ("sign", request, "--keys", offline, "--yes")
     assert "AXIOM_KEYS_PASSPHRASE" in staff(*sign, exit_code=11)
@@ -66,6 +66,7 @@ def test_a_project_whose_keys_are_offline(staff: Staff, tmp_path: Path) -> None:
     staff("install", request)
     (listed,) = json.loads(staff("experiments", "--json"))
     assert (listed["name"], listed["state"]) == ("short_walk", "active")
+    staff("deploy", "short_walk", "--fill-idle")
     assert "make the request again" in staff("install", request, exit_code=11)
 
     staff("withdraw", "short_walk@1.0.0", "--keys", offline, passphrase=PASSPHRASE)

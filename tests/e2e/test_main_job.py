@@ -30,6 +30,10 @@ def test_published_work_is_run_reported_credited_once(server: Server, agent: Pro
     assert "Ada: +12" in log
     assert "short_walk" in log
 
+    server.run("deploy", "short_walk", "--count", "1")
+    log = server.run("log")  # what was deployed after the review is new in this session
+    assert "Dry run in the sandbox: 2 runs of seed 1, the same bytes, " in log
+
 
 def test_fill_idle_deploys_to_the_cores_of_a_live_host(server: Server, agent: Program) -> None:
     server.run("publish", str(WALK))

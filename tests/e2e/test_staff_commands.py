@@ -34,6 +34,21 @@ def test_reading_commands_speak_to_people_and_machines(staff: Server, words: lis
     staff.json(*words)
 
 
+def test_what_does_not_pass_its_dry_run_is_not_published(staff: Server, tmp_path: Path) -> None:
+    text = Path(WALK).read_text().replace('name = "short_walk"', 'name = "random_walk"')
+    text = text.replace('"exponent": exponent', '"exponent": exponent + 1e-9 * time.time() % 1')
+    path = tmp_path / "random_walk.py"
+    path.write_text(text)
+    error = staff.run("publish", WALK, str(path), code=13)
+    assert "two runs of seed 1 gave different bytes (exponent)" in error
+    assert [e["name"] for e in staff.json("experiments")] == ["short_walk"]
+    assert "give one of dry-run, determinism" in staff.run("publish", WALK, "--skip", "it", code=2)
+    published = staff.json("publish", str(path), "--skip", "determinism", "--budget", "0.1")
+    (tried,) = published["tried"].values()
+    assert (tried["runs"], tried["skipped"]) == (1, ["determinism"])
+    assert staff.json("publish", str(path))["tried"] == {}  # known: nothing is signed, nothing run
+
+
 @pytest.mark.parametrize(
     ("words", "code", "hint"),
     [
