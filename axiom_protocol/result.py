@@ -61,9 +61,10 @@ def gate(manifest: Manifest, value: object) -> Result:
 def _table(path: str, fields: Mapping[str, Field], value: object) -> Result:
     if not isinstance(value, dict):
         raise ResultRefused(f"{path}: must be a table, not {_kind(value)}")
-    if missing := sorted(fields.keys() - value.keys()):
-        raise ResultRefused(f"{path}: the field {missing[0]!r} is missing")
-    if extra := sorted(str(key)[:64] for key in value.keys() - fields.keys()):
+    if value.keys() != fields.keys():
+        if missing := sorted(fields.keys() - value.keys()):
+            raise ResultRefused(f"{path}: the field {missing[0]!r} is missing")
+        extra = sorted(str(key)[:64] for key in value.keys() - fields.keys())
         raise ResultRefused(f"{path}: the field {extra[0]!r} is not declared")
     return {name: _field(f"{path}.{name}", field, value[name]) for name, field in fields.items()}
 

@@ -134,7 +134,7 @@ async def _with_facts(connection: Connection, host: HostRow, request: SyncReques
 
 async def _write(connection: Connection, intakes: Sequence[Intake], now: datetime) -> None:
     """Write what the reports say, and let failed and lost workunits wait again."""
-    if ended := [end for intake in intakes for end in intake.ended]:
+    if ended := [end for intake in intakes for _, end in intake.ended]:
         await store.end_tasks(connection, ended, now)
     lost = [task for intake in intakes for task in intake.lost]
     if lost:

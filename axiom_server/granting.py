@@ -190,37 +190,33 @@ async def _lease(
     await catalogue.know_parameters(
         connection, {c.parameters_id for s in seekers for c in s.chosen}
     )
-    leases = [made for s in seekers for made in _leases(catalogue, config, s)]
-    tasks = await store.grant(connection, leases, now)
-    of_host = {s.host.host_id: s for s in seekers}
-    for made in leases:
-        candidate = made.candidate
-        task_id = tasks[candidate.workunit_id, candidate.purpose]
-        of_host[made.host.host_id].grants.append(
-            to_grant(catalogue, task_id, candidate, made.seconds)
+    chosen = [(s, c, _lease_seconds(catalogue, config, s, c)) for s in seekers for c in s.chosen]
+    leases = [
+        Lease(
+            queue_id=candidate.queue_id,
+            experiment_id=catalogue.versions[candidate.version_id].experiment_id,
+            host_id=seeker.host.host_id,
+            user_id=seeker.host.user_id,
+            request=seeker.request_id,
+            seconds=seconds,
         )
+        for seeker, candidate, seconds in chosen
+    ]
+    tasks = await store.grant(connection, leases, now)
+    for seeker, candidate, seconds in chosen:
+        task_id = tasks[candidate.workunit_id, candidate.purpose]
+        seeker.grants.append(to_grant(catalogue, task_id, candidate, seconds))
     for seeker in seekers:
         seeker.chosen = []
 
 
-def _leases(catalogue: Catalogue, config: Config, seeker: _Seeker) -> list[Lease]:
+def _lease_seconds(
+    catalogue: Catalogue, config: Config, seeker: _Seeker, candidate: CandidateRow
+) -> float:
     host = seeker.host
-    slots = max(1, host.cpu_cores + host.gpus)
-    ahead = seeker.typical_seconds * len(seeker.chosen) / slots
-    return [
-        Lease(
-            candidate=candidate,
-            host=host,
-            request_id=seeker.request_id,
-            seconds=lease.lease_seconds(
-                config.lease,
-                catalogue.parameters[candidate.parameters_id].budget_seconds,
-                host.pace,
-                ahead,
-            ),
-        )
-        for candidate in seeker.chosen
-    ]
+    ahead = seeker.typical_seconds * len(seeker.chosen) / max(1, host.cpu_cores + host.gpus)
+    budget = catalogue.parameters[candidate.parameters_id].budget_seconds
+    return lease.lease_seconds(config.lease, budget, host.pace, ahead)
 
 
 def to_grant(

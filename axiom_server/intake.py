@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
-from axiom_protocol.result import Result, ResultRefused, gate
+from axiom_protocol.result import ResultRefused, gate
 from axiom_server.catalogue import Catalogue
 from axiom_server.decide import replicate, retry
 from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe
@@ -53,7 +53,7 @@ class Intake:
     """
 
     acknowledged: list[Acknowledgement]
-    ended: list[EndedTask]
+    ended: list[tuple[TaskRow, EndedTask]]
     again: list[tuple[TaskRow, int]]
     late: list[int]
     checked: list[TaskRow]
@@ -70,11 +70,11 @@ def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> In
     host = visit.host
     fresh = _fresh(visit)
     believed = _believed(visit, fresh)
-    ended = [
-        _judge(catalogue, visit.tasks[task_id], report, believed.elapsed_seconds[task_id])
-        for task_id, report in fresh.items()
-    ]
-    good = [end.task for end in ended if end.result is not None]
+    ended = []
+    for task_id, report in fresh.items():
+        task = visit.tasks[task_id]
+        ended.append((task, _judge(catalogue, task, report, believed.elapsed_seconds[task_id])))
+    good = [task for task, end in ended if end.valid is not None]
     kept, lost, cancelled = _reconcile(catalogue, visit, fresh)
     return Intake(
         acknowledged=_acknowledge(visit, ended),
@@ -119,39 +119,43 @@ def _believed(visit: Visit, fresh: Mapping[int, Report]) -> Believed:
 
 def _judge(catalogue: Catalogue, task: TaskRow, report: Report, elapsed: float) -> EndedTask:
     """Hold a report against its experiment's schema."""
-    ended = EndedTask(
-        task=task, outcome=report.outcome, claimed_seconds=report.elapsed_seconds,
-        elapsed_seconds=elapsed, cpu_seconds=report.cpu_seconds,
-        peak_memory_bytes=report.peak_memory_bytes, refusal="", message=clean(report.message),
-    )  # fmt: skip
-    if report.outcome != "success":
-        return ended
-    manifest = catalogue.versions[task.version_id].manifest
-    try:
-        result: Result = gate(manifest, report.result)
-    except ResultRefused as refused:
-        return replace(ended, refusal=clean(str(refused))[:REFUSAL_LENGTH])
-    encoded = msgspec.json.encode(result)
-    return replace(
-        ended, result=encoded, valid=int(result["valid"]), digest=hashlib.sha256(encoded).digest()
+    refusal, valid, encoded = "", None, b"null"
+    if report.outcome == "success":
+        try:
+            result = gate(catalogue.versions[task.version_id].manifest, report.result)
+            valid, encoded = int(result["valid"]), msgspec.json.encode(result)
+        except ResultRefused as refused:
+            refusal = clean(str(refused))[:REFUSAL_LENGTH]
+    return EndedTask(
+        task_id=task.task_id,
+        outcome=report.outcome,
+        claimed_seconds=report.elapsed_seconds,
+        elapsed_seconds=elapsed,
+        cpu_seconds=report.cpu_seconds,
+        peak_memory_bytes=report.peak_memory_bytes,
+        refusal=refusal,
+        message=clean(report.message),
+        valid=valid,
+        digest=hashlib.sha256(encoded).hexdigest(),
+        result=msgspec.Raw(encoded),
     )
 
 
-def _acknowledge(visit: Visit, ended: Sequence[EndedTask]) -> list[Acknowledgement]:
+def _acknowledge(visit: Visit, ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[Acknowledgement]:
     refusals = {task_id: task.refusal for task_id, task in visit.tasks.items()}
-    refusals |= {end.task.task_id: end.refusal for end in ended}
+    refusals |= {end.task_id: end.refusal for _, end in ended}
     return [
         Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NOT_YOURS))
         for r in visit.request.reports
     ]
 
 
-def _again(ended: Sequence[EndedTask]) -> list[tuple[TaskRow, int]]:
+def _again(ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[tuple[TaskRow, int]]:
     again = []
-    for end in ended:
-        decision = retry.after(end.outcome, bool(end.refusal), end.task.attempt)  # type: ignore[arg-type]
-        if decision.again and end.task.state == "leased":
-            again.append((end.task, decision.attempt))
+    for task, end in ended:
+        decision = retry.after(end.outcome, bool(end.refusal), task.attempt)
+        if decision.again and task.state == "leased":
+            again.append((task, decision.attempt))
     return again
 
 
@@ -168,19 +172,19 @@ def _draw() -> float:
     return secrets.randbits(32) / 2**32
 
 
-def _failing(catalogue: Catalogue, failing: int, ended: Sequence[EndedTask]) -> int:
-    for end in sorted(ended, key=lambda e: e.task.task_id):
-        spared = catalogue.versions[end.task.version_id].state == "stopped"
-        failing = retry.failing_after(failing, end.outcome, bool(end.refusal), spared)  # type: ignore[arg-type]
+def _failing(catalogue: Catalogue, failing: int, ended: Sequence[tuple[TaskRow, EndedTask]]) -> int:
+    for task, end in sorted(ended, key=lambda pair: pair[0].task_id):
+        spared = catalogue.versions[task.version_id].state == "stopped"
+        failing = retry.failing_after(failing, end.outcome, bool(end.refusal), spared)
     return failing
 
 
-def _pace(catalogue: Catalogue, pace: float, ended: Sequence[EndedTask]) -> float:
-    good = [end for end in ended if end.result is not None and end.elapsed_seconds > 0]
+def _pace(catalogue: Catalogue, pace: float, ended: Sequence[tuple[TaskRow, EndedTask]]) -> float:
+    good = [(t, end) for t, end in ended if end.valid is not None and end.elapsed_seconds > 0]
     if not good:
         return pace
-    declared = sum(catalogue.parameters[end.task.parameters_id].budget_seconds for end in good)
-    newest = sum(end.elapsed_seconds for end in good) / max(declared, 1e-3)
+    declared = sum(catalogue.parameters[task.parameters_id].budget_seconds for task, _ in good)
+    newest = sum(end.elapsed_seconds for _, end in good) / max(declared, 1e-3)
     low, high = PACE_RANGE
     return min(max(pace + PACE_WEIGHT * (newest - pace), low), high)
 

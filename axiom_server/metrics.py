@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from axiom_protocol.messages import SyncAnswer, SyncRequest
@@ -35,8 +37,8 @@ class Metrics:
         """Count one exchange."""
         self._seconds.observe(seconds)
         self._grants.inc(len(answer.grants))
-        for report in request.reports:
-            self._reports.labels(report.outcome).inc()
+        for outcome, count in Counts(report.outcome for report in request.reports).items():
+            self._reports.labels(outcome).inc(count)
         self._refusals.inc(sum(1 for a in answer.acknowledged if a.refusal))
 
     async def text(self, connection: Connection) -> bytes:

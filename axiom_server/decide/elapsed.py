@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 CLOCK_TOLERANCE = 1.02  # two clocks, one of them a volunteer's: quartz is better than 0.1 %
 GRACE_SECONDS = 2.0  # a slot, once: the grant and the report each take a round trip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """One report's elapsed seconds and the server's wall time since its grant."""
 
     task_id: int

@@ -54,7 +54,6 @@ SETTINGS = {
     "max_wal_senders": "0",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
-    "wal_compression": "on",
     "random_page_cost": "1.1",  # solid state
     "jit": "off",  # short statements: compiling costs more than it saves
     "max_parallel_workers_per_gather": "0",  # cores are for the tasks of volunteers' demos and API

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Raw, Struct
 
-from axiom_protocol.messages import HostFacts
+from axiom_protocol.messages import HostFacts, Outcome
 from axiom_server.store.database import Connection
 
 USER_LOCK = 0x75736572  # "user"
@@ -74,35 +74,37 @@ class CandidateRow(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class EndedTask:
-    """What is written of a report. ``result`` is its JSON when it passed the gate."""
+class EndedTask(Struct, frozen=True, kw_only=True):
+    """What is written of a report, by the names that END_TASKS reads.
 
-    task: TaskRow
-    outcome: str
+    ``result`` is there when it passed the gate, with its ``valid`` and its sha256 in hexadecimal.
+    """
+
+    task_id: int
+    outcome: Outcome
     claimed_seconds: float
     elapsed_seconds: float
     cpu_seconds: float
     peak_memory_bytes: int
-    refusal: str
+    refusal: str = ""
     message: str
-    result: bytes | None = None
-    valid: int = 0
-    digest: bytes = b""
+    valid: int | None = None
+    digest: str = ""
+    result: Raw = Raw(b"null")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """What a host is granted."""
+class Lease(Struct, frozen=True, kw_only=True):
+    """What a host is granted, by the names that GRANT reads. ``request``: whose answer it is in."""
 
-    candidate: CandidateRow
-    host: HostRow
-    request_id: str
+    queue_id: int
+    experiment_id: int
+    host_id: int
+    user_id: int | None
+    request: str
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostUpdate:
+class HostUpdate(Struct, frozen=True, kw_only=True):
     """What a host said last, and what is thought of it. ``pending``: reports it just made."""
 
     host_id: int
@@ -117,7 +119,7 @@ class HostUpdate:
 
 
 #: Each statement finds few rows by a key. A plan that was made while a table was small, and kept,
-#: must not read all of it when it has grown.
+#: must not read all of it when it has grown. (So no statement here may join two lists of its own.)
 BY_KEY = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true)"""
@@ -182,35 +184,37 @@ ORDER BY q.queue_id"""
 GRANT = """
 WITH gone AS (
     DELETE FROM queue q
-    USING json_to_recordset(%(chosen)s::json) AS c (
-        queue_id bigint, host_id bigint, user_id bigint, request text, seconds float8)
-    WHERE q.queue_id = c.queue_id
-    RETURNING q.queue_id, q.workunit_id, q.version_id, q.device, q.purpose, q.attempt,
-              c.host_id, c.user_id, c.request, c.seconds
+    USING json_to_recordset(%(leases)s::json) AS l (
+        queue_id bigint, experiment_id bigint, host_id bigint, user_id bigint, request text,
+        seconds float8)
+    WHERE q.queue_id = l.queue_id
+    RETURNING q.queue_id, q.workunit_id, l.experiment_id, q.version_id, l.host_id, l.user_id,
+              q.device, q.purpose, q.attempt, l.request, l.seconds
 )
 INSERT INTO tasks (workunit_id, experiment_id, version_id, host_id, user_id, device, purpose,
                    attempt, state, granted_at, deadline_at, granted_by)
-SELECT g.workunit_id, v.experiment_id, g.version_id, g.host_id, g.user_id, g.device, g.purpose,
-       g.attempt, 'leased', %(now)s, %(now)s + g.seconds * interval '1 second', g.request
-FROM gone g JOIN versions v USING (version_id) ORDER BY g.queue_id
+SELECT workunit_id, experiment_id, version_id, host_id, user_id, device, purpose, attempt,
+       'leased', %(now)s, %(now)s + seconds * interval '1 second', request
+FROM gone ORDER BY queue_id
 RETURNING task_id, workunit_id, purpose"""
 
+# The numbers pass through RETURNING: to join them again to what was given would compare all pairs.
 END_TASKS = """
-WITH report AS (
-    SELECT * FROM json_to_recordset(%(reports)s::json) AS r (
-        task_id bigint, outcome text, claimed float8, elapsed float8, cpu float8, memory bigint,
-        refusal text, message text, valid smallint, digest text, result jsonb)
-), ended AS (
+WITH ended AS (
     UPDATE tasks t SET state = 'reported', ended_at = %(now)s, outcome = r.outcome,
-        claimed_seconds = r.claimed, elapsed_seconds = r.elapsed, cpu_seconds = r.cpu,
-        peak_memory_bytes = r.memory, refusal = r.refusal, message = r.message
-    FROM report r
+        claimed_seconds = r.claimed_seconds, elapsed_seconds = r.elapsed_seconds,
+        cpu_seconds = r.cpu_seconds, peak_memory_bytes = r.peak_memory_bytes,
+        refusal = r.refusal, message = r.message
+    FROM json_to_recordset(%(ended)s::json) AS r (
+        task_id bigint, outcome text, claimed_seconds float8, elapsed_seconds float8,
+        cpu_seconds float8, peak_memory_bytes bigint, refusal text, message text, valid smallint,
+        digest text, result jsonb)
     WHERE t.task_id = r.task_id AND t.state IN ('leased', 'lost')
-    RETURNING t.task_id, t.workunit_id, t.version_id
+    RETURNING t.task_id, t.workunit_id, t.version_id, r.valid, r.digest, r.result
 )
 INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result)
-SELECT e.task_id, e.workunit_id, e.version_id, r.valid, decode(r.digest, 'hex'), r.result
-FROM ended e JOIN report r USING (task_id) WHERE r.valid IS NOT NULL"""
+SELECT task_id, workunit_id, version_id, valid, decode(digest, 'hex'), result
+FROM ended WHERE valid IS NOT NULL"""
 
 LOSE_TASKS = """
 UPDATE tasks SET state = 'lost', outcome = 'lost', ended_at = %s
@@ -281,23 +285,7 @@ async def named_tasks(connection: Connection, hosts: list[int], ids: list[int]) 
 
 async def end_tasks(connection: Connection, ended: Sequence[EndedTask], now: datetime) -> None:
     """Write how tasks ended, and the results that passed the gate."""
-    reports = [
-        {
-            "task_id": end.task.task_id,
-            "outcome": end.outcome,
-            "claimed": end.claimed_seconds,
-            "elapsed": end.elapsed_seconds,
-            "cpu": end.cpu_seconds,
-            "memory": end.peak_memory_bytes,
-            "refusal": end.refusal,
-            "message": end.message,
-            "valid": end.valid if end.result is not None else None,
-            "digest": end.digest.hex(),
-            "result": msgspec.Raw(end.result or b"null"),
-        }
-        for end in ended
-    ]
-    await connection.execute(END_TASKS, {"now": now, "reports": _json(reports)})
+    await connection.execute(END_TASKS, {"now": now, "ended": _json(ended)})
 
 
 async def lose_tasks(connection: Connection, ids: list[int], now: datetime) -> None:
@@ -372,17 +360,7 @@ async def grant(
     connection: Connection, leases: Sequence[Lease], now: datetime
 ) -> dict[tuple[int, str], int]:
     """Lease candidates to hosts; (workunit, purpose) -> task."""
-    chosen = [
-        {
-            "queue_id": lease.candidate.queue_id,
-            "host_id": lease.host.host_id,
-            "user_id": lease.host.user_id,
-            "request": lease.request_id,
-            "seconds": lease.seconds,
-        }
-        for lease in leases
-    ]
-    cursor = await connection.execute(GRANT, {"chosen": _json(chosen), "now": now})
+    cursor = await connection.execute(GRANT, {"leases": _json(leases), "now": now})
     return {(workunit, purpose): task for task, workunit, purpose in await cursor.fetchall()}
 
 
@@ -406,9 +384,7 @@ async def update_hosts(
     connection: Connection, updates: Sequence[HostUpdate], now: datetime
 ) -> None:
     """Write what these hosts said."""
-    await connection.execute(
-        UPDATE_HOSTS, {"now": now, "hosts": _json([asdict(update) for update in updates])}
-    )
+    await connection.execute(UPDATE_HOSTS, {"now": now, "hosts": _json(updates)})
 
 
 def _json(value: object) -> str:
