@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from axiom_server.decide.lease import Device, PoolView
@@ -17,6 +18,7 @@ from axiom_server.store.experiments import ParametersRow, VersionRow
 
 REFRESH_SECONDS = 1.0  # staff's commands take effect on grants this soon
 EMPTY_SECONDS = 1.0  # a pool found empty is not asked again before
+FLOOR_SECONDS = 5.0  # what came to wait before a pool's floor is found this soon
 PARAMETER_SETS_MAX = 100_000  # remembered; beyond it the memory is emptied and fills anew
 
 
@@ -31,6 +33,7 @@ class Catalogue:
     pools: list[PoolView] = field(default_factory=list)
     given: dict[tuple[int, str], float] = field(default_factory=dict)
     _empty_until: dict[tuple[int, str], float] = field(default_factory=dict)
+    _floors: dict[tuple[int, str], tuple[int, float]] = field(default_factory=dict)
     _fresh_until: float = 0.0
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -73,9 +76,25 @@ class Catalogue:
         now = time.monotonic()
         return {key for key, until in self._empty_until.items() if until > now}
 
-    def found_empty(self, key: tuple[int, str]) -> None:
-        """A pool had less than it was asked for."""
-        self._empty_until[key] = time.monotonic() + EMPTY_SECONDS
+    def floor(self, key: tuple[int, str]) -> int:
+        """The place from which on a pool's workunits wait.
+
+        Those before it were taken a moment ago. Until a vacuum comes by, an index is full of such
+        rows at its beginning, and every request would walk through them to the first that waits.
+        """
+        floor, until = self._floors.get(key, (0, 0.0))
+        return floor if until > time.monotonic() else 0
+
+    def found(self, key: tuple[int, str], floor: int, places: Sequence[int], most: int) -> None:
+        """A pool was asked for so many from a floor on, and these were offered."""
+        now = time.monotonic()
+        if len(places) == most:
+            _, until = self._floors.get(key, (0, now)) if floor else (0, now + FLOOR_SECONDS)
+            self._floors[key] = (max(floor, *places), until)
+        else:
+            self._floors.pop(key, None)  # what comes to wait again may be anywhere
+            if not floor:
+                self._empty_until[key] = now + EMPTY_SECONDS
 
     def was_given(self, key: tuple[int, str], count: int) -> None:
         """Count what a pool was given, so that pools take turns by weight."""

@@ -151,13 +151,15 @@ async def _offer_pools(
     for _, pool, count in shares:
         key = (pool.version_id, pool.device)
         totals[key] = totals.get(key, 0) + count
+    floors = {key: catalogue.floor(key) for key in totals}
     offered = defaultdict[tuple[int, str], list[CandidateRow]](list)
-    for candidate in await store.from_pools(connection, [(*k, n) for k, n in totals.items()]):
+    wanted = [(*key, floors[key], most) for key, most in totals.items()]
+    for candidate in await store.from_pools(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.know(connection, {version_id for version_id, _ in offered})
     for key, most in totals.items():
-        if len(offered[key]) < most:
-            catalogue.found_empty(key)
+        places = [candidate.queue_id for candidate in offered[key]]
+        catalogue.found(key, floors[key], places, most)
     for seeker, pool, count in shares:
         waiting = offered[pool.version_id, pool.device]
         dealt, waiting[:count] = waiting[:count], []

@@ -119,10 +119,12 @@ class HostUpdate(Struct, frozen=True, kw_only=True):
 
 
 #: Each statement finds few rows by a key. A plan that was made while a table was small, and kept,
-#: must not read all of it when it has grown. (So no statement here may join two lists of its own.)
+#: must not read all of it when it has grown, and a list of another length needs no other plan.
+#: (So no statement here may join two lists of its own.)
 BY_KEY = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-       set_config('enable_mergejoin', 'off', true)"""
+       set_config('enable_mergejoin', 'off', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true)"""
 
 LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
@@ -170,10 +172,11 @@ ORDER BY q.queue_id"""
 FROM_POOLS = """
 SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
        w.parameters_id, w.seed
-FROM json_to_recordset(%s::json) AS want (version_id bigint, device text, most int)
+FROM json_to_recordset(%s::json) AS want (version_id bigint, device text, floor bigint, most int)
 CROSS JOIN LATERAL (
     SELECT * FROM queue
     WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
+      AND place >= want.floor
     ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
 ) q
 CROSS JOIN LATERAL (
@@ -348,10 +351,10 @@ async def made_for(
 
 
 async def from_pools(
-    connection: Connection, wanted: Sequence[tuple[int, str, int]]
+    connection: Connection, wanted: Sequence[tuple[int, str, int, int]]
 ) -> list[CandidateRow]:
-    """Offer any host's workunits: ``(version, device, most)``."""
-    wants = [{"version_id": v, "device": d, "most": m} for v, d, m in wanted]
+    """Offer any host's workunits: ``(version, device, place to begin at, most)``."""
+    wants = [{"version_id": v, "device": d, "floor": f, "most": m} for v, d, f, m in wanted]
     cursor = await connection.execute(FROM_POOLS, (_json(wants),))
     return [CandidateRow._make(row) for row in await cursor.fetchall()]
 

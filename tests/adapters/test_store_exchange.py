@@ -498,7 +498,9 @@ def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
     project.execute("UPDATE versions SET state = 'active'")
     project.deploy("short_walk@1.0.1", count=5)
     project.execute("ANALYZE")
-    query = FROM_POOLS.replace("%s", '\'[{"version_id": 2, "device": "cpu", "most": 5}]\'')
+    query = FROM_POOLS.replace(
+        "%s", '\'[{"version_id": 2, "device": "cpu", "floor": 0, "most": 5}]\''
+    )
     plan = "\n".join(line[0] for line in project.rows("EXPLAIN ANALYZE " + query))
     assert "queue_pool" in plan
     assert "Seq Scan" not in plan

@@ -115,7 +115,7 @@ CREATE TABLE queue (
     -- workunits, to the first of this one.
     place           bigint GENERATED ALWAYS AS (queue_id) STORED,
     UNIQUE (workunit_id, purpose)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
 CREATE INDEX queue_pool ON queue (version_id, device, place) WHERE host_id IS NULL;
 CREATE INDEX queue_target ON queue (host_id, device, place) WHERE host_id IS NOT NULL;
 CREATE INDEX queue_release ON queue (release_at) WHERE host_id IS NOT NULL;
@@ -143,7 +143,7 @@ CREATE TABLE tasks (
     peak_memory_bytes bigint,
     refusal         text NOT NULL DEFAULT '',            -- why it earns nothing, for the host's owner
     message         text NOT NULL DEFAULT ''             -- the task's last words; a volunteer's text
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.02);          -- its partial indexes turn over quickly
 CREATE INDEX tasks_leased ON tasks (host_id, task_id) WHERE state = 'leased';
 CREATE INDEX tasks_deadline ON tasks (deadline_at) WHERE state = 'leased';
 CREATE INDEX tasks_unreviewed ON tasks (task_id) WHERE state = 'reported';
