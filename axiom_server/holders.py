@@ -13,6 +13,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from axiom_protocol.manifest import read_manifest
+from axiom_server.devices import PIN_VARIABLE, open_signer, public_key
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
 from axiom_server.folder import Folder
 from axiom_server.keys import (
@@ -31,7 +32,6 @@ from axiom_server.publishing import set_state
 from axiom_server.rotation import propose_root
 from axiom_server.signing import (
     SigningRequest,
-    open_signer,
     read_request,
     request_root,
     request_targets,
@@ -94,15 +94,17 @@ def sign_here(folder: Folder, asked: SigningRequest, keys_dir: Path | None, ask:
     return asked.changes()
 
 
-def sign_file(request: Path, keys_dir: Path, uri: str, ask: Ask) -> int:
+def sign_file(request: Path, keys_dir: Path, uri: str, ask: Ask, ask_pin: Ask) -> int:
     """Add signatures to a request's file; how many it still lacks.
 
-    uri  a key that is not a file, as securesystemslib names it (hsm:...); empty for ``keys_dir``
+    uri  a key in a device (hsm:...); empty for the files of ``keys_dir``
     """
     asked = read_request(request)
     signers: Iterable[Signer]
     if uri:
-        signers = open_signer(uri, asked)
+        root = asked.trusted_root().signed
+        ids = root.roles[asked.role].keyids
+        signers = [open_signer(uri, {keyid: root.keys[keyid] for keyid in ids}, pin(ask_pin))]
     else:
         roles = (asked.role,)
         signers = load_keys(keys_dir, passphrase(keys_dir, roles, ask), roles).of(asked.role)
@@ -132,12 +134,38 @@ def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Ask) -> str | None:
     return given_passphrase(ask)
 
 
+def export_public(uri: str, to: Path, ask_pin: Ask) -> str:
+    """Write the public half of a device's key as a ROLE.pub file; its id. Raises KeysError."""
+    key = public_key(uri, pin(ask_pin))
+    write_file(to, key.keyval["public"].encode())
+    return read_public_key(to).keyid
+
+
+def pin(ask: Ask) -> Ask:
+    """A device's PIN, from the environment or the person at the terminal, who is asked once.
+
+    What is returned raises SigningFailed where there is neither.
+    """
+    known: list[str] = []
+
+    def once() -> str:
+        if not known:
+            known.append(_given(PIN_VARIABLE, "a PIN", ask))
+        return known[0]
+
+    return once
+
+
 def given_passphrase(ask: Ask) -> str:
     """From the environment, else from the person at the terminal. Raises SigningFailed: neither."""
-    if given := os.environ.get(PASSPHRASE_VARIABLE):
+    return _given(PASSPHRASE_VARIABLE, "a passphrase", ask)
+
+
+def _given(variable: str, what: str, ask: Ask) -> str:
+    if given := os.environ.get(variable):
         return given
     if not sys.stdin.isatty():
-        raise SigningFailed(f"a passphrase is needed and nobody to ask: set {PASSPHRASE_VARIABLE}")
+        raise SigningFailed(f"{what} is needed and nobody to ask: set {variable}")
     return ask()
 
 

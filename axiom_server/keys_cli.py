@@ -142,6 +142,17 @@ def change(
     _sign_or_ask(folder, asked, keys_dir, request)
 
 
+@keys_app.command("import")
+def import_device(
+    key: Annotated[str, typer.Argument(help="hsm:2?label=TOKEN, a key in a PKCS#11 device.")],
+    to: Annotated[Path, typer.Option("--to", help="Its public half, such as targets.pub.")],
+) -> None:
+    """Take the public half of a device's key, for keys change --add."""
+    from axiom_server import holders
+
+    print(f"{to}: {holders.export_public(key, to, _ask_pin)}")
+
+
 @keys_app.command("renew")
 def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest = None) -> None:
     """Sign the same bundles again, before the targets metadata expires (after 180 days)."""
@@ -190,7 +201,7 @@ def sign(
     request: Annotated[Path, typer.Argument(help="A file that --request or --to wrote.")],
     keys_dir: Annotated[Path, typer.Option("--keys", help="Folder of the keys.")] = Path(),
     key: Annotated[
-        str, typer.Option(help="A key that is not a file, as securesystemslib names it: hsm:...")
+        str, typer.Option(help="A key in a PKCS#11 device: hsm:2?label=TOKEN (needs PYKCS11LIB).")
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -205,7 +216,7 @@ def sign(
         print(f"  {line}")
     if not yes and not typer.confirm("Sign this?"):
         raise Usage("nothing was signed")
-    missing = holders.sign_file(request, keys_dir, key, ask)
+    missing = holders.sign_file(request, keys_dir, key, ask, _ask_pin)
     then = f"it needs {missing} more" if missing else "next, on the server: axiom-server install"
     print(f"signed; {then}")
 
@@ -268,6 +279,10 @@ def progress_aside(line: str) -> None:
 def ask() -> str:
     """A passphrase, of the person at the terminal."""
     return str(typer.prompt("Passphrase", hide_input=True))
+
+
+def _ask_pin() -> str:
+    return str(typer.prompt("The device's PIN", hide_input=True))
 
 
 def _ask_new() -> str:

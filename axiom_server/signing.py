@@ -14,10 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
-from securesystemslib.exceptions import Error as SecuresystemslibError
-from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import Signer
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from axiom_server.errors import FileUnreadable
@@ -92,7 +90,10 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
                 "give the folder that holds the right ones (--keys)"
             )
         for signer in fitting:
-            proposed.sign(signer, append=True)
+            try:
+                proposed.sign(signer, append=True)
+            except UnsignedMetadataError as error:
+                raise KeysError(str(error.__cause__ or error)) from None
         return msgspec.structs.replace(self, proposed=proposed.to_bytes().decode())
 
     def signed_targets(self) -> Metadata[Targets]:
@@ -140,22 +141,6 @@ def read_request(path: Path) -> SigningRequest:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileUnreadable(f"{path} is not a signing request: {error}") from None
-
-
-def open_signer(uri: str, request: SigningRequest) -> list[Signer]:
-    """A key that is not a file, such as one in a PKCS#11 device (``hsm:``). Raises KeysError.
-
-    uri  as securesystemslib names keys; which of the role's keys it is, is found by trying
-    """
-    root = request.trusted_root().signed
-    for keyid in root.roles[request.role].keyids:
-        try:
-            return [Signer.from_priv_key_uri(uri, root.keys[keyid])]
-        except UnsupportedLibraryError as error:
-            raise KeysError(f"{uri}: {error}; install it beside axiom-server") from None
-        except (ValueError, OSError, SecuresystemslibError):
-            continue  # not this key's
-    raise KeysError(f"{uri} opens none of this project's {request.role} keys")
 
 
 def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> list[str]:
