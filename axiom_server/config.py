@@ -85,9 +85,11 @@ name = {name}
 # tasks_per_user = 0               # 0: no limit
 # deadline_factor = 10.0           # a lease lasts this many expected runs on that host
 # deadline_min_seconds = 21600.0
+# silent_hours = 24.0              # a host unheard of for so long: its tasks go to others
 
 [replication]
 # trusted_after = 10               # agreements in a row
+# distrust = 100                   # so many more of its results are checked after a mismatch
 # one_in = 50                      # results of a trusted host: one in this many is checked
 # mismatches_to_quarantine = 3     # within window_days
 # window_days = 7.0

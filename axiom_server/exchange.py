@@ -17,6 +17,7 @@ from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
 from axiom_server.granting import grant_all, to_grant
 from axiom_server.intake import Intake, Visit, clean, take_in
+from axiom_server.store import comparisons
 from axiom_server.store import exchange as store
 from axiom_server.store.database import Connection
 from axiom_server.store.exchange import HostRow, HostUpdate, TaskRow
@@ -73,7 +74,7 @@ async def exchange_all(
     now = max(host.now for host in hosts)
     visits = await _visits(connection, catalogue, asked, hosts, leased, now)
     taken = [(visit, take_in(catalogue, config.replication, visit)) for visit in visits]
-    await _write(connection, [intake for _, intake in taken], now)
+    await _write(connection, config, [intake for _, intake in taken], now)
     fresh = [(v, i) for v, i in taken if v.host.last_request != v.request.request_id]
     given = await grant_all(connection, catalogue, config, fresh, now)
     answers = {}
@@ -132,7 +133,9 @@ async def _with_facts(connection: Connection, host: HostRow, request: SyncReques
     )  # fmt: skip
 
 
-async def _write(connection: Connection, intakes: Sequence[Intake], now: datetime) -> None:
+async def _write(
+    connection: Connection, config: Config, intakes: Sequence[Intake], now: datetime
+) -> None:
     """Write what the reports say, and let failed and lost workunits wait again."""
     if ended := [end for intake in intakes for _, end in intake.ended]:
         await store.end_tasks(connection, ended, now)
@@ -146,6 +149,8 @@ async def _write(connection: Connection, intakes: Sequence[Intake], now: datetim
         await store.unqueue(connection, late)
     if checked := [task for intake in intakes for task in intake.checked]:
         await store.want_comparison(connection, checked)
+    if lies := [lie for intake in intakes for lie in intake.lies]:
+        await comparisons.charge(connection, lies, config.replication.distrust)
 
 
 def _again(catalogue: Catalogue, visit: Visit, intake: Intake) -> list[Grant]:

@@ -17,7 +17,7 @@ from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
 from axiom_protocol.result import ResultRefused, gate
 from axiom_server.catalogue import Catalogue
 from axiom_server.decide import replicate, retry
-from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe
+from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe, lie
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.store.exchange import EndedTask, HostRow, TaskRow
 
@@ -50,6 +50,7 @@ class Intake:
     late     workunits whose lost task was reported after all
     checked  tasks whose result another host shall compute too
     kept     leases that the host goes on with; ``lost`` are taken back; ``cancelled`` it may stop
+    lies     the task with a claim that cannot be true, and why
     """
 
     acknowledged: list[Acknowledgement]
@@ -60,6 +61,7 @@ class Intake:
     kept: list[TaskRow]
     lost: list[TaskRow]
     cancelled: list[int]
+    lies: list[tuple[int, str]]
     allowance: float
     failing: int
     pace: float
@@ -69,7 +71,9 @@ def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> In
     """Judge what a host says. The catalogue knows the versions and parameters of its tasks."""
     host = visit.host
     fresh = _fresh(visit)
-    believed = _believed(visit, fresh)
+    claims = _claims(visit, fresh)
+    believed = _believed(visit, claims)
+    worst = lie(claims, believed)
     ended = []
     for task_id, report in fresh.items():
         task = visit.tasks[task_id]
@@ -85,6 +89,7 @@ def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> In
         kept=kept,
         lost=lost,
         cancelled=cancelled,
+        lies=[worst] if worst else [],
         allowance=believed.allowance_seconds,
         failing=_failing(catalogue, host.failing, ended),
         pace=_pace(catalogue, host.pace, ended),
@@ -101,19 +106,22 @@ def _fresh(visit: Visit) -> dict[int, Report]:
     return fresh
 
 
-def _believed(visit: Visit, fresh: Mapping[int, Report]) -> Believed:
-    host, tasks = visit.host, visit.tasks
-    slots = host.cpu_cores + host.gpus
-    since = (host.now - (host.last_seen_at or host.now)).total_seconds()
-    held = any(task.state in ("leased", "lost") for task in tasks.values())
-    claims = [
+def _claims(visit: Visit, fresh: Mapping[int, Report]) -> list[Claim]:
+    return [
         Claim(
             task_id=task_id,
             claimed_seconds=report.elapsed_seconds,
-            wall_seconds=(host.now - tasks[task_id].granted_at).total_seconds(),
+            wall_seconds=(visit.host.now - visit.tasks[task_id].granted_at).total_seconds(),
         )
         for task_id, report in sorted(fresh.items())
     ]
+
+
+def _believed(visit: Visit, claims: Sequence[Claim]) -> Believed:
+    host = visit.host
+    slots = host.cpu_cores + host.gpus
+    since = (host.now - (host.last_seen_at or host.now)).total_seconds()
+    held = any(task.state in ("leased", "lost") for task in visit.tasks.values())
     return believe(claims, allowance_after(host.allowance, slots, since, held), slots)
 
 
@@ -195,8 +203,9 @@ def _reconcile(
     """What the host still has of its leases, what it lost, and what it should stop.
 
     A lease that the host does not know of is lost and goes back at once; what it has without a
-    lease (expired, or its experiment was stopped) it need not finish.
+    lease (expired, its experiment was stopped, or it is quarantined) it need not finish.
     """
+    quarantined = visit.host.state == "quarantined"
     in_hand = {task.task_id: task.state for task in visit.request.in_hand}
     kept: list[TaskRow] = []
     lost: list[TaskRow] = []
@@ -204,7 +213,7 @@ def _reconcile(
         if task.task_id in fresh:
             continue
         if task.task_id in in_hand:
-            gone = catalogue.versions[task.version_id].state == "stopped"
+            gone = quarantined or catalogue.versions[task.version_id].state == "stopped"
         else:
             gone = task.granted_by != visit.request.request_id  # else: the answer was lost
         (lost if gone else kept).append(task)

@@ -29,6 +29,8 @@ ROUND_LOCK = 0x726F756E6473  # "rounds"
 SIGN_SECONDS = 600.0  # oftener than the hour that the timestamp asks for
 POOL_SECONDS = 5.0  # to wait for a connection before the database is taken for gone
 WATCH_SECONDS = 60.0  # versions with reports this recent are looked at
+WATCH_ROUNDS = 12  # ... or in so many rounds, where they are far apart
+DAY_SECONDS = 86400.0
 
 log = structlog.get_logger()
 
@@ -87,7 +89,7 @@ async def once(connection: Connection, config: Config) -> bool:
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
-        expired = await tasks.expire(connection)
+        expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
         released = await tasks.release_held(connection)
     if expired or released:
         log.info("leases", expired=expired, released=released)
@@ -95,120 +97,154 @@ async def once(connection: Connection, config: Config) -> bool:
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
         await compare(connection, config)
+        await quarantine(connection, config)
         await place(connection, config)
-        await watch(connection)
+        await watch(connection, config)
     return True
 
 
 async def compare(connection: Connection, config: Config) -> None:
     """Hold results of one seed against each other where the other opinion has come."""
-    found = await comparisons.answered(connection)
+    found = await comparisons.answered(connection, config.replication.trusted_after)
     known = await _versions(connection, found)
+    moved: dict[tuple[str, str], list[int]] = {}
+    agreeing: list[int] = []
+    outliers: list[tuple[int, str]] = []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
         opinions = list(group)
-        if len(opinions) < 2:  # the other opinion failed: ask somebody else
-            await comparisons.set_state(connection, [workunit_id], "wanted")
-            continue
-        decision = validate.compare(
-            known[opinions[0].version_id].manifest,
-            [
-                validate.Opinion(task_id=o.task_id, host_id=o.host_id, result=o.result)
-                for o in opinions
-            ],
-        )
-        if decision.verdict == "disputed":
-            await comparisons.set_state(connection, [workunit_id], "disputed", decision.note)
-        elif decision.verdict == "unsettled":
-            await comparisons.set_state(connection, [workunit_id], "given_up", decision.note)
-            version = known[opinions[0].version_id]
-            await alarms.raise_alarm(
-                connection, version.version_id, "irreproducible",
-                f"three hosts gave three results for one seed: {decision.note}",
-            )  # fmt: skip
-        else:
-            await comparisons.agree(connection, decision.agreeing)
-            state = "settled" if decision.outliers else "agreed"
-            await comparisons.set_state(connection, [workunit_id], state)
-            if decision.outliers:
-                await _charge(connection, config, decision)
+        version = known[opinions[0].version_id]
+        decision = validate.compare(version.manifest, [_opinion(o) for o in opinions])
+        state: str = decision.verdict if len(opinions) > 1 else "wanted"  # else: it did not come
+        if decision.verdict == "unsettled":
+            state = "given_up"
+            await _irreproducible(connection, version, len(opinions), decision.note)
+        elif decision.outliers:
+            state = "settled"
+        if len(opinions) > 1:
+            agreeing += decision.agreeing
+            outliers += decision.outliers
+        moved.setdefault((state, decision.note), []).append(workunit_id)
+    for (state, note), workunits in moved.items():
+        await comparisons.set_state(connection, workunits, state, note)
+    if agreeing:
+        await comparisons.agree(connection, agreeing)
+    if outliers:
+        await comparisons.charge(connection, outliers, config.replication.distrust)
+        await comparisons.disagree(connection, outliers)
 
 
-async def _charge(
-    connection: Connection, config: Config, decision: validate.ComparisonDecision
-) -> None:
-    await comparisons.disagree(connection, decision.outliers)
-    policy = config.replication
-    counts = await comparisons.mismatches_of(
-        connection, [task for task, _ in decision.outliers], policy.window_days * 86400
+def _opinion(found: OpenRow) -> validate.Opinion:
+    return validate.Opinion(
+        task_id=found.task_id, host_id=found.host_id, result=found.result, trusted=found.trusted
     )
-    for host_id, count in sorted(counts.items()):
+
+
+async def _irreproducible(
+    connection: Connection, version: VersionRow, opinions: int, note: str
+) -> None:
+    await alarms.raise_alarm(
+        connection, version.version_id, "irreproducible",
+        f"{opinions} hosts gave different results for one seed: {note}",
+    )  # fmt: skip
+
+
+async def quarantine(connection: Connection, config: Config) -> None:
+    """Keep hosts that were charged too often from further work."""
+    policy = config.replication
+    for host_id, count in (
+        await comparisons.charged(connection, policy.window_days * DAY_SECONDS)
+    ).items():
         if replicate.quarantines(policy, count):
             reason = (
-                f"{count} of its results in {policy.window_days:g} days differ from other hosts'"
+                f"{count} of its results in {policy.window_days:g} days differ from other hosts', "
+                "or claim time that did not pass"
             )
-            await hosts.set_state(connection, host_id, "quarantined", reason)
-            log.warning("host quarantined", host_id=host_id, reason=reason)
+            await _quarantine(connection, config, host_id, reason)
+
+
+async def _quarantine(connection: Connection, config: Config, host_id: int, reason: str) -> None:
+    await hosts.set_state(connection, host_id, "quarantined", reason)
+    withdrawn = await comparisons.withdraw(
+        connection, host_id, f"this host is quarantined: {reason}",
+        config.replication.window_days * DAY_SECONDS,
+    )  # fmt: skip
+    log.warning("host quarantined", host_id=host_id, reason=reason, withdrawn=withdrawn)
 
 
 async def place(connection: Connection, config: Config) -> None:
     """Send results that need another opinion to hosts of other users."""
-    found = await comparisons.open_results(connection, ["wanted", "disputed"])
+    policy = config.replication
+    found = await comparisons.open_results(connection, ["wanted", "disputed"], policy.trusted_after)
     if not found:
         return
     known = await _versions(connection, found)
     needs, given_up = [], []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
         opinions = list(group)
-        if opinions[0].tries >= config.replication.tries:
+        version = known[opinions[0].version_id]
+        if opinions[0].tries >= policy.tries or version.state != "active":
             given_up.append(workunit_id)
             continue
-        manifest = known[opinions[0].version_id].manifest
         needs.append(
             replicate.Need(
                 workunit_id=workunit_id,
                 device=opinions[0].device,
-                environment=manifest.environment,
-                memory_bytes=manifest.resources.memory_bytes,
+                environment=version.manifest.environment,
+                memory_bytes=version.manifest.resources.memory_bytes,
                 users=frozenset(o.user_id for o in opinions),
                 purpose="tiebreak" if len(opinions) > 1 else "replica",
             )
         )
     live = await comparisons.live_opinions(
-        connection, config.deploy.live_minutes * 60, config.replication.trusted_after
+        connection, config.deploy.live_minutes * 60, policy.trusted_after
     )
     placed, nowhere = replicate.place(needs, live)
     versions = {o.workunit_id: o.version_id for o in found}
-    await comparisons.place(connection, placed, versions, config.replication.hold_hours * 3600)
+    await comparisons.place(connection, placed, versions, policy.hold_hours * 3600)
     given_up += [need.workunit_id for need in nowhere]
+    for need in nowhere:
+        if len(need.users) > 2:  # nobody is left to ask, and no two of three agree
+            version = known[versions[need.workunit_id]]
+            await _irreproducible(connection, version, len(need.users), "nobody else can be asked")
     if given_up:
         await comparisons.set_state(
             connection, given_up, "given_up", "no other user's live host could compute it"
         )
 
 
-async def watch(connection: Connection) -> None:
+async def watch(connection: Connection, config: Config) -> None:
     """Stop experiments that fail too often, run too long, or ignore their seed."""
-    for version_id in await tasks.newly_reported(connection, WATCH_SECONDS):
-        alarm = watchdog.watch(await tasks.recent(connection, version_id))
-        if alarm is None:
-            suspects, alarm = watchdog.same_results(*await tasks.twins(connection, version_id))
-            for host_id in suspects:
-                await hosts.set_state(
-                    connection, host_id, "quarantined",
-                    "it returned the very same numbers for different seeds",
-                )  # fmt: skip
+    since = max(WATCH_SECONDS, WATCH_ROUNDS * config.serve.round_seconds)
+    for version_id in await tasks.newly_reported(connection, since):
+        alarm = await _alarm(connection, config, version_id)
         if alarm and await alarms.raise_alarm(connection, version_id, alarm.kind, alarm.message):
             withdrawn = await experiments.set_state(
                 connection, version_id, "stopped", alarm.message
             )
-            await connection.execute(
-                """UPDATE hosts SET failing = 0 WHERE host_id IN (
-                       SELECT host_id FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)
-                     AND failing > 0""",
-                (version_id,),
-            )
+            await hosts.forgive(connection, version_id)
             log.error("experiment stopped", version_id=version_id, reason=alarm.message,
                       withdrawn=withdrawn)  # fmt: skip
+
+
+async def _alarm(connection: Connection, config: Config, version_id: int) -> watchdog.Alarm | None:
+    """What is wrong with a version; hosts that are to blame instead are quarantined."""
+    recent = await tasks.recent(connection, version_id)
+    alarm = watchdog.watch(recent)
+    if alarm is not None:
+        going_on = await tasks.outliving(connection, version_id, alarm.outlived_after_seconds)
+        if not watchdog.is_of_hosts(alarm, recent, going_on):
+            return alarm
+    twins = await tasks.twins(connection, version_id)
+    if not twins:
+        return None
+    live = await hosts.live_users(connection, config.deploy.live_minutes * 60)
+    company = await tasks.company(connection, version_id, len(live))
+    suspects, alarm = watchdog.same_results(twins, company)
+    for host_id in suspects:
+        await _quarantine(
+            connection, config, host_id, "it returned the very same numbers for different seeds"
+        )
+    return alarm
 
 
 async def _versions(connection: Connection, found: list[OpenRow]) -> dict[int, VersionRow]:

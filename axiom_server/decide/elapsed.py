@@ -3,6 +3,8 @@
 A task cannot have run longer than since it was granted. A host as a whole cannot have spent more
 than its slots times the wall time in which it held tasks: it earns an *allowance* of slot-seconds
 while it does, and what is believed is taken out of it. So a buffer granted early is no licence.
+
+What is claimed far beyond that is a lie, and is charged to the host as a wrong result is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from msgspec import Struct
 
 CLOCK_TOLERANCE = 1.02  # two clocks, one of them a volunteer's: quartz is better than 0.1 %
 GRACE_SECONDS = 2.0  # a slot, once: the grant and the report each take a round trip
+LIE_FACTOR = 1.2  # no clock drifts so far: less is capped and not held against the host
+LIE_SECONDS = 120.0
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -49,3 +53,21 @@ def believe(claims: Sequence[Claim], allowance: float, slots: int) -> Believed:
         capped = {task_id: seconds * share for task_id, seconds in capped.items()}
         total = available
     return Believed(elapsed_seconds=capped, allowance_seconds=max(0.0, allowance - total))
+
+
+def lie(claims: Sequence[Claim], believed: Believed) -> tuple[int, str] | None:
+    """The worst claim that cannot be true, and why; None when all could be.
+
+    One for a whole report, however many tasks it names: a host that was moved or resized errs once.
+    """
+    worst = max(
+        claims,
+        key=lambda c: (c.claimed_seconds - believed.elapsed_seconds[c.task_id], -c.task_id),
+        default=None,
+    )
+    if worst is None:
+        return None
+    possible = believed.elapsed_seconds[worst.task_id]
+    if worst.claimed_seconds <= LIE_FACTOR * possible + LIE_SECONDS:
+        return None
+    return worst.task_id, f"claims {worst.claimed_seconds:.0f} s where {possible:.0f} s passed"

@@ -23,6 +23,7 @@ class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tasks_per_user          most tasks in the hands of one user's hosts together; 0: no limit
     deadline_factor         a lease lasts this many times the expected run on this host
     deadline_min_seconds    and never less: a laptop sleeps, a network fails
+    silent_hours            of a host: then its leases end too, however long they had to go
     """
 
     buffer_seconds_max: Annotated[float, Meta(ge=0)] = DAY
@@ -30,6 +31,7 @@ class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tasks_per_user: Annotated[int, Meta(ge=0)] = 0
     deadline_factor: Annotated[float, Meta(ge=1)] = 10.0
     deadline_min_seconds: Annotated[float, Meta(gt=0)] = 6 * HOUR
+    silent_hours: Annotated[float, Meta(gt=0)] = 24.0
 
 
 @dataclass(frozen=True, kw_only=True)

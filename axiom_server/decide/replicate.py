@@ -8,8 +8,9 @@ its gate alone; it is credited, and marked as unreplicated.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -19,13 +20,16 @@ class ReplicationPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """How much is checked.
 
     trusted_after           agreements in a row that make a host trusted
+    distrust                agreements that a mismatch takes from it: so many more are checked
     one_in                  results of a trusted host: one in this many is checked
-    mismatches_to_quarantine  of one host, within ``window_days``
+    mismatches_to_quarantine  of one host, within ``window_days``; a claim of time that cannot have
+                            passed counts as one
     hold_hours              how long the second host may take to fetch a replica
     tries                   hosts that are asked before the result stands alone
     """
 
     trusted_after: Annotated[int, Meta(ge=1)] = 10
+    distrust: Annotated[int, Meta(ge=0)] = 100
     one_in: Annotated[int, Meta(ge=1)] = 50
     mismatches_to_quarantine: Annotated[int, Meta(ge=1)] = 3
     window_days: Annotated[float, Meta(gt=0)] = 7.0
@@ -47,7 +51,11 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """A live host that could give one; ``load`` is what it has been asked for already, per slot."""
+    """A live host that could give one.
+
+    asked  what waits for it already
+    rank   drawn at random, so that nobody can arrange whom his results are held against
+    """
 
     host_id: int
     user_id: int | None
@@ -57,6 +65,7 @@ class Opinion:
     environments: frozenset[str]
     trusted: bool
     asked: int = 0
+    rank: float = 0.0
 
 
 def wants_replica(policy: ReplicationPolicy, agreements: int, draw: float) -> bool:
@@ -67,28 +76,64 @@ def wants_replica(policy: ReplicationPolicy, agreements: int, draw: float) -> bo
 def place(
     needs: Sequence[Need], hosts: Sequence[Opinion]
 ) -> tuple[list[tuple[Need, int]], list[Need]]:
-    """Send each need to the least loaded fitting host, trusted first; and what fits nowhere."""
+    """Send each need to the least loaded fitting host; and what fits nowhere.
+
+    Of equally loaded hosts a trusted one comes first; for a tiebreak, before less loaded ones too.
+    """
     asked = {host.host_id: host.asked for host in hosts}
+    queues: dict[tuple[str, str, int, bool], list[_Place]] = {}
     placed, nowhere = [], []
     for need in sorted(needs, key=lambda n: (n.workunit_id, n.purpose)):
-        able = [host for host in hosts if _able(need, host)]
-        if not able:
+        tiebreak = need.purpose == "tiebreak"
+        key = (need.device, need.environment, need.memory_bytes, tiebreak)
+        if key not in queues:
+            queues[key] = [(_order(h, asked, tiebreak), h) for h in hosts if _able(need, h)]
+            heapify(queues[key])
+        chosen = _next(queues[key], need, asked, tiebreak)
+        if chosen is None:
             nowhere.append(need)
             continue
-        chosen = min(
-            able,
-            key=lambda h: (asked[h.host_id] // max(1, h.slots), not h.trusted,
-                           asked[h.host_id] / max(1, h.slots), h.host_id),
-        )  # fmt: skip
         asked[chosen.host_id] += 1
         placed.append((need, chosen.host_id))
     return placed, nowhere
 
 
+_Order = tuple[bool, int, bool, float, float, int]
+_Place = tuple[_Order, Opinion]
+
+
+def _order(host: Opinion, asked: Mapping[int, int], tiebreak: bool) -> _Order:
+    slots, load = max(1, host.slots), asked[host.host_id]
+    return (
+        tiebreak and not host.trusted, load // slots, not host.trusted, load / slots, host.rank,
+        host.host_id,
+    )  # fmt: skip
+
+
+def _next(
+    queue: list[_Place], need: Need, asked: Mapping[int, int], tiebreak: bool
+) -> Opinion | None:
+    """The first host of another user; loads that grew since they were queued are put right."""
+    passed: list[_Place] = []
+    chosen = None
+    while queue and chosen is None:
+        order, host = heappop(queue)
+        now = _order(host, asked, tiebreak)
+        if now != order:
+            heappush(queue, (now, host))
+            continue
+        passed.append((order, host))
+        if host.user_id not in need.users:
+            chosen = host
+    for place in passed:
+        heappush(queue, place)
+    return chosen
+
+
 def _able(need: Need, host: Opinion) -> bool:
+    """Whether a host could compute it, whoever's it is."""
     return (
         host.user_id is not None
-        and host.user_id not in need.users
         and need.environment in host.environments
         and need.memory_bytes <= host.memory_bytes
         and (need.device != "gpu" or host.gpus > 0)

@@ -1,34 +1,34 @@
-"""Two or three results of one seed: which are believed, and which host is the outlier."""
+"""Results of one seed held against each other: which are believed, and who is the outlier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
 
-OPINIONS_MAX = 3  # when no two of three agree, the experiment is at fault, not a host
+OPINIONS_MAX = 5  # when there is no majority by then, the experiment is at fault, not a host
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """One gated result of the workunit."""
+    """One gated result of the workunit. ``trusted``: its host has agreed with others for long."""
 
     task_id: int
     host_id: int
     result: Result
+    trusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonDecision:
     """What follows.
 
-    verdict   agreed: at least two agree; disputed: a third is needed; unsettled: no two of three
-              agree, so the numbers are not reproducible and nobody is to blame
+    verdict   agreed: most agree; disputed: another opinion is needed; unsettled: there is still no
+              majority, so the numbers are not reproducible and nobody is to blame
     agreeing  the tasks that agree
     outliers  (task, why), whose hosts are charged with a mismatch
     """
@@ -40,25 +40,47 @@ class ComparisonDecision:
 
 
 def compare(manifest: Manifest, opinions: Sequence[Opinion]) -> ComparisonDecision:
-    """Hold the results of one seed against each other, field by field. Two at least."""
+    """Hold the results of one seed against each other, field by field. Two at least.
+
+    Two new hosts do not outvote a trusted one: two accounts of one liar would. A fourth opinion,
+    which a trusted host gives where there is one, decides.
+    """
     ordered = sorted(opinions, key=lambda o: o.task_id)
-    first_difference = ""
-    for a, b in combinations(ordered, 2):
-        differences = disagreements(manifest, a.result, b.result, most=1)
-        if not differences:
-            return _around(manifest, a, ordered)
-        first_difference = first_difference or differences[0]
-    if len(ordered) < OPINIONS_MAX:
-        return ComparisonDecision(verdict="disputed", note=first_difference)
-    return ComparisonDecision(verdict="unsettled", note=first_difference)
+    camps = _camps(manifest, ordered)
+    largest, others = camps[0], camps[1:]
+    outliers = [opinion for camp in others for opinion in camp]
+    if not outliers:
+        return ComparisonDecision(verdict="agreed", agreeing=_tasks(largest))
+    note = disagreements(manifest, largest[0].result, outliers[0].result, most=1)[0]
+    majority = len(largest) > len(others[0]) and len(largest) > 1
+    doubtful = any(o.trusted for o in outliers) and not any(o.trusted for o in largest)
+    if majority and (not doubtful or len(ordered) > OPINIONS_MAX - 2):
+        return ComparisonDecision(
+            verdict="agreed",
+            agreeing=_tasks(largest),
+            outliers=tuple(
+                (o.task_id, disagreements(manifest, largest[0].result, o.result, most=1)[0])
+                for o in sorted(outliers, key=lambda o: o.task_id)
+            ),
+        )
+    verdict: Literal["disputed", "unsettled"] = (
+        "disputed" if len(ordered) < OPINIONS_MAX else "unsettled"
+    )
+    return ComparisonDecision(verdict=verdict, note=note)
 
 
-def _around(manifest: Manifest, centre: Opinion, ordered: Sequence[Opinion]) -> ComparisonDecision:
-    agreeing, outliers = [], []
+def _camps(manifest: Manifest, ordered: Sequence[Opinion]) -> list[list[Opinion]]:
+    """Opinions that agree with the first of their camp; the largest camp first."""
+    camps: list[list[Opinion]] = []
     for opinion in ordered:
-        differences = disagreements(manifest, centre.result, opinion.result, most=1)
-        if differences:
-            outliers.append((opinion.task_id, differences[0]))
+        for camp in camps:
+            if not disagreements(manifest, camp[0].result, opinion.result, most=1):
+                camp.append(opinion)
+                break
         else:
-            agreeing.append(opinion.task_id)
-    return ComparisonDecision(verdict="agreed", agreeing=tuple(agreeing), outliers=tuple(outliers))
+            camps.append([opinion])
+    return sorted(camps, key=lambda camp: (-len(camp), camp[0].task_id))
+
+
+def _tasks(camp: Sequence[Opinion]) -> tuple[int, ...]:
+    return tuple(opinion.task_id for opinion in camp)

@@ -1,19 +1,24 @@
 """Stop an experiment that harms the hosts: fails too often, or runs far longer than declared.
 
 In the original project one broken script put every host into back-off. Here it is the experiment
-that is stopped, and the hosts are spared any penalty.
+that is stopped, and the hosts are spared any penalty. The other way round, a few broken or lying
+hosts must not stop a sound experiment: they answer at once, while honest hosts still compute.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 RESULTS_MIN = 10  # fewer say nothing
 ERROR_RATE_MAX = 0.10
 SLOWER_MAX = 10.0  # times the declared seconds, by the median, at each host's own pace
 FASTER_MAX = 1_000.0  # the same the other way: it does nothing; a fast host is no fault
+OUTLIVED_FACTOR = 2.0  # a task that runs on for so many times as long has not met that fault
+OUTLIVED_SECONDS = 300.0  # and so much more: it may have waited before it began
+REPEATS_MIN = 4  # different seeds with the same numbers before one host is suspected
+REPEATS_ALONE = 10  # ... before an experiment that nobody else computes is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +31,21 @@ class Ended:
     host_id: int
     fault: bool
     ratio: float
+    elapsed_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Why an experiment is stopped."""
+    """Why an experiment is stopped, unless it is the fault of ``hosts``.
+
+    share_max  of the hosts that compute it: with more of them at fault, it is the experiment
+    """
 
     kind: str
     message: str
+    hosts: frozenset[int] = frozenset()
+    outlived_after_seconds: float = 0.0
+    share_max: float = 0.0
 
 
 def watch(recent: Sequence[Ended]) -> Alarm | None:
@@ -45,51 +57,101 @@ def watch(recent: Sequence[Ended]) -> Alarm | None:
     # One host that fails at everything is that host's trouble, unless nobody else tried.
     spread = len(faulty_hosts) > 1 or len(hosts) == 1
     if spread and len(faults) > ERROR_RATE_MAX * len(recent):
-        return Alarm(
-            kind="error_rate",
-            message=f"{len(faults)} of its last {len(recent)} tasks failed, "
+        return _alarm(
+            "error_rate", faults, ERROR_RATE_MAX,
+            f"{len(faults)} of its last {len(recent)} tasks failed, "
             f"on {len(faulty_hosts)} of {len(hosts)} hosts",
-        )
-    ratios = [task.ratio for task in recent if not task.fault and task.ratio > 0]
-    if len(ratios) < RESULTS_MIN:
+        )  # fmt: skip
+    timed = [task for task in recent if not task.fault and task.ratio > 0]
+    if len(timed) < RESULTS_MIN:
         return None
-    middle = statistics.median(ratios)
+    middle = statistics.median(task.ratio for task in timed)
     if middle > SLOWER_MAX:
-        return Alarm(
-            kind="runtime", message=f"it runs {middle:.1f} times as long as its metadata declares"
+        slow = [task for task in timed if task.ratio > SLOWER_MAX]
+        return _alarm(
+            "runtime", slow, 0.5, f"it runs {middle:.1f} times as long as its metadata declares"
         )
     if middle < 1 / FASTER_MAX:
-        return Alarm(
-            kind="runtime", message=f"it runs {1 / middle:.0f} times shorter than declared"
-        )
+        fast = [task for task in timed if task.ratio < 1 / FASTER_MAX]
+        return _alarm("runtime", fast, 0.5, f"it runs {1 / middle:.0f} times shorter than declared")
     return None
+
+
+def _alarm(kind: str, at_fault: Sequence[Ended], share_max: float, message: str) -> Alarm:
+    longest = max(task.elapsed_seconds for task in at_fault)
+    return Alarm(
+        kind=kind, message=message, share_max=share_max,
+        hosts=frozenset(task.host_id for task in at_fault),
+        outlived_after_seconds=OUTLIVED_FACTOR * longest + OUTLIVED_SECONDS,
+    )  # fmt: skip
+
+
+def is_of_hosts(alarm: Alarm, recent: Sequence[Ended], outliving: Collection[int]) -> bool:
+    """Whether it is a few hosts that fail, and not the experiment.
+
+    outliving  hosts on which a task of it has run on for longer than ``outlived_after_seconds``
+    """
+    computing = {task.host_id for task in recent} | set(outliving)
+    spared = computing - alarm.hosts
+    return bool(spared) and len(alarm.hosts) <= alarm.share_max * len(computing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """Results with the very same numbers under different seeds."""
+    """The very same numbers under different seeds. ``repeats``: how many of them, by host."""
 
     seeds: frozenset[int]
-    hosts: frozenset[int]
+    repeats: dict[int, int]
     users: frozenset[int | None]
 
 
-def same_results(twins: Sequence[Twin], hosts_of_version: int) -> tuple[list[int], Alarm | None]:
+@dataclass(frozen=True, kw_only=True)
+class Company:
+    """Who else computes a version.
+
+    others   users with other numbers of it than the twins
+    waiting  users who compute it now and have no such result
+    only     one user is all that the project has
+    """
+
+    others: frozenset[int | None] = frozenset()
+    waiting: frozenset[int | None] = frozenset()
+    only: bool = False
+
+
+def same_results(twins: Sequence[Twin], company: Company) -> tuple[list[int], Alarm | None]:
     """Who is at fault when different seeds gave the same numbers: hosts, or the experiment.
 
-    One host alone among several is inventing its numbers; several users' hosts, or the only host
-    there is, mean that the script ignores its seed.
+    The experiment ignores its seed when those who got the same numbers as another user, or who are
+    alone with it, are more than those who got others or still compute: so neither one inventor nor
+    several that invent the same can stop it before honest hosts, who need hours, have spoken. A
+    host that repeats itself is inventing once others' numbers show that the seed matters.
     """
-    suspects: set[int] = set()
-    for twin in twins:
-        if len(twin.seeds) < 2:
-            continue
-        if len(twin.hosts) == 1 and hosts_of_version > 1:
-            suspects |= twin.hosts
-        else:
-            seeds = ", ".join(str(seed) for seed in sorted(twin.seeds)[:3])
-            return [], Alarm(
-                kind="same_result",
-                message=f"seeds {seeds} gave the very same numbers: it ignores its seed",
-            )
+    twins = [twin for twin in twins if len(twin.seeds) > 1]
+    involved = frozenset[int | None]().union(*(twin.users for twin in twins))
+    others = company.others - involved
+    doubting = others | (company.waiting - involved)
+    shared = [t for t in twins if len(t.users) > 1 or _alone(t, involved, doubting, company.only)]
+    agreeing = frozenset[int | None]().union(*(twin.users for twin in shared))
+    if len(agreeing) > len(doubting):
+        seeds = sorted(max(shared, key=lambda t: len(t.seeds)).seeds)[:3]
+        return [], Alarm(
+            kind="same_result",
+            message=f"seeds {', '.join(map(str, seeds))} gave the very same numbers: "
+            "it ignores its seed",
+        )
+    suspects = {
+        host_id
+        for twin in twins
+        for host_id, count in twin.repeats.items()
+        if count >= REPEATS_MIN and len(others) >= len(twin.users)
+    }
     return sorted(suspects), None
+
+
+def _alone(
+    twin: Twin, involved: Collection[int | None], doubting: Collection[int | None], only: bool
+) -> bool:
+    """One user's numbers count against the experiment when nobody else has anything to say."""
+    enough = only or len(twin.seeds) >= REPEATS_ALONE
+    return not doubting and len(involved) == 1 and enough

@@ -22,38 +22,44 @@ class OpenRow(NamedTuple):
     task_id: int
     host_id: int
     user_id: int | None
+    trusted: bool
     result: dict[str, Any]
 
 
-async def open_results(connection: Connection, states: Sequence[str]) -> list[OpenRow]:
+async def open_results(
+    connection: Connection, states: Sequence[str], trusted_after: int
+) -> list[OpenRow]:
     """Results of workunits under comparison, locked, by workunit and task."""
     found = await rows(
         connection,
         f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
-                   t.user_id, r.result
+                   t.user_id, h.agreements >= %s, r.result
             FROM (SELECT * FROM comparisons WHERE state = ANY(%s)
                     AND state IN ('wanted', 'placed', 'disputed')
                   ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
+            JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
-        (list(states),),
+        (trusted_after, list(states)),
     )
     return [OpenRow._make(r) for r in found]
 
 
-async def answered(connection: Connection) -> list[OpenRow]:
+async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
     """As ``open_results``, of placed comparisons whose other opinion has come, or will not come."""
     found = await rows(
         connection,
         f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
-                   t.user_id, r.result
+                   t.user_id, h.agreements >= %s, r.result
             FROM (SELECT * FROM comparisons p WHERE state = 'placed'
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
                                     AND l.state = 'leased')
                   ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
+            JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
+        (trusted_after,),
     )
     return [OpenRow._make(r) for r in found]
 
@@ -61,11 +67,11 @@ async def answered(connection: Connection) -> list[OpenRow]:
 async def live_opinions(
     connection: Connection, live_seconds: float, trusted_after: int
 ) -> list[Opinion]:
-    """Live hosts that could compute a replica, with how many wait for each already."""
+    """Live hosts that could compute a replica, with how many wait for each, in a drawn order."""
     found = await rows(
         connection,
         """SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
-                  h.agreements >= %s, COALESCE(q.waiting, 0)
+                  h.agreements >= %s, COALESCE(q.waiting, 0), random()
            FROM hosts h LEFT JOIN (SELECT host_id, count(*) AS waiting FROM queue
                                    WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
            WHERE h.state = 'active' AND NOT h.imported AND h.draining = '' AND h.failing = 0
@@ -77,8 +83,9 @@ async def live_opinions(
         Opinion(
             host_id=host, user_id=user, slots=cores + gpus, gpus=gpus, memory_bytes=memory,
             environments=frozenset(environments), trusted=trusted, asked=waiting,
+            rank=rank,
         )
-        for host, user, cores, gpus, memory, environments, trusted, waiting in found
+        for host, user, cores, gpus, memory, environments, trusted, waiting, rank in found
     ]  # fmt: skip
 
 
@@ -131,8 +138,8 @@ async def agree(connection: Connection, tasks: Sequence[int]) -> None:
     )
 
 
-async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
-    """Charge the outliers' hosts with a mismatch; their results earn and count for nothing."""
+async def charge(connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int) -> None:
+    """Charge the hosts of these tasks with a mismatch each; they are checked for long after."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """INSERT INTO mismatches (task_id, host_id, note)
@@ -142,6 +149,16 @@ async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> 
         (ids, notes),
     )
     await connection.execute(
+        """UPDATE hosts SET agreements = -%s
+           WHERE host_id IN (SELECT host_id FROM tasks WHERE task_id = ANY(%s))""",
+        (distrust, ids),
+    )
+
+
+async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
+    """The outliers' results earn and count for nothing."""
+    ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
+    await connection.execute(
         """UPDATE tasks t
            SET refusal = left('other hosts disagree for the same seed: ' || m.note, 200)
            FROM unnest(%s::bigint[], %s::text[]) AS m (task_id, note)
@@ -149,22 +166,62 @@ async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> 
         (ids, notes),
     )
     await connection.execute("DELETE FROM results WHERE task_id = ANY(%s)", (ids,))
-    await connection.execute(
-        """UPDATE hosts SET agreements = 0
-           WHERE host_id IN (SELECT host_id FROM tasks WHERE task_id = ANY(%s))""",
-        (ids,),
-    )
 
 
-async def mismatches_of(
-    connection: Connection, tasks: Sequence[int], window_seconds: float
-) -> dict[int, int]:
-    """Mismatches in the window, of the hosts of these tasks."""
+async def charged(connection: Connection, window_seconds: float) -> dict[int, int]:
+    """Mismatches in the window and since their last release, of active hosts that have any."""
     found = await rows(
         connection,
-        """SELECT host_id, count(*) FROM mismatches
-           WHERE host_id IN (SELECT host_id FROM tasks WHERE task_id = ANY(%s))
-             AND at > now() - %s * interval '1 second' GROUP BY host_id""",
-        (list(tasks), window_seconds),
+        """SELECT h.host_id, count(*) FROM hosts h JOIN mismatches m USING (host_id)
+           WHERE h.state = 'active' AND m.at > now() - %s * interval '1 second'
+             AND (h.released_at IS NULL OR m.at > h.released_at)
+           GROUP BY h.host_id ORDER BY h.host_id""",
+        (window_seconds,),
     )
     return {int(h): int(n) for h, n in found}
+
+
+async def withdraw(connection: Connection, host_id: int, reason: str, window_seconds: float) -> int:
+    """Take a quarantined host's results of the window back where nobody has confirmed them.
+
+    What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the
+    replica that is being computed. Returns how many results.
+    """
+    found = await rows(
+        connection,
+        """WITH unconfirmed AS (
+               SELECT t.task_id, t.workunit_id FROM versions v JOIN tasks t USING (version_id)
+               JOIN results r USING (task_id) LEFT JOIN comparisons c
+                    ON c.workunit_id = t.workunit_id
+               WHERE t.host_id = %(host)s AND t.ended_at > now() - %(window)s * interval '1 second'
+                 AND COALESCE(c.state, '') NOT IN ('agreed', 'settled')
+           ), refused AS (
+               UPDATE tasks t SET refusal = left(%(reason)s, 200) FROM unconfirmed u
+               WHERE t.task_id = u.task_id AND t.state = 'reported'
+           ), gone AS (
+               DELETE FROM results r USING unconfirmed u WHERE r.task_id = u.task_id
+           ), alone AS (
+               SELECT DISTINCT u.workunit_id FROM unconfirmed u WHERE NOT EXISTS (
+                   SELECT FROM results r WHERE r.workunit_id = u.workunit_id
+                   AND r.task_id NOT IN (SELECT task_id FROM unconfirmed))
+           ), computed AS (
+               UPDATE tasks t SET purpose = 'first' FROM alone a
+               WHERE t.workunit_id = a.workunit_id AND t.state = 'leased'
+               RETURNING t.workunit_id
+           ), settled AS (
+               DELETE FROM comparisons c USING alone a WHERE c.workunit_id = a.workunit_id
+           ), unplaced AS (
+               DELETE FROM queue q USING alone a
+               WHERE q.workunit_id = a.workunit_id AND q.purpose <> 'first'
+           ), again AS (
+               INSERT INTO queue (workunit_id, version_id, device)
+               SELECT w.workunit_id, w.version_id, w.device
+               FROM alone JOIN workunits w USING (workunit_id) JOIN versions v USING (version_id)
+               WHERE v.state = 'active'
+                 AND workunit_id NOT IN (SELECT workunit_id FROM computed)
+               ON CONFLICT DO NOTHING
+           )
+           SELECT count(*) FROM unconfirmed""",
+        {"host": host_id, "reason": reason, "window": window_seconds},
+    )
+    return int(found[0][0])

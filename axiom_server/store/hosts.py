@@ -131,11 +131,24 @@ async def listing(connection: Connection, most: int) -> list[HostLine]:
 
 
 async def set_state(connection: Connection, host_id: int, state: str, reason: str) -> bool:
-    """Quarantine or release a host; False when there is none of that id."""
+    """Quarantine or release a host; False when there is none of that id.
+
+    What it was charged with before its release no longer counts.
+    """
     cursor = await connection.execute(
         """UPDATE hosts SET state = %s, state_reason = %s,
-               agreements = CASE WHEN %s = 'quarantined' THEN 0 ELSE agreements END
+               agreements = CASE WHEN %s = 'quarantined' THEN 0 ELSE agreements END,
+               released_at = CASE WHEN %s = 'active' THEN now() ELSE released_at END
            WHERE host_id = %s""",
-        (state, reason, state, host_id),
+        (state, reason, state, state, host_id),
     )
     return cursor.rowcount == 1
+
+
+async def forgive(connection: Connection, version_id: int) -> None:
+    """Hosts that met a version which was stopped have not failed."""
+    await connection.execute(
+        """UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (
+               SELECT host_id FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)""",
+        (version_id,),
+    )

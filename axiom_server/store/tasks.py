@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from axiom_server.decide.watchdog import Ended, Twin
+from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
 EXPIRE_MOST = 10_000  # leases in one transaction, so that it stays short
 RECENT_MOST = 50  # newest tasks of a version that the watchdog looks at
+TWINS_MOST = 1_000  # newest results of a version that are searched for twins
 
 
 class TaskLine(NamedTuple):
@@ -29,16 +30,23 @@ class TaskLine(NamedTuple):
     message: str
 
 
-async def expire(connection: Connection) -> int:
-    """Take back leases past their deadline; their workunits wait again. Returns how many."""
+async def expire(connection: Connection, silent_seconds: float) -> int:
+    """Take back leases past their deadline, and those of hosts unheard of for too long.
+
+    Their workunits wait again. Returns how many.
+    """
     found = await rows(
         connection,
         f"""WITH late AS (
                SELECT task_id FROM tasks WHERE state = 'leased' AND deadline_at < now()
                ORDER BY deadline_at LIMIT {EXPIRE_MOST} FOR UPDATE SKIP LOCKED
+           ), silent AS (
+               SELECT t.task_id FROM tasks t JOIN hosts h USING (host_id)
+               WHERE t.state = 'leased' AND h.last_seen_at < now() - %s * interval '1 second'
+               LIMIT {EXPIRE_MOST} FOR UPDATE OF t SKIP LOCKED
            ), lost AS (
                UPDATE tasks t SET state = 'lost', outcome = 'lost', ended_at = now()
-               FROM late WHERE t.task_id = late.task_id
+               WHERE t.task_id IN (SELECT task_id FROM late UNION SELECT task_id FROM silent)
                RETURNING t.workunit_id, t.version_id, t.device, t.purpose, t.attempt
            ), again AS (
                INSERT INTO queue (workunit_id, version_id, device, attempt)
@@ -52,6 +60,7 @@ async def expire(connection: Connection) -> int:
                  AND c.state = 'placed'
            )
            SELECT count(*) FROM lost""",
+        (silent_seconds,),
     )
     return int(found[0][0])
 
@@ -77,7 +86,8 @@ async def recent(connection: Connection, version_id: int) -> list[Ended]:
     found = await rows(
         connection,
         f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
-                   COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001)
+                   COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
+                   COALESCE(t.elapsed_seconds, 0)
             FROM (SELECT * FROM tasks
                   WHERE version_id = %s AND ended_at IS NOT NULL
                     AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
@@ -87,36 +97,93 @@ async def recent(connection: Connection, version_id: int) -> list[Ended]:
             JOIN hosts h ON h.host_id = t.host_id""",
         (version_id,),
     )
-    return [Ended(host_id=h, fault=fault, ratio=ratio) for h, fault, ratio in found]
+    return [
+        Ended(host_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
+        for h, fault, ratio, elapsed in found
+    ]
 
 
-async def twins(connection: Connection, version_id: int) -> tuple[list[Twin], int]:
-    """Valid results of a version that hold the same numbers under different seeds.
-
-    Also the number of hosts that returned results of it.
-    """
+async def outliving(connection: Connection, version_id: int, seconds: float) -> set[int]:
+    """Hosts on which a task of a version is known to have run for longer than this."""
     found = await rows(
         connection,
-        """SELECT array_agg(DISTINCT w.seed), array_agg(DISTINCT t.host_id),
-                  array_agg(DISTINCT t.user_id)
-           FROM results r JOIN workunits w USING (workunit_id) JOIN tasks t USING (task_id)
-           WHERE r.version_id = %s AND r.valid = 1
-           GROUP BY w.parameters_id, r.digest HAVING count(DISTINCT w.seed) > 1
-           ORDER BY 1 LIMIT 100""",
-        (version_id,),
+        """SELECT DISTINCT t.host_id FROM tasks t JOIN hosts h USING (host_id)
+           WHERE t.state = 'leased' AND t.version_id = %s AND h.failing = 0
+             AND h.last_seen_at - t.granted_at > %s * interval '1 second'""",
+        (version_id, seconds),
     )
-    hosts = await rows(
+    return {int(r[0]) for r in found}
+
+
+async def twins(connection: Connection, version_id: int) -> list[Twin]:
+    """Numbers among a version's newest valid results that it also gave under another seed."""
+    found = await rows(
         connection,
-        """SELECT count(DISTINCT t.host_id) FROM results r JOIN tasks t USING (task_id)
-           WHERE r.version_id = %s""",
+        f"""WITH fresh AS (
+               SELECT DISTINCT w.parameters_id, r.digest
+               FROM (SELECT task_id, workunit_id FROM tasks
+                     WHERE version_id = %(version)s AND ended_at IS NOT NULL
+                       AND outcome = 'success' AND refusal = ''
+                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+               JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
+               WHERE r.valid = 1 AND EXISTS (
+                   SELECT FROM results o WHERE o.version_id = %(version)s
+                     AND o.digest = r.digest AND o.workunit_id <> r.workunit_id)
+           ), same AS (
+               SELECT f.parameters_id, f.digest, o.seed, o.host_id, o.user_id
+               FROM fresh f CROSS JOIN LATERAL (
+                   SELECT w.seed, t.host_id, t.user_id
+                   FROM results r JOIN workunits w USING (workunit_id) JOIN tasks t USING (task_id)
+                   WHERE r.version_id = %(version)s AND r.digest = f.digest AND r.valid = 1
+                     AND w.parameters_id = f.parameters_id LIMIT {TWINS_MOST}) o
+           ), hosts AS (
+               SELECT parameters_id, digest, host_id, count(DISTINCT seed) AS seeds
+               FROM same GROUP BY 1, 2, 3
+           )
+           SELECT array_agg(DISTINCT s.seed), array_agg(DISTINCT s.user_id),
+                  (SELECT json_object_agg(h.host_id, h.seeds) FROM hosts h
+                   WHERE h.parameters_id = s.parameters_id AND h.digest = s.digest)
+           FROM same s GROUP BY s.parameters_id, s.digest HAVING count(DISTINCT s.seed) > 1
+           ORDER BY 1""",
+        {"version": version_id},
+    )
+    return [
+        Twin(
+            seeds=frozenset(seeds),
+            users=frozenset(users),
+            repeats={int(h): n for h, n in repeats.items()},
+        )
+        for seeds, users, repeats in found
+    ]
+
+
+async def company(connection: Connection, version_id: int, live_users: int) -> Company:
+    """Users with valid results of a version that are not twins, and users who compute it now."""
+    others = await rows(
+        connection,
+        f"""WITH newest AS (
+               SELECT t.user_id, w.parameters_id, w.seed, r.digest
+               FROM (SELECT task_id, workunit_id, user_id FROM tasks
+                     WHERE version_id = %s AND ended_at IS NOT NULL
+                       AND outcome = 'success' AND refusal = ''
+                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+               JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
+               WHERE r.valid = 1
+           )
+           SELECT DISTINCT n.user_id FROM newest n WHERE NOT EXISTS (
+               SELECT FROM newest o WHERE o.parameters_id = n.parameters_id
+                 AND o.digest = n.digest AND o.seed <> n.seed)""",
         (version_id,),
     )
-    return (
-        [
-            Twin(seeds=frozenset(seeds), hosts=frozenset(hosts_), users=frozenset(users))
-            for seeds, hosts_, users in found
-        ],
-        int(hosts[0][0]),
+    waiting = await rows(
+        connection,
+        "SELECT DISTINCT user_id FROM tasks WHERE state = 'leased' AND version_id = %s",
+        (version_id,),
+    )
+    return Company(
+        others=frozenset(r[0] for r in others),
+        waiting=frozenset(r[0] for r in waiting),
+        only=live_users < 2,
     )
 
 

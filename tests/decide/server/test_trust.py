@@ -9,7 +9,7 @@ import pytest
 from axiom_protocol.manifest import Field, Manifest
 from axiom_server.decide import replicate, retry, validate, watchdog
 from axiom_server.decide.replicate import Need, Opinion, ReplicationPolicy
-from axiom_server.decide.watchdog import Ended, Twin
+from axiom_server.decide.watchdog import Company, Ended, Twin
 
 POLICY = ReplicationPolicy()
 MANIFEST = Manifest(
@@ -77,9 +77,34 @@ def test_a_third_opinion_finds_the_outlier() -> None:
     assert [task for task, _ in decision.outliers] == [1]
 
 
-def test_when_no_two_of_three_agree_nobody_is_blamed() -> None:
-    decision = validate.compare(MANIFEST, [opinion(1, 0.9), opinion(2, 0.5), opinion(3, 0.1)])
+def test_when_no_two_agree_more_are_asked_and_in_the_end_nobody_is_blamed() -> None:
+    numbers = [opinion(i, i / 10) for i in range(1, 6)]
+    for some in (numbers[:3], numbers[:4]):
+        assert validate.compare(MANIFEST, some).verdict == "disputed"
+    decision = validate.compare(MANIFEST, numbers)
     assert (decision.verdict, decision.outliers) == ("unsettled", ())
+
+
+def test_two_camps_of_the_same_size_decide_nothing() -> None:
+    pairs = [opinion(1, 0.5), opinion(2, 0.9), opinion(3, 0.5), opinion(4, 0.9)]
+    assert validate.compare(MANIFEST, pairs).verdict == "disputed"
+    decision = validate.compare(MANIFEST, [*pairs, opinion(5, 0.9)])
+    assert decision.agreeing == (2, 4, 5)
+    assert [task for task, _ in decision.outliers] == [1, 3]
+
+
+def test_two_new_hosts_do_not_outvote_a_trusted_one() -> None:
+    """They may be two accounts of one liar: another is asked before anyone is blamed."""
+    honest = replace(opinion(1, 0.5), trusted=True)
+    accomplices = [opinion(2, 0.9), opinion(3, 0.9)]
+    assert validate.compare(MANIFEST, [honest, *accomplices]).verdict == "disputed"
+    fourth = replace(opinion(4, 0.5), trusted=True)
+    fifth = replace(opinion(5, 0.5), trusted=True)
+    assert validate.compare(MANIFEST, [honest, *accomplices, fourth]).verdict == "disputed"
+    decision = validate.compare(MANIFEST, [honest, *accomplices, fourth, fifth])
+    assert decision.agreeing == (1, 4, 5)
+    believed = validate.compare(MANIFEST, [honest, *accomplices, opinion(4, 0.9)])
+    assert believed.agreeing == (2, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +157,87 @@ def test_one_bad_host_does_not_stop_an_experiment() -> None:
     assert watchdog.watch(recent) is None
 
 
-def twin(seeds: set[int], hosts: set[int]) -> Twin:
-    return Twin(seeds=frozenset(seeds), hosts=frozenset(hosts), users=frozenset(hosts))
-
-
-def test_same_numbers_for_different_seeds() -> None:
-    assert watchdog.same_results([], 3) == ([], None)
-    assert watchdog.same_results([twin({1, 2}, {7})], 3) == ([7], None)
-    suspects, alarm = watchdog.same_results([twin({1, 2}, {7, 8})], 3)
+def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
+    """They fail at once, and honest hosts need hours: the first results are all theirs."""
+    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)]
+    alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert (suspects, alarm.kind) == ([], "same_result")
-    assert watchdog.same_results([twin({1, 2}, {7})], 1)[1] is not None
+    assert alarm.outlived_after_seconds == 310.0
+    assert watchdog.is_of_hosts(alarm, recent, range(100, 130))
+    assert not watchdog.is_of_hosts(alarm, recent, range(100, 120))
+    assert not watchdog.is_of_hosts(alarm, recent, ())
+
+
+def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
+    recent = [Ended(host_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)]
+    alarm = watchdog.watch(recent)
+    assert alarm is not None
+    assert watchdog.is_of_hosts(alarm, recent, range(100, 110))
+    assert not watchdog.is_of_hosts(alarm, recent, range(100, 103))
+
+
+def twin(seeds: int, *hosts: int) -> Twin:
+    """Each host of a user of its own, and each with every seed."""
+    return Twin(
+        seeds=frozenset(range(seeds)), repeats=dict.fromkeys(hosts, seeds), users=frozenset(hosts)
+    )
+
+
+def company(others: int = 0, waiting: int = 0, only: bool = False) -> Company:
+    return Company(
+        others=frozenset(range(100, 100 + others)),
+        waiting=frozenset(range(200, 200 + waiting)), only=only,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("twins", "around", "suspects", "alarm"),
+    [
+        ([], company(), [], False),
+        # Two users agree that the seed does not matter, and nobody says otherwise.
+        ([twin(2, 7, 8)], company(), [], True),
+        ([twin(2, 7, 8)], company(others=1), [], True),
+        # Inventors answer at once; honest hosts, who still compute, will tell.
+        ([twin(9, 7, 8)], company(waiting=2), [], False),
+        ([twin(9, 7, 8)], company(others=2, waiting=9), [7, 8], False),
+        # One user's host is an inventor when somebody has other numbers, ...
+        ([twin(4, 7)], company(others=1), [7], False),
+        ([twin(3, 7)], company(others=1), [], False),
+        ([twin(50, 7)], company(waiting=1), [], False),
+        # ... and the script is at fault when nobody else has or will have any.
+        ([twin(2, 7)], company(only=True), [], True),
+        ([twin(9, 7)], company(), [], False),
+        ([twin(10, 7)], company(), [], True),
+        # Several inventors, each with its own number, are not two witnesses.
+        ([twin(20, 7), twin(20, 8), twin(20, 9)], company(), [], False),
+        ([twin(20, 7), twin(20, 8), twin(20, 9)], company(others=1), [7, 8, 9], False),
+    ],
+)  # fmt: skip
+def test_same_numbers_for_different_seeds(
+    twins: list[Twin], around: Company, suspects: list[int], alarm: bool
+) -> None:
+    found = watchdog.same_results(twins, around)
+    assert (found[0], found[1] is not None) == (suspects, alarm)
+
+
+def test_a_tiebreak_goes_to_a_trusted_host_even_when_it_has_more_to_do() -> None:
+    trusted = replace(HOST, host_id=11, user_id=3, asked=40, trusted=True)
+    assert replicate.place([NEED], [HOST, trusted])[0] == [(NEED, 10)]
+    tiebreak = replace(NEED, purpose="tiebreak")
+    assert replicate.place([tiebreak], [HOST, trusted])[0] == [(tiebreak, 11)]
+
+
+def test_many_replicas_spread_by_slots_and_never_reach_their_own_user() -> None:
+    hosts = [
+        replace(HOST, host_id=i, user_id=i % 7, slots=1 + i % 5, rank=i / 9) for i in range(40)
+    ]
+    needs = [replace(NEED, workunit_id=i, users=frozenset({i % 7})) for i in range(360)]
+    placed, nowhere = replicate.place(needs, hosts)
+    assert (len(placed), nowhere) == (360, [])
+    by_id = {host.host_id: host for host in hosts}
+    load = dict.fromkeys(by_id, 0)
+    for need, host_id in placed:
+        assert by_id[host_id].user_id not in need.users
+        load[host_id] += 1
+    per_slot = [load[i] / by_id[i].slots for i in by_id]
+    assert max(per_slot) - min(per_slot) <= 1
