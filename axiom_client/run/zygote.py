@@ -31,20 +31,21 @@ from axiom_client.run.news import (
     Start,
     Started,
 )
-from axiom_client.sandbox import linux, process
+from axiom_client.sandbox import libc, linux, process, seccomp
 from axiom_client.sandbox.libc import SandboxError
 
 SPARES = 2  # children forked ahead: two slots may end at once; each takes 3 MiB of its own
 _DESCRIPTORS = 2  # a task's channel and its output
+_ORDERS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Signal)
 
 
 class _Children:
     """The forked children: a few spares without a task, and one for each task."""
 
-    def __init__(self, agent: socket.socket) -> None:
+    def __init__(self, agent: socket.socket, programs: dict[bool, seccomp.Template]) -> None:
         self._agent = agent
         self._own_pid = os.getpid()
-        self._programs = child.programs()
+        self._programs = programs
         self._poller = select.epoll()
         self._poller.register(agent.fileno(), select.EPOLLIN)
         self._pids: dict[int, int] = {}  # task -> pid
@@ -68,7 +69,7 @@ class _Children:
         data, descriptors, _, _ = socket.recv_fds(self._agent, MESSAGE_BYTES_MAX, _DESCRIPTORS)
         if not data:
             return False
-        order = msgspec.json.decode(data, type=Start | Signal)
+        order = _ORDERS.decode(data)
         if isinstance(order, Start):
             self._start(order.task_id, descriptors)
         elif (pid := self._pids.get(order.task_id)) is not None:
@@ -106,7 +107,7 @@ class _Children:
     def _fork(self) -> tuple[int, socket.socket]:
         assert len(os.listdir("/proc/self/task")) == 1, "a zygote must have one thread to fork"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pid = os.fork()
+        pid = libc.fork()
         if pid:
             theirs.close()
             return pid, ours
@@ -148,6 +149,7 @@ def main(environment: str, parent: int, descriptor: int) -> None:
     agent.set_inheritable(False)
     try:
         libraries.warm(environment)
+        programs = child.rehearse()
     except Exception:
         agent.send(msgspec.json.encode(Broken(traceback.format_exc()[-MESSAGE_BYTES_MAX // 4 :])))
         raise
@@ -157,7 +159,7 @@ def main(environment: str, parent: int, descriptor: int) -> None:
     huge_pages.collapse()
     agent.send(msgspec.json.encode(Ready()))
     try:
-        _Children(agent).serve()
+        _Children(agent, programs).serve()
     except (BrokenPipeError, ConnectionResetError):
         return  # the agent went away in mid-sentence
 

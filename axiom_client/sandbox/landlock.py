@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from functools import lru_cache
 
 from axiom_client.sandbox.libc import call, raw
 from axiom_client.sandbox.policy import Policy
@@ -20,7 +21,7 @@ _RULE_PATH_BENEATH = 1
 # LANDLOCK_ACCESS_FS_*
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
-_REFER, _TRUNCATE = 1 << 13, 1 << 14
+_REFER, _TRUNCATE, _IOCTL_DEVICE = 1 << 13, 1 << 14, 1 << 15
 _HANDLED_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 
 _NET_TCP = 0b11  # bind, connect
@@ -28,7 +29,8 @@ _SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 0b11
 
 _READ = _READ_FILE | _READ_DIR
 _OWN = _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
-_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE  # all that a file may be given
+#: All that a file, as opposed to a folder, may be given.
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
 
 
 def abi_version() -> int:
@@ -46,41 +48,70 @@ def handled(abi: int) -> bytes:
 
 def rules(policy: Policy) -> list[tuple[str, int]]:
     """(path, rights) for each path that the policy names."""
+    # A driver is ioctl; from ABI 5 on it is a right of its own, and only a GPU task has it.
+    device = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if policy.gpu else 0)
     return [
         *((path, _READ) for path in policy.read_only),
-        *((path, _READ_FILE | _WRITE_FILE) for path in policy.devices),
+        *((path, device) for path in policy.devices),
         (policy.folder, _OWN),
     ]
 
 
-def prepare(abi: int, paths: list[tuple[str, int]]) -> int:
-    """A ruleset's descriptor with these rules; paths that do not exist grant nothing."""
+def prepare(abi: int, policy: Policy) -> int:
+    """A ruleset's descriptor with the policy's rules; paths that do not exist grant nothing."""
     attributes = handled(abi)
-    possible = struct.unpack_from("=Q", attributes)[0]
+    *shared, own = rules(policy)
     ruleset = call(
         "landlock_create_ruleset", attributes, len(attributes), 0, doing="make a Landlock ruleset"
     )
-    for path, rights in paths:
-        add_path(ruleset, path, rights & possible)
+    for rule in (*opened_once(abi, tuple(shared)), *_opened(abi, (own,))):
+        call(
+            "landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0,
+            doing="grant a path by Landlock",
+        )  # fmt: skip
     return ruleset
 
 
-def add_path(ruleset: int, path: str, rights: int) -> None:
-    """Grant ``rights`` on a path and all beneath it."""
+@lru_cache(maxsize=4)  # without and with a GPU
+def opened_once(abi: int, paths: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
+    """As ``_opened``; what a zygote has opened, its children need only name."""
+    return _opened(abi, paths)
+
+
+def _opened(abi: int, paths: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
+    """struct landlock_path_beneath_attr for each path that exists and lies beneath no other.
+
+    Their descriptors stay open until ``process.close_others``.
+    """
+    possible = struct.unpack_from("=Q", handled(abi))[0]
+    return tuple(
+        struct.pack("=Qi", _possible_for(descriptor, rights & possible), descriptor)
+        for path, rights in _outermost(paths)
+        if (descriptor := _open(path)) is not None
+    )
+
+
+def _outermost(paths: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
+    """Without those that an outer one grants the same already: each rule costs every task time."""
+    real = sorted({(os.path.realpath(path), rights) for path, rights in paths})
+    return [
+        (path, rights)
+        for path, rights in real
+        if not any(
+            rights == others and path.startswith(outer.rstrip("/") + "/") for outer, others in real
+        )
+    ]
+
+
+def _open(path: str) -> int | None:
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
-        return
-    try:
-        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            rights &= _FILE_RIGHTS
-        attribute = struct.pack("=Qi", rights, descriptor)
-        call(
-            "landlock_add_rule", ruleset, _RULE_PATH_BENEATH, attribute, 0,
-            doing=f"grant {path} by Landlock",
-        )  # fmt: skip
-    finally:
-        os.close(descriptor)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+
+
+def _possible_for(descriptor: int, rights: int) -> int:
+    return rights if stat.S_ISDIR(os.fstat(descriptor).st_mode) else rights & _FILE_RIGHTS
 
 
 def restrict(ruleset: int) -> None:

@@ -25,21 +25,22 @@ def detach(parent: int) -> None:
 
 def confine_paths(policy: Policy, gauge: limits.MemoryGauge) -> None:
     """Landlock: from here on only the policy's paths can be opened. Closes every other file."""
-    process.close_others(gauge.fileno())
     if policy.background:
         process.step_back()
     abi = landlock.abi_version()
     if abi < 1:
         raise SandboxError("the kernel has no Landlock")
-    landlock.restrict(landlock.prepare(abi, landlock.rules(policy)))
+    landlock.restrict(landlock.prepare(abi, policy))
+    process.close_others(gauge.fileno())
 
 
 def confine_calls(
-    policy: Policy, gauge: limits.MemoryGauge, program: list[seccomp.Instruction] | None = None
+    policy: Policy, gauge: limits.MemoryGauge, program: seccomp.Template | None = None
 ) -> None:
     """Limits, then seccomp: the last thing that is done before the experiment is loaded.
 
-    ``program``, when given, is ``seccomp.build(policy)`` made beforehand.
+    ``program``, when given, is the template of ``seccomp.build(policy)`` made beforehand.
     """
     limits.apply(limits.resource_limits(policy, gauge.read_and_close()))
-    seccomp.load(seccomp.pack(program or seccomp.build(policy), os.getpid()))
+    program = program or seccomp.template(seccomp.build(policy))
+    seccomp.load(seccomp.pack(program, os.getpid()))

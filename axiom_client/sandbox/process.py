@@ -42,8 +42,9 @@ def step_back() -> None:
 
 def volunteer_for_oom() -> None:
     """When memory runs out, this process goes before anything of the volunteer's."""
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(descriptor, b"1000")
+    os.close(descriptor)
 
 
 def drop_capabilities() -> None:

@@ -29,10 +29,11 @@ _SECCOMP_FILTER_FLAG_TSYNC = 1
 _PLACEHOLDER_PID = -1
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, constant
+Template = tuple[bytes, ...]  # a program as bytes, cut where the process's own pid belongs
 
 
 def build(policy: Policy, machine: str | None = None) -> list[Instruction]:
-    """The program of ``policy``; own-pid comparisons hold a placeholder until ``pack``.
+    """The program of ``policy``; own-pid comparisons hold a placeholder.
 
     Raises SandboxError on a processor without a table.
     """
@@ -55,12 +56,21 @@ def build(policy: Policy, machine: str | None = None) -> list[Instruction]:
     return head + _search(_segments(actions))
 
 
-def pack(program: list[Instruction], pid: int) -> bytes:
-    """The program as an array of struct sock_filter, for the process ``pid``."""
-    return b"".join(
-        struct.pack("=HBBI", code, yes, no, pid if value == _PLACEHOLDER_PID else value)
-        for code, yes, no, value in program
-    )
+def template(program: list[Instruction]) -> Template:
+    """The program as an array of struct sock_filter, all but the pid: made once for many tasks."""
+    pieces = [b""]
+    for code, yes, no, value in program:
+        pieces[-1] += struct.pack("=HBB", code, yes, no)
+        if value == _PLACEHOLDER_PID:
+            pieces.append(b"")
+        else:
+            pieces[-1] += struct.pack("=I", value)
+    return tuple(pieces)
+
+
+def pack(program: Template, pid: int) -> bytes:
+    """The program for the process ``pid``."""
+    return struct.pack("=I", pid).join(program)
 
 
 def load(packed: bytes) -> None:

@@ -26,7 +26,7 @@ REFUSE, MISSING = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 def verdict(machine: str, number: int, *arguments: int, arch: int = 0, gpu: bool = False) -> int:
     """Run the packed program on one call, as the kernel would."""
     policy = msgspec.structs.replace(POLICY, gpu=gpu, threads=gpu)
-    packed = seccomp.pack(seccomp.build(policy, machine), PID)
+    packed = seccomp.pack(seccomp.template(seccomp.build(policy, machine)), PID)
     audit = arch or ARCHITECTURES[machine][0]
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, audit, 0, *(a & (2**64 - 1) for a in padded))
