@@ -117,7 +117,7 @@ def run(
 ) -> None:
     """Run the agent in this terminal."""
     from axiom_client.attach import known_identity
-    from axiom_client.loop import RunOptions
+    from axiom_client.run_options import RunOptions
     from axiom_client.session import run_agent
 
     folders = find_folders()

@@ -12,11 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from msgspec import Struct
 
 from axiom_client.config import Config, load_config, read_flags
 from axiom_client.control import ControlServer
@@ -33,6 +31,7 @@ from axiom_client.lock import Lock
 from axiom_client.perform import Performer, Setup
 from axiom_client.project.api import Network
 from axiom_client.project.identity import Identity
+from axiom_client.run_options import RunOptions
 from axiom_client.service.notify import Notifier
 from axiom_client.view import Snapshot, Who, snapshot
 
@@ -41,15 +40,6 @@ CLOCK_SLACK_SECONDS = 1.0  # a clock that is disciplined drifts by less between 
 CLOSE_SECONDS = 2.0  # for what still runs when the agent goes without waiting
 
 log = logging.getLogger("axiom_client")
-
-
-class RunOptions(Struct, frozen=True, kw_only=True):
-    """How this run differs from a service's."""
-
-    until_idle: bool = False
-    seconds: float | None = None
-    flags: list[str] = []  # KEY=VALUE, beats the file also when that is read again
-    record_events: Path | None = None
 
 
 class Agent:

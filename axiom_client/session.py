@@ -6,13 +6,17 @@ import asyncio
 import logging
 import logging.handlers
 import sys
+from typing import TYPE_CHECKING
 
 from axiom_client.config import Config
 from axiom_client.errors import SandboxMissing
 from axiom_client.folders import Folders
-from axiom_client.loop import Agent, RunOptions
 from axiom_client.project.identity import Identity
-from axiom_client.sandbox.selftest import self_test
+from axiom_client.run_options import RunOptions
+from axiom_client.sandbox.selftest import SelfTest
+
+if TYPE_CHECKING:
+    from axiom_client.loop import Agent
 
 LOG_BYTES_MAX = 1_000_000  # some 10,000 lines: weeks of a quiet host
 LOG_FILES = 3
@@ -22,7 +26,10 @@ def run_agent(
     folders: Folders, config: Config, identity: Identity, options: RunOptions, *, display: bool
 ) -> str:
     """Run until there is a reason to end; returns it. Raises AxiomError."""
-    report = self_test()
+    trial = SelfTest()
+    from axiom_client.loop import Agent  # a quarter of a second, in which the trial goes on
+
+    report = trial.report()
     if not report.ok:
         raise SandboxMissing(f"no work is run here: {report.reason}; see: axiom-client doctor")
     folders.make()

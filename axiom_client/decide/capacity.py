@@ -74,11 +74,12 @@ def room(
     ]
     available = load.memory_available_bytes
     kept = limits.memory_kept_bytes(facts.memory_bytes)
+    disk_kept = limits.disk_kept_bytes(load.disk_total_bytes)
     free = facts.disk_free_bytes if load.disk_free_bytes is None else load.disk_free_bytes
     return Room(
         slots=cores + gpus,
         memory_bytes=int(facts.memory_bytes * limits.memory_share),
-        disk_bytes=max(0, min(limits.disk_bytes, int(free - limits.disk_keep_free))),
+        disk_bytes=max(0, min(limits.disk_bytes, int(free - disk_kept))),
         memory_now=None if available is None else max(0, int(available - kept)),
         rest=rest,
     )

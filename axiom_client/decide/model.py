@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     memory_share: float = 0.75  # of the host's memory, promised to tasks in all
     memory_keep_free: float = 0.0  # left to other programs: bytes, or a share of it all below 1
     disk_bytes: int = 10_000_000_000  # promised to tasks in all
-    disk_keep_free: float = 0.0  # bytes of the disk that tasks must leave free
+    disk_keep_free: float = 0.0  # left free on the disk: bytes, or a share of it all below 1
     gpus: bool = True
     gpus_excluded: list[str] = []  # numbers, UUIDs or parts of names
     gpu_tasks: dict[str, int] = {}  # most tasks on a GPU, by its number; "" for all others
@@ -38,8 +38,15 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     def memory_kept_bytes(self, total_bytes: int) -> float:
         """What other programs must find free of so much memory."""
-        keep = self.memory_keep_free
-        return keep * total_bytes if keep < 1 else keep
+        return _kept(self.memory_keep_free, total_bytes)
+
+    def disk_kept_bytes(self, total_bytes: int) -> float:
+        """What must stay free of a disk of this size."""
+        return _kept(self.disk_keep_free, total_bytes)
+
+
+def _kept(keep: float, total_bytes: int) -> float:
+    return keep * total_bytes if keep < 1 else keep
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -53,6 +60,7 @@ class Load(Struct, frozen=True, kw_only=True):
     exclusive: str = ""  # a program of ``Limits.exclusive`` that runs
     memory_available_bytes: int | None = None
     disk_free_bytes: int | None = None
+    disk_total_bytes: int = 0
 
 
 class Slot(Struct, frozen=True, kw_only=True):

@@ -114,7 +114,8 @@ def _others(state: AgentState) -> Why | None:
 
 
 def _disk(state: AgentState) -> Why | None:
-    free, keep = state.load.disk_free_bytes, state.limits.disk_keep_free
+    free = state.load.disk_free_bytes
+    keep = state.limits.disk_kept_bytes(state.load.disk_total_bytes)
     if free is None or free >= keep:
         return None
     return Why(kind="disk", text=f"{_megabytes(free)} of disk are free, {_megabytes(keep)} to keep")

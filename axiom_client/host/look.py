@@ -25,6 +25,7 @@ class Look:
 
     def load(self, wanted: MeasureLoad) -> Load:
         """What was asked for; the rest as if nothing else happened."""
+        disk = shutil.disk_usage(self._folder) if wanted.space else None
         presence = probe_presence() if wanted.presence else NOBODY
         return Load(
             other_cores=self._others.other_cores() if wanted.others else 0.0,
@@ -34,5 +35,6 @@ class Look:
             temperature=processor_celsius() if wanted.heat else None,
             exclusive=running_program(wanted.programs) if wanted.programs else "",
             memory_available_bytes=probe_memory().free_bytes if wanted.space else None,
-            disk_free_bytes=shutil.disk_usage(self._folder).free if wanted.space else None,
+            disk_free_bytes=disk.free if disk else None,
+            disk_total_bytes=disk.total if disk else 0,
         )

@@ -38,37 +38,73 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
 
 def self_test() -> SandboxReport:
     """Confine a short-lived child as a task would be, and let it try to get out."""
-    chosen = mode.choose()
-    if chosen.mode == "none":
-        return SandboxReport(mode="none", ok=False, reason=chosen.reason)
-    try:
-        protections = _try(chosen)
-    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
-        return SandboxReport(mode=chosen.mode, ok=False, reason=f"the trial failed: {error}")
-    missing = [protection.name for protection in protections if not protection.enforced]
-    reason = f"not enforced: {', '.join(missing)}" if missing else chosen.reason
-    return SandboxReport(mode=chosen.mode, ok=not missing, reason=reason, protections=protections)
+    return SelfTest().report()
 
 
-def _try(chosen: mode.Mode) -> list[Protection]:
-    with tempfile.TemporaryDirectory(prefix="axiom-trial-") as scratch:
-        own, outside = Path(scratch).resolve() / "own", Path(scratch).resolve() / "outside.txt"
+class SelfTest:
+    """A trial that is under way: the agent loads its other parts while the child tries."""
+
+    def __init__(self) -> None:
+        self._mode = mode.choose()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem = ""
+        if self._mode.mode != "none":
+            try:
+                self._start()
+            except OSError as error:
+                self._problem = f"the trial failed: {error}"
+
+    def report(self) -> SandboxReport:
+        """Wait for its end; what it found. To be called once."""
+        chosen = self._mode
+        if chosen.mode == "none":
+            return SandboxReport(mode="none", ok=False, reason=chosen.reason)
+        try:
+            protections = self._outcome()
+        except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
+            reason = self._problem or f"the trial failed: {error}"
+            return SandboxReport(mode=chosen.mode, ok=False, reason=reason)
+        finally:
+            if self._scratch is not None:
+                self._scratch.cleanup()
+        missing = [protection.name for protection in protections if not protection.enforced]
+        reason = f"not enforced: {', '.join(missing)}" if missing else chosen.reason
+        return SandboxReport(
+            mode=chosen.mode, ok=not missing, reason=reason, protections=protections
+        )
+
+    def _start(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="axiom-trial-")
+        folder = Path(self._scratch.name).resolve()
+        own, outside = folder / "own", folder / "outside.txt"
         own.mkdir()
         outside.write_text("a file of the volunteer's")
         policy = Policy(folder=str(own), read_only=read_only_roots(), limits=_LIMITS)
-        kernel = chosen.mode == "kernel"
+        kernel = self._mode.mode == "kernel"
         parent = os.getpid() if kernel else 0  # 0: in a process namespace there is none
         text = msgspec.json.encode(policy).decode()
         command = launch.command("axiom_client.sandbox.trial", parent, text, str(outside), kernel)
-        done = subprocess.run(
-            command if kernel else bubblewrap.wrap(chosen.helper, policy, command),
+        self._process = subprocess.Popen(
+            command if kernel else bubblewrap.wrap(self._mode.helper, policy, command),
             env=launch.environment(),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS_MAX,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-    if done.returncode != 0 or not done.stdout:
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise subprocess.SubprocessError(f"exit code {done.returncode}: {said}")
-    answers = msgspec.json.decode(done.stdout, type=list[tuple[str, bool, str]])
-    return [Protection(*answer) for answer in answers]
+
+    def _outcome(self) -> list[Protection]:
+        process = self._process
+        if process is None:
+            raise subprocess.SubprocessError(self._problem)
+        try:
+            out, err = process.communicate(timeout=_SECONDS_MAX)
+        except BaseException:  # too long, or the agent is ended meanwhile: it goes too
+            process.kill()
+            process.communicate()
+            raise
+        if process.returncode != 0 or not out:
+            said = err.decode(errors="replace").strip()[-500:]
+            raise subprocess.SubprocessError(f"exit code {process.returncode}: {said}")
+        answers = msgspec.json.decode(out, type=list[tuple[str, bool, str]])
+        return [Protection(*answer) for answer in answers]
