@@ -230,7 +230,7 @@ def test_kill_of_the_zygote_loses_its_tasks_and_the_next_starts_another(tmp_path
         killed_at = time.monotonic()
         finished = await recorder.wait(spec.task_id, TaskFinished)
         assert finished.outcome == "lost"
-        assert not is_running(started.pid)
+        await asyncio.wait_for(until(lambda: not is_running(started.pid)), GONE_SECONDS)
         assert time.monotonic() - killed_at < DEADLINE_SECONDS
         after = await recorder.finish(make_spec(tmp_path, script("value = [1]")))
         assert after.outcome == "success"
