@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from axiom_server.store.embedded import EmbeddedPostgres
 
@@ -37,15 +38,26 @@ class Connection:
 
     async def post(self, path: str, body: bytes, token: str = "") -> tuple[int, bytes]:
         """Status and body of the answer."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-        reader, writer = self._streams
-        writer.write(
+        request = (
             b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
             b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
             % (path.encode(), token.encode(), len(body))
             + body
         )
+        kept = self._streams is not None
+        try:
+            return await self._exchange(request)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if not kept:
+                raise
+            self.close()  # it was idle for longer than the server keeps those
+            return await self._exchange(request)
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._streams
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         return int(head[9:12]), await reader.readexactly(length)
@@ -54,6 +66,7 @@ class Connection:
         """Hang up."""
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
 
 @contextmanager
@@ -75,12 +88,42 @@ def staff(folder: Path, *words: str) -> str:
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     """A serving process; gives its port, and stops it afterwards."""
+    port = free_port()
+    with listening(_line("serve", "--port", str(port)), _environment(folder), port):
+        yield port
+
+
+@contextmanager
+def serving_bare(folder: Path, queued: int) -> Iterator[int]:
+    """The bare prototype on the same PostgreSQL, in a database of its own; gives its port."""
+    cluster = EmbeddedPostgres(folder / "postgres", Path(os.devnull))
+    conninfo = cluster.open()
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as db:
+            db.execute("CREATE DATABASE bare")
+        port = free_port()
+        line = [
+            sys.executable, "-m", "benchmarks.reference.bare_server",
+            make_conninfo(conninfo, dbname="bare"), str(port), str(queued),
+        ]  # fmt: skip
+        with listening(line, _environment(folder), port):
+            yield port
+    finally:
+        cluster.close()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        _line("serve", "--port", str(port)), env=_environment(folder), stdout=subprocess.DEVNULL
-    )
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def listening(line: list[str], environment: dict[str, str], port: int) -> Iterator[None]:
+    """A process from when it listens on ``port``; stopped afterwards."""
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + READY_SECONDS
         while True:
@@ -91,7 +134,7 @@ def serving(folder: Path) -> Iterator[int]:
                 if process.poll() is not None or time.monotonic() > until:
                     raise
                 time.sleep(0.05)
-        yield port
+        yield
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)

@@ -1,8 +1,9 @@
-"""How much one serving process takes: `python -m benchmarks.server_throughput [--seconds 10]`.
+"""How much one serving process takes: `python -m benchmarks.server_throughput [--rounds 7]`.
 
 One `axiom-server serve` on embedded PostgreSQL, durable as in use, and a load generator on the same
-cores whose hosts are real HTTP clients that enrolled, send their tokens and are trusted. Prints
-JSON:
+cores whose hosts are real HTTP clients that enrolled, send their tokens and are trusted. Beside it,
+in the same rounds and on the same PostgreSQL, the least that a scheduler can be
+(reference/bare_server.py): no authentication, no policy, no gate, no replication.
 
 sync_per_second        exchanges of one report and one grant each
 workunits_per_second   granted, reported and acknowledged, in batches of 100
@@ -13,20 +14,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
 from benchmarks import load
+from benchmarks.common import median, report
 
 EXPERIMENT = load.ROOT / "tests" / "fixtures" / "experiments" / "short_walk.py"
-QUEUED = 400_000  # more than any run takes
+QUEUED = 1_000_000  # more than the rounds take
+QUEUED_BARE = 3_000_000
 CLIENTS = 24  # connections at once: the server is never idle
+HOSTS = 240  # taking turns on them: no single host may ask as often as this generator does
 BATCH = 100
+ROUNDS = 7
+ROUND_SECONDS = 3.0
+BOINC = {"sync_per_second": 39, "workunits_per_second": 227}  # the project's own measurement
 
 
 class GrantIds(msgspec.Struct):
@@ -51,10 +59,10 @@ class Host:
     """One host: it reports what it was granted, and asks for as much again."""
 
     connection: load.Connection
-    token: str
     slots: int
-    held: list[GrantIds]
     number: Iterator[int]
+    token: str = ""
+    held: list[GrantIds] = field(default_factory=list)
 
     async def exchange(self) -> int:
         """One sync; returns how many reports were acknowledged."""
@@ -87,45 +95,89 @@ class Host:
         return len(reports)
 
 
-async def measure(folder: Path, port: int, slots: int, seconds: float) -> tuple[float, float]:
-    """(exchanges, acknowledged reports) a second, over ``seconds`` after everybody has begun."""
-    numbers = itertools.count()
-    hosts = []
+@dataclass
+class Fleet:
+    """Hosts of one size that share a few connections, each connection one exchange at a time."""
+
+    queues: list[list[Host]]
+    figures: list[tuple[float, float]] = field(default_factory=list)
+
+    async def work(self, seconds: float) -> None:
+        """Exchange for ``seconds``; notes (exchanges, acknowledged reports) a second."""
+        done = [0, 0]
+        began = time.monotonic()
+
+        async def take_turns(hosts: list[Host]) -> None:
+            for host in itertools.cycle(hosts):
+                if time.monotonic() - began >= seconds:
+                    return
+                acknowledged = await host.exchange()
+                done[0] += 1
+                done[1] += acknowledged
+
+        await asyncio.gather(*(take_turns(hosts) for hosts in self.queues))
+        took = time.monotonic() - began
+        self.figures.append((done[0] / took, done[1] / took))
+
+
+async def fleet(port: int, slots: int, numbers: Iterator[int], *, enrolled: bool) -> Fleet:
+    """Hosts that have joined, where that is asked of them."""
+    queues = []
     for _ in range(CLIENTS):
         connection = load.Connection(port)
-        token = await load.enrol(connection, slots)
-        hosts.append(Host(connection, token, slots, [], numbers))
+        hosts = [Host(connection, slots, numbers) for _ in range(HOSTS // CLIENTS)]
+        for host in hosts if enrolled else []:
+            host.token = await load.enrol(connection, slots)
+        queues.append(hosts)
+    return Fleet(queues)
+
+
+async def measure(folder: Path, port: int, bare: int, rounds: int) -> list[Fleet]:
+    """Fleets of single exchanges and of batches, at the server and at the bare one."""
+    numbers = itertools.count()
+    ours = [await fleet(port, slots, numbers, enrolled=True) for slots in (1, BATCH)]
     load.trust_all(folder)
-    await asyncio.gather(*(host.exchange() for host in hosts))
-    done = [0, 0]
-    until = time.monotonic() + seconds
-
-    async def work(host: Host) -> None:
-        while time.monotonic() < until:
-            acknowledged = await host.exchange()
-            done[0] += 1
-            done[1] += acknowledged
-
-    began = time.monotonic()
-    await asyncio.gather(*(work(host) for host in hosts))
-    took = time.monotonic() - began
-    for host in hosts:
-        host.connection.close()
-    return done[0] / took, done[1] / took
+    fleets = ours + [await fleet(bare, slots, numbers, enrolled=False) for slots in (1, BATCH)]
+    for each in fleets:
+        for hosts in each.queues:
+            for host in hosts:
+                await host.exchange()  # everybody holds a task
+    for _ in range(rounds):
+        for each in fleets:
+            await each.work(ROUND_SECONDS)
+    for each in fleets:
+        for hosts in each.queues:
+            hosts[0].connection.close()
+    return fleets
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    seconds = parser.parse_args().seconds
+    """Measure and report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="fewer only for a quick look")
+    rounds = parser.parse_args().rounds
     with load.project() as folder:
         load.staff(folder, "publish", "--skip", "dry-run", str(EXPERIMENT))
         load.staff(folder, "deploy", "short_walk", "--count", str(QUEUED), "--budget", "0.01")
-        with load.serving(folder) as port:
-            singles, _ = asyncio.run(measure(folder, port, 1, seconds))
-            _, workunits = asyncio.run(measure(folder, port, BATCH, seconds))
-    print(json.dumps({"sync_per_second": round(singles), "workunits_per_second": round(workunits)}))
+        with load.serving(folder) as port, load.serving_bare(folder, QUEUED_BARE) as bare:
+            fleets = asyncio.run(measure(folder, port, bare, rounds))
+    singles, batches, bare_singles, bare_batches = fleets
+    sync, bare_sync = (median([r[0] for r in f.figures]) for f in (singles, bare_singles))
+    many, bare_many = (median([r[1] for r in f.figures]) for f in (batches, bare_batches))
+    report(
+        "server_throughput",
+        {
+            "sync_per_second": sync, "workunits_per_second": many,
+            "sync_ratio": sync / bare_sync, "workunits_ratio": many / bare_many,
+            "load_average": os.getloadavg()[0],
+        },
+        {
+            "name": "bare prototype, no authentication, policy, gate or replication",
+            "starlette": version("starlette"), "psycopg": version("psycopg"),
+            "sync_per_second": round(bare_sync), "workunits_per_second": round(bare_many),
+            "boinc": BOINC,
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -78,16 +78,24 @@ def run_agent(folder: Path, slots: int, *words: str) -> None:
     subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
-def one_round(project: Path, url: str, slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
-    """(began, ended) of every task of one agent's life, in order of their beginning."""
+def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
+    """(began, ended) of every task of one agent's life, in order of their beginning.
+
+    Each round has a project of its own: in a shared one, the host of the next round would be given
+    replicas of the last one's tasks besides.
+    """
     budget = str(max(sleep_seconds, 0.001))
-    load.staff(project, "deploy", "slot_gap", "--count", str(tasks), "--budget", budget)
-    with tempfile.TemporaryDirectory(prefix="axiom-bench-agent-") as scratch:
+    with load.project() as project, tempfile.TemporaryDirectory(prefix="axiom-bench-") as scratch:
+        script = Path(scratch) / "slot_gap.py"
+        script.write_text(EXPERIMENT)
+        load.staff(project, "publish", "--skip", "dry-run", str(script))
+        load.staff(project, "deploy", "slot_gap", "--count", str(tasks), "--budget", budget)
         agent, events = Path(scratch) / "agent", Path(scratch) / "events"
-        run_agent(agent, slots, "attach", url)
-        run_agent(
-            agent, slots, "run", "--until-idle", "--no-display", "--record-events", str(events)
-        )
+        with load.serving(project) as port:
+            run_agent(agent, slots, "attach", f"http://127.0.0.1:{port}")
+            run_agent(
+                agent, slots, "run", "--until-idle", "--no-display", "--record-events", str(events)
+            )
         spans = [
             (event["result"]["began"], event["result"]["ended"])
             for event in map(msgspec.json.decode, events.read_bytes().splitlines())
@@ -126,19 +134,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="of either kind; fewer only for a quick look")
     wanted = parser.parse_args().rounds
     middle, late, busy = [], [], []
-    with load.project() as project, tempfile.TemporaryDirectory() as scratch:
-        script = Path(scratch) / "slot_gap.py"
-        script.write_text(EXPERIMENT)
-        load.staff(project, "publish", "--skip", "dry-run", str(script))
-        with load.serving(project) as port:
-            url = f"http://127.0.0.1:{port}"
-            for index in range(wanted or ROUNDS_SHORT):
-                found = gaps(one_round(project, url, SLOTS_SHORT, TASKS_SHORT, 0.0), SLOTS_SHORT)
-                middle.append(1000 * found[len(found) // 2])
-                late.append(1000 * found[len(found) * 99 // 100])
-                if index < (wanted or ROUNDS_LONG):
-                    spans = one_round(project, url, SLOTS_LONG, TASKS_LONG, SLEEP_SECONDS)
-                    busy.append(busy_share(spans, SLOTS_LONG))
+    for index in range(wanted or ROUNDS_SHORT):
+        found = gaps(one_round(SLOTS_SHORT, TASKS_SHORT, 0.0), SLOTS_SHORT)
+        middle.append(1000 * found[len(found) // 2])
+        late.append(1000 * found[len(found) * 99 // 100])
+        if index < (wanted or ROUNDS_LONG):
+            busy.append(busy_share(one_round(SLOTS_LONG, TASKS_LONG, SLEEP_SECONDS), SLOTS_LONG))
     report(
         "slot_gap",
         {
