@@ -3,9 +3,9 @@
     python -m benchmarks.first_task
 
 A real server on embedded PostgreSQL with work deployed. The clock starts with the command `attach`,
-goes on through `run` (sandbox trial, exchange, verified download, zygote) and stops in the first
-line of the experiment, which reads the same monotonic clock. Every round is a new host in a new
-folder. BOINC's figure is that of client 8.0 in the project's own measurement.
+goes on through `run` (sandbox trial, exchange, verified download, zygote) and stops when the agent
+has heard of the experiment's first line, which tells its progress. Every round is a new host in a
+new folder. BOINC's figure is that of client 8.0 in the project's own measurement.
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ EXPERIMENT = '''"""First task: when does it begin? For a benchmark only."""
 # [tool.axiom.result]
 # valid = {{ kind = "flag" }}
 # configs_done = {{ kind = "integer" }}
-# began = {{ unit = "s" }}
+# drawn = {{ min = 0, max = 1 }}
 # ///
-import time
-
 import {environment}
 
 
 def run(task):
-    return {{"valid": 1, "configs_done": 1, "began": time.monotonic()}}
+    task.progress(0.5)
+    return {{"valid": 1, "configs_done": 1, "drawn": task.rng(0).random()}}
 '''
 DEPENDENCIES = {"numpy": '"numpy"', "torch": '"numpy", "torch"'}
 
@@ -74,9 +73,9 @@ def one_round(project: Path, url: str, environment: str) -> float:
         agent(folder, "run", "--until-idle", "--no-display", "--record-events", str(events))
         for line in events.read_bytes().splitlines():
             event = msgspec.json.decode(line)
-            if event.get("result") is not None:
-                return float(event["result"]["began"]) - started
-    raise RuntimeError(f"no result of first_{environment}")
+            if "fraction" in event:
+                return float(event["now"]) - started
+    raise RuntimeError(f"first_{environment} told nothing")
 
 
 def main() -> None:
