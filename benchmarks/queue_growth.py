@@ -1,7 +1,7 @@
 """Does the server slow down as the project grows? `python -m benchmarks.queue_growth`
 
-Median times of the same step on a small and on a large project, on embedded PostgreSQL, through the
-code that serves hosts and staff (no HTTP). Prints JSON:
+Median times of the same step on a small and on a large project, each on an embedded PostgreSQL of
+its own, taking turns, through the code that serves hosts and staff (no HTTP).
 
 grant_ratio        a grant of 32, with 1,000,000 workunits queued against a thousandth
 report_ratio       32 reports
@@ -15,28 +15,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
 
 from axiom_protocol.messages import Capacity, Grant, HostFacts, Report, SyncRequest
 from axiom_server import deployment, publishing, review
 from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
 from axiom_server.exchange import exchange
-from axiom_server.folder import Folder, initialise
+from axiom_server.folder import initialise
 from axiom_server.store import hosts, users
 from axiom_server.store.database import Connection, connect
 from benchmarks import load
+from benchmarks.common import median, report
 
 EXPERIMENT = load.ROOT / "tests" / "fixtures" / "experiments" / "short_walk.py"
 BATCH = 32
 REVIEWED = 1_000
-REPEATS = 60
+REPEATS = 20  # of a step in one round; a small queue of 1,000 lasts for them
+ROUNDS = 7
 TOKEN = b"bench"
 FACTS = HostFacts(
     name="bench", os="linux", architecture="x86_64", cpu_cores=BATCH, memory_bytes=1 << 40,
@@ -44,11 +48,15 @@ FACTS = HostFacts(
 )  # fmt: skip
 
 
+Times: TypeAlias = tuple[float, ...]
+Side: TypeAlias = "tuple[Project, Connection]"
+
+
 class Project:
     """One project of a given size, and one host of it that works."""
 
-    def __init__(self, conninfo: str, config: Config) -> None:
-        self.conninfo, self.config = conninfo, config
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self.catalogue = Catalogue(live_seconds=1800)
         self._numbers = itertools.count()
 
@@ -85,17 +93,16 @@ class Project:
             reported.append(ended - between)
         return statistics.median(granted), statistics.median(reported)
 
-    async def reviews(self, connection: Connection) -> float:
-        """Median seconds of a review of 1,000 results."""
-        times = []
-        for _ in range(5):
-            for _ in range(-(-REVIEWED // BATCH)):
-                await self.sync(connection, await self.sync(connection, [], BATCH), 0)
-            began = time.perf_counter()
-            async with connection.transaction():
-                await review.review(connection, self.config)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times[1:])
+    async def review(self, connection: Connection) -> float:
+        """Seconds of a review of 1,000 results."""
+        async with connection.transaction():
+            await review.review(connection, self.config)
+        for _ in range(-(-REVIEWED // BATCH)):
+            await self.sync(connection, await self.sync(connection, [], BATCH), 0)
+        began = time.perf_counter()
+        async with connection.transaction():
+            await review.review(connection, self.config)
+        return time.perf_counter() - began
 
     async def leaderboard(self, connection: Connection) -> float:
         """Median seconds of the top 100."""
@@ -107,12 +114,10 @@ class Project:
         return statistics.median(times)
 
 
-async def deploy(connection: Connection, folder: Folder, count: int) -> None:
+async def deploy(connection: Connection, config: Config, count: int) -> None:
     """Queue workunits."""
-    source = publishing.read_source(EXPERIMENT)
-    await publishing.publish(connection, folder, [source], {}, None)
-    config = folder.config().deploy
-    await deployment.make(connection, deployment.Order(names=["short_walk"], count=count), config)
+    order = deployment.Order(names=["short_walk"], count=count)
+    await deployment.make(connection, order, config.deploy)
 
 
 async def populate(connection: Connection, host_count: int, entries: int) -> None:
@@ -140,72 +145,91 @@ async def populate(connection: Connection, host_count: int, entries: int) -> Non
     )
 
 
-async def measure(
-    scale: int, work: Callable[[Project, Connection, Folder], Awaitable[tuple[float, ...]]]
-) -> tuple[float, ...]:
-    """Run ``work`` on a project of its own."""
-    with tempfile.TemporaryDirectory(prefix=f"axiom-bench-{scale}-") as name:
+@asynccontextmanager
+async def opened(queued: int, host_count: int, entries: int) -> AsyncIterator[Side]:
+    """A project of this size on a PostgreSQL of its own."""
+    with tempfile.TemporaryDirectory(prefix="axiom-bench-") as name:
         folder = initialise(Path(name) / "p", "bench", None)
         with folder.database() as conninfo:
             async with connect(conninfo) as connection:
                 await connection.set_autocommit(True)
-                project = Project(conninfo, folder.config())
+                project = Project(folder.config())
                 await users.ensure(connection, ["bench"])
                 await hosts.enrol(connection, 1, FACTS, TOKEN)
-                return await work(project, connection, folder)
+                source = publishing.read_source(EXPERIMENT)
+                await publishing.publish(connection, folder, [source], {}, None)
+                await deploy(connection, project.config, queued)
+                if entries:
+                    await populate(connection, host_count, entries)
+                await connection.execute("VACUUM ANALYZE")
+                yield project, connection
 
 
-async def compare(queued: int, host_count: int, entries: int) -> dict[str, float]:
-    """The four ratios."""
+async def grant_round(project: Project, connection: Connection) -> Times:
+    """Seconds of a grant; the queue is as long afterwards as before."""
+    granted, _ = await project.grants_and_reports(connection)
+    await deploy(connection, project.config, REPEATS * BATCH)
+    return (granted,)
 
-    def grants(count: int) -> Callable[..., Awaitable[tuple[float, ...]]]:
-        async def work(
-            project: Project, connection: Connection, folder: Folder
-        ) -> tuple[float, ...]:
-            await deploy(connection, folder, count)
-            await connection.execute("VACUUM ANALYZE")
-            return (await project.grants_and_reports(connection))[:1]
 
-        return work
+async def past_round(project: Project, connection: Connection) -> Times:
+    """Seconds of a report, a review and a leaderboard."""
+    _, reported = await project.grants_and_reports(connection)
+    return (
+        reported, await project.review(connection), await project.leaderboard(connection)
+    )  # fmt: skip
 
-    def past(part: int) -> Callable[..., Awaitable[tuple[float, ...]]]:
-        async def work(
-            project: Project, connection: Connection, folder: Folder
-        ) -> tuple[float, ...]:
-            await deploy(connection, folder, 20_000)
-            await populate(connection, host_count // part, entries // part)
-            await connection.execute("VACUUM ANALYZE")
-            _, report = await project.grants_and_reports(connection)
-            board = await project.leaderboard(connection)
-            return report, await project.reviews(connection), board
 
-        return work
+async def compare(
+    sides: list[Side], rounds: int, work: Callable[[Project, Connection], Awaitable[Times]]
+) -> list[Times]:
+    """The medians of each side, whose rounds take turns."""
+    found: list[list[Times]] = [[] for _ in sides]
+    for number in range(rounds + 1):
+        for side, times in zip(sides, found, strict=True):
+            taken = await work(*side)
+            if number:  # the first warms caches and plans
+                times.append(taken)
+    return [tuple(map(median, map(list, zip(*times, strict=True)))) for times in found]
 
-    few = max(queued // 1_000, BATCH * REPEATS + 100)  # enough that the small queue lasts
-    (small_grant,), (large_grant,) = await measure(1, grants(few)), await measure(2, grants(queued))
-    small, large = await measure(3, past(100)), await measure(4, past(1))
-    names = ("report_ratio", "review_ratio", "leaderboard_ratio")
-    ratios = {name: b / a for name, a, b in zip(names, small, large, strict=True)}
+
+async def measure(queued: int, host_count: int, entries: int, rounds: int) -> dict[str, float]:
+    """The four ratios, and the figures of the large side."""
+    few = max(queued // 1_000, REPEATS * BATCH)
+    async with opened(few, 0, 0) as small, opened(queued, 0, 0) as large:
+        (few_grant,), (grant,) = await compare([small, large], rounds, grant_round)
+    waiting = 2 * (rounds + 1) * (REPEATS * BATCH + REVIEWED)
+    async with (
+        opened(waiting, host_count // 100, entries // 100) as small,
+        opened(waiting, host_count, entries) as large,
+    ):
+        before, after = await compare([small, large], rounds, past_round)
+    names = ("report", "review", "leaderboard")
     return {
-        "grant_ratio": large_grant / small_grant,
-        **ratios,
-        "grant_seconds": large_grant,
-        "report_seconds": large[0],
-        "review_seconds": large[1],
-        "leaderboard_seconds": large[2],
+        "grant_ratio": grant / few_grant,
+        **{f"{n}_ratio": b / a for n, a, b in zip(names, before, after, strict=True)},
+        "grant_ms": 1000 * grant,
+        **{f"{n}_ms": 1000 * b for n, b in zip(names, after, strict=True)},
+        "load_average": os.getloadavg()[0],
     }
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and report."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--queued", type=int, default=1_000_000)
     parser.add_argument("--hosts", type=int, default=100_000)
     parser.add_argument("--entries", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="fewer only for a quick look")
     given = parser.parse_args()
     os.environ.pop("AXIOM_DATABASE_URL", None)
-    found = asyncio.run(compare(given.queued, given.hosts, given.entries))
-    print(json.dumps({name: round(value, 5) for name, value in found.items()}))
+    figures = asyncio.run(measure(given.queued, given.hosts, given.entries, given.rounds))
+    baseline = {
+        "name": "the same step on a small project", "queued": given.queued // 1_000,
+        "hosts": given.hosts // 100, "ledger_rows": given.entries // 100,
+        "psycopg": version("psycopg"),
+    }  # fmt: skip
+    report("queue_growth", figures, baseline)
 
 
 if __name__ == "__main__":
