@@ -110,13 +110,13 @@ class Volunteer:
         self.said: list[tuple[SyncRequest, SyncAnswer]] = []
         self.heard = asyncio.Event()
         self._url = project.url
-        said, heard = self.said, self.heard
+        host = self
 
         class HeardApi(Api):
             async def sync(self, request: SyncRequest) -> SyncAnswer:
                 answer = await super().sync(request)
-                said.append((request, answer))
-                heard.set()
+                host.said.append((request, answer))
+                host.heard.set()
                 return answer
 
         patch.setattr(perform, "Api", HeardApi)
@@ -154,7 +154,7 @@ class Volunteer:
                     if running.done():
                         running.result()
                     await asyncio.sleep(0.02)
-            self.heard.clear()
+            self.heard = asyncio.Event()  # of this loop
             agent.put(e.SyncRequested(now=asyncio.get_running_loop().time()))
             await asyncio.wait_for(self.heard.wait(), WAIT_SECONDS)
             if crash:
