@@ -115,3 +115,34 @@ def test_damaged_or_forbidden_files_are_named(tmp_path: Path) -> None:
     assert "identity.json is damaged" in agent.refused(21, "status")
     agent.environment["AXIOM_CLIENT_DIR"] = str(state / "identity.json")  # a file, not a folder
     assert "identity.json" in agent.refused(21, "run")
+
+
+def test_a_drain_with_a_deadline_ends_what_runs_and_then_pauses(
+    project: SmallProject, agent: AgentProcess
+) -> None:
+    agent.ok("drain", "--reason", "guests", "--deadline", "1 s", "--then", "pause")
+    wait_for("the pause", lambda: agent.json("status")["state"] == "paused")
+    assert agent.json("status")["reason"] == "paused: drained, guests"
+    [reports] = project.reports.values()
+    assert (reports[0].outcome, len(reports)) == ("cancelled", 1)
+    assert "the deadline has come" in reports[0].message
+    assert "--deadline 'soon'" in agent.refused(3, "drain", "--deadline", "soon")
+    assert "no GPU 0" in agent.refused(8, "pause", "--gpu", "0")
+
+
+def test_the_file_is_read_again_when_an_editor_writes_it_and_nonsense_changes_nothing(
+    agent: AgentProcess,
+) -> None:
+    del agent.environment["AXIOM_CPU_CORES"]  # of the commands; the agent's own stands
+    config = agent.folder / "config" / "config.toml"
+    config.write_text("[run]\nschedule = '00:00-00:01, 00:01-00:02'\n[gpu]\nenabled = 'maybe'\n")
+    wait_for("the refusal", lambda: "gpu.enabled" in agent.ok("log"))
+    assert "is refused, the old one stays" in agent.ok("log")
+    assert agent.tasks("running")
+    beside = config.with_suffix(".new")  # as editors do it
+    beside.write_text("[cpu]\nshare = '0%'\n")
+    beside.replace(config)
+    wait_for("the new share", lambda: agent.tasks("paused"))
+    assert agent.json("tasks")["tasks"][0]["reason"] == "kept free: cpu.share is 0%"
+    config.unlink()
+    wait_for("the defaults", lambda: agent.tasks("running"))
