@@ -2,7 +2,7 @@
 #
 #   make demo       the main job: server, experiments, agent, live display, session log
 #   make test       the tests                     make lint      ruff, mypy --strict, layers
-#   make science    every seed of every experiment (slow)
+#   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
@@ -49,6 +49,7 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/lint-imports
 
 science: $(VENV)/.dev-stamp
+	nice $(BIN)/python -m tests.science
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
 BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard benchmarks/*.py))))
@@ -79,4 +80,4 @@ release: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/release.py dist
 
 clean:
-	rm -rf $(VENV) build dist site demo
+	rm -rf $(VENV) build dist site demo .science-runs

@@ -14,10 +14,11 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from tests.science import nulls
 from tests.science.harness import experiment, run_once
+from tests.science.plan import TEN
 from tests.science.promises import parts, resumed, twin
+from tests.science.runs import result as kept
 
 NAME = "catapult_phase"
-SEEDS = range(101, 111)
 SMALL: dict[str, Any] = {"widths": [128], "steps": 150}  # every rate, about half a second
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -43,7 +44,7 @@ def test_signature_of_one_seed_at_the_first_width() -> None:
 
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    results = [run_once(NAME, seed) for seed in SEEDS]
+    results = [kept(NAME, seed) for seed in TEN[NAME]]
     held = [signature(result) for result in results]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim

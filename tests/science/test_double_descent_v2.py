@@ -5,8 +5,6 @@ Tuned on seeds 0 to 4. The ten seeds here were fixed before they were run and no
 
 from __future__ import annotations
 
-from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result
 from tests.science.harness import experiment, run_once
-from tests.science.promises import parts, resumed, twin
+from tests.science.plan import TEN
+from tests.science.promises import parts, resumed
+from tests.science.runs import result as kept
 
 NAME = "double_descent_v2"
-SEEDS = range(101, 111)
 SMALL: dict[str, Any] = {"steps": 10}  # four short trials: arithmetic, not science
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -38,39 +37,12 @@ def signature(result: Result) -> dict[str, bool]:
     }
 
 
-@cache
-def whole(seed: int) -> Result:
-    return run_once(NAME, seed)
-
-
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    held = [signature(whole(seed)) for seed in SEEDS]
+    held = [signature(kept(NAME, seed)) for seed in TEN[NAME]]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim
-    assert all(abs(whole(seed)["random_label_error"] - 0.8) < 0.1 for seed in SEEDS)
-
-
-@pytest.mark.slow
-def test_seeds_differ_and_one_seed_agrees_with_itself() -> None:
-    assert run_once(NAME, 101) == whole(101)
-    for a, b in combinations(SEEDS, 2):
-        assert disagreements(MANIFEST, whole(a), whole(b)) != []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("broken", ["shuffled_labels", "test_set_of_another_task"])
-def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
-    blobs = PARTS["blobs"]
-
-    def other(rng: np.random.Generator, centres: Any, count: int) -> Any:
-        if broken == "shuffled_labels":
-            inputs, classes = blobs(rng, centres, count)
-            return inputs, rng.permutation(classes)
-        elsewhere = rng.standard_normal(centres.shape)
-        return blobs(rng, centres if count == PARTS["SAMPLES"] else elsewhere, count)
-
-    assert twin(NAME, 101, tmp_path, {"blobs": other}, steps=1500)["valid"] == 0
+    assert all(abs(kept(NAME, seed)["random_label_error"] - 0.8) < 0.1 for seed in TEN[NAME])
 
 
 def test_gradient_is_the_derivative() -> None:

@@ -7,33 +7,15 @@ products are fused or not, as on another host.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result
-from tests.science.harness import EXPERIMENTS, experiment
-
-ROOT = Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
-
-#: Processors to be imitated: fused multiply-add or not, vectors of 4, 4 and 2 float64.
-KERNELS: dict[str, dict[str, str]] = {
-    "haswell": {"OPENBLAS_CORETYPE": "Haswell"},
-    "sandybridge": {"OPENBLAS_CORETYPE": "SandyBridge", "MKL_CBWR": "AVX"},
-    "prescott": {
-        "OPENBLAS_CORETYPE": "Prescott",
-        "ATEN_CPU_CAPABILITY": "default",
-        "MKL_CBWR": "COMPATIBLE",
-    },
-}
+from tests.science.harness import experiment
+from tests.science.plan import DRIFTING, NAMES, TEN, drifted, whole
+from tests.science.runs import KERNELS, Asked, fresh, result, run
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
@@ -47,33 +29,14 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration
 
-CHILD_SECONDS_MAX = 900  # far above the 120 s an experiment may take, on a crowded machine
 
-CHILD = """
-import json, sys
-from tests.science.harness import run_once
-name, seed, budget, parameters = json.loads(sys.argv[1])
-print(json.dumps(run_once(name, seed, budget_seconds=budget, **parameters)))
-"""
-
-
-@cache
-def in_child(name: str, seed: int, kernel: str | None, quick: bool) -> Result:
-    """One gated result of a child process under the named kernels; None: the machine's own."""
-    budget = QUICK_BUDGET_SECONDS if quick else None
-    parameters = QUICK.get(name, {}) if quick else {}
-    environment = {key: value for key, value in os.environ.items() if key not in _KERNEL_KEYS}
-    environment |= {"OMP_NUM_THREADS": "1", **(KERNELS[kernel] if kernel else {})}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps([name, seed, budget, parameters])],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=CHILD_SECONDS_MAX,
+def quick(name: str, seed: int, kernel: str | None) -> Result:
+    """A short run, made afresh each time: the quick slice keeps nothing."""
+    asked = Asked(
+        name=name, seed=seed, kernel=kernel, parameters=QUICK[name],
+        budget_seconds=QUICK_BUDGET_SECONDS,
     )  # fmt: skip
-    assert child.returncode == 0, child.stderr[-2000:]
-    result: Result = json.loads(child.stdout)
-    return result
-
-
-_KERNEL_KEYS = {key for kernel in KERNELS.values() for key in kernel}
+    return fresh(asked).result
 
 
 def differences(name: str, a: Result, b: Result) -> list[str]:
@@ -82,32 +45,34 @@ def differences(name: str, a: Result, b: Result) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_kernels_agree_and_another_seed_does_not(name: str) -> None:
-    here = in_child(name, 101, None, True)
-    assert differences(name, here, in_child(name, 101, "prescott", True)) == []
-    assert differences(name, here, in_child(name, 102, None, True)) != []
+    here = quick(name, 101, None)
+    assert differences(name, here, quick(name, 101, "prescott")) == []
+    assert differences(name, here, quick(name, 102, None)) != []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", [101, 102])
-def test_whole_runs_agree_under_other_kernels(name: str, seed: int, kernel: str) -> None:
-    here = in_child(name, seed, None, False)
-    assert differences(name, here, in_child(name, seed, kernel, False)) == []
+def test_whole_runs_agree_under_other_kernels(name: str, kernel: str) -> None:
+    for seed in DRIFTING[name]:
+        here, there = run(whole(name, seed)), run(drifted(name, seed, kernel))
+        assert differences(name, here.result, there.result) == [], seed
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", NAMES)
-def test_whole_runs_of_other_seeds_disagree(name: str) -> None:
-    results = [in_child(name, seed, None, False) for seed in (101, 102, 103)]
-    for i, a in enumerate(results):
-        for b in results[:i]:
-            assert differences(name, a, b) != []
+def test_a_wrong_seed_under_another_kernel_is_told_from_drift(name: str, kernel: str) -> None:
+    here = result(name, DRIFTING[name][0])
+    for seed in TEN[name][1:]:
+        assert differences(name, here, result(name, seed)) != []
+    there = run(drifted(name, DRIFTING[name][1], kernel)).result
+    assert differences(name, here, there) != []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kernels_do_differ(name: str) -> None:
     """Otherwise agreement would show nothing: at least one number moves in its last digits."""
-    here = in_child(name, 101, None, False)
-    assert any(in_child(name, 101, kernel, False) != here for kernel in KERNELS)
+    seed = DRIFTING[name][0]
+    assert any(run(drifted(name, seed, k)).result != result(name, seed) for k in KERNELS)

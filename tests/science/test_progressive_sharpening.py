@@ -16,10 +16,11 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from tests.science import nulls
 from tests.science.harness import experiment, run_once
+from tests.science.plan import TEN
 from tests.science.promises import parts, resumed, twin
+from tests.science.runs import result as kept
 
 NAME = "progressive_sharpening"
-SEEDS = range(121, 131)
 SMALL: dict[str, Any] = {"widths": [16], "rates": [0.05, 0.2, 0.1], "steps_max": 200}
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -45,7 +46,7 @@ def test_signature_of_one_seed_at_two_rates() -> None:
 
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    held = [signature(run_once(NAME, seed)) for seed in SEEDS]
+    held = [signature(kept(NAME, seed)) for seed in TEN[NAME]]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim
 

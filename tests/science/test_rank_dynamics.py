@@ -17,9 +17,10 @@ from axiom_client.run.task import Task
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result, gate
 from tests.science.harness import EXPERIMENTS, experiment, run_once
+from tests.science.plan import TEN
+from tests.science.runs import result as kept
 
 NAME = "rank_dynamics"
-SEEDS = range(101, 111)
 QUICK = {"epochs": 40, "budget_seconds": 0.7}  # the three shallow and one medium configuration
 
 
@@ -59,9 +60,9 @@ def test_both_arms_start_at_the_same_ranks(quick: Result) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", TEN[NAME])
 def test_signature(seed: int) -> None:
-    result = run_once(NAME, seed)
+    result = kept(NAME, seed)
     check_signature(result)
     assert result["configs_done"] == 9
     assert result["rate_effect"] < 0

@@ -5,8 +5,6 @@ Tuned on seeds 0 to 2. The ten seeds here were fixed before they were run and no
 
 from __future__ import annotations
 
-from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result
 from tests.science.harness import experiment, run_once
-from tests.science.promises import parts, resumed, twin
+from tests.science.plan import TEN
+from tests.science.promises import parts, resumed
+from tests.science.runs import result as kept
 
 NAME = "rank_lottery"
-SEEDS = range(101, 111)
 SMALL: dict[str, Any] = {"steps": 10}  # short trials: arithmetic, not science
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -41,44 +40,12 @@ def signature(result: Result) -> dict[str, bool]:
     }
 
 
-@cache
-def whole(seed: int) -> Result:
-    return run_once(NAME, seed)
-
-
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    held = [signature(whole(seed)) for seed in SEEDS]
+    held = [signature(kept(NAME, seed)) for seed in TEN[NAME]]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim
     assert all(one["ticket_beats_reinit"] for one in held)  # 95 % of seeds
-
-
-@pytest.mark.slow
-def test_seeds_differ_and_one_seed_agrees_with_itself() -> None:
-    assert run_once(NAME, 101) == whole(101)
-    for a, b in combinations(SEEDS, 2):
-        assert disagreements(MANIFEST, whole(a), whole(b)) != []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("broken", ["shuffled_labels", "test_set_of_another_task"])
-def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
-    clusters = PARTS["clusters"]
-
-    def other(rng: np.random.Generator, centres: Any, count: int) -> Any:
-        if broken == "shuffled_labels":
-            inputs, classes = clusters(rng, centres, count)
-            return inputs, rng.permutation(classes)
-        elsewhere = rng.standard_normal(centres.shape)
-        return clusters(rng, centres if count == PARTS["SAMPLES"] else elsewhere, count)
-
-    once: dict[str, Any] = {"TRIALS_MAX": 1, "ROUNDS": 5}
-    if broken == "shuffled_labels":  # the same short run, not broken, is valid
-        own = tmp_path / "own"
-        own.mkdir()
-        assert twin(NAME, 101, own, once, steps=300)["valid"] == 1
-    assert twin(NAME, 101, tmp_path, {**once, "clusters": other}, steps=300)["valid"] == 0
 
 
 def test_gradient_is_the_derivative() -> None:
@@ -113,10 +80,10 @@ def test_masks_have_the_same_size_and_keep_the_largest() -> None:
         assert PARTS["sparsity"](mask) == pytest.approx(level, abs=0.001)
     shuffled = PARTS["shuffled_mask"](rng, mask)
     pairs = zip(*(PARTS["layers"](m[None])[0] for m in (mask, shuffled, net)), strict=True)
-    for kept, mixed, weight in pairs:
-        assert kept.sum() == mixed.sum()
+    for stays, mixed, weight in pairs:
+        assert stays.sum() == mixed.sum()
         size = np.abs(weight)
-        assert size[kept == 1].min() > size[kept == 0].max()
+        assert size[stays == 1].min() > size[stays == 0].max()
 
 
 def test_pruned_weights_stay_zero() -> None:

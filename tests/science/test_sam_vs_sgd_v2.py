@@ -13,10 +13,11 @@ import pytest
 
 from axiom_protocol.agreement import disagreements
 from tests.science.harness import experiment, run_once
+from tests.science.plan import TEN
 from tests.science.promises import parts, resumed, twin
+from tests.science.runs import result as kept
 
 NAME = "sam_vs_sgd_v2"
-SEEDS = range(101, 111)
 SMALL: dict[str, Any] = {"widths": [16], "rates": [1.0], "rhos": [0.1, 1.0], "steps": 150}
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
@@ -46,7 +47,7 @@ def test_flatness_of_one_seed() -> None:
 
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    results = [run_once(NAME, seed) for seed in SEEDS]
+    results = [kept(NAME, seed) for seed in TEN[NAME]]
     held = [signature(result) for result in results]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim

@@ -1,0 +1,225 @@
+"""Runs that are made once, side by side, and kept: every science test reads the same ones.
+
+A run is kept under .science-runs/ (not in the repository), named by the hash of all that decides
+its numbers: the experiment's code, parameters, budget and seed, the processor and its kernels, the
+versions of Python, numpy and torch, and the runner. Claims, figures and comments may change without
+new runs, since a kept result is gated anew by the present metadata; a changed line of code may not.
+
+    python -m tests.science        makes all that `make science` needs, on every core
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from axiom_protocol.manifest import read_manifest
+from axiom_protocol.result import Result, gate
+from tests.science import twins
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / ".science-runs"
+RUNNER = ("axiom_client/run/task.py", "axiom_client/run/experiment.py", "tests/science/child.py")
+SECONDS_MAX = 1800  # far above the 120 s that an experiment may take, on a crowded machine
+
+#: Processors to be imitated: fused multiply-add or not, vectors of 4, 4 and 2 float64.
+KERNELS: dict[str, dict[str, str]] = {
+    "haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    "sandybridge": {"OPENBLAS_CORETYPE": "SandyBridge", "MKL_CBWR": "AVX"},
+    "prescott": {
+        "OPENBLAS_CORETYPE": "Prescott",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+    },
+}
+_KERNEL_KEYS = {key for kernel in KERNELS.values() for key in kernel}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which run is wanted.
+
+    budget_seconds  None: the experiment's own
+    twin            how it is broken on purpose: a key of ``twins.BROKEN``; None: not
+    kernel          the processor to be imitated: a key of KERNELS; None: the machine's own
+    how             cold, warm or restored: see ``child.run``; ``again`` is a second cold run
+    """
+
+    name: str
+    seed: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    budget_seconds: float | None = None
+    twin: str | None = None
+    kernel: str | None = None
+    how: Literal["cold", "again", "warm", "restored"] = "cold"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A gated result and what it cost: CPU seconds (user and system) and peak resident bytes."""
+
+    result: Result
+    cpu_seconds: float
+    peak_bytes: int
+
+
+class RunFailed(Exception):
+    """A child ended with an error; the message is the end of what it wrote."""
+
+
+def run(asked: Asked) -> Run:
+    """The kept run, or a new one, which is then kept."""
+    path = _path(asked)
+    if not path.exists():
+        told = json.dumps({"asked": _title(asked), **_in_child(asked)})
+        KEPT.mkdir(exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.{id(asked)}")
+        partial.write_text(told)
+        os.replace(partial, path)
+    return _gated(asked, json.loads(path.read_text()))
+
+
+def fresh(asked: Asked) -> Run:
+    """A new run, which is not kept."""
+    return _gated(asked, _in_child(asked))
+
+
+def _gated(asked: Asked, kept: dict[str, Any]) -> Run:
+    return Run(
+        result=gate(read_manifest(source(asked)), kept["result"]),
+        cpu_seconds=kept["cpu_seconds"],
+        peak_bytes=kept["peak_bytes"],
+    )
+
+
+def result(name: str, seed: int, **asked: Any) -> Result:
+    """The result of one kept run."""
+    return run(Asked(name=name, seed=seed, **asked)).result
+
+
+def make(wanted: Iterable[Asked], tell: Callable[[str], None] = print) -> list[Exception]:
+    """Make all runs that are missing, one child a core; the failures."""
+    missing = {key(asked): asked for asked in wanted if not is_kept(asked)}
+    failures: list[Exception] = []
+    pool = ThreadPoolExecutor(_cores())
+    try:
+        waiting = {pool.submit(run, asked): asked for asked in missing.values()}
+        for done, future in enumerate(as_completed(waiting), start=1):
+            asked, error = waiting[future], future.exception()
+            if isinstance(error, Exception):
+                failures.append(error)
+            cost = f"failed: {error}" if error else f"{future.result().cpu_seconds:.1f} s"
+            tell(f"{done}/{len(waiting)} {_title(asked)}: {cost}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption waits for two runs and not for all
+    return failures
+
+
+def is_kept(asked: Asked) -> bool:
+    return _path(asked).exists()
+
+
+def _path(asked: Asked) -> Path:
+    return KEPT / f"{asked.name}-{key(asked)}.json"
+
+
+def source(asked: Asked) -> str:
+    """The script that is run: the library's, or its broken twin."""
+    sound = (ROOT / "experiments" / f"{asked.name}.py").read_text()
+    return sound + twins.BROKEN[asked.name][asked.twin] if asked.twin else sound
+
+
+def key(asked: Asked) -> str:
+    """Hash of all that decides the numbers of a run."""
+    facts = [
+        _code(source(asked)),
+        _task(asked),
+        asked.how,
+        KERNELS[asked.kernel] if asked.kernel else {},
+        _machine(),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _code(script: str) -> str:
+    """The script as its syntax tree, without the docstring: comments and metadata are not in it."""
+    tree = ast.parse(script)
+    if ast.get_docstring(tree) is not None:
+        tree.body.pop(0)
+    return ast.dump(tree)
+
+
+@cache
+def _machine() -> list[str]:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        told = cpuinfo.read_text().splitlines()
+        processor += "".join(sorted({s for s in told if s.startswith(("model name", "flags"))}))
+    runner = [(ROOT / path).read_text() for path in RUNNER]
+    return [processor, sys.version, *map(version, ("numpy", "torch")), *runner]
+
+
+def _task(asked: Asked) -> dict[str, Any]:
+    manifest = read_manifest(source(asked))
+    budget = manifest.expected_seconds if asked.budget_seconds is None else asked.budget_seconds
+    parameters = manifest.resolve(dict(asked.parameters))
+    return {"seed": asked.seed, "parameters": parameters, "budget_seconds": budget}
+
+
+def _in_child(asked: Asked) -> dict[str, Any]:
+    environment = {k: v for k, v in os.environ.items() if k not in _KERNEL_KEYS} | ONE_THREAD
+    environment |= KERNELS[asked.kernel] if asked.kernel else {}
+    how = "cold" if asked.how == "again" else asked.how
+    wanted = {"source": source(asked), "name": asked.name, "task": _task(asked), "how": how}
+    child = subprocess.run(
+        [sys.executable, "-c", MEASURED],
+        cwd=ROOT, env=environment, input=json.dumps(wanted), capture_output=True, text=True,
+        timeout=SECONDS_MAX,
+    )  # fmt: skip
+    if child.returncode:
+        raise RunFailed(f"{_title(asked)}: {child.stderr[-2000:]}")
+    measured: dict[str, Any] = json.loads(child.stdout)
+    return measured
+
+
+#: Runs the child and counts what it used, which only the process that waits for it can.
+MEASURED = """
+import json, resource, subprocess, sys
+child = subprocess.run(
+    [sys.executable, "-m", "tests.science.child"], stdin=sys.stdin, stdout=subprocess.PIPE
+)
+if child.returncode:
+    sys.exit(child.returncode)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps({
+    "result": json.loads(child.stdout),
+    "cpu_seconds": used.ru_utime + used.ru_stime,
+    "peak_bytes": used.ru_maxrss * unit,
+}))
+"""
+
+
+def _title(asked: Asked) -> str:
+    extras = (asked.kernel, asked.twin, None if asked.how == "cold" else asked.how)
+    small = "" if asked.budget_seconds is None else f" {asked.budget_seconds:g} s"
+    return " ".join([asked.name, str(asked.seed), *(e for e in extras if e)]) + small
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,84 @@
+"""Twenty seeds of each experiment, judged as the server judges them; and their broken twins.
+
+Samples are handed to axiom_server's own `judge`, spread over hosts, with the seed check it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from axiom_protocol.manifest import Manifest
+from axiom_server.decide.findings import PROBES, Sample, Verdicts, is_seed_ignored, judge
+from tests.science.harness import experiment
+from tests.science.plan import NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
+from tests.science.runs import Asked, result
+
+HOSTS = 4
+
+CONFIRMED, REJECTED = {"confirmed"}, {"rejected"}
+OPEN = {"preliminary", "rejected", "confirmed"}  # a verdict, but which is for more seeds to say
+
+#: What twenty seeds must say where it is not "confirmed". Each is told of in docs/findings.md.
+EXPECTED: dict[tuple[str, str], set[str]] = {
+    ("sam_vs_sgd_v2", "small_rho_flatter_at_equal_cost"): REJECTED,
+}
+
+
+def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
+    """What the server says of these runs, by finding."""
+    manifest = experiment(name)[0]
+    samples = [
+        Sample(
+            task_id=i, seed=asked.seed, host_id=i % HOSTS, parameters=manifest.resolve({}),
+            result=result(name, asked.seed, twin=asked.twin, budget_seconds=asked.budget_seconds),
+        )
+        for i, asked in enumerate(wanted)
+    ]  # fmt: skip
+    ignored = is_seed_ignored(manifest, [sample.result for sample in samples[:PROBES]])
+    return {
+        finding.name: judge(manifest, finding, samples, seed_ignored=ignored)
+        for finding in manifest.findings
+    }
+
+
+def findings_of(name: str) -> list[str]:
+    manifest: Manifest = experiment(name)[0]
+    return [finding.name for finding in manifest.findings]
+
+
+def told(verdict: Verdicts) -> str:
+    return (
+        f"{verdict.verdict}: {verdict.reason} ({verdict.estimate}, {verdict.low}..{verdict.high})"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_twenty_seeds_give_the_expected_verdicts(name: str) -> None:
+    found = verdicts(name, [whole(name, seed) for seed in TWENTY[name]])
+    for finding, verdict in found.items():
+        assert verdict.verdict in EXPECTED.get((name, finding), CONFIRMED), (finding, told(verdict))
+
+
+def test_every_expected_verdict_is_of_a_finding() -> None:
+    assert all(finding in findings_of(name) for name, finding in EXPECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twin", TWIN_KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_finding_of_a_broken_twin_is_confirmed(name: str, twin: str) -> None:
+    found = verdicts(name, [small(name, seed, twin) for seed in TWINS[name]])
+    assert {verdict.verdict for verdict in found.values()} == {"insufficient"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_not_their_size_that_fails_the_twins(name: str) -> None:
+    """The sound experiment at the twins' budget passes its gates on every seed."""
+    wanted = [small(name, seed, None) for seed in TWINS[name]]
+    found = verdicts(name, wanted)
+    assert all(verdict.seeds == len(wanted) for verdict in found.values())
+    assert any(verdict.verdict == "confirmed" for verdict in found.values())
