@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (9.0, 4.9)  # one below the other: 900 px wide at screen size, whatever their number
 DOTS_PER_INCH = 150  # sharp on a dense screen
+DOTTED_MAX = 20  # points of a line that are few enough to be marked one by one
 
 #: Okabe & Ito 2008, distinguishable with any colour vision; black is kept for reference lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
@@ -187,12 +188,15 @@ def _curves(axes: Axes, figure: Figure, results: list[Result]) -> None:
     columns = _over_results(figure, results)
     by_path = len(figure.y) > 1 and any("." in y for y in figure.y)
     shades = _shades(len(columns))
+    dotted = all(len(column[0].x) <= DOTTED_MAX for column in columns)  # all of the lines, or none
     named: set[str] = set()
     for i, column in enumerate(columns):
         path = column[0].path
         label = _legend(figure, path) if by_path else column[0].label
         colour = COLOURS[path % len(COLOURS)] if by_path else shades[i]
-        _curve(axes, figure, column, colour, "" if label in named else label, thin=by_path)
+        line = {"color": colour, "linewidth": 1.4 if by_path else 2.0}
+        line |= {"marker": "o", "markersize": 4.5} if dotted else {}
+        _curve(axes, figure, column, line, "" if label in named else label)
         named.add(label)
     _scales_and_marks(axes, figure)
     axes.set_xlabel(figure.x_label or figure.x.rpartition(".")[2])
@@ -215,15 +219,12 @@ def _shades(count: int) -> list[Any]:
 
 
 def _curve(
-    axes: Axes, figure: Figure, column: list[Series], colour: Any, label: str, *, thin: bool
+    axes: Axes, figure: Figure, column: list[Series], style: dict[str, Any], label: str
 ) -> None:
     import numpy as np
 
-    style: dict[str, Any] = {"color": colour, "linewidth": 1.4 if thin else 2.0}
     if figure.kind == "points":
-        style |= {"linestyle": "none", "marker": "o", "markersize": 6, "alpha": 0.85}
-    elif len(column[0].x) <= 20:
-        style |= {"marker": "o", "markersize": 4.5}
+        style = style | {"linestyle": "none", "marker": "o", "markersize": 6, "alpha": 0.85}
     first = column[0]
     same_x = all(s.x.shape == first.x.shape and np.allclose(s.x, first.x) for s in column)
     if not same_x:  # each result has its own x: show them all, without a mean that means nothing
@@ -237,7 +238,7 @@ def _curve(
         low = mean - spread
         if figure.y_scale == "log":
             low = np.where(low > 0, low, y.min(axis=0))  # a band below zero has no place there
-        axes.fill_between(first.x, low, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(first.x, low, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:

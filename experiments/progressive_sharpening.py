@@ -159,7 +159,7 @@ At the scale used, between the two, it was lower in every seed tried: a fact abo
 #
 # [[tool.axiom.figures]]
 # name = "edge"
-# title = "Sharpness rises to 2/lr, and stays there"
+# title = "Sharpness rises past 2/lr, is thrown back, and settles there"
 # x = "curves.time"
 # y = ["curves.edge"]
 # label = "lr {rate:g}"
@@ -191,15 +191,15 @@ At the scale used, between the two, it was lower in every seed tried: a fact abo
 #
 # [[tool.axiom.figures]]
 # name = "late"
-# title = "The late sharpness, in units of 2/lr, over rate and width"
-# kind = "map"
+# kind = "points"
+# title = "Every rate but the control's settles at 2/lr, whatever the width"
 # x = "configs.rate"
-# y = ["configs.width"]
-# z = "configs.late_edge"
+# y = ["configs.late_edge"]
+# label = "width {width}"
 # x_label = "learning rate"
-# y_label = "width"
-# z_label = "lr * sharpness / 2"
-# y_scale = "log"
+# y_label = "late lr * sharpness / 2"
+# x_scale = "log"
+# y_mark = [1.0]
 # ///
 
 from __future__ import annotations

@@ -225,6 +225,21 @@ What does not survive:
 # legend = ["small init", "He init"]
 # label = "{hidden_layers} hidden, lr {learning_rate:g}"
 # y_label = "relative change of the weights' stable rank"
+#
+# [[tool.axiom.figures]]
+# name = "kinds"
+# title = "Weights, representations and centred ones do not move alike"
+# kind = "bars"
+# x = "configs_done"
+# y = [
+#   "weight_change_small", "weight_change_he", "hidden_change_small", "hidden_change_he",
+#   "centred_change_small", "centred_change_he",
+# ]
+# legend = [
+#   "weights, small init", "weights, He init", "representations, small", "representations, He",
+#   "centred repr., small", "centred repr., He",
+# ]
+# y_label = "relative change of the stable rank, mean of configurations"
 # ///
 
 import itertools

@@ -1,21 +1,18 @@
 """Twenty seeds of each experiment, judged as the server judges them; and their broken twins.
 
-Samples are handed to axiom_server's own `judge`, spread over hosts, with the seed check it makes.
+"Open" are findings whose interval after twenty seeds is near the criterion: other seeds may decide
+otherwise, and the page about them says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from axiom_protocol.manifest import Manifest
-from axiom_server.decide.findings import PROBES, Sample, Verdicts, is_seed_ignored, judge
+from axiom_server.decide.findings import Verdicts
 from tests.science.harness import experiment
+from tests.science.judged import verdicts
 from tests.science.plan import NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
-from tests.science.runs import Asked, result
-
-HOSTS = 4
 
 CONFIRMED, REJECTED = {"confirmed"}, {"rejected"}
 OPEN = {"preliminary", "rejected", "confirmed"}  # a verdict, but which is for more seeds to say
@@ -24,23 +21,6 @@ OPEN = {"preliminary", "rejected", "confirmed"}  # a verdict, but which is for m
 EXPECTED: dict[tuple[str, str], set[str]] = {
     ("sam_vs_sgd_v2", "small_rho_flatter_at_equal_cost"): REJECTED,
 }
-
-
-def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
-    """What the server says of these runs, by finding."""
-    manifest = experiment(name)[0]
-    samples = [
-        Sample(
-            task_id=i, seed=asked.seed, host_id=i % HOSTS, parameters=manifest.resolve({}),
-            result=result(name, asked.seed, twin=asked.twin, budget_seconds=asked.budget_seconds),
-        )
-        for i, asked in enumerate(wanted)
-    ]  # fmt: skip
-    ignored = is_seed_ignored(manifest, [sample.result for sample in samples[:PROBES]])
-    return {
-        finding.name: judge(manifest, finding, samples, seed_ignored=ignored)
-        for finding in manifest.findings
-    }
 
 
 def findings_of(name: str) -> list[str]:
