@@ -238,7 +238,8 @@ def _curve(
         low = mean - spread
         if figure.y_scale == "log":
             low = np.where(low > 0, low, y.min(axis=0))  # a band below zero has no place there
-        axes.fill_between(first.x, low, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
+        shade = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(first.x, low, mean + spread, **shade)
 
 
 def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:

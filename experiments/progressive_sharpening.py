@@ -19,8 +19,8 @@ for another path. Summaries over the late half agree between hosts; step-by-step
 are marked so. The control and everything up to the arrival are not chaotic.
 
 What it does not settle: whether the edge does any good. In first trials the test loss at the edge
-was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2.
-At the scale used, between the two, it was lower in every seed tried: a fact about this task.
+was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2. At
+the scale used, between the two, it is lower in some seeds and higher in others.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -153,7 +153,7 @@ At the scale used, between the two, it was lower in every seed tried: a fact abo
 # [[tool.axiom.findings]]
 # name = "flatter_generalises"
 # claim = "Nets at the edge have a lower test loss than the sharper control."
-# about = "Its sign turned on the scale of the targets in first trials: a fact about this task."
+# about = "Not expected to hold: in first trials its sign turned on the scale of the targets."
 # field = "test_gain"
 # criterion = { above = 0 }
 #

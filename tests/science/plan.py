@@ -18,12 +18,14 @@ NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 FIRST_SEED = dict.fromkeys(NAMES, 101) | {"progressive_sharpening": 121}
 TEN = {name: range(first, first + 10) for name, first in FIRST_SEED.items()}  # of the signatures
 TWENTY = {name: range(first, first + 20) for name, first in FIRST_SEED.items()}  # of the findings
-DRIFTING = {name: range(first, first + 2) for name, first in FIRST_SEED.items()}
 TWINS = {
     name: range(first, first + 5) for name, first in FIRST_SEED.items()
 }  # as few as give a verdict
 
+DRIFTING = {"haswell": 1, "sandybridge": 1, "prescott": 2}  # seeds of each: the last differs most
+
 TWIN_KINDS = ("shuffled_labels", "another_test_set", "seed_ignored")
+assert set(DRIFTING) == set(KERNELS)
 assert all(tuple(kinds) == TWIN_KINDS for kinds in BROKEN.values())
 
 
@@ -60,6 +62,7 @@ def everything() -> list[Asked]:
         *(
             drifted(name, seed, kernel)
             for name in NAMES
-            for kernel, seed in product(KERNELS, DRIFTING[name])
+            for kernel, seeds in DRIFTING.items()
+            for seed in (FIRST_SEED[name] + i for i in range(seeds))
         ),
     ]
