@@ -60,8 +60,9 @@ class Resources(_Table, frozen=True, kw_only=True):
 class Parameter(_Table, frozen=True, kw_only=True):
     """One thing that a workunit may vary, and the values it may take.
 
-    A number has ``min`` and ``max``; a text has ``choices``; a bool needs neither. When the default
-    is a list, the bounds hold for each item and ``max_items`` bounds the list.
+    A number has ``min`` and ``max``; a text has ``choices``, and without them is its default and
+    nothing else, so that no text of a server's reaches a script; a bool needs neither. When the
+    default is a list, the bounds hold for each item and ``max_items`` bounds the list.
     """
 
     default: Scalar | list[Scalar]
@@ -93,13 +94,19 @@ class Parameter(_Table, frozen=True, kw_only=True):
             fits = fits and abs(value) <= NUMBER_MAX  # type: ignore[arg-type]
         if not fits:
             return f"must be {_KIND_NAMES[type(template)]}"
-        if self.choices is not None and value not in self.choices:
-            return f"must be one of {', '.join(map(str, self.choices))}"
+        choices = self._choices()
+        if choices is not None and value not in choices:
+            return f"must be one of {', '.join(map(str, choices))}"
         if self.min is not None and value < self.min:  # type: ignore[operator]
             return f"must be at least {self.min}"
         if self.max is not None and value > self.max:  # type: ignore[operator]
             return f"must be at most {self.max}"
         return None
+
+    def _choices(self) -> list[Scalar] | None:
+        values = self.default if isinstance(self.default, list) else [self.default]
+        texts = all(isinstance(value, str) for value in values)
+        return values if self.choices is None and texts else self.choices
 
 
 _KIND_NAMES = {int: "a whole number", float: "a finite number", str: "a text"}

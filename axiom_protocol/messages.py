@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
 ShortText = Annotated[str, Meta(max_length=200)]
+TaskId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # PostgreSQL's bigint
 Device = Literal["cpu", "gpu"]
 
 #: How a task ended, in the one vocabulary of both sides, logs and pages.
@@ -84,7 +85,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
 class InHand(Struct, frozen=True, kw_only=True):
     """A task that the host has and has not yet reported."""
 
-    task_id: int
+    task_id: TaskId
     state: Literal["queued", "running", "paused", "ended"]
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
@@ -96,7 +97,7 @@ class Report(Struct, frozen=True, kw_only=True):
     cpu_seconds       user and system time of the task's process, from wait4
     """
 
-    task_id: int
+    task_id: TaskId
     outcome: Outcome
     elapsed_seconds: Seconds
     cpu_seconds: Seconds
@@ -113,7 +114,7 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
     nor among ``reports`` is lost, and goes back to the queue at once.
     """
 
-    request_id: Annotated[str, Meta(min_length=8, max_length=64)]
+    request_id: Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[!-~]*\Z")]
     protocol_version: int = PROTOCOL_VERSION
     host: HostFacts | None = None
     capacity: Capacity
@@ -125,7 +126,7 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
 class Grant(Struct, frozen=True, kw_only=True):
     """A task leased to the host. Code, limits and allowed ranges come from the signed bundle."""
 
-    task_id: int
+    task_id: TaskId
     experiment: ShortText
     version: ShortText
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
@@ -139,7 +140,7 @@ class Grant(Struct, frozen=True, kw_only=True):
 class Acknowledgement(Struct, frozen=True, kw_only=True):
     """The server has this report, durably. ``refusal`` tells the owner why it earns nothing."""
 
-    task_id: int
+    task_id: TaskId
     refusal: ShortText = ""
 
 

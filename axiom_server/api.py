@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -27,10 +28,10 @@ from axiom_protocol.messages import (
     ProjectInfo,
     SyncRequest,
 )
+from axiom_protocol.text import one_line, plain_message
 from axiom_server import deployment
 from axiom_server.config import Config
 from axiom_server.exchange import TokenUnknown
-from axiom_server.intake import clean
 from axiom_server.metrics import Metrics
 from axiom_server.pages import render
 from axiom_server.rounds import Rounds
@@ -47,6 +48,9 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+#: What may be asked of the bundles' folder; 255 bytes is what a file system takes for a name.
+BUNDLE_FILE = re.compile(r"[A-Za-z0-9][\w.@-]{0,254}", re.ASCII)
+SESSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of PostgreSQL's bigint
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
@@ -85,7 +89,7 @@ class Api:
         """``POST /api/v1/hosts``: a new host, of an account or with a new one."""
         asked = decode(_decode_enrol, await body(request))
         _check_version(asked.protocol_version)
-        facts = msgspec.convert(_cleaned(msgspec.to_builtins(asked.host)), type(asked.host))
+        facts = plain_message(asked.host)
         async with self.pool.connection() as connection, connection.transaction():
             user_id, user, key = await self._account(connection, asked)
             token, stored = users.new_secret()
@@ -103,7 +107,7 @@ class Api:
         if not self.config.project.anonymous_hosts:
             raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
-        name = " ".join(clean(asked.user).split())[:NAME_LENGTH_MAX]
+        name = one_line(asked.user)[:NAME_LENGTH_MAX]
         name = name or f"volunteer-{stored.hex()[:8]}"
         user_id = await users.make(connection, name, stored)
         if user_id is None:
@@ -120,8 +124,7 @@ class Api:
         asked = decode(_decode_sync, await body(request))
         _check_version(asked.protocol_version)
         if asked.host is not None:
-            host = msgspec.convert(_cleaned(msgspec.to_builtins(asked.host)), type(asked.host))
-            asked = msgspec.structs.replace(asked, host=host)
+            asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
         try:
             said = await self.turns.sync(users.digest(token), asked)
         except TokenUnknown:
@@ -135,7 +138,8 @@ class Api:
         """``GET /bundles/...``: the signed metadata and the experiments, as files."""
         kind, name = request.path_params["kind"], request.path_params["name"]
         path = self.bundles / kind / name
-        if kind not in ("metadata", "targets") or name.startswith(".") or not path.is_file():
+        known = kind in ("metadata", "targets") and BUNDLE_FILE.fullmatch(name)
+        if not known or not path.is_file():
             raise Refused(404, "No such file in the bundles")
         return FileResponse(path)
 
@@ -149,9 +153,9 @@ class Api:
         """``GET /sessions/N``: one session log."""
         number = request.path_params["number"]
         text = None
-        if 0 < number < 2**63:
+        if SESSION_NUMBER.fullmatch(number):
             async with self.pool.connection() as connection:
-                text = await render.session(connection, self.config, number)
+                text = await render.session(connection, self.config, int(number))
         if text is None:
             raise Refused(404, "No such session")
         return HTMLResponse(text, headers=PAGE_HEADERS)
@@ -195,7 +199,7 @@ def application(api: Api, rounds: Rounds) -> Starlette:
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
             Route("/", api.front),
-            Route("/sessions/{number:int}", api.session),
+            Route("/sessions/{number}", api.session),
             Route("/metrics", api.measures),
             Route("/healthz", api.health),
             Route("/readyz", api.ready),
@@ -269,16 +273,6 @@ def _check_version(version: int) -> None:
             426, "This server speaks another protocol version",
             f"It speaks {PROTOCOL_VERSION}, not {version}: update the older side.",
         )  # fmt: skip
-
-
-def _cleaned(value: object) -> object:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _cleaned(item) for key, item in value.items()}
-    return value
 
 
 def _problem(problem: Problem) -> Response:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
+from axiom_protocol.text import one_line
 from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
 from axiom_server.granting import grant_all, to_grant
-from axiom_server.intake import Intake, Visit, clean, take_in
+from axiom_server.intake import Intake, Visit, take_in
 from axiom_server.store import comparisons
 from axiom_server.store import exchange as store
 from axiom_server.store.database import Connection
@@ -177,7 +178,7 @@ def _update(visit: Visit, intake: Intake, grants: Sequence[Grant]) -> HostUpdate
         pace=intake.pace,
         idle_cpu=max(0, min(capacity.cpu_slots_free, host.cpu_cores) - cpu),
         idle_gpu=max(0, min(capacity.gpu_slots_free, host.gpus) - gpu),
-        draining=clean(request.draining),
+        draining=one_line(request.draining),
         pending=len(intake.ended),
     )
 

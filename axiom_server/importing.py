@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from axiom_protocol.text import one_line
 from axiom_server.errors import FileUnreadable
-from axiom_server.intake import clean
 from axiom_server.store import imports
 from axiom_server.store.database import Connection
 from axiom_server.store.imports import IdleRow, ResultRow
@@ -89,18 +89,18 @@ async def import_history(
     connection: Connection, history: History, digest: bytes, source: str
 ) -> Imported:
     """Bring a history in, in the caller's transaction. The same file again changes nothing."""
-    owners = {r.host_id: clean(r.user) for r in history.results}
+    owners = {r.host_id: one_line(r.user) for r in history.results}
     if not await imports.is_new_file(connection, digest):
         return Imported(
             results=0, already_known=len(history.results), users=0, hosts=0, idle_hosts=0
         )
     idle = [
-        IdleRow(host_id=h.host_id, name=clean(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus)
+        IdleRow(host_id=h.host_id, name=one_line(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus)
         for h in history.idle_hosts
     ]
     hosts = await imports.add_hosts(connection, source, owners, idle)
     results = [
-        ResultRow(r.result_id, clean(r.user), r.host_id, r.experiment, r.elapsed_seconds)
+        ResultRow(r.result_id, one_line(r.user), r.host_id, r.experiment, r.elapsed_seconds)
         for r in history.results
     ]
     new = await imports.add_results(connection, source, results, hosts)

@@ -9,12 +9,12 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
 from axiom_protocol.result import ResultRefused, gate
+from axiom_protocol.text import one_line, plain
 from axiom_server.catalogue import Catalogue
 from axiom_server.decide import replicate, retry
 from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe, lie
@@ -133,7 +133,7 @@ def _judge(catalogue: Catalogue, task: TaskRow, report: Report, elapsed: float) 
             result = gate(catalogue.versions[task.version_id].manifest, report.result)
             valid, encoded = int(result["valid"]), msgspec.json.encode(result)
         except ResultRefused as refused:
-            refusal = clean(str(refused))[:REFUSAL_LENGTH]
+            refusal = one_line(str(refused))[:REFUSAL_LENGTH]
     return EndedTask(
         task_id=task.task_id,
         outcome=report.outcome,
@@ -142,7 +142,7 @@ def _judge(catalogue: Catalogue, task: TaskRow, report: Report, elapsed: float) 
         cpu_seconds=report.cpu_seconds,
         peak_memory_bytes=report.peak_memory_bytes,
         refusal=refusal,
-        message=clean(report.message),
+        message=plain(report.message),
         valid=valid,
         digest=hashlib.sha256(encoded).hexdigest(),
         result=msgspec.Raw(encoded),
@@ -220,8 +220,3 @@ def _reconcile(
     still = {task.task_id for task in kept}
     cancelled = sorted(t for t, state in in_hand.items() if t not in still and state != "ended")
     return kept, lost, cancelled
-
-
-def clean(text: Any) -> str:
-    """A volunteer's text without what PostgreSQL cannot store: NULs and lone surrogates."""
-    return str(text).replace("\0", "").encode("utf-8", "replace").decode()

@@ -65,8 +65,9 @@ def check(
         raise ExperimentMalformed(str(error)) from None
     known = {bundle.sha256 for bundle in folder.bundles.bundles()}
     new = [(path, source) for path, source in sources if _digest(source) not in known]
+    recorded = [run for run in map(read_run, tried) if run.sha256 not in known]
     shown = try_all(
-        new, [read_run(path) for path in tried],
+        new, recorded,
         skip=options.skip, budget_seconds=options.budget_seconds, tell=tell,
     )  # fmt: skip
     return sources, shown

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+
+from msgspec.structs import replace
 
 from axiom_server.session_log import FindingLine, HostWork, SessionLog, TierLine, number
 
@@ -20,12 +23,27 @@ def render(log: SessionLog, markdown: bool = False) -> str:
         if log.at
         else "no session yet"
     )
+    if markdown:
+        log = _names_as_text(log)
     title = f"{log.project.upper()} EXPERIMENT SESSION LOG — {when}"
     parts = [f"# {title}" if markdown else f"{title}\n{'=' * len(title)}"]
     for heading, lines in _sections(log):
         underlined = f"## {heading}" if markdown else f"{heading}\n{'=' * len(heading)}"
         parts.append("\n".join([underlined, *lines]))
     return "\n\n".join(parts) + "\n"
+
+
+def _names_as_text(log: SessionLog) -> SessionLog:
+    """Volunteers' names so that Markdown shows them, and makes no link, picture or tag of them."""
+    return replace(
+        log,
+        users=[replace(user, name=_as_text(user.name)) for user in log.users],
+        deployed_to=[replace(host, name=_as_text(host.name)) for host in log.deployed_to],
+    )
+
+
+def _as_text(name: str) -> str:
+    return re.sub(r"([\\`*_\[\]()<>!|~&#])", r"\\\1", name)
 
 
 def _sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:

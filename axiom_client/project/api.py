@@ -29,6 +29,7 @@ from axiom_protocol.messages import (
     SyncAnswer,
     SyncRequest,
 )
+from axiom_protocol.text import one_line, plain_message
 
 CONNECT_SECONDS = 15.0  # a slow satellite link answers within a few
 ANSWER_SECONDS = 60.0  # a loaded server may take its time; the request is safe to repeat
@@ -135,7 +136,7 @@ class Api:
         if status >= 300:
             raise self._refusal(status, answer, answer_headers)
         try:
-            return msgspec.json.decode(answer, type=kind)
+            return plain_message(msgspec.json.decode(answer, type=kind))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._stranger() from None
 
@@ -185,8 +186,8 @@ class Api:
             problem: Any = msgspec.json.decode(answer, type=Problem)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             problem = None
-        said = " ".join(filter(None, (problem.title, problem.detail))) if problem else ""
-        said = " ".join(said.split()) or f"status {status}"
+        said = one_line(f"{problem.title} {problem.detail}") if problem else ""
+        said = said or f"status {status}"
         if status in (429, 502, 503, 504):
             seconds = headers.get("retry-after", "")
             return Overloaded(

@@ -130,6 +130,7 @@ def check_grant(data: bytes) -> None:
     assert 0 <= chosen["rate"] <= 1
     assert math.isfinite(chosen["free"])
     assert chosen["name"] in ("a", "b")
+    assert chosen["text"] == "a"  # no choices: what staff signed
     assert chosen["on"] in (True, False)
     assert all(0 <= item <= 9 for item in chosen["many"])
     assert 1 <= len(chosen["many"]) <= 3
