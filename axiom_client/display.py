@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +23,13 @@ REFRESH_SECONDS = 0.5  # fast enough to look alive, slow enough to cost nothing
 REFRESH_LOCAL_SECONDS = 1.0  # through the socket
 BLANK_LINES = 3  # around the slots, and where the cursor waits
 NAME_WIDTH = 7  # of a slot, up to "core 99"; wider names push the rest
-TASK_COLUMNS = 45  # progress, times and gaps beside a task's name
-TASK_WIDTH_MIN, TASK_WIDTH_MAX = 20, 64
-BAR_WIDTH = 16
+TASK_COLUMNS = 35  # its number, its times and gaps, beside a task's name and bar
+TASK_WIDTH_MIN, TASK_WIDTH_MAX = 12, 64
+BAR_WIDTH_MIN, BAR_WIDTH_MAX = 4, 16
+COLUMN_WIDTH = 90  # a terminal twice as wide shows two columns of tasks, where there are so many
+COLUMN_GAP = 2
+REASONS_SHARE = 3  # a third of the lines at most goes to reasons when tasks want them all
+FOOT_LINES = 2  # of a problem or a reason; the addresses in them are long
 
 STYLES = {
     "running": "bold green",
@@ -38,7 +44,7 @@ STYLES = {
 def picture(shot: Snapshot, width: int, height: int) -> RenderableType:
     """The agent as a picture of at most ``width`` columns and ``height`` lines."""
     head: list[RenderableType] = [_title(shot, width), *_host(shot)]
-    foot = _footer(shot)
+    foot = [line for text in _footer(shot) for line in _in_lines(text, width)]
     room = height - len(head) - len(foot) - BLANK_LINES
     return Group(*head, "", _slots(shot, max(1, room), width), "", *foot)
 
@@ -82,64 +88,101 @@ def _gpu_names(shot: Snapshot) -> str:
 
 
 def _slots(shot: Snapshot, lines: int, width: int) -> Table:
-    rows = _rows(shot)
-    shown = rows if len(rows) <= lines else rows[: lines - 1]
-    name_width = max([NAME_WIDTH, *(len(name) for name, _ in shown)])
-    task_width = min(TASK_WIDTH_MAX, max(TASK_WIDTH_MIN, width - name_width - TASK_COLUMNS))
-    table = Table.grid(padding=(0, 1), expand=False)
-    table.add_column(no_wrap=True, min_width=name_width)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=task_width)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True, min_width=6)
-    table.add_column(justify="right", no_wrap=True, style="dim")
+    """Tasks, side by side where there are many and the terminal is wide; then why slots are idle.
+
+    Where not all fits, tasks are left out before reasons are.
+    """
+    busy, idle = _busy(shot), _idle(shot)
+    all_fits = len(busy) + len(idle) <= lines
+    idle_shown = idle if all_fits else idle[: max(1, lines // REASONS_SHARE)]
+    room = max(0, lines - len(idle_shown) - (not all_fits))
+    columns = min(max(1, width // COLUMN_WIDTH), math.ceil(len(busy) / room)) if room else 1
+    busy_shown = busy[: room * columns]
+    name_width = max([NAME_WIDTH, *(len(name) for name, _ in [*busy_shown, *idle_shown])])
     outer = Table.grid()
-    for name, what in shown:
-        if isinstance(what, TaskView):
-            table.add_row(name, *_task_cells(what))
-    if table.row_count:
-        outer.add_row(table)
-    for name, what in shown:
-        if isinstance(what, str):
-            line = f"{name:<{name_width}} {what}"
-            outer.add_row(Text(line, "dim", no_wrap=True, overflow="ellipsis"))
-    if len(rows) > len(shown):
-        outer.add_row(Text(f"… and {len(rows) - len(shown)} more", "dim"))
+    if busy_shown:
+        outer.add_row(_side_by_side(busy_shown, columns, width, name_width))
+    for name, reason in idle_shown:
+        line = f"{name:<{name_width}} {reason}"
+        outer.add_row(Text(line, "dim", no_wrap=True, overflow="ellipsis"))
+    left_out = len(busy) + len(idle) - len(busy_shown) - len(idle_shown)
+    if left_out:
+        outer.add_row(Text(f"… and {left_out} more", "dim"))
     return outer
 
 
-def _task_cells(task: TaskView) -> tuple[RenderableType, ...]:
-    left = "" if task.left_seconds is None else f"{show_seconds(task.left_seconds)} left"
+def _side_by_side(
+    rows: list[tuple[str, TaskView]], columns: int, width: int, name_width: int
+) -> Table:
+    each = math.ceil(len(rows) / columns)
+    across = Table.grid(padding=(0, COLUMN_GAP), expand=False)
+    parts = [rows[at : at + each] for at in range(0, len(rows), each)]
+    across.add_row(*(_task_table(part, width // columns - COLUMN_GAP, name_width)
+                     for part in parts))  # fmt: skip
+    return across
+
+
+def _task_table(rows: list[tuple[str, TaskView]], width: int, name_width: int) -> Table:
+    room = width - name_width - TASK_COLUMNS
+    bar_width = min(BAR_WIDTH_MAX, max(BAR_WIDTH_MIN, room - TASK_WIDTH_MIN))
+    task_width = min(TASK_WIDTH_MAX, max(TASK_WIDTH_MIN, room - bar_width))
+    table = Table.grid(padding=(0, 1), expand=False)
+    table.add_column(no_wrap=True, min_width=name_width)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=task_width)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, min_width=4)
+    table.add_column(justify="right", no_wrap=True, min_width=6)
+    table.add_column(justify="right", no_wrap=True, style="dim")
+    for name, task in rows:
+        table.add_row(name, *_task_cells(task, bar_width))
+    return table
+
+
+def _task_cells(task: TaskView, bar_width: int) -> tuple[RenderableType, ...]:
+    left = f"{show_seconds(task.left_seconds)} left" if task.left_seconds else ""
     return (
-        Text(f"{task.experiment} #{task.task_id}", "cyan", no_wrap=True, overflow="ellipsis"),
-        ProgressBar(total=1.0, completed=task.progress, width=BAR_WIDTH),
+        Text(task.experiment, "cyan", no_wrap=True, overflow="ellipsis"),
+        Text(f"#{task.task_id}", "cyan", no_wrap=True),
+        ProgressBar(
+            total=1.0, completed=task.progress, width=bar_width,
+            style="bright_black", complete_style="green", finished_style="green",
+        ),
         f"{task.progress:.0%}",
         show_seconds(task.elapsed_seconds),
         left,
-    )
+    )  # fmt: skip
 
 
-def _rows(shot: Snapshot) -> list[tuple[str, TaskView | str]]:
-    """Tasks on their slots, then paused ones that hold none, then idle slots with their reasons.
-
-    Slots side by side that are idle for the same reason share a row.
-    """
+def _busy(shot: Snapshot) -> list[tuple[str, TaskView]]:
+    """Tasks on their slots, then paused ones that hold none."""
     tasks = {task.task_id: task for task in shot.tasks}
-    busy: list[tuple[str, TaskView | str]] = []
+    rows: list[tuple[str, TaskView]] = []
+    shown: set[int] = set()  # a task of several slots has one row, at the first
     for slot in shot.slots:
-        held = [tasks[i] for i in (slot.task_id, *slot.also) if i in tasks]
-        busy += [(slot.name if i == 0 else "", task) for i, task in enumerate(held)]
-    busy += [("paused", task) for task in _slotless(shot)]
-    idle: list[tuple[str, TaskView | str]] = []
-    slots, start = [*shot.slots], 0
+        held = [tasks[i] for i in (slot.task_id, *slot.also) if i in tasks and i not in shown]
+        rows += [(_name(slot, task) if i == 0 else "", task) for i, task in enumerate(held)]
+        shown |= {task.task_id for task in held}
+    return rows + [("paused", task) for task in _slotless(shot)]
+
+
+def _idle(shot: Snapshot) -> list[tuple[str, str]]:
+    """Idle slots with their reasons; those side by side that have the same one share a row."""
+    rows = []
+    slots, start = shot.slots, 0
     while start < len(slots):
         end = start + 1
         if slots[start].task_id is None:
             while end < len(slots) and _alike(slots[start], slots[end]):
                 end += 1
-            idle.append((_span(slots[start].name, slots[end - 1].name), slots[start].reason))
+            rows.append((_span(slots[start].name, slots[end - 1].name), slots[start].reason))
         start = end
-    return busy + idle
+    return rows
+
+
+def _name(slot: SlotView, task: TaskView) -> str:
+    """That of all its slots where a task has several and shares none."""
+    return slot.name if slot.also else task.slot or slot.name
 
 
 def _slotless(shot: Snapshot) -> list[TaskView]:
@@ -159,11 +202,19 @@ def _span(first: str, last: str) -> str:
     return f"{kind}s {low}-{last.split()[1]}"
 
 
-def _footer(shot: Snapshot) -> list[Text]:
+def _in_lines(text: str, width: int) -> list[Text]:
+    """A line, or two where it is long; beyond that it ends in an ellipsis."""
+    lines = textwrap.wrap(
+        text, width, max_lines=FOOT_LINES, placeholder=" …", subsequent_indent="  "
+    )
+    return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def _footer(shot: Snapshot) -> list[str]:
     credit, today = shot.credit, shot.credit_today
     queue = f"{shot.tasks_running} running, {shot.tasks_waiting} waiting"
     if shot.tasks_waiting:
-        queue += f" ({show_seconds(shot.waiting_seconds)} of one core)"
+        queue += f" (enough for {show_seconds(shot.waiting_seconds / _cores(shot))})"
     if shot.reports_unsent:
         queue += f", {shot.reports_unsent} to report"
     earned = (
@@ -173,8 +224,15 @@ def _footer(shot: Snapshot) -> list[Text]:
     lines = [f"{queue} · {credit.pending_results} results in review", earned, *_contact(shot)]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
     if shot.reason:
-        lines.append(f"{shot.state}: {shot.reason}")
-    return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+        said_already = shot.reason.startswith(shot.state)  # such as "paused by you"
+        lines.append(shot.reason if said_already else f"{shot.state}: {shot.reason}")
+    return lines
+
+
+def _cores(shot: Snapshot) -> int:
+    """How many cores share the tasks that wait; one at least."""
+    cores = [slot for slot in shot.slots if slot.name.startswith("core")]
+    return max(1, sum(not slot.reason.startswith("kept free") for slot in cores))
 
 
 def _contact(shot: Snapshot) -> list[str]:

@@ -10,8 +10,9 @@ from msgspec import Struct
 from axiom_client.decide.allocate import needs_of, task_seconds
 from axiom_client.decide.exchange import credit_today
 from axiom_client.decide.follow import allocation_now, ran_seconds, room_now
-from axiom_client.decide.model import NEVER, AgentState, TaskState
+from axiom_client.decide.model import NEVER, AgentState, Drain, TaskState
 from axiom_client.decide.rest import in_words
+from axiom_client.decide.schedule import moment
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.messages import Credit, Outcome
 
@@ -119,7 +120,7 @@ def snapshot(
         who=who,
         host=_host(state),
         tasks=tasks,
-        slots=_slots(state, tasks),
+        slots=_slots(state),
         tasks_running=sum(t.state == "running" for t in tasks),
         tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
         reports_unsent=sum(t.state == "ended" for t in tasks),
@@ -145,14 +146,25 @@ def _word(
     if state.stop is not None:
         return "stopping", state.stop.reason
     if state.drain is not None:
-        return "draining", state.drain.reason
+        return "draining", _drain_in_words(state, state.drain)
     if state.pause is not None:
-        return "paused", state.pause.reason
+        return "paused", state.pause.reason.removeprefix("paused: ")
     if state.facts is None:
         return "running", "starting"
     if rest := in_words(state):
         return "paused", rest.removeprefix("paused: ")
     return "running", ""
+
+
+def _drain_in_words(state: AgentState, drain: Drain) -> str:
+    """Why, what happens to what still runs, and what follows."""
+    words = [drain.reason]
+    if drain.deadline_wall is not None:
+        at = moment(drain.deadline_wall + state.utc_offset_seconds, state.local)
+        words.append(f"what runs at {at} is ended")
+    if drain.then != "stay":
+        words.append("then the agent ends" if drain.then == "exit" else "then a pause")
+    return "; ".join(words)
 
 
 def _host(state: AgentState) -> HostView:
@@ -178,23 +190,37 @@ def _waiting_seconds(state: AgentState) -> float:
 
 
 def _tasks(state: AgentState, now: float) -> list[TaskView]:
-    ordered = sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
+    places = _places(state)
+    return [_task(state, task, places.get(task.task_id, []), now) for task in _in_order(state)]
+
+
+def _in_order(state: AgentState) -> list[TaskState]:
+    return sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
+
+
+def _places(state: AgentState) -> dict[int, list[str]]:
+    """The names of the slots that each task holds; cores are counted up, for none is bound."""
     cores = 0
-    views = []
-    for task in ordered:
-        slot = ""
-        if task.phase in ALIVE:
-            needs = needs_of(task, state.bundles)
-            if needs.gpus:
-                slot = ", ".join(f"GPU {i}" for i in task.gpus if i >= 0) or "a GPU that is gone"
-            elif task.phase != "paused":
-                slot = f"core {cores}"
-                cores += needs.cpu_cores
-        views.append(_task(state, task, slot, now))
-    return views
+    places: dict[int, list[str]] = {}
+    for task in _in_order(state):
+        if task.phase not in ALIVE:
+            continue
+        needs = needs_of(task, state.bundles)
+        if needs.gpus:
+            places[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
+        elif task.phase != "paused":
+            places[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
+            cores += needs.cpu_cores
+    return places
 
 
-def _task(state: AgentState, task: TaskState, slot: str, now: float) -> TaskView:
+def _in_short(places: list[str]) -> str:
+    if len(places) > 1 and places[0].startswith("core "):
+        return f"cores {places[0].split()[1]}-{places[-1].split()[1]}"
+    return ", ".join(places)
+
+
+def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> TaskView:
     elapsed = ran_seconds(task, now)
     bundle = state.bundles.get(task.record.grant.sha256)
     names = {"granted": "queued" if task.record.accepted else "fetching"}
@@ -213,7 +239,7 @@ def _task(state: AgentState, task: TaskState, slot: str, now: float) -> TaskView
         version=task.record.grant.version,
         state=names.get(task.phase, task.phase),  # type: ignore[arg-type]
         device=task.record.grant.device,
-        slot=slot,
+        slot=_in_short(places),
         progress=task.progress,
         elapsed_seconds=task.record.elapsed_seconds + elapsed,
         left_seconds=left,
@@ -230,54 +256,63 @@ def _why_paused(state: AgentState, task: TaskState) -> str:
     if needs_of(task, state.bundles).gpus:
         reasons = [s.reason for s in space.slots if s.kind == "gpu" and s.index in task.gpus]
         return next(filter(None, reasons), "paused: its GPU is gone")
-    return next((s.reason for s in space.slots if s.reason), "paused: fewer cores are allowed")
+    reasons = [s.reason for s in space.slots if s.kind == "cpu"]
+    return next(filter(None, reasons), "paused: fewer cores are allowed")
 
 
-def _slots(state: AgentState, tasks: list[TaskView]) -> list[SlotView]:
+def _slots(state: AgentState) -> list[SlotView]:
     busy: dict[str, list[int]] = {}
-    for task in tasks:
-        for name in filter(None, task.slot.split(", ")):
-            busy.setdefault(name, []).append(task.task_id)
-    idle = _why_idle(state)
+    for task_id, places in _places(state).items():
+        for name in places:
+            busy.setdefault(name, []).append(task_id)
+    idle = {kind: f"free: {_why_idle(state, kind)}" for kind in ("cpu", "gpu")}
     gpus = state.facts.gpus if state.facts else []
     views = []
     for slot in room_now(state).slots:
         held = busy.get(slot.name, [])
-        why = slot.reason or (idle if slot.kind == "cpu" else _why_idle_gpu(state, idle))
         views.append(
             SlotView(
                 name=slot.name,
                 task_id=held[0] if held else None,
                 also=held[1:],
-                reason="" if held else why,
+                reason="" if held else slot.reason or idle[slot.kind],
                 about=gpus[slot.index].name if slot.kind == "gpu" else "",
             )
         )
     return views
 
 
-def _why_idle_gpu(state: AgentState, idle: str) -> str:
-    """A GPU may be free while every task in hand is for cores."""
-    devices = {t.record.grant.device for t in state.tasks.values() if t.phase != "ended"}
-    if devices == {"cpu"} and not state.exchange.problem and state.drain is None:
-        return "free: the server has no work for this GPU"
-    return idle
-
-
-def _why_idle(state: AgentState) -> str:
-    """Why a slot that may be used runs nothing."""
+def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
+    """Why a core, or a GPU, that may be used runs nothing."""
     exchange = state.exchange
-    if passed_over := allocation_now(state).passed_over:
-        return f"free: {passed_over}"
-    if any(t.phase == "granted" for t in state.tasks.values()):
-        return "free: fetching the experiment"
+    if passed_over := allocation_now(state).passed_over.get(kind):
+        return passed_over
+    open_tasks = [t for _, t in sorted(state.tasks.items()) if t.phase != "ended"]
+    own = [t for t in open_tasks if t.record.grant.device == kind]
+    if why := _why_not_yet(state, own):
+        return why
     if state.drain is not None:
-        return f"free: draining ({state.drain.reason})"
+        return f"draining ({state.drain.reason})"
     if exchange.problem:
-        return f"free: no contact: {exchange.problem}"
+        return f"no contact: {exchange.problem}"
+    if kind == "gpu" and open_tasks and not own:
+        return "the server has no work for this GPU"
     if exchange.dry:
-        return f"free: {exchange.no_work_reason or _no_work(state)}"
-    return "free: asking the server for work"
+        return exchange.no_work_reason or _no_work(state)
+    return "asking the server for work"
+
+
+def _why_not_yet(state: AgentState, tasks: list[TaskState]) -> str:
+    """What the first of these tasks that waits is waiting for; empty when none does."""
+    for task in tasks:
+        if task.phase == "granted":
+            bundle = state.bundles.get(task.record.grant.sha256)
+            problem = bundle.problem if bundle else ""
+            return f"{task.ref} is not here yet: {problem}" if problem else f"fetching {task.ref}"
+    for task in tasks:
+        if task.phase == "queued" and task.retry_at > state.now:
+            return f"task {task.task_id} was lost and is tried again in a moment"
+    return ""
 
 
 def _no_work(state: AgentState) -> str:

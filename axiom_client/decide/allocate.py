@@ -29,13 +29,14 @@ WAITING_PER_CORE_MAX = 5  # enough for any network outage of short tasks; more o
 class Allocation(Struct, frozen=True, kw_only=True):
     """What is to change. ``start`` pairs a task with the GPU slots it gets, none on the CPU.
 
-    ``passed_over``: why a waiting task did not start though a slot is idle.
+    ``passed_over``: why a waiting task did not start, for cores ("cpu") and for GPUs ("gpu"): then
+    a slot may be idle though there is work.
     """
 
     start: list[tuple[int, list[int]]] = []
     pause: list[int] = []
     resume: list[int] = []
-    passed_over: str = ""
+    passed_over: dict[str, str] = {}
 
 
 class _Gpu:
@@ -88,17 +89,36 @@ class _Left:
         return [gpu.index for gpu in fits[: needs.gpus]] if len(fits) >= needs.gpus else []
 
     def refusal(self, needs: Resources) -> str:
+        """Why a task cannot start now; empty when it can."""
         if needs.gpus and not self.fitting(needs):
-            return "no GPU is free for it"
+            return f"the next task needs {_gpus(needs)}"
         if not needs.gpus and needs.cpu_cores > self.cores:
-            return "no slot is free for it"
+            return f"the next task needs {needs.cpu_cores} cores"
         if needs.memory_bytes > self.memory_bytes:
-            return "the memory allowed is promised to other tasks"
+            return (
+                f"the next task needs {_size(needs.memory_bytes)} of memory, and of what tasks may "
+                f"have (memory.share) {_size(self.memory_bytes)} is left"
+            )
         if self.memory_now is not None and needs.memory_bytes > self.memory_now:
-            return "too little memory is free on this computer"
+            return (
+                f"the next task needs {_size(needs.memory_bytes)} of memory, and this computer has "
+                f"too little free now (memory.keep_free)"
+            )
         if needs.disk_bytes > self.disk_bytes:
-            return "the disk space allowed is promised to other tasks"
+            return (
+                f"the next task needs {_size(needs.disk_bytes)} of disk, and of what tasks may "
+                f"have (disk.total) {_size(self.disk_bytes)} is left"
+            )
         return ""
+
+
+def _gpus(needs: Resources) -> str:
+    room = f" with {_size(needs.gpu_memory_bytes)} of memory" if needs.gpu_memory_bytes else ""
+    return f"{needs.gpus} GPUs{room}" if needs.gpus > 1 else f"a GPU{room}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{max(0, size_bytes) / 1e6:,.0f} MB"
 
 
 def needs_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Resources:
@@ -136,12 +156,12 @@ def allocate(
                     pause.append(task.task_id)
             elif task.phase == "paused":
                 resume.append(task.task_id)
-    passed_over = ""
+    passed_over: dict[str, str] = {}
     for task in ordered:
         if task.phase == "queued" and task.retry_at <= now:
             needs = needs_of(task, bundles)
             if why := left.refusal(needs):
-                passed_over = passed_over or why
+                passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
                 continue
             left.hold(needs)
             left.grow(needs)

@@ -12,6 +12,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits
 from axiom_client.display import picture
 from axiom_client.view import Snapshot, Who, snapshot
+from axiom_protocol.manifest import Resources
 from tests.decide.client.world import World, facts, grant
 
 WHO = Who(project="Axiom " * 10, url="https://x.example", host_id=296, user="Steve Dodd")
@@ -55,6 +56,37 @@ def test_shows_tasks_progress_and_what_is_left_out() -> None:
     assert "50%" in text
     assert "… and 225 more" in text
     assert "240 running, 240 waiting" in text
+
+
+def test_a_wide_terminal_shows_tasks_side_by_side_and_keeps_the_reasons() -> None:
+    text = drawn(busy(240, 480, gpus=2), 200, 50)
+    assert re.search(r"^core 0 .*#1 .*core 40 .*#41 ", text, re.MULTILINE)
+    assert "GPUs 0-1 free: the server has no work for this GPU" in text
+    assert "… and 160 more" in text
+    assert "240 waiting (enough for 60 s)" in drawn(busy(240, 480), 80, 24)
+
+
+def test_a_task_of_several_cores_has_one_row_that_names_them() -> None:
+    world = World(facts(cores=8))
+    world.answer(grant(1), grant(2))
+    world.fetched(resources=Resources(cpu_cores=3, memory_bytes=100_000_000, disk_bytes=0))
+    world.hear_nothing()
+    shot = snapshot(world.state, WHO, world.now)
+    assert [slot.task_id for slot in shot.slots] == [1, 1, 1, 2, 2, 2, None, None]
+    text = drawn(shot, 80, 24)
+    assert re.search(r"^cores 0-2 +walk +#1 ", text, re.MULTILINE)
+    assert re.search(r"^cores 3-5 +walk +#2 ", text, re.MULTILINE)
+    assert re.search(r"^cores 6-7 +free: ", text, re.MULTILINE)
+
+
+def test_a_long_problem_takes_a_second_line_and_nothing_is_said_twice() -> None:
+    world = World()
+    problem = "nothing answers at https://axiom.example.org:8443; check the address, or try later"
+    world.do(e.SyncFailed(now=world.now, problem=problem, again=True, jitter=0.5))
+    world.do(e.PauseRequested(now=world.now, for_seconds=None, reason="paused by you"))
+    lines = drawn(snapshot(world.state, WHO, world.now), 80, 24).splitlines()
+    assert lines[-2:] == ["  or try later", "paused by you"]
+    assert lines[-3].startswith("problem: nothing answers")
 
 
 def test_alike_idle_cores_share_a_line_with_their_reason() -> None:
