@@ -122,7 +122,7 @@ def test_a_drain_with_a_deadline_ends_what_runs_and_then_pauses(
 ) -> None:
     agent.ok("drain", "--reason", "guests", "--deadline", "1 s", "--then", "pause")
     wait_for("the pause", lambda: agent.json("status")["state"] == "paused")
-    assert agent.json("status")["reason"] == "paused: drained, guests"
+    assert agent.json("status")["reason"] == "drained, guests"
     [reports] = project.reports.values()
     assert (reports[0].outcome, len(reports)) == ("cancelled", 1)
     assert "the deadline has come" in reports[0].message
