@@ -4,6 +4,7 @@
 #   make test       the tests                     make lint      ruff, mypy --strict, layers
 #   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
+#   make attacks    on the sandbox, and on the second-best one (needs bubblewrap)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
 
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint science bench fuzz packages packages-test docs release clean
+.PHONY: help demo test lint attacks science bench fuzz packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -47,6 +48,10 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+attacks: $(VENV)/.dev-stamp
+	$(BIN)/python -m pytest tests/attacks
+	AXIOM_ATTACKS_IN=bubblewrap $(BIN)/python -m pytest tests/attacks
 
 science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science

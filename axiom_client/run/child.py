@@ -33,7 +33,7 @@ from axiom_client.run.channel import (
 )
 from axiom_client.run.experiment import load_run
 from axiom_client.run.task import Task, TaskStopped
-from axiom_client.sandbox import landlock, linux, process, seccomp
+from axiom_client.sandbox import landlock, linux, seccomp
 from axiom_client.sandbox.libc import SandboxError
 from axiom_client.sandbox.limits import MemoryGauge
 from axiom_client.sandbox.policy import Limits, Policy
@@ -99,7 +99,7 @@ def _confine(assignment: Assignment, programs: dict[bool, seccomp.Template], *, 
     if assignment.landlock:
         linux.confine_paths(policy, gauge)
     else:
-        process.close_others(gauge.fileno())
+        linux.step_aside(policy, gauge)
     if cold:
         from axiom_client.run import libraries
 

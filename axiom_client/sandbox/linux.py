@@ -25,12 +25,18 @@ def detach(parent: int) -> None:
 
 def confine_paths(policy: Policy, gauge: limits.MemoryGauge) -> None:
     """Landlock: from here on only the policy's paths can be opened. Closes every other file."""
-    if policy.background:
-        process.step_back()
     abi = landlock.abi_version()
     if abi < 1:
         raise SandboxError("the kernel has no Landlock")
     landlock.restrict(landlock.prepare(abi, policy))
+    step_aside(policy, gauge)
+
+
+def step_aside(policy: Policy, gauge: limits.MemoryGauge) -> None:
+    """Lowest rank, and no file but its own: all of ``confine_paths`` inside bubblewrap, whose
+    namespaces hold the paths."""
+    if policy.background:
+        process.step_back()
     process.close_others(gauge.fileno())
 
 

@@ -43,8 +43,7 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
         if landlock:
             linux.confine_paths(policy, gauge)
         else:
-            process.close_others(gauge.fileno())
-            process.step_back()
+            linux.step_aside(policy, gauge)
         linux.confine_calls(policy, gauge)
     except (SandboxError, OSError) as error:
         answer: list[tuple[str, bool, str]] = [("confinement", False, str(error))]

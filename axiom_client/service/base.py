@@ -67,7 +67,7 @@ def run(command: Sequence[str]) -> Completed:
             timeout=_COMMAND_TIMEOUT_SECONDS,
             check=False,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter: a folder of PATH that is not ours
         raise ServiceProblem(
             f"{command[0]} is not on this machine, so there is no service to speak of here; "
             "run the agent by hand: axiom-client run"

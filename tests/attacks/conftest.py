@@ -1,4 +1,8 @@
-"""Each attack is a script that tries to get out, run in the real sandbox by the real pool."""
+"""Each attack is a script that tries to get out, run in the real sandbox by the real pool.
+
+With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all of them run in the second-best sandbox,
+that of a kernel without Landlock; the lack is simulated at the one place that asks.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,14 @@ from pathlib import Path
 import pytest
 
 from axiom_client.run.spec import TaskFinished, TaskLimits, TaskSpec
+from axiom_client.sandbox import landlock
 from tests.adapters.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
 
+IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
+#: What the namespaces of bubblewrap leave out, shut, or cut off.
+_NOT_THERE = (errno.ENOENT, errno.ESRCH, errno.EROFS, errno.EXDEV, errno.EBUSY)
 #: How the sandbox says no; anything else means that the attack itself was wrong.
-REFUSALS = (errno.EPERM, errno.EACCES)
+REFUSALS = (errno.EPERM, errno.EACCES, *(_NOT_THERE if IN_BUBBLEWRAP else ()))
 NO_ERRNO = -1
 SECRET_NAME, SECRET = "AXIOM_TOKEN_OF_TEST", "the agent's secret"
 
@@ -67,6 +75,20 @@ class Arena:
         """Leave nothing running."""
         self.loop.run_until_complete(self.recorder.pool.close(0))
         self.loop.close()
+
+
+def not_in_bubblewrap(reason: str) -> pytest.MarkDecorator:
+    """For what is otherwise there, and no way out; ``reason`` says how."""
+    return pytest.mark.skipif(IN_BUBBLEWRAP, reason=f"in bubblewrap {reason}")
+
+
+@pytest.fixture(scope="session", autouse=IN_BUBBLEWRAP)
+def no_landlock() -> Iterator[None]:
+    """The kernel's lack."""
+    with pytest.MonkeyPatch.context() as patch:
+        if IN_BUBBLEWRAP:
+            patch.setattr(landlock, "abi_version", lambda: 0)
+        yield
 
 
 @pytest.fixture(scope="session")

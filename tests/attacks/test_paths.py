@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from tests.attacks.conftest import NO_ERRNO, SECRET, SECRET_NAME, Attack
+from tests.attacks.conftest import NO_ERRNO, SECRET, SECRET_NAME, Attack, not_in_bubblewrap
 
 DEVICES = ("mem", "kmsg", "vda", "sda", "nvme0n1", "tty", "ptmx", "full")  # "full" is everywhere
 OWN_FILE = "open('own.txt', 'w').write('mine')\nassert open('own.txt').read() == 'mine'"
@@ -25,6 +25,7 @@ def test_read_ssh_key(attack: Attack) -> None:
     attack.repelled(f"open({str(key)!r}).read()", OWN_FILE)
 
 
+@not_in_bubblewrap("a home that leads to the interpreter is there, with that path alone in it")
 def test_list_home(attack: Attack) -> None:
     attack.repelled(f"os.listdir({str(Path.home())!r})", "os.listdir('.')")
 
@@ -199,7 +200,7 @@ def test_truncate_outside_by_opening_for_reading(attack: Attack) -> None:
 
 
 def test_chmod_outside(attack: Attack) -> None:
-    attack.repelled("os.chmod(OUTSIDE, 0o000)", "os.stat(OUTSIDE)")
+    attack.repelled("os.chmod(OUTSIDE, 0o000)", "os.stat(os.__file__)")
     assert attack.outside.stat().st_mode & 0o777 != 0
 
 
@@ -217,7 +218,7 @@ def test_chown_outside(attack: Attack) -> None:
 
 def test_set_times_outside(attack: Attack) -> None:
     before = attack.outside.stat().st_mtime
-    attack.repelled("os.utime(OUTSIDE, (0, 0))", "assert os.stat(OUTSIDE).st_mtime > 0")
+    attack.repelled("os.utime(OUTSIDE, (0, 0))", "assert os.stat(os.__file__).st_mtime > 0")
     assert attack.outside.stat().st_mtime == before
 
 
