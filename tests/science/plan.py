@@ -1,8 +1,7 @@
 """All runs of `make science`, by what they are for. Seeds are fixed here, before they are run.
 
 Experiments were tuned on seeds 0 to 4 or fewer. progressive_sharpening has others than the rest:
-101 to 116 took part in its tuning (105 diverges at rate 0.3, so the findings were moved to lower
-rates, and `held_down` was redefined with 111 to 116 in view).
+101 to 131 took part in its tuning, as told in its test.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tests.science.twins import BROKEN, BUDGET_SECONDS
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
-FIRST_SEED = dict.fromkeys(NAMES, 101) | {"progressive_sharpening": 121}
+FIRST_SEED = dict.fromkeys(NAMES, 101) | {"progressive_sharpening": 141}
 TEN = {name: range(first, first + 10) for name, first in FIRST_SEED.items()}  # of the signatures
 TWENTY = {name: range(first, first + 20) for name, first in FIRST_SEED.items()}  # of the findings
 TWINS = {
