@@ -133,10 +133,10 @@ BROKEN: dict[str, dict[str, str]] = {
 #: Of twins, nominal: what is the least that still tests the claims.
 BUDGET_SECONDS: dict[str, float] = {
     "catapult_phase": 2.5,  # all rates at the first width
-    "double_descent_v2": 24.0,  # two trials of four
-    "feature_learning_phase": 8.0,  # two trials of eight
+    "double_descent_v2": 12.0,  # one trial of four
+    "feature_learning_phase": 4.0,  # one trial of eight
     "progressive_sharpening": 17.0,  # all rates at the first width
     "rank_dynamics": 3.7,  # the shallow net at every rate
-    "rank_lottery": 10.0,  # two trials of eight
+    "rank_lottery": 5.0,  # one trial of eight
     "sam_vs_sgd_v2": 8.0,  # both tasks, clean and noisy, at the first width and rate
 }
