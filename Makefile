@@ -5,6 +5,7 @@
 #   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make attacks    on the sandbox, and on the second-best one (needs bubblewrap)
+#   make fleet      1,000 simulated hosts over ten days on the real server (SEEDS="1 2 3"; slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint attacks science bench fuzz packages packages-test docs release clean
+.PHONY: help demo test lint attacks science bench fuzz fleet packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -65,6 +66,10 @@ fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \
 		echo "== no atheris for this Python: nothing will be found by coverage" >&2
 	$(BIN)/python -W ignore -m tests.fuzz
+
+SEEDS ?= 1
+fleet: $(VENV)/.dev-stamp
+	AXIOM_FLEET_SEEDS="$(SEEDS)" $(BIN)/python -m pytest -s tests/fleet -m 'slow or not slow'
 
 $(VENV)/.packages-stamp: $(VENV)/.dev-stamp
 	@echo "== installing the tools for documents and packages (once)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from axiom_server.decide.lease import Device, PoolView
@@ -27,6 +27,7 @@ class Catalogue:
     """One per serving process."""
 
     live_seconds: float
+    clock: Callable[[], float] = time.monotonic  # seconds; a simulation brings its own
     versions: dict[int, VersionRow] = field(default_factory=dict)
     parameters: dict[int, ParametersRow] = field(default_factory=dict)
     live_users: frozenset[int] = frozenset()
@@ -39,10 +40,10 @@ class Catalogue:
 
     async def refresh(self, connection: Connection) -> None:
         """Read again what is too old. One request of many does it; the others wait for it."""
-        if time.monotonic() < self._fresh_until:
+        if self.clock() < self._fresh_until:
             return
         async with self._refreshing:
-            if time.monotonic() < self._fresh_until:
+            if self.clock() < self._fresh_until:
                 return
             found = await experiments.states(connection)
             await self.know(connection, {version_id for version_id, _, _ in found})
@@ -54,7 +55,7 @@ class Catalogue:
             self.pools = [
                 p for v in self.versions.values() if v.state == "active" for p in pools(v)
             ]
-            self._fresh_until = time.monotonic() + REFRESH_SECONDS
+            self._fresh_until = self.clock() + REFRESH_SECONDS
 
     async def know(self, connection: Connection, ids: set[int]) -> None:
         """Read the manifests of versions not yet known."""
@@ -73,7 +74,7 @@ class Catalogue:
 
     def empty(self) -> set[tuple[int, str]]:
         """Pools that had nothing a moment ago."""
-        now = time.monotonic()
+        now = self.clock()
         return {key for key, until in self._empty_until.items() if until > now}
 
     def floor(self, key: tuple[int, str]) -> int:
@@ -83,11 +84,11 @@ class Catalogue:
         rows at its beginning, and every request would walk through them to the first that waits.
         """
         floor, until = self._floors.get(key, (0, 0.0))
-        return floor if until > time.monotonic() else 0
+        return floor if until > self.clock() else 0
 
     def found(self, key: tuple[int, str], floor: int, places: Sequence[int], most: int) -> None:
         """A pool was asked for so many from a floor on, and these were offered."""
-        now = time.monotonic()
+        now = self.clock()
         if len(places) == most:
             _, until = self._floors.get(key, (0, now)) if floor else (0, now + FLOOR_SECONDS)
             self._floors[key] = (max(floor, *places), until)

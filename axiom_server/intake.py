@@ -77,13 +77,14 @@ def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> In
     ended = []
     for task_id, report in fresh.items():
         task = visit.tasks[task_id]
-        ended.append((task, _judge(catalogue, task, report, believed.elapsed_seconds[task_id])))
+        elapsed = believed.elapsed_seconds[task_id]
+        ended.append((task, _judge(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
     kept, lost, cancelled = _reconcile(catalogue, visit, fresh)
     return Intake(
         acknowledged=_acknowledge(visit, ended),
         ended=ended,
-        again=_again(ended),
+        again=_again(host, ended),
         late=[task.workunit_id for task in good if task.state == "lost"],
         checked=[task for task in good if _checks(catalogue, policy, host, task)],
         kept=kept,
@@ -125,10 +126,14 @@ def _believed(visit: Visit, claims: Sequence[Claim]) -> Believed:
     return believe(claims, allowance_after(host.allowance, slots, since, held), slots)
 
 
-def _judge(catalogue: Catalogue, task: TaskRow, report: Report, elapsed: float) -> EndedTask:
-    """Hold a report against its experiment's schema."""
+def _judge(
+    catalogue: Catalogue, host: HostRow, task: TaskRow, report: Report, elapsed: float
+) -> EndedTask:
+    """Hold a report against its experiment's schema. Nothing of a quarantined host's counts."""
     refusal, valid, encoded = "", None, b"null"
-    if report.outcome == "success":
+    if host.state == "quarantined":
+        refusal = quarantined(host)[:REFUSAL_LENGTH]
+    elif report.outcome == "success":
         try:
             result = gate(catalogue.versions[task.version_id].manifest, report.result)
             valid, encoded = int(result["valid"]), msgspec.json.encode(result)
@@ -158,10 +163,18 @@ def _acknowledge(visit: Visit, ended: Sequence[tuple[TaskRow, EndedTask]]) -> li
     ]
 
 
-def _again(ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[tuple[TaskRow, int]]:
+def quarantined(host: HostRow) -> str:
+    """What its owner is told."""
+    return f"this host is quarantined: {host.state_reason or 'ask the staff'}"
+
+
+def _again(host: HostRow, ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[tuple[TaskRow, int]]:
     again = []
     for task, end in ended:
-        decision = retry.after(end.outcome, bool(end.refusal), task.attempt)
+        if host.state == "quarantined":  # as if it had been lost: no fault of the workunit's
+            decision = retry.after("lost", False, task.attempt)
+        else:
+            decision = retry.after(end.outcome, bool(end.refusal), task.attempt)
         if decision.again and task.state == "leased":
             again.append((task, decision.attempt))
     return again

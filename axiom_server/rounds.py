@@ -90,7 +90,8 @@ async def once(connection: Connection, config: Config) -> bool:
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
         expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
-        released = await tasks.release_held(connection)
+        held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
+        released = await tasks.release_held(connection, held_hours * 3600)
     if expired or released:
         log.info("leases", expired=expired, released=released)
     async with connection.transaction():

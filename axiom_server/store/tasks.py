@@ -65,32 +65,48 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
     return int(found[0][0])
 
 
-async def release_held(connection: Connection) -> int:
-    """Work made for a host that did not fetch it becomes any host's; replicas are placed anew."""
+#: A release that is not known, or further off than anything is ever held, is a wrong clock's.
+RELEASED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
+    OR release_at > now() + %(most)s * interval '1 second')"""
+
+
+async def release_held(connection: Connection, most_seconds: float) -> int:
+    """Work made for a host that did not fetch it becomes any host's; replicas are placed anew.
+
+    most_seconds  the longest that anything is held: no time column can hold it for longer
+    """
+    most = {"most": most_seconds}
     await connection.execute(
-        """WITH held AS (
-               DELETE FROM queue WHERE host_id IS NOT NULL AND purpose <> 'first'
-                 AND release_at < now() RETURNING workunit_id)
+        f"""WITH held AS (
+               DELETE FROM queue WHERE {RELEASED} AND purpose <> 'first' RETURNING workunit_id)
            UPDATE comparisons c SET state = 'wanted', tries = c.tries + 1
-           FROM held WHERE c.workunit_id = held.workunit_id AND c.state = 'placed'"""
+           FROM held WHERE c.workunit_id = held.workunit_id AND c.state = 'placed'""",
+        most,
     )
     cursor = await connection.execute(
-        """UPDATE queue SET host_id = NULL, release_at = NULL
-           WHERE host_id IS NOT NULL AND purpose = 'first' AND release_at < now()"""
+        f"""UPDATE queue SET host_id = NULL, release_at = NULL
+           WHERE {RELEASED} AND purpose = 'first'""",
+        most,
     )
     return cursor.rowcount
 
 
 async def recent(connection: Connection, version_id: int) -> list[Ended]:
-    """The newest tasks of a version that ended by themselves."""
+    """The newest tasks of a version that ended by themselves.
+
+    Neither those of hosts in quarantine nor what other hosts refuted: they are no fault of its.
+    """
     found = await rows(
         connection,
         f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
                    COALESCE(t.elapsed_seconds, 0)
-            FROM (SELECT * FROM tasks
+            FROM (SELECT * FROM tasks s
                   WHERE version_id = %s AND ended_at IS NOT NULL
                     AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
+                    AND NOT EXISTS (SELECT FROM hosts q
+                                    WHERE q.host_id = s.host_id AND q.state = 'quarantined')
+                    AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)
                   ORDER BY ended_at DESC LIMIT {RECENT_MOST}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)

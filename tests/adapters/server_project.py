@@ -58,7 +58,7 @@ class ServerProject:
     config: Config = field(default_factory=Config)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def publish(self, name: str = "short_walk", **changes: Any) -> Manifest:
+    def publish(self, name: str = "short_walk", /, **changes: Any) -> Manifest:
         """Record a fixture experiment (signing is tested elsewhere)."""
         manifest = read_manifest((EXPERIMENTS / f"{name}.py").read_text())
         manifest = msgspec.structs.replace(manifest, **changes)

@@ -12,7 +12,6 @@ from axiom_protocol.messages import Report
 from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.errors import ExperimentUnknown
 from axiom_server.store.exchange import FROM_POOLS
 from tests.adapters.cluster import cluster, fresh_database
 from tests.adapters.server_project import ServerProject
@@ -104,17 +103,6 @@ def test_what_a_host_runs_without_a_lease_is_cancelled(project: ServerProject) -
     project.round()
     answer = host.sync(cpu=0)
     assert answer.cancelled == sorted(g.task_id for g in held)
-
-
-def test_no_host_is_ever_over_committed(project: ServerProject) -> None:
-    """Hosts with 16 cores held 96 tasks in the original project."""
-    project.deploy("short_walk", count=200)
-    host = project.host(cores=16)
-    for _ in range(6):
-        host.sync(cpu=16)  # it claims to have all its slots free, again and again
-    assert len(host.held) == 16
-    host.sync(cpu=1000)
-    assert len(host.held) == 16
 
 
 def test_a_buffer_is_what_the_host_asks_for_and_no_more(project: ServerProject) -> None:
@@ -237,55 +225,6 @@ def test_a_buffer_granted_early_is_no_licence(project: ServerProject) -> None:
     assert 4_000 <= believed < 4_200
 
 
-def test_results_of_zero_elapsed_seconds_earn_nothing(project: ServerProject) -> None:
-    project.deploy("short_walk", count=4)
-    host = project.host()
-    host.sync()
-    project.later(60)
-    host.sync([host.success(g, 0.0) for g in host.held.values()], cpu=0)
-    log = project.review()
-    assert (log.results, log.credit, log.unpaid) == (0, 0, {"no work": 4})
-
-
-def test_every_seed_is_deployed_once(project: ServerProject) -> None:
-    """In the original project a fleet's replications all ran with seed 42."""
-    for _ in range(5):
-        project.deploy("short_walk", count=50)
-    seeds = [r[0] for r in project.rows("SELECT seed FROM workunits")]
-    assert len(seeds) == len(set(seeds)) == 250
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        project.execute(
-            "INSERT INTO workunits (version_id, parameters_id, seed, deployment_id, device) "
-            "SELECT version_id, parameters_id, seed, deployment_id, device FROM workunits LIMIT 1"
-        )
-
-
-def test_a_workunit_is_whole_or_not_there(project: ServerProject) -> None:
-    """7,858 workunits were lost to a race between making them and staging their files: here a
-    deployment is one transaction, and a bundle is published before it can be deployed."""
-    with pytest.raises(ExperimentUnknown):
-        project.deploy("short_walk", "no_such_experiment", count=5)
-    assert project.value("SELECT count(*) FROM workunits") == 0
-    project.deploy("short_walk", count=5)
-    assert project.value(
-        "SELECT count(*) FROM queue q JOIN workunits w USING (workunit_id) "
-        "JOIN versions v ON v.version_id = w.version_id AND v.sha256 <> ''"
-    ) == 5  # fmt: skip
-
-
-def test_nothing_is_stuck_behind_a_column(project: ServerProject) -> None:
-    """48,368 workunits were stuck behind a wrong time column: here what waits has no such column,
-    and a workunit made for a host that never comes is any host's after a while."""
-    ghost = project.host(cores=4)
-    ghost.sync()
-    project.deploy("short_walk", fill_idle=True)
-    other = project.host(cores=8)
-    assert other.sync().grants == []
-    project.later(project.config.deploy.hold_hours * 3600 + 1)
-    project.round()
-    assert len(other.sync().grants) == 4
-
-
 def test_the_ledger_cannot_be_changed(project: ServerProject) -> None:
     project.deploy("short_walk", count=1)
     host = project.host()
@@ -326,25 +265,6 @@ def test_totals_are_the_ledgers_sums(postgres: str) -> None:
             )
             assert wrong == []
         assert project.value("SELECT sum(amount) FROM credit") == 12 * 2 + 12 * 5
-
-
-def test_a_broken_script_is_stopped_and_hosts_are_spared(project: ServerProject) -> None:
-    """One broken script put every host into back-off in the original project."""
-    project.deploy("short_walk", count=200)
-    fleet = [project.host(cores=4) for _ in range(4)]
-    for host in fleet:
-        host.sync()
-    project.later(60)
-    for host in fleet:
-        grants = list(host.held.values())
-        host.sync([host.failure(g) for g in grants[:3]], cpu=0)
-    project.round()
-    assert project.value("SELECT state FROM versions") == "stopped"
-    assert project.value("SELECT count(*) FROM queue") == 0
-    assert "failed" in project.value("SELECT message FROM alarms")
-    assert project.value("SELECT max(failing) FROM hosts") == 0
-    running = set(fleet[0].held)
-    assert set(fleet[0].sync(cpu=0).cancelled) == running
 
 
 def test_a_script_that_ignores_its_seed_raises_an_alarm_on_the_experiment(
@@ -436,23 +356,6 @@ def test_a_single_users_project_is_credited_after_the_gate(project: ServerProjec
     host.succeed_all(cpu=0)
     assert project.value("SELECT count(*) FROM comparisons") == 0
     assert project.review().results == 4
-
-
-def test_findings_come_from_valid_seeds_only(project: ServerProject) -> None:
-    """Findings were called confirmed at chance accuracy in the original project."""
-    project.deploy("short_walk", count=8)
-    host = project.host(cores=8)
-    host.sync()
-    project.later(60)
-    grants = list(host.held.values())
-    good = [host.success(g) for g in grants[:5]]
-    bad = [host.success(g, valid=0, exponent=1.9) for g in grants[5:]]
-    host.sync(good + bad, cpu=0)
-    log = project.review()
-    assert log.results == 8, "an invalid run is credited"
-    finding = log.findings[0]
-    assert (finding.verdict, finding.seeds) == ("confirmed", 5)
-    assert finding.estimate == pytest.approx(0.5 + 3e-4)
 
 
 def test_results_that_ignore_the_seed_confirm_nothing(project: ServerProject) -> None:

@@ -1,0 +1,356 @@
+"""A fleet on the real server: exchange, rounds and reviews on a real PostgreSQL, clock injected.
+
+Nothing of the server is imitated. Its SQL asks for the time by ``now()`` and ``clock_timestamp()``:
+functions of those names, found before PostgreSQL's own, answer with the simulation's time, and what
+the serving process keeps of its own clock is given the same. Hosts are simulated (hosts.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from axiom_protocol.manifest import Manifest, read_manifest
+from axiom_protocol.messages import GpuFacts, HostFacts, SyncRequest
+from axiom_server import deployment, rounds
+from axiom_server import review as reviewing
+from axiom_server.catalogue import Catalogue
+from axiom_server.config import Config, Deploying, Serving
+from axiom_server.decide.retry import ATTEMPTS_MAX
+from axiom_server.deployment import Order
+from axiom_server.exchange import Asked, exchange_all
+from axiom_server.store import experiments, hosts, users
+from axiom_server.store.database import Connection, migrate
+from tests.adapters.server_project import EXPERIMENTS
+from tests.fleet.hosts import DAY, GIB, HOUR, SimulatedHost, fleet, truth
+
+BEGINS = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
+TICK = 300.0  # hosts that are due within it sync together; few hosts may take a longer one
+HOSTS_IN_TURN = 48  # as turns.HOSTS_MAX
+TASKS_IN_TURN = 1_500
+ROUND_EVERY = 900.0
+REVIEW_EVERY = DAY
+#: A sync a minute from 1,000 hosts would be 14 million: they come every two hours here.
+CONFIG = Config(
+    serve=Serving(sync_seconds=2 * HOUR, idle_sync_seconds=2 * HOUR, round_seconds=ROUND_EVERY),
+    deploy=Deploying(live_minutes=300.0, hold_hours=6.0),
+)
+CLOCK = """
+CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+AS $$ SELECT pg_catalog.current_setting('axiom.now')::pg_catalog.timestamptz $$;
+CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+AS $$ SELECT pg_catalog.current_setting('axiom.now')::pg_catalog.timestamptz $$"""
+
+#: The idle hosts of the log's evening, as (cores, GPUs): five named ones and forty of 32 cores.
+LOG_SIZES = ((240, 0), (192, 2), (128, 1), (72, 2), (64, 1), *[(32, 0)] * 27, *[(32, 1)] * 13)
+#: ... and how many hosts each of its users has.
+LOG_OWNED = (3, 14, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+
+#: Experiments, with their declared hours: tasks are long, so that ten days are not too many.
+LIBRARY = {"sam_vs_sgd": ("torch", 8.0), "catapult": ("numpy", 12.0), "rank": ("numpy", 16.0)}
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What the simulated days came to."""
+
+    hosts: int
+    days: float
+    honest: int
+    workunits: int
+    unended: list[str]  # workunits, and what became of their tasks
+    over_committed: list[str]
+    liars_free: list[str]  # kinds of those that lied and were not found
+    liars_found_after_days: dict[str, float]  # by kind, the latest
+    honest_quarantined: dict[str, str]  # host: why
+    stopped: list[str]
+    overhead: float
+    overhead_by_day: dict[int, float]
+    overhead_trusted: float
+    wrong_left: int  # wrong numbers that still count
+    results: int
+    credited: int
+    syncs: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """The report."""
+        days = ", ".join(f"{day}: {share:.1%}" for day, share in self.overhead_by_day.items())
+        found = ", ".join(f"{k} {d:.1f}" for k, d in sorted(self.liars_found_after_days.items()))
+        return [
+            f"{self.hosts} hosts ({self.honest} honest), {self.workunits:,} workunits, "
+            f"{self.syncs:,} syncs in {self.seconds:.0f} s",
+            f"workunits that did not end: {len(self.unended)} {self.unended[:5]}",
+            f"hosts ever over-committed: {len(self.over_committed)} {self.over_committed[:5]}",
+            f"liars not quarantined: {len(self.liars_free)} {dict(Counter(self.liars_free))}",
+            f"the last of each kind found on day: {found}",
+            f"honest hosts ever quarantined: {len(self.honest_quarantined)} "
+            f"({len(self.honest_quarantined) / self.honest:.2%}) "
+            f"{dict(itertools.islice(self.honest_quarantined.items(), 5))}",
+            f"experiments stopped: {self.stopped}",
+            f"overhead of replication: {self.overhead:.1%} in all; by day {days}",
+            f"... of results of trusted hosts: {self.overhead_trusted:.1%}",
+            f"wrong numbers left: {self.wrong_left} of {self.results:,}; "
+            f"results credited: {self.credited:,}",
+        ]
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """One run. ``conninfo``: an empty database of its own; all chances come from ``seed``, but for
+    the server's own (whom it checks, and where), which nobody can foresee."""
+
+    conninfo: str
+    seed: int = 1
+    count: int = 1_000
+    days: float = 10.0
+    liars_share: float = 0.07
+    workunits_per_slot: float = 7.0
+    tick: float = TICK
+    cores_share: int = 1  # of the log's hosts: 8 makes each an eighth as large
+    verbose: bool = False
+    now: float = 0.0
+    rng: random.Random = field(init=False)
+    hosts: list[SimulatedHost] = field(init=False)
+    syncs: int = 0
+    trusted_results: int = 0
+    trusted_checked: int = 0
+    found_at: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.hosts = fleet(self.count, self.days, LOG_SIZES, LOG_OWNED, self.rng, self.liars_share)
+
+    async def run(self) -> Outcome:
+        """Let the days pass."""
+        began = time.perf_counter()
+        async with self._connection() as connection:
+            await self._prepare(connection)
+            catalogue = Catalogue(
+                live_seconds=CONFIG.deploy.live_minutes * 60, clock=lambda: self.now
+            )
+            for tick in itertools.count(1):
+                await self._set_clock(connection, tick * self.tick)
+                if self.now > self.days * DAY:
+                    break
+                await self._tick(connection, catalogue)
+            return await self._outcome(connection, time.perf_counter() - began)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        with psycopg.connect(self.conninfo) as first:
+            first.execute(CLOCK)
+        shown = make_conninfo(
+            self.conninfo,
+            options=f"-c search_path=public,pg_catalog -c axiom.now={BEGINS:%Y-%m-%dT%H:%M:%SZ}",
+        )
+        migrate(shown)
+        connection = await psycopg.AsyncConnection.connect(shown, autocommit=True)
+        async with connection:
+            yield connection
+
+    async def _set_clock(self, connection: Connection, now: float) -> None:
+        self.now = now
+        at = BEGINS + timedelta(seconds=now)
+        await connection.execute("SELECT set_config('axiom.now', %s, false)", (at.isoformat(),))
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Publish, enrol, deploy."""
+        async with connection.transaction():
+            for manifest in _library():
+                await experiments.record_version(connection, manifest, "0" * 64, None)
+            ids = await users.ensure(connection, sorted({h.user for h in self.hosts}))
+            for host in self.hosts:
+                host.host_id = await hosts.enrol(
+                    connection, ids[host.user], _facts(host), host.token
+                )
+            slots = sum(sum(h.slots.values()) for h in self.hosts)
+            gpus = sum(h.slots["gpu"] for h in self.hosts)
+            per_slot = self.workunits_per_slot
+            for order in (
+                Order(names=list(LIBRARY), count=round((slots - gpus) * per_slot)),
+                Order(names=["sam_vs_sgd"], count=round(gpus * per_slot), gpu=True),
+            ):
+                await deployment.make(connection, order, CONFIG.deploy)
+
+    async def _tick(self, connection: Connection, catalogue: Catalogue) -> None:
+        due = [h for h in self.hosts if h.due <= self.now and h.speaks(self.now)]
+        for turn in _turns([(host, host.request(self.now)) for host in due]):
+            await self._sync(connection, catalogue, turn)
+        if self.now % ROUND_EVERY < self.tick:
+            await rounds.once(connection, CONFIG)
+            await self._look(connection)
+        if self.now % REVIEW_EVERY < self.tick:
+            async with connection.transaction():
+                log = await reviewing.review(connection, CONFIG)
+            if self.verbose:
+                print(f"day {self.now / DAY:.0f}: {log.results:,} credited", flush=True)
+
+    async def _sync(
+        self, connection: Connection, catalogue: Catalogue,
+        turn: Sequence[tuple[SimulatedHost, SyncRequest]],
+    ) -> None:  # fmt: skip
+        asked = [Asked(token=host.token, request=request) for host, request in turn]
+        await catalogue.refresh(connection)
+        async with connection.pipeline(), connection.transaction():
+            said = await exchange_all(connection, catalogue, CONFIG, asked)
+        for host, _ in turn:
+            host.hear(said.answers[host.token], self.now)
+        self.syncs += len(turn)
+
+    async def _look(self, connection: Connection) -> None:
+        """Who is quarantined by now; and by the database's own count, who has too much in hand."""
+        cursor = await connection.execute("SELECT host_id FROM hosts WHERE state = 'quarantined'")
+        for (host_id,) in await cursor.fetchall():
+            self.found_at.setdefault(host_id, self.now / DAY)
+        cursor = await connection.execute(
+            """SELECT h.host_id FROM hosts h JOIN tasks t USING (host_id) WHERE t.state = 'leased'
+               GROUP BY h.host_id, t.device HAVING count(*) > max(
+                   CASE t.device WHEN 'gpu' THEN h.gpus ELSE h.cpu_cores END)"""
+        )
+        held = {host_id for (host_id,) in await cursor.fetchall()}
+        for host in self.hosts:
+            if host.host_id in held and not host.buffer_seconds:
+                host.over_committed += 1
+
+    async def _outcome(self, connection: Connection, seconds: float) -> Outcome:
+        async def value(query: str) -> Any:
+            row = await (await connection.execute(query)).fetchone()
+            assert row is not None
+            return row[0]
+
+        by_id = {h.host_id: h for h in self.hosts}
+        cursor = await connection.execute(
+            "SELECT host_id, state_reason FROM hosts WHERE state = 'quarantined'"
+        )
+        quarantined = dict(await cursor.fetchall())
+        cursor = await connection.execute(
+            """SELECT floor(extract(epoch FROM granted_at - %s) / 86400)::int,
+                      count(*) FILTER (WHERE purpose = 'first'),
+                      count(*) FILTER (WHERE purpose <> 'first')
+               FROM tasks WHERE state <> 'lost' GROUP BY 1 ORDER BY 1""",
+            (BEGINS,),
+        )
+        days = await cursor.fetchall()
+        cursor = await connection.execute("SELECT name FROM experiments e JOIN versions v USING "
+                                          "(experiment_id) WHERE v.state = 'stopped'")  # fmt: skip
+        stopped = [name for (name,) in await cursor.fetchall()]
+        found: dict[str, float] = {}
+        for host_id, day in self.found_at.items():
+            if (host := by_id[host_id]).liar:
+                found[host.kind] = max(found.get(host.kind, 0.0), day)
+        later = [(f, r) for day, f, r in days if day >= 3]
+        return Outcome(
+            hosts=self.count,
+            days=self.days,
+            honest=sum(not h.liar for h in self.hosts),
+            workunits=await value("SELECT count(*) FROM workunits"),
+            unended=await self._unended(connection, by_id),
+            over_committed=[f"{h.name} ({h.kind})" for h in self.hosts if h.over_committed],
+            liars_free=[
+                h.kind for h in self.hosts if h.liar and h.lied and h.host_id not in quarantined
+            ],
+            liars_found_after_days=found,
+            honest_quarantined={
+                f"{by_id[i].name} ({by_id[i].kind})": reason
+                for i, reason in quarantined.items()
+                if not by_id[i].liar
+            },
+            stopped=stopped,
+            overhead=sum(r for _, _, r in days) / max(1, sum(f for _, f, _ in days)),
+            overhead_by_day={day: r / max(1, f) for day, f, r in days},
+            overhead_trusted=sum(r for _, r in later) / max(1, sum(f for f, _ in later)),
+            wrong_left=await self._wrong(connection),
+            results=await value("SELECT count(*) FROM results"),
+            credited=await value("SELECT count(*) FROM credit"),
+            syncs=self.syncs,
+            seconds=seconds,
+        )
+
+    async def _unended(self, connection: Connection, by_id: dict[int, SimulatedHost]) -> list[str]:
+        cursor = await connection.execute(UNENDED)
+        return [
+            f"workunit {workunit}: comparison {comparison}, {queued} queued, tasks "
+            + "; ".join(
+                f"{t['purpose']} {t['state']} on {by_id[t['host']].kind} "
+                f"(pace {by_id[t['host']].pace:.1f}) since day {t['day']:.1f}"
+                for t in tasks
+            )
+            for workunit, comparison, queued, tasks in await cursor.fetchall()
+        ]
+
+    async def _wrong(self, connection: Connection) -> int:
+        cursor = await connection.execute(
+            """SELECT e.name, w.seed, (r.result ->> 'exponent')::float8 FROM results r
+               JOIN workunits w USING (workunit_id) JOIN versions v ON v.version_id = r.version_id
+               JOIN experiments e USING (experiment_id)"""
+        )
+        return sum(
+            abs(number / truth(name, seed) - 1) > 1e-6
+            for name, seed, number in await cursor.fetchall()
+        )
+
+
+#: A workunit has ended when nothing of it waits, runs or is compared, and it has a result or was
+#: given up after as many faults as are allowed.
+UNENDED = f"""
+SELECT w.workunit_id, (SELECT c.state FROM comparisons c WHERE c.workunit_id = w.workunit_id),
+       (SELECT count(*) FROM queue q WHERE q.workunit_id = w.workunit_id),
+       (SELECT COALESCE(json_agg(json_build_object('purpose', t.purpose, 'state', t.state,
+               'host', t.host_id, 'day', extract(epoch FROM t.granted_at - '{BEGINS}') / 86400)
+               ORDER BY t.task_id), '[]') FROM tasks t WHERE t.workunit_id = w.workunit_id)
+FROM workunits w
+WHERE EXISTS (SELECT FROM queue q WHERE q.workunit_id = w.workunit_id)
+   OR EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id AND t.state = 'leased')
+   OR EXISTS (SELECT FROM comparisons c WHERE c.workunit_id = w.workunit_id
+              AND c.state IN ('wanted', 'placed', 'disputed'))
+   OR NOT EXISTS (SELECT FROM results r WHERE r.workunit_id = w.workunit_id)
+      AND NOT EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id
+                      AND t.attempt >= {ATTEMPTS_MAX})
+ORDER BY w.workunit_id"""
+
+
+def _library() -> Iterator[Manifest]:
+    walk = read_manifest((EXPERIMENTS / "short_walk.py").read_text())
+    for name, (environment, hours) in LIBRARY.items():
+        yield msgspec.structs.replace(
+            walk, name=name, expected_seconds=hours * HOUR, findings=[],
+            dependencies=["numpy"] if environment == "numpy" else ["numpy", "torch"],
+        )  # fmt: skip
+
+
+def _facts(host: SimulatedHost) -> HostFacts:
+    gpus = [GpuFacts(uuid=str(n), name="gpu", memory_bytes=GIB) for n in range(host.slots["gpu"])]
+    return HostFacts(
+        name=host.name, os="linux", architecture="x86_64", cpu_cores=host.slots["cpu"],
+        memory_bytes=host.slots["cpu"] * 2 * GIB, disk_free_bytes=100 * GIB, gpus=gpus,
+        environments=["numpy", "torch"],
+    )  # fmt: skip
+
+
+def _turns(
+    asked: Sequence[tuple[SimulatedHost, SyncRequest]],
+) -> Iterator[list[tuple[SimulatedHost, SyncRequest]]]:
+    """As turns.py gathers them: so many hosts, and not too many tasks."""
+    turn: list[tuple[SimulatedHost, SyncRequest]] = []
+    tasks = 0
+    for host, request in asked:
+        size = 1 + len(request.reports) + request.capacity.cpu_slots_free
+        if turn and (len(turn) == HOSTS_IN_TURN or tasks + size > TASKS_IN_TURN):
+            yield turn
+            turn, tasks = [], 0
+        turn.append((host, request))
+        tasks += size
+    if turn:
+        yield turn
