@@ -1,14 +1,12 @@
-"""The local socket through which a person steers the running agent: one JSON line each way.
+"""How a person steers the running agent: one JSON line each way, through a door of this computer.
 
-The socket has the rights of its folder, which is its owner's alone. On Windows a named pipe will
-take its place; until then these commands need a Unix-like system.
+The door is a socket with the rights of its folder, which is its owner's alone; on Windows it is a
+named pipe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import sys
 import time
 from pathlib import Path
@@ -20,13 +18,17 @@ from msgspec import Struct
 from axiom_client.decide import events as e
 from axiom_client.decide.model import AgentState, Then
 from axiom_client.decide.schedule import moment
-from axiom_client.errors import ControlRefused, NoSuchTask, NotRunning
+from axiom_client.errors import ControlRefused, NoSuchTask
 from axiom_client.host.clock import utc_offset_seconds
 from axiom_client.view import Snapshot
 
+if sys.platform == "win32":
+    from axiom_client.control_pipe import Door, exchange
+else:
+    from axiom_client.control_socket import Door, exchange
+
 LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host is some 100 kB
 ANSWER_SECONDS = 5.0  # the loop answers within milliseconds unless it hangs
-PATH_BYTES_MAX = 100  # the kernel's bound on a socket's path is 104 to 108
 
 Verb = Literal["snapshot", "pause", "resume", "drain", "sync", "abort", "reload", "stop"]
 
@@ -68,38 +70,19 @@ class Steerable(Protocol):
 
 
 class ControlServer:
-    """Listens while the agent runs. A dead agent's socket is replaced: the lock proves it dead."""
+    """Listens while the agent runs."""
 
     def __init__(self, path: Path, agent: Steerable) -> None:
-        self._path = path
         self._agent = agent
-        self._server: asyncio.Server | None = None
+        self._door = Door(path, self._serve, LINE_BYTES_MAX)
 
     async def start(self) -> None:
-        """Listen. Raises ControlRefused where no socket can be made."""
-        if sys.platform == "win32":
-            return
-        if len(str(self._path).encode()) > PATH_BYTES_MAX:
-            raise ControlRefused(
-                f"the path {self._path} is too long for a socket; "
-                "set AXIOM_CLIENT_DIR to a shorter one"
-            )
-        self._path.unlink(missing_ok=True)
-        try:
-            self._server = await asyncio.start_unix_server(
-                self._serve, str(self._path), limit=LINE_BYTES_MAX
-            )
-            self._path.chmod(0o600)
-        except OSError as error:
-            raise ControlRefused(
-                f"cannot listen at {self._path}: {error.strerror}; check the folder's rights"
-            ) from None
+        """Listen. Raises ControlRefused where that cannot be."""
+        await self._door.open()
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            self._path.unlink(missing_ok=True)
+        self._door.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -170,7 +153,8 @@ def _paused_reason(seconds: float | None) -> str:
 def ask(path: Path, request: Request) -> Answer:
     """Ask the running agent. Raises NotRunning, ControlRefused, NoSuchTask."""
     try:
-        answer = msgspec.json.decode(_exchange(path, request), type=Answer)
+        line = msgspec.json.encode(request) + b"\n"
+        answer = msgspec.json.decode(exchange(path, line, ANSWER_SECONDS), type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ControlRefused(
             "the running agent does not answer in a way this version understands; restart it"
@@ -180,30 +164,6 @@ def ask(path: Path, request: Request) -> Answer:
             raise NoSuchTask(f"{answer.problem} on this host; list them with: axiom-client tasks")
         raise ControlRefused(answer.problem)
     return answer
-
-
-def _exchange(path: Path, request: Request) -> bytes:
-    if sys.platform == "win32":
-        raise ControlRefused("steering a running agent is not possible on Windows yet; restart it")
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(request) + b"\n")
-            with connection.makefile("rb") as file:
-                return file.readline()
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise NotRunning from None
-    except TimeoutError:
-        raise ControlRefused(
-            "the running agent does not answer; see its log with: axiom-client log"
-        ) from None
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise ControlRefused(
-                f"the agent at {path} belongs to another user; run this command as that user"
-            ) from None
-        raise ControlRefused(f"the agent at {path} cannot be reached: {error.strerror}") from None
 
 
 def view(path: Path) -> Snapshot:

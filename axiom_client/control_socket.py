@@ -1,0 +1,72 @@
+"""The way to a running agent on Unix-like systems: a socket with the rights of its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from axiom_client.errors import ControlRefused, NotRunning
+
+PATH_BYTES_MAX = 100  # the kernel's bound on a socket's path is 104 to 108
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Door:
+    """Listens at ``path``. A dead agent's socket is replaced: the lock proves it dead."""
+
+    def __init__(self, path: Path, serve: Serve, line_bytes_max: int) -> None:
+        self._path = path
+        self._serve = serve
+        self._line_bytes_max = line_bytes_max
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen. Raises ControlRefused where no socket can be made."""
+        if len(str(self._path).encode()) > PATH_BYTES_MAX:
+            raise ControlRefused(
+                f"the path {self._path} is too long for a socket; "
+                "set AXIOM_CLIENT_DIR to a shorter one"
+            )
+        self._path.unlink(missing_ok=True)
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._serve, str(self._path), limit=self._line_bytes_max
+            )
+            self._path.chmod(0o600)
+        except OSError as error:
+            raise ControlRefused(
+                f"cannot listen at {self._path}: {error.strerror}; check the folder's rights"
+            ) from None
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+
+def exchange(path: Path, line: bytes, seconds: float) -> bytes:
+    """One line there and one back. Raises NotRunning, ControlRefused."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(seconds)
+            connection.connect(str(path))
+            connection.sendall(line)
+            with connection.makefile("rb") as file:
+                return file.readline()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NotRunning from None
+    except TimeoutError:
+        raise ControlRefused(
+            "the running agent does not answer; see its log with: axiom-client log"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise ControlRefused(
+                f"the agent at {path} belongs to another user; run this command as that user"
+            ) from None
+        raise ControlRefused(f"the agent at {path} cannot be reached: {error.strerror}") from None

@@ -1,0 +1,51 @@
+"""What of the Windows pipe can be tried elsewhere: its name, and answers put together from pieces.
+
+multiprocessing's connections behave alike everywhere, so a real pair of them stands at both ends.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from axiom_client.control_pipe import PREFIX, pipe_name, speak
+from axiom_client.errors import ControlRefused
+
+
+def test_each_agent_s_folder_has_a_pipe_of_its_own() -> None:
+    one = pipe_name(Path(r"C:\Users\Ada\AppData\Local\axiom-client\control.sock"))
+    assert one.startswith(PREFIX)
+    assert len(one) < 256  # Windows' bound on a pipe's name
+    assert "\\" not in one.removeprefix(PREFIX)
+    assert one == pipe_name(Path(r"c:\users\ada\appdata\local\axiom-client/control.sock"))
+    assert one != pipe_name(Path(r"C:\Users\Bob\AppData\Local\axiom-client\control.sock"))
+
+
+def test_an_answer_in_pieces_is_put_together() -> None:
+    ours, theirs = Pipe()
+    with ours, theirs:
+        for piece in (b'{"problem"', b': ""', b"}\n"):
+            theirs.send_bytes(piece)
+        assert speak(ours, b'{"do": "sync"}\n', 5.0) == b'{"problem": ""}\n'
+        assert theirs.recv_bytes() == b'{"do": "sync"}\n'
+
+
+def test_an_agent_that_hangs_holds_nobody_up() -> None:
+    ours, theirs = Pipe()
+    with ours, theirs, pytest.raises(ControlRefused, match="does not answer"):
+        speak(ours, b"{}\n", 0.05)
+
+
+def test_an_agent_that_ends_in_mid_sentence_leaves_what_it_said() -> None:
+    ours, theirs = Pipe(duplex=False)  # what is written to it goes elsewhere
+    aside, asking = Pipe(duplex=False)
+    with ours, aside, asking:
+        theirs.send_bytes(b"{half")
+        theirs.close()
+        both = SimpleNamespace(
+            send_bytes=asking.send_bytes, poll=ours.poll, recv_bytes=ours.recv_bytes
+        )
+        assert speak(both, b"{}\n", 5.0) == b"{half"
