@@ -2,7 +2,8 @@
 
 Each target gets N inputs that are almost right (one in 50 made by hypothesis from the words of the
 format, the rest by breaking those here and there) and, where atheris is installed, N more found by
-coverage. A finding is shown, kept in --folder, and ends it with 1.
+coverage. The target ``api`` gets N requests over the network. A finding is shown, kept in --folder,
+and ends it with 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tests.fuzz import api
 from tests.fuzz.structured import STRUCTURED, variants
 from tests.fuzz.targets import CORPUS, TARGETS
 
@@ -36,16 +38,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=INPUTS, help="of each kind, for each target")
     parser.add_argument("--folder", type=Path, default=Path("fuzz-findings"))
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join([*TARGETS, "api"]))
     said = parser.parse_args()
     said.folder.mkdir(parents=True, exist_ok=True)
     findings = 0
-    for name in said.targets or TARGETS:
+    for name in said.targets or [*TARGETS, "api"]:
+        if name == "api":
+            findings += requests(said.inputs, said.folder)
+            continue
         replay(name)
         findings += structured(name, TARGETS[name], STRUCTURED[name], said.inputs, said.folder)
         findings += by_coverage(name, said.inputs, said.folder)
     print(f"{findings} findings" + (f", kept in {said.folder}" if findings else ""))
     return 1 if findings else 0
+
+
+def requests(inputs: int, folder: Path) -> int:
+    """The API over the network; how many findings."""
+    with api.served() as project:
+        api.replay(project)
+        return api.run(project, inputs, folder)
 
 
 def replay(name: str) -> int:

@@ -20,10 +20,10 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def lint(program: str, *words: str | Path) -> None:
-    """Run a linter of the packages extra; it must be content."""
+    """Run a linter of the dev extra; it must be content."""
     path = PROGRAMS / program
     if not path.exists():
-        pytest.skip(f"{program} is not installed (extra packages)")
+        pytest.skip(f"{program} is not installed (extra dev)")
     line = [str(path), *map(str, words)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -75,7 +75,7 @@ def test_tables_of_the_code_are_current() -> None:
 
 
 def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="mkdocs-material is not installed (extra docs)")
+    pytest.importorskip("material", reason="mkdocs-material is not installed (extra dev)")
     line = [
         sys.executable,
         "-m",
