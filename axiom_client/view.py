@@ -7,7 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from axiom_client.decide.allocate import needs_of, task_seconds
+from axiom_client.decide.allocate import cores_with_memory, needs_of, task_seconds
+from axiom_client.decide.capacity import Room
 from axiom_client.decide.exchange import credit_today
 from axiom_client.decide.follow import allocation_now, ran_seconds, room_now
 from axiom_client.decide.model import NEVER, AgentState, Drain, TaskState
@@ -265,21 +266,33 @@ def _slots(state: AgentState) -> list[SlotView]:
     for task_id, places in _places(state).items():
         for name in places:
             busy.setdefault(name, []).append(task_id)
+    space = room_now(state)
     idle = {kind: f"free: {_why_idle(state, kind)}" for kind in ("cpu", "gpu")}
+    fit = _cores_asked_for(state, space) if busy else len(space.cpu)
     gpus = state.facts.gpus if state.facts else []
     views = []
-    for slot in room_now(state).slots:
+    for slot in space.slots:
         held = busy.get(slot.name, [])
+        why = slot.reason or idle[slot.kind]
+        if slot.kind == "cpu" and not slot.reason and slot.index >= fit:
+            why = f"free: the memory that tasks may have (memory.share) is enough for {fit}"
         views.append(
             SlotView(
                 name=slot.name,
                 task_id=held[0] if held else None,
                 also=held[1:],
-                reason="" if held else slot.reason or idle[slot.kind],
+                reason="" if held else why,
                 about=gpus[slot.index].name if slot.kind == "gpu" else "",
             )
         )
     return views
+
+
+def _cores_asked_for(state: AgentState, space: Room) -> int:
+    """Usable cores less those that memory is too short for; tasks that wait say so themselves."""
+    if "cpu" in allocation_now(state).passed_over:
+        return len(space.cpu)
+    return cores_with_memory(state.tasks, state.bundles, space)
 
 
 def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:

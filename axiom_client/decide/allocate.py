@@ -218,11 +218,11 @@ def wanted(
 
     A buffer is low when a core or GPU has no task waiting behind it, or less than REFILL_SHARE of
     its seconds is left. Then ``buffer_seconds`` says how long it should be; else it is 0: ask no
-    more.
+    more. Cores for which there is no memory are not counted.
     """
     open_tasks = [t for t in tasks.values() if t.phase != "ended"]
     needs = {t.task_id: needs_of(t, bundles) for t in open_tasks}
-    cores, gpus = len(room.cpu), len(room.gpu)
+    cores, gpus = cores_with_memory(tasks, bundles, room), len(room.gpu)
     buffer_seconds = min(buffer_seconds, _before_deadlines(open_tasks))
     cpu, gpu = _Stock(cores), _Stock(gpus)
     for task in open_tasks:
@@ -242,6 +242,24 @@ def wanted(
             gpu.ask_seconds(buffer_seconds) if gpu.held else 0.0,  # else there is no work for them
         ),
     )
+
+
+def cores_with_memory(
+    tasks: Mapping[int, TaskState], bundles: Mapping[str, Bundle], room: Room
+) -> int:
+    """How many of the usable cores tasks like those in hand can fill at a time.
+
+    With none in hand, such as this host has had count. Before the first, every core counts.
+    """
+    in_hand = [bundles.get(t.record.grant.sha256) for t in tasks.values()
+               if t.phase != "ended" and t.record.grant.device == "cpu"]  # fmt: skip
+    known = [b.manifest.resources for b in in_hand if b and b.manifest]
+    known = known or [b.manifest.resources for b in bundles.values()
+                      if b.manifest and not b.manifest.resources.gpus]  # fmt: skip
+    if not known:
+        return len(room.cpu)
+    each_bytes = sum(n.memory_bytes for n in known) / sum(n.cpu_cores for n in known)
+    return min(len(room.cpu), max(1, int(room.memory_bytes / each_bytes)))
 
 
 def _before_deadlines(open_tasks: Sequence[TaskState]) -> float:

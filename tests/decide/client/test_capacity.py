@@ -8,8 +8,9 @@ from axiom_client.decide.allocate import wanted
 from axiom_client.decide.capacity import allowed_cores, room
 from axiom_client.decide.follow import room_now
 from axiom_client.decide.model import AgentState, Limits, Load, Pause, TaskRecord, TaskState
+from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
-from tests.decide.client.world import WALL, facts, grant
+from tests.decide.client.world import WALL, World, facts, grant
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,23 @@ def test_own_record_of_durations_counts_more_than_the_declaration() -> None:
     found = room(facts(), Load(), Limits())
     assert wanted(tasks, {}, {}, found, 300.0).buffer_seconds == 0
     assert wanted(tasks, {}, {"walk@1.0.0": 6.0}, found, 300.0).buffer_seconds == 300.0
+
+
+@pytest.mark.parametrize(
+    ("memory", "slots"),
+    [(500_000_000, 96), (1_000_000_000, 48), (100_000_000, 240), (40_000_000_000, 1)],
+)
+def test_cores_without_memory_are_not_asked_for(memory: int, slots: int) -> None:
+    """240 cores and 64 GB, of which tasks may have 48."""
+    world = World(facts(cores=240), limits=Limits(buffer_seconds=0.0))
+    first = world.state.exchange.in_flight
+    assert first is not None
+    assert first.capacity.cpu_slots_free == 240  # what tasks need is not known yet
+    world.answer(grant(1))
+    world.fetched(resources=Resources(memory_bytes=memory, disk_bytes=1_000_000))
+    space = room_now(world.state)
+    state = world.state
+    capacity = wanted(state.tasks, state.bundles, state.durations, space, 0.0)
+    assert (capacity.cpu_slots, capacity.cpu_slots_free) == (slots, slots - 1)
+    nothing_in_hand = wanted({}, state.bundles, state.durations, space, 0.0)
+    assert nothing_in_hand.cpu_slots == slots

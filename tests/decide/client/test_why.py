@@ -166,6 +166,11 @@ NEEDS: dict[str, tuple[Callable[[], World], dict[str, str]]] = {
         lambda: needing(2, memory_bytes=40_000_000_000),
         {"core 1": "free: the next task needs 40,000 MB of memory, and of what tasks may have "
                    "(memory.share) 8,000 MB is left"}),
+    "more memory than there is, and nothing waits": (
+        lambda: needing(1, cores=4, memory_bytes=20_000_000_000),
+        {"core 1": "free: the server has no work for this host"} | {
+            f"core {i}": "free: the memory that tasks may have (memory.share) is enough for 2"
+            for i in (2, 3)}),
     "more disk than is left": (
         lambda: needing(2, disk_bytes=6_000_000_000),
         {"core 1": "free: the next task needs 6,000 MB of disk, and of what tasks may have "
