@@ -34,7 +34,9 @@ host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_
 experiments_app = typer.Typer(help="Published experiments.", invoke_without_command=True)
 app.add_typer(users_app, name="users")
 app.add_typer(host_app, name="host")
+export_app = typer.Typer(help="What the project knows, for analysis.", no_args_is_help=True)
 app.add_typer(experiments_app, name="experiments")
+app.add_typer(export_app, name="export")
 keys_cli.register(app)
 
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
@@ -169,7 +171,7 @@ def deploy(
     fill_idle: Annotated[
         bool, typer.Option("--fill-idle", help="As much as every live host has idle.")
     ] = False,
-    count: Annotated[int, typer.Option(min=0, help="So many, for any host.")] = 0,
+    count: Annotated[int | None, typer.Option(help="So many, for any host.")] = None,
     hosts: Annotated[
         list[int] | None, typer.Option(help="Only this host (repeat for more).")
     ] = None,
@@ -189,11 +191,13 @@ def deploy(
     from axiom_server import deployment, publishing
     from axiom_server.errors import Usage
 
-    if fill_idle == bool(count):
+    if fill_idle == (count is not None):
         raise Usage("give either --fill-idle or --count N")
+    if count is not None and count < 1:
+        raise Usage(f"--count must be at least 1, not {count}")
     folder = _folder(context)
     order = deployment.Order(
-        names=names, fill_idle=fill_idle, count=count, hosts=hosts or (), gpu=gpu,
+        names=names, fill_idle=fill_idle, count=count or 0, hosts=hosts or (), gpu=gpu,
         parameters=publishing.read_sweep(parameters) if parameters else ({},),
         budget_seconds=budget, weight=weight,
     )  # fmt: skip
@@ -312,6 +316,30 @@ def import_file(
     print(f"{done.results:,} results of {done.users} users on {done.hosts} hosts imported{known}")
     if done.results:
         print("next: axiom-server review")
+
+
+@export_app.command("results")
+def export_results(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; else results.csv or results.parquet here.")
+    ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Parquet, for DuckDB, pandas, R; else CSV.")
+    ] = False,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Only of this experiment (repeat for more).")
+    ] = None,
+) -> None:
+    """Every accepted result with its seed, parameters, host, seconds and credit."""
+    from axiom_server import exporting
+
+    target = file or Path("results.parquet" if parquet else "results.csv")
+    _run(
+        _folder(context),
+        lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
+    )
+    print(f"{target}: {target.stat().st_size:,} bytes")
 
 
 @app.command()
