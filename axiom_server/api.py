@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from axiom_protocol.messages import (
     SyncRequest,
 )
 from axiom_protocol.text import one_line, plain_message
-from axiom_server import deployment
+from axiom_server import deployment, openapi
 from axiom_server.config import Config
 from axiom_server.exchange import TokenUnknown
 from axiom_server.metrics import Metrics
@@ -42,6 +42,7 @@ from axiom_server.turns import Turns
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
 NAME_LENGTH_MAX = 100
+WHOLE_MAX = 2.0**60  # as messages.Bytes: a float of such a size is a whole number
 #: Pages run no script and load nothing from elsewhere, whatever a volunteer's name holds.
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -160,6 +161,10 @@ class Api:
             raise Refused(404, "No such session")
         return HTMLResponse(text, headers=PAGE_HEADERS)
 
+    async def description(self, request: Request) -> Response:
+        """``GET /openapi.json``: this interface, for machines."""
+        return Response(_encode(openapi.document()), media_type="application/json")
+
     async def measures(self, request: Request) -> Response:
         """``GET /metrics``: for Prometheus."""
         async with self.pool.connection() as connection:
@@ -200,6 +205,7 @@ def application(api: Api, rounds: Rounds) -> Starlette:
             Route("/bundles/{kind}/{name}", api.bundle_file),
             Route("/", api.front),
             Route("/sessions/{number}", api.session),
+            Route("/openapi.json", api.description),
             Route("/metrics", api.measures),
             Route("/healthz", api.health),
             Route("/readyz", api.ready),
@@ -251,9 +257,26 @@ async def body(request: Request) -> bytes:
 def decode(decoder: Callable[[bytes], T], raw: bytes) -> T:
     """Decode a message. Raises Refused with the field that is wrong."""
     try:
-        return decoder(raw)
+        try:
+            return decoder(raw)
+        except msgspec.ValidationError as error:
+            if "Expected `int`, got `float`" not in str(error):
+                raise
+            # In JSON, 4.0 is a whole number too, and some languages write it so.
+            return decoder(_encode(_whole(msgspec.json.decode(raw))))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "The message is not understood", str(error)) from None
+
+
+def _whole(value: object) -> object:
+    """The same with 4 for 4.0, wherever a floating point number holds every whole one."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX:
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value
 
 
 def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Response:
@@ -275,8 +298,10 @@ def _check_version(version: int) -> None:
         )  # fmt: skip
 
 
-def _problem(problem: Problem) -> Response:
-    return Response(_encode(problem), problem.status, media_type="application/problem+json")
+def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        _encode(problem), problem.status, headers, media_type="application/problem+json"
+    )
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -293,4 +318,5 @@ async def _database_gone(_request: Request, error: Exception) -> Response:
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     title = "No such page" if status == 404 else "This method is not offered here"
-    return _problem(Problem(title=title, detail=request.url.path[:200], status=status))
+    problem = Problem(title=title, detail=request.url.path[:200], status=status)
+    return _problem(problem, getattr(error, "headers", None))  # 405: which methods are

@@ -1,0 +1,138 @@
+"""``GET /openapi.json``: the interface for machines, derived from the wire's own types."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from axiom_protocol import __version__
+from axiom_protocol.messages import (
+    PROTOCOL_VERSION,
+    EnrolAnswer,
+    EnrolRequest,
+    Problem,
+    ProjectInfo,
+    SyncAnswer,
+    SyncRequest,
+)
+
+Json = dict[str, Any]
+MESSAGES = (ProjectInfo, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
+REQUESTS = ("EnrolRequest", "SyncRequest")
+#: What any route may answer instead; docs/api.md says what to do then.
+ALWAYS = {429: "too many requests from this host or address", 503: "the database does not answer"}
+#: What a route that takes a body may answer instead.
+TAKES_BODY = {
+    400: "the body is not what the route takes",
+    413: "the body, unpacked, is over 32 MiB",
+    415: "a Content-Encoding other than gzip",
+    426: "agent and server have no protocol version in common",
+}
+NO_TOKEN = {401: "no token, or one that is not known: attach again"}
+NOT_THERE = {404: "there is no such thing"}
+
+
+@cache
+def document() -> Json:
+    """The description, OpenAPI 3.1."""
+    _, schemas = msgspec.json.schema_components(
+        MESSAGES, ref_template="#/components/schemas/{name}"
+    )
+    for name in REQUESTS:
+        schemas[name]["properties"]["protocol_version"] = {"const": PROTOCOL_VERSION,
+                                                           "default": PROTOCOL_VERSION}  # fmt: skip
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Axiom",
+            "version": __version__,
+            "description": "What agents and visitors ask of a project's server. Bodies may be "
+            "gzipped both ways; unknown fields are ignored.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"host": {"type": "http", "scheme": "bearer",
+                                         "description": "the token of EnrolAnswer"}},
+        },
+    }  # fmt: skip
+
+
+def _paths() -> Json:
+    number = {"type": "integer", "minimum": 1, "maximum": 2**53}
+    return {
+        "/api/v1/project": {"get": _get("What an agent needs before it attaches", "ProjectInfo")},
+        "/api/v1/hosts": {"post": _post(
+            "Join as a host, of an account or with a new one", "EnrolRequest", "EnrolAnswer", 201,
+            {403: "the account key is wrong, or the project asks for one", 409: "name taken"},
+        )},
+        "/api/v1/sync": {"post": {
+            **_post("Reports and needs in; grants and acknowledgements out", "SyncRequest",
+                    "SyncAnswer", 200, NO_TOKEN),
+            "security": [{"host": []}],
+        }},
+        "/bundles/{kind}/{name}": {"get": _page(
+            "A file of the TUF repository", "application/octet-stream", NOT_THERE,
+            [_in_path("kind", {"enum": ["metadata", "targets"]}),
+             _in_path("name", {"type": "string", "minLength": 1})],
+        )},
+        "/": {"get": _page("The project's page", "text/html")},
+        "/sessions/{number}": {"get": _page(
+            "A session log", "text/html", NOT_THERE, [_in_path("number", number)],
+        )},
+        "/metrics": {"get": _page("For Prometheus", "text/plain")},
+        "/healthz": {"get": _page("The process answers", "text/plain")},
+        "/readyz": {"get": _page("The database answers", "text/plain")},
+        "/openapi.json": {"get": _page("This description", "application/json")},
+    }  # fmt: skip
+
+
+def _get(summary: str, answer: str) -> Json:
+    return {"summary": summary, "responses": {"200": _body(summary, answer), **_refusals(ALWAYS)}}
+
+
+def _post(summary: str, request: str, answer: str, status: int, refusals: dict[int, str]) -> Json:
+    content = {"application/json": {"schema": _ref(request)}}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            str(status): _body(summary, answer),
+            **_refusals(TAKES_BODY | refusals | ALWAYS),
+        },
+    }
+
+
+def _page(
+    summary: str, media_type: str, refusals: dict[int, str] | None = None,
+    parameters: list[Json] | None = None,
+) -> Json:  # fmt: skip
+    found: Json = {"description": summary, "content": {media_type: {}}}
+    return {
+        "summary": summary,
+        "parameters": parameters or [],
+        "responses": {"200": found, **_refusals((refusals or {}) | ALWAYS)},
+    }
+
+
+def _in_path(name: str, schema: Json) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _body(description: str, name: str) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": _ref(name)}}}
+
+
+def _refusals(statuses: dict[int, str]) -> Json:
+    problem = {"application/problem+json": {"schema": _ref("Problem")}}
+    return {
+        str(status): {"description": why, "content": problem}
+        for status, why in sorted(statuses.items())
+    }
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,99 @@
+"""The server against its own description, by schemathesis: what it promises is what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import ignored_auth
+from starlette.routing import Route
+
+from axiom_server import openapi
+from axiom_server.api import Api, application
+from axiom_server.rounds import Rounds
+from tests.e2e.programs import Server, server
+
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+EXAMPLES = 25  # of each operation; `make fuzz` sends the decoders 100,000
+FACTS = {
+    "name": "contract", "os": "linux", "architecture": "x86_64", "cpu_cores": 2,
+    "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = server(tmp_path_factory.mktemp("contract"))
+    made.serve()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def token(project: Server) -> str:
+    answer = httpx.post(f"{project.url}/api/v1/hosts", json={"host": FACTS, "user": "contract"})
+    return str(answer.raise_for_status().json()["token"])
+
+
+SCHEMA = schemathesis.openapi.from_dict(openapi.document())
+OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_the_server_does_what_it_describes(label: str, project: Server, token: str) -> None:
+    """Right and wrong requests: no failure of the server's, no answer that is not described."""
+    operation = OPERATIONS[label]
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in MODES)))
+    def ask(case: schemathesis.Case) -> None:
+        headers = {"authorization": f"Bearer {token}"} if case.path == "/api/v1/sync" else {}
+        case.call_and_validate(
+            base_url=project.url,
+            headers=headers,
+            excluded_checks=[ignored_auth],  # next test
+        )
+
+    ask()
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer no-such-token"}])
+def test_a_sync_needs_a_token(project: Server, headers: dict[str, str]) -> None:
+    body = {"request_id": "00000000", "capacity": {}}
+    answer = httpx.post(f"{project.url}/api/v1/sync", json=body, headers=headers)
+    assert answer.status_code == 401
+
+
+def test_what_is_served_is_this_description(project: Server) -> None:
+    assert httpx.get(f"{project.url}/openapi.json").json() == openapi.document()
+
+
+def test_every_route_is_described() -> None:
+    """What is served and what is described are the same list."""
+    app = application(Api.__new__(Api), Rounds.__new__(Rounds))
+    served = {
+        (route.path.replace(":int}", "}"), method.lower())
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in (route.methods or ()) - {"HEAD"}
+    }
+    described = {(p, m) for p, methods in openapi.document()["paths"].items() for m in methods}
+    assert served == described
+
+
+def test_the_page_lists_every_route() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for path in openapi.document()["paths"]:
+        shown = path.replace("{number}", "N").replace("/bundles/{kind}/{name}", "/bundles/targets/")
+        assert f" {shown}" in page
