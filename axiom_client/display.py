@@ -221,7 +221,7 @@ def _footer(shot: Snapshot) -> list[str]:
         f"credit {today:,.0f} today, {credit.host_total:,.0f} by this host, "
         f"{credit.user_total:,.0f} in all, recent average {credit.user_recent_average:,.1f}"
     )
-    lines = [f"{queue} · {credit.pending_results} results in review", earned, *_contact(shot)]
+    lines = [f"{queue} · {credit.pending_results} reports in review", earned, *_contact(shot)]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
     if shot.reason:
         said_already = shot.reason.startswith(shot.state)  # such as "paused by you"

@@ -57,6 +57,15 @@ def test_each_idle_slot_has_its_reason(agent: AgentProcess) -> None:
     assert set(others) <= {"kept free: cpu.cores is 1"}
 
 
+def test_status_without_a_terminal_or_without_utf8(agent: AgentProcess) -> None:
+    agent.environment["PYTHONIOENCODING"] = "ascii"
+    for words in (["status"], ["top"], ["tasks"]):
+        text = agent.ok(*words)
+        assert "short_walk" in text
+        assert text.isascii()
+        assert "\x1b" not in text
+
+
 def test_drain_finishes_what_runs_and_then_ends(project: SmallProject, agent: AgentProcess) -> None:
     agent.ok("drain", "--reason", "moving house", "--then", "exit")
     wait_for("the server to know", lambda: project.requests[-1].draining == "moving house")
