@@ -55,7 +55,7 @@ class Asked:
     budget_seconds  None: the experiment's own
     twin            how it is broken on purpose: a key of ``twins.BROKEN``; None: not
     kernel          the processor to be imitated: a key of KERNELS; None: the machine's own
-    how             cold, warm or restored: see ``child.run``; ``again`` is a second cold run
+    how             what went before in the process or on the disk: see ``child.run``
     """
 
     name: str
@@ -64,7 +64,7 @@ class Asked:
     budget_seconds: float | None = None
     twin: str | None = None
     kernel: str | None = None
-    how: Literal["cold", "again", "warm", "restored"] = "cold"
+    how: Literal["cold", "warm", "restored"] = "cold"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +184,7 @@ def _task(asked: Asked) -> dict[str, Any]:
 def _in_child(asked: Asked) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if k not in _KERNEL_KEYS} | ONE_THREAD
     environment |= KERNELS[asked.kernel] if asked.kernel else {}
-    how = "cold" if asked.how == "again" else asked.how
-    wanted = {"source": source(asked), "name": asked.name, "task": _task(asked), "how": how}
+    wanted = {"source": source(asked), "name": asked.name, "task": _task(asked), "how": asked.how}
     child = subprocess.run(
         [sys.executable, "-c", MEASURED],
         cwd=ROOT, env=environment, input=json.dumps(wanted), capture_output=True, text=True,
