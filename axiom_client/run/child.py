@@ -33,7 +33,7 @@ from axiom_client.run.channel import (
 )
 from axiom_client.run.experiment import load_run
 from axiom_client.run.task import Task, TaskStopped
-from axiom_client.sandbox import landlock, linux, seccomp
+from axiom_client.sandbox import landlock, linux, process, seccomp
 from axiom_client.sandbox.libc import SandboxError
 from axiom_client.sandbox.limits import MemoryGauge
 from axiom_client.sandbox.policy import Limits, Policy
@@ -96,6 +96,8 @@ def _confine(assignment: Assignment, programs: dict[bool, seccomp.Template], *, 
         os.environ[name] = policy.folder
     tempfile.tempdir = policy.folder
     gauge = MemoryGauge()
+    if cold and policy.background:
+        process.step_back_session()
     if assignment.landlock:
         linux.confine_paths(policy, gauge)
     else:

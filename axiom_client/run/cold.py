@@ -14,6 +14,7 @@ from axiom_client.sandbox.libc import SandboxError
 def main(parent: int, channel: int) -> None:
     """Run the one task whose channel this is. ``parent`` is 0 in a process namespace of its own."""
     process.reset_signals()
+    os.setsid()
     trouble = ""
     try:
         linux.detach(parent)

@@ -51,7 +51,12 @@ class Zygote:
     """The agent's end of one zygote. ``on_gone`` is called once when it is dead and reaped."""
 
     def __init__(
-        self, environment: Environment, on_news: OnNews, on_gone: Callable[[Zygote], None]
+        self,
+        environment: Environment,
+        on_news: OnNews,
+        on_gone: Callable[[Zygote], None],
+        *,
+        background: bool,
     ) -> None:
         self.environment = environment
         self.tasks: set[int] = set()
@@ -66,7 +71,7 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 launch.command(
-                    "axiom_client.run.zygote", environment, os.getpid(), theirs.fileno()
+                    "axiom_client.run.zygote", environment, os.getpid(), theirs.fileno(), background
                 ),
                 env=launch.environment(),
                 pass_fds=[theirs.fileno()],

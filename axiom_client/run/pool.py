@@ -155,7 +155,9 @@ class Pool:
 
     def _zygote(self, environment: Environment) -> Zygote:
         if environment not in self._zygotes:
-            self._zygotes[environment] = Zygote(environment, self._heard, self._zygote_gone)
+            self._zygotes[environment] = Zygote(
+                environment, self._heard, self._zygote_gone, background=self._background
+            )
         return self._zygotes[environment]
 
     # ---- watching

@@ -13,7 +13,6 @@ import gc
 import os
 import select
 import socket
-import sys
 import time
 import traceback
 
@@ -139,8 +138,11 @@ class _Children:
         self._agent.send(msgspec.json.encode(news))
 
 
-def main(environment: str, parent: int, descriptor: int) -> None:
-    """Warm up, say so, and serve the agent at the other end of ``descriptor``."""
+def main(environment: str, parent: int, descriptor: int, background: bool) -> None:
+    """Warm up, say so, and serve the agent at the other end of ``descriptor``.
+
+    ``background``: it and its children take what no other session wants.
+    """
     process.die_with(parent)
     os.setsid()
     process.adopt_orphans()
@@ -157,12 +159,10 @@ def main(environment: str, parent: int, descriptor: int) -> None:
     gc.disable()  # children enable it; what is frozen here is never walked, and so never copied
     gc.freeze()
     huge_pages.collapse()
+    if background:
+        process.step_back_session()
     agent.send(msgspec.json.encode(Ready()))
     try:
         _Children(agent, programs).serve()
     except (BrokenPipeError, ConnectionResetError):
         return  # the agent went away in mid-sentence
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -16,9 +16,8 @@ from axiom_client.sandbox.policy import Policy
 
 
 def detach(parent: int) -> None:
-    """Die with the parent; own session, no capabilities, the first to go when memory runs out."""
+    """Die with the parent; no capabilities, the first to go when memory runs out."""
     process.die_with(parent)
-    os.setsid()
     process.volunteer_for_oom()
     process.drop_capabilities()
 

@@ -38,6 +38,8 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
     channel = os.dup2(1, 3)  # what a task has there
     try:
         linux.detach(parent)
+        os.setsid()
+        process.step_back_session()
         os.chdir(policy.folder)
         gauge = MemoryGauge()
         if landlock:

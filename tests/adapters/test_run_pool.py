@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import psutil
@@ -304,6 +305,24 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no autogroups here")
+@pytest.mark.parametrize("prefer", ["warm", "cold"])
+def test_the_whole_session_of_a_task_steps_back(
+    tmp_path: Path, prefer: Literal["warm", "cold"]
+) -> None:
+    """The lowest rank within a session says nothing against other sessions (sched(7))."""
+
+    async def use(recorder: Recorder) -> str:
+        recorder.pool.start(spec := make_spec(tmp_path, script(SLEEPING.format(1000))))
+        started = await recorder.wait(spec.task_id, TaskStarted)
+        await recorder.wait(spec.task_id, TaskProgressed)
+        return session_rank(started.pid)
+
+    before = session_rank(os.getpid())
+    assert with_pool(use, prefer, background=True) == "nice 19"
+    assert session_rank(os.getpid()) == before
+
+
 @pytest.mark.parametrize(
     ("prefer", "state", "victims"),
     [
@@ -334,6 +353,11 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait for something that no event tells."""
     while not holds():  # noqa: ASYNC110  the file system sets no event
         await asyncio.sleep(0.01)
+
+
+def session_rank(pid: int) -> str:
+    """What the kernel says of the session's share, such as "nice 0"."""
+    return Path(f"/proc/{pid}/autogroup").read_text().partition(" ")[2].strip()
 
 
 def is_running(pid: int) -> bool:
