@@ -171,9 +171,16 @@ def deploy(
     fill_idle: Annotated[
         bool, typer.Option("--fill-idle", help="As much as every live host has idle.")
     ] = False,
-    count: Annotated[int | None, typer.Option(help="So many, for any host.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="So many, for any host, or for each of --hosts.")
+    ] = None,
     hosts: Annotated[
-        list[int] | None, typer.Option(help="Only this host (repeat for more).")
+        list[str] | None,
+        typer.Option(metavar="ID", help="Only these: what they have idle, or --count N."),
+    ] = None,
+    ceiling: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many of each may wait for any host."),
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="For GPUs only.")] = False,
     parameters: Annotated[
@@ -191,15 +198,19 @@ def deploy(
     from axiom_server import deployment, publishing
     from axiom_server.errors import Usage
 
+    names, chosen = _host_numbers(names, hosts or ())
+    fill_idle = fill_idle or bool(chosen and count is None)
     if fill_idle == (count is not None):
         raise Usage("give either --fill-idle or --count N")
     if count is not None and count < 1:
         raise Usage(f"--count must be at least 1, not {count}")
+    if ceiling is not None and (count is None or chosen):
+        raise Usage("--ceiling is for work of any host: give --count N, and no --hosts")
     folder = _folder(context)
     order = deployment.Order(
-        names=names, fill_idle=fill_idle, count=count or 0, hosts=hosts or (), gpu=gpu,
+        names=names, fill_idle=fill_idle, count=count or 0, hosts=chosen, gpu=gpu,
         parameters=publishing.read_sweep(parameters) if parameters else ({},),
-        budget_seconds=budget, weight=weight,
+        budget_seconds=budget, weight=weight, ceiling=ceiling,
     )  # fmt: skip
     config = folder.config()
     made = _run(folder, lambda c: deployment.make(c, order, config.deploy))
@@ -221,8 +232,24 @@ def deploy(
     if made.standing:
         hours = f"{config.deploy.hold_hours:g}"
         print(f"no host has anything idle; those that join within {hours} hours will be filled")
+    elif not made.workunits and ceiling:
+        print(f"as many as {ceiling:,} wait already: axiom-server status shows them")
     elif not made.workunits:
         print("none of these hosts has anything idle: axiom-server hosts shows them")
+
+
+def _host_numbers(names: list[str], given: Sequence[str]) -> tuple[list[str], list[int]]:
+    """``--hosts 1 2``, ``--hosts 1,2``, ``--hosts 1 --hosts 2``: no experiment's name is a number.
+
+    Returns the experiments, and the hosts. Raises Usage.
+    """
+    from axiom_server.errors import Usage
+
+    also = [name for name in names if given and name.isascii() and name.isdigit()]
+    named = [part for text in given for part in text.split(",") if part] + also
+    if wrong := [part for part in named if not (part.isascii() and part.isdigit())]:
+        raise Usage(f"--hosts takes numbers, not {wrong[0]!r}; axiom-server hosts shows them")
+    return [name for name in names if name not in also], sorted({int(part) for part in named})
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ class Order:
     count       workunits for each host named, or for the open pool; with several parameter sets,
                 that many of each
     gpu         for GPUs (with count); fill_idle does both kinds
+    ceiling     for the open pool: no more of one experiment than this wait in it afterwards
     parameters  parameter sets; one empty set means the defaults
     """
 
@@ -38,6 +39,7 @@ class Order:
     parameters: Sequence[Parameters] = ({},)
     budget_seconds: float | None = None
     weight: float | None = None
+    ceiling: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ async def make(connection: Connection, order: Order, config: Deploying) -> Deplo
     chosen = await _chosen(connection, order.names)
     placements = await _placements(connection, order, config, chosen)
     wanted = await _with_parameters(connection, order, chosen, placements)
+    if order.ceiling is not None:
+        wanted = _below(order.ceiling, await workunits.pooled(connection), wanted)
     wanted = [w for w in wanted if w.count]
     if order.weight is not None:
         for version in chosen:
@@ -190,6 +194,19 @@ async def _with_parameters(
             )  # fmt: skip
         turn[p.version_id] = (turn[p.version_id] + p.count) % len(ids)
     return wanted
+
+
+def _below(
+    ceiling: int, waiting: Mapping[int, int], wanted: Sequence[NewWorkunits]
+) -> list[NewWorkunits]:
+    """The same, but for what would be more than ``ceiling`` of a version, with those that wait."""
+    room = {w.version_id: max(0, ceiling - waiting.get(w.version_id, 0)) for w in wanted}
+    kept = []
+    for w in wanted:
+        count = min(w.count, room[w.version_id])
+        room[w.version_id] -= count
+        kept.append(replace(w, count=count))
+    return kept
 
 
 def _candidate(version: VersionRow) -> Candidate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,19 +18,40 @@ WIDTH = 78
 
 def render(log: SessionLog, markdown: bool = False) -> str:
     """The whole log, ending in a newline."""
+    if markdown:
+        log = _names_as_text(log)
+    title = heading_of(log)
+    parts = [f"# {title}" if markdown else f"{title}\n{'=' * len(title)}"]
+    for heading, lines in sections(log):
+        if markdown:
+            parts.append("\n".join([f"## {heading}", "", *_lists(lines)]))
+        else:
+            parts.append("\n".join([f"{heading}\n{'=' * len(heading)}", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def heading_of(log: SessionLog) -> str:
+    """The log's title, with its time."""
     when = (
         f"{log.at:%B} {log.at.day}, {log.at.year} ~{log.at:%H:%M} UTC"
         if log.at
         else "no session yet"
     )
-    if markdown:
-        log = _names_as_text(log)
-    title = f"{log.project.upper()} EXPERIMENT SESSION LOG — {when}"
-    parts = [f"# {title}" if markdown else f"{title}\n{'=' * len(title)}"]
-    for heading, lines in _sections(log):
-        underlined = f"## {heading}" if markdown else f"{heading}\n{'=' * len(heading)}"
-        parts.append("\n".join([underlined, *lines]))
-    return "\n\n".join(parts) + "\n"
+    return f"{log.project.upper()} EXPERIMENT SESSION LOG — {when}"
+
+
+def _lists(lines: Sequence[str]) -> Iterator[str]:
+    """What is set off by its indentation as lists: Markdown would run such lines together."""
+    listed, blank = False, True
+    for line in lines:
+        text = " ".join(line.split())
+        is_item = line.startswith((" ", "- "))
+        if is_item and not re.match(r"-|\d+\. ", text):
+            text = f"- {text}"
+        if text and is_item != listed and not blank:
+            yield ""
+        yield text
+        listed, blank = is_item, not text
 
 
 def _names_as_text(log: SessionLog) -> SessionLog:
@@ -46,7 +67,8 @@ def _as_text(name: str) -> str:
     return re.sub(r"([\\`*_\[\]()<>!|~&#])", r"\\\1", name)
 
 
-def _sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
+def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
+    """Each heading with its lines; what is indented by two spaces is a list."""
     yield "SESSION SUMMARY", _summary(log)
     yield f"CREDIT AWARDED ({_n(log.credit)} total)", _credit(log)
     yield f"EXPERIMENTS DEPLOYED ({_n(log.workunits)} workunits)", _deployed(log)
@@ -127,20 +149,26 @@ def _deployed(log: SessionLog) -> list[str]:
             lines.append(f"  + {_n(len(rest))} more {_plural('host', len(rest))} ({_sizes(rest)})")
         gpu = sum(host.gpu for host in log.deployed_to)
         if gpu:
-            lines.append(f"{_n(gpu)} of the workunits are for idle GPUs.")
+            with_gpu = sum(1 for host in log.deployed_to if host.gpu)
+            lines.append(
+                f"{_n(gpu)} GPU {_plural('workunit', gpu)} also deployed to {with_gpu} "
+                f"{_plural('host', with_gpu)} with idle GPUs."
+            )
     if log.deployed_to_pool:
         lines.append(f"{_n(log.deployed_to_pool)} workunits wait for any host.")
     return lines
 
 
 def _host(host: HostWork) -> str:
-    tasks = " + ".join(_n(n) for n in (host.cpu, host.gpu) if n)
-    if not host.gpu:
-        slots = f"{_n(host.cpu)} idle CPU {_plural('core', host.cpu)}"
+    """A host's cores are its tasks; workunits for its GPUs are summed up below, as in the log."""
+    gpus = f"{host.gpu} {_plural('GPU', host.gpu)}"
+    cores = _plural("core", host.cpu)
+    if not host.cpu:
+        tasks, slots = f"{_n(host.gpu)} GPU {_plural('task', host.gpu)}", gpus
     else:
-        gpus = f"{host.gpu} {_plural('GPU', host.gpu)}"
-        slots = f"{_n(host.cpu)} cores + {gpus}" if host.cpu else gpus
-    return f"Host {host.host_id} ({host.name}): {tasks} tasks ({slots})"
+        tasks = f"{_n(host.cpu)} {_plural('task', host.cpu)}"
+        slots = f"{_n(host.cpu)} {cores} + {gpus}" if host.gpu else f"{host.cpu} idle CPU {cores}"
+    return f"Host {host.host_id} ({host.name}): {tasks} ({slots})"
 
 
 def _sizes(hosts: list[HostWork]) -> str:

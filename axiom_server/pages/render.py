@@ -12,11 +12,17 @@ from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
 from axiom_server.review import session_log
 from axiom_server.session_log import number
-from axiom_server.session_text import render as render_log
+from axiom_server.session_text import heading_of, sections
 from axiom_server.store import experiments, overview, sessions, users
 from axiom_server.store.database import Connection
 
 LEADERS = 100  # users on the front page
+SESSIONS = 10  # the latest ones, listed there
+#: Totals that mean something to a visitor, and what they are called there.
+SHOWN = {
+    "users": "volunteers", "hosts": "hosts", "live_hosts": "hosts at work now", "leased": "running",
+    "queued": "waiting", "credited_results": "results credited", "credit": "credit",
+}  # fmt: skip
 
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -39,11 +45,11 @@ async def front(connection: Connection, config: Config) -> str:
     now = datetime.now().astimezone()
     return _environment.get_template("front.html").render(
         project=config.project.name,
-        totals=found["totals"],
-        experiments=[v for v in await experiments.versions(connection) if v.state == "active"],
+        totals={label: found["totals"][key] for key, label in SHOWN.items()},
+        experiments=[v for v in await experiments.versions(connection) if v.state != "retired"],
         verdicts=verdicts,
         leaders=[(u, _average(u.average, u.average_at, now)) for u in leaders],
-        session=latest.session_id if latest else None,
+        sessions=await sessions.latest(connection, SESSIONS),
     )
 
 
@@ -52,9 +58,22 @@ async def session(connection: Connection, config: Config, session_id: int) -> st
     if await sessions.get(connection, session_id) is None:
         return None
     log = await session_log(connection, config, session_id)
+    newer = await sessions.get(connection, session_id + 1)
     return _environment.get_template("session.html").render(
-        project=config.project.name, session=session_id, text=render_log(log)
+        project=config.project.name,
+        session=session_id,
+        newer=session_id + 1 if newer else None,
+        heading=heading_of(log),
+        sections=[
+            (heading, [_line(text) for text in "\n".join(lines).split("\n")])
+            for heading, lines in sections(log)
+        ],
     )
+
+
+def _line(text: str) -> tuple[int, str]:
+    """How far a line is indented, and the line."""
+    return len(text) - len(text.lstrip()), text.lstrip()
 
 
 def _average(average: float, since: datetime | None, now: datetime) -> float:

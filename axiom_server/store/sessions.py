@@ -77,6 +77,17 @@ async def get(connection: Connection, session_id: int | None) -> SessionRow | No
     return SessionRow._make(found[0]) if found else None
 
 
+async def latest(connection: Connection, most: int) -> list[SessionRow]:
+    """The latest sessions, the newest first."""
+    found = await rows(
+        connection,
+        """SELECT session_id, opened_at, results, credit, '{}'::jsonb FROM sessions
+           ORDER BY session_id DESC LIMIT %s""",
+        (most,),
+    )
+    return [SessionRow._make(r) for r in found]
+
+
 async def deployments(connection: Connection, session_id: int | None) -> list[DeploymentRow]:
     """What was deployed in a session, or before any."""
     found = await rows(

@@ -99,6 +99,15 @@ async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) ->
     return firsts
 
 
+async def pooled(connection: Connection) -> dict[int, int]:
+    """How many of each version wait for any host."""
+    found = await rows(
+        connection,
+        "SELECT version_id, count(*) FROM queue WHERE host_id IS NULL GROUP BY version_id",
+    )
+    return {int(version): int(count) for version, count in found}
+
+
 async def standing_orders(connection: Connection, stand_seconds: float) -> list[dict[str, Any]]:
     """Orders to fill idle hosts that found none, the oldest first, while they stand."""
     found = await rows(

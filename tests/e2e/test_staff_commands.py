@@ -54,6 +54,9 @@ def test_what_does_not_pass_its_dry_run_is_not_published(staff: Server, tmp_path
     [
         (["deploy", "short_wlak", "--count", "1"], 8, "did you mean short_walk"),
         (["deploy", "short_walk"], 2, "--fill-idle or --count"),
+        (["deploy", "short_walk", "--count", "0"], 2, "--count must be at least 1, not 0"),
+        (["deploy", "short_walk", "--hosts", "mine"], 2, "--hosts takes numbers, not 'mine'"),
+        (["deploy", "short_walk", "--fill-idle", "--ceiling", "5"], 2, "give --count N"),
         (["deploy", "short_walk", "--count", "1", "--gpu"], 2, "runs on a GPU"),
         (["deploy", "short_walk", "--count", "1", "--hosts", "77"], 12, "no host 77"),
         (["publish", "/nowhere.py"], 9, "No such file"),
@@ -121,6 +124,27 @@ def test_a_sweep_deploys_every_parameter_set(staff: Server, tmp_path: Path) -> N
     )
     sweep.write_text("[products]\nwalks = [20]\n")
     staff.run("deploy", "short_walk", "--count", "5", "--parameters", str(sweep), code=9)
+
+
+def test_named_hosts_get_what_they_have_idle(staff: Server) -> None:
+    """In every way in which several hosts can be written."""
+    history = FIXTURES / "session_2026-03-02_0300.json"
+    staff.run("import", str(history))
+    assert staff.json("deploy", "short_walk", "--hosts", "296")["hosts"] == {
+        "296": {"cpu": 240, "gpu": 0}
+    }
+    for hosts in (["--hosts", "287", "194"], ["--hosts=141,269"]):
+        assert len(staff.json("deploy", "short_walk", *hosts)["hosts"]) == 2
+    made = staff.json("deploy", "short_walk", "--count", "3", "--hosts", "296", "287")
+    assert (made["workunits"], made["pool"]) == (6, 0)
+
+
+def test_a_ceiling_is_what_waits_at_most(staff: Server) -> None:
+    waiting = sum(e["pool"] for e in staff.json("status")["experiments"])
+    words = ("deploy", "short_walk", "--count", "100", "--ceiling", str(waiting + 30))
+    assert staff.json(*words, "--weight", "2")["workunits"] == 30
+    assert "wait already" in staff.run(*words)
+    assert [e["weight"] for e in staff.json("experiments") if e["name"] == "short_walk"] == [2]
 
 
 def test_ten_thousand_workunits_are_deployed_at_once(staff: Server) -> None:
