@@ -121,7 +121,7 @@ def snapshot(
         who=who,
         host=_host(state),
         tasks=tasks,
-        slots=_slots(state),
+        slots=_slots(state, held_up if running else "the agent does not run"),
         tasks_running=sum(t.state == "running" for t in tasks),
         tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
         reports_unsent=sum(t.state == "ended" for t in tasks),
@@ -261,13 +261,15 @@ def _why_paused(state: AgentState, task: TaskState) -> str:
     return next(filter(None, reasons), "paused: fewer cores are allowed")
 
 
-def _slots(state: AgentState) -> list[SlotView]:
+def _slots(state: AgentState, nothing_moves: str) -> list[SlotView]:
     busy: dict[str, list[int]] = {}
     for task_id, places in _places(state).items():
         for name in places:
             busy.setdefault(name, []).append(task_id)
     space = room_now(state)
     idle = {kind: f"free: {_why_idle(state, kind)}" for kind in ("cpu", "gpu")}
+    if nothing_moves:
+        idle = dict.fromkeys(idle, f"free: {nothing_moves}")
     fit = _cores_asked_for(state, space) if busy else len(space.cpu)
     gpus = state.facts.gpus if state.facts else []
     views = []

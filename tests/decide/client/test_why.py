@@ -243,6 +243,14 @@ def test_a_drain_says_what_it_will_do() -> None:
     assert seen(world).reason == "moving house; what runs at 23:13 is ended; then the agent ends"
 
 
+def test_where_no_agent_runs_or_it_is_held_up_that_is_the_reason() -> None:
+    world = fetching()
+    shot = snapshot(world.state, WHO, world.now, running=False)
+    assert (shot.state, shot.slots[0].reason) == ("not running", "free: the agent does not run")
+    shot = snapshot(world.state, WHO, world.now, held_up="the disk is full")
+    assert (shot.state, shot.slots[0].reason) == ("held up", "free: the disk is full")
+
+
 def test_no_slot_is_ever_idle_without_a_reason() -> None:
     for make, _ in [*CORES.values(), *NEEDS.values()]:
         for slot in seen(make()).slots:
