@@ -14,6 +14,7 @@ from dataclasses import dataclass
 RESULTS_MIN = 10  # fewer say nothing
 ERROR_RATE_MAX = 0.10
 SLOWER_MAX = 10.0  # times the declared seconds, by the median, at each host's own pace
+SLOWER_SECONDS = 1.0  # a task that took less spent it on being started, whatever it declares
 FASTER_MAX = 1_000.0  # the same the other way: it does nothing; a fast host is no fault
 OUTLIVED_FACTOR = 2.0  # a task that runs on for so many times as long has not met that fault
 OUTLIVED_SECONDS = 300.0  # and so much more: it may have waited before it began
@@ -66,7 +67,8 @@ def watch(recent: Sequence[Ended]) -> Alarm | None:
     if len(timed) < RESULTS_MIN:
         return None
     middle = statistics.median(task.ratio for task in timed)
-    if middle > SLOWER_MAX:
+    took = statistics.median(task.elapsed_seconds for task in timed)
+    if middle > SLOWER_MAX and took > SLOWER_SECONDS:
         slow = [task for task in timed if task.ratio > SLOWER_MAX]
         return _alarm(
             "runtime", slow, 0.5, f"it runs {middle:.1f} times as long as its metadata declares"

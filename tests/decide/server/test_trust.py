@@ -133,9 +133,14 @@ def test_failures_count_until_a_success_and_not_while_spared() -> None:
     assert retry.failing_after(0, "success", True, spared=False) == 1
 
 
-def ended(faults: int, successes: int, hosts: int = 3, ratio: float = 1.0) -> list[Ended]:
+def ended(
+    faults: int, successes: int, hosts: int = 3, ratio: float = 1.0, declared: float = 60.0
+) -> list[Ended]:
     tasks = [Ended(host_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
-    return tasks + [Ended(host_id=i % hosts, fault=False, ratio=ratio) for i in range(successes)]
+    return tasks + [
+        Ended(host_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
+        for i in range(successes)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +149,7 @@ def ended(faults: int, successes: int, hosts: int = 3, ratio: float = 1.0) -> li
         (ended(2, 8), "error_rate"), (ended(1, 9), None), (ended(5, 4), None),
         (ended(0, 10, ratio=11.0), "runtime"), (ended(0, 10, ratio=0.0005), "runtime"),
         (ended(0, 10, ratio=5.0), None), (ended(10, 0, hosts=1), "error_rate"),
+        (ended(0, 10, ratio=50.0, declared=0.001), None),
     ],
 )  # fmt: skip
 def test_the_watchdog(recent: list[Ended], kind: str | None) -> None:
