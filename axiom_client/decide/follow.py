@@ -10,13 +10,19 @@ from typing import Literal
 import msgspec
 
 from axiom_client.decide import commands as c
-from axiom_client.decide.allocate import Allocation, allocate, needs_of, task_seconds
+from axiom_client.decide.allocate import (
+    Allocation,
+    allocate,
+    cores_with_memory,
+    needs_of,
+    task_seconds,
+)
 from axiom_client.decide.binding import bind
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.exchange import asked, compose, due_at, hungry
 from axiom_client.decide.fit import accept
 from axiom_client.decide.model import NEVER, AgentState, Bundle, Pause, TaskState
-from axiom_client.decide.rest import changes_at, in_words, remember
+from axiom_client.decide.rest import changes_at, in_words, remember, rest_seconds
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_client.decide.turn import Turn
 from axiom_protocol.manifest import Manifest
@@ -65,7 +71,7 @@ def follow(turn: Turn) -> None:
     remember(turn.state)
     _fetch(turn)
     space = room_now(turn.state)
-    _give_back_what_is_late(turn, space)
+    _give_back_what_is_late(turn)
     _place(turn, space)
     _look_around(turn)
     _keep_warm(turn)
@@ -135,18 +141,22 @@ def _give_back(turn: Turn) -> None:
             turn.give_back(task, reason)
 
 
-def _give_back_what_is_late(turn: Turn, space: Room) -> None:
-    """A task that cannot be done here before its lease ends is better done elsewhere, from now."""
+def _give_back_what_is_late(turn: Turn) -> None:
+    """A task that cannot be done here before its lease ends is better done elsewhere, from now.
+
+    A rest counts with what is known of its length; one without an end may be over in a minute.
+    """
     state = turn.state
     ordered = sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
     ahead = 0.0  # seconds of one core that come before
-    cores = max(1, len(space.cpu))
+    cores = max(1, cores_with_memory(state.tasks, state.bundles, _room_without_rest(state)))
+    begin = state.wall + rest_seconds(state)
     for task in ordered:
         if task.phase == "ended":
             continue
         seconds = task_seconds(task, state.bundles, state.durations)
         needs = needs_of(task, state.bundles)
-        done_at = state.wall + (0.0 if needs.gpus else ahead / cores) + seconds
+        done_at = begin + (0.0 if needs.gpus else ahead / cores) + seconds
         if (
             task.phase in WAITING
             and not task.record.attempts
@@ -156,6 +166,10 @@ def _give_back_what_is_late(turn: Turn, space: Room) -> None:
         elif not needs.gpus:
             left = seconds if task.phase in WAITING else seconds - ran_seconds(task, state.now)
             ahead += max(0.0, left) * needs.cpu_cores
+
+
+def _room_without_rest(state: AgentState) -> Room:
+    return room(state.facts, state.load, state.limits, gpu_pauses=state.gpu_pauses)
 
 
 # --- bundles and placing --------------------------------------------------------------------------

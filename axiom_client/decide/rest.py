@@ -40,6 +40,17 @@ def in_words(state: AgentState) -> str:
     return f"paused: {why.text} since {moment(since, state.local)}"
 
 
+def rest_seconds(state: AgentState) -> float:
+    """How long the present rest surely lasts: a pause for some time, or hours; else 0."""
+    if state.pause is not None:
+        until = state.pause.until_wall
+        return 0.0 if until is None else max(0.0, until - state.wall)
+    if is_open(state.limits.schedule, state.local):
+        return 0.0
+    opens = next_change(state.limits.schedule, state.local)
+    return 0.0 if opens is None else opens - state.local
+
+
 def remember(state: AgentState) -> None:
     """Note since when the present reason holds."""
     why = why_rest(state)

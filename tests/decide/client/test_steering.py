@@ -161,6 +161,26 @@ def test_a_drain_s_deadline_holds_after_a_restart() -> None:
     assert [stop.task_id for stop in of(commands, c.StopTask)] == [1]
 
 
+# --- work in hand while everything rests ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pause_seconds", "given_back"),
+    [(600.0, 0), (None, 0), (7 * HOUR, 600)],  # leases of six hours end in the last of them
+)
+def test_a_pause_gives_back_only_what_it_makes_too_late(
+    pause_seconds: float | None, given_back: int
+) -> None:
+    world = World(facts(cores=240))
+    world.answer(*[grant(i + 1, lease_seconds=6 * HOUR) for i in range(840)])
+    world.fetched(resources=Resources(memory_bytes=20_000_000, disk_bytes=1_000_000))
+    world.hear_nothing()
+    world.do(e.PauseRequested(now=world.now, for_seconds=pause_seconds, reason="paused by you"))
+    phases = list(world.phases().values())
+    assert phases.count("ended") == given_back
+    assert phases.count("paused") == 240
+
+
 # --- GPUs -----------------------------------------------------------------------------------------
 
 
