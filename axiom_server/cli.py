@@ -423,7 +423,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def hosts(
     context: typer.Context,
-    most: Annotated[int, typer.Option(help="At most so many.")] = 1000,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Hosts, the latest heard of first."""
@@ -463,6 +463,7 @@ def _set_host(context: typer.Context, host: int, state: str, reason: str) -> Non
 
     if not _run(_folder(context), lambda c: store.set_state(c, host, state, reason)):
         raise NotFound(f"no host {host}; axiom-server hosts lists them")
+    print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
 
 
 @users_app.command("add")
@@ -488,7 +489,7 @@ def users_add(
 @users_app.command("list")
 def users_list(
     context: typer.Context,
-    most: Annotated[int, typer.Option(help="At most so many.")] = 1000,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Users by credit."""
@@ -508,12 +509,15 @@ def users_list(
 def tasks(
     context: typer.Context,
     state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
-    most: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Tasks, the newest first."""
+    from axiom_server.errors import Usage
     from axiom_server.store import tasks as store
 
+    if state is not None and state not in store.STATES:
+        raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
     found = _run(_folder(context), lambda c: store.listing(c, state, most))
     if as_json:
         _print_json([line._asdict() for line in found])

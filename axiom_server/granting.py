@@ -45,15 +45,16 @@ class _Seeker:
         picked = lease.choose(sizes, self.room)  # type: ignore[arg-type]
         used = {d: sum(sizes[i][1] for i in picked if sizes[i][0] == d) for d in ("cpu", "gpu")}
         self.room = replace(
-            self.room, cpu=self.room.cpu - used["cpu"], gpu=self.room.gpu - used["gpu"]
-        )
+            self.room, cpu=self.room.cpu - used["cpu"], gpu=self.room.gpu - used["gpu"],
+            tasks=self.room.tasks - len(picked),
+        )  # fmt: skip
         self.chosen += [offered[i] for i in picked]
         return len(picked)
 
     @property
     def hungry(self) -> bool:
         """Whether it has room for more."""
-        return self.room.cpu > 0 or self.room.gpu > 0
+        return self.room.tasks > 0 and (self.room.cpu > 0 or self.room.gpu > 0)
 
 
 async def grant_all(
@@ -98,7 +99,7 @@ async def _seekers(
         request = visit.request
         room = lease.room(config.lease, view, request.capacity, request.draining, typical)
         if user_id is not None:
-            promised[user_id] = promised.get(user_id, 0) + room.cpu + room.gpu
+            promised[user_id] = promised.get(user_id, 0) + min(room.tasks, room.cpu + room.gpu)
         seekers.append(
             _Seeker(
                 host=visit.host, request_id=request.request_id, view=view,

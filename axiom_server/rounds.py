@@ -233,7 +233,9 @@ async def _alarm(connection: Connection, config: Config, version_id: int) -> wat
     alarm = watchdog.watch(recent)
     if alarm is not None:
         going_on = await tasks.outliving(connection, version_id, alarm.outlived_after_seconds)
-        if not watchdog.is_of_hosts(alarm, recent, going_on):
+        failing = alarm.kind == "error_rate"
+        lately = await tasks.lately(connection, version_id) if failing else None
+        if not watchdog.is_of_hosts(alarm, recent, going_on, lately):
             return alarm
     twins = await tasks.twins(connection, version_id)
     if not twins:

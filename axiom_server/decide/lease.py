@@ -11,6 +11,8 @@ from msgspec import Meta, Struct
 
 from axiom_protocol.messages import GRANTS_MAX, Capacity
 
+FAILS_REPEATEDLY = 2  # tasks in a row: one may fail anywhere, of 240 one often does
+
 Device = Literal["cpu", "gpu"]
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -70,11 +72,15 @@ class PoolView:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """How many more slots' worth of tasks the host may be granted, by device, and why not more."""
+    """How many more slots' worth of tasks the host may be granted, by device, and why not more.
+
+    tasks   most tasks, however many slots each of them takes
+    """
 
     cpu: int
     gpu: int
     reason: str = ""
+    tasks: int = GRANTS_MAX
 
     def of(self, device: Device) -> int:
         """Slots of the device."""
@@ -96,12 +102,13 @@ def room(
     if host.quarantined:
         return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
     held = host.leased["cpu"] + host.leased["gpu"]
-    if host.failing:
+    if host.failing >= FAILS_REPEATEDLY:
         # Fed one at a time until it succeeds: a broken host costs the project one task a try.
-        free = min(1, capacity.cpu_slots_free) if not held else 0
-        reason = "its last task failed; it gets one at a time until one succeeds"
-        return Room(cpu=free, gpu=0 if free or held else min(1, capacity.gpu_slots_free),
-                    reason=reason)  # fmt: skip
+        return Room(
+            cpu=0 if held else min(capacity.cpu_slots_free, capacity.cpu_slots, host.cpu_cores),
+            gpu=0 if held else min(capacity.gpu_slots_free, capacity.gpu_slots, host.gpus),
+            reason="its last tasks failed; it gets one at a time until one succeeds", tasks=1,
+        )  # fmt: skip
     cpu = _device_room(policy, capacity.cpu_slots, capacity.cpu_slots_free, host.cpu_cores,
                        host.leased["cpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
     gpu = _device_room(policy, capacity.gpu_slots, capacity.gpu_slots_free, host.gpus,
@@ -150,6 +157,7 @@ def quotas(
     empty  pools that had nothing a moment ago
     """
     asked: list[tuple[PoolView, int]] = []
+    tasks = space.tasks
     for device in ("gpu", "cpu"):
         usable = [
             p
@@ -160,14 +168,15 @@ def quotas(
         slots = space.of(device)
         total = sum(p.weight for p in usable)
         for pool in usable:
-            if slots <= 0 or total <= 0:
+            if slots <= 0 or total <= 0 or tasks <= 0:
                 break
             size = pool.cpu_cores if device == "cpu" else 1
             share = math.ceil(slots * pool.weight / total)
             total -= pool.weight
-            count = min(share, slots) // size or (1 if size <= slots else 0)
+            count = min(tasks, min(share, slots) // size or (1 if size <= slots else 0))
             if count:
                 asked.append((pool, count))
+                tasks -= count
                 slots -= count * size
     return asked
 
@@ -175,9 +184,9 @@ def quotas(
 def choose(sizes: Sequence[tuple[Device, int]], space: Room) -> list[int]:
     """Indices of the candidates that fit, in the order offered; a candidate is (device, slots)."""
     left = {"cpu": space.cpu, "gpu": space.gpu}
-    chosen = []
+    chosen: list[int] = []
     for i, (device, slots) in enumerate(sizes):
-        if slots <= left[device]:
+        if slots <= left[device] and len(chosen) < space.tasks:
             left[device] -= slots
             chosen.append(i)
     return chosen

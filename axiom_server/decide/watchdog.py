@@ -8,7 +8,7 @@ hosts must not stop a sound experiment: they answer at once, while honest hosts 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 RESULTS_MIN = 10  # fewer say nothing
@@ -88,14 +88,21 @@ def _alarm(kind: str, at_fault: Sequence[Ended], share_max: float, message: str)
     )  # fmt: skip
 
 
-def is_of_hosts(alarm: Alarm, recent: Sequence[Ended], outliving: Collection[int]) -> bool:
+def is_of_hosts(
+    alarm: Alarm, recent: Sequence[Ended], outliving: Collection[int],
+    lately: Mapping[int, bool] | None = None,
+) -> bool:  # fmt: skip
     """Whether it is a few hosts that fail, and not the experiment.
 
     outliving  hosts on which a task of it has run on for longer than ``outlived_after_seconds``
+    lately     hosts that computed it within a day, and whether their newest task failed: broken
+               hosts fill the newest results, for they are done at once and come back for more
     """
-    computing = {task.host_id for task in recent} | set(outliving)
-    spared = computing - alarm.hosts
-    return bool(spared) and len(alarm.hosts) <= alarm.share_max * len(computing)
+    lately = lately or {}
+    at_fault = alarm.hosts | {host for host, fault in lately.items() if fault}
+    computing = {task.host_id for task in recent} | set(outliving) | lately.keys()
+    spared = computing - at_fault
+    return bool(spared) and len(at_fault) <= alarm.share_max * len(computing)
 
 
 @dataclass(frozen=True, kw_only=True)

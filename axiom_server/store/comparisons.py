@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Need, Opinion
 from axiom_server.store.database import Connection, rows
 
@@ -70,11 +71,12 @@ async def live_opinions(
     """Live hosts that could compute a replica, with how many wait for each, in a drawn order."""
     found = await rows(
         connection,
-        """SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
+        f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
                   h.agreements >= %s, COALESCE(q.waiting, 0), random()
            FROM hosts h LEFT JOIN (SELECT host_id, count(*) AS waiting FROM queue
                                    WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
-           WHERE h.state = 'active' AND NOT h.imported AND h.draining = '' AND h.failing = 0
+           WHERE h.state = 'active' AND NOT h.imported AND h.draining = ''
+             AND h.failing < {FAILS_REPEATEDLY}
              AND h.last_seen_at > now() - %s * interval '1 second' AND h.cpu_cores > 0
            ORDER BY h.host_id""",
         (trusted_after, live_seconds),

@@ -9,6 +9,7 @@ import msgspec
 
 from axiom_protocol.messages import HostFacts
 from axiom_server.decide.deploy import IdleHost
+from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.store.database import Connection, row, rows
 
 
@@ -78,13 +79,13 @@ async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHo
     await connection.execute("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
     found = await rows(
         connection,
-        """SELECT h.host_id, h.idle_cpu - COALESCE(q.cpu, 0), h.idle_gpu - COALESCE(q.gpu, 0),
+        f"""SELECT h.host_id, h.idle_cpu - COALESCE(q.cpu, 0), h.idle_gpu - COALESCE(q.gpu, 0),
                   h.environments
            FROM hosts h LEFT JOIN (
                SELECT host_id, count(*) FILTER (WHERE device = 'cpu') AS cpu,
                       count(*) FILTER (WHERE device = 'gpu') AS gpu
                FROM queue WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
-           WHERE h.state = 'active' AND h.draining = '' AND h.failing = 0
+           WHERE h.state = 'active' AND h.draining = '' AND h.failing < {FAILS_REPEATEDLY}
              AND (h.imported OR h.last_seen_at > now() - %s * interval '1 second')
              AND (h.idle_cpu > 0 OR h.idle_gpu > 0)
            ORDER BY h.host_id""",

@@ -8,8 +8,11 @@ from typing import NamedTuple
 from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
+STATES = ("leased", "reported", "reviewed", "lost")
 EXPIRE_MOST = 10_000  # leases in one transaction, so that it stays short
 RECENT_MOST = 50  # newest tasks of a version that the watchdog looks at
+LATELY_MOST = 1_000  # newest tasks of a version, whose hosts are asked how they fare
+LATELY_SECONDS = 86400.0
 TWINS_MOST = 1_000  # newest results of a version that are searched for twins
 
 
@@ -117,6 +120,24 @@ async def recent(connection: Connection, version_id: int) -> list[Ended]:
         Ended(host_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
         for h, fault, ratio, elapsed in found
     ]
+
+
+async def lately(connection: Connection, version_id: int) -> dict[int, bool]:
+    """Hosts that computed a version within a day, and whether the newest task of each failed."""
+    found = await rows(
+        connection,
+        f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
+            FROM (SELECT * FROM tasks s
+                  WHERE version_id = %s AND ended_at > now() - %s * interval '1 second'
+                    AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
+                    AND NOT EXISTS (SELECT FROM hosts q
+                                    WHERE q.host_id = s.host_id AND q.state = 'quarantined')
+                    AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)
+                  ORDER BY ended_at DESC LIMIT {LATELY_MOST}) t
+            ORDER BY t.host_id, t.ended_at DESC, t.task_id DESC""",
+        (version_id, LATELY_SECONDS),
+    )
+    return dict(found)
 
 
 async def outliving(connection: Connection, version_id: int, seconds: float) -> set[int]:

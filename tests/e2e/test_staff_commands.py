@@ -64,6 +64,7 @@ def test_what_does_not_pass_its_dry_run_is_not_published(staff: Server, tmp_path
         (["publish", __file__], 7, "metadata"),
         (["import", "/nowhere.json"], 9, "No such file"),
         (["log", "99"], 12, "no session 99"),
+        (["tasks", "--state", "running"], 2, "leased, reported, reviewed, lost"),
         (["host", "quarantine", "99"], 12, "no host 99"),
         (["experiments", "retire", "nothing"], 8, "no experiment 'nothing'"),
         (["restore", "/etc/hostname", "PROJECT"], 9, "holds a project already"),

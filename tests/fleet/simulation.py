@@ -79,6 +79,7 @@ class Outcome:
     overhead_by_day: dict[int, float]
     overhead_trusted: float
     wrong_left: int  # wrong numbers that still count
+    given_up: int  # workunits that ended without a result
     results: int
     credited: int
     syncs: int
@@ -101,7 +102,8 @@ class Outcome:
             f"experiments stopped: {self.stopped}",
             f"overhead of replication: {self.overhead:.1%} in all; by day {days}",
             f"... of results of trusted hosts: {self.overhead_trusted:.1%}",
-            f"wrong numbers left: {self.wrong_left} of {self.results:,}; "
+            f"workunits given up: {self.given_up}; wrong numbers left: {self.wrong_left} of "
+            f"{self.results:,}; "
             f"results credited: {self.credited:,}",
         ]
 
@@ -272,6 +274,10 @@ class Simulation:
             overhead_by_day={day: r / max(1, f) for day, f, r in days},
             overhead_trusted=sum(r for _, r in later) / max(1, sum(f for f, _ in later)),
             wrong_left=await self._wrong(connection),
+            given_up=await value(
+                "SELECT count(*) FROM workunits w WHERE NOT EXISTS "
+                "(SELECT FROM results r WHERE r.workunit_id = w.workunit_id)"
+            ),
             results=await value("SELECT count(*) FROM results"),
             credited=await value("SELECT count(*) FROM credit"),
             syncs=self.syncs,

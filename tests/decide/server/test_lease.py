@@ -50,14 +50,24 @@ def test_slots_beyond_the_hosts_own_cores_are_not_believed() -> None:
     [
         (HOST, "shutting down", 0, ""),
         (replace(HOST, quarantined="it lies"), "", 0, "quarantined: it lies"),
-        (replace(HOST, failing=1), "", 1, "one at a time"),
-        (replace(HOST, failing=1, leased={"cpu": 1, "gpu": 0}), "", 0, "one at a time"),
+        (replace(HOST, failing=1), "", 16, ""),  # one may fail anywhere
+        (replace(HOST, failing=2, leased={"cpu": 1, "gpu": 0}), "", 0, "one at a time"),
     ],
 )
 def test_hosts_that_get_less(host: HostView, draining: str, cpu: int, reason: str) -> None:
     room = lease.room(LeasePolicy(), host, FREE, draining, 60)
     assert room.cpu == cpu
     assert reason in room.reason
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_a_host_that_fails_repeatedly_is_fed_one_task_at_a_time(cores: int) -> None:
+    """Also where all there is takes several cores: else it could never succeed again."""
+    room = lease.room(LeasePolicy(), replace(HOST, failing=2, gpus=0), FREE, "", 60)
+    assert "one at a time" in room.reason
+    pools = [replace(POOL, version_id=n, cpu_cores=cores) for n in (1, 2)]
+    assert [count for _, count in lease.quotas(pools, HOST, room, {}, ())] == [1]
+    assert lease.choose([("cpu", cores)] * 3, room) == [0]
 
 
 def test_limits_per_host_and_per_user() -> None:

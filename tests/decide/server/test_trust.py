@@ -174,6 +174,18 @@ def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     assert not watchdog.is_of_hosts(alarm, recent, ())
 
 
+def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
+    """Near the end of a deployment: the newest results are theirs, for the others have no work."""
+    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0) for i in range(9)]
+    recent += [Ended(host_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
+    alarm = watchdog.watch(recent)
+    assert alarm is not None
+    assert not watchdog.is_of_hosts(alarm, recent, ())
+    well = dict.fromkeys(range(10, 60), False)
+    assert watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(3), True))
+    assert not watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(60, 70), True))
+
+
 def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
     recent = [Ended(host_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)]
     alarm = watchdog.watch(recent)
