@@ -316,14 +316,15 @@ SELECT w.workunit_id, (SELECT c.state FROM comparisons c WHERE c.workunit_id = w
        (SELECT COALESCE(json_agg(json_build_object('purpose', t.purpose, 'state', t.state,
                'host', t.host_id, 'day', extract(epoch FROM t.granted_at - '{BEGINS}') / 86400)
                ORDER BY t.task_id), '[]') FROM tasks t WHERE t.workunit_id = w.workunit_id)
-FROM workunits w
-WHERE EXISTS (SELECT FROM queue q WHERE q.workunit_id = w.workunit_id)
-   OR EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id AND t.state = 'leased')
-   OR EXISTS (SELECT FROM comparisons c WHERE c.workunit_id = w.workunit_id
-              AND c.state IN ('wanted', 'placed', 'disputed'))
-   OR NOT EXISTS (SELECT FROM results r WHERE r.workunit_id = w.workunit_id)
-      AND NOT EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id
-                      AND t.attempt >= {ATTEMPTS_MAX})
+FROM (
+    SELECT workunit_id FROM queue
+    UNION SELECT workunit_id FROM tasks WHERE state = 'leased'
+    UNION SELECT workunit_id FROM comparisons WHERE state IN ('wanted', 'placed', 'disputed')
+    UNION SELECT n.workunit_id FROM workunits n
+          WHERE NOT EXISTS (SELECT FROM results r WHERE r.workunit_id = n.workunit_id)
+            AND NOT EXISTS (SELECT FROM tasks t WHERE t.workunit_id = n.workunit_id
+                            AND t.attempt >= {ATTEMPTS_MAX})
+) w
 ORDER BY w.workunit_id"""
 
 
