@@ -225,9 +225,11 @@ def deploy(
             }
         )
         return
-    print(f"{made.workunits:,} workunits deployed across {len(made.hosts)} hosts")
+    for_any = made.pool and not made.hosts
+    where = "for any host" if for_any else f"across {len(made.hosts)} hosts"
+    print(f"{made.workunits:,} workunits deployed {where}")
     _table(("host", "cpu", "gpu"), [(h, n["cpu"], n["gpu"]) for h, n in made.hosts.items()])
-    if made.pool:
+    if made.pool and not for_any:
         print(f"{made.pool:,} of them wait for any host")
     if made.standing:
         hours = f"{config.deploy.hold_hours:g}"
@@ -404,6 +406,7 @@ def restore(
 @app.command()
 def status(context: typer.Context, as_json: Json = False) -> None:
     """What the project holds now."""
+    from axiom_server.session_log import number
     from axiom_server.store import overview
 
     found = _run(_folder(context), overview.totals)
@@ -411,7 +414,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         _print_json(found)
         return
     for key, value in found["totals"].items():
-        print(f"{key.replace('_', ' '):<24} {value:>12,}")
+        print(f"{key.replace('_', ' '):<24} {number(value):>12,}")
     _table(
         ("experiment", "any host", "one host", "leased"),
         [(e["name"], e["pool"], e["held"], e["leased"]) for e in found["experiments"]],
