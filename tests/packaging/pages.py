@@ -56,10 +56,15 @@ def blocks(page: Path) -> Iterator[Block]:
         )
 
 
+def inline_commands(page: Path) -> list[str]:
+    """The axiom commands in a page's running text."""
+    return [" ".join(found.split()) for found in _INLINE.findall(page.read_text())]
+
+
 def shown_commands(page: Path) -> list[list[str]]:
     """Every axiom command on a page, in blocks and in running text, as words."""
     lines = [c for block in blocks(page) if block.language == "sh" for c in block.commands]
-    lines += [" ".join(found.split()) for found in _INLINE.findall(page.read_text())]
+    lines += inline_commands(page)
     split = [shlex.split(line, comments=True) for line in lines]
     return [cut for words in split if (cut := _from_program(words))]
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.conftest import held_walk, server  # fixtures
 from tests.e2e.programs import FIXTURES, WAIT_SECONDS, Server, wait_for
-from tests.packaging.pages import ROOT
+from tests.packaging.pages import ROOT, blocks
 
 __all__ = ["held_walk", "server"]
 
@@ -85,6 +85,8 @@ def root(pristine: Path, tmp_path: Path) -> Iterator[Root]:
     made = tmp_path / "root"
     subprocess.run(["cp", "-a", "--reflink=auto", str(pristine), str(made)], check=True)
     made.joinpath("tmp").chmod(0o1777)
+    # apt asks no question, and goes by the packages that are here.
+    (made / "etc/apt/apt.conf.d/90test").write_text('APT::Get::Assume-Yes "true";\n')
     yield Root(made)
     shutil.rmtree(made)
 
@@ -95,6 +97,17 @@ def package(kind: str) -> Path:
     if not found:
         pytest.skip("no packages in dist/: run make packages first")
     return found[-1]
+
+
+def shown(word: str) -> list[str]:
+    """The commands of the volunteers' page in the block that has this word, as root types them.
+
+    Nothing starts services here, and the package lies in the folder that the page speaks of.
+    """
+    page = ROOT / "docs" / "volunteer.md"
+    (found,) = (block for block in blocks(page) if word in block.body)
+    lines = [line.removeprefix("sudo ") for line in found.commands if "systemctl" not in line]
+    return [f"cd /tmp && {line}" for line in lines]
 
 
 def newer(folder: Path) -> Path:
@@ -120,7 +133,9 @@ def test_installed_used_upgraded_purged(
     root: Root, server: Server, held_walk: Path, tmp_path: Path
 ) -> None:
     before = root.traces()
-    said = root.run("dpkg", "-i", root.bring(package("deb")))
+    install, attach = shown("apt install")
+    root.bring(package("deb"))
+    said = root.run("sh", "-c", install)
     assert "sudo axiom-client attach" in said
 
     # files, user, unit
@@ -147,7 +162,7 @@ def test_installed_used_upgraded_purged(
     # a task, completed in the sandbox as the service's user, by a server outside
     server.run("publish", str(FIXTURES / "experiments/short_walk.py"))
     server.run("deploy", "short_walk", "--count", "2")
-    root.run("axiom-client", "attach", server.url, "--user", "Ada")
+    root.run("sh", "-c", attach.replace("https://project.example", server.url))
     identity = "/var/lib/axiom-client/identity.json"
     assert root.run("stat", "-c", "%U %a", identity).strip() == "axiom-client 600"
     doctor = root.run("axiom-client", "doctor", "--json")
@@ -178,10 +193,11 @@ def test_installed_used_upgraded_purged(
     assert server.json("review")["results"] == 1
 
     # remove keeps what is the owner's, purge keeps nothing
-    root.run("dpkg", "--remove", "axiom-client")
+    root.run("apt-get", "remove", "axiom-client")
     assert not (root.path / "usr/lib/axiom-client").exists()
     assert (root.path / "var/lib/axiom-client/journal.sqlite").exists()
-    root.run("dpkg", "--purge", "axiom-client")
+    (purge,) = shown("apt purge")
+    root.run("sh", "-c", purge)
     assert root.traces() == before
     root.run("getent", "passwd", "axiom-client", code=2)
     root.run("getent", "group", "axiom-client", code=2)

@@ -9,6 +9,7 @@ may be is a test of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -26,14 +27,47 @@ import pytest
 
 from tests.e2e import programs
 from tests.e2e.programs import FIXTURES, PROGRAMS, Server, free_port, wait_for
-from tests.packaging.pages import PAGES, ROOT, Block, blocks
+from tests.packaging.pages import PAGES, ROOT, Block, blocks, inline_commands
 
 pytestmark = pytest.mark.slow  # a hundred real commands, each of them starting Python
 
 WALK = (FIXTURES / "experiments/short_walk.py").read_text()
+FIGURE = """\
+# [[tool.axiom.figures]]
+# name = "drawn"
+# title = "Something to draw"
+# x = "configs_done"
+# y = ["exponent"]
+# ///
+"""
+DRAWN = WALK.replace("# ///\n", FIGURE, 1)  # there is something to draw for --plot
 RUNS_ON = re.compile(r"^axiom-(?:server serve|client run(?: --no-display)?|client top)\b")
 ENDS_BY_ITSELF = ("--until-idle", "--seconds")
 COMMAND_SECONDS = 240
+
+#: Commands of the running text that only name a program, or are run elsewhere as they stand.
+NAMED = {
+    "axiom-client try", "axiom-server deploy", "axiom-server serve",
+    # e2e/test_limits.py, with a certificate
+    "axiom-server serve --host 0.0.0.0 --port 443 --certificate fullchain.pem --key privkey.pem",
+}  # fmt: skip
+#: What stands for the words in capitals, and for what a reader would have at hand.
+FILLED = {
+    "[--param name=value] [--budget S] [--plot out.png] [--json]": "--param walks=50 --budget 1",
+    "FILE --seed N": "experiments/rank_dynamics.py --seed 1",
+    "restore FILE.tar.gz DIR": "backup b.tar.gz && axiom-server restore b.tar.gz restored",
+    "backup FILE.tar.gz": "backup b.tar.gz",
+    "import FILE": f"import {FIXTURES / 'session_2026-03-02_0300.json'}",
+    "attach URL --root-fingerprint HEX": "attach URL --root-fingerprint $FINGERPRINT",
+    "attach URL --root-fingerprint F": "attach URL --root-fingerprint $FINGERPRINT",
+    "axiom-client attach URL": "AXIOM_CLIENT_DIR=$PWD/agent axiom-client attach $URL",
+    "init DIR": "init another",
+    "axiom-client config init": "AXIOM_CLIENT_DIR=$PWD/agent axiom-client config init",
+    "keys init FOLDER": "keys init folder",
+    "--add targets.pub": "--add $SECOND/targets.pub",
+    "--add NEW.pub --drop ID": "--add $SECOND/root.pub --drop $ROOT_ID",
+    "/path/ca.pem": "/etc/ssl/certs/ca-certificates.crt",
+}
 
 
 @dataclass(kw_only=True)
@@ -42,6 +76,7 @@ class Session:
 
     home: Path
     project_url: str
+    account_key: str
     port: int = field(default_factory=free_port)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -50,13 +85,14 @@ class Session:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("AXIOM_", "XDG_"))}
         self.environment = {
             **kept, "HOME": str(self.home), "COLUMNS": "100",
-            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}", "AXIOM_ACCOUNT_KEY": self.account_key,
         }  # fmt: skip
 
     def localised(self, line: str) -> str:
         """With this machine's addresses in place of those in the page."""
         line = line.replace("https://project.example", self.project_url)
         line = line.replace("127.0.0.1:8765", f"127.0.0.1:{self.port}")
+        line = line.replace("--keys /media/keys", "--keys keys --yes")  # and nobody is asked
         return re.sub(r"\baxiom-server serve\b", f"axiom-server serve --port {self.port}", line)
 
     def run(self, line: str) -> None:
@@ -134,11 +170,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def session(project: Server) -> Iterator[Session]:
     home = Path(tempfile.mkdtemp(prefix="axiom-"))  # short: the control socket's path has a limit
-    made = Session(home=home, project_url=project.url)
+    key = project.json("users", "add", home.name)["account_key"]
+    made = Session(home=home, project_url=project.url, account_key=key)
     experiments = made.home / "experiments"
     experiments.mkdir(parents=True)
     for path in (ROOT / "experiments").glob("*.py"):
-        short = WALK.replace('name = "short_walk"', f'name = "{path.stem}"')
+        short = DRAWN.replace('name = "short_walk"', f'name = "{path.stem}"')
         (experiments / path.name).write_text(short)
     yield made
     made.close()
@@ -162,3 +199,35 @@ def test_commands_of_the_page(page: Path, session: Session) -> None:
             continue
         for line in block.commands:
             session.run(line)
+
+
+def filled(line: str) -> str:
+    for words, others in FILLED.items():
+        line = line.replace(words, others)
+    return line
+
+
+def test_commands_of_the_running_text(project: Server, session: Session) -> None:
+    """Each in a project's folder of its own, on an attached host whose agent runs."""
+    session.environment["AXIOM_KEYS_PASSPHRASE"] = "correct horse"
+    keys = project.json("keys", "list")
+    session.run("axiom-client attach https://project.example")
+    session.run("axiom-server init project && mv experiments project")
+    session.run("axiom-server keys init second")
+    own = f"cd {session.home}/project && axiom-server keys list --json"
+    listed = subprocess.run(
+        ["sh", "-c", own], env=session.environment, capture_output=True, text=True, check=True
+    )
+    session.environment |= {
+        "FINGERPRINT": keys["root_fingerprint"], "URL": project.url,
+        "SECOND": f"{session.home}/second",
+        "ROOT_ID": next(iter(json.loads(listed.stdout)["roles"]["root"]["keys"])),
+    }  # fmt: skip
+    session.run("axiom-client run --no-display")
+    shown = dict.fromkeys(line for page in PAGES for line in inline_commands(page))
+    for number, line in enumerate(line for line in shown if line not in NAMED):
+        if line == "axiom-client top":
+            session.run(line)
+            continue
+        session.folder = session.home
+        session.run(f"cp -r project copy{number} && cd copy{number} && {filled(line)}")
