@@ -14,11 +14,12 @@ from tests.science.judged import verdicts
 from tests.science.plan import NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
 
 CONFIRMED, REJECTED = {"confirmed"}, {"rejected"}
+OPEN = {"preliminary", "confirmed"}  # near the border, and chaotic: a processor may decide it
 NOT_SHOWN = {"preliminary", "rejected"}  # seeds disagree; which of the two, more seeds may say
 
 #: What twenty seeds must say where it is not "confirmed". Each is told of in docs/findings.md.
 EXPECTED: dict[tuple[str, str], set[str]] = {
-    ("progressive_sharpening", "flatter_generalises"): NOT_SHOWN,
+    ("progressive_sharpening", "flatter_generalises"): OPEN,
     ("sam_vs_sgd_v2", "better_than_stopping_early"): NOT_SHOWN,
     ("sam_vs_sgd_v2", "small_rho_flatter_at_equal_cost"): REJECTED,
     ("sam_vs_sgd_v2", "small_rho_gains_at_equal_cost"): NOT_SHOWN,
