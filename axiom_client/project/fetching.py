@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 from tuf.api import exceptions
 from tuf.ngclient import FetcherInterface, UpdaterConfig
 
@@ -19,6 +20,8 @@ from axiom_client.project.refusal import Attack, BundleRefused
 
 FILE_SECONDS_MAX = 120.0  # one file, first byte to last; 5 MB at 40 kB/s
 SILENCE_SECONDS_MAX = 20.0  # between two pieces, and for connecting
+#: The server's versions are the seconds since 1970 at which it signed; few clocks are so far off.
+AHEAD_SECONDS_MAX = 7 * 86400.0
 
 LIMITS = UpdaterConfig(
     max_root_rotations=256,  # beyond the rotations of a project's life
@@ -28,6 +31,23 @@ LIMITS = UpdaterConfig(
     snapshot_max_length=65_536,  # bytes; it names one file
     targets_max_length=5_000_000,  # bytes; about 20,000 bundles
 )
+
+
+class _Named(msgspec.Struct):
+    version: int
+
+
+class _Signed(msgspec.Struct):
+    version: int
+    meta: dict[str, _Named] = {}
+
+
+class _Versioned(msgspec.Struct):
+    signed: _Signed
+
+
+class FastForward(exceptions.RepositoryError):
+    """Metadata whose version would make all that the honest server signs look old."""
 
 
 class HttpFetcher(FetcherInterface):
@@ -61,18 +81,34 @@ class HttpFetcher(FetcherInterface):
                         f"the server answered {response.status_code} for {self.last_file}",
                         response.status_code,
                     )
+                kept = bytearray()
                 for piece in response.iter_raw():
                     if time.monotonic() > deadline:
                         raise exceptions.SlowRetrievalError(
                             f"{self.last_file} took over {self._file_seconds_max:g} s"
                         )
+                    if len(kept) < LIMITS.snapshot_max_length:
+                        kept += piece
                     yield piece
+                if self.last_file.endswith(("timestamp.json", ".snapshot.json")):
+                    _check_not_ahead(self.last_file, bytes(kept))
         except httpx.ReadTimeout:
             raise exceptions.SlowRetrievalError(
                 f"nothing more of {self.last_file} came for {self._silence_seconds_max:g} s"
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise exceptions.DownloadError(f"{self.last_file}: {error}") from None
+
+
+def _check_not_ahead(file: str, data: bytes) -> None:
+    """Raise FastForward for a version that no honest server has reached. Else tuf decides."""
+    try:
+        signed = msgspec.json.decode(data, type=_Versioned).signed
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    version = max([signed.version, *(named.version for named in signed.meta.values())])
+    if version > time.time() + AHEAD_SECONDS_MAX:
+        raise FastForward(f"{file} speaks of version {version}, which is of the future")
 
 
 class CachedMetadata(FetcherInterface):
@@ -103,6 +139,11 @@ def refusal(error: Exception, file: str) -> BundleRefused:
 def _named(error: Exception, file: str) -> tuple[Attack, str]:
     metadata = file.endswith(".json")
     match error:
+        case FastForward():
+            return "fast-forward", (
+                f"{error}; either the server's keys are in others' hands, or this computer's clock "
+                "is days behind"
+            )
         case exceptions.ExpiredMetadataError():
             return "freeze", (
                 f"the server offers only metadata that has expired ({error}); "

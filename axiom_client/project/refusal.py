@@ -11,6 +11,7 @@ from typing import Literal
 Attack = Literal[
     "arbitrary software",  # not signed by the project's staff
     "rollback",  # older metadata than this host has already seen
+    "fast-forward",  # a version so far ahead that all honest ones would look old
     "freeze",  # the server offers nothing but expired metadata
     "endless data",  # more bytes than may be sent
     "slow retrieval",  # bytes so slow that the download would never end

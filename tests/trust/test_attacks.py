@@ -19,6 +19,7 @@ from axiom_client.project.bundles import BundleRefused, BundleStore
 from axiom_client.project.refusal import Attack
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX
 from axiom_server.bundles import Published, Repository
+from axiom_server.keys import Role
 from axiom_server.metadata import TARGETS_LIFE, TIMESTAMP_LIFE, sign, utc_now
 from axiom_server.rotation import propose_root
 from tests.trust.hostile import (
@@ -266,6 +267,36 @@ def test_an_older_root_is_refused(
 # Fast-forward
 
 
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_versions_of_the_far_future_are_refused(
+    project: Project,
+    server: HostileServer,
+    store: BundleStore,
+    walk: Published,
+    role: Role,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Signed with the real online keys; the honest server is believed again at once."""
+    get(store, walk)
+
+    def far_ahead(metadata: object) -> None:
+        metadata.version = 2**40
+
+    forged = forge(project, role, far_ahead, project.keys)
+    if role == "snapshot":
+        server.answer(f"metadata/{2**40}.snapshot.json", forged)
+
+        def new_snapshot(timestamp: object) -> None:
+            timestamp.version += 1
+            timestamp.snapshot_meta = meta_file(forged)
+
+        forged = forge(project, "timestamp", new_snapshot, project.keys)
+    server.answer("metadata/timestamp.json", forged)
+    goes_on(store, walk, "fast-forward", caplog)
+    server.tricks.clear()
+    assert get(store, project.publish("2.0.0")).exists()
+
+
 def test_after_a_fast_forward_staff_rotate_the_online_keys_and_hosts_recover(
     project: Project,
     server: HostileServer,
@@ -277,7 +308,7 @@ def test_after_a_fast_forward_staff_rotate_the_online_keys_and_hosts_recover(
     get(store, walk)
 
     def far_ahead(timestamp: object) -> None:
-        timestamp.version = 2**40
+        timestamp.version += 5 * 86400  # as far as a clock may be off
 
     server.answer("metadata/timestamp.json", forge(project, "timestamp", far_ahead, project.keys))
     get(store, walk)
