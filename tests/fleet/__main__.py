@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hosts", type=int, default=1_000)
     parser.add_argument("--days", type=float, default=10.0)
-    parser.add_argument("--per-slot", type=float, default=7.0)
+    parser.add_argument("--per-slot", type=float, default=6.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="axiom-fleet-") as folder:
         postgres = EmbeddedPostgres(Path(folder) / "postgres", Path(folder) / "postgres.log")

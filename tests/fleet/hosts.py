@@ -255,7 +255,7 @@ def fleet(
                 name=f"host{number:05d}", token=f"token{number}".encode(),
                 user=f"{kind}{number}" if number < liars else users[number - liars],
                 kind=kind, slots={"cpu": cores, "gpu": gpus}, rng=own,
-                pace=own.uniform(3.0, 6.0) if kind == "slow" else own.lognormvariate(0.1, 0.3),
+                pace=own.uniform(2.0, 4.0) if kind == "slow" else own.lognormvariate(0.1, 0.3),
                 turning_at=DAY * (own.uniform(1.5, 3.0) if kind in LIARS
                                   else own.uniform(0.2, 0.8) * days),
                 buffer_seconds=own.choice((0.0, 2 * HOUR)), due=own.uniform(0.0, 2 * HOUR),

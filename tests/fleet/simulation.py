@@ -118,7 +118,7 @@ class Simulation:
     count: int = 1_000
     days: float = 10.0
     liars_share: float = 0.07
-    workunits_per_slot: float = 7.0
+    workunits_per_slot: float = 6.0
     tick: float = TICK
     cores_share: int = 1  # of the log's hosts: 8 makes each an eighth as large
     verbose: bool = False
