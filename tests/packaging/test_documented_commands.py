@@ -48,7 +48,7 @@ COMMAND_SECONDS = 240
 #: Commands of the running text that only name a program, or are run elsewhere as they stand.
 NAMED = {
     "axiom-client try", "axiom-server deploy", "axiom-server serve",
-    # e2e/test_limits.py, with a certificate
+    # e2e/test_tls.py, with a certificate of its own and a port that needs no root
     "axiom-server serve --host 0.0.0.0 --port 443 --certificate fullchain.pem --key privkey.pem",
 }  # fmt: skip
 #: What stands for the words in capitals, and for what a reader would have at hand.
