@@ -81,12 +81,8 @@ def exchange(path: Path, line: bytes, seconds: float) -> bytes:
             return speak(wire, line, seconds)
     except FileNotFoundError:
         raise NotRunning from None
-    except PermissionError:
-        raise ControlRefused(
-            f"the agent at {path} belongs to another user; run this command as that user"
-        ) from None
     except OSError as error:
-        raise ControlRefused(f"the agent at {path} cannot be reached: {error.strerror}") from None
+        raise ControlRefused.unreachable(path, error) from None
 
 
 def speak(wire: Wire, line: bytes, seconds: float) -> bytes:
@@ -95,9 +91,7 @@ def speak(wire: Wire, line: bytes, seconds: float) -> bytes:
     answer = b""
     while not answer.endswith(b"\n"):
         if not wire.poll(seconds):
-            raise ControlRefused(
-                "the running agent does not answer; see its log with: axiom-client log"
-            )
+            raise ControlRefused.silent()
         try:
             answer += wire.recv_bytes()
         except EOFError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -61,12 +60,6 @@ def exchange(path: Path, line: bytes, seconds: float) -> bytes:
     except (FileNotFoundError, ConnectionRefusedError):
         raise NotRunning from None
     except TimeoutError:
-        raise ControlRefused(
-            "the running agent does not answer; see its log with: axiom-client log"
-        ) from None
+        raise ControlRefused.silent() from None
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise ControlRefused(
-                f"the agent at {path} belongs to another user; run this command as that user"
-            ) from None
-        raise ControlRefused(f"the agent at {path} cannot be reached: {error.strerror}") from None
+        raise ControlRefused.unreachable(path, error) from None

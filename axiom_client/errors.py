@@ -30,6 +30,11 @@ Each class owns its exit code; each message says what happened and what to do ne
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 from typing import ClassVar
 
 
@@ -94,6 +99,20 @@ class ControlRefused(AxiomError):
 
     exit_code = 8
     meaning = "the running agent does not let this user in, or does not answer"
+
+    @classmethod
+    def silent(cls) -> ControlRefused:
+        """It listens, and says nothing."""
+        return cls("the running agent does not answer; see its log with: axiom-client log")
+
+    @classmethod
+    def unreachable(cls, path: Path, error: OSError) -> ControlRefused:
+        """The system does not let this user through, or something else is in the way."""
+        if isinstance(error, PermissionError):
+            return cls(
+                f"the agent at {path} belongs to another user; run this command as that user"
+            )
+        return cls(f"the agent at {path} cannot be reached: {error.strerror}")
 
 
 class NoSuchTask(AxiomError):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from axiom_server import keys_cli
+from axiom_server import keys_cli, overview_cli
 from axiom_server.errors import DiskFull, ServerError
+from axiom_server.shared_cli import Json, print_json, print_table, project_folder, run
 
 if TYPE_CHECKING:
-    from axiom_server.folder import Folder
     from axiom_server.store.database import Connection
 
 T = TypeVar("T")
@@ -29,17 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-users_app = typer.Typer(help="Accounts of volunteers.", no_args_is_help=True)
-host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_is_help=True)
-experiments_app = typer.Typer(help="Published experiments.", invoke_without_command=True)
-app.add_typer(users_app, name="users")
-app.add_typer(host_app, name="host")
-export_app = typer.Typer(help="What the project knows, for analysis.", no_args_is_help=True)
-app.add_typer(experiments_app, name="experiments")
-app.add_typer(export_app, name="export")
-keys_cli.register(app)
 
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Dir = Annotated[
     Path | None,
     typer.Option("--dir", help="The project's folder (else AXIOM_SERVER_DIR, or here)."),
@@ -108,7 +97,7 @@ def serve(
 
     if (certificate is None) != (key is None):
         raise Usage("--certificate and --key go together")
-    folder = _folder(context)
+    folder = project_folder(context)
     folder.config()
     shown = serving.Certificate(chain=certificate, key=key) if certificate and key else None
     if shown is not None:
@@ -146,7 +135,7 @@ def publish(
     from axiom_server import holders, publishing
     from axiom_server.keys import load_keys
 
-    folder = _folder(context)
+    folder = project_folder(context)
     if request is not None:
         keys_cli.ask_to_publish(context, files, request, tried, skip, budget)
         return
@@ -155,9 +144,9 @@ def publish(
     options = publishing.DryRun(skip=keys_cli.checks(skip), budget_seconds=budget)
     tell = keys_cli.progress_aside if as_json else keys_cli.progress
     sources, shown = publishing.check(folder, files, tried or (), options, tell)
-    done = _run(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
+    done = run(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
     if as_json:
-        _print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown})
+        print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown})
         return
     for published, new in done:
         note = "" if new else " (it was published already)"
@@ -206,16 +195,16 @@ def deploy(
         raise Usage(f"--count must be at least 1, not {count}")
     if ceiling is not None and (count is None or chosen):
         raise Usage("--ceiling is for work of any host: give --count N, and no --hosts")
-    folder = _folder(context)
+    folder = project_folder(context)
     order = deployment.Order(
         names=names, fill_idle=fill_idle, count=count or 0, hosts=chosen, gpu=gpu,
         parameters=publishing.read_sweep(parameters) if parameters else ({},),
         budget_seconds=budget, weight=weight, ceiling=ceiling,
     )  # fmt: skip
     config = folder.config()
-    made = _run(folder, lambda c: deployment.make(c, order, config.deploy))
+    made = run(folder, lambda c: deployment.make(c, order, config.deploy))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "workunits": made.workunits,
                 "pool": made.pool,
@@ -228,7 +217,7 @@ def deploy(
     for_any = made.pool and not made.hosts
     where = "for any host" if for_any else f"across {len(made.hosts)} hosts"
     print(f"{made.workunits:,} workunits deployed {where}")
-    _table(("host", "cpu", "gpu"), [(h, n["cpu"], n["gpu"]) for h, n in made.hosts.items()])
+    print_table(("host", "cpu", "gpu"), [(h, n["cpu"], n["gpu"]) for h, n in made.hosts.items()])
     if made.pool and not for_any:
         print(f"{made.pool:,} of them wait for any host")
     if made.standing:
@@ -268,7 +257,7 @@ def review(
     from axiom_server.session_log import SessionLog
     from axiom_server.store import sessions
 
-    folder = _folder(context)
+    folder = project_folder(context)
     config = folder.config()
 
     async def work(connection: Connection) -> SessionLog:
@@ -281,7 +270,7 @@ def review(
             else log
         )
 
-    log = _run(folder, work)
+    log = run(folder, work)
     if not log.opened and not as_json:
         since = f"since session {log.session}" if log.session else "yet"
         print(f"nothing new to review {since}; axiom-server log shows the last session")
@@ -302,7 +291,7 @@ def show_log(
     from axiom_server.session_log import SessionLog
     from axiom_server.store import sessions
 
-    folder = _folder(context)
+    folder = project_folder(context)
     config = folder.config()
 
     async def work(connection: Connection) -> SessionLog:
@@ -312,7 +301,7 @@ def show_log(
             raise NotFound(f"{what}; a review that credits something makes one")
         return await reviewing.session_log(connection, config, found.session_id)
 
-    _print_log(_run(folder, work), as_json, markdown)
+    _print_log(run(folder, work), as_json, markdown)
 
 
 @app.command()
@@ -320,7 +309,7 @@ def note(context: typer.Context, text: Annotated[str, typer.Argument(help="A nex
     """Add a note to the current session's next steps."""
     from axiom_server.store import sessions
 
-    _run(_folder(context), lambda c: sessions.add_note(c, text))
+    run(project_folder(context), lambda c: sessions.add_note(c, text))
 
 
 @app.command(name="import")
@@ -335,40 +324,16 @@ def import_file(
     """Bring another project's users, hosts and results in. The same file twice changes nothing."""
     from axiom_server import importing
 
-    folder = _folder(context)
+    folder = project_folder(context)
     history, digest = importing.read_history(file)
-    done = _run(folder, lambda c: importing.import_history(c, history, digest, source))
+    done = run(folder, lambda c: importing.import_history(c, history, digest, source))
     if as_json:
-        _print_json(done)
+        print_json(done)
         return
     known = f" ({done.already_known:,} were known)" if done.already_known else ""
     print(f"{done.results:,} results of {done.users} users on {done.hosts} hosts imported{known}")
     if done.results:
         print("next: axiom-server review")
-
-
-@export_app.command("results")
-def export_results(
-    context: typer.Context,
-    file: Annotated[
-        Path | None, typer.Argument(help="Where to; else results.csv or results.parquet here.")
-    ] = None,
-    parquet: Annotated[
-        bool, typer.Option("--parquet", help="Parquet, for DuckDB, pandas, R; else CSV.")
-    ] = False,
-    experiment: Annotated[
-        list[str] | None, typer.Option(help="Only of this experiment (repeat for more).")
-    ] = None,
-) -> None:
-    """Every accepted result with its seed, parameters, host, seconds and credit."""
-    from axiom_server import exporting
-
-    target = file or Path("results.parquet" if parquet else "results.csv")
-    _run(
-        _folder(context),
-        lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
-    )
-    print(f"{target}: {target.stat().st_size:,} bytes")
 
 
 @app.command()
@@ -382,7 +347,7 @@ def backup(
     """Copy the database, configuration and bundles into one file, while the server runs."""
     from axiom_server import backup as saving
 
-    size = saving.backup(_folder(context), file, with_keys)
+    size = saving.backup(project_folder(context), file, with_keys)
     print(f"{file}: {size:,} bytes")
 
 
@@ -400,239 +365,17 @@ def restore(
         print(f"its keys were not in the backup: copy them to {folder.keys}")
 
 
-# Looking
-
-
-@app.command()
-def status(context: typer.Context, as_json: Json = False) -> None:
-    """What the project holds now."""
-    from axiom_server.session_log import number
-    from axiom_server.store import overview
-
-    found = _run(_folder(context), overview.totals)
-    if as_json:
-        _print_json(found)
-        return
-    for key, value in found["totals"].items():
-        print(f"{key.replace('_', ' '):<24} {number(value):>12,}")
-    _table(
-        ("experiment", "any host", "one host", "leased"),
-        [(e["name"], e["pool"], e["held"], e["leased"]) for e in found["experiments"]],
-    )
-    for alarm in found["alarms"]:
-        print(f"alarm: {alarm['experiment']}: {alarm['message']}")
-
-
-@app.command()
-def hosts(
-    context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
-    as_json: Json = False,
-) -> None:
-    """Hosts, the latest heard of first."""
-    from axiom_server.store import hosts as store
-
-    found = _run(_folder(context), lambda c: store.listing(c, most))
-    if as_json:
-        _print_json([line._asdict() for line in found])
-        return
-    _table(
-        ("host", "name", "user", "state", "cores", "gpus", "idle", "leased", "credit"),
-        [
-            (h.host_id, h.name, h.user or "-", "imported" if h.imported else h.state, h.cpu_cores,
-             h.gpus, f"{h.idle_cpu}+{h.idle_gpu}", h.leased, f"{h.credit_total:g}")
-            for h in found
-        ],
-    )  # fmt: skip
-
-
-@host_app.command()
-def quarantine(
-    context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
-) -> None:
-    """Give a host no more work."""
-    _set_host(context, host, "quarantined", reason)
-
-
-@host_app.command()
-def release(context: typer.Context, host: int) -> None:
-    """Let a quarantined host work again; its results are checked as a new host's are."""
-    _set_host(context, host, "active", "")
-
-
-def _set_host(context: typer.Context, host: int, state: str, reason: str) -> None:
-    from axiom_server.errors import NotFound
-    from axiom_server.store import hosts as store
-
-    if not _run(_folder(context), lambda c: store.set_state(c, host, state, reason)):
-        raise NotFound(f"no host {host}; axiom-server hosts lists them")
-    print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
-
-
-@users_app.command("add")
-def users_add(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The volunteer's name.")],
-    as_json: Json = False,
-) -> None:
-    """Make an account, or give an imported user his key; the key is shown this once."""
-    from axiom_server.errors import Usage
-    from axiom_server.store import users as store
-
-    key, stored = store.new_secret()
-    user_id = _run(_folder(context), lambda c: store.add(c, name, stored))
-    if user_id is None:
-        raise Usage(f"the name {name!r} is taken by an account that has a key")
-    if as_json:
-        _print_json({"user_id": user_id, "user": name, "account_key": key})
-    else:
-        print(f"user {user_id} {name}\naccount key {key}")
-
-
-@users_app.command("list")
-def users_list(
-    context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
-    as_json: Json = False,
-) -> None:
-    """Users by credit."""
-    from axiom_server.store import users as store
-
-    found = _run(_folder(context), lambda c: store.listing(c, most))
-    if as_json:
-        _print_json([line._asdict() for line in found])
-        return
-    _table(
-        ("user", "name", "hosts", "credit", "recent average"),
-        [(u.user_id, u.name, u.hosts, f"{u.credit_total:g}", f"{u.average:.1f}") for u in found],
-    )
-
-
-@app.command()
-def tasks(
-    context: typer.Context,
-    state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
-    as_json: Json = False,
-) -> None:
-    """Tasks, the newest first."""
-    from axiom_server.errors import Usage
-    from axiom_server.store import tasks as store
-
-    if state is not None and state not in store.STATES:
-        raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
-    found = _run(_folder(context), lambda c: store.listing(c, state, most))
-    if as_json:
-        _print_json([line._asdict() for line in found])
-        return
-    _table(
-        ("task", "experiment", "host", "device", "purpose", "state", "outcome", "elapsed", "why"),
-        [
-            (t.task_id, t.experiment, t.host_id, t.device, t.purpose, t.state, t.outcome or "-",
-             f"{t.elapsed_seconds:.1f}" if t.elapsed_seconds is not None else "-", t.refusal)
-            for t in found
-        ],
-    )  # fmt: skip
-
-
-@experiments_app.callback()
-def experiments_list(context: typer.Context, as_json: Json = False) -> None:
-    """Published experiments and their state."""
-    if context.invoked_subcommand is not None:
-        return
-    from axiom_server.store import experiments as store
-
-    found = _run(_folder(context), store.versions)
-    if as_json:
-        _print_json(
-            [
-                {"name": v.name, "version": v.version, "state": v.state, "why": v.state_reason,
-                 "weight": v.weight, "sha256": v.sha256, "title": v.manifest.title}
-                for v in found
-            ]
-        )  # fmt: skip
-        return
-    _table(
-        ("experiment", "state", "weight", "title", "why"),
-        [(v.manifest.ref, v.state, v.weight, v.manifest.title, v.state_reason) for v in found],
-    )
-
-
-@experiments_app.command()
-def retire(
-    context: typer.Context, name: str, reason: Annotated[str, typer.Option()] = "by staff"
-) -> None:
-    """Deploy and lease no more of an experiment; what runs may finish."""
-    _set_experiment(context, name, "retired", reason)
-
-
-@experiments_app.command()
-def resume(context: typer.Context, name: str) -> None:
-    """Let a retired or stopped experiment run again; what it left unfinished waits again."""
-    _set_experiment(context, name, "active", "")
-
-
-def _set_experiment(context: typer.Context, name: str, state: str, reason: str) -> None:
-    from axiom_server import publishing
-
-    count = _run(_folder(context), lambda c: publishing.set_state(c, name, state, reason))
-    what = "workunits wait again" if state == "active" else "workunits left the queue"
-    print(f"{name} is {state}; {count} {what}")
-
-
-# How
-
-
-def _folder(context: typer.Context) -> Folder:
-    from axiom_server.folder import find
-
-    root = context.find_root()
-    return find(root.obj)
-
-
-def _run(folder: Folder, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Do ``work`` in one transaction on the project's database."""
-    import psycopg
-
-    from axiom_server.store.database import connect, unreachable
-
-    async def inside(conninfo: str) -> T:
-        async with connect(conninfo) as connection:
-            return await work(connection)
-
-    with folder.database() as conninfo:
-        try:
-            return asyncio.run(inside(conninfo))
-        except psycopg.errors.DiskFull:
-            raise DiskFull(f"no space left for the database in {folder.path}") from None
-        except psycopg.OperationalError as error:
-            raise unreachable(error) from None
-
-
 def _print_log(log: Any, as_json: bool, markdown: bool) -> None:
     from axiom_server import session_log, session_text
 
     if as_json:
-        _print_json(session_log.as_json(log))
+        print_json(session_log.as_json(log))
     else:
         print(session_text.render(log, markdown), end="")
 
 
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
-
-
-def _table(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    texts = [[str(cell) for cell in line] for line in lines]
-    if not texts:
-        return
-    widths = [max(len(line[i]) for line in [list(heads), *texts]) for i in range(len(heads))]
-    for line in [list(heads), *texts]:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
+overview_cli.register(app)
+keys_cli.register(app)
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_server.shared_cli import project_folder
+
 if TYPE_CHECKING:
     from axiom_server.dry_run import Check
     from axiom_server.folder import Folder
@@ -83,7 +85,7 @@ def show(
 
     from axiom_server import holders
 
-    found = holders.trusted_keys(_folder(context))
+    found = holders.trusted_keys(project_folder(context))
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
@@ -101,7 +103,7 @@ def protect(context: typer.Context, keys_dir: KeysDir = None) -> None:
     from axiom_server import holders
     from axiom_server.keys import STAFF_ROLES, key_files, protect_key
 
-    where = keys_dir or _folder(context).keys
+    where = keys_dir or project_folder(context).keys
     secret = holders.given_passphrase(_ask_new)
     for path in [path for role in STAFF_ROLES for path in key_files(where, role)]:
         done = protect_key(path, secret)
@@ -114,7 +116,7 @@ def rotate(context: typer.Context, role: RoleName, keys_dir: KeysDir = None) -> 
     from axiom_server import holders, rotation
     from axiom_server.keys import STAFF_ROLES
 
-    folder, checked = _folder(context), holders.role_named(role)
+    folder, checked = project_folder(context), holders.role_named(role)
     where = keys_dir or folder.keys
     secret = holders.passphrase(where, STAFF_ROLES, ask)
     for path in rotation.rotate(folder.bundles, where, checked, secret):
@@ -137,7 +139,7 @@ def change(
     """Trust further keys for a role, distrust some, or ask for more signatures than one."""
     from axiom_server import holders
 
-    folder = _folder(context)
+    folder = project_folder(context)
     asked = holders.change_root(folder, role, add or (), drop or (), threshold)
     _sign_or_ask(folder, asked, keys_dir, request)
 
@@ -158,7 +160,7 @@ def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest =
     """Sign the same bundles again, before the targets metadata expires (after 180 days)."""
     from axiom_server import holders
 
-    folder = _folder(context)
+    folder = project_folder(context)
     _sign_or_ask(folder, holders.change_targets(folder, extend=True), keys_dir, request)
 
 
@@ -176,7 +178,7 @@ def ask_to_publish(
 
     from axiom_server import holders, publishing
 
-    folder = _folder(context)
+    folder = project_folder(context)
     options = publishing.DryRun(skip=checks(skip), budget_seconds=budget)
     sources, shown = publishing.check(folder, files, tried or (), options, progress)
     asked = holders.change_targets(folder, publish=[source for _, source in sources])
@@ -193,7 +195,7 @@ def withdraw(
     """Take published versions back: hosts start them no more."""
     from axiom_server import holders
 
-    folder = _folder(context)
+    folder = project_folder(context)
     _sign_or_ask(folder, holders.change_targets(folder, withdraw=versions), keys_dir, request)
 
 
@@ -228,7 +230,7 @@ def install(
     """Make a signed request current on the server."""
     from axiom_server import holders
 
-    holders.install(_folder(context), request)
+    holders.install(project_folder(context), request)
     print("installed")
 
 
@@ -248,12 +250,6 @@ def _sign_or_ask(
     else:
         for line in holders.sign_here(folder, asked, keys_dir, ask):
             print(line)
-
-
-def _folder(context: typer.Context) -> Folder:
-    from axiom_server.folder import find
-
-    return find(context.find_root().obj)
 
 
 def checks(given: list[str] | None) -> list[Check]:

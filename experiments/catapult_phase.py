@@ -150,10 +150,10 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 #
 # [[tool.axiom.findings]]
 # name = "spike_grows_with_width"
-# claim = "From 2.5 to 3.5/lambda0 the loss's peak grows as the width to the power 1, within 0.5."
+# claim = "From 2.5 to 3.5/lambda0 the loss's peak grows as the width to the power 1, within 0.4."
 # about = "A seed's slope is known to about 0.2: a peak falls between two steps as it may."
 # field = "peak_width_slope"
-# criterion = { above = 0.5, below = 1.5 }
+# criterion = { above = 0.6, below = 1.4 }
 #
 # [[tool.axiom.findings]]
 # name = "flat_minimum_generalises"

@@ -121,7 +121,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 #
 # [[tool.axiom.findings]]
 # name = "edge_of_stability"
-# claim = "At rates 0.1, 0.15 and 0.2 the late median of lr * sharpness / 2 is within 5 % of 1."
+# claim = "The median net of rates 0.1 to 0.2 ends within 5 % of lr * sharpness / 2 = 1."
 # about = "The median of the three: now and then a net is thrown too far at one, and diverges."
 # field = "edge_gap"
 # criterion = { below = 0.05 }

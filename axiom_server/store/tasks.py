@@ -94,22 +94,22 @@ async def release_held(connection: Connection, most_seconds: float) -> int:
     return cursor.rowcount
 
 
-async def recent(connection: Connection, version_id: int) -> list[Ended]:
-    """The newest tasks of a version that ended by themselves.
+#: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
+#: refuted: they are no fault of the experiment's.
+BY_ITSELF = """ended_at IS NOT NULL
+    AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
+    AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
+    AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
-    Neither those of hosts in quarantine nor what other hosts refuted: they are no fault of its.
-    """
+
+async def recent(connection: Connection, version_id: int) -> list[Ended]:
+    """The newest tasks of a version that ended by themselves."""
     found = await rows(
         connection,
         f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
                    COALESCE(t.elapsed_seconds, 0)
-            FROM (SELECT * FROM tasks s
-                  WHERE version_id = %s AND ended_at IS NOT NULL
-                    AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
-                    AND NOT EXISTS (SELECT FROM hosts q
-                                    WHERE q.host_id = s.host_id AND q.state = 'quarantined')
-                    AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
                   ORDER BY ended_at DESC LIMIT {RECENT_MOST}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)
@@ -127,12 +127,8 @@ async def lately(connection: Connection, version_id: int) -> dict[int, bool]:
     found = await rows(
         connection,
         f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
-            FROM (SELECT * FROM tasks s
-                  WHERE version_id = %s AND ended_at > now() - %s * interval '1 second'
-                    AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
-                    AND NOT EXISTS (SELECT FROM hosts q
-                                    WHERE q.host_id = s.host_id AND q.state = 'quarantined')
-                    AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
+                    AND ended_at > now() - %s * interval '1 second'
                   ORDER BY ended_at DESC LIMIT {LATELY_MOST}) t
             ORDER BY t.host_id, t.ended_at DESC, t.task_id DESC""",
         (version_id, LATELY_SECONDS),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,16 +16,10 @@ from axiom_server import review as reviewing
 from axiom_server.deployment import Order
 from axiom_server.errors import ExperimentUnknown
 from axiom_server.store.database import Connection, connect
-from tests.adapters.cluster import cluster, fresh_database
+from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import ServerProject
 
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
-        yield conninfo
 
 
 @pytest.fixture

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from axiom_server.pages import render
 from axiom_server.store.database import connect
-from tests.adapters.cluster import cluster, fresh_database
+from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import ServerProject
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
-        yield conninfo
 
 
 def page(project: ServerProject, session: int | None = None) -> str | None:

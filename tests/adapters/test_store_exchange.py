@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,14 +12,8 @@ from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.store.exchange import FROM_POOLS
-from tests.adapters.cluster import cluster, fresh_database
+from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import ServerProject
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
-        yield conninfo
 
 
 @pytest.fixture

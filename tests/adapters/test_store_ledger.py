@@ -7,8 +7,6 @@ sums, after every step of every history that hypothesis can think of.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from axiom_protocol.messages import Report
 from axiom_server import review as reviewing
 from axiom_server.store.database import connect
-from tests.adapters.cluster import cluster, fresh_database
+from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import Host, ServerProject
 
 ACTIONS = ("ask", "report", "repeat", "forget", "review", "crash", "expire", "round")
@@ -29,12 +27,6 @@ STEPS = st.lists(
     min_size=8,
     max_size=30,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
-        yield conninfo
 
 
 class PowerCut(Exception):

@@ -26,7 +26,7 @@ from msgspec import json as msgjson
 
 from tests.e2e.programs import FIXTURES, Server
 from tests.e2e.programs import server as new_project
-from tests.fuzz.structured import SYNCS, encoded, mostly, table, variants
+from tests.fuzz.structured import FACTS, SYNCS, encoded, mostly, table, variants
 
 INPUTS_EACH = 50  # of each request that hypothesis makes: the others are it, broken
 HOSTS = 3
@@ -68,19 +68,12 @@ PATHS = st.one_of(
     SEGMENTS.map(lambda s: f"/bundles/targets/{s}"),
     SEGMENTS.map(lambda s: f"/sessions/{s}"),
 )  # fmt: skip
-FACTS = table(
-    {
-        "name": st.text(max_size=8),
-        "os": st.just("Linux"),
-        "architecture": st.just("x86_64"),
-        "cpu_cores": st.integers(1, 256),
-        "memory_bytes": st.integers(0, 2**60),
-        "disk_free_bytes": st.integers(0, 2**60),
-    },
-    ["name", "os", "gpus", "environments"],
-)
 ENROLS = table(
-    {"host": FACTS, "user": st.text(max_size=9), "account_key": st.sampled_from(["", "k"])},
+    {
+        "host": table(FACTS, ["name", "os", "gpus", "environments"]),
+        "user": st.text(max_size=9),
+        "account_key": st.sampled_from(["", "k"]),
+    },
     ["host", "user", "account_key", "protocol_version"],
 )
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])

@@ -109,23 +109,21 @@ REPORT = table(
     },
     ["task_id", "outcome", "result", "message"],
 )
+FACTS = {
+    "name": st.text(max_size=8),
+    "os": st.just("Linux"),
+    "architecture": st.just("x86_64"),
+    "cpu_cores": st.integers(1, 256),
+    "memory_bytes": st.integers(0, 2**60),
+    "disk_free_bytes": st.integers(0, 2**60),
+    "environments": st.lists(st.sampled_from(["numpy", "torch"]), max_size=2),
+}
 SYNC_KEYS = ["request_id", "host", "capacity", "in_hand", "reports", "draining", "gpus"]
 SYNCS = table(
     {
         "request_id": st.text("0123456789abcdef", min_size=8, max_size=16),
         "protocol_version": st.integers(0, 2),
-        "host": table(
-            {
-                "name": st.text(max_size=8),
-                "os": st.just("Linux"),
-                "architecture": st.just("x86_64"),
-                "cpu_cores": st.integers(1, 256),
-                "memory_bytes": st.integers(0, 2**60),
-                "disk_free_bytes": st.integers(0, 2**60),
-                "environments": st.lists(st.sampled_from(["numpy", "torch"]), max_size=2),
-            },
-            SYNC_KEYS,
-        ),
+        "host": table(FACTS, SYNC_KEYS),
         "capacity": table(
             {"cpu_slots_free": st.integers(0, 9), "buffer_seconds": SMALL}, SYNC_KEYS
         ),
