@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +30,7 @@ Check = Literal["dry-run", "determinism", "time", "memory"]
 CHECKS: tuple[Check, ...] = get_args(Check)
 RUNS = 2  # the fewest that can differ
 SEED = 1
+APART_SECONDS = 1.1  # between the beginnings of two runs: a whole second of the clock differs
 BUDGET_SECONDS_MAX = 10.0  # of each run, unless said: enough for what a run does, again and again
 START_SECONDS = 20.0  # of processor time, to import what it needs on a busy machine
 CPU_MARGIN = 3.0  # times the budget: machines differ, and a budget is a whole number of parts
@@ -122,13 +125,14 @@ def _make_missing(
     """Run what was not recorded, as many at a time as there are cores."""
     wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
     count = 1 if "determinism" in skip else RUNS
-    tries: list[_Try] = []
+    first: list[_Try] = []
     for path, source in wanted:
         manifest = read_bundle(source).manifest
         budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
         device = "cuda:0" if manifest.resources.gpus else "cpu"
-        tries += [_Try(path, budget, device) for _ in range(count)]
+        first.append(_Try(path, budget, device))
         tell(f"{manifest.ref}: trying it, {count} x {budget:g} s")
+    tries = first + [one.again() for one in first for _ in range(count - 1)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         for run in pool.map(_Try.run, tries):
@@ -142,10 +146,19 @@ def _make_missing(
 
 
 class _Try:
-    """One run of `axiom-client try`, and a way to end it early."""
+    """One run of `axiom-client try`, and a way to end it early.
 
-    def __init__(self, path: Path, budget_seconds: float, device: str) -> None:
+    ``before``: the same, begun before it. One begun in the same second would agree with it even
+    where the numbers follow the clock.
+    """
+
+    def __init__(
+        self, path: Path, budget_seconds: float, device: str, before: _Try | None = None
+    ) -> None:
         self._path = path
+        self._of = path, budget_seconds, device
+        self._before = before
+        self._begun = threading.Event()
         self._line = [
             *_client(), "try", str(path), "--seed", str(SEED), "--budget", str(budget_seconds),
             "--device", device, "--json",
@@ -155,6 +168,10 @@ class _Try:
 
     def run(self) -> Run:
         """Raises DryRunFailed when there is nothing to judge."""
+        if self._before is not None:
+            self._before._begun.wait()
+            time.sleep(APART_SECONDS)
+        self._begun.set()
         if self._over:
             raise DryRunFailed(f"{self._path} was not tried")
         with subprocess.Popen(
@@ -169,6 +186,10 @@ class _Try:
                 f"{self._path} could not be tried here: {words}; try it "
                 "elsewhere and give --tried FILE, or give --skip dry-run"
             ) from None
+
+    def again(self) -> _Try:
+        """The same once more."""
+        return _Try(*self._of, before=self)
 
     def end(self) -> None:
         """Stop it if it runs, and never start it."""

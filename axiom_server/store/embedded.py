@@ -96,9 +96,7 @@ class EmbeddedPostgres:
             try:
                 if not (self.data / "PG_VERSION").exists():
                     self._make_cluster()
-                if not self._kept():
-                    self._start()
-                self._wait_until_ready()
+                self._make_ready()
             finally:
                 os.close(starting)
         except OSError as error:
@@ -177,15 +175,20 @@ class EmbeddedPostgres:
             )  # fmt: skip
         os.close(keeper)  # the keeper holds it now
 
-    def _wait_until_ready(self) -> None:
+    def _make_ready(self) -> None:
+        """Start a server where none is kept, also where the one that was found is dying."""
         until = time.monotonic() + START_SECONDS
+        started = False
         while True:
+            if not self._kept():
+                if started:
+                    raise DatabaseUnreachable(self._why_it_ended())
+                self._start()
+                started = True
             try:
                 psycopg.connect(self.conninfo, connect_timeout=5).close()
                 return
             except psycopg.OperationalError as error:
-                if not self._kept():
-                    raise DatabaseUnreachable(self._why_it_ended()) from None
                 if time.monotonic() > until:
                     raise DatabaseUnreachable(
                         f"PostgreSQL did not answer within {START_SECONDS:.0f} s: {error}; "
