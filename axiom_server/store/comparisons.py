@@ -204,8 +204,9 @@ async def withdraw(connection: Connection, host_id: int, reason: str, window_sec
                DELETE FROM results r USING unconfirmed u WHERE r.task_id = u.task_id
            ), alone AS (
                SELECT DISTINCT u.workunit_id FROM unconfirmed u WHERE NOT EXISTS (
-                   SELECT FROM results r WHERE r.workunit_id = u.workunit_id
-                   AND r.task_id NOT IN (SELECT task_id FROM unconfirmed))
+                   SELECT FROM tasks t JOIN results r USING (task_id)
+                   WHERE t.workunit_id = u.workunit_id
+                     AND task_id NOT IN (SELECT task_id FROM unconfirmed))
            ), computed AS (
                UPDATE tasks t SET purpose = 'first' FROM alone a
                WHERE t.workunit_id = a.workunit_id AND t.state = 'leased'

@@ -1,11 +1,17 @@
 """What docs/findings.md is written from: tables of the twenty seeds, and a picture of each.
 
-python -m tests.science.report [FOLDER]     the tables; and pictures into FOLDER
+    python -m tests.science.report                       the tables
+    python -m tests.science.report --pictures FOLDER     and the pictures
+    python -m tests.science.report --seeds 2001 2010     the tables of seeds of your own choice
+
+Runs that are not kept yet are made, side by side.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from axiom_protocol.figure import draw
@@ -14,30 +20,42 @@ from axiom_server.decide.findings import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, whole
-from tests.science.runs import result
+from tests.science.runs import make, result
 
 
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(description="tables of findings.md, and its pictures")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER")
+    parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "LAST"))
+    given = parser.parse_args()
+    chosen = range(given.seeds[0], given.seeds[1] + 1) if given.seeds else None
+    seeds = {name: chosen or TWENTY[name] for name in NAMES}
+    wanted = [whole(name, seed) for name in NAMES for seed in seeds[name]]
+    failures = make(wanted, lambda line: print(line, file=sys.stderr, flush=True))
+    if failures:
+        print(*failures, sep="\n", file=sys.stderr)
+        return 1
     for name in NAMES:
         print(f"\n### {name}\n")
-        print("\n".join(table(name)))
-        if len(sys.argv) > 1:
+        print("\n".join(table(name, seeds[name])))
+        if given.pictures:
             manifest, _ = experiment(name)
-            path = Path(sys.argv[1]) / f"{name}.png"
+            path = given.pictures / f"{name}.png"
             draw(manifest, [result(name, FIRST_SEED[name])], path, manifest.figures[0].name)
+    return 0
 
 
-def table(name: str) -> list[str]:
+def table(name: str, seeds: Sequence[int]) -> list[str]:
     """Markdown rows: finding, criterion, least and greatest seed, mean and interval, verdict."""
     manifest, _ = experiment(name)
-    judged = verdicts(name, [whole(name, seed) for seed in TWENTY[name]])
+    judged = verdicts(name, [whole(name, seed) for seed in seeds])
     lines = [
         "| finding | criterion | seeds, least to most | mean, 95 % | verdict |",
         "|" + 5 * "---|",
     ]
     for finding in manifest.findings:
         verdict = judged[finding.name]
-        values = [value_of(finding, result(name, seed)) for seed in TWENTY[name]]
+        values = [value_of(finding, result(name, seed)) for seed in seeds]
         known = sorted(value for value in values if value is not None)
         mean = f"{verdict.estimate:.3g} ({verdict.low:.3g} to {verdict.high:.3g})"
         lines.append(
@@ -55,4 +73,4 @@ def criterion(finding: Finding) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
