@@ -165,11 +165,10 @@ def run(seed: int, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
     """Every configuration; the numbers are those of the experiment's ``configs``."""
     given = parameters or {}
     rhos, steps = given.get("rhos", RHOS), given.get("steps", 3000)
-    pairs = product(given.get("rates", RATES), given.get("widths", WIDTHS), (0, 1))
+    kinds = product(given.get("rates", RATES), given.get("widths", WIDTHS), (0, 1), (0.0, 0.2, 0.2))
     configs = [
         config(seed, 10_001 + i, noise, spiral, width, rate, rhos, steps)
-        for i, (rate, width, spiral) in enumerate(pairs)
-        for noise in (0.0, 0.2)
+        for i, (rate, width, spiral, noise) in enumerate(kinds)
     ]
     return {"configs": configs}
 

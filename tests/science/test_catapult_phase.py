@@ -1,6 +1,7 @@
 """catapult_phase: its signature and controls, its detector, and what every experiment promises.
 
-Tuned on seeds 0 to 4. The ten seeds here were fixed before they were run and not used in tuning.
+Tuned on seeds 0 to 4; the slope of the peak, at first that of a ratio, on 200 to 223 too.
+The ten seeds here were fixed before they were run and not used in tuning.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def test_signature_and_controls_on_ten_seeds() -> None:
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim
     slopes = np.array([result["peak_width_slope"] for result in results])
-    assert np.sum((slopes > 0.6) & (slopes < 1.4)) >= 9
-    assert 0.8 < slopes.mean() < 1.2  # the peak is proportional to the width
+    assert np.sum((slopes > 0.85) & (slopes < 1.15)) >= 9  # the peak is proportional to the width
     assert sum(result["test_ratio"] < 1 for result in results) >= 9
 
 

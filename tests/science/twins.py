@@ -138,5 +138,5 @@ BUDGET_SECONDS: dict[str, float] = {
     "progressive_sharpening": 17.0,  # all rates at the first width
     "rank_dynamics": 3.7,  # the shallow net at every rate
     "rank_lottery": 5.0,  # one trial of eight
-    "sam_vs_sgd_v2": 8.0,  # both tasks, clean and noisy, at the first width and rate
+    "sam_vs_sgd_v2": 12.0,  # both tasks, clean and noisy, at the first width and rate
 }
