@@ -1,5 +1,5 @@
 """python -m axiom_client: the same as axiom-client."""
 
-from axiom_client.cli import main
+from axiom_client.cli.app import main
 
 main()

@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from axiom_client.control import view
+from axiom_client.control.server import view
 from axiom_client.errors import AxiomError
 from benchmarks import load
 from benchmarks.common import report

@@ -18,7 +18,7 @@ import time
 
 RUNS = 15
 LIMIT_SECONDS = 0.3
-PROGRAM = [sys.executable, "-c", "from axiom_client.cli import main; main()", "--help"]
+PROGRAM = [sys.executable, "-c", "from axiom_client.cli.app import main; main()", "--help"]
 
 
 def measure(line: list[str]) -> tuple[float, float]:

@@ -141,7 +141,7 @@ def listening(line: list[str], environment: dict[str, str], port: int) -> Iterat
 
 
 def _line(*words: str) -> list[str]:
-    return [sys.executable, "-m", "axiom_server.cli", *words]
+    return [sys.executable, "-m", "axiom_server.cli.app", *words]
 
 
 def _environment(folder: Path) -> dict[str, str]:

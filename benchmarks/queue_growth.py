@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from axiom_protocol.messages import Capacity, Grant, HostFacts, Report, SyncRequest
-from axiom_server import deployment, publishing, review
-from axiom_server.catalogue import Catalogue
 from axiom_server.config import Config
-from axiom_server.exchange import exchange
-from axiom_server.folder import initialise
+from axiom_server.project_folder import initialise
+from axiom_server.publish import deploy as deployment
+from axiom_server.publish import publish as publishing
+from axiom_server.review import review
 from axiom_server.store import hosts, users
 from axiom_server.store.database import Connection, connect
+from axiom_server.sync.catalogue import Catalogue
+from axiom_server.sync.transaction import exchange
 from benchmarks import load
 from benchmarks.common import median, report
 

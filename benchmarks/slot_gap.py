@@ -66,7 +66,7 @@ import psutil
 cores = int(sys.argv.pop(1))
 psutil.cpu_count = lambda logical=True: cores
 os.sched_getaffinity = lambda pid: set(range(cores))
-from axiom_client.cli import main
+from axiom_client.cli.app import main
 main()
 """
 

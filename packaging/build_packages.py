@@ -20,7 +20,7 @@ from make_venv import fetch as fetch_pip
 from man_pages import client_page, config_page
 from typer._completion_shared import get_completion_script
 
-from axiom_client.config_file import template
+from axiom_client.config.file import template
 from axiom_protocol import __version__
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from axiom_client.config import KEYS
+from axiom_client.config.schema import KEYS
 from axiom_protocol import messages
 
 DOCS = Path(__file__).parents[1] / "docs"

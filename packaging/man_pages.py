@@ -13,7 +13,7 @@ from typing import Any
 import typer.main
 
 from axiom_client import errors
-from axiom_client.config import KEYS
+from axiom_client.config.schema import KEYS
 from axiom_protocol import __version__
 
 FILES = """\
@@ -24,7 +24,7 @@ identity, control socket, tasks), /var/cache/axiom\\-client and /var/log/axiom\\
 
 def client_page() -> str:
     """axiom-client(1) as roff."""
-    from axiom_client.cli import app
+    from axiom_client.cli.app import app
 
     command = typer.main.get_command(app)
     parts = [

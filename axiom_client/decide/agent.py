@@ -14,8 +14,6 @@ import msgspec
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.exchange import answered, failed
-from axiom_client.decide.follow import GRACE_SECONDS, follow
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -26,9 +24,11 @@ from axiom_client.decide.model import (
     Stop,
     TaskState,
 )
+from axiom_client.decide.plan import GRACE_SECONDS, follow
 from axiom_client.decide.retry import retry_bundle, retry_task
+from axiom_client.decide.step_builder import Turn
+from axiom_client.decide.sync import answered, failed
 from axiom_client.decide.task import ALIVE, WAITING
-from axiom_client.decide.turn import Turn
 from axiom_protocol.messages import GpuFacts, HostFacts
 
 STOP_SECONDS = 20.0  # systemd allows 90 and a shutdown often less; checkpoints take under a second

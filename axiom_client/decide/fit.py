@@ -6,7 +6,7 @@ import msgspec
 
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
-from axiom_client.decide.turn import Turn
+from axiom_client.decide.step_builder import Turn
 from axiom_protocol.manifest import Manifest, Resources
 from axiom_protocol.messages import HostFacts
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from axiom_client.family import end_with_parent
+from axiom_client.child_lifetime import end_with_parent
 from axiom_protocol.messages import GpuFacts
 
 PROBE_SECONDS_MAX = 60.0  # importing torch on a cold, busy disk; a hanging driver hangs longer

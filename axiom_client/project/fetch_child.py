@@ -75,7 +75,7 @@ class Received:
 
 def main() -> None:
     """Answer wants until the input ends."""
-    from axiom_client.family import end_with_parent
+    from axiom_client.child_lifetime import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
     from axiom_client.project.slim_httpx import httpx

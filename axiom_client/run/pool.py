@@ -14,10 +14,9 @@ from typing import Literal
 
 from axiom_client.run import disk
 from axiom_client.run.judge import Ending, Seen, judge
-from axiom_client.run.news import Ended, News, Started
-from axiom_client.run.parents import BubblewrappedProcess, ColdProcess, Parent, Zygote
+from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Parent, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
-from axiom_client.run.running import Running
+from axiom_client.run.running_task import Running
 from axiom_client.run.spec import (
     Environment,
     TaskEvent,
@@ -26,6 +25,7 @@ from axiom_client.run.spec import (
     TaskSpec,
     TaskStarted,
 )
+from axiom_client.run.zygote_messages import Ended, News, Started
 from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from axiom_client.decide.follow import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
+from axiom_client.decide.plan import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskLimits, TaskProgressed, TaskSpec
 from axiom_protocol.manifest import Manifest, ManifestError, read_manifest

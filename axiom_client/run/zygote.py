@@ -20,7 +20,7 @@ import msgspec
 
 from axiom_client.run import child, huge_pages, libraries
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
-from axiom_client.run.news import (
+from axiom_client.run.zygote_messages import (
     MESSAGE_BYTES_MAX,
     Broken,
     Ended,

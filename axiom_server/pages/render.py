@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
-from axiom_server.review import session_log
-from axiom_server.session_log import number
-from axiom_server.session_text import heading_of, sections
+from axiom_server.review.log import number
+from axiom_server.review.log_text import heading_of, sections
+from axiom_server.review.review import session_log
 from axiom_server.store import experiments, overview, sessions, users
 from axiom_server.store.database import Connection
 

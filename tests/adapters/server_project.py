@@ -25,15 +25,16 @@ from axiom_protocol.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from axiom_server import deployment, rounds
-from axiom_server import review as reviewing
-from axiom_server.catalogue import Catalogue
+from axiom_server import maintenance as rounds
 from axiom_server.config import Config
-from axiom_server.deployment import Deployed, Order
-from axiom_server.exchange import exchange
-from axiom_server.session_log import SessionLog
+from axiom_server.publish import deploy as deployment
+from axiom_server.publish.deploy import Deployed, Order
+from axiom_server.review import review as reviewing
+from axiom_server.review.log import SessionLog
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, connect
+from axiom_server.sync.catalogue import Catalogue
+from axiom_server.sync.transaction import exchange
 from tests.adapters.cluster import transaction
 
 EXPERIMENTS = Path(__file__).parents[1] / "fixtures" / "experiments"

@@ -26,8 +26,8 @@ from axiom_protocol.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from axiom_server.bundles import Published, Repository
-from axiom_server.keys import init_keys, load_keys
+from axiom_server.trust.keys import init_keys, load_keys
+from axiom_server.trust.repository import Published, Repository
 
 TOKEN = "a-token-of-64-characters-for-tests"
 WALK = Path(__file__).parents[1] / "fixtures" / "experiments" / "short_walk.py"

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
-from axiom_client.config import KEYS, load_config
-from axiom_client.config_file import set_value, template, write_template
+from axiom_client.config.file import set_value, template, write_template
+from axiom_client.config.quantities import (
+    read_seconds,
+    read_share,
+    read_size,
+    show_seconds,
+    show_size,
+)
+from axiom_client.config.schema import KEYS, load_config
 from axiom_client.errors import BadValue, ConfigProblem, UnknownKey
-from axiom_client.quantities import read_seconds, read_share, read_size, show_seconds, show_size
 
 
 @pytest.fixture

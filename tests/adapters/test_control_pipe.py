@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from axiom_client.control_pipe import PREFIX, pipe_name, speak
+from axiom_client.control.named_pipe import PREFIX, pipe_name, speak
 from axiom_client.errors import ControlRefused
 
 

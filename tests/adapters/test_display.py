@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
+from axiom_client.cli.display import picture
+from axiom_client.control.snapshot import Snapshot, Who, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits
-from axiom_client.display import picture
-from axiom_client.view import Snapshot, Who, snapshot
 from axiom_protocol.manifest import Resources
 from tests.decide.client.world import World, facts, grant
 

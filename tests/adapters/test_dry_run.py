@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from axiom_server.dry_run import Run, read_run, try_all
 from axiom_server.errors import DryRunFailed, FileUnreadable
-from axiom_server.session_text import dry_run_in_words
+from axiom_server.publish.dry_run import Run, read_run, try_all
+from axiom_server.review.log_text import dry_run_in_words
 from tests.e2e.programs import FIXTURES
 
 WALK = FIXTURES / "experiments" / "short_walk.py"

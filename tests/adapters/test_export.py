@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from axiom_server import exporting
 from axiom_server.errors import ExperimentUnknown, FileUnreadable, ServerError
 from axiom_server.store.database import connect
+from axiom_server.transfer import export_results as exporting
 from tests.adapters.cluster import cluster, fresh_database
 from tests.adapters.server_project import ServerProject
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from axiom_server import deployment
-from axiom_server import review as reviewing
-from axiom_server.deployment import Order
 from axiom_server.errors import ExperimentUnknown
+from axiom_server.publish import deploy as deployment
+from axiom_server.publish.deploy import Order
+from axiom_server.review import review as reviewing
 from axiom_server.store.database import Connection, connect
 from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import ServerProject

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from axiom_client.agent.journal import Journal
 from axiom_client.decide import commands as c
 from axiom_client.decide.model import SyncPlan, TaskRecord
 from axiom_client.errors import DiskFull, JournalBroken
-from axiom_client.journal import Journal
 from axiom_protocol.messages import Capacity, Report
 from tests.decide.client.world import WALL, grant
 
@@ -130,7 +130,7 @@ def test_killed_in_the_middle_keeps_whole_decisions(path: Path) -> None:
 def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     script = (
-        "import sys; from pathlib import Path; from axiom_client.journal import Journal; "
+        "import sys; from pathlib import Path; from axiom_client.agent.journal import Journal; "
         "Journal(Path(sys.argv[1])).close()"
     )
     openers = [subprocess.Popen([sys.executable, "-c", script, path]) for _ in range(6)]

@@ -28,7 +28,7 @@ class Staff:
         if passphrase:
             environment["AXIOM_KEYS_PASSPHRASE"] = passphrase
         done = subprocess.run(
-            [sys.executable, "-m", "axiom_server.cli", *map(str, words)],
+            [sys.executable, "-m", "axiom_server.cli.app", *map(str, words)],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

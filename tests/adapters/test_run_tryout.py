@@ -110,7 +110,7 @@ def test_doctor_without_any_sandbox_says_why_and_fails() -> None:
         "import shutil; shutil.which = lambda *_: None\n"
         "from axiom_client.sandbox import landlock; landlock.abi_version = lambda: 0\n"
         "import sys; sys.argv = ['axiom-client', 'doctor']\n"
-        "from axiom_client.cli import main; main()"
+        "from axiom_client.cli.app import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False

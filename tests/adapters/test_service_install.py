@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from axiom_client.cli.service import find_service
 from axiom_client.errors import ServiceProblem
 from axiom_client.service import base, launchd, systemd, windows
 from axiom_client.service.base import Completed
-from axiom_client.service.cli import find_service
 from axiom_client.service.launchd import LaunchdService
 from axiom_client.service.systemd import SystemdService
 from axiom_client.service.windows import Guardian, WindowsService

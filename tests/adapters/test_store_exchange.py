@@ -11,7 +11,7 @@ from axiom_protocol.messages import Report
 from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.store.exchange import FROM_POOLS
+from axiom_server.store.sync import FROM_POOLS
 from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import ServerProject
 

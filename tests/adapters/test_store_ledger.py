@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from axiom_protocol.messages import Report
-from axiom_server import review as reviewing
+from axiom_server.review import review as reviewing
 from axiom_server.store.database import connect
 from tests.adapters.cluster import fresh_database
 from tests.adapters.server_project import Host, ServerProject

@@ -14,9 +14,9 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth
 from starlette.routing import Route
 
-from axiom_server import openapi
-from axiom_server.api import Api, application
-from axiom_server.rounds import Rounds
+from axiom_server.maintenance import Rounds
+from axiom_server.web import openapi
+from axiom_server.web.api import Api, application
 from tests.e2e.programs import Server, server
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)

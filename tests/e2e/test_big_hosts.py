@@ -18,20 +18,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from axiom_client import attach as joining
-from axiom_client import perform
-from axiom_client.attach import attach
-from axiom_client.config import load_config, read_flags
+from axiom_client.agent import attach as joining
+from axiom_client.agent import perform
+from axiom_client.agent.attach import attach
+from axiom_client.agent.loop import Agent
+from axiom_client.agent.run_options import RunOptions
+from axiom_client.config.schema import load_config, read_flags
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Load
 from axiom_client.folders import Folders
 from axiom_client.host import cores
 from axiom_client.host.cgroup import levels
 from axiom_client.host.facts import probe_facts
-from axiom_client.loop import Agent
 from axiom_client.project.api import Api, Network
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskSpec, TaskStarted
-from axiom_client.run_options import RunOptions
 from axiom_protocol.messages import Capacity, HostFacts, SyncAnswer, SyncRequest
 from tests.e2e.programs import FIXTURES, WAIT_SECONDS, Server, server
 

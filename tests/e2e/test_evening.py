@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from axiom_server.folder import Folder
+from axiom_server.project_folder import Folder
 from tests.e2e.programs import FIXTURES, Server, server
 
 REPOSITORY = Path(__file__).parents[2]

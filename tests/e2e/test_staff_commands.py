@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from axiom_server.folder import Folder
+from axiom_server.project_folder import Folder
 from tests.e2e.programs import FIXTURES, Program, Server, server
 
 WALK = str(FIXTURES / "experiments" / "short_walk.py")

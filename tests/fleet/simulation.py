@@ -23,15 +23,16 @@ from psycopg.conninfo import make_conninfo
 
 from axiom_protocol.manifest import Manifest, read_manifest
 from axiom_protocol.messages import GpuFacts, HostFacts, SyncRequest
-from axiom_server import deployment, rounds
-from axiom_server import review as reviewing
-from axiom_server.catalogue import Catalogue
+from axiom_server import maintenance as rounds
 from axiom_server.config import Config, Deploying, Serving
 from axiom_server.decide.retry import ATTEMPTS_MAX
-from axiom_server.deployment import Order
-from axiom_server.exchange import Asked, exchange_all
+from axiom_server.publish import deploy as deployment
+from axiom_server.publish.deploy import Order
+from axiom_server.review import review as reviewing
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, migrate
+from axiom_server.sync.catalogue import Catalogue
+from axiom_server.sync.transaction import Asked, exchange_all
 from tests.adapters.server_project import EXPERIMENTS
 from tests.fleet.hosts import DAY, GIB, HOUR, SimulatedHost, fleet, truth
 

@@ -21,7 +21,7 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import ManifestError, Scalar, read_manifest
 from axiom_protocol.messages import REPORTS_MAX, Grant, Problem, SyncAnswer, SyncRequest
 from axiom_protocol.result import ResultRefused, decode_result, gate
-from axiom_server.api import Refused, decode
+from axiom_server.web.api import Refused, decode
 from tests.decide.client.world import SHA, World, manifest
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from axiom_client.cli import app as client
-from axiom_server.cli import app as server
+from axiom_client.cli.app import app as client
+from axiom_server.cli.app import app as server
 from tests.packaging.pages import PAGES, REASONS, ROOT, blocks, shown_commands
 
 PROGRAMS = {

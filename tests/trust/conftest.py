@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from axiom_client.project.bundles import BundleStore
-from axiom_server.bundles import Published
+from axiom_server.trust.repository import Published
 from tests.trust.hostile import HostileServer, Project, host, served
 
 

@@ -15,9 +15,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 
 from axiom_client.project.bundles import BundleStore
 from axiom_client.project.fetching import HttpFetcher
-from axiom_server.bundles import Published, Repository
-from axiom_server.keys import Keys, Role, init_keys, load_keys
-from axiom_server.metadata import Clock, sign, utc_now
+from axiom_server.trust.keys import Keys, Role, init_keys, load_keys
+from axiom_server.trust.metadata import Clock, sign, utc_now
+from axiom_server.trust.repository import Published, Repository
 
 SOURCE = Path(__file__).parents[1] / "fixtures" / "experiments" / "short_walk.py"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from axiom_server.bundles import Published
+from axiom_server.trust.repository import Published
 from tests.adapters.small_project import SmallProject, served
 from tests.trust.hostile import script
 

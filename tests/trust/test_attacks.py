@@ -18,10 +18,10 @@ import pytest
 from axiom_client.project.bundles import BundleRefused, BundleStore
 from axiom_client.project.refusal import Attack
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX
-from axiom_server.bundles import Published, Repository
-from axiom_server.keys import Role
-from axiom_server.metadata import TARGETS_LIFE, TIMESTAMP_LIFE, sign, utc_now
-from axiom_server.rotation import propose_root
+from axiom_server.trust.keys import Role
+from axiom_server.trust.metadata import TARGETS_LIFE, TIMESTAMP_LIFE, sign, utc_now
+from axiom_server.trust.repository import Published, Repository
+from axiom_server.trust.root_rotation import propose_root
 from tests.trust.hostile import (
     HostileServer,
     Project,

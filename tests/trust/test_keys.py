@@ -12,11 +12,16 @@ import pytest
 from tuf.api.metadata import Metadata, Root, TargetFile
 
 from axiom_client.project.bundles import BundleRefused, BundleStore
-from axiom_server.bundles import BundlesError, Published
-from axiom_server.keys import Keys, KeysError, init_keys, key_files, load_keys, protect_key
-from axiom_server.metadata import sign
-from axiom_server.rotation import propose_root, rotate
-from axiom_server.signing import SigningRequest, read_request, request_root, request_targets
+from axiom_server.trust.keys import Keys, KeysError, init_keys, key_files, load_keys, protect_key
+from axiom_server.trust.metadata import sign
+from axiom_server.trust.repository import BundlesError, Published
+from axiom_server.trust.root_rotation import propose_root, rotate
+from axiom_server.trust.signing_request import (
+    SigningRequest,
+    read_request,
+    request_root,
+    request_targets,
+)
 from tests.trust.hostile import HostileServer, Project, host, meta_file, own_keys, script, served
 
 PASSPHRASE = "correct horse battery staple"

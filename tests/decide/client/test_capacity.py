@@ -6,8 +6,8 @@ import pytest
 
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.capacity import allowed_cores, room
-from axiom_client.decide.follow import room_now
 from axiom_client.decide.model import AgentState, Limits, Load, Pause, TaskRecord, TaskState
+from axiom_client.decide.plan import room_now
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
 from tests.decide.client.world import WALL, World, facts, grant

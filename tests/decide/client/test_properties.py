@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.allocate import needs_of
+from axiom_client.decide.blocked import changes_at
 from axiom_client.decide.capacity import Room
-from axiom_client.decide.follow import room_now
 from axiom_client.decide.model import NEVER, AgentState, TaskState
-from axiom_client.decide.rest import changes_at
+from axiom_client.decide.plan import room_now
 from axiom_client.decide.task import ALIVE
 from tests.decide.client.simulation import Life
 

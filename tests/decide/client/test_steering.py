@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from axiom_client.config.quantities import read_schedule
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.follow import SERVER_FAILURES_MAX, room_now
+from axiom_client.decide.blocked import in_words
 from axiom_client.decide.model import Limits, Load, TaskState
-from axiom_client.decide.rest import in_words
+from axiom_client.decide.plan import SERVER_FAILURES_MAX, room_now
 from axiom_client.decide.schedule import is_open, moment, next_change
-from axiom_client.quantities import read_schedule
 from axiom_protocol.manifest import Resources
 from tests.decide.client.world import World, facts, grant, of
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from axiom_client.config.quantities import read_schedule
+from axiom_client.control.snapshot import Snapshot, Who, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load
-from axiom_client.quantities import read_schedule
-from axiom_client.view import Snapshot, Who, snapshot
 from axiom_protocol.manifest import Resources
 from tests.decide.client.world import WALL, World, facts, grant
 

@@ -66,7 +66,7 @@ def test_millions_of_keys_cost_bounded_memory_and_forgive_nobody_who_is_busy() -
 
 def test_the_defaults_are_beyond_what_agents_do() -> None:
     limits = Limits()
-    agent_per_second = 1 / 0.25  # axiom_client.decide.exchange.SPACING_SECONDS
+    agent_per_second = 1 / 0.25  # axiom_client.decide.sync.SPACING_SECONDS
     assert limits.host_per_second > agent_per_second
     assert limits.refusal() == ""
     assert "proxies" in Limits(proxies=("nginx",)).refusal()

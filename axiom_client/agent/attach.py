@@ -1,0 +1,170 @@
+"""Joining a project and leaving it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from axiom_client.agent.journal import Journal
+from axiom_client.agent.lock import Lock
+from axiom_client.decide.model import TaskRecord
+from axiom_client.errors import (
+    AlreadyAttached,
+    BundlesNotTrusted,
+    HostRefused,
+    JournalBroken,
+    NotAttached,
+    ProjectProblem,
+)
+from axiom_client.folders import Folders
+from axiom_client.host.cores import probe_cores
+from axiom_client.host.facts import probe_facts
+from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.speed import keep_speed, known_speed, measure_speed
+from axiom_client.project.address import check_url
+from axiom_client.project.api import Api, Network, trust
+from axiom_client.project.identity import Identity, read_identity, write_identity
+from axiom_client.project.slim_httpx import httpx
+from axiom_protocol.messages import Capacity, EnrolRequest, HostFacts, Report, SyncRequest
+
+
+def known_identity(folders: Folders) -> Identity:
+    """Who this host is. Raises NotAttached."""
+    identity = read_identity(folders.identity_file)
+    if identity is None:
+        raise NotAttached
+    return identity
+
+
+async def attach(
+    folders: Folders,
+    url: str,
+    network: Network,
+    *,
+    account_key: str = "",
+    user: str = "",
+    host_name: str = "",
+    fingerprint: str | None = None,
+) -> Identity:
+    """Join: ask what answers there, pin its signatures, enrol, remember. Raises AxiomError."""
+    url = check_url(url)
+    if (known := read_identity(folders.identity_file)) is not None:
+        raise AlreadyAttached(
+            f"attached to {known.project} at {known.url} already; leave with: axiom-client detach"
+        )
+    shutil.rmtree(folders.bundles, ignore_errors=True)  # a pin of an attempt that failed later
+    folders.make()
+    measuring = asyncio.create_task(_measure(folders))  # meanwhile, on another core
+    api = Api(url, network)
+    try:
+        info = await api.project()
+        pinned = _pin(folders, url, network, fingerprint)
+        gpus = await GpuProbe().gpus()
+        facts = probe_facts(host_name, folders.state, gpus, await measuring)
+        answer = await api.enrol(EnrolRequest(host=facts, account_key=account_key, user=user))
+    finally:
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
+        await api.close()
+    identity = Identity(
+        url=url,
+        project=info.name,
+        host_id=answer.host_id,
+        token=answer.token,
+        user=answer.user,
+        account_key=answer.account_key or account_key,
+        root_fingerprint=pinned,
+        host_name=host_name,
+    )
+    write_identity(folders.identity_file, identity)
+    return identity
+
+
+async def _measure(folders: Folders) -> float:
+    speed = await measure_speed(probe_cores().processor)
+    keep_speed(folders.speed_file, speed)
+    return speed.gflops
+
+
+def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) -> str:
+    """Trust the project's root from now on, and no other. Raises BundlesNotTrusted."""
+    from axiom_client.project.bundles import BundleStore
+    from axiom_client.project.refusal import BundleRefused
+
+    shutil.rmtree(folders.bundles, ignore_errors=True)  # of an attach that failed half-way
+    with httpx.Client(verify=trust(url, network.ca_bundle), proxy=network.proxy or None) as client:
+        try:
+            return BundleStore(folders.bundles, url, client).pin_root(fingerprint)
+        except BundleRefused as refused:
+            raise BundlesNotTrusted(
+                f"the signatures of {url} cannot be trusted: {refused}; ask the project's staff"
+            ) from None
+
+
+async def detach(folders: Folders, network: Network) -> str:
+    """Leave: give all back, deliver what is finished, forget. Returns what could not be done.
+
+    Raises NotAttached, AlreadyRunning.
+    """
+    identity = known_identity(folders)
+    lock = Lock(folders.lock_file)
+    try:
+        unsaid = await _say_goodbye(folders, identity, network)
+        for folder in (folders.tasks, folders.bundles):
+            shutil.rmtree(folder, ignore_errors=True)
+        for suffix in ("", "-wal", "-shm"):
+            journal = folders.journal_file
+            journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+        folders.identity_file.unlink()
+    finally:
+        lock.release()
+    return unsaid
+
+
+async def _say_goodbye(folders: Folders, identity: Identity, network: Network) -> str:
+    """The last exchange: reports, and nothing in hand. Returns why it failed, or nothing."""
+    try:
+        journal = Journal(folders.journal_file)
+    except JournalBroken as broken:
+        return str(broken)
+    try:
+        held = journal.held()
+        finished = [waiting.task_id for waiting in held.reports]
+        reports = journal.reports(finished)
+        reports += [_given_back(r) for r in held.tasks if r.grant.task_id not in finished]
+    finally:
+        journal.close()
+    api = Api(identity.url, network, identity.token)
+    try:
+        await api.sync(
+            SyncRequest(
+                request_id=f"detach-{identity.host_id:08d}",
+                capacity=Capacity(),
+                reports=reports,
+                draining="detached",
+            )
+        )
+    except HostRefused:
+        return ""  # it does not know this host any more: there is nothing to give back
+    except ProjectProblem as problem:
+        return str(problem)
+    finally:
+        await api.close()
+    return ""
+
+
+def _given_back(record: TaskRecord) -> Report:
+    return Report(
+        task_id=record.grant.task_id,
+        outcome="cancelled",
+        elapsed_seconds=record.elapsed_seconds,
+        cpu_seconds=record.cpu_seconds,
+        message="given back: detached",
+        attempts=record.attempts,
+    )
+
+
+def facts_only(host_name: str, folders: Folders) -> HostFacts:
+    """The host's facts without its GPUs, for showing while no agent runs."""
+    speed = known_speed(folders.speed_file, probe_cores().processor)
+    return probe_facts(host_name, folders.state, [], speed)

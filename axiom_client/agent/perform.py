@@ -1,0 +1,313 @@
+"""Command -> effect -> event. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from axiom_client.agent.journal import Journal
+from axiom_client.control.snapshot import Traffic
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.model import SyncPlan
+from axiom_client.errors import (
+    HostRefused,
+    NotAnAxiomServer,
+    ProjectProblem,
+    RequestRefused,
+    ServerNotThere,
+)
+from axiom_client.folders import Folders
+from axiom_client.host.cores import probe_cores
+from axiom_client.host.devices import device_nodes
+from axiom_client.host.facts import probe_facts
+from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.look import Look
+from axiom_client.host.speed import known_speed
+from axiom_client.project.api import Api, Network, Overloaded
+from axiom_client.project.fetch import Fetcher
+from axiom_client.project.fetch_child import Have, Place, Want
+from axiom_client.project.identity import Identity
+from axiom_client.run import spec
+from axiom_client.run.pool import Pool
+from axiom_protocol.messages import GpuFacts, SyncRequest
+
+log = logging.getLogger("axiom_client")
+
+
+class Setup(Struct, frozen=True, kw_only=True):
+    """What effects need to know: the slices of configuration, and who this host is."""
+
+    folders: Folders
+    identity: Identity
+    network: Network
+    host_name: str
+
+
+class Performer:
+    """Carries out commands; what comes of them goes to ``emit`` as events."""
+
+    def __init__(self, setup: Setup, journal: Journal, emit: Callable[[e.Event], None]) -> None:
+        self._setup = setup
+        self._journal = journal
+        self._emit = emit
+        self._pool = Pool(emit=self._heard_of_task)
+        self._api = Api(setup.identity.url, setup.network, setup.identity.token)
+        self._fetcher = Fetcher(_place(setup, setup.network), self._heard_of_bundle)
+        self._look = Look(setup.folders.state)
+        self._gpu_probe = GpuProbe()
+        self._gpus: list[GpuFacts] | None = None  # None: not looked for yet
+        self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self.exit: c.Exit | None = None
+        self.fault: BaseException | None = None  # of something started here, for the loop to raise
+
+    def persist(self, commands: list[c.Command]) -> None:
+        """The journal's share of them, whole or not at all. Raises DiskFull or JournalBroken."""
+        share = [command for command in commands if isinstance(command, c.Persistent)]
+        if share:
+            self._journal.write(share)
+
+    def perform(self, commands: list[c.Command]) -> None:
+        """Everything else, in order. Nothing here waits."""
+        for command in commands:
+            if not isinstance(command, c.Persistent):
+                self._perform_one(command)
+
+    def sweep(self, known: set[int]) -> None:
+        """Delete the folders of tasks that the journal does not know."""
+        for folder in self._setup.folders.tasks.iterdir():
+            if not folder.name.isdigit() or int(folder.name) not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def close(self, grace_seconds: float) -> None:
+        """End everything that was started here."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._fetcher.close()
+        await self._pool.close(grace_seconds)
+        await self._api.close()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What went through the network since the start."""
+        return Traffic(
+            sent_bytes=self._api.traffic.sent_bytes,
+            received_bytes=self._api.traffic.received_bytes + self._fetcher.received_bytes,
+        )
+
+    def use_network(self, network: Network) -> None:
+        """Another way out. A request that is under way breaks off and is sent again."""
+        before, identity = self._api, self._setup.identity
+        self._api = Api(identity.url, network, identity.token, before.traffic)
+        self._fetcher.place = _place(self._setup, network)
+        self._spawn(before.close())
+
+    # --- one command ------------------------------------------------------------------------------
+
+    def _perform_one(self, command: c.Command) -> None:
+        match command:
+            case c.StartTask():
+                self._pool.start(self._spec(command))
+            case c.PauseTask(task_id=task_id):
+                self._pool.pause(task_id)
+            case c.ResumeTask(task_id=task_id):
+                self._pool.resume(task_id)
+            case c.StopTask(task_id=task_id, grace_seconds=grace_seconds):
+                self._pool.stop(task_id, grace_seconds)
+            case c.ClearFolder(task_id=task_id):
+                shutil.rmtree(self._folder(task_id), ignore_errors=True)
+            case c.Prewarm(environment=environment):
+                self._pool.prewarm(environment)
+                self._fetcher.prestart()
+            case c.ReleaseIdle():
+                self._pool.release_idle()
+            case c.FetchBundle():
+                self._fetcher.fetch(
+                    Want(
+                        experiment=command.experiment,
+                        version=command.version,
+                        sha256=command.sha256,
+                        accepted=command.accepted,
+                    )
+                )
+            case c.Sync(plan=plan):
+                self._spawn(self._sync(plan))
+            case c.WakeAt(at=at):
+                self._set_alarm(at)
+            case c.ProbeHost():
+                self._probe()
+            case c.MeasureLoad():
+                self._emit(e.LoadMeasured(now=time.monotonic(), load=self._look.load(command)))
+            case c.Tell(text=text, level=level):
+                log.log(getattr(logging, level.upper()), text)
+            case c.Exit():
+                self.exit = command
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Nothing that fails in the background fails in silence: the loop raises it."""
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fault = error
+            self._emit(e.TimerFired(now=time.monotonic()))
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(0.0, at - time.monotonic())
+        self._alarm = asyncio.get_running_loop().call_later(
+            delay, lambda: self._emit(e.TimerFired(now=time.monotonic()))
+        )
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def _folder(self, task_id: int) -> Path:
+        return self._setup.folders.tasks / str(task_id)
+
+    def _spec(self, command: c.StartTask) -> spec.TaskSpec:
+        folder = self._folder(command.task_id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return spec.TaskSpec(
+            task_id=command.task_id,
+            experiment=command.experiment,
+            source_path=command.source_path,
+            sha256=command.sha256,
+            environment=command.environment,
+            parameters=command.parameters,
+            seed=command.seed,
+            budget_seconds=command.budget_seconds,
+            device=_device(command.gpus),
+            gpu_uuid=",".join(gpu.uuid for gpu in command.gpus),
+            gpu_nodes=sorted({node for gpu in command.gpus for node in device_nodes(gpu)}),
+            limits=spec.TaskLimits(
+                memory_bytes=command.memory_bytes,
+                disk_bytes=command.disk_bytes,
+                cpu_seconds=command.cpu_seconds,
+                wall_seconds=command.wall_seconds,
+            ),
+            folder=str(folder),
+        )
+
+    def _heard_of_task(self, event: spec.TaskEvent) -> None:
+        now = time.monotonic()
+        match event:
+            case spec.TaskStarted():
+                self._emit(e.TaskStarted(now=now, task_id=event.task_id, pid=event.pid))
+            case spec.TaskProgressed():
+                self._emit(
+                    e.TaskProgressed(now=now, task_id=event.task_id, fraction=event.fraction)
+                )
+            case spec.TaskFinished():
+                self._emit(
+                    e.TaskEnded(
+                        now=now,
+                        task_id=event.task_id,
+                        outcome=event.outcome,
+                        elapsed_seconds=event.elapsed_seconds,
+                        cpu_seconds=event.cpu_user_seconds + event.cpu_system_seconds,
+                        peak_memory_bytes=event.peak_memory_bytes,
+                        result=event.result,
+                        size_bytes=len(msgspec.json.encode(event.result)),
+                        message=event.message,
+                        jitter=random.random(),
+                    )
+                )
+
+    # --- the project ------------------------------------------------------------------------------
+
+    def _heard_of_bundle(self, have: Have) -> None:
+        now = time.monotonic()
+        if have.outcome == "fetched" and have.manifest is not None:
+            self._emit(
+                e.BundleFetched(now=now, sha256=have.sha256, path=have.path, manifest=have.manifest)
+            )
+        elif have.outcome == "refused":
+            self._emit(e.BundleRefused(now=now, sha256=have.sha256, problem=have.problem))
+        else:
+            self._emit(
+                e.BundleFailed(
+                    now=now, sha256=have.sha256, problem=have.problem, jitter=random.random()
+                )
+            )
+
+    async def _sync(self, plan: SyncPlan) -> None:
+        request = SyncRequest(
+            request_id=plan.request_id,
+            host=plan.host,
+            capacity=plan.capacity,
+            in_hand=plan.in_hand,
+            reports=self._journal.reports(plan.report_ids),
+            draining=plan.draining,
+        )
+        try:
+            answer = await self._api.sync(request)
+            if answer.request_id != plan.request_id:
+                raise ServerNotThere("the server answered another request; trying again")
+        except ProjectProblem as problem:
+            self._emit(_sync_failed(problem))
+            return
+        self._emit(e.SyncAnswered(now=time.monotonic(), answer=answer))
+
+    # --- the host ---------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        self._tell_facts()
+        self._spawn(self._probe_gpus())
+
+    def _tell_facts(self) -> None:
+        known = self._gpus is not None
+        facts = probe_facts(
+            self._setup.host_name, self._setup.folders.state, self._gpus or [], self._speed
+        )
+        self._emit(e.FactsProbed(now=time.monotonic(), facts=facts, gpus_known=known))
+
+    async def _probe_gpus(self) -> None:
+        found = await self._gpu_probe.gpus()
+        if found != self._gpus:
+            self._gpus = found
+            self._tell_facts()
+
+
+def _place(setup: Setup, network: Network) -> Place:
+    return Place(
+        folder=str(setup.folders.bundles),
+        url=setup.identity.url,
+        proxy=network.proxy,
+        ca_bundle=network.ca_bundle,
+    )
+
+
+def _device(gpus: list[GpuFacts]) -> str:
+    """As torch names it; a task sees its own GPU alone, so that is always the first."""
+    if not gpus:
+        return "cpu"
+    return "mps" if gpus[0].backend == "mps" else "cuda:0"
+
+
+def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:
+    return e.SyncFailed(
+        now=time.monotonic(),
+        problem=str(problem),
+        again=not isinstance(problem, (RequestRefused, HostRefused, NotAnAxiomServer)),
+        fatal=isinstance(problem, HostRefused),
+        jitter=random.random(),
+        retry_after_seconds=problem.retry_after_seconds if isinstance(problem, Overloaded) else 0.0,
+    )

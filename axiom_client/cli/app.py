@@ -1,0 +1,265 @@
+"""axiom-client: the command line. Imports wait until they are needed, so that --help is quick."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from axiom_client.cli.config import app as config_app
+from axiom_client.cli.control import steer, task_app
+from axiom_client.cli.service import app as service_app
+from axiom_client.cli.shared import AsJson, Flags, load, print_json
+from axiom_client.errors import AxiomError
+from axiom_client.folders import Folders, find_folders
+from axiom_client.storage import storage_faults_named
+
+if TYPE_CHECKING:
+    from axiom_client.config.schema import Config
+    from axiom_client.control.snapshot import Snapshot
+    from axiom_client.project.api import Network
+
+app = typer.Typer(
+    name="axiom-client",
+    help="Volunteer this computer's idle cores and GPUs for the science of neural networks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(config_app, name="config")
+app.add_typer(task_app, name="task")
+app.add_typer(service_app, name="service")
+
+
+def main() -> None:
+    """Run a command; a known problem is one line on stderr and an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 still shows the rest
+    try:
+        with storage_faults_named():
+            app()
+    except AxiomError as error:
+        print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# --- joining and running --------------------------------------------------------------------------
+
+
+@app.command()
+def attach(
+    url: Annotated[str, typer.Argument(help="The project's address.", metavar="URL")],
+    account_key: Annotated[str, typer.Option(help="Join as a host of this account.")] = "",
+    user: Annotated[str, typer.Option(help="A name for a new account.")] = "",
+    name: Annotated[str, typer.Option(help="What the project calls this host.")] = "",
+    fingerprint: Annotated[
+        str,
+        typer.Option(
+            "--root-fingerprint",
+            "--fingerprint",
+            help="The project's root fingerprint, as published elsewhere.",
+        ),
+    ] = "",
+) -> None:
+    """Join a project with this host."""
+    import asyncio
+
+    from axiom_client.agent.attach import attach as join
+
+    folders = find_folders()
+    config = load(folders)
+    identity = asyncio.run(
+        join(
+            folders,
+            url,
+            _network(config),
+            account_key=account_key,
+            user=user,
+            host_name=name or config["host.name"],
+            fingerprint=fingerprint or None,
+        )
+    )
+    print(
+        f"attached to {identity.project} as host {identity.host_id} of {identity.user or 'nobody'}"
+    )
+    print(f"its signatures are pinned: {identity.root_fingerprint}")
+    if identity.account_key and not account_key:
+        print(f"to add hosts to this account: --account-key {identity.account_key}")
+    print("start working with: axiom-client run")
+
+
+@app.command()
+def detach() -> None:
+    """Leave the project: deliver what is finished, give the rest back, forget it."""
+    import asyncio
+
+    from axiom_client.agent.attach import detach as leave
+
+    folders = find_folders()
+    unsaid = asyncio.run(leave(folders, _network(load(folders))))
+    print(f"detached; the project was not told: {unsaid}" if unsaid else "detached")
+
+
+@app.command()
+def run(
+    display: Annotated[
+        bool | None, typer.Option("--display/--no-display", help="Live picture, or plain lines.")
+    ] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when the server has no more work.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(help="End after so long.", min=0)] = None,
+    flags: Flags = None,
+    record_events: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the agent in this terminal."""
+    from axiom_client.agent.attach import known_identity
+    from axiom_client.agent.run_options import RunOptions
+    from axiom_client.cli.run import run_agent
+
+    folders = find_folders()
+    identity = known_identity(folders)
+    config = load(folders, flags or [])
+    options = RunOptions(
+        until_idle=until_idle,
+        seconds=seconds,
+        flags=flags or [],
+        record_events=record_events,
+    )
+    show = sys.stdout.isatty() if display is None else display and sys.stdout.isatty()
+    reason = run_agent(folders, config, identity, options, display=show)
+    print(f"ended: {reason}")
+
+
+# --- seeing ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What the agent does, and why some slots are idle."""
+    shot = _snapshot(find_folders())
+    if as_json:
+        print_json(shot)
+        return
+    from rich.console import Console
+
+    from axiom_client.cli.display import picture
+
+    console = Console(highlight=False)
+    console.print(picture(shot, min(console.width, 100), 10_000))
+
+
+@app.command()
+def tasks(as_json: AsJson = False) -> None:
+    """The tasks in hand."""
+    from axiom_client.config.quantities import show_seconds
+
+    shot = _snapshot(find_folders())
+    if as_json:
+        print_json({"tasks": shot.tasks})
+        return
+    for task in shot.tasks:
+        left = "" if task.left_seconds is None else f", {show_seconds(task.left_seconds)} left"
+        detail = task.reason or task.outcome or f"{task.progress:.0%}{left}"
+        name = f"{task.experiment}@{task.version}"
+        print(f"{task.task_id:>8}  {task.state:<8}  {task.slot or '-':<7}  {name:<34} {detail}")
+    if not shot.tasks:
+        print("no tasks in hand")
+
+
+@app.command()
+def top(as_json: AsJson = False) -> None:
+    """The live picture of the running agent; leave with Ctrl-C."""
+    if as_json:
+        print_json(_snapshot(find_folders()))
+        return
+    from axiom_client.cli.display import show_top
+
+    show_top(find_folders().control_socket)
+
+
+@app.command()
+def log(
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many.", min=1)] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """The agent's last lines."""
+    from collections import deque
+
+    try:
+        with find_folders().log_file.open(encoding="utf-8", errors="replace") as file:
+            last = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+    except FileNotFoundError:
+        last = []
+    if as_json:
+        print_json({"lines": last})
+    else:
+        print("\n".join(last) or "nothing logged yet")
+
+
+# --- steering -------------------------------------------------------------------------------------
+
+steer(app)
+
+
+# --- for this host and for scientists ------------------------------------------------------------
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Try on this host whether tasks are really confined."""
+    from axiom_client.cli.try_experiment import examine
+
+    examine(as_json=as_json)
+
+
+@app.command("try")
+def try_(
+    file: Annotated[Path, typer.Argument(help="An experiment's script.")],
+    seed: Annotated[int, typer.Option(help="The only source of its random numbers.", min=0)],
+    param: Annotated[list[str] | None, typer.Option(help="name=value, once for each.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Nominal seconds.", min=0)] = None,
+    device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda:0".')] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw its figures into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an experiment once, in exactly the sandbox that volunteers have."""
+    from axiom_client.cli.try_experiment import try_file
+
+    try_file(
+        file,
+        seed=seed,
+        given=param or [],
+        budget_seconds=budget,
+        device=device,
+        plot=plot,
+        as_json=as_json,
+    )
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _network(config: Config) -> Network:
+    from axiom_client.project.api import Network
+
+    return Network(proxy=config["network.proxy"], ca_bundle=config["network.ca_bundle"])
+
+
+def _snapshot(folders: Folders) -> Snapshot:
+    """The running agent's, else what its journal says."""
+    from axiom_client.cli.offline import offline_snapshot
+    from axiom_client.control.server import view
+    from axiom_client.errors import NotRunning
+
+    try:
+        return view(folders.control_socket)
+    except NotRunning:
+        return offline_snapshot(folders, load(folders))

@@ -1,0 +1,54 @@
+"""The agent as its journal has it, for those who look while none runs."""
+
+from __future__ import annotations
+
+import time
+
+from axiom_client.agent.attach import facts_only, known_identity
+from axiom_client.agent.journal import Held, Journal
+from axiom_client.config.schema import Config
+from axiom_client.control.snapshot import Snapshot, Who, snapshot
+from axiom_client.decide import events as e
+from axiom_client.decide.agent import step
+from axiom_client.decide.model import AgentState
+from axiom_client.folders import Folders
+from axiom_client.host.clock import utc_offset_seconds
+
+
+def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
+    """What is in hand. Raises NotAttached."""
+    identity = known_identity(folders)
+    held = _held(folders)
+    now = time.monotonic()
+    started = e.AgentStarted(
+        now=now,
+        wall=time.time(),
+        utc_offset_seconds=utc_offset_seconds(),
+        instance="offline",
+        limits=config.limits(),
+        tasks=held.tasks,
+        reports=held.reports,
+        pause=held.pause,
+        gpu_pauses=held.gpu_pauses,
+        credit=held.credit,
+        credit_day=held.credit_day,
+    )
+    state, _ = step(AgentState(), started)
+    state.facts = facts_only(config["host.name"] or identity.host_name, folders)
+    who = Who(
+        project=identity.project,
+        url=identity.url,
+        host_id=identity.host_id,
+        user=identity.user,
+    )
+    return snapshot(state, who, now, running=False)
+
+
+def _held(folders: Folders) -> Held:
+    if not folders.journal_file.exists():
+        return Held()
+    journal = Journal(folders.journal_file)
+    try:
+        return journal.held()
+    finally:
+        journal.close()

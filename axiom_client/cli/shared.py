@@ -1,0 +1,41 @@
+"""What the command line's parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from axiom_client.folders import Folders
+
+if TYPE_CHECKING:
+    from axiom_client.config.schema import Config
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Flags = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE, for this run alone; beats file and environment."),
+]
+
+
+def load(folders: Folders, flags: Sequence[str] = ()) -> Config:
+    """The effective configuration. Raises ConfigProblem."""
+    from axiom_client.config.schema import load_config, read_flags
+
+    return load_config(folders.config_file, flags=read_flags(flags))
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def say(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    """What was done: a line for people, or the same facts for programs."""
+    if as_json:
+        print_json(facts)
+    else:
+        print(text)

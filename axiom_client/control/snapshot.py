@@ -1,0 +1,338 @@
+"""What a person or a program may see of the agent: one snapshot, from which displays are made."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from msgspec import Struct
+
+from axiom_client.decide.allocate import cores_with_memory, needs_of, task_seconds
+from axiom_client.decide.blocked import in_words
+from axiom_client.decide.capacity import Room
+from axiom_client.decide.model import NEVER, AgentState, Drain, TaskState
+from axiom_client.decide.plan import allocation_now, ran_seconds, room_now
+from axiom_client.decide.schedule import moment
+from axiom_client.decide.sync import credit_today
+from axiom_client.decide.task import ALIVE, WAITING
+from axiom_protocol.messages import Credit, Outcome
+
+
+class Traffic(Struct, frozen=True, kw_only=True):
+    """Bytes through the network since the agent started: messages and experiments, as sent."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Who(Struct, frozen=True, kw_only=True):
+    """Whose host this is."""
+
+    project: str
+    url: str
+    host_id: int
+    user: str
+
+
+class TaskView(Struct, frozen=True, kw_only=True):
+    """One task. ``left_seconds`` is an estimate; None where there is no ground for one."""
+
+    task_id: int
+    experiment: str
+    version: str
+    state: Literal["fetching", "queued", "running", "paused", "stopping", "ended"]
+    device: Literal["cpu", "gpu"]
+    slot: str = ""
+    progress: float = 0.0
+    elapsed_seconds: float = 0.0
+    left_seconds: float | None = None
+    attempts: int = 0
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+class SlotView(Struct, frozen=True, kw_only=True):
+    """One core or GPU: the task it runs, or the reason why it runs none.
+
+    about      what it is, of a GPU
+    also       further tasks that share it
+    """
+
+    name: str
+    task_id: int | None = None
+    reason: str = ""
+    about: str = ""
+    also: list[int] = []
+
+
+class HostView(Struct, frozen=True, kw_only=True):
+    """The computer, as the project is told of it."""
+
+    name: str = ""
+    os: str = ""
+    processor: str = ""
+    cpu_cores: int = 0
+    memory_bytes: int = 0
+    benchmark_gflops: float = 0.0
+    temperature: float | None = None
+    on_battery: bool = False
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The agent at one moment. Times are seconds from that moment."""
+
+    state: Literal["running", "paused", "draining", "stopping", "held up", "not running"]
+    reason: str
+    who: Who
+    host: HostView
+    tasks: list[TaskView]
+    slots: list[SlotView]
+    tasks_running: int
+    tasks_waiting: int
+    reports_unsent: int
+    waiting_seconds: float
+    credit: Credit
+    credit_today: float
+    traffic: Traffic
+    contact_seconds_ago: float | None
+    next_contact_seconds: float | None
+    problem: str
+    no_work_reason: str
+    notices: list[str]
+
+
+def snapshot(
+    state: AgentState,
+    who: Who,
+    now: float,
+    *,
+    held_up: str = "",
+    running: bool = True,
+    traffic: Traffic | None = None,
+) -> Snapshot:
+    """The agent as it is at ``now``, monotonic seconds."""
+    tasks = _tasks(state, now)
+    exchange = state.exchange
+    word, reason = _word(state, held_up, running)
+    answered_at, next_at = exchange.answered_at, max(exchange.next_at, exchange.not_before)
+    return Snapshot(
+        state=word,
+        reason=reason,
+        who=who,
+        host=_host(state),
+        tasks=tasks,
+        slots=_slots(state, held_up if running else "the agent does not run"),
+        tasks_running=sum(t.state == "running" for t in tasks),
+        tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
+        reports_unsent=sum(t.state == "ended" for t in tasks),
+        waiting_seconds=_waiting_seconds(state),
+        credit=exchange.credit or Credit(),
+        credit_today=credit_today(state),
+        traffic=traffic or Traffic(),
+        contact_seconds_ago=now - answered_at if answered_at > -NEVER else None,
+        next_contact_seconds=max(0.0, next_at - now) if 0 < next_at < NEVER else None,
+        problem=exchange.problem,
+        no_work_reason=exchange.no_work_reason,
+        notices=exchange.notices,
+    )
+
+
+def _word(
+    state: AgentState, held_up: str, running: bool
+) -> tuple[Literal["running", "paused", "draining", "stopping", "held up", "not running"], str]:
+    if not running:
+        return "not running", "start it with: axiom-client run"
+    if held_up:
+        return "held up", held_up
+    if state.stop is not None:
+        return "stopping", state.stop.reason
+    if state.drain is not None:
+        return "draining", _drain_in_words(state, state.drain)
+    if state.pause is not None:
+        return "paused", state.pause.reason.removeprefix("paused: ")
+    if state.facts is None:
+        return "running", "starting"
+    if rest := in_words(state):
+        return "paused", rest.removeprefix("paused: ")
+    return "running", ""
+
+
+def _drain_in_words(state: AgentState, drain: Drain) -> str:
+    """Why, what happens to what still runs, and what follows."""
+    words = [drain.reason]
+    if drain.deadline_wall is not None:
+        at = moment(drain.deadline_wall + state.utc_offset_seconds, state.local)
+        words.append(f"what runs at {at} is ended")
+    if drain.then != "stay":
+        words.append("then the agent ends" if drain.then == "exit" else "then a pause")
+    return "; ".join(words)
+
+
+def _host(state: AgentState) -> HostView:
+    facts = state.facts
+    if facts is None:
+        return HostView()
+    return HostView(
+        name=facts.name,
+        os=facts.os,
+        processor=facts.processor,
+        cpu_cores=facts.cpu_cores,
+        memory_bytes=facts.memory_bytes,
+        benchmark_gflops=facts.benchmark_gflops,
+        temperature=state.load.temperature,
+        on_battery=state.load.on_battery,
+    )
+
+
+def _waiting_seconds(state: AgentState) -> float:
+    """How long the tasks that wait will keep one core busy."""
+    waiting = (t for t in state.tasks.values() if t.phase in WAITING)
+    return math.fsum(task_seconds(t, state.bundles, state.durations) for t in waiting)
+
+
+def _tasks(state: AgentState, now: float) -> list[TaskView]:
+    places = _places(state)
+    return [_task(state, task, places.get(task.task_id, []), now) for task in _in_order(state)]
+
+
+def _in_order(state: AgentState) -> list[TaskState]:
+    return sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
+
+
+def _places(state: AgentState) -> dict[int, list[str]]:
+    """The names of the slots that each task holds; cores are counted up, for none is bound."""
+    cores = 0
+    places: dict[int, list[str]] = {}
+    for task in _in_order(state):
+        if task.phase not in ALIVE:
+            continue
+        needs = needs_of(task, state.bundles)
+        if needs.gpus:
+            places[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
+        elif task.phase != "paused":
+            places[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
+            cores += needs.cpu_cores
+    return places
+
+
+def _in_short(places: list[str]) -> str:
+    if len(places) > 1 and places[0].startswith("core "):
+        return f"cores {places[0].split()[1]}-{places[-1].split()[1]}"
+    return ", ".join(places)
+
+
+def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> TaskView:
+    elapsed = ran_seconds(task, now)
+    bundle = state.bundles.get(task.record.grant.sha256)
+    names = {"granted": "queued" if task.record.accepted else "fetching"}
+    left = None
+    if task.phase in ("running", "paused"):
+        expected = task_seconds(task, state.bundles, state.durations)
+        if task.progress > 0.02:  # the experiment's own word is better than any record
+            expected = elapsed / task.progress
+        left = max(0.0, expected - elapsed)
+    reason = bundle.problem if bundle and task.phase == "granted" else ""
+    if task.phase == "paused":
+        reason = _why_paused(state, task)
+    return TaskView(
+        task_id=task.task_id,
+        experiment=task.record.grant.experiment,
+        version=task.record.grant.version,
+        state=names.get(task.phase, task.phase),  # type: ignore[arg-type]
+        device=task.record.grant.device,
+        slot=_in_short(places),
+        progress=task.progress,
+        elapsed_seconds=task.record.elapsed_seconds + elapsed,
+        left_seconds=left,
+        attempts=task.record.attempts,
+        outcome=task.outcome,
+        reason=reason,
+    )
+
+
+def _why_paused(state: AgentState, task: TaskState) -> str:
+    space = room_now(state)
+    if space.rest:
+        return space.rest
+    if needs_of(task, state.bundles).gpus:
+        reasons = [s.reason for s in space.slots if s.kind == "gpu" and s.index in task.gpus]
+        return next(filter(None, reasons), "paused: its GPU is gone")
+    reasons = [s.reason for s in space.slots if s.kind == "cpu"]
+    return next(filter(None, reasons), "paused: fewer cores are allowed")
+
+
+def _slots(state: AgentState, nothing_moves: str) -> list[SlotView]:
+    busy: dict[str, list[int]] = {}
+    for task_id, places in _places(state).items():
+        for name in places:
+            busy.setdefault(name, []).append(task_id)
+    space = room_now(state)
+    idle = {kind: f"free: {_why_idle(state, kind)}" for kind in ("cpu", "gpu")}
+    if nothing_moves:
+        idle = dict.fromkeys(idle, f"free: {nothing_moves}")
+    fit = _cores_asked_for(state, space) if busy else len(space.cpu)
+    gpus = state.facts.gpus if state.facts else []
+    views = []
+    for slot in space.slots:
+        held = busy.get(slot.name, [])
+        why = slot.reason or idle[slot.kind]
+        if slot.kind == "cpu" and not slot.reason and slot.index >= fit:
+            why = f"free: the memory that tasks may have (memory.share) is enough for {fit}"
+        views.append(
+            SlotView(
+                name=slot.name,
+                task_id=held[0] if held else None,
+                also=held[1:],
+                reason="" if held else why,
+                about=gpus[slot.index].name if slot.kind == "gpu" else "",
+            )
+        )
+    return views
+
+
+def _cores_asked_for(state: AgentState, space: Room) -> int:
+    """Usable cores less those that memory is too short for; tasks that wait say so themselves."""
+    if "cpu" in allocation_now(state).passed_over:
+        return len(space.cpu)
+    return cores_with_memory(state.tasks, state.bundles, space)
+
+
+def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
+    """Why a core, or a GPU, that may be used runs nothing."""
+    exchange = state.exchange
+    if passed_over := allocation_now(state).passed_over.get(kind):
+        return passed_over
+    open_tasks = [t for _, t in sorted(state.tasks.items()) if t.phase != "ended"]
+    own = [t for t in open_tasks if t.record.grant.device == kind]
+    if why := _why_not_yet(state, own):
+        return why
+    if state.drain is not None:
+        return f"draining ({state.drain.reason})"
+    if exchange.problem:
+        return f"no contact: {exchange.problem}"
+    if kind == "gpu" and open_tasks and not own:
+        return "the server has no work for this GPU"
+    if exchange.dry:
+        return exchange.no_work_reason or _no_work(state)
+    return "asking the server for work"
+
+
+def _why_not_yet(state: AgentState, tasks: list[TaskState]) -> str:
+    """What the first of these tasks that waits is waiting for; empty when none does."""
+    for task in tasks:
+        if task.phase == "granted":
+            bundle = state.bundles.get(task.record.grant.sha256)
+            problem = bundle.problem if bundle else ""
+            return f"{task.ref} is not here yet: {problem}" if problem else f"fetching {task.ref}"
+    for task in tasks:
+        if task.phase == "queued" and task.retry_at > state.now:
+            return f"task {task.task_id} was lost and is tried again in a moment"
+    return ""
+
+
+def _no_work(state: AgentState) -> str:
+    """For whom there is none: a host without torch cannot run everything."""
+    environments = state.facts.environments if state.facts else []
+    if environments == ["numpy"]:
+        return "the server has no work for numpy-only hosts"
+    return "the server has no work for this host"

@@ -1,0 +1,267 @@
+"""The two ways to give a task a process, behind one interface: a zygote's fork, or a cold exec."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from axiom_client.run import exits
+from axiom_client.run.spec import Environment
+from axiom_client.run.zygote_messages import (
+    MESSAGE_BYTES_MAX,
+    Broken,
+    Ended,
+    News,
+    Order,
+    Ready,
+    Signal,
+    Start,
+    Started,
+)
+from axiom_client.sandbox import bubblewrap, launch
+from axiom_client.sandbox.policy import Policy
+
+OnNews = Callable[[News], None]
+
+
+class Parent(Protocol):
+    """Starts the processes of tasks and tells what becomes of them by ``Started`` and ``Ended``."""
+
+    tasks: set[int]
+
+    def start(self, task_id: int, channel: int, output: int) -> None:
+        """Give the task a process with these descriptors, which stay the caller's to close."""
+
+    def signal(self, task_id: int, numbers: list[int]) -> None:
+        """Send signals, in order. Nothing where the task has ended."""
+
+
+class Zygote:
+    """The agent's end of one zygote. ``on_gone`` is called once when it is dead and reaped."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        on_news: OnNews,
+        on_gone: Callable[[Zygote], None],
+        *,
+        background: bool,
+    ) -> None:
+        self.environment = environment
+        self.tasks: set[int] = set()
+        self.ready = False
+        self.broken = ""
+        self._on_news = on_news
+        self._on_gone = on_gone
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(
+                launch.command(
+                    "axiom_client.run.zygote", environment, os.getpid(), theirs.fileno(), background
+                ),
+                env=launch.environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+        self._loop.add_reader(self._socket.fileno(), self._hear)
+        exits.watch(self.pid, self._reaped)
+
+    def start(self, task_id: int, channel: int, output: int) -> None:
+        """See Parent."""
+        descriptors = [os.dup(channel), os.dup(output)]
+        self.tasks.add(task_id)
+        self._send(Start(task_id), descriptors)
+
+    def signal(self, task_id: int, numbers: list[int]) -> None:
+        """See Parent."""
+        self._send(Signal(task_id, numbers), [])
+
+    def close(self) -> None:
+        """Let it end: it has no more to do when its socket closes."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for _, descriptors in self._outbox:
+            _close_all(descriptors)
+        self._outbox.clear()
+
+    def kill(self) -> None:
+        """End it, and with it every child of its own."""
+        if self._process.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _send(self, order: Order, descriptors: list[int]) -> None:
+        self._outbox.append((msgspec.json.encode(order), descriptors))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox and self._socket.fileno() >= 0:
+            data, descriptors = self._outbox[0]
+            try:
+                socket.send_fds(self._socket, [data], descriptors)
+            except BlockingIOError:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it is dead; _reaped tells
+            _close_all(descriptors)
+            self._outbox.popleft()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _hear(self) -> None:
+        try:
+            data = self._socket.recv(MESSAGE_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            self.kill()  # a closed socket with a living process is a zygote gone wrong
+            return
+        news = msgspec.json.decode(data, type=News)
+        if isinstance(news, Ready):
+            self.ready = True
+        elif isinstance(news, Broken):
+            self.broken = news.message
+        elif isinstance(news, Ended):
+            self.tasks.discard(news.task_id)
+        self._on_news(news)
+
+    def _reaped(self, status: int, usage: resource.struct_rusage) -> None:
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._drain()
+        if self._socket.fileno() >= 0:
+            self.close()
+        self._on_gone(self)
+
+    def _drain(self) -> None:
+        """Hear what it said before it died."""
+        while self._socket.fileno() >= 0:
+            try:
+                data = self._socket.recv(MESSAGE_BYTES_MAX)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not data:
+                return
+            news = msgspec.json.decode(data, type=News)
+            if isinstance(news, Broken):
+                self.broken = news.message
+            elif isinstance(news, Ended):
+                self.tasks.discard(news.task_id)
+            self._on_news(news)
+
+
+class ColdProcess:
+    """One exec'd child for one task."""
+
+    def __init__(self, on_news: OnNews, gpu_uuid: str = "") -> None:
+        self.tasks: set[int] = set()
+        self._on_news = on_news
+        self._gpu_uuid = gpu_uuid
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, task_id: int, channel: int, output: int) -> None:
+        """See Parent."""
+        self._exec(task_id, self._command(channel), channel, output)
+
+    def _command(self, channel: int) -> list[str]:
+        return launch.command("axiom_client.run.cold", os.getpid(), channel)
+
+    def _exec(self, task_id: int, command: list[str], *passed: int) -> None:
+        self.tasks.add(task_id)
+        self._process = subprocess.Popen(
+            command,
+            env=launch.environment(self._gpu_uuid),
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            stdout=passed[1],
+            stderr=passed[1],
+        )
+        started = Started(task_id, self._process.pid, time.monotonic())
+        exits.watch(self._process.pid, lambda *end: self._ended(task_id, *end))
+        asyncio.get_running_loop().call_soon(self._on_news, started)
+
+    def signal(self, task_id: int, numbers: list[int]) -> None:
+        """See Parent."""
+        if self._process is not None and self._process.returncode is None:
+            for number in numbers:
+                self._send_signal(number)
+
+    def _send_signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def _ended(self, task_id: int, status: int, usage: resource.struct_rusage) -> None:
+        assert self._process is not None
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.tasks.discard(task_id)
+        peak = usage.ru_maxrss * 1024  # Linux gives KiB
+        ended = Ended(
+            task_id, self._status(status), time.monotonic(), usage.ru_utime, usage.ru_stime, peak
+        )
+        self._on_news(ended)
+
+    def _status(self, status: int) -> int:
+        return status
+
+
+class BubblewrappedProcess(ColdProcess):
+    """A cold child inside bubblewrap, which stands between it and the agent."""
+
+    def __init__(self, on_news: OnNews, gpu_uuid: str, helper: str, policy: Policy) -> None:
+        super().__init__(on_news, gpu_uuid)
+        self._helper, self._policy = helper, policy
+        self._info, self._info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._said = b""
+
+    def start(self, task_id: int, channel: int, output: int) -> None:
+        """See Parent."""
+        inner = launch.command("axiom_client.run.cold", 0, channel)  # it has no parent in there
+        command = bubblewrap.wrap(self._helper, self._policy, inner, self._info_inner)
+        try:
+            self._exec(task_id, command, channel, output, self._info_inner)
+        finally:
+            os.close(self._info_inner)
+
+    def _send_signal(self, number: int) -> None:
+        """To the task itself; to bubblewrap while it has not started one yet."""
+        assert self._process is not None
+        with contextlib.suppress(BlockingIOError):
+            self._said += os.read(self._info, 4096)
+        try:
+            os.kill(bubblewrap.inner_pid(self._said) or self._process.pid, number)
+        except ProcessLookupError:
+            return  # the task has ended, and bubblewrap is about to
+
+    def _ended(self, task_id: int, status: int, usage: resource.struct_rusage) -> None:
+        os.close(self._info)
+        super()._ended(task_id, status, usage)
+
+    def _status(self, status: int) -> int:
+        """Bubblewrap leaves with 128 + the signal that ended the task, as shells do."""
+        code = status >> 8
+        return code - 128 if status & 0x7F == 0 and code > 128 else status
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,219 @@
+"""The agent's side of one task in a process: what it says, what it prints, and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from axiom_client.run.channel import (
+    ERROR_BYTES_MAX,
+    PROGRESS_BYTES_FREE,
+    PROGRESS_BYTES_PER_SECOND,
+    Failure,
+)
+from axiom_client.run.judge import Ending
+from axiom_client.run.launchers import Parent
+from axiom_client.run.spec import TaskSpec
+from axiom_client.run.zygote_messages import Ended
+from axiom_protocol.manifest import Manifest
+
+_READ_BYTES = 256 * 1024
+_TAIL_BYTES = 16 * 1024  # of the output; the report takes half of it
+
+
+class Running:
+    """One task between its start and its end.
+
+    ``end(ending)`` is called here when the task passes a limit; ``changed()`` after each thing
+    that may have been the last.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        manifest: Manifest,
+        parent: Parent,
+        assignment: bytes,
+        *,
+        progressed: Callable[[float], None],
+        end: Callable[[Ending], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.spec, self.manifest, self.parent = spec, manifest, parent
+        self.pid: int | None = None
+        self.ending: Ending | None = None
+        self.ended: Ended | None = None
+        self.orphaned = False
+        self.result: bytes | None = None
+        self.failure: Failure | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self._progressed, self._end, self._changed = progressed, end, changed
+        self._loop = asyncio.get_running_loop()
+        self._unsent = memoryview(assignment)
+        self._line = bytearray()
+        self._progress_bytes = self._output_bytes = 0
+        self._tail = bytearray()
+        self._started_at = self._paused_at = None  # type: float | None
+        self._paused_seconds = 0.0
+        self._open()
+
+    def _open(self) -> None:
+        self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._output, output = os.pipe2(os.O_CLOEXEC)
+        self._channel.setblocking(False)
+        os.set_blocking(self._output, False)
+        self._open_ends = 2
+        self._loop.add_reader(self._channel.fileno(), self._hear)
+        self._loop.add_reader(self._output, self._read_output)
+        with channel:
+            try:
+                self.parent.start(self.spec.task_id, channel.fileno(), output)
+            except OSError:
+                self.close()
+                raise
+            finally:
+                os.close(output)
+        self._send()
+
+    # ---- its clock
+
+    def began(self, pid: int, at: float) -> None:
+        """The task has a process; its elapsed time starts."""
+        self.pid, self._started_at = pid, at
+        if self._paused_at is not None:
+            self._paused_at = at
+
+    def pause(self) -> None:
+        """The clock stops."""
+        if self._paused_at is None:
+            self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """The clock goes on."""
+        if self._paused_at is not None:
+            if self._started_at is not None:
+                self._paused_seconds += time.monotonic() - self._paused_at
+            self._paused_at = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the clock stands still."""
+        return self._paused_at is not None
+
+    def elapsed_seconds(self) -> float:
+        """Monotonic time with a process, less pauses."""
+        if self._started_at is None:
+            return 0.0
+        now = self.ended.at if self.ended is not None else time.monotonic()
+        if self._paused_at is not None:
+            now = min(now, self._paused_at)
+        return max(0.0, now - self._started_at - self._paused_seconds)
+
+    # ---- what it says
+
+    def complete(self) -> bool:
+        """Whether nothing more can come of this task."""
+        return (self.ended is not None or self.orphaned) and self._open_ends == 0
+
+    def output_tail(self) -> str:
+        """The last of what it printed."""
+        return self._tail.decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Let go of every descriptor that is still open."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self._close_channel()
+        self._close_output()
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._channel.send(self._unsent) :]
+        except BlockingIOError:
+            self._loop.add_writer(self._channel.fileno(), self._send)
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent = memoryview(b"")  # it ended before it had read all; the reader tells
+        self._loop.remove_writer(self._channel.fileno())
+
+    def _hear(self) -> None:
+        try:
+            data = self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._close_channel()
+            self._changed()
+            return
+        *lines, rest = (self._line + data).split(b"\n") if b"\n" in data else (self._line + data,)
+        self._line = bytearray(rest)
+        for line in lines:
+            self._take(bytes(line))
+        most = self.spec.limits.result_bytes + 2
+        if len(self._line) > max(most, ERROR_BYTES_MAX):
+            self._line.clear()
+            self._end(Ending("failed", f"result: more than the {most - 2} bytes that are accepted"))
+
+    def _take(self, line: bytes) -> None:
+        kind = line[:1]
+        if kind == b"p":
+            self._take_progress(line)
+        elif kind == b"r" and self.result is None and self.failure is None:
+            self.result = line[1:]
+        elif kind == b"e" and self.failure is None and len(line) <= ERROR_BYTES_MAX:
+            with contextlib.suppress(msgspec.MsgspecError):  # forged: the same as nothing said
+                self.failure = msgspec.json.decode(line[1:], type=Failure)
+
+    def _take_progress(self, line: bytes) -> None:
+        self._progress_bytes += len(line) + 1
+        allowed = PROGRESS_BYTES_FREE + PROGRESS_BYTES_PER_SECOND * self.elapsed_seconds()
+        if self._progress_bytes > allowed:
+            text = f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed by now"
+            self._end(Ending("failed", text))
+            return
+        try:
+            fraction = float(line[1:])
+        except ValueError:
+            return
+        if 0.0 <= fraction <= 1.0:
+            self._progressed(fraction)
+
+    def _read_output(self) -> None:
+        try:
+            data = os.read(self._output, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._close_output()
+            self._changed()
+            return
+        self._output_bytes += len(data)
+        self._tail += data
+        del self._tail[:-_TAIL_BYTES]
+        most = self.spec.limits.output_bytes
+        if self._output_bytes > most:
+            text = f"output: more than the {most} bytes that a task may print"
+            self._end(Ending("over_disk", text))
+
+    def _close_channel(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel.fileno())
+            self._loop.remove_writer(self._channel.fileno())
+            self._channel.close()
+            self._open_ends -= 1
+
+    def _close_output(self) -> None:
+        if self._output >= 0:
+            self._loop.remove_reader(self._output)
+            os.close(self._output)
+            self._output = -1
+            self._open_ends -= 1

@@ -1,0 +1,224 @@
+"""The commands that look after a running project: what it holds, its hosts, users and tasks, its
+experiments' states, and its results for analysis. Imports are inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from axiom_server.cli.shared import Json, print_json, print_table, project_folder, run
+
+users_app = typer.Typer(help="Accounts of volunteers.", no_args_is_help=True)
+host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_is_help=True)
+experiments_app = typer.Typer(help="Published experiments.", invoke_without_command=True)
+export_app = typer.Typer(help="What the project knows, for analysis.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (status, hosts, tasks):
+        app.command()(command)
+    app.add_typer(users_app, name="users")
+    app.add_typer(host_app, name="host")
+    app.add_typer(experiments_app, name="experiments")
+    app.add_typer(export_app, name="export")
+
+
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """What the project holds now."""
+    from axiom_server.review.log import number
+    from axiom_server.store import overview
+
+    found = run(project_folder(context), overview.totals)
+    if as_json:
+        print_json(found)
+        return
+    for key, value in found["totals"].items():
+        print(f"{key.replace('_', ' '):<24} {number(value):>12,}")
+    print_table(
+        ("experiment", "any host", "one host", "leased"),
+        [(e["name"], e["pool"], e["held"], e["leased"]) for e in found["experiments"]],
+    )
+    for alarm in found["alarms"]:
+        print(f"alarm: {alarm['experiment']}: {alarm['message']}")
+
+
+def hosts(
+    context: typer.Context,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Hosts, the latest heard of first."""
+    from axiom_server.store import hosts as store
+
+    found = run(project_folder(context), lambda c: store.listing(c, most))
+    if as_json:
+        print_json([line._asdict() for line in found])
+        return
+    print_table(
+        ("host", "name", "user", "state", "cores", "gpus", "idle", "leased", "credit"),
+        [
+            (h.host_id, h.name, h.user or "-", "imported" if h.imported else h.state, h.cpu_cores,
+             h.gpus, f"{h.idle_cpu}+{h.idle_gpu}", h.leased, f"{h.credit_total:g}")
+            for h in found
+        ],
+    )  # fmt: skip
+
+
+@host_app.command()
+def quarantine(
+    context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
+) -> None:
+    """Give a host no more work."""
+    _set_host(context, host, "quarantined", reason)
+
+
+@host_app.command()
+def release(context: typer.Context, host: int) -> None:
+    """Let a quarantined host work again; its results are checked as a new host's are."""
+    _set_host(context, host, "active", "")
+
+
+def _set_host(context: typer.Context, host: int, state: str, reason: str) -> None:
+    from axiom_server.errors import NotFound
+    from axiom_server.store import hosts as store
+
+    if not run(project_folder(context), lambda c: store.set_state(c, host, state, reason)):
+        raise NotFound(f"no host {host}; axiom-server hosts lists them")
+    print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
+
+
+@users_app.command("add")
+def users_add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The volunteer's name.")],
+    as_json: Json = False,
+) -> None:
+    """Make an account, or give an imported user his key; the key is shown this once."""
+    from axiom_server.errors import Usage
+    from axiom_server.store import users as store
+
+    key, stored = store.new_secret()
+    user_id = run(project_folder(context), lambda c: store.add(c, name, stored))
+    if user_id is None:
+        raise Usage(f"the name {name!r} is taken by an account that has a key")
+    if as_json:
+        print_json({"user_id": user_id, "user": name, "account_key": key})
+    else:
+        print(f"user {user_id} {name}\naccount key {key}")
+
+
+@users_app.command("list")
+def users_list(
+    context: typer.Context,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Users by credit."""
+    from axiom_server.store import users as store
+
+    found = run(project_folder(context), lambda c: store.listing(c, most))
+    if as_json:
+        print_json([line._asdict() for line in found])
+        return
+    print_table(
+        ("user", "name", "hosts", "credit", "recent average"),
+        [(u.user_id, u.name, u.hosts, f"{u.credit_total:g}", f"{u.average:.1f}") for u in found],
+    )
+
+
+def tasks(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Tasks, the newest first."""
+    from axiom_server.errors import Usage
+    from axiom_server.store import tasks as store
+
+    if state is not None and state not in store.STATES:
+        raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
+    found = run(project_folder(context), lambda c: store.listing(c, state, most))
+    if as_json:
+        print_json([line._asdict() for line in found])
+        return
+    print_table(
+        ("task", "experiment", "host", "device", "purpose", "state", "outcome", "elapsed", "why"),
+        [
+            (t.task_id, t.experiment, t.host_id, t.device, t.purpose, t.state, t.outcome or "-",
+             f"{t.elapsed_seconds:.1f}" if t.elapsed_seconds is not None else "-", t.refusal)
+            for t in found
+        ],
+    )  # fmt: skip
+
+
+@experiments_app.callback()
+def experiments_list(context: typer.Context, as_json: Json = False) -> None:
+    """Published experiments and their state."""
+    if context.invoked_subcommand is not None:
+        return
+    from axiom_server.store import experiments as store
+
+    found = run(project_folder(context), store.versions)
+    if as_json:
+        print_json(
+            [
+                {"name": v.name, "version": v.version, "state": v.state, "why": v.state_reason,
+                 "weight": v.weight, "sha256": v.sha256, "title": v.manifest.title}
+                for v in found
+            ]
+        )  # fmt: skip
+        return
+    print_table(
+        ("experiment", "state", "weight", "title", "why"),
+        [(v.manifest.ref, v.state, v.weight, v.manifest.title, v.state_reason) for v in found],
+    )
+
+
+@experiments_app.command()
+def retire(
+    context: typer.Context, name: str, reason: Annotated[str, typer.Option()] = "by staff"
+) -> None:
+    """Deploy and lease no more of an experiment; what runs may finish."""
+    _set_experiment(context, name, "retired", reason)
+
+
+@experiments_app.command()
+def resume(context: typer.Context, name: str) -> None:
+    """Let a retired or stopped experiment run again; what it left unfinished waits again."""
+    _set_experiment(context, name, "active", "")
+
+
+def _set_experiment(context: typer.Context, name: str, state: str, reason: str) -> None:
+    from axiom_server.publish import publish as publishing
+
+    count = run(project_folder(context), lambda c: publishing.set_state(c, name, state, reason))
+    what = "workunits wait again" if state == "active" else "workunits left the queue"
+    print(f"{name} is {state}; {count} {what}")
+
+
+@export_app.command("results")
+def export_results(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; else results.csv or results.parquet here.")
+    ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Parquet, for DuckDB, pandas, R; else CSV.")
+    ] = False,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Only of this experiment (repeat for more).")
+    ] = None,
+) -> None:
+    """Every accepted result with its seed, parameters, host, seconds and credit."""
+    from axiom_server.transfer import export_results as exporting
+
+    target = file or Path("results.parquet" if parquet else "results.csv")
+    run(
+        project_folder(context),
+        lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
+    )
+    print(f"{target}: {target.stat().st_size:,} bytes")

@@ -1,0 +1,255 @@
+"""The periodic work of a serving process: expire, release, compare, place, watch, re-sign.
+
+Any number of processes may run it: a round takes an advisory lock, and who does not get it skips.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import psycopg
+import structlog
+
+from axiom_server.config import Config
+from axiom_server.decide import replicate, validate, watchdog
+from axiom_server.errors import ServerError
+from axiom_server.store import alarms, comparisons, experiments, hosts, tasks
+from axiom_server.store.comparisons import OpenRow
+from axiom_server.store.database import Connection, Pool, row
+from axiom_server.store.experiments import VersionRow
+from axiom_server.trust.keys import KeysError
+from axiom_server.trust.metadata import BundlesError
+from axiom_server.trust.repository import Repository
+
+ROUND_LOCK = 0x726F756E6473  # "rounds"
+SIGN_SECONDS = 600.0  # oftener than the hour that the timestamp asks for
+POOL_SECONDS = 5.0  # to wait for a connection before the database is taken for gone
+WATCH_SECONDS = 60.0  # versions with reports this recent are looked at
+WATCH_ROUNDS = 12  # ... or in so many rounds, where they are far apart
+DAY_SECONDS = 86400.0
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class Rounds:
+    """One per serving process."""
+
+    pool: Pool
+    config: Config
+    bundles: Repository
+    revive: Callable[[], object] | None = None  # starts the database again, where it is our own
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Make rounds for as long as the block lasts."""
+        works = [asyncio.create_task(self._turn()), asyncio.create_task(self._sign())]
+        try:
+            yield
+        finally:
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.serve.round_seconds)
+            try:
+                async with self.pool.connection(timeout=POOL_SECONDS) as connection:
+                    await once(connection, self.config)
+            except psycopg.OperationalError as error:
+                log.warning("round failed; it is made again", error=str(error).strip())
+                await self._revive()
+
+    async def _revive(self) -> None:
+        """Our own PostgreSQL was killed, for want of memory perhaps: start it again."""
+        if self.revive is None:
+            return
+        try:
+            await asyncio.to_thread(self.revive)
+            await self.pool.check()
+        except (ServerError, psycopg.OperationalError) as error:
+            log.error("the database does not start", error=str(error))
+
+    async def _sign(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.bundles.refresh_online)
+            except (BundlesError, KeysError, OSError) as error:
+                log.error("the bundles could not be re-signed", error=str(error))
+            await asyncio.sleep(SIGN_SECONDS)
+
+
+async def once(connection: Connection, config: Config) -> bool:
+    """One round, in short transactions; False when another process is making one."""
+    async with connection.transaction():
+        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+            return False
+        expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
+        held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
+        released = await tasks.release_held(connection, held_hours * 3600)
+    if expired or released:
+        log.info("leases", expired=expired, released=released)
+    async with connection.transaction():
+        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+            return False
+        await compare(connection, config)
+        await quarantine(connection, config)
+        await place(connection, config)
+        await watch(connection, config)
+    return True
+
+
+async def compare(connection: Connection, config: Config) -> None:
+    """Hold results of one seed against each other where the other opinion has come."""
+    found = await comparisons.answered(connection, config.replication.trusted_after)
+    known = await _versions(connection, found)
+    moved: dict[tuple[str, str], list[int]] = {}
+    agreeing: list[int] = []
+    outliers: list[tuple[int, str]] = []
+    for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
+        opinions = list(group)
+        version = known[opinions[0].version_id]
+        decision = validate.compare(version.manifest, [_opinion(o) for o in opinions])
+        state: str = decision.verdict if len(opinions) > 1 else "wanted"  # else: it did not come
+        if decision.verdict == "unsettled":
+            state = "given_up"
+            await _irreproducible(connection, version, len(opinions), decision.note)
+        elif decision.outliers:
+            state = "settled"
+        if len(opinions) > 1:
+            agreeing += decision.agreeing
+            outliers += decision.outliers
+        moved.setdefault((state, decision.note), []).append(workunit_id)
+    for (state, note), workunits in moved.items():
+        await comparisons.set_state(connection, workunits, state, note)
+    if agreeing:
+        await comparisons.agree(connection, agreeing)
+    if outliers:
+        await comparisons.charge(connection, outliers, config.replication.distrust)
+        await comparisons.disagree(connection, outliers)
+
+
+def _opinion(found: OpenRow) -> validate.Opinion:
+    return validate.Opinion(
+        task_id=found.task_id, host_id=found.host_id, result=found.result, trusted=found.trusted
+    )
+
+
+async def _irreproducible(
+    connection: Connection, version: VersionRow, opinions: int, note: str
+) -> None:
+    await alarms.raise_alarm(
+        connection, version.version_id, "irreproducible",
+        f"{opinions} hosts gave different results for one seed: {note}",
+    )  # fmt: skip
+
+
+async def quarantine(connection: Connection, config: Config) -> None:
+    """Keep hosts that were charged too often from further work."""
+    policy = config.replication
+    for host_id, count in (
+        await comparisons.charged(connection, policy.window_days * DAY_SECONDS)
+    ).items():
+        if replicate.quarantines(policy, count):
+            reason = (
+                f"{count} of its results in {policy.window_days:g} days differ from other hosts', "
+                "or claim time that did not pass"
+            )
+            await _quarantine(connection, config, host_id, reason)
+
+
+async def _quarantine(connection: Connection, config: Config, host_id: int, reason: str) -> None:
+    await hosts.set_state(connection, host_id, "quarantined", reason)
+    withdrawn = await comparisons.withdraw(
+        connection, host_id, f"this host is quarantined: {reason}",
+        config.replication.window_days * DAY_SECONDS,
+    )  # fmt: skip
+    log.warning("host quarantined", host_id=host_id, reason=reason, withdrawn=withdrawn)
+
+
+async def place(connection: Connection, config: Config) -> None:
+    """Send results that need another opinion to hosts of other users."""
+    policy = config.replication
+    found = await comparisons.open_results(connection, ["wanted", "disputed"], policy.trusted_after)
+    if not found:
+        return
+    known = await _versions(connection, found)
+    needs, given_up = [], []
+    for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
+        opinions = list(group)
+        version = known[opinions[0].version_id]
+        if opinions[0].tries >= policy.tries or version.state != "active":
+            given_up.append(workunit_id)
+            continue
+        needs.append(
+            replicate.Need(
+                workunit_id=workunit_id,
+                device=opinions[0].device,
+                environment=version.manifest.environment,
+                memory_bytes=version.manifest.resources.memory_bytes,
+                users=frozenset(o.user_id for o in opinions),
+                purpose="tiebreak" if len(opinions) > 1 else "replica",
+            )
+        )
+    live = await comparisons.live_opinions(
+        connection, config.deploy.live_minutes * 60, policy.trusted_after
+    )
+    placed, nowhere = replicate.place(needs, live)
+    versions = {o.workunit_id: o.version_id for o in found}
+    await comparisons.place(connection, placed, versions, policy.hold_hours * 3600)
+    given_up += [need.workunit_id for need in nowhere]
+    for need in nowhere:
+        if len(need.users) > 2:  # nobody is left to ask, and no two of three agree
+            version = known[versions[need.workunit_id]]
+            await _irreproducible(connection, version, len(need.users), "nobody else can be asked")
+    if given_up:
+        await comparisons.set_state(
+            connection, given_up, "given_up", "no other user's live host could compute it"
+        )
+
+
+async def watch(connection: Connection, config: Config) -> None:
+    """Stop experiments that fail too often, run too long, or ignore their seed."""
+    since = max(WATCH_SECONDS, WATCH_ROUNDS * config.serve.round_seconds)
+    for version_id in await tasks.newly_reported(connection, since):
+        alarm = await _alarm(connection, config, version_id)
+        if alarm and await alarms.raise_alarm(connection, version_id, alarm.kind, alarm.message):
+            withdrawn = await experiments.set_state(
+                connection, version_id, "stopped", alarm.message
+            )
+            await hosts.forgive(connection, version_id)
+            log.error("experiment stopped", version_id=version_id, reason=alarm.message,
+                      withdrawn=withdrawn)  # fmt: skip
+
+
+async def _alarm(connection: Connection, config: Config, version_id: int) -> watchdog.Alarm | None:
+    """What is wrong with a version; hosts that are to blame instead are quarantined."""
+    recent = await tasks.recent(connection, version_id)
+    alarm = watchdog.watch(recent)
+    if alarm is not None:
+        going_on = await tasks.outliving(connection, version_id, alarm.outlived_after_seconds)
+        failing = alarm.kind == "error_rate"
+        lately = await tasks.lately(connection, version_id) if failing else None
+        if not watchdog.is_of_hosts(alarm, recent, going_on, lately):
+            return alarm
+    twins = await tasks.twins(connection, version_id)
+    if not twins:
+        return None
+    live = await hosts.live_users(connection, config.deploy.live_minutes * 60)
+    company = await tasks.company(connection, version_id, len(live))
+    suspects, alarm = watchdog.same_results(twins, company)
+    for host_id in suspects:
+        await _quarantine(
+            connection, config, host_id, "it returned the very same numbers for different seeds"
+        )
+    return alarm
+
+
+async def _versions(connection: Connection, found: list[OpenRow]) -> dict[int, VersionRow]:
+    ids = sorted({r.version_id for r in found})
+    return {v.version_id: v for v in await experiments.versions_by_id(connection, ids)}

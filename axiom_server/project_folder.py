@@ -1,0 +1,124 @@
+"""A project's data folder: where it is, what lies in it, and its database.
+
+DIR/project.toml   DIR/postgres/   DIR/bundles/   DIR/keys/   DIR/logs/
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from axiom_server.config import Config, read_config, template
+from axiom_server.errors import DiskFull, FileUnreadable, NotInitialised
+from axiom_server.store.database import migrate
+from axiom_server.store.embedded import EmbeddedPostgres
+from axiom_server.trust.keys import init_keys, load_keys
+from axiom_server.trust.repository import Repository
+
+DIRECTORY_VARIABLE = "AXIOM_SERVER_DIR"
+DATABASE_VARIABLE = "AXIOM_DATABASE_URL"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One project's folder; ``path`` exists and is initialised."""
+
+    path: Path
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def bundles(self) -> Repository:
+        return Repository(self.path / "bundles")
+
+    def config(self) -> Config:
+        """Parse project.toml. Raises ConfigWrong."""
+        return read_config(self.path / "project.toml")
+
+    @contextmanager
+    def database(self, *, schema: bool = True) -> Iterator[str]:
+        """The conninfo of a running database of the newest schema, kept running for the block.
+
+        Without ``schema`` it is taken as it is, to restore into.
+        """
+        if url := os.environ.get(DATABASE_VARIABLE):
+            if schema:
+                migrate(url)
+            yield url
+            return
+        postgres = self.embedded()
+        conninfo = postgres.open()
+        try:
+            if schema:
+                migrate(conninfo)
+            yield conninfo
+        finally:
+            postgres.close()
+
+    def reviver(self) -> Callable[[], object] | None:
+        """What starts the project's own PostgreSQL again; None where it is the operator's."""
+        return None if os.environ.get(DATABASE_VARIABLE) else self.embedded().open
+
+    def embedded(self) -> EmbeddedPostgres:
+        """The project's own PostgreSQL, not yet open."""
+        return EmbeddedPostgres(self.path / "postgres", self.path / "logs" / "postgres.log")
+
+
+def default_path() -> Path:
+    """Where a project lies when nobody says where."""
+    return platformdirs.user_data_path("axiom-server")
+
+
+def find(given: Path | None) -> Folder:
+    """The folder that a command means. Raises NotInitialised with what to do."""
+    variable = os.environ.get(DIRECTORY_VARIABLE)
+    if given is not None or variable:
+        path = given or Path(variable or "")
+        if not (path / "project.toml").exists():
+            raise NotInitialised(
+                f"{path} holds no project; make one with: axiom-server init {path}"
+            )
+        return Folder(path.resolve())
+    for path in (Path.cwd(), default_path()):
+        if (path / "project.toml").exists():
+            return Folder(path.resolve())
+    raise NotInitialised(
+        f"no project here or in {default_path()}; make one with: axiom-server init DIR, "
+        f"then give --dir DIR or set {DIRECTORY_VARIABLE}"
+    )
+
+
+def initialise(path: Path, name: str, passphrase: str | None) -> Folder:
+    """Make a project in ``path``: configuration, keys, an empty repository, a database.
+
+    Safe to repeat after a crash; an existing project is refused. Raises FileUnreadable, DiskFull.
+    """
+    if (path / "project.toml").exists():
+        raise FileUnreadable(f"{path} holds a project already; nothing was changed")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+        folder = Folder(path)
+        if not any(folder.keys.glob("*.pem")):
+            init_keys(folder.keys, passphrase)
+        if not folder.bundles.metadata.exists:
+            folder.bundles.create(load_keys(folder.keys, passphrase))
+        with folder.database():
+            pass
+        # Last: a folder with this file is whole.
+        partial = path / "project.toml.partial"
+        partial.write_text(template(name), encoding="utf-8")
+        os.replace(partial, path / "project.toml")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"no space left for a project in {path}") from None
+        raise FileUnreadable(f"cannot make a project in {path}: {error.strerror}") from None
+    return folder

@@ -1,0 +1,268 @@
+"""What `publish` asks of an experiment first: two runs by `axiom-client try`, in the sandbox.
+
+Both must succeed with the same bytes, and within the time and memory that the metadata declares.
+Runs that were recorded elsewhere (`try --json > FILE`) count as well, if they are of these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+from msgspec import Raw, Struct
+
+from axiom_protocol.manifest import Manifest
+from axiom_server.errors import DryRunFailed, FileUnreadable
+from axiom_server.review.log_text import dry_run_in_words
+from axiom_server.trust.targets import read_bundle
+
+Check = Literal["dry-run", "determinism", "time", "memory"]
+CHECKS: tuple[Check, ...] = get_args(Check)
+RUNS = 2  # the fewest that can differ
+SEED = 1
+APART_SECONDS = 1.1  # between the beginnings of two runs: a whole second of the clock differs
+BUDGET_SECONDS_MAX = 10.0  # of each run, unless said: enough for what a run does, again and again
+START_SECONDS = 20.0  # of processor time, to import what it needs on a busy machine
+CPU_MARGIN = 3.0  # times the budget: machines differ, and a budget is a whole number of parts
+WALL_MARGIN = 10.0  # the agent's own: beyond, a task counts as hung
+MESSAGE_CHARACTERS_MAX = 400
+
+Tell = Callable[[str], None]
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """One run, as `axiom-client try --json` tells it."""
+
+    experiment: str
+    sha256: str
+    seed: int
+    budget_seconds: float
+    outcome: str
+    message: str = ""
+    elapsed_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    parameters: dict[str, Any] = {}
+    result: Raw = Raw(b"null")
+
+
+def read_run(path: Path) -> Run:
+    """What `axiom-client try --json` printed. Raises FileUnreadable."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Run)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileUnreadable(
+            f"{path} is not what axiom-client try --json prints: {error}"
+        ) from None
+
+
+def try_all(
+    sources: Sequence[tuple[Path, bytes]],
+    recorded: Iterable[Run],
+    *,
+    skip: Collection[Check],
+    budget_seconds: float | None,
+    tell: Tell,
+) -> dict[str, dict[str, Any]]:
+    """Try each source; what the session log shows of it, by SHA-256.
+
+    recorded        runs made elsewhere: no other is made of the same bytes
+    budget_seconds  of each run; else what is declared, up to BUDGET_SECONDS_MAX
+    tell            hears how it goes, a line at a time
+
+    Raises DryRunFailed with all that is wrong.
+    """
+    runs = _by_source(sources, recorded)
+    if "dry-run" not in skip:
+        _make_missing(sources, runs, skip, budget_seconds, tell)
+    wrong, done = [], {}
+    for path, source in sources:
+        manifest, digest = read_bundle(source).manifest, _digest(source)
+        if not runs[digest]:
+            continue
+        if faults := list(_faults(manifest, runs[digest], skip)):
+            wrong += [f"{path}: {fault}" for fault in faults]
+        done[digest] = _told(manifest, runs[digest], skip)
+        tell(f"{manifest.ref}: {'REFUSED' if faults else dry_run_in_words(done[digest])}")
+    if wrong:
+        raise DryRunFailed("; ".join(wrong))
+    return done
+
+
+def _by_source(
+    sources: Sequence[tuple[Path, bytes]], recorded: Iterable[Run]
+) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {_digest(source): [] for _, source in sources}
+    for run in recorded:
+        if run.sha256 not in runs:
+            raise DryRunFailed(
+                f"the recorded run of {run.experiment} is of other bytes than those given: "
+                "run axiom-client try again"
+            )
+        runs[run.sha256].append(run)
+    return runs
+
+
+def _make_missing(
+    sources: Sequence[tuple[Path, bytes]],
+    runs: dict[str, list[Run]],
+    skip: Collection[Check],
+    budget_seconds: float | None,
+    tell: Tell,
+) -> None:
+    """Run what was not recorded, as many at a time as there are cores."""
+    wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
+    count = 1 if "determinism" in skip else RUNS
+    first: list[_Try] = []
+    for path, source in wanted:
+        manifest = read_bundle(source).manifest
+        budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
+        device = "cuda:0" if manifest.resources.gpus else "cpu"
+        first.append(_Try(path, budget, device))
+        tell(f"{manifest.ref}: trying it, {count} x {budget:g} s")
+    tries = first + [one.again() for one in first for _ in range(count - 1)]
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
+        for run in pool.map(_Try.run, tries):
+            if run.sha256 not in runs:
+                raise DryRunFailed(f"{run.experiment} changed while it was tried")
+            runs[run.sha256].append(run)
+    finally:
+        for one in tries:
+            one.end()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Try:
+    """One run of `axiom-client try`, and a way to end it early.
+
+    ``before``: the same, begun before it. One begun in the same second would agree with it even
+    where the numbers follow the clock.
+    """
+
+    def __init__(
+        self, path: Path, budget_seconds: float, device: str, before: _Try | None = None
+    ) -> None:
+        self._path = path
+        self._of = path, budget_seconds, device
+        self._before = before
+        self._begun = threading.Event()
+        self._line = [
+            *_client(), "try", str(path), "--seed", str(SEED), "--budget", str(budget_seconds),
+            "--device", device, "--json",
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+        self._over = False
+
+    def run(self) -> Run:
+        """Raises DryRunFailed when there is nothing to judge."""
+        if self._before is not None:
+            self._before._begun.wait()
+            time.sleep(APART_SECONDS)
+        self._begun.set()
+        if self._over:
+            raise DryRunFailed(f"{self._path} was not tried")
+        with subprocess.Popen(
+            self._line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as self._process:
+            out, said = self._process.communicate()
+        try:
+            return msgspec.json.decode(out, type=Run)
+        except msgspec.DecodeError:
+            words = _one_line(said.decode(errors="replace").removeprefix("axiom-client: "))
+            raise DryRunFailed(
+                f"{self._path} could not be tried here: {words}; try it "
+                "elsewhere and give --tried FILE, or give --skip dry-run"
+            ) from None
+
+    def again(self) -> _Try:
+        """The same once more."""
+        return _Try(*self._of, before=self)
+
+    def end(self) -> None:
+        """Stop it if it runs, and never start it."""
+        self._over = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+
+def _client() -> list[str]:
+    """The agent's program: the one installed beside this, else the one on the path."""
+    beside = Path(sys.executable).with_name("axiom-client")
+    found = str(beside) if beside.exists() else shutil.which("axiom-client")
+    return [found] if found else [sys.executable, "-m", "axiom_client"]
+
+
+def _faults(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> Iterable[str]:
+    """What speaks against publishing, one line each."""
+    failed = [run for run in runs if run.outcome != "success"]
+    if failed:
+        yield f"its dry run ended as {failed[0].outcome}: {_one_line(failed[0].message)}"
+        return
+    if "determinism" not in skip:
+        if len(runs) < RUNS:
+            yield f"{RUNS} recorded runs are needed to compare their bytes, or --skip determinism"
+        elif len({(run.seed, run.budget_seconds) for run in runs}) > 1:
+            yield "its recorded runs are of different seeds or budgets, and cannot be compared"
+        elif len({bytes(run.result) for run in runs}) > 1:
+            yield f"two runs of seed {runs[0].seed} gave different bytes ({_difference(runs)})"
+    needs = manifest.resources
+    for run in runs:
+        allowed = START_SECONDS + CPU_MARGIN * run.budget_seconds * needs.cpu_cores
+        if "time" not in skip and run.cpu_seconds > allowed:
+            yield (
+                f"it took {run.cpu_seconds:.0f} s of processor time when it was given "
+                f"{run.budget_seconds:g} s on {needs.cpu_cores} cores; {allowed:.0f} are allowed"
+            )
+        waited = 2 * START_SECONDS + WALL_MARGIN * run.budget_seconds
+        if "time" not in skip and run.elapsed_seconds > waited:
+            yield f"it took {run.elapsed_seconds:.0f} s when it was given {run.budget_seconds:g} s"
+        if "memory" not in skip and run.peak_memory_bytes > needs.memory_bytes:
+            yield (
+                f"it took {run.peak_memory_bytes / 1e6:.0f} MB and declares "
+                f"{needs.memory_bytes / 1e6:.0f}"
+            )
+
+
+def _difference(runs: Sequence[Run]) -> str:
+    """The first name whose values differ."""
+    first, second = (msgspec.json.decode(run.result) for run in runs[:2])
+    differing = [name for name in first if first[name] != second.get(name)]
+    return f"{', '.join(differing[:3]) or 'their order'}"
+
+
+def _told(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> dict[str, Any]:
+    return {
+        "runs": len(runs),
+        "seed": runs[0].seed,
+        "budget_seconds": runs[0].budget_seconds,
+        "elapsed_seconds": max(run.elapsed_seconds for run in runs),
+        "cpu_seconds": max(run.cpu_seconds for run in runs),
+        "peak_memory_bytes": max(run.peak_memory_bytes for run in runs),
+        "declared_memory_bytes": manifest.resources.memory_bytes,
+        "same_bytes": len(runs) >= RUNS and len({bytes(run.result) for run in runs}) == 1,
+        "skipped": sorted(skip),
+        "result": msgspec.json.decode(runs[0].result),
+    }
+
+
+def _one_line(text: str) -> str:
+    """How it begins and how it ends, which of a traceback is the error."""
+    words, half = " ".join(text.split()), MESSAGE_CHARACTERS_MAX // 2
+    return words if len(words) <= 2 * half else f"{words[:half]} ... {words[-half:]}"
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()

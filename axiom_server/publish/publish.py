@@ -1,0 +1,142 @@
+"""`axiom-server publish`, and the files staff hand in: experiments, dry runs, sweeps."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, ManifestError, Parameters
+from axiom_server.errors import (
+    ExperimentMalformed,
+    ExperimentUnknown,
+    FileUnreadable,
+    SigningFailed,
+)
+from axiom_server.project_folder import Folder
+from axiom_server.publish.deploy import nearest
+from axiom_server.publish.dry_run import Check, Tell, read_run, try_all
+from axiom_server.store import experiments
+from axiom_server.store.database import Connection
+from axiom_server.trust.keys import SERVER_ROLES, KeysError, Role, load_keys
+from axiom_server.trust.metadata import BundlesError
+from axiom_server.trust.repository import Published, read_bundle
+
+PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
+SWEEP_MOST = 10_000  # parameter sets of one file
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What staff want of the dry runs: what not to hold against them, and how long each is."""
+
+    skip: Collection[Check] = ()
+    budget_seconds: float | None = None
+
+
+def read_source(path: Path) -> tuple[Path, bytes]:
+    """An experiment's bytes, checked. Raises FileUnreadable, ExperimentMalformed."""
+    try:
+        if path.is_dir():
+            raise FileUnreadable(f"{path} is a folder; give the experiment's .py file")
+        source = path.read_bytes()[: SCRIPT_BYTES_MAX + 1]
+        read_bundle(source)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except ManifestError as error:
+        raise ExperimentMalformed(f"{path}: {error}") from None
+    return path, source
+
+
+def check(
+    folder: Folder, paths: Sequence[Path], tried: Sequence[Path], options: DryRun, tell: Tell
+) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
+    """The sources, and what their dry runs showed, by SHA-256. What is published is not run again.
+
+    Raises by what is wrong; nothing is changed.
+    """
+    sources = [read_source(path) for path in paths]
+    try:
+        folder.bundles.propose(publish=[source for _, source in sources])
+    except (ManifestError, BundlesError) as error:
+        raise ExperimentMalformed(str(error)) from None
+    known = {bundle.sha256 for bundle in folder.bundles.bundles()}
+    new = [(path, source) for path, source in sources if _digest(source) not in known]
+    recorded = [run for run in map(read_run, tried) if run.sha256 not in known]
+    shown = try_all(
+        new, recorded,
+        skip=options.skip, budget_seconds=options.budget_seconds, tell=tell,
+    )  # fmt: skip
+    return sources, shown
+
+
+def read_sweep(path: Path) -> Sequence[Parameters]:
+    """Parameter sets: ``[[set]]`` tables, or one table of lists whose product is taken.
+
+    ``lr = [0.1, 0.2]`` and ``width = [64]`` in ``[product]`` make two sets. Raises FileUnreadable.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileUnreadable(f"{path} is not valid TOML: {error}") from None
+    sets = list(table.get("set", []))
+    product: list[Parameters] = [{}]
+    for name, values in table.get("product", {}).items():
+        values = values if isinstance(values, list) else [values]
+        product = [{**chosen, name: value} for chosen in product for value in values]
+        if len(product) > SWEEP_MOST:
+            raise FileUnreadable(f"{path}: more than {SWEEP_MOST} parameter sets")
+    sets += product if table.get("product") else []
+    if unknown := sorted(table.keys() - {"set", "product"}):
+        raise FileUnreadable(f"{path}: unknown table {unknown[0]!r}; it has [[set]] and [product]")
+    if not sets:
+        raise FileUnreadable(f"{path} holds no [[set]] and no [product]")
+    return sets
+
+
+async def publish(
+    connection: Connection,
+    folder: Folder,
+    sources: Sequence[tuple[Path, bytes]],
+    tried: Mapping[str, dict[str, Any]],
+    passphrase: str | None,
+) -> list[tuple[Published, bool]]:
+    """Sign and record each; the flag says whether it is new. Raises by what is wrong.
+
+    Signed first, recorded second: what is recorded can always be fetched, and publishing again
+    after a crash between the two completes it.
+    """
+    done = []
+    try:
+        keys = load_keys(folder.keys, passphrase, PUBLISHING_ROLES)
+        for path, source in sources:
+            try:
+                published = folder.bundles.publish(source, keys)
+            except (ManifestError, BundlesError) as error:
+                raise ExperimentMalformed(f"{path}: {error}") from None
+            new = await experiments.record_version(
+                connection, published.manifest, published.sha256, tried.get(published.sha256)
+            )
+            done.append((published, new))
+    except KeysError as error:
+        raise SigningFailed(str(error)) from None
+    return done
+
+
+async def set_state(connection: Connection, name: str, state: str, reason: str) -> int:
+    """Retire or resume the latest version of an experiment. Raises ExperimentUnknown."""
+    every = await experiments.versions(connection)
+    wanted = [v for v in every if name in (v.name, v.manifest.ref)]
+    if not wanted:
+        known = sorted({v.name for v in every})
+        raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+    return await experiments.set_state(connection, wanted[-1].version_id, state, reason)
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()

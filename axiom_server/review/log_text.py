@@ -1,0 +1,249 @@
+"""A session log for people: plain text and Markdown, from one set of templates."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from axiom_server.review.log import FindingLine, HostWork, SessionLog, TierLine, number
+
+MAJOR_HOSTS = 5  # named one by one; the rest are summed up
+HOSTS_NAMED = 3  # of a user; more are counted
+WIDTH = 78
+
+
+def render(log: SessionLog, markdown: bool = False) -> str:
+    """The whole log, ending in a newline."""
+    if markdown:
+        log = _names_as_text(log)
+    title = heading_of(log)
+    parts = [f"# {title}" if markdown else f"{title}\n{'=' * len(title)}"]
+    for heading, lines in sections(log):
+        if markdown:
+            parts.append("\n".join([f"## {heading}", "", *_lists(lines)]))
+        else:
+            parts.append("\n".join([f"{heading}\n{'=' * len(heading)}", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def heading_of(log: SessionLog) -> str:
+    """The log's title, with its time."""
+    when = (
+        f"{log.at:%B} {log.at.day}, {log.at.year} ~{log.at:%H:%M} UTC"
+        if log.at
+        else "no session yet"
+    )
+    return f"{log.project.upper()} EXPERIMENT SESSION LOG — {when}"
+
+
+def _lists(lines: Sequence[str]) -> Iterator[str]:
+    """What is set off by its indentation as lists: Markdown would run such lines together."""
+    listed, blank = False, True
+    for line in lines:
+        text = " ".join(line.split())
+        is_item = line.startswith((" ", "- "))
+        if is_item and not re.match(r"-|\d+\. ", text):
+            text = f"- {text}"
+        if text and is_item != listed and not blank:
+            yield ""
+        yield text
+        listed, blank = is_item, not text
+
+
+def _names_as_text(log: SessionLog) -> SessionLog:
+    """Volunteers' names so that Markdown shows them, and makes no link, picture or tag of them."""
+    return replace(
+        log,
+        users=[replace(user, name=_as_text(user.name)) for user in log.users],
+        deployed_to=[replace(host, name=_as_text(host.name)) for host in log.deployed_to],
+    )
+
+
+def _as_text(name: str) -> str:
+    return re.sub(r"([\\`*_\[\]()<>!|~&#])", r"\\\1", name)
+
+
+def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
+    """Each heading with its lines; what is indented by two spaces is a list."""
+    yield "SESSION SUMMARY", _summary(log)
+    yield f"CREDIT AWARDED ({_n(log.credit)} total)", _credit(log)
+    yield f"EXPERIMENTS DEPLOYED ({_n(log.workunits)} workunits)", _deployed(log)
+    for new in log.new_experiments:
+        lines = [f"Script: {new.name}.py", f"Question: {new.question}"]
+        if new.rationale:
+            lines += ["Design rationale:", *(f"  - {line}" for line in new.rationale)]
+        if new.sweep:
+            lines += ["Configuration sweep:", *(f"  - {line}" for line in new.sweep)]
+        if new.tried:
+            lines += _tried(new.tried)
+        yield f"NEW EXPERIMENT: {new.title.upper()}", lines
+    yield "KEY SCIENTIFIC FINDINGS", _findings(log)
+    if log.alarms:
+        yield "ALARMS", [f"- {line}" for line in log.alarms]
+    yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- Nothing is open."]
+
+
+def _summary(log: SessionLog) -> list[str]:
+    hosts = len(log.deployed_to)
+    where = f" across {_n(hosts)} {_plural('host', hosts)}" if hosts else ""
+    pool = f", {_n(log.deployed_to_pool)} of them for any host" if log.deployed_to_pool else ""
+    since = f" (after session {log.deployed_since})" if log.deployed_since else ""
+    lines = [
+        f"- {_n(log.results)} results reviewed and credited ({_n(log.credit)} total credit)",
+        f"- {_n(log.workunits)} new workunits deployed{where}{pool}{since}",
+    ]
+    if log.new_experiments:
+        names = ", ".join(new.title for new in log.new_experiments)
+        count = len(log.new_experiments)
+        lines.append(f"- {count} new {_plural('experiment', count)} designed and deployed: {names}")
+    if log.unpaid:
+        counts = ", ".join(f"{_n(n)} {outcome}" for outcome, n in log.unpaid.items())
+        lines.append(f"- {_n(sum(log.unpaid.values()))} reports earned nothing: {counts}")
+    if log.pending:
+        lines.append(f"- {_n(log.pending)} results wait for another host's opinion")
+    return lines
+
+
+def _credit(log: SessionLog) -> list[str]:
+    lines = ["Tier breakdown:"]
+    for tier in log.tiers:
+        label = f"{_span(tier)}:"
+        each = (
+            f"\N{MULTIPLICATION SIGN} {_n(tier.credit_each):>2} credit " if tier.credit_each else ""
+        )
+        lines.append(f"  {label:<19} {_n(tier.results):>7} results {each}= {_n(tier.credit)}")
+    lines += ["", "Per-user totals:"]
+    width = max((len(user.name) for user in log.users), default=0) + 1
+    for user in log.users:
+        if len(user.hosts) > HOSTS_NAMED:
+            where = f"{len(user.hosts)} hosts"
+        else:
+            where = f"{_plural('host', len(user.hosts))} {', '.join(map(str, user.hosts))}"
+        lines.append(f"  {user.name + ':':<{width}} +{_n(user.credit)} ({where})")
+    return lines if log.users else [*lines[:-1], "Nobody earned credit."]
+
+
+def _span(tier: TierLine) -> str:
+    low = f"{tier.min_elapsed_seconds:g}"
+    if tier.below_seconds is None:
+        return f"{low}+s elapsed"
+    return f"{low}-{tier.below_seconds - 1:g}s elapsed"
+
+
+def _deployed(log: SessionLog) -> list[str]:
+    if not log.workunits:
+        return ["Nothing was deployed."]
+    lines = ["Experiments deployed:"]
+    for i, e in enumerate(log.deployed, 1):
+        new = "NEW: " if e.new else ""
+        lines.append(f"  {i}. {e.name}.py — {new}{e.title} ({_n(e.workunits)} workunits)")
+    if log.deployed_to:
+        lines += ["", "Major hosts receiving work:"]
+        lines += [f"  {_host(host)}" for host in log.deployed_to[:MAJOR_HOSTS]]
+        rest = log.deployed_to[MAJOR_HOSTS:]
+        if rest:
+            lines.append(f"  + {_n(len(rest))} more {_plural('host', len(rest))} ({_sizes(rest)})")
+        gpu = sum(host.gpu for host in log.deployed_to)
+        if gpu:
+            with_gpu = sum(1 for host in log.deployed_to if host.gpu)
+            lines.append(
+                f"{_n(gpu)} GPU {_plural('workunit', gpu)} also deployed to {with_gpu} "
+                f"{_plural('host', with_gpu)} with idle GPUs."
+            )
+    if log.deployed_to_pool:
+        lines.append(f"{_n(log.deployed_to_pool)} workunits wait for any host.")
+    return lines
+
+
+def _host(host: HostWork) -> str:
+    """A host's cores are its tasks; workunits for its GPUs are summed up below, as in the log."""
+    gpus = f"{host.gpu} {_plural('GPU', host.gpu)}"
+    cores = _plural("core", host.cpu)
+    if not host.cpu:
+        tasks, slots = f"{_n(host.gpu)} GPU {_plural('task', host.gpu)}", gpus
+    else:
+        tasks = f"{_n(host.cpu)} {_plural('task', host.cpu)}"
+        slots = f"{_n(host.cpu)} {cores} + {gpus}" if host.gpu else f"{host.cpu} idle CPU {cores}"
+    return f"Host {host.host_id} ({host.name}): {tasks} ({slots})"
+
+
+def _sizes(hosts: list[HostWork]) -> str:
+    """Such as "32 cores each, 19 with a GPU"."""
+    cores = Counter(host.cpu for host in hosts)
+    with_gpu = sum(1 for host in hosts if host.gpu)
+    if len(cores) == 1:
+        text = f"{next(iter(cores))} cores each"
+    else:
+        text = f"{min(cores)} to {max(cores)} cores each"
+    return text + (f", {with_gpu} with a GPU" if with_gpu else "")
+
+
+def _tried(tried: dict[str, Any]) -> list[str]:
+    lines = [f"Local test results ({_n(float(tried.get('elapsed_seconds', 0)))} seconds):"]
+    result = tried.get("result", {})
+    for name, value in result.items() if isinstance(result, dict) else ():
+        if isinstance(value, (int, float)):
+            lines.append(f"  - {name}: {value:g}")
+    if "runs" in tried:
+        lines.append(f"Dry run in the sandbox: {dry_run_in_words(tried)}")
+    return lines
+
+
+def dry_run_in_words(tried: dict[str, Any]) -> str:
+    """A dry run in one line, as the session log has it."""
+    same = ", the same bytes" if tried["same_bytes"] else ""
+    text = (
+        f"{tried['runs']} {'run' if tried['runs'] == 1 else 'runs'} of seed {tried['seed']}{same}, "
+        f"{tried['cpu_seconds']:.1f} s of processor time for a budget of "
+        f"{tried['budget_seconds']:g} s, {tried['peak_memory_bytes'] / 1e6:.0f} of "
+        f"{tried['declared_memory_bytes'] / 1e6:.0f} MB"
+    )
+    return text + (f"; not checked: {', '.join(tried['skipped'])}" if tried["skipped"] else "")
+
+
+def _findings(log: SessionLog) -> list[str]:
+    lines: list[str] = []
+    numbered = {line.experiment for line in log.findings}
+    for name in sorted(numbered):
+        mine = [line for line in log.findings if line.experiment == name]
+        measured = [line for line in mine if line.seeds]
+        lines += [name, *(f"  - {_finding(line)}" for line in measured)]
+        if waiting := len(mine) - len(measured):
+            lines.append(
+                f"  - {waiting} declared {_plural('finding', waiting)} without a result yet"
+            )
+    without = sum(n for name, n in log.by_experiment.items() if name not in numbered)
+    if without:
+        lines.append(
+            f"- {_n(without)} of the results are of experiments without declared findings here; "
+            "they change no conclusion."
+        )
+    return lines or ["- No finding is declared yet."]
+
+
+def _finding(line: FindingLine) -> str:
+    numbers = []
+    if line.estimate is not None:
+        value = f"{line.estimate:.4g}"
+        if line.low is not None and line.high is not None:
+            value += f" (95 % CI {line.low:.4g} to {line.high:.4g})"
+        numbers.append(value)
+    numbers.append(f"{line.seeds} {_plural('seed', line.seeds)} on {line.hosts} "
+                   f"{_plural('host', line.hosts)}")  # fmt: skip
+    if line.effect_size is not None:
+        numbers.append(f"d = {line.effect_size:.2f}")
+    if line.sign_share is not None and line.sign_p is not None:
+        numbers.append(f"sign {line.sign_share:.0%} (p = {line.sign_p:.2g})")
+    return f"{line.claim} — {line.verdict.upper()}\n      {'; '.join(numbers)}; {line.reason}"
+
+
+def _n(value: float) -> str:
+    return f"{number(value):,}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

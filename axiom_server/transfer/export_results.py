@@ -1,0 +1,70 @@
+"""`axiom-server export results`: every accepted result as CSV or Parquet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from axiom_server.errors import DiskFull, ExperimentUnknown, FileUnreadable, ServerError
+from axiom_server.publish.deploy import nearest
+from axiom_server.store import experiments, exports
+from axiom_server.store.database import Connection
+
+#: Nothing is fetched from the network: what is needed is compiled in.
+DUCKDB_CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false"}
+
+
+def duckdb() -> ModuleType:
+    """The library that writes Parquet. Raises ServerError where it is not installed."""
+    try:
+        import duckdb as found
+    except ImportError:
+        raise ServerError(
+            "Parquet is written by DuckDB, which is not installed: "
+            "pip install 'axiom-client[server,analysis]', or leave --parquet out for CSV"
+        ) from None
+    return found
+
+
+async def results(
+    connection: Connection, target: Path, names: list[str], *, parquet: bool
+) -> None:  # fmt: skip
+    """Write the file, replacing an earlier one when it is whole.
+
+    Raises ExperimentUnknown, FileUnreadable, DiskFull, and ServerError without DuckDB.
+    """
+    writer = duckdb() if parquet else None
+    await _check(connection, names)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+            made = Path(folder) / "results.csv"
+            with made.open("wb") as file:
+                async for piece in exports.results_csv(connection, names or None):
+                    file.write(piece)
+            if writer is not None:
+                made = _to_parquet(writer, made)
+            os.replace(made, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"no space left for {target}") from None
+        raise FileUnreadable(f"cannot write {target}: {error.strerror}") from None
+
+
+async def _check(connection: Connection, names: list[str]) -> None:
+    known = await experiments.names(connection)
+    for name in names:
+        if name not in known:
+            raise ExperimentUnknown(f"there are no results of {name!r}; {nearest(name, known)}")
+
+
+def _to_parquet(writer: ModuleType, source: Path) -> Path:
+    made = source.with_suffix(".parquet")
+    with writer.connect(config=DUCKDB_CONFIG) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        table = connection.read_csv(str(source), header=True, columns=exports.COLUMNS)
+        table.write_parquet(str(made), compression="zstd")
+    return made

@@ -1,0 +1,172 @@
+"""The signed metadata of the bundles on disk: read as one consistent set, written file by file.
+
+``timestamp.json`` names the snapshot, the snapshot names the targets, so what is current is what
+the timestamp leads to; a file that a crash left behind is not reachable, and is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError, StorageError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from axiom_server.errors import SigningFailed
+from axiom_server.trust.keys import Role
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+Clock = Callable[[], datetime]
+T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
+
+# How long each role's word holds. Root and targets are signed by people, rarely; a host that cannot
+# get a new timestamp for a day takes no new work (TUF's freeze), and `serve` signs one every hour.
+ROOT_LIFE = timedelta(days=730)
+TARGETS_LIFE = timedelta(days=180)
+SNAPSHOT_LIFE = timedelta(days=7)
+TIMESTAMP_LIFE = timedelta(days=1)
+RESIGN_AFTER = timedelta(minutes=55)  # so that an hourly call always finds it due
+
+
+class BundlesError(SigningFailed):
+    """The signed metadata cannot be read or changed; the message says what to do next."""
+
+
+def utc_now() -> datetime:
+    """Now, in whole seconds, as TUF writes it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class MetadataFolder:
+    """DIR/bundles/metadata: timestamp.json, root.json, N.{root,targets,snapshot}.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether the first metadata was written."""
+        return (self.folder / "timestamp.json").exists()
+
+    def root(self) -> Metadata[Root]:
+        """The newest root."""
+        return self._read("root.json", Root)
+
+    def timestamp(self) -> Metadata[Timestamp]:
+        """The current timestamp."""
+        return self._read("timestamp.json", Timestamp)
+
+    def snapshot(self) -> Metadata[Snapshot]:
+        """The snapshot that the timestamp names."""
+        version = self.timestamp().signed.snapshot_meta.version
+        return self._read(f"{version}.snapshot.json", Snapshot)
+
+    def targets(self) -> Metadata[Targets]:
+        """The targets that the snapshot names."""
+        version = self.snapshot().signed.meta["targets.json"].version
+        return self._read(f"{version}.targets.json", Targets)
+
+    def write_root(self, root: Metadata[Root]) -> None:
+        """Write a new root under its version, then as the newest."""
+        data = root.to_bytes()
+        write_file(self.folder / f"{root.signed.version}.root.json", data)
+        write_file(self.folder / "root.json", data)
+
+    def write_targets(self, targets: Metadata[Targets]) -> MetaFile:
+        """Write new targets, and return how a snapshot names them."""
+        return self._write(f"{targets.signed.version}.targets.json", targets)
+
+    def write_snapshot(self, snapshot: Metadata[Snapshot]) -> MetaFile:
+        """Write a new snapshot, and return how a timestamp names it."""
+        return self._write(f"{snapshot.signed.version}.snapshot.json", snapshot)
+
+    def write_timestamp(self, timestamp: Metadata[Timestamp]) -> None:
+        """Write a new timestamp: from here on clients see everything that it leads to."""
+        write_file(self.folder / "timestamp.json", timestamp.to_bytes())
+
+    def _write(self, name: str, metadata: Metadata[Snapshot] | Metadata[Targets]) -> MetaFile:
+        data = metadata.to_bytes()
+        write_file(self.folder / name, data)
+        return MetaFile.from_data(metadata.signed.version, data, ["sha256"])
+
+    def _read(self, name: str, kind: type[T]) -> Metadata[T]:
+        try:
+            metadata = Metadata[T].from_file(str(self.folder / name))
+        except StorageError:
+            raise BundlesError(
+                f"{self.folder / name} is missing: make the bundles with axiom-server init, "
+                "or restore them from a backup"
+            ) from None
+        except RepositoryError as error:
+            raise BundlesError(f"{self.folder / name} is damaged: {error}; restore it") from None
+        if not isinstance(metadata.signed, kind):
+            raise BundlesError(f"{self.folder / name} is not {kind.type} metadata; restore it")
+        return metadata
+
+
+def root_fingerprint(root: Metadata[Root]) -> str:
+    """SHA-256, in hex, of the root's signed bytes: a further signature on it does not change it."""
+    return hashlib.sha256(root.signed_bytes).hexdigest()
+
+
+def sign(metadata: Metadata[T], signers: Iterable[Signer]) -> None:
+    """Put the signatures of ``signers`` on the metadata; those of other keys stay."""
+    for signer in signers:
+        metadata.sign(signer, append=True)
+
+
+def check_signatures(root: Root, role: Role, metadata: Metadata[T]) -> None:
+    """Raise BundlesError unless as many of the role's keys signed as the root asks for."""
+    found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    if not found.verified:
+        raise BundlesError(
+            f"the new {role} metadata has {len(found.signed)} of the {found.threshold} signatures "
+            "that the root asks for: sign it with the other keys too (axiom-server sign), "
+            "or use the keys that the root names (axiom-server keys list)"
+        )
+
+
+def check_root(current: Metadata[Root], new: Metadata[Root]) -> None:
+    """Raise BundlesError unless clients that trust ``current`` will accept ``new``."""
+    if new.signed.version != current.signed.version + 1:
+        raise BundlesError(
+            f"this was signed as version {new.signed.version} of the root, and version "
+            f"{current.signed.version + 1} comes next: make the request again"
+        )
+    check_signatures(current.signed, "root", new)
+    check_signatures(new.signed, "root", new)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file durably: a reader, or a crash, sees the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes here. Held by a crashed process, the lock frees itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+b") as file:
+        if sys.platform == "win32":
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,272 @@
+"""The project's bundles: a TUF repository on disk that any web server can serve.
+
+DIR/bundles/metadata holds what staff and server signed, DIR/bundles/targets the experiments as
+``<sha256>.<name>@<version>.py``. What may run is decided by the targets key alone, which staff
+hold; the server's keys (snapshot, timestamp) only say which decision is the newest. Format and
+rules: The Update Framework's specification 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
+from axiom_server.trust.metadata import (
+    RESIGN_AFTER,
+    ROOT_LIFE,
+    SNAPSHOT_LIFE,
+    TARGETS_LIFE,
+    TIMESTAMP_LIFE,
+    BundlesError,
+    Clock,
+    MetadataFolder,
+    check_root,
+    check_signatures,
+    only_writer,
+    root_fingerprint,
+    sign,
+    utc_now,
+    write_file,
+)
+from axiom_server.trust.targets import Bundle, Published, add, listing, live, read_bundle
+from axiom_server.trust.targets import withdraw as withdraw_from
+
+__all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "read_bundle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What signing would change: ``targets`` is unsigned, and None when nothing would."""
+
+    published: tuple[Published, ...]
+    targets: Metadata[Targets] | None
+
+
+class Repository:
+    """The bundles under one folder, DIR/bundles; the server's keys are beside it, in DIR/keys."""
+
+    def __init__(
+        self, folder: Path, *, keys_dir: Path | None = None, clock: Clock = utc_now
+    ) -> None:
+        self.folder = folder
+        self.keys_dir = keys_dir or folder.parent / "keys"
+        self.metadata = MetadataFolder(folder / "metadata")
+        self._clock = clock
+
+    # What is there
+
+    def fingerprint(self) -> str:
+        """The newest root's fingerprint, which a volunteer compares when attaching."""
+        return root_fingerprint(self.metadata.root())
+
+    def bundles(self) -> list[Bundle]:
+        """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
+        return listing(self.metadata.targets().signed)
+
+    def source(self, name: str, version: str) -> bytes:
+        """The published bytes of a live version. Raises ExperimentUnknown."""
+        file = live(self.metadata.targets().signed, f"{name}@{version}")
+        return self._path(file.hashes["sha256"], file.path).read_bytes()
+
+    def expiries(self) -> dict[Role, datetime]:
+        """When each role's metadata expires; clients refuse the bundles from then on."""
+        read = self.metadata
+        return {
+            "root": read.root().signed.expires,
+            "targets": read.targets().signed.expires,
+            "snapshot": read.snapshot().signed.expires,
+            "timestamp": read.timestamp().signed.expires,
+        }
+
+    # What changes it
+
+    def create(self, keys: Keys, thresholds: Mapping[Role, int] | None = None) -> None:
+        """Write the first root, targets, snapshot and timestamp, signed with every key of ``keys``.
+
+        thresholds  how many signatures a role needs (one, unless said)
+
+        Raises BundlesError when there are bundles already, or fewer keys than a threshold needs.
+        """
+        if self.metadata.exists:
+            raise BundlesError(f"{self.folder} holds bundles already; nothing was changed")
+        with only_writer(self.folder):
+            root = Metadata(Root(version=1, expires=self._clock() + ROOT_LIFE))
+            for role in ROLES:
+                signers, threshold = keys.of(role), (thresholds or {}).get(role, 1)
+                if not 1 <= threshold <= len(signers):
+                    raise BundlesError(
+                        f"a threshold of {threshold} for {role} needs as many keys; "
+                        f"there are {len(signers)}"
+                    )
+                for signer in signers:
+                    root.signed.add_key(signer.public_key, role)
+                root.signed.roles[role].threshold = threshold
+            sign(root, keys.of("root"))
+            self.metadata.write_root(root)
+            targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFE))
+            sign(targets, keys.of("targets"))
+            (self.folder / "targets").mkdir(exist_ok=True)
+            self._sign_snapshot(self.metadata.write_targets(targets), keys, None)
+
+    def publish(self, source: bytes, keys: Keys) -> Published:
+        """Sign one experiment and make it available. The same bytes twice change nothing.
+
+        Raises ManifestError for a wrong experiment, ExperimentMalformed when the version exists
+        with other bytes or was withdrawn, KeysError when the targets key is not in ``keys``.
+        """
+        return self._change(keys, publish=[source])[0]
+
+    def withdraw(self, name: str, version: str, keys: Keys) -> None:
+        """Sign that a version must not run any more. Withdrawing it again changes nothing."""
+        self._change(keys, withdraw=[f"{name}@{version}"])
+
+    def extend(self, keys: Keys) -> None:
+        """Sign the same targets again, before they expire."""
+        self._change(keys, extend=True)
+
+    def propose(
+        self, *, publish: Iterable[bytes] = (), withdraw: Iterable[str] = (), extend: bool = False
+    ) -> Proposal:
+        """The unsigned targets that would publish these sources and withdraw these name@version.
+
+        Raises as ``publish`` and ``withdraw``. Nothing is changed on disk.
+        """
+        targets = self.metadata.targets()
+        before = targets.signed.to_dict()
+        published = tuple(add(targets.signed, source) for source in publish)
+        for ref in withdraw:
+            withdraw_from(targets.signed, ref)
+        if targets.signed.to_dict() == before and not extend:
+            return Proposal(published=published, targets=None)
+        targets.signed.version += 1
+        targets.signed.expires = self._clock() + TARGETS_LIFE
+        targets.signatures.clear()
+        return Proposal(published=published, targets=targets)
+
+    def install_targets(self, targets: Metadata[Targets], sources: Iterable[bytes]) -> None:
+        """Make signed targets current, with the sources they add. Raises BundlesError: no fit."""
+        with only_writer(self.folder):
+            self._install_targets(targets, sources, self._online_keys(None))
+
+    def install_root(self, root: Metadata[Root], keys: Keys) -> None:
+        """Make a signed root current, and sign anew what it changed the keys of.
+
+        keys  must hold the targets key when the root changes that; the server's keys likewise
+
+        Raises BundlesError when the root does not follow the current one, or a signature lacks.
+        """
+        with only_writer(self.folder):
+            check_root(self.metadata.root(), root)
+            targets, snapshot = self.metadata.targets(), self.metadata.snapshot().signed
+            meta = snapshot.meta["targets.json"]
+            result = root.signed.get_verification_result(
+                "targets", targets.signed_bytes, targets.signatures
+            )
+            if not result.verified:
+                targets.signed.version += 1
+                targets.signatures.clear()
+                sign(targets, keys.of("targets"))
+                check_signatures(root.signed, "targets", targets)
+                meta = self.metadata.write_targets(targets)
+            self.metadata.write_root(root)
+            self._sign_snapshot(meta, keys, snapshot)
+
+    def refresh_online(self, *, force: bool = False) -> bool:
+        """Re-sign timestamp and snapshot with the server's keys once they are due.
+
+        Due: an hour of the timestamp's day is gone, or a tenth of the snapshot's week. Call it
+        hourly or oftener. Returns whether anything was signed. Raises BundlesError, KeysError.
+        """
+        now = self._clock()
+        with only_writer(self.folder):
+            snapshot, timestamp = self.metadata.snapshot(), self.metadata.timestamp()
+            keys = self._online_keys(None)
+            if force or snapshot.signed.expires - now < SNAPSHOT_LIFE * 0.9:
+                self._sign_snapshot(snapshot.signed.meta["targets.json"], keys, snapshot.signed)
+                return True
+            if timestamp.signed.expires - now < TIMESTAMP_LIFE - RESIGN_AFTER:
+                self._sign_timestamp(timestamp.signed.snapshot_meta, keys)
+                return True
+        return False
+
+    # How
+
+    def _change(
+        self,
+        keys: Keys,
+        *,
+        publish: Iterable[bytes] = (),
+        withdraw: Iterable[str] = (),
+        extend: bool = False,
+    ) -> tuple[Published, ...]:
+        sources = tuple(publish)
+        with only_writer(self.folder):
+            proposal = self.propose(publish=sources, withdraw=withdraw, extend=extend)
+            if proposal.targets is not None:
+                sign(proposal.targets, keys.of("targets"))
+                self._install_targets(proposal.targets, sources, self._online_keys(keys))
+        return proposal.published
+
+    def _install_targets(
+        self, targets: Metadata[Targets], sources: Iterable[bytes], keys: Keys
+    ) -> None:
+        current = self.metadata.snapshot()
+        expected = current.signed.meta["targets.json"].version + 1
+        if targets.signed.version != expected:
+            raise BundlesError(
+                f"this was signed as version {targets.signed.version} of the targets, "
+                f"and version {expected} comes next: make the request again"
+            )
+        check_signatures(self.metadata.root().signed, "targets", targets)
+        for source in sources:
+            published = read_bundle(source)
+            write_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
+        for path, file in targets.signed.targets.items():
+            if not self._path(file.hashes["sha256"], path).exists():
+                raise BundlesError(f"the source of {path} is missing: make the request again")
+        self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
+
+    def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
+        now = self._clock()
+        snapshot = Snapshot(
+            version=_next_version(old.version if old else 0, now),
+            expires=now + SNAPSHOT_LIFE,
+            meta={"targets.json": targets},
+        )
+        metadata = Metadata(snapshot)
+        sign(metadata, keys.of("snapshot"))
+        check_signatures(self.metadata.root().signed, "snapshot", metadata)
+        self._sign_timestamp(self.metadata.write_snapshot(metadata), keys)
+
+    def _sign_timestamp(self, snapshot: MetaFile, keys: Keys) -> None:
+        now = self._clock()
+        old = self.metadata.timestamp().signed.version if self.metadata.exists else 0
+        timestamp = Timestamp(
+            version=_next_version(old, now), expires=now + TIMESTAMP_LIFE, snapshot_meta=snapshot
+        )
+        metadata = Metadata(timestamp)
+        sign(metadata, keys.of("timestamp"))
+        check_signatures(self.metadata.root().signed, "timestamp", metadata)
+        self.metadata.write_timestamp(metadata)
+
+    def _online_keys(self, keys: Keys | None) -> Keys:
+        if keys is not None and all(keys.has(role) for role in SERVER_ROLES):
+            return keys
+        return load_keys(self.keys_dir, roles=SERVER_ROLES)
+
+    def _path(self, sha256: str, path: str) -> Path:
+        return self.folder / "targets" / f"{sha256}.{path}"
+
+
+def _next_version(old: int, now: datetime) -> int:
+    """The next version of the server's metadata: seconds since 1970, and always above the last.
+
+    Counted from one, a server restored from yesterday's backup would look like a rollback for as
+    many hours as it lost.
+    """
+    return max(old + 1, int(now.timestamp()))

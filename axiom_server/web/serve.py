@@ -1,0 +1,148 @@
+"""`axiom-server serve`: one process that answers hosts and makes the rounds until stopped."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from axiom_server.errors import FileUnreadable, PortInUse
+from axiom_server.maintenance import Rounds
+from axiom_server.project_folder import Folder
+from axiom_server.store.database import make_pool
+from axiom_server.sync.batcher import Turns
+from axiom_server.web.api import Api, application
+from axiom_server.web.metrics import Metrics
+from axiom_server.web.rate_limits import Limited
+from axiom_server.web.slow_clients import protocol
+
+BACKLOG = 2048  # connections that wait while the process is busy
+STOP_SECONDS = 10  # for requests under way, at a graceful stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the server shows to be itself: PEM files, the chain and its private key."""
+
+    chain: Path
+    key: Path
+
+    def check(self) -> None:
+        """Raises FileUnreadable: absent, not PEM, or not a pair."""
+        for path in (self.chain, self.key):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.chain, self.key, password=_no_passphrase
+            )
+        except (ssl.SSLError, ValueError) as error:
+            raise FileUnreadable(
+                f"{self.chain} and {self.key} are not a certificate and its key: {error}"
+            ) from None
+
+
+def _no_passphrase() -> str:
+    raise ValueError("the key is encrypted; serve needs it without a passphrase")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises PortInUse with what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"port {port} on {host} is in use; stop what listens there, or give --port"
+            ) from None
+        raise PortInUse(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    except OverflowError:
+        listener.close()
+        raise PortInUse(f"{port} is no port; give one from 1 to 65535") from None
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is this machine's alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which would kill the process by the signal that stopped it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gracefully at SIGTERM and SIGINT, and return from ``run`` then."""
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(folder: Folder, listener: socket.socket, certificate: Certificate | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first."""
+    config = folder.config()
+    configure_logs()
+    with folder.database() as conninfo:
+        pool = make_pool(conninfo)
+        api = Api(
+            config=config,
+            bundles=folder.bundles.folder,
+            pool=pool,
+            turns=Turns(pool=pool, config=config),
+            metrics=Metrics(),
+        )
+        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())
+        server = _Server(
+            uvicorn.Config(
+                Limited(application(api, rounds), config.limits),
+                http=protocol(config.limits),
+                ws="none",
+                forwarded_allow_ips=list(config.limits.proxies),
+                ssl_certfile=certificate.chain if certificate else None,
+                ssl_keyfile=certificate.key if certificate else None,
+                loop="uvloop" if sys.platform != "win32" else "asyncio",
+                access_log=False,
+                log_config=None,
+                log_level="warning",
+                timeout_graceful_shutdown=STOP_SECONDS,
+                server_header=False,
+            )
+        )
+        server.run(sockets=[listener])
+
+
+def configure_logs() -> None:
+    """Structured logs on stderr, one JSON object a line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
