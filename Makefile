@@ -4,7 +4,8 @@
 #   make test       the tests                     make lint      ruff, mypy --strict, layers
 #   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
-#   make attacks    on the sandbox, and on the second-best one (needs bubblewrap)
+#   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
+#   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
 #   make fleet      1,000 simulated hosts over ten days on the real server (SEEDS="1 2 3"; slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint attacks science bench fuzz fleet packages packages-test docs release clean
+.PHONY: help demo test lint attacks science bench fuzz gpu fleet packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -53,6 +54,7 @@ lint: $(VENV)/.dev-stamp
 attacks: $(VENV)/.dev-stamp
 	$(BIN)/python -m pytest tests/attacks
 	AXIOM_ATTACKS_IN=bubblewrap $(BIN)/python -m pytest tests/attacks
+	AXIOM_ATTACKS_IN=gpu $(BIN)/python -m pytest tests/attacks
 
 science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science
@@ -66,6 +68,9 @@ fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \
 		echo "== no atheris for this Python: nothing will be found by coverage" >&2
 	$(BIN)/python -W ignore -m tests.fuzz
+
+gpu: $(VENV)/.dev-stamp
+	$(BIN)/python packaging/gpu/prove.py --json gpu-record.json
 
 SEEDS ?= 1
 fleet: $(VENV)/.dev-stamp

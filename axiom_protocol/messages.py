@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 PROTOCOL_VERSION = 1
 BODY_BYTES_MAX = 32 * 1024 * 1024  # decompressed; 500 reports of the library's largest result fit
@@ -29,21 +29,30 @@ Outcome = Literal[
 ]  # fmt: skip
 
 
+BACKENDS = ("cuda", "rocm", "mps", "other")
+
+
 class GpuFacts(Struct, frozen=True, kw_only=True):
     """One GPU as probed. ``uuid`` is what CUDA_VISIBLE_DEVICES takes.
 
-    pci   its identity on the bus, such as 0000:65:00.0
-    mig   it is a part of a GPU, set aside by its owner (NVIDIA's Multi-Instance GPU)
+    backend   how torch drives it, one of ``BACKENDS``; what a later version calls otherwise
+              arrives as "other"
+    pci       its identity on the bus, such as 0000:65:00.0
+    mig       it is a part of a GPU, set aside by its owner (NVIDIA's Multi-Instance GPU)
     """
 
     uuid: ShortText
     name: ShortText
     memory_bytes: Bytes
-    backend: Literal["cuda", "rocm", "mps"] = "cuda"
+    backend: ShortText = "cuda"
     driver: ShortText = ""
     compute_capability: ShortText = ""
     pci: ShortText = ""
     mig: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            structs.force_setattr(self, "backend", "other")
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):

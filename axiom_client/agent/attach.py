@@ -19,7 +19,7 @@ from axiom_client.errors import (
 from axiom_client.folders import Folders
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
-from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.host.speed import keep_speed, known_speed, measure_speed
 from axiom_client.project.address import check_url
 from axiom_client.project.api import Api, Network, trust
@@ -59,7 +59,7 @@ async def attach(
     try:
         info = await api.project()
         pinned = _pin(folders, url, network, fingerprint)
-        gpus = await GpuProbe().gpus()
+        gpus = (await GpuProbe().report()).gpus
         facts = probe_facts(host_name, folders.state, gpus, await measuring)
         answer = await api.enrol(EnrolRequest(host=facts, account_key=account_key, user=user))
     finally:

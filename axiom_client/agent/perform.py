@@ -28,9 +28,9 @@ from axiom_client.errors import (
 )
 from axiom_client.folders import Folders
 from axiom_client.host.cores import probe_cores
-from axiom_client.host.devices import device_nodes
 from axiom_client.host.facts import probe_facts
-from axiom_client.host.gpus import GpuProbe
+from axiom_client.host.gpu import vendors
+from axiom_client.host.gpu.probe import GpuProbe, GpuReport
 from axiom_client.host.look import Look
 from axiom_client.host.speed import known_speed
 from axiom_client.project.api import Api, Network, Overloaded
@@ -39,7 +39,7 @@ from axiom_client.project.fetch_child import Have, Place, Want
 from axiom_client.project.identity import Identity
 from axiom_client.run import spec
 from axiom_client.run.pool import Pool
-from axiom_protocol.messages import GpuFacts, SyncRequest
+from axiom_protocol.messages import SyncRequest
 
 log = logging.getLogger("axiom_client")
 
@@ -60,12 +60,12 @@ class Performer:
         self._setup = setup
         self._journal = journal
         self._emit = emit
-        self._pool = Pool(emit=self._heard_of_task)
+        self._pool = Pool(emit=self._heard_of_task, hide_gpus=vendors.hidden())
         self._api = Api(setup.identity.url, setup.network, setup.identity.token)
         self._fetcher = Fetcher(_place(setup, setup.network), self._heard_of_bundle)
         self._look = Look(setup.folders.state)
         self._gpu_probe = GpuProbe()
-        self._gpus: list[GpuFacts] | None = None  # None: not looked for yet
+        self._gpus: GpuReport | None = None  # None: not looked for yet
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
         self._alarm: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -194,9 +194,8 @@ class Performer:
             parameters=command.parameters,
             seed=command.seed,
             budget_seconds=command.budget_seconds,
-            device=_device(command.gpus),
-            gpu_uuid=",".join(gpu.uuid for gpu in command.gpus),
-            gpu_nodes=sorted({node for gpu in command.gpus for node in device_nodes(gpu)}),
+            device=vendors.torch_device(command.gpus),
+            driver=vendors.access(command.gpus),
             limits=spec.TaskLimits(
                 memory_bytes=command.memory_bytes,
                 disk_bytes=command.disk_bytes,
@@ -274,15 +273,20 @@ class Performer:
 
     def _tell_facts(self) -> None:
         known = self._gpus is not None
+        report = self._gpus or GpuReport()
         facts = probe_facts(
-            self._setup.host_name, self._setup.folders.state, self._gpus or [], self._speed
+            self._setup.host_name, self._setup.folders.state, report.gpus, self._speed
         )
-        self._emit(e.FactsProbed(now=time.monotonic(), facts=facts, gpus_known=known))
+        self._emit(
+            e.FactsProbed(
+                now=time.monotonic(), facts=facts, gpus_known=known, gpu_problems=report.problems
+            )
+        )
 
     async def _probe_gpus(self) -> None:
-        found = await self._gpu_probe.gpus()
-        if found != self._gpus:
-            self._gpus = found
+        report = await self._gpu_probe.report()
+        if report != self._gpus:
+            self._gpus = report
             self._tell_facts()
 
 
@@ -293,13 +297,6 @@ def _place(setup: Setup, network: Network) -> Place:
         proxy=network.proxy,
         ca_bundle=network.ca_bundle,
     )
-
-
-def _device(gpus: list[GpuFacts]) -> str:
-    """As torch names it; a task sees its own GPU alone, so that is always the first."""
-    if not gpus:
-        return "cpu"
-    return "mps" if gpus[0].backend == "mps" else "cuda:0"
 
 
 def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:

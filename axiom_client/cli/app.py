@@ -226,7 +226,7 @@ def try_(
     seed: Annotated[int, typer.Option(help="The only source of its random numbers.", min=0)],
     param: Annotated[list[str] | None, typer.Option(help="name=value, once for each.")] = None,
     budget: Annotated[float | None, typer.Option(help="Nominal seconds.", min=0)] = None,
-    device: Annotated[str, typer.Option(help='Such as "cpu" or "cuda:0".')] = "cpu",
+    device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Draw its figures into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:

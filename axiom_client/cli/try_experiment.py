@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import msgspec
 
 from axiom_client.errors import SandboxMissing, TrialFailed
+from axiom_client.host.gpu import vendors
+from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.run.tryout import TryProblem, TryResult, read_parameters, try_experiment
-from axiom_client.sandbox.selftest import self_test
+from axiom_client.sandbox.selftest import SandboxReport, self_test
 from axiom_protocol.manifest import ManifestError, read_manifest
+from axiom_protocol.messages import GpuFacts
 
 LINE_CHARACTERS = 100
 
@@ -27,6 +31,7 @@ def try_file(
     as_json: bool,
 ) -> None:
     """Run it, print how it ended, draw it if asked. Raises TrialFailed."""
+    gpus = _named_gpu(device)
     try:
         manifest = read_manifest(path.read_text())
         tried = try_experiment(
@@ -34,7 +39,8 @@ def try_file(
             seed=seed,
             parameters=read_parameters(manifest, given),
             budget_seconds=budget_seconds,
-            device=device,
+            device=vendors.torch_device(gpus),
+            driver=vendors.access(gpus),
             on_progress=None if as_json or not sys.stderr.isatty() else _show_progress,
         )
     except (TryProblem, ManifestError, OSError, UnicodeDecodeError) as error:
@@ -58,17 +64,46 @@ def try_file(
 def examine(*, as_json: bool) -> None:
     """Try the sandbox on this host and print each protection. Raises SandboxMissing."""
     report = self_test()
+    found = asyncio.run(GpuProbe().report())
+    gpus = [(gpu, self_test(vendors.access([gpu]))) for gpu in found.gpus]
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        facts = msgspec.to_builtins(report)
+        facts["gpus"] = [{"gpu": gpu, **msgspec.to_builtins(tried)} for gpu, tried in gpus]
+        facts["gpu_problems"] = found.problems
+        print(msgspec.json.format(msgspec.json.encode(facts)).decode())
     else:
-        print(f"sandbox: {report.mode}" + (f" ({report.reason})" if report.reason else ""))
-        for protection in report.protections:
-            mark = "enforced    " if protection.enforced else "NOT ENFORCED"
-            print(f"  {mark}  {protection.name:<46} {protection.reason}")
-    if not report.ok:
-        raise SandboxMissing(f"no work is run here: {report.reason}")
+        _print_report("sandbox", report)
+        for gpu, tried in gpus:
+            _print_report(f"sandbox of a task on {gpu.name} {gpu.uuid}", tried)
+        for problem in found.problems:
+            print(f"no GPU: {problem}")
+    for tried in (report, *(tried for _, tried in gpus)):
+        if not tried.ok:
+            raise SandboxMissing(f"no work is run here: {tried.reason}")
     if not as_json:
         print("this host can confine its tasks")
+
+
+def _print_report(title: str, report: SandboxReport) -> None:
+    print(f"{title}: {report.mode}" + (f" ({report.reason})" if report.reason else ""))
+    for protection in report.protections:
+        mark = "enforced    " if protection.enforced else "NOT ENFORCED"
+        print(f"  {mark}  {protection.name:<46} {protection.reason}")
+
+
+def _named_gpu(device: str) -> list[GpuFacts]:
+    """The GPU that "gpu", "gpu:1" or torch's own name for it means; none for "cpu"."""
+    kind, _, number = device.partition(":")
+    if device == "cpu":
+        return []
+    if kind not in ("gpu", "cuda", "mps") or not (number.isdigit() or not number):
+        raise TrialFailed(f"--device {device!r}: write cpu, gpu, or gpu:1 for the second GPU")
+    found = asyncio.run(GpuProbe().report())
+    index = int(number or 0)
+    if index >= len(found.gpus):
+        why = "; ".join(found.problems) or f"this host has {len(found.gpus)} that can be used"
+        raise TrialFailed(f"--device {device}: there is no such GPU: {why}")
+    return [found.gpus[index]]
 
 
 def _show_progress(fraction: float) -> None:

@@ -92,6 +92,7 @@ def _facts_probed(turn: Turn, event: e.FactsProbed) -> None:
     if state.facts is not None:
         _renumber(turn, state.facts.gpus, event.facts.gpus)
     state.gpus_known = state.gpus_known or event.gpus_known
+    state.gpu_problems = event.gpu_problems
     state.facts = event.facts
     if known is not None and _differs(known, event.facts):
         state.exchange.wanted_now = True

@@ -63,10 +63,15 @@ class ClockChanged(_Event, frozen=True, kw_only=True):
 
 
 class FactsProbed(_Event, frozen=True, kw_only=True):
-    """What the host is. ``gpus_known``: false while the first look for GPUs still goes on."""
+    """What the host is.
+
+    gpus_known     false while the first look for GPUs still goes on
+    gpu_problems   why GPUs that seem to be there cannot be used
+    """
 
     facts: HostFacts
     gpus_known: bool = True
+    gpu_problems: list[str] = []
 
 
 class LoadMeasured(_Event, frozen=True, kw_only=True):

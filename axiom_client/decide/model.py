@@ -220,6 +220,7 @@ class AgentState(Struct, kw_only=True):
     limits: Limits = Limits()
     facts: HostFacts | None = None
     gpus_known: bool = False  # the first probe of them has ended
+    gpu_problems: list[str] = []  # why GPUs that seem to be there cannot be used
     load: Load = Load()
     tasks: dict[int, TaskState] = field(default_factory=dict)
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by sha256

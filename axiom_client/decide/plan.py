@@ -378,7 +378,8 @@ def _why_leave(state: AgentState) -> c.Exit | None:
     unsaid = exchange.wanted_now and not exchange.failures
     if state.drain is not None and state.drain.then == "exit" and not unsaid:
         return c.Exit(reason=f"drained: {state.drain.reason}")
-    if state.until_idle and exchange.dry:
+    asked_for_all = state.gpus_known and not exchange.wanted_now
+    if state.until_idle and exchange.dry and asked_for_all:
         return c.Exit(reason="the server has no more work")
     return None
 

@@ -51,11 +51,10 @@ class _Stop:
     requested = False
 
 
-def run_assigned(
-    programs: dict[bool, seccomp.Template], *, cold: bool, trouble: str = ""
-) -> NoReturn:
+def run_assigned(program: seccomp.Template | None, *, cold: bool, trouble: str = "") -> NoReturn:
     """Do everything that remains of this process. The channel is descriptor 3 already.
 
+    ``program`` is the seccomp program of a task without a GPU, where one was built beforehand.
     ``trouble`` is what went wrong before there was a channel to say it on; then nothing is run.
     """
     signal.signal(signal.SIGTERM, lambda *_: setattr(_Stop, "requested", True))
@@ -64,10 +63,11 @@ def run_assigned(
     try:
         if trouble:
             raise SandboxError(trouble)
-        _confine(assignment, programs, cold=cold)
+        _confine(assignment, program, cold=cold)
     except (SandboxError, OSError, ImportError) as error:
         _leave(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
-    reserve = mmap.mmap(-1, _RESERVE_BYTES)  # address space alone: untouched, it costs no memory
+    # address space alone: untouched, it costs no memory
+    reserve = mmap.mmap(-1, _RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     encoded = b""
     try:
         encoded = _encode_result(_run(assignment, source), assignment.result_bytes)
@@ -89,8 +89,11 @@ def _receive() -> tuple[Assignment, str]:
         return assignment, channel.read(assignment.source_bytes).decode()
 
 
-def _confine(assignment: Assignment, programs: dict[bool, seccomp.Template], *, cold: bool) -> None:
+def _confine(assignment: Assignment, program: seccomp.Template | None, *, cold: bool) -> None:
     policy = assignment.policy
+    if policy.driver is not None:
+        os.environ.update(policy.driver.environment)
+        program = None
     os.chdir(policy.folder)
     for name in ("HOME", "TMPDIR", "SQLITE_TMPDIR"):  # update() would touch 160 pages on its way
         os.environ[name] = policy.folder
@@ -109,7 +112,7 @@ def _confine(assignment: Assignment, programs: dict[bool, seccomp.Template], *, 
     _seed_libraries(assignment.seed)
     sys.stdout = _text_output(1)
     sys.stderr = _text_output(2)
-    linux.confine_calls(policy, gauge, programs.get(policy.gpu))
+    linux.confine_calls(policy, gauge, program)
     gc.enable()
 
 
@@ -182,6 +185,8 @@ def _explain(error: BaseException) -> tuple[FailureKind, str]:
         return "result", f"the result was refused: {error}"
     if isinstance(error, TaskStopped):
         return "stopped", str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a device's memory
+        return "gpu_memory", text
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return "memory", text
     if isinstance(error, OSError) and error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT
@@ -205,9 +210,9 @@ def _leave(line: bytes, *, status: int) -> NoReturn:
     os._exit(status)
 
 
-def rehearse() -> dict[bool, seccomp.Template]:
+def rehearse() -> seccomp.Template:
     """What a child does before and after its experiment, done in the zygote as far as it binds
-    nothing, so that its pages are shared; returns the seccomp programs without and with a GPU."""
+    nothing, so that its pages are shared; returns the seccomp program of a task without a GPU."""
     limits = Limits(memory_bytes=0, file_bytes=0, cpu_seconds=0)
     policy = Policy(folder="", read_only=read_only_roots(), limits=limits)
     source = "def run(task):\n    return {'valid': 1}\n"
@@ -224,5 +229,4 @@ def rehearse() -> dict[bool, seccomp.Template]:
         _encode_result(_run(assignment, source), assignment.result_bytes)
     if (abi := landlock.abi_version()) >= 1:
         os.close(landlock.prepare(abi, policy))  # the libraries' folders stay open for the children
-    shapes = (policy, msgspec.structs.replace(policy, gpu=True, threads=True))
-    return {shape.gpu: seccomp.template(seccomp.build(shape)) for shape in shapes}
+    return seccomp.template(seccomp.build(policy))

@@ -22,4 +22,4 @@ def main(parent: int, channel: int) -> None:
         trouble = str(error)
     if channel != CHANNEL_DESCRIPTOR:
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-    child.run_assigned({}, cold=True, trouble=trouble)
+    child.run_assigned(None, cold=True, trouble=trouble)

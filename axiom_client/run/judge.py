@@ -107,6 +107,8 @@ def _cpu_spent(seen: Seen) -> bool:
 def _as_it_says(seen: Seen, failure: Failure) -> Verdict:
     if failure.kind == "memory":
         return _over_memory(seen, failure.message)
+    if failure.kind == "gpu_memory":
+        return _with_tail("over_memory", f"GPU memory: {failure.message}", seen)
     if failure.kind == "disk":
         text = f"disk: {seen.limits.disk_bytes} bytes allowed; {failure.message}"
         return _with_tail("over_disk", text, seen)

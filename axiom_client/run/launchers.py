@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -56,9 +56,11 @@ class Zygote:
         on_news: OnNews,
         on_gone: Callable[[Zygote], None],
         *,
+        gpu: bool,
+        variables: Mapping[str, str],
         background: bool,
     ) -> None:
-        self.environment = environment
+        self.environment, self.gpu = environment, gpu
         self.tasks: set[int] = set()
         self.ready = False
         self.broken = ""
@@ -71,9 +73,14 @@ class Zygote:
         with theirs:
             self._process = subprocess.Popen(
                 launch.command(
-                    "axiom_client.run.zygote", environment, os.getpid(), theirs.fileno(), background
+                    "axiom_client.run.zygote",
+                    environment,
+                    gpu,
+                    os.getpid(),
+                    theirs.fileno(),
+                    background,
                 ),
-                env=launch.environment(),
+                env=launch.environment(variables),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -173,10 +180,10 @@ class Zygote:
 class ColdProcess:
     """One exec'd child for one task."""
 
-    def __init__(self, on_news: OnNews, gpu_uuid: str = "") -> None:
+    def __init__(self, on_news: OnNews, variables: Mapping[str, str]) -> None:
         self.tasks: set[int] = set()
         self._on_news = on_news
-        self._gpu_uuid = gpu_uuid
+        self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, task_id: int, channel: int, output: int) -> None:
@@ -190,7 +197,7 @@ class ColdProcess:
         self.tasks.add(task_id)
         self._process = subprocess.Popen(
             command,
-            env=launch.environment(self._gpu_uuid),
+            env=launch.environment(self._variables),
             pass_fds=passed,
             stdin=subprocess.DEVNULL,
             stdout=passed[1],
@@ -227,8 +234,10 @@ class ColdProcess:
 class BubblewrappedProcess(ColdProcess):
     """A cold child inside bubblewrap, which stands between it and the agent."""
 
-    def __init__(self, on_news: OnNews, gpu_uuid: str, helper: str, policy: Policy) -> None:
-        super().__init__(on_news, gpu_uuid)
+    def __init__(
+        self, on_news: OnNews, variables: Mapping[str, str], helper: str, policy: Policy
+    ) -> None:
+        super().__init__(on_news, variables)
         self._helper, self._policy = helper, policy
         self._info, self._info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""

@@ -25,12 +25,16 @@ def load(environment: str) -> None:
         torch.set_num_threads(1)
 
 
-def warm(environment: str) -> None:
-    """Use everything once. Draws no random number that a task could see."""
+def warm(environment: str, *, gpu: bool = False) -> None:
+    """Use everything once. Draws no random number that a task could see.
+
+    With ``gpu``, torch is imported and not used: its first backward pass starts a thread for each
+    GPU that is there, once in the life of a process, and a forked child would have none.
+    """
     load(environment)
     _warm_numpy()
     _warm_files()
-    if environment == "torch":
+    if environment == "torch" and not gpu:
         _warm_torch()
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
-from axiom_client.run import disk
+from axiom_client.run import disk, memory
 from axiom_client.run.judge import Ending, Seen, judge
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Parent, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
@@ -39,6 +39,7 @@ class Pool:
 
     prefer      warm: fork from a zygote where the task allows it; cold: exec each one
     background  run them only when nothing else wants the core; off for tests on a busy machine
+    hide_gpus   environment variables that keep a process from every GPU
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Pool:
         emit: Callable[[TaskEvent], None],
         prefer: Literal["warm", "cold"] = "warm",
         background: bool = True,
+        hide_gpus: Mapping[str, str] | None = None,
     ) -> None:
         self._emit = emit
         self._warm = prefer == "warm"
         self._background = background
+        self._hide_gpus = hide_gpus or {}
         self._running: dict[int, Running] = {}
-        self._zygotes: dict[str, Zygote] = {}
+        self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
         self._leaving: set[Zygote] = set()
         self._disk_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -104,7 +107,7 @@ class Pool:
     def prewarm(self, environment: Environment) -> None:
         """Start the zygote of an environment ahead of its first task."""
         if self._warm and self._mode.mode == "kernel":
-            self._zygote(environment)
+            self._zygote(environment, gpu=False)
 
     def release_idle(self) -> None:
         """Let go of every zygote that has no task; its memory is the volunteer's again."""
@@ -113,8 +116,9 @@ class Pool:
                 self._let_go(zygote)
 
     def zygote_pids(self) -> dict[str, int]:
-        """The process id of each living zygote, by environment."""
-        return {name: zygote.pid for name, zygote in sorted(self._zygotes.items())}
+        """The process id of each living zygote, by environment; those for GPUs end in "+gpu"."""
+        names = {key: f"{key[0]}+gpu" if key[1] else key[0] for key in sorted(self._zygotes)}
+        return {name: self._zygotes[key].pid for key, name in names.items()}
 
     async def close(self, grace_seconds: float) -> None:
         """Stop every task and zygote. Nothing of the pool's lives when this returns."""
@@ -147,18 +151,25 @@ class Pool:
         self._schedule_disk_look()
 
     def _parent(self, spec: TaskSpec, policy: Policy) -> Parent:
+        gpu = policy.driver is not None
+        variables = {} if gpu else self._hide_gpus  # a GPU task's own come with its policy
         if self._mode.mode == "bubblewrap":
-            return BubblewrappedProcess(self._heard, spec.gpu_uuid, self._mode.helper, policy)
-        if self._warm and not policy.gpu:
-            return self._zygote(spec.environment)
-        return ColdProcess(self._heard, spec.gpu_uuid)
+            return BubblewrappedProcess(self._heard, variables, self._mode.helper, policy)
+        if self._warm and (spec.environment == "torch" or not gpu):
+            return self._zygote(spec.environment, gpu)
+        return ColdProcess(self._heard, variables)
 
-    def _zygote(self, environment: Environment) -> Zygote:
-        if environment not in self._zygotes:
-            self._zygotes[environment] = Zygote(
-                environment, self._heard, self._zygote_gone, background=self._background
+    def _zygote(self, environment: Environment, gpu: bool) -> Zygote:
+        if (environment, gpu) not in self._zygotes:
+            self._zygotes[environment, gpu] = Zygote(
+                environment,
+                self._heard,
+                self._zygote_gone,
+                gpu=gpu,
+                variables={} if gpu else self._hide_gpus,
+                background=self._background,
             )
-        return self._zygotes[environment]
+        return self._zygotes[environment, gpu]
 
     # ---- watching
 
@@ -172,6 +183,7 @@ class Pool:
             return
         if isinstance(news, Started):
             running.began(news.pid, news.at)
+            running.memory_at_start = memory.resident_bytes(news.pid)
             self._emit(TaskStarted(task_id=news.task_id, pid=news.pid))
             self._set_timer(running)
         else:
@@ -180,8 +192,7 @@ class Pool:
 
     def _zygote_gone(self, zygote: Zygote) -> None:
         self._leaving.discard(zygote)
-        if self._zygotes.get(zygote.environment) is zygote:
-            del self._zygotes[zygote.environment]
+        self._forget(zygote)
         for task_id in sorted(zygote.tasks):
             if (running := self._running.get(task_id)) is None:
                 continue  # it could not even be started
@@ -244,7 +255,7 @@ class Pool:
     def _look_at_disks(self) -> None:
         self._disk_timer = None
         for running in list(self._running.values()):
-            if not running.paused and self._check_disk(running):
+            if not running.paused and (self._check_disk(running) or _over_memory(running)):
                 self._kill(running)
         self._schedule_disk_look()
 
@@ -258,13 +269,32 @@ class Pool:
         return over
 
     def _let_go(self, zygote: Zygote) -> None:
-        self._zygotes.pop(zygote.environment, None)
+        self._forget(zygote)
         self._leaving.add(zygote)
         zygote.close()
+
+    def _forget(self, zygote: Zygote) -> None:
+        key = (zygote.environment, zygote.gpu)
+        if self._zygotes.get(key) is zygote:
+            del self._zygotes[key]
 
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _over_memory(running: Running) -> bool:
+    """Whether a task on a GPU holds more than it may; the kernel holds all others to it."""
+    driver = running.spec.driver
+    if driver is None or running.pid is None:
+        return False
+    held = memory.resident_bytes(running.pid) - running.memory_at_start
+    allowed = running.spec.limits.memory_bytes
+    over = held > allowed + driver.memory_bytes
+    if over and _may_end(running):
+        text = f"memory: {allowed} bytes allowed; the task held {held - driver.memory_bytes}"
+        running.ending = Ending("over_memory", text)
+    return over
 
 
 def _allow_descriptors() -> None:

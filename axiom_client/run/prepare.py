@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from axiom_client.run.channel import Assignment, encode_assignment
 from axiom_client.run.spec import TaskSpec
-from axiom_client.sandbox.policy import DEVICES, GPU_DEVICES, Limits, Policy
+from axiom_client.sandbox.policy import Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 
@@ -33,6 +33,8 @@ def prepare(spec: TaskSpec, *, background: bool, landlock: bool) -> Prepared:
     source, manifest = _read_bundle(spec.source_path, spec.sha256)
     if not os.path.isdir(spec.folder):
         raise CannotStart(f"the task's folder {spec.folder} does not exist")
+    if (spec.device == "cpu") != (spec.driver is None):
+        raise CannotStart(f"the device {spec.device} and the driver's access do not go together")
     policy = task_policy(spec, background=background)
     assignment = Assignment(
         experiment=spec.experiment,
@@ -51,11 +53,10 @@ def prepare(spec: TaskSpec, *, background: bool, landlock: bool) -> Prepared:
 
 def task_policy(spec: TaskSpec, *, background: bool) -> Policy:
     """What this task may do."""
-    limits, gpu = spec.limits, spec.device != "cpu"
+    limits, gpu = spec.limits, spec.driver is not None
     return Policy(
         folder=os.path.realpath(spec.folder),
         read_only=read_only_roots(),
-        devices=DEVICES + (tuple(spec.gpu_nodes) or GPU_DEVICES if gpu else ()),
         limits=Limits(
             memory_bytes=limits.memory_bytes,
             file_bytes=limits.disk_bytes,
@@ -63,7 +64,7 @@ def task_policy(spec: TaskSpec, *, background: bool) -> Policy:
             open_files=1024 if gpu else 64,
         ),
         threads=gpu,
-        gpu=gpu,
+        driver=spec.driver,
         background=background,
     )
 

@@ -50,6 +50,7 @@ class Running:
         self.ending: Ending | None = None
         self.ended: Ended | None = None
         self.orphaned = False
+        self.memory_at_start = 0  # bytes that its process had before the task took any
         self.result: bytes | None = None
         self.failure: Failure | None = None
         self.timer: asyncio.TimerHandle | None = None

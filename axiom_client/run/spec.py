@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.messages import Outcome
 
 Environment = Literal["numpy", "torch"]
@@ -42,8 +43,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     seed: int
     budget_seconds: float
     device: str = "cpu"
-    gpu_uuid: str = ""  # of each of its GPUs, with commas between
-    gpu_nodes: list[str] = []  # the device files of its own GPUs and their driver
+    driver: DriverAccess | None = None  # what its GPUs need; None on cores
     limits: TaskLimits
     folder: str
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from axiom_client.decide.plan import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskLimits, TaskProgressed, TaskSpec
+from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.manifest import Manifest, ManifestError, read_manifest
 
 
@@ -39,9 +40,12 @@ def try_experiment(
     parameters: Mapping[str, Any],
     budget_seconds: float | None = None,
     device: str = "cpu",
+    driver: DriverAccess | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> TryResult:
     """Run the script at ``path`` once and return how it ended.
+
+    ``device`` is a torch device; every one but "cpu" comes with its ``driver``'s access.
 
     Its limits are those a volunteer's host would set. The process is exec'd for this run; its
     numbers are those of a task forked from a zygote, bit for bit. Raises TryProblem.
@@ -65,6 +69,7 @@ def try_experiment(
             seed=seed,
             budget_seconds=budget,
             device=device,
+            driver=driver,
             limits=_limits(manifest, budget),
             folder=folder,
         )

@@ -41,10 +41,10 @@ _ORDERS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Sig
 class _Children:
     """The forked children: a few spares without a task, and one for each task."""
 
-    def __init__(self, agent: socket.socket, programs: dict[bool, seccomp.Template]) -> None:
+    def __init__(self, agent: socket.socket, program: seccomp.Template) -> None:
         self._agent = agent
         self._own_pid = os.getpid()
-        self._programs = programs
+        self._program = program
         self._poller = select.epoll()
         self._poller.register(agent.fileno(), select.EPOLLIN)
         self._pids: dict[int, int] = {}  # task -> pid
@@ -132,15 +132,16 @@ class _Children:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-        child.run_assigned(self._programs, cold=False, trouble=trouble)
+        child.run_assigned(self._program, cold=False, trouble=trouble)
 
     def _tell(self, news: News) -> None:
         self._agent.send(msgspec.json.encode(news))
 
 
-def main(environment: str, parent: int, descriptor: int, background: bool) -> None:
+def main(environment: str, gpu: bool, parent: int, descriptor: int, background: bool) -> None:
     """Warm up, say so, and serve the agent at the other end of ``descriptor``.
 
+    ``gpu``: its children drive GPUs, so nothing here may ask torch for one.
     ``background``: it and its children take what no other session wants.
     """
     process.die_with(parent)
@@ -150,8 +151,8 @@ def main(environment: str, parent: int, descriptor: int, background: bool) -> No
     agent = socket.socket(fileno=descriptor)
     agent.set_inheritable(False)
     try:
-        libraries.warm(environment)
-        programs = child.rehearse()
+        libraries.warm(environment, gpu=gpu)
+        program = child.rehearse()
     except Exception:
         agent.send(msgspec.json.encode(Broken(traceback.format_exc()[-MESSAGE_BYTES_MAX // 4 :])))
         raise
@@ -163,6 +164,6 @@ def main(environment: str, parent: int, descriptor: int, background: bool) -> No
         process.step_back_session()
     agent.send(msgspec.json.encode(Ready()))
     try:
-        _Children(agent, programs).serve()
+        _Children(agent, program).serve()
     except (BrokenPipeError, ConnectionResetError):
         return  # the agent went away in mid-sentence

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from axiom_client.sandbox.policy import Policy
+from axiom_client.sandbox.policy import DriverAccess, Policy
 
 
 def wrap(
@@ -20,12 +20,12 @@ def wrap(
     Bubblewrap writes what it started to ``info_descriptor``; ``inner_pid`` reads it.
     """
     binds: list[str] = []
-    for path in (*_interpreter(), *policy.read_only):
+    driver = policy.driver or DriverAccess()
+    for path in (*_interpreter(), *policy.read_only, *driver.read_only):
         if not path.startswith(("/proc/", "/sys/")):
             binds += ["--ro-bind-try", path, path]
-    for path in policy.devices:
-        if path.startswith("/dev/") and policy.gpu:
-            binds += ["--dev-bind-try", path, path]
+    for path in driver.devices:
+        binds += ["--dev-bind-try", path, path]
     sysfs = ["--ro-bind-try", "/sys/devices/system", "/sys/devices/system"]
     return [
         helper,

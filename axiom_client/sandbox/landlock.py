@@ -13,7 +13,7 @@ import struct
 from functools import lru_cache
 
 from axiom_client.sandbox.libc import call, raw
-from axiom_client.sandbox.policy import Policy
+from axiom_client.sandbox.policy import DriverAccess, Policy
 
 _CREATE_VERSION = 1
 _RULE_PATH_BENEATH = 1
@@ -29,6 +29,7 @@ _SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 0b11
 
 _READ = _READ_FILE | _READ_DIR
 _OWN = _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
+_THREAD_NAMES = _READ | _WRITE_FILE | _TRUNCATE  # libcuda opens them as fopen(..., "w") does
 #: All that a file, as opposed to a folder, may be given.
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
 
@@ -48,23 +49,29 @@ def handled(abi: int) -> bytes:
 
 def rules(policy: Policy) -> list[tuple[str, int]]:
     """(path, rights) for each path that the policy names."""
-    # A driver is ioctl; from ABI 5 on it is a right of its own, and only a GPU task has it.
-    device = _READ_FILE | _WRITE_FILE | (_IOCTL_DEVICE if policy.gpu else 0)
+    device = _READ_FILE | _WRITE_FILE
+    driver = policy.driver or DriverAccess()
     return [
-        *((path, _READ) for path in policy.read_only),
+        *((path, _READ) for path in (*policy.read_only, *driver.read_only)),
         *((path, device) for path in policy.devices),
-        (policy.folder, _OWN),
+        *((path, device | _IOCTL_DEVICE) for path in driver.devices),
     ]
+
+
+def own_rules(policy: Policy) -> list[tuple[str, int]]:
+    """As ``rules``, for what is another path in each process."""
+    names_threads = policy.driver is not None and policy.driver.names_threads
+    threads = [("/proc/self", _READ), ("/proc/self/task", _THREAD_NAMES)] if names_threads else []
+    return [(policy.folder, _OWN), *threads]
 
 
 def prepare(abi: int, policy: Policy) -> int:
     """A ruleset's descriptor with the policy's rules; paths that do not exist grant nothing."""
     attributes = handled(abi)
-    *shared, own = rules(policy)
     ruleset = call(
         "landlock_create_ruleset", attributes, len(attributes), 0, doing="make a Landlock ruleset"
     )
-    for rule in (*opened_once(abi, tuple(shared)), *_opened(abi, (own,))):
+    for rule in (*opened_once(abi, tuple(rules(policy))), *_opened(abi, tuple(own_rules(policy)))):
         call(
             "landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0,
             doing="grant a path by Landlock",
@@ -98,7 +105,8 @@ def _outermost(paths: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
         (path, rights)
         for path, rights in real
         if not any(
-            rights == others and path.startswith(outer.rstrip("/") + "/") for outer, others in real
+            rights == others and path != outer and path.startswith(outer.rstrip("/") + "/")
+            for outer, others in real
         )
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 
 from axiom_client.sandbox.roots import import_paths
 
@@ -34,10 +35,13 @@ _START = (
 )
 
 
-def environment(gpu_uuid: str = "") -> dict[str, str]:
-    """The environment of a process that will run experiments. An empty uuid hides every GPU."""
+def environment(gpus: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that will run experiments.
+
+    ``gpus`` are the variables that show it its own GPUs, or hide all of them.
+    """
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return {**passed, **_FIXED, "CUDA_VISIBLE_DEVICES": gpu_uuid, "HIP_VISIBLE_DEVICES": gpu_uuid}
+    return {**passed, **_FIXED, **gpus}
 
 
 def command(module: str, *arguments: str | int | bool) -> list[str]:

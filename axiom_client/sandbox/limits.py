@@ -34,11 +34,13 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
     """(resource, (soft, hard)) for setrlimit; memory counts from what is ``held`` already.
 
     RLIMIT_AS bounds every mapping, shared ones too; RLIMIT_DATA the private ones. A GPU driver
-    reserves address space far beyond what it uses, so there only RLIMIT_DATA holds.
+    reserves address space far beyond what it uses, so there only RLIMIT_DATA holds, and the
+    agent watches what is shared without a file.
     """
     figures = policy.limits
     cpu = max(1, math.ceil(figures.cpu_seconds))
-    address_space, data = (figures.memory_bytes + bytes_ for bytes_ in held)
+    allowed = figures.memory_bytes + (policy.driver.memory_bytes if policy.driver else 0)
+    address_space, data = (allowed + bytes_ for bytes_ in held)
     limits = [
         (resource.RLIMIT_CPU, (cpu, cpu + CPU_GRACE_SECONDS)),
         (resource.RLIMIT_FSIZE, (figures.file_bytes, figures.file_bytes)),
@@ -48,7 +50,7 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
         (resource.RLIMIT_MSGQUEUE, (0, 0)),
         (resource.RLIMIT_DATA, (data, data)),
     ]
-    if not policy.gpu:
+    if policy.driver is None:
         limits.append((resource.RLIMIT_AS, (address_space, address_space)))
     return limits
 

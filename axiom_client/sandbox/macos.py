@@ -32,7 +32,7 @@ def profile(policy: Policy) -> str:
     lines.append(f"(allow file-read* file-write* (subpath {_quoted(policy.folder)}))")
     lines.append("(deny file-write-create (vnode-type SYMLINK))")
     lines += ["(deny network*)", "(deny process-fork)", "(deny process-exec*)"]
-    if policy.gpu:
+    if policy.driver is not None:
         lines += ["(allow iokit-open)", '(allow mach-lookup (global-name-regex #"^com.apple.MTL"))']
     return "\n".join(lines) + "\n"
 

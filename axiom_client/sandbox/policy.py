@@ -13,10 +13,6 @@ from typing import Final, Literal
 from msgspec import Struct
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-GPU_DEVICES = (
-    *(f"/dev/nvidia{n}" for n in range(16)), "/dev/nvidiactl", "/dev/nvidia-uvm",
-    "/dev/nvidia-uvm-tools", "/dev/kfd", "/dev/dri",
-)  # fmt: skip
 
 SELF: Final = "self"  # as a condition's value: the process id of the confined process
 
@@ -50,6 +46,28 @@ class Limits(Struct, frozen=True, kw_only=True):
     open_files: int = 64  # channel, output and a few data files; bounds what pipes can hold
 
 
+class DriverAccess(Struct, frozen=True, kw_only=True):
+    """What the library of a GPU's driver needs beyond what every task may do.
+
+    devices         device files that it reads, writes and sends requests (ioctl) to
+    read_only       folders of the driver's own libraries
+    ioctls          alternatives on ioctl's arguments; a request passes when one holds in full
+    names_threads   it writes its threads' names below /proc/self/task, and fails where it cannot
+    listens         it listens on an abstract Unix socket of type SEQPACKET, and fails where it
+                    cannot; nobody is let in, since accept and connect stay refused
+    memory_bytes    of the host's memory that the library takes for itself
+    environment     variables that show the task its own GPUs and no other
+    """
+
+    devices: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+    ioctls: tuple[tuple[Condition, ...], ...] = ()
+    names_threads: bool = False
+    listens: bool = False
+    memory_bytes: int = 0
+    environment: dict[str, str] = {}
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """What one task may do.
 
@@ -57,7 +75,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     read_only    folders and files of the interpreter and its libraries
     devices      device files that may be read and written
     threads      more threads of its own; never more processes
-    gpu          it drives a GPU: ioctl is free, devices are in ``devices``, no address-space limit
+    driver       it drives a GPU, and this is what that needs; no address-space limit
     background   it runs only when nothing else wants the core
     """
 
@@ -66,7 +84,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = DEVICES
     limits: Limits
     threads: bool = False
-    gpu: bool = False
+    driver: DriverAccess | None = None
     background: bool = True
 
 
@@ -103,7 +121,7 @@ ALLOWED = _names(
 ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret")
 
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
-_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
+_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 1, 5, 0xF
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 36, 37, 38)  # dup, flags, locks; not F_SETOWN (signals)
 _IOCTL = (
     0x5401,
@@ -142,6 +160,10 @@ CONDITIONAL: tuple[SyscallRule, ...] = (
     SyscallRule("prctl", _any_of(0, _PRCTL)),
 )
 
+_LISTENING_SOCKET = SyscallRule(
+    "socket", ((Condition(0, _AF_UNIX, 0xFFFF_FFFF), Condition(1, _SOCK_SEQPACKET, _SOCK_TYPE)),)
+)
+
 _CLONE_THREAD = 0x0001_0000
 _CLONE_NAMESPACES = 0x7E02_0000 | 0x0000_0080  # NEWNS, CGROUP, UTS, IPC, USER, PID, NET; NEWTIME
 THREADS = SyscallRule("clone", ((Condition(0, _CLONE_THREAD, _CLONE_THREAD | _CLONE_NAMESPACES),),))
@@ -150,6 +172,10 @@ THREADS = SyscallRule("clone", ((Condition(0, _CLONE_THREAD, _CLONE_THREAD | _CL
 def syscall_rules(policy: Policy) -> tuple[tuple[str, ...], tuple[SyscallRule, ...]]:
     """The calls always allowed and those allowed on conditions, for this policy."""
     rules = CONDITIONAL + ((THREADS,) if policy.threads else ())
-    if policy.gpu:  # a GPU driver is ioctl; its numbers are its own
-        return (*ALLOWED, "ioctl"), tuple(rule for rule in rules if rule.name != "ioctl")
-    return ALLOWED, rules
+    if policy.driver is None:
+        return ALLOWED, rules
+    others = tuple(rule for rule in rules if rule.name != "ioctl")
+    ioctl = SyscallRule("ioctl", (*_any_of(1, _IOCTL), *policy.driver.ioctls))
+    sockets = ("bind", "listen") if policy.driver.listens else ()
+    made = (_LISTENING_SOCKET,) if policy.driver.listens else ()
+    return (*ALLOWED, *sockets), (*others, ioctl, *made)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.sandbox import bubblewrap, launch, mode
-from axiom_client.sandbox.policy import Limits, Policy
+from axiom_client.sandbox.policy import DriverAccess, Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 
 _SECONDS_MAX = 60.0  # it takes a tenth of a second; a loaded host may take long to schedule it
@@ -36,16 +36,20 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
     protections: list[Protection] = []
 
 
-def self_test() -> SandboxReport:
-    """Confine a short-lived child as a task would be, and let it try to get out."""
-    return SelfTest().report()
+def self_test(driver: DriverAccess | None = None) -> SandboxReport:
+    """Confine a short-lived child as a task would be, and let it try to get out.
+
+    With ``driver``, as a task on that driver's GPUs would be.
+    """
+    return SelfTest(driver).report()
 
 
 class SelfTest:
     """A trial that is under way: the agent loads its other parts while the child tries."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: DriverAccess | None = None) -> None:
         self._mode = mode.choose()
+        self._driver = driver
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._problem = ""
@@ -80,14 +84,17 @@ class SelfTest:
         own, outside = folder / "own", folder / "outside.txt"
         own.mkdir()
         outside.write_text("a file of the volunteer's")
-        policy = Policy(folder=str(own), read_only=read_only_roots(), limits=_LIMITS)
+        policy = Policy(
+            folder=str(own), read_only=read_only_roots(), limits=_LIMITS,
+            threads=self._driver is not None, driver=self._driver,
+        )  # fmt: skip
         kernel = self._mode.mode == "kernel"
         parent = os.getpid() if kernel else 0  # 0: in a process namespace there is none
         text = msgspec.json.encode(policy).decode()
         command = launch.command("axiom_client.sandbox.trial", parent, text, str(outside), kernel)
         self._process = subprocess.Popen(
             command if kernel else bubblewrap.wrap(self._mode.helper, policy, command),
-            env=launch.environment(),
+            env=launch.environment({}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,6 +6,7 @@ Started by ``selftest``; prints one line of JSON. Each trial is a real attempt o
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -26,6 +27,8 @@ from axiom_client.sandbox.policy import Policy
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, errno.EFBIG)
 _IN_A_NAMESPACE = (errno.ENOENT, errno.ESRCH, errno.EROFS)  # what bubblewrap leaves out or shuts
 _CAPABILITY_VERSION_3 = 0x2008_0522
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_FIOSETOWN, _SIOCGIFCONF = 0x8901, 0x8912
 
 
 def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
@@ -60,7 +63,11 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
 
 def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callable[[], object]]]:
     too_much = policy.limits.memory_bytes + (64 << 20)
+    of_cores: list[tuple[str, Callable[[], object]]] = [
+        ("no threads beyond its core", lambda: threading.Thread(target=int).start()),
+    ]
     return [
+        *(of_cores if policy.driver is None else _driver_trials()),
         ("files outside cannot be read", lambda: open(outside).read()),
         ("files outside cannot be written", lambda: open(outside, "a")),
         ("files outside cannot be changed", lambda: os.chmod(outside, 0o600)),
@@ -70,7 +77,6 @@ def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callab
         ("no local sockets", lambda: socket.socket(socket.AF_UNIX).connect("/run/axiom")),
         ("no new processes", _fork),
         ("no new programs", lambda: os.execv("/bin/true", ["true"])),
-        ("no threads beyond its core", lambda: threading.Thread(target=int).start()),
         ("no signals to others", lambda: os.kill(parent or -1, 0)),
         (
             "no tracing of others",
@@ -78,10 +84,31 @@ def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callab
         ),
         ("no leaving the lowest rank", lambda: os.setpriority(os.PRIO_PROCESS, 0, 0)),
         ("no namespaces", lambda: _must(raw("unshare", 0x1000_0000))),
-        ("limits stay: memory", lambda: mmap.mmap(-1, too_much)),
+        (
+            "limits stay: memory",
+            lambda: mmap.mmap(-1, too_much, flags=_PRIVATE),
+        ),
         ("limits stay: file size", lambda: _big_file(policy.limits.file_bytes + 1)),
         ("dies with the agent", lambda: _must(raw("prctl", 1, 0, 0, 0, 0))),
     ]
+
+
+def _driver_trials() -> list[tuple[str, Callable[[], object]]]:
+    """What a driver's rights must not open."""
+    return [
+        ("no requests about other files' owners", lambda: fcntl.ioctl(0, _FIOSETOWN, bytes(4))),
+        ("no network addresses", lambda: fcntl.ioctl(0, _SIOCGIFCONF, bytes(16))),
+        ("no process's scores but by name", lambda: open("/proc/self/autogroup", "w")),
+        ("nobody is let in", lambda: _listening().accept()),
+    ]
+
+
+def _listening() -> socket.socket:
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    door.bind("\0axiom-trial")
+    door.listen()
+    door.setblocking(False)
+    return door
 
 
 def _refused(

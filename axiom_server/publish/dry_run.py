@@ -129,7 +129,7 @@ def _make_missing(
     for path, source in wanted:
         manifest = read_bundle(source).manifest
         budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
-        device = "cuda:0" if manifest.resources.gpus else "cpu"
+        device = "gpu" if manifest.resources.gpus else "cpu"
         first.append(_Try(path, budget, device))
         tell(f"{manifest.ref}: trying it, {count} x {budget:g} s")
     tries = first + [one.again() for one in first for _ in range(count - 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -86,11 +86,17 @@ class Recorder:
     """A pool with its events in a list, and waits on them."""
 
     def __init__(
-        self, prefer: Literal["warm", "cold"] = "warm", *, background: bool = False
+        self,
+        prefer: Literal["warm", "cold"] = "warm",
+        *,
+        background: bool = False,
+        hide_gpus: Mapping[str, str] | None = None,
     ) -> None:
         self.events: list[TaskEvent] = []
         self._news = asyncio.Event()
-        self.pool = Pool(emit=self._record, prefer=prefer, background=background)
+        self.pool = Pool(
+            emit=self._record, prefer=prefer, background=background, hide_gpus=hide_gpus
+        )
 
     def _record(self, event: TaskEvent) -> None:
         self.events.append(event)
@@ -119,11 +125,12 @@ def with_pool(
     prefer: Literal["warm", "cold"] = "warm",
     *,
     background: bool = False,
+    hide_gpus: Mapping[str, str] | None = None,
 ) -> Any:
     """Run ``use`` with a pool of its own; nothing of it is left afterwards."""
 
     async def body() -> Any:
-        recorder = Recorder(prefer, background=background)
+        recorder = Recorder(prefer, background=background, hide_gpus=hide_gpus)
         try:
             return await asyncio.wait_for(use(recorder), DEADLINE_SECONDS)
         finally:

@@ -8,16 +8,20 @@ import struct
 import msgspec
 import pytest
 
+from axiom_client.host.gpu import nvidia
 from axiom_client.sandbox import bubblewrap, landlock, limits, macos, seccomp, windows
 from axiom_client.sandbox.libc import SandboxError
 from axiom_client.sandbox.policy import ABSENT, ALLOWED, CONDITIONAL, Limits, Policy
 from axiom_client.sandbox.syscalls import AARCH64, ARCHITECTURES, X86_64
+from axiom_protocol.messages import GpuFacts
 
 POLICY = Policy(
     folder="/task",
     read_only=("/usr/lib", '/odd "name"'),
     limits=Limits(memory_bytes=1_000_000, file_bytes=5_000, cpu_seconds=2.5),
 )
+GPU = GpuFacts(uuid="GPU-1", name="H200", memory_bytes=1, pci="0000:06:00.0")
+DRIVER = nvidia.access([GPU])
 PID = 4242
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 REFUSE, MISSING = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
@@ -25,7 +29,7 @@ REFUSE, MISSING = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 
 def verdict(machine: str, number: int, *arguments: int, arch: int = 0, gpu: bool = False) -> int:
     """Run the packed program on one call, as the kernel would."""
-    policy = msgspec.structs.replace(POLICY, gpu=gpu, threads=gpu)
+    policy = msgspec.structs.replace(POLICY, driver=DRIVER if gpu else None, threads=gpu)
     packed = seccomp.pack(seccomp.template(seccomp.build(policy, machine)), PID)
     audit = arch or ARCHITECTURES[machine][0]
     padded = [*arguments, *[0] * (6 - len(arguments))]
@@ -100,12 +104,22 @@ def test_conditions(machine: str, table: dict[str, int]) -> None:
 
 
 def test_a_gpu_task_may_have_threads_and_drive_its_device_but_no_processes() -> None:
-    assert verdict("x86_64", X86_64["ioctl"], 3, 0x1234, gpu=True) == ALLOW
+    def ioctl(request: int) -> int:
+        return verdict("x86_64", X86_64["ioctl"], 3, request, gpu=True)
+
+    for request in (0xC020_462A, 0xC004_46C9, 0x49, 0x3000_0001, 0x5401):
+        assert ioctl(request) == ALLOW, hex(request)
+    for request in (0x8901, 0x8902, 0x8912, 0x5452, 0x5412, 0x541C, 0x3000_0003):
+        assert ioctl(request) == REFUSE, hex(request)
+    assert verdict("x86_64", X86_64["socket"], 1, 5 | 0o2000000, gpu=True) == ALLOW
+    assert verdict("x86_64", X86_64["socket"], 1, 1, gpu=True) == REFUSE
+    assert verdict("x86_64", X86_64["socket"], 2, 5, gpu=True) == REFUSE
+    assert verdict("x86_64", X86_64["socket"], 1, 5) == REFUSE
     assert verdict("x86_64", X86_64["clone"], 0x3D0F00, gpu=True) == ALLOW
     assert verdict("x86_64", X86_64["clone"], 17, gpu=True) == REFUSE
     assert verdict("x86_64", X86_64["clone"], 0x10010000, gpu=True) == REFUSE
     names = [which for which, _ in limits.resource_limits(POLICY, (0, 0))]
-    gpu = msgspec.structs.replace(POLICY, gpu=True)
+    gpu = msgspec.structs.replace(POLICY, driver=DRIVER)
     assert len(limits.resource_limits(gpu, (0, 0))) == len(names) - 1  # no address-space limit
 
 
@@ -131,7 +145,7 @@ def test_landlock_handles_all_that_each_abi_has() -> None:
     assert struct.unpack("=Q", landlock.handled(3))[0] == 2**15 - 1
     assert struct.unpack("=QQ", landlock.handled(4))[1] == 3
     assert struct.unpack("=QQQ", landlock.handled(9)) == (2**16 - 1, 3, 3)
-    paths = dict(landlock.rules(POLICY))
+    paths = dict(landlock.rules(POLICY) + landlock.own_rules(POLICY))
     assert paths["/usr/lib"] & ~0b1100 == 0  # read files, read folders, nothing else
     for forbidden in (1 << 0, 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 12):
         assert not paths["/task"] & forbidden  # exec, devices, sockets, fifos, symlinks

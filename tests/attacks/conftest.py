@@ -1,7 +1,9 @@
 """Each attack is a script that tries to get out, run in the real sandbox by the real pool.
 
 With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all of them run in the second-best sandbox,
-that of a kernel without Landlock; the lack is simulated at the one place that asks.
+that of a kernel without Landlock; the lack is simulated at the one place that asks. With
+AXIOM_ATTACKS_IN=gpu all of them run with what a task on an NVIDIA GPU may do, on this host's first
+GPU where it has one.
 """
 
 from __future__ import annotations
@@ -11,15 +13,22 @@ import errno
 import os
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from axiom_client.host.gpu import nvidia
+from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.run.spec import TaskFinished, TaskLimits, TaskSpec
 from axiom_client.sandbox import landlock
+from axiom_client.sandbox.policy import DriverAccess
+from axiom_protocol.messages import GpuFacts
 from tests.adapters.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
 
 IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
+ON_GPU = os.environ.get("AXIOM_ATTACKS_IN") == "gpu"
 #: What the namespaces of bubblewrap leave out, shut, or cut off.
 _NOT_THERE = (errno.ENOENT, errno.ESRCH, errno.EROFS, errno.EXDEV, errno.EBUSY)
 #: How the sandbox says no; anything else means that the attack itself was wrong.
@@ -59,7 +68,9 @@ class Arena:
         self.recorder: Recorder = self.loop.run_until_complete(self._make())
 
     async def _make(self) -> Recorder:
-        return Recorder()
+        recorder = Recorder()
+        recorder.pool.prewarm("numpy")  # some attacks name the zygote that others are forked from
+        return recorder
 
     def run(self, spec: TaskSpec) -> TaskFinished:
         """One task to its end."""
@@ -75,6 +86,19 @@ class Arena:
         """Leave nothing running."""
         self.loop.run_until_complete(self.recorder.pool.close(0))
         self.loop.close()
+
+
+@cache
+def _driver() -> DriverAccess:
+    """What a task on this host's GPU may do, or on the one that it would have."""
+    found = asyncio.run(GpuProbe().report()).gpus
+    gpu = GpuFacts(uuid="GPU-none", name="none", memory_bytes=0, pci="0000:00:00.0")
+    return nvidia.access([*found, gpu][:1])
+
+
+def on_gpu_too(reason: str) -> pytest.MarkDecorator:
+    """For what a GPU's task may do; ``reason`` says why that is no way out."""
+    return pytest.mark.skipif(ON_GPU, reason=f"on a GPU {reason}")
 
 
 def not_in_bubblewrap(reason: str) -> pytest.MarkDecorator:
@@ -115,9 +139,10 @@ class Attack:
         """The end of a task with ``body`` after the prelude; AGENT and OUTSIDE are known to it."""
         names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
         source = script(PRELUDE + names + textwrap.dedent(body))
-        return self.arena.run(
-            make_spec(self.folder, source, limits=limits, task_folder=task_folder)
-        )
+        spec = make_spec(self.folder, source, limits=limits, task_folder=task_folder)
+        if ON_GPU:
+            spec = structs.replace(spec, device="cuda:0", driver=_driver())
+        return self.arena.run(spec)
 
     def repelled(
         self,

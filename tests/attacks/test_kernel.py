@@ -80,7 +80,8 @@ def test_pivot_root(attack: Attack) -> None:
 
 def test_sysv_shared_memory(attack: Attack) -> None:
     attack.repelled(
-        "syscall(29, 194, 0, 4096, 0o1600)", "import mmap; mmap.mmap(-1, 4096).write(b'x')"
+        "syscall(29, 194, 0, 4096, 0o1600)",
+        "import mmap; mmap.mmap(-1, 4096).write(b'x')",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from axiom_client.run.spec import TaskFinished, TaskLimits
 from axiom_client.run.zygote import SPARES
 from tests.adapters.running import LIMITS
-from tests.attacks.conftest import IN_BUBBLEWRAP, Attack, not_in_bubblewrap
+from tests.attacks.conftest import IN_BUBBLEWRAP, ON_GPU, Attack, not_in_bubblewrap
 
 SMALL = TaskLimits(
     memory_bytes=200_000_000, disk_bytes=4_000_000, cpu_seconds=30, wall_seconds=60,
@@ -38,6 +38,8 @@ def test_100_gib_private(attack: Attack) -> None:
 
 def test_100_gib_shared(attack: Attack) -> None:
     body = "import mmap; m = mmap.mmap(-1, {} << 20)"
+    if ON_GPU:  # addresses are free there; what is used of them is counted by the agent
+        body += "\nimport time\nfor at in range(0, len(m), 4096): m[at] = 1\ntime.sleep(0)"
     ended(attack.run(body.format(100 << 10), SMALL), "over_memory", "200000000")
     worked(attack.run(body.format(100), SMALL))
 

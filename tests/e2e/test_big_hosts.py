@@ -30,6 +30,7 @@ from axiom_client.folders import Folders
 from axiom_client.host import cores
 from axiom_client.host.cgroup import levels
 from axiom_client.host.facts import probe_facts
+from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.project.api import Api, Network
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskSpec, TaskStarted
 from axiom_protocol.messages import Capacity, HostFacts, SyncAnswer, SyncRequest
@@ -126,15 +127,15 @@ class Volunteer:
     def recorded(self, facts: HostFacts, patch: pytest.MonkeyPatch) -> Volunteer:
         """Be such a host from now on."""
 
-        async def gpus(_: object) -> list[Any]:
-            return list(facts.gpus)
+        async def report(_: object) -> GpuReport:
+            return GpuReport(list(facts.gpus))
 
         def told(name: str, folder: Path, found: list[Any], speed: float = 0.0) -> HostFacts:
             return msgspec.structs.replace(facts, gpus=found)
 
         for module in (joining, perform):
             patch.setattr(module, "probe_facts", told)
-            patch.setattr(module.GpuProbe, "gpus", gpus)
+            patch.setattr(module.GpuProbe, "report", report)
         return self
 
     def join(self) -> Volunteer:

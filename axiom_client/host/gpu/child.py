@@ -1,0 +1,43 @@
+"""The probe's child: prints one JSON report of the GPUs that can be used here, and ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import msgspec
+
+from axiom_client.child_lifetime import end_with_parent
+from axiom_client.host.gpu.probe import GpuReport
+from axiom_client.host.gpu.vendor import ProbeFailed, Vendor
+from axiom_client.host.gpu.vendors import present
+from axiom_protocol.messages import GpuFacts
+
+
+def report() -> GpuReport:
+    """What each vendor that may be here finds; one that fails does not hide another's GPUs."""
+    gpus: list[GpuFacts] = []
+    problems: list[str] = []
+    if importlib.util.find_spec("torch") is None:
+        return GpuReport(problems=["torch is not installed, so that no GPU can be used"])
+    for vendor in present():
+        try:
+            gpus += _found_by(vendor)
+        except ProbeFailed as failed:
+            problems.append(str(failed))
+    return GpuReport(gpus, problems)
+
+
+def _found_by(vendor: Vendor) -> list[GpuFacts]:
+    try:
+        return vendor.probe(os.environ)
+    except ProbeFailed:
+        raise
+    except Exception as error:  # noqa: BLE001  a driver's library may raise anything
+        raise ProbeFailed(f"{vendor.BACKEND}: {type(error).__name__}: {error}") from None
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.stdout.buffer.write(msgspec.json.encode(report()))
