@@ -72,7 +72,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     memory_bytes: Bytes
     disk_free_bytes: Bytes
     gpus: Annotated[list[GpuFacts], Meta(max_length=64)] = []
-    environments: Annotated[list[Literal["numpy", "torch"]], Meta(max_length=8)] = []
+    environments: Annotated[list[ShortText], Meta(max_length=8)] = []
     client_version: ShortText = ""
 
 

@@ -222,6 +222,7 @@ def _footer(shot: Snapshot) -> list[str]:
         f"{credit.user_total:,.0f} in all, recent average {credit.user_recent_average:,.1f}"
     )
     lines = [f"{queue} · {credit.pending_results} reports in review", earned, *_contact(shot)]
+    lines += [f"no GPU: {problem}" for problem in shot.gpu_problems]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
     if shot.reason:
         said_already = shot.reason.startswith(shot.state)  # such as "paused by you"

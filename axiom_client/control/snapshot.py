@@ -99,6 +99,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     problem: str
     no_work_reason: str
     notices: list[str]
+    gpu_problems: list[str] = []
 
 
 def snapshot(
@@ -132,6 +133,7 @@ def snapshot(
         contact_seconds_ago=now - answered_at if answered_at > -NEVER else None,
         next_contact_seconds=max(0.0, next_at - now) if 0 < next_at < NEVER else None,
         problem=exchange.problem,
+        gpu_problems=state.gpu_problems,
         no_work_reason=exchange.no_work_reason,
         notices=exchange.notices,
     )

@@ -62,7 +62,8 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
 
 
 def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callable[[], object]]]:
-    too_much = policy.limits.memory_bytes + (64 << 20)
+    drivers_own = policy.driver.memory_bytes if policy.driver else 0
+    too_much = policy.limits.memory_bytes + drivers_own + (64 << 20)
     of_cores: list[tuple[str, Callable[[], object]]] = [
         ("no threads beyond its core", lambda: threading.Thread(target=int).start()),
     ]
@@ -98,17 +99,17 @@ def _driver_trials() -> list[tuple[str, Callable[[], object]]]:
     return [
         ("no requests about other files' owners", lambda: fcntl.ioctl(0, _FIOSETOWN, bytes(4))),
         ("no network addresses", lambda: fcntl.ioctl(0, _SIOCGIFCONF, bytes(16))),
-        ("no process's scores but by name", lambda: open("/proc/self/autogroup", "w")),
-        ("nobody is let in", lambda: _listening().accept()),
+        ("no leaving the session's rank", lambda: open("/proc/self/autogroup", "w")),
+        ("its socket lets nobody in", lambda: _listening().accept()),
     ]
 
 
 def _listening() -> socket.socket:
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    door.bind("\0axiom-trial")
-    door.listen()
-    door.setblocking(False)
-    return door
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.bind("\0axiom-trial")
+    made.listen()
+    made.setblocking(False)
+    return made
 
 
 def _refused(

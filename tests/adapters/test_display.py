@@ -101,3 +101,10 @@ def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\x1b[1;32m" in drawn(shot, 80, 24, colour=True)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "[1;32m" not in drawn(shot, 80, 24, colour=True)
+
+
+def test_why_a_gpu_cannot_be_used_is_shown() -> None:
+    world = World()
+    why = "torch is installed without CUDA"
+    world.do(e.FactsProbed(now=world.now, facts=facts(), gpu_problems=[why]))
+    assert f"no GPU: {why}" in drawn(snapshot(world.state, WHO, world.now), 100, 30)

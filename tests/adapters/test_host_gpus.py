@@ -18,6 +18,7 @@ from axiom_client.host.gpu.probe import GpuProbe, GpuReport
 from axiom_client.host.gpu.vendor import ProbeFailed
 from axiom_client.host.gpu.visible import visible
 from axiom_client.run.spec import Environment, TaskFinished
+from axiom_client.sandbox.selftest import self_test
 from axiom_protocol.messages import GpuFacts
 from tests.adapters.running import LIMITS, finish, make_spec, script, with_pool
 
@@ -294,6 +295,12 @@ def test_what_a_driver_needs_is_open_and_no_more(tmp_path: Path) -> None:
     finished: TaskFinished = finish(msgspec.structs.replace(spec, device="cuda:0", driver=driver))
     assert finished.outcome == "success", finished.message
     assert finished.result["value"] == [0.0] * 13
+
+
+def test_the_self_test_holds_under_a_driver_s_rules() -> None:
+    report = self_test(nvidia.access(ALL[:1]))
+    assert report.ok, [p for p in report.protections if not p.enforced]
+    assert "its socket lets nobody in" in [p.name for p in report.protections]
 
 
 def test_shared_memory_of_a_gpu_s_task_is_counted_by_the_agent(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_a_newer_peers_fields_are_tolerated(path: Path) -> None:
     msgspec.json.decode(json.dumps(newer), type=OF_FILE[path.stem])
 
 
+def test_a_newer_host_is_not_refused_for_what_this_version_does_not_know() -> None:
+    text = (Path(__file__).parent / "newer" / "sync_request.json").read_bytes()
+    host = msgspec.json.decode(text, type=messages.SyncRequest).host
+    assert host is not None
+    assert [gpu.backend for gpu in host.gpus] == ["other"]
+    assert host.environments == ["numpy", "jax"]
+
+
 def test_every_message_of_the_present_version_has_a_golden_file() -> None:
     present = {p.stem for p in GOLDEN if p.parent.name == f"v{messages.PROTOCOL_VERSION}"}
     assert present == set(OF_FILE)

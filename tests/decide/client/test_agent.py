@@ -273,6 +273,22 @@ def test_until_idle_ends_when_all_is_acknowledged() -> None:
     assert of(world.answer(), c.Exit)
 
 
+def test_until_idle_waits_until_work_for_gpus_was_asked_for() -> None:
+    world = World(facts(gpus=0), until_idle=True, gpus_known=False)
+    assert not of(world.answer(), c.Exit)
+    world.do(e.FactsProbed(now=world.now, facts=facts(gpus=1)))
+    world.wait(1)
+    assert world.saying(c.Sync)[-1].plan.capacity.gpu_slots_free == 1
+    assert not world.saying(c.Exit)
+    assert of(world.answer(), c.Exit)
+
+
+def test_until_idle_ends_where_there_is_no_gpu() -> None:
+    world = World(facts(gpus=0), until_idle=True, gpus_known=False)
+    world.answer()
+    assert of(world.do(e.FactsProbed(now=world.now, facts=facts(gpus=0))), c.Exit)
+
+
 def test_run_of_limited_length_stops_politely() -> None:
     world = World(seconds=30.0).working(1)
     world.wait(30)

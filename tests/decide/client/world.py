@@ -75,9 +75,10 @@ class World:
         self.log: list[e.Event] = []
         self.said: list[c.Command] = []
         limits = started.pop("limits", Limits())
+        gpus_known = started.pop("gpus_known", True)
         started = {"wall": WALL, "instance": "0" * 16, **started}
         self.do(e.AgentStarted(now=self.now, limits=limits, **started))
-        self.do(e.FactsProbed(now=self.now, facts=host or facts()))
+        self.do(e.FactsProbed(now=self.now, facts=host or facts(), gpus_known=gpus_known))
 
     def do(self, event: e.Event) -> list[c.Command]:
         """One event; returns what is to be done."""
