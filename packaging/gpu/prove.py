@@ -43,7 +43,7 @@ from axiom_protocol.agreement import disagreements  # noqa: E402
 from axiom_protocol.manifest import read_manifest  # noqa: E402
 from axiom_protocol.messages import GpuFacts  # noqa: E402
 from axiom_protocol.result import gate  # noqa: E402
-from tests.adapters.running import Recorder, make_spec, script, with_pool  # noqa: E402
+from tests.support.running import Recorder, make_spec, script, with_pool  # noqa: E402
 
 PROBE = Path(__file__).with_name("gpu_probe.py")
 #: The nominal budget of each experiment here: the whole default plan would take too long on a GPU

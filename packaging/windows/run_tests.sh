@@ -44,6 +44,6 @@ sys.exit(pytest.main(sys.argv[1:]))
 PY
 cd "$here"
 if [ $# -eq 0 ]; then
-    set -- tests/adapters/test_service_install.py tests/decide
+    set -- tests/service/test_install.py tests/decide
 fi
 exec env PYTHONPATH="$work/site;." "$wine" "$exe" "$work/start.py" -q -p no:cacheprovider "$@"

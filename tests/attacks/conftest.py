@@ -25,7 +25,7 @@ from axiom_client.run.spec import TaskFinished, TaskLimits, TaskSpec
 from axiom_client.sandbox import landlock
 from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.messages import GpuFacts
-from tests.adapters.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
+from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
 
 IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
 ON_GPU = os.environ.get("AXIOM_ATTACKS_IN") == "gpu"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.adapters.running import make_spec, script, with_pool
 from tests.attacks.conftest import NO_ERRNO, Attack
+from tests.support.running import make_spec, script, with_pool
 
 OWN_SIGNAL = (
     "got = []; signal.signal(signal.SIGUSR1, lambda *_: got.append(1));"

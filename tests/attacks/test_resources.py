@@ -9,8 +9,8 @@ import pytest
 
 from axiom_client.run.spec import TaskFinished, TaskLimits
 from axiom_client.run.zygote import SPARES
-from tests.adapters.running import LIMITS
 from tests.attacks.conftest import IN_BUBBLEWRAP, ON_GPU, Attack, not_in_bubblewrap
+from tests.support.running import LIMITS
 
 SMALL = TaskLimits(
     memory_bytes=200_000_000, disk_bytes=4_000_000, cpu_seconds=30, wall_seconds=60,

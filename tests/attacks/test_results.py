@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from axiom_client.run.spec import TaskFinished
-from tests.adapters.running import LIMITS
 from tests.attacks.conftest import Attack
+from tests.support.running import LIMITS
 
 GOOD = '{"valid":1,"configs_done":1,"value":[2.0]}'
 

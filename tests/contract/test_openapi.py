@@ -17,7 +17,7 @@ from starlette.routing import Route
 from axiom_server.maintenance import Rounds
 from axiom_server.web import openapi
 from axiom_server.web.api import Api, application
-from tests.e2e.programs import Server, server
+from tests.support.programs import Server, server
 
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 EXAMPLES = 25  # of each operation; `make fuzz` sends the decoders 100,000

@@ -7,7 +7,7 @@ import pytest
 from axiom_protocol.manifest import read_manifest
 from axiom_protocol.messages import Grant, SyncAnswer
 from axiom_protocol.text import one_line, plain, plain_message
-from tests.e2e.programs import FIXTURES
+from tests.support.programs import FIXTURES
 
 
 @pytest.mark.parametrize(

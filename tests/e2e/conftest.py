@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e import programs
-from tests.e2e.programs import FIXTURES, Program, Server
+from tests.support import programs
+from tests.support.programs import FIXTURES, Program, Server
 
 
 @pytest.fixture

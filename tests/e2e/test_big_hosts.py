@@ -34,7 +34,7 @@ from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.project.api import Api, Network
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskSpec, TaskStarted
 from axiom_protocol.messages import Capacity, HostFacts, SyncAnswer, SyncRequest
-from tests.e2e.programs import FIXTURES, WAIT_SECONDS, Server, server
+from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, server
 
 TASK_SECONDS = 120.0  # of a run, as declared: the log's new experiment took 121
 RECORDED = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import programs
-from tests.e2e.programs import FIXTURES, Program, Server, free_port
+from tests.support import programs
+from tests.support.programs import FIXTURES, Program, Server, free_port
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 

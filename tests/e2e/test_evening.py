@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from axiom_server.project_folder import Folder
-from tests.e2e.programs import FIXTURES, Server, server
+from tests.support.programs import FIXTURES, Server, server
 
 REPOSITORY = Path(__file__).parents[2]
 HISTORY = FIXTURES / "session_2026-03-02_0300.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import FIXTURES, PROGRAMS, Program, Server, finished
+from tests.support.programs import FIXTURES, PROGRAMS, Program, Server, finished
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.programs import Server, server, wait_for
+from tests.support.programs import Server, server, wait_for
 
 HOST_BURST, ADDRESS_BURST, JOIN_BURST, CONNECTIONS = 8, 30, 6, 12
 LIMITS = f"""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e import programs
-from tests.e2e.programs import FIXTURES, Program, Server, wait_for
+from tests.support import programs
+from tests.support.programs import FIXTURES, Program, Server, wait_for
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 

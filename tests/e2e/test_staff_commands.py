@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from axiom_server.project_folder import Folder
-from tests.e2e.programs import FIXTURES, Program, Server, server
+from tests.support.programs import FIXTURES, Program, Server, server
 
 WALK = str(FIXTURES / "experiments" / "short_walk.py")
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.e2e import programs
-from tests.e2e.programs import FIXTURES, Program, wait_for
+from tests.support import programs
+from tests.support.programs import FIXTURES, Program, wait_for
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 DAY = datetime.timedelta(days=1)

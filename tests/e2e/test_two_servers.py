@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.adapters.cluster import cluster
-from tests.e2e.programs import FIXTURES, WAIT_SECONDS, Server, free_port, server, wait_for
+from tests.support.cluster import cluster
+from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, free_port, server, wait_for
 
 WORKUNITS = 600
 HOSTS = 4

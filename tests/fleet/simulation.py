@@ -33,8 +33,8 @@ from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, migrate
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.transaction import Asked, exchange_all
-from tests.adapters.server_project import EXPERIMENTS
 from tests.fleet.hosts import DAY, GIB, HOUR, SimulatedHost, fleet, truth
+from tests.support.server_project import EXPERIMENTS
 
 BEGINS = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
 TICK = 300.0  # hosts that are due within it sync together; few hosts may take a longer one

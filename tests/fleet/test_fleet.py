@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.adapters.cluster import cluster
 from tests.fleet.hosts import LIARS
 from tests.fleet.simulation import Outcome, Simulation
+from tests.support.cluster import cluster
 
 SEEDS = [int(seed) for seed in os.environ.get("AXIOM_FLEET_SEEDS", "1").split()]
 HONEST_QUARANTINED_MAX = 0.01

@@ -24,9 +24,9 @@ from hypothesis.strategies import SearchStrategy
 from msgspec import Struct
 from msgspec import json as msgjson
 
-from tests.e2e.programs import FIXTURES, Server
-from tests.e2e.programs import server as new_project
 from tests.fuzz.structured import FACTS, SYNCS, encoded, mostly, table, variants
+from tests.support.programs import FIXTURES, Server
+from tests.support.programs import server as new_project
 
 INPUTS_EACH = 50  # of each request that hypothesis makes: the others are it, broken
 HOSTS = 3

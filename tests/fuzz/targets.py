@@ -22,7 +22,7 @@ from axiom_protocol.manifest import ManifestError, Scalar, read_manifest
 from axiom_protocol.messages import REPORTS_MAX, Grant, Problem, SyncAnswer, SyncRequest
 from axiom_protocol.result import ResultRefused, decode_result, gate
 from axiom_server.web.api import Refused, decode
-from tests.decide.client.world import SHA, World, manifest
+from tests.support.world import SHA, World, manifest
 
 CORPUS = Path(__file__).parent / "corpus"
 MESSAGE_CHARACTERS_MAX = 20_000  # of a refusal: it goes to logs and over the wire

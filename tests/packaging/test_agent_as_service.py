@@ -13,7 +13,7 @@ import pytest
 
 from axiom_client.errors import AlreadyRunning, NotAttached
 from tests.e2e.conftest import agent, held_walk, server  # fixtures
-from tests.e2e.programs import WAIT_SECONDS, Program, Server, finished, wait_for
+from tests.support.programs import WAIT_SECONDS, Program, Server, finished, wait_for
 
 __all__ = ["agent", "held_walk", "server"]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import held_walk, server  # fixtures
-from tests.e2e.programs import FIXTURES, WAIT_SECONDS, Server, wait_for
 from tests.packaging.pages import ROOT, blocks
+from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, wait_for
 
 __all__ = ["held_walk", "server"]
 

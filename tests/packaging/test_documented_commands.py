@@ -25,9 +25,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e import programs
-from tests.e2e.programs import FIXTURES, PROGRAMS, Server, free_port, wait_for
 from tests.packaging.pages import PAGES, ROOT, Block, blocks, inline_commands
+from tests.support import programs
+from tests.support.programs import FIXTURES, PROGRAMS, Server, free_port, wait_for
 
 pytestmark = pytest.mark.slow  # a hundred real commands, each of them starting Python
 

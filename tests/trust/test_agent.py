@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from axiom_server.trust.repository import Published
-from tests.adapters.small_project import SmallProject, served
+from tests.support.small_project import SmallProject, served
 from tests.trust.hostile import script
 
 RUN_SECONDS_MAX = 240  # a loaded two-core machine

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from axiom_protocol.messages import REPORTS_MAX
-from tests.e2e import programs
-from tests.e2e.programs import Server
+from tests.support import programs
+from tests.support.programs import Server
 from tests.trust.hostile import script
 
 FACTS: dict[str, Any] = {

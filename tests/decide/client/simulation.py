@@ -15,7 +15,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load, SyncPlan, TaskRecord
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Acknowledgement, Grant, HostFacts, Report, SyncAnswer
-from tests.decide.client.world import SHA, World, facts, grant, manifest
+from tests.support.world import SHA, World, facts, grant, manifest
 
 SHAS = (SHA, "b" * 64, "c" * 64, "d" * 64)
 NEEDS = {

@@ -10,7 +10,7 @@ from axiom_client.decide.model import Limits, TaskRecord
 from axiom_client.decide.task import TRANSITIONS, ImpossibleTransition, advance
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Acknowledgement
-from tests.decide.client.world import WALL, World, facts, grant, of
+from tests.support.world import WALL, World, facts, grant, of
 
 
 def test_first_request_follows_the_facts_at_once_and_warms_up() -> None:

@@ -10,7 +10,7 @@ from axiom_client.decide.model import AgentState, Limits, Load, Pause, TaskRecor
 from axiom_client.decide.plan import room_now
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
-from tests.decide.client.world import WALL, World, facts, grant
+from tests.support.world import WALL, World, facts, grant
 
 
 @pytest.mark.parametrize(

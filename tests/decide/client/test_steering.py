@@ -16,7 +16,7 @@ from axiom_client.decide.model import Limits, Load, TaskState
 from axiom_client.decide.plan import SERVER_FAILURES_MAX, room_now
 from axiom_client.decide.schedule import is_open, moment, next_change
 from axiom_protocol.manifest import Resources
-from tests.decide.client.world import World, facts, grant, of
+from tests.support.world import World, facts, grant, of
 
 HOUR = 3600.0
 

@@ -13,7 +13,7 @@ from axiom_client.control.snapshot import Snapshot, Who, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load
 from axiom_protocol.manifest import Resources
-from tests.decide.client.world import WALL, World, facts, grant
+from tests.support.world import WALL, World, facts, grant
 
 WHO = Who(project="Axiom", url="https://x.example", host_id=1, user="Ada")
 SMALL = {"memory_bytes": 100_000_000, "disk_bytes": 1_000_000}

@@ -1,0 +1,31 @@
+"""What several folders here need: the kinds of test, and a PostgreSQL of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+#: By folder. Unit tests touch no process, socket or database; integration tests hold one room to the
+#: real thing beside it; end-to-end tests run both programs as their users do.
+UNIT = ("contract", "decide", "walls")
+END_TO_END = ("attacks", "e2e", "fleet", "packaging", "science", "trust")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind, so that ``-m unit`` and the others choose."""
+    for item in items:
+        room = item.path.relative_to(HERE).parts[0]
+        kind = "unit" if room in UNIT else "e2e" if room in END_TO_END else "integration"
+        item.add_marker(kind)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """How to reach it; its database ``ready`` is migrated."""
+    from tests.support.cluster import cluster  # the pure tests run where no server is installed
+
+    with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
+        yield conninfo

@@ -1,0 +1,58 @@
+"""The pages: every text escaped, what was reviewed and stopped shown, an empty project too."""
+
+from __future__ import annotations
+
+import asyncio
+
+from axiom_server.pages import render
+from axiom_server.store.database import connect
+from tests.support.cluster import fresh_database
+from tests.support.server_project import ServerProject
+
+
+def page(project: ServerProject, session: int | None = None) -> str | None:
+    async def inside() -> str | None:
+        async with connect(project.conninfo) as connection:
+            if session is None:
+                return await render.front(connection, project.config)
+            return await render.session(connection, project.config, session)
+
+    return asyncio.run(inside())
+
+
+def test_an_empty_project_has_pages(postgres: str) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo)
+        front = page(project) or ""
+        assert "None is published yet." in front
+        assert "Nobody yet: be the first." in front
+        assert page(project, 1) is None
+
+
+def test_what_was_reviewed_is_shown_and_no_text_is_markup(postgres: str) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo)
+        project.publish()
+        project.publish(name="broken_walk", title="Broken walk")
+        project.deploy("short_walk", count=8)
+        host = project.host("<script>alert(1)</script>", cores=8)
+        assert "no data yet" in (page(project) or "")
+        host.sync()
+        project.later(60)
+        host.succeed_all(cpu=0)
+        project.review()
+        project.execute(
+            "UPDATE versions SET state = 'stopped', state_reason = '9 of 10 failed <b>' "
+            "WHERE version_id = 2"
+        )
+        front = page(project) or ""
+        assert '<span class="verdict confirmed">confirmed</span>' in front
+        assert "8 seeds on 1 host<" in front
+        assert "9 of 10 failed &lt;b&gt;" in front
+        assert '<a href="/sessions/1">' in front
+        log = page(project, 1) or ""
+        for text in (front, log):
+            assert "&lt;script&gt;alert(1)" in text
+            assert "<script" not in text
+        assert "8 results reviewed and credited (16 total credit)" in log
+        assert "Session 2" not in log

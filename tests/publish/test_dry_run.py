@@ -1,0 +1,121 @@
+"""What `publish` refuses after trying it for real, and what it takes from runs made elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from axiom_server.errors import DryRunFailed, FileUnreadable
+from axiom_server.publish.dry_run import Run, read_run, try_all
+from axiom_server.review.log_text import dry_run_in_words
+from tests.support.programs import FIXTURES
+
+WALK = FIXTURES / "experiments" / "short_walk.py"
+
+
+def changed(folder: Path, *changes: tuple[str, str]) -> tuple[Path, bytes]:
+    """The short walk with other text in places."""
+    text = WALK.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = folder / "walk.py"
+    path.write_text(text)
+    return path, text.encode()
+
+
+def tried(source: tuple[Path, bytes], *runs: Run, **options: Any) -> dict[str, Any]:
+    """The one thing shown of one source."""
+    said: list[str] = []
+    wanted = {"skip": (), "budget_seconds": 0.5, "tell": said.append, **options}
+    shown = try_all([source], runs, **wanted)
+    assert said
+    (found,) = shown.values()
+    return found
+
+
+def recorded(source: tuple[Path, bytes], **changes: Any) -> Run:
+    """A run as the client prints it, made once for the file and then varied."""
+    out = source[0].with_suffix(".json")
+    if not out.exists():
+        line = [str(Path(sys.executable).with_name("axiom-client")), "try", str(source[0])]
+        with out.open("wb") as file:
+            subprocess.run([*line, "--seed", "3", "--json"], stdout=file, check=True, timeout=200)
+    return msgspec.structs.replace(read_run(out), **changes)
+
+
+def test_an_honest_experiment_passes_and_its_figures_are_told(tmp_path: Path) -> None:
+    shown = tried(changed(tmp_path))
+    assert shown["same_bytes"]
+    assert (shown["runs"], shown["seed"], shown["skipped"]) == (2, 1, [])
+    assert 0 < shown["cpu_seconds"] < 60
+    assert 0 < shown["peak_memory_bytes"] <= shown["declared_memory_bytes"]
+    assert shown["result"]["valid"] == 1
+    words = dry_run_in_words(shown)
+    assert "2 runs of seed 1, the same bytes" in words
+    assert "for a budget of 0.5 s" in words
+
+
+def test_one_that_draws_elsewhere_than_from_its_seed_is_refused(tmp_path: Path) -> None:
+    source = changed(
+        tmp_path, ("def run(task):", "import os\n\n\ndef run(task):"),
+        ('"exponent": ', '"exponent": int.from_bytes(os.urandom(4)) * 1e-12 + '),
+    )  # fmt: skip
+    with pytest.raises(DryRunFailed, match="different bytes \\(exponent\\)"):
+        tried(source)
+    shown = tried(source, skip=("determinism",))
+    assert (shown["runs"], shown["same_bytes"], shown["skipped"]) == (1, False, ["determinism"])
+    assert "not checked: determinism" in dry_run_in_words(shown)
+
+
+def test_one_that_fails_is_refused_with_its_words(tmp_path: Path) -> None:
+    source = changed(tmp_path, ("def run(task):", "def run(task):\n    raise ValueError('oh')"))
+    with pytest.raises(DryRunFailed, match=r"ended as failed: .*ValueError: oh$"):
+        tried(source)
+
+
+def test_one_that_takes_more_memory_than_it_declares_is_refused(tmp_path: Path) -> None:
+    source = changed(
+        tmp_path, ("def run(task):", "def run(task):\n    held = bytearray(3_000_000_000)")
+    )
+    with pytest.raises(DryRunFailed, match="over_memory"):
+        tried(source)
+
+
+def test_what_was_recorded_elsewhere_is_held_against_the_same_rules(tmp_path: Path) -> None:
+    source = changed(tmp_path)
+    one = recorded(source)
+    assert tried(source, one, one)["seed"] == 3
+    with pytest.raises(DryRunFailed, match="2 recorded runs are needed"):
+        tried(source, one)
+    assert tried(source, one, skip=("determinism",))["runs"] == 1
+    wrong = {
+        "different bytes": recorded(source, result=msgspec.Raw(b'{"valid": 1}')),
+        "different seeds": recorded(source, seed=4),
+        "of other bytes": recorded(source, sha256="0" * 64),
+        "processor time": recorded(source, cpu_seconds=3600.0),
+        "it took 3600 s": recorded(source, elapsed_seconds=3600.0),
+        "MB and declares": recorded(source, peak_memory_bytes=1 << 40),
+        "ended as lost": recorded(source, outcome="lost"),
+    }
+    for why, run in wrong.items():
+        with pytest.raises(DryRunFailed, match=why):
+            tried(source, one, run)
+    slow = recorded(source, cpu_seconds=3600.0, elapsed_seconds=3600.0)
+    assert tried(source, one, slow, skip=("time",))["cpu_seconds"] == 3600
+    huge = recorded(source, peak_memory_bytes=1 << 40)
+    assert tried(source, one, huge, skip=("memory",))["skipped"] == ["memory"]
+
+
+def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
+    for text in ("", "[]", "{}", '{"outcome": "success"}', "\xff"):
+        (tmp_path / "tried.json").write_text(text)
+        with pytest.raises(FileUnreadable, match=r"axiom-client try --json"):
+            read_run(tmp_path / "tried.json")
+    with pytest.raises(FileUnreadable, match="cannot read"):
+        read_run(tmp_path / "absent.json")

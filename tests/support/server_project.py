@@ -1,0 +1,206 @@
+"""A project in a database, driven without a network: hosts sync by calling the exchange itself.
+
+Time passes by moving what is stored into the past, so a test of a lease of hours takes none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+
+from axiom_protocol.manifest import Manifest, read_manifest
+from axiom_protocol.messages import (
+    Capacity,
+    GpuFacts,
+    Grant,
+    HostFacts,
+    InHand,
+    Report,
+    SyncAnswer,
+    SyncRequest,
+)
+from axiom_server import maintenance as rounds
+from axiom_server.config import Config
+from axiom_server.publish import deploy as deployment
+from axiom_server.publish.deploy import Deployed, Order
+from axiom_server.review import review as reviewing
+from axiom_server.review.log import SessionLog
+from axiom_server.store import experiments, hosts, users
+from axiom_server.store.database import Connection, connect
+from axiom_server.sync.catalogue import Catalogue
+from axiom_server.sync.transaction import exchange
+from tests.support.cluster import transaction
+
+EXPERIMENTS = Path(__file__).parents[1] / "fixtures" / "experiments"
+GIB = 1 << 30
+
+#: Every column that holds a point in time.
+TIMES = {
+    "hosts": ("last_seen_at", "average_at"),
+    "users": ("average_at",),
+    "tasks": ("granted_at", "deadline_at", "ended_at"),
+    "queue": ("release_at",),
+    "comparisons": ("wanted_at",),
+    "mismatches": ("at",),
+}
+
+
+@dataclass
+class ServerProject:
+    """The server's side of a project."""
+
+    conninfo: str
+    config: Config = field(default_factory=Config)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def publish(self, name: str = "short_walk", /, **changes: Any) -> Manifest:
+        """Record a fixture experiment (signing is tested elsewhere)."""
+        manifest = read_manifest((EXPERIMENTS / f"{name}.py").read_text())
+        manifest = msgspec.structs.replace(manifest, **changes)
+
+        async def work(connection: Connection) -> None:
+            await experiments.record_version(connection, manifest, "0" * 64, None)
+
+        transaction(self.conninfo, work)
+        return manifest
+
+    def deploy(self, *names: str, **order: Any) -> Deployed:
+        """As the command does."""
+        return transaction(
+            self.conninfo,
+            lambda c: deployment.make(c, Order(names=names, **order), self.config.deploy),
+        )
+
+    def host(self, user: str = "", cores: int = 4, gpus: int = 0) -> Host:
+        """Enrol a host of a user's, who is made when new."""
+        number = next(self._numbers)
+        facts = HostFacts(
+            name=f"host{number}", os="linux", architecture="x86_64", cpu_cores=cores,
+            memory_bytes=cores * 4 * GIB, disk_free_bytes=100 * GIB,
+            gpus=[GpuFacts(uuid=str(i), name="gpu", memory_bytes=GIB) for i in range(gpus)],
+            environments=["numpy", "torch"],
+        )  # fmt: skip
+        token = f"token{number}".encode()
+        owner = user or f"user{number}"
+
+        async def work(connection: Connection) -> int:
+            await users.ensure(connection, [owner])
+            ids = await users.ensure(connection, [owner])
+            return await hosts.enrol(connection, ids[owner], facts, token)
+
+        host_id = transaction(self.conninfo, work)
+        return Host(self, host_id, token, cores, gpus)
+
+    def review(self) -> SessionLog:
+        """As the command does."""
+        return transaction(self.conninfo, lambda c: reviewing.review(c, self.config))
+
+    def round(self) -> None:
+        """One round of the periodic work."""
+
+        async def inside() -> None:
+            connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
+            async with connection:
+                assert await rounds.once(connection, self.config)
+
+        asyncio.run(inside())
+
+    def later(self, seconds: float) -> None:
+        """Let so much time pass."""
+        with psycopg.connect(self.conninfo) as connection:
+            for table, columns in TIMES.items():
+                moved = ", ".join(f"{c} = {c} - %(s)s * interval '1 second'" for c in columns)
+                connection.execute(f"UPDATE {table} SET {moved}", {"s": seconds})
+
+    def value(self, query: str, *values: Any) -> Any:
+        """The first column of the first row."""
+        with psycopg.connect(self.conninfo) as connection:
+            row = connection.execute(query, values).fetchone()
+            return row[0] if row else None
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows."""
+        with psycopg.connect(self.conninfo) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def execute(self, query: str, *values: Any) -> None:
+        """Change something behind the server's back."""
+        with psycopg.connect(self.conninfo) as connection:
+            connection.execute(query, values)
+
+    def sync(self, token: bytes, request: SyncRequest) -> SyncAnswer:
+        """One exchange, as a freshly started serving process would make it."""
+
+        async def inside() -> SyncAnswer:
+            catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
+            async with connect(self.conninfo) as connection:
+                await catalogue.refresh(connection)
+                return await exchange(connection, catalogue, self.config, token, request)
+
+        return asyncio.run(inside())
+
+
+@dataclass
+class Host:
+    """The volunteer's side: it keeps what it was granted until it reports it."""
+
+    project: ServerProject
+    host_id: int
+    token: bytes
+    cores: int
+    gpus: int
+    held: dict[int, Grant] = field(default_factory=dict)
+    last_request: str = ""
+
+    def sync(
+        self, reports: list[Report] | None = None, *, cpu: int | None = None, request_id: str = "",
+        forget: bool = False, **more: Any,
+    ) -> SyncAnswer:  # fmt: skip
+        """Report, say what is in hand (nothing, with ``forget``), ask for ``cpu`` more tasks."""
+        reports = reports or []
+        reported = {report.task_id for report in reports}
+        left = {} if forget else {t: g for t, g in self.held.items() if t not in reported}
+        busy = {d: sum(g.device == d for g in left.values()) for d in ("cpu", "gpu")}
+        self.last_request = request_id or f"request-{next(self.project._numbers):08d}"
+        request = SyncRequest(
+            request_id=self.last_request,
+            capacity=Capacity(
+                cpu_slots=self.cores, gpu_slots=self.gpus, memory_free_bytes=64 * GIB,
+                cpu_slots_free=self.cores - busy["cpu"] if cpu is None else cpu,
+                gpu_slots_free=self.gpus - busy["gpu"], disk_free_bytes=GIB,
+                buffer_seconds=more.pop("buffer_seconds", 0.0),
+            ),
+            in_hand=[InHand(task_id=task_id, state="running") for task_id in left],
+            reports=reports,
+            **more,
+        )  # fmt: skip
+        answer = self.project.sync(self.token, request)
+        self.held = left | {grant.task_id: grant for grant in answer.grants}
+        for task_id in answer.cancelled:
+            self.held.pop(task_id, None)
+        return answer
+
+    def success(self, grant: Grant, seconds: float = 1.0, **result: Any) -> Report:
+        """An honest report of a short walk: the number depends on the seed alone."""
+        numbers = {"valid": 1, "configs_done": 3, "exponent": 0.5 + grant.seed * 1e-4, **result}
+        return Report(
+            task_id=grant.task_id, outcome="success", elapsed_seconds=seconds,
+            cpu_seconds=seconds * 0.9, result=numbers,
+        )  # fmt: skip
+
+    def failure(self, grant: Grant, seconds: float = 1.0) -> Report:
+        """The task ended with an error."""
+        return Report(
+            task_id=grant.task_id, outcome="failed", elapsed_seconds=seconds, cpu_seconds=seconds,
+            message="ValueError: it broke",
+        )  # fmt: skip
+
+    def succeed_all(self, seconds: float = 1.0, **more: Any) -> SyncAnswer:
+        """Report everything in hand as done."""
+        return self.sync([self.success(g, seconds) for g in self.held.values()], **more)
