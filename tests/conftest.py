@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-#: By folder. Unit tests touch no process, socket or database; integration tests hold one room to the
-#: real thing beside it; end-to-end tests run both programs as their users do.
+#: By folder. Unit tests touch no process, socket or database; integration tests hold one room to
+#: the real thing beside it; end-to-end tests run both programs as their users do.
 UNIT = ("contract", "decide", "walls")
 END_TO_END = ("attacks", "e2e", "fleet", "packaging", "science", "trust")
 
