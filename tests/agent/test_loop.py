@@ -7,10 +7,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.support.agent_process import AgentProcess, wait_for
+from tests.support.agent_process import AgentProcess
+from tests.support.processes import still_running, wait_for
 from tests.support.small_project import TOKEN, SmallProject, served
 
 
@@ -74,8 +74,7 @@ def test_killed_agent_runs_again_what_ran_and_leaves_no_process(
         wait_for("a task to run", lambda: agent.tasks("running"))
         family = agent.family()
         agent.kill()
-        _, alive = psutil.wait_procs(family, timeout=2)
-        assert not alive
+        assert not still_running(family, 2)
         assert agent.tasks("queued")  # the journal has them; the dead agent's socket is no obstacle
         agent.ok("run", "--no-display", "--until-idle")
     assert project.outcomes() == dict.fromkeys(ids, "success")

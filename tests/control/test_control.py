@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.agent_process import AgentProcess, wait_for
+from tests.support.agent_process import AgentProcess
+from tests.support.processes import wait_for
 from tests.support.small_project import SmallProject, served
 
 

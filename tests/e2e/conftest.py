@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.support import programs
+from tests.support.processes import still_running
 from tests.support.programs import FIXTURES, Program, Server
 
 
@@ -30,7 +31,7 @@ def agent(tmp_path: Path) -> Iterator[Program]:
         return
     family = [psutil.Process(made.process.pid), *programs.descendants(made.process)]
     made.stop()
-    _, alive = psutil.wait_procs(family, timeout=5)
+    alive = still_running(family, 5)
     for process in alive:
         process.kill()
 

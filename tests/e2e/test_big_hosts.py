@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.project.api import Api, Network
 from axiom_client.run.spec import TaskEvent, TaskFinished, TaskSpec, TaskStarted
 from axiom_protocol.messages import Capacity, HostFacts, SyncAnswer, SyncRequest
-from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, server
+from tests.support.processes import WAIT_SECONDS
+from tests.support.programs import FIXTURES, Server, server
 
 TASK_SECONDS = 120.0  # of a run, as declared: the log's new experiment took 121
 RECORDED = {
@@ -59,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         script.write_text(source)
     staff.serve()
     try:
-        staff.run("publish", *map(str, scripts))
+        staff.run("publish", *map(str, scripts), "--skip", "dry-run")  # no GPU to try one on
         staff.run("deploy", "short_walk", "--count", "9000")
         staff.run("deploy", "gpu_walk", "--count", "100", "--gpu")
         yield staff
@@ -70,7 +71,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 class HeldPool:
     """Stands for the processes: each task runs until it is stopped."""
 
-    def __init__(self, emit: Callable[[TaskEvent], None]) -> None:
+    def __init__(self, *, emit: Callable[[TaskEvent], None], hide_gpus: Mapping[str, str]) -> None:
+        del hide_gpus  # there is no process to hide them from
         self._emit = emit
         self._running: set[int] = set()
 

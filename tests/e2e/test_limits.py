@@ -12,7 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.programs import Server, server, wait_for
+from tests.support.processes import wait_for
+from tests.support.programs import Server, server
 
 HOST_BURST, ADDRESS_BURST, JOIN_BURST, CONNECTIONS = 8, 30, 6, 12
 LIMITS = f"""

@@ -6,10 +6,9 @@ import os
 import time
 from pathlib import Path
 
-import psutil
-
 from tests.support import programs
-from tests.support.programs import FIXTURES, Program, Server, wait_for
+from tests.support.processes import still_running, wait_for
+from tests.support.programs import FIXTURES, Program, Server
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 
@@ -74,8 +73,7 @@ def test_killed_agent_runs_its_task_again_and_reports_it_once(
     assert family
 
     agent.kill()
-    time.sleep(1)
-    alive = [process for process in family if lives(process)]
+    alive = still_running(family, 1)
     assert not alive, f"outlived the agent by a second: {alive}"
 
     agent.run("run", "--until-idle", "--no-display")
@@ -83,14 +81,6 @@ def test_killed_agent_runs_its_task_again_and_reports_it_once(
     assert review["results"] == 2
     assert review["credit"] == 4
     assert server.json("review")["results"] == 0
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether it still does anything; one that init has yet to reap does not."""
-    try:
-        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def running(agent: Program) -> list[object]:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support import programs
-from tests.support.programs import FIXTURES, Program, wait_for
+from tests.support.processes import wait_for
+from tests.support.programs import FIXTURES, Program
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 DAY = datetime.timedelta(days=1)

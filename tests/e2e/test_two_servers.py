@@ -17,7 +17,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.support.cluster import cluster
-from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, free_port, server, wait_for
+from tests.support.processes import WAIT_SECONDS, wait_for
+from tests.support.programs import FIXTURES, Server, free_port, server
 
 WORKUNITS = 600
 HOSTS = 4

@@ -13,7 +13,8 @@ import pytest
 
 from axiom_client.errors import AlreadyRunning, NotAttached
 from tests.e2e.conftest import agent, held_walk, server  # fixtures
-from tests.support.programs import WAIT_SECONDS, Program, Server, finished, wait_for
+from tests.support.processes import WAIT_SECONDS, wait_for
+from tests.support.programs import Program, Server, finished
 
 __all__ = ["agent", "held_walk", "server"]
 

@@ -20,7 +20,8 @@ import pytest
 
 from tests.e2e.conftest import held_walk, server  # fixtures
 from tests.packaging.pages import ROOT, blocks
-from tests.support.programs import FIXTURES, WAIT_SECONDS, Server, wait_for
+from tests.support.processes import WAIT_SECONDS, wait_for
+from tests.support.programs import FIXTURES, Server
 
 __all__ = ["held_walk", "server"]
 

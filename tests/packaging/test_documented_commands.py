@@ -27,7 +27,8 @@ import pytest
 
 from tests.packaging.pages import PAGES, ROOT, Block, blocks, inline_commands
 from tests.support import programs
-from tests.support.programs import FIXTURES, PROGRAMS, Server, free_port, wait_for
+from tests.support.processes import wait_for
+from tests.support.programs import FIXTURES, PROGRAMS, Server, free_port
 
 pytestmark = pytest.mark.slow  # a hundred real commands, each of them starting Python
 

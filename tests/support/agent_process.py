@@ -8,27 +8,14 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
-T = TypeVar("T")
-WAIT_SECONDS = 90.0  # a loaded two-core machine; a test that hangs must still end
+from tests.support.processes import COMMAND_SECONDS_MAX, WAIT_SECONDS, still_running
+
 ROOT = Path(__file__).parents[2]
-
-
-def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
-    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
-    until = time.monotonic() + seconds
-    while True:
-        if value := probe():
-            return value
-        if time.monotonic() > until:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.05)
 
 
 class AgentProcess:
@@ -48,7 +35,7 @@ class AgentProcess:
         """Run a command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "axiom_client", *words], env=self.environment,
-            capture_output=True, text=True, timeout=240, check=False,
+            capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False,
         )  # fmt: skip
 
     def ok(self, *words: str) -> str:
@@ -113,6 +100,6 @@ class AgentProcess:
         if self.process is not None and self.process.poll() is None:
             family = self.family()
             self.kill()
-            _, alive = psutil.wait_procs(family, timeout=10)
+            alive = still_running(family, 10)
             for process in alive:
                 process.kill()

@@ -8,30 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
 
+from tests.support.processes import COMMAND_SECONDS_MAX, WAIT_SECONDS, wait_for
+
 PROGRAMS = Path(sys.executable).parent
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-T = TypeVar("T")
-WAIT_SECONDS = 90.0  # generous: two shared cores may be busy with anything
-
-
-def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
-    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
-    until = time.monotonic() + seconds
-    while True:
-        if value := probe():
-            return value
-        if time.monotonic() > until:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -43,8 +30,9 @@ def free_port() -> int:
 
 def finished(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        line, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+        line, env=environment, capture_output=True, text=True, check=False,
+        timeout=COMMAND_SECONDS_MAX,
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,44 @@
+"""Waiting for other processes, on machines that may be busy with anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+WAIT_SECONDS = 90.0  # generous: two shared cores may be busy with anything
+#: A command that hangs must still end; publishing tries six experiments twice, on two busy cores.
+COMMAND_SECONDS_MAX = 900.0
+POLL_SECONDS = 0.05
+
+
+def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
+    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
+    until = time.monotonic() + seconds
+    while True:
+        if value := probe():
+            return value
+        if time.monotonic() > until:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it exists, other than as a zombie that init (any process, in a container) reaps."""
+    try:
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def still_running(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that run still after ``seconds``; returns as soon as none does."""
+    until = time.monotonic() + seconds
+    while alive := [process for process in processes if runs(process)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(POLL_SECONDS)
+    return alive
