@@ -13,8 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from axiom_client.decide.task_run import Environment, TaskFinished, TaskLimits
 from axiom_client.run.pool import Pool
-from axiom_client.run.spec import Environment, TaskEvent, TaskFinished, TaskLimits, TaskSpec
+from axiom_client.run.spec import PlacedTask, TaskEvent
 
 LIMITS = TaskLimits(
     memory_bytes=2_000_000_000, disk_bytes=10_000_000, cpu_seconds=600, wall_seconds=3600
@@ -58,7 +59,7 @@ def script(body: str) -> str:
     return f"{HEADER}\ndef run(task):\n{lines}{tail}"
 
 
-def make_spec(folder: Path, source: str, environment: Environment = "torch") -> TaskSpec:
+def make_spec(folder: Path, source: str, environment: Environment = "torch") -> PlacedTask:
     """A task of this script with a fresh folder."""
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
@@ -67,7 +68,7 @@ def make_spec(folder: Path, source: str, environment: Environment = "torch") -> 
         path.write_text(source)
     own = folder / f"task-{task_id}"
     own.mkdir()
-    return TaskSpec(
+    return PlacedTask(
         task_id=task_id,
         experiment="bench",
         source_path=str(path),
@@ -95,14 +96,14 @@ class Runner:
         if isinstance(event, TaskFinished):
             self._waiting.pop(event.task_id).set_result(event)
 
-    def start(self, spec: TaskSpec) -> asyncio.Future[TaskFinished]:
+    def start(self, spec: PlacedTask) -> asyncio.Future[TaskFinished]:
         """Start a task; the future is its end."""
         future: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
         self._waiting[spec.task_id] = future
         self.pool.start(spec)
         return future
 
-    async def run(self, spec: TaskSpec) -> TaskFinished:
+    async def run(self, spec: PlacedTask) -> TaskFinished:
         """Run a task that must succeed."""
         finished = await self.start(spec)
         if finished.outcome != "success":

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from axiom_client.run.pool import Pool
-from axiom_client.run.spec import TaskEvent, TaskProgressed, TaskSpec, TaskStarted
+from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
 from benchmarks.common import make_spec, median, report, script
 
 ROUNDS = 3  # each takes over a minute of a shared core: 50 children train, and three cold ones
@@ -66,7 +66,7 @@ class Herd:
             raise RuntimeError(f"a child ended: {event.outcome}: {event.message}")
         self._news.set()
 
-    async def train(self, specs: list[TaskSpec]) -> None:
+    async def train(self, specs: list[PlacedTask]) -> None:
         """Start them all and wait until each has trained."""
         for spec in specs:
             self.pool.start(spec)

@@ -22,7 +22,7 @@ from axiom_client.agent.perform import Performer, Setup
 from axiom_client.agent.run_options import RunOptions
 from axiom_client.config.schema import Config, load_config, read_flags
 from axiom_client.control.server import ControlServer
-from axiom_client.control.snapshot import Snapshot, Who, snapshot
+from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
@@ -79,7 +79,7 @@ class Agent:
 
     def snapshot(self) -> Snapshot:
         """What a person or a program may see of the agent now."""
-        who = Who(
+        who = Membership(
             project=self._identity.project,
             url=self._identity.url,
             host_id=self._identity.host_id,

@@ -19,6 +19,7 @@ from axiom_client.control.snapshot import Traffic
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.model import SyncPlan
+from axiom_client.decide.task_run import TaskFinished
 from axiom_client.errors import (
     HostRefused,
     NotAnAxiomServer,
@@ -31,11 +32,11 @@ from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe, GpuReport
-from axiom_client.host.look import Look
+from axiom_client.host.load_meter import LoadMeter
 from axiom_client.host.speed import known_speed
 from axiom_client.project.api import Api, Network, Overloaded
 from axiom_client.project.fetch import Fetcher
-from axiom_client.project.fetch_child import Have, Place, Want
+from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSettings
 from axiom_client.project.identity import Identity
 from axiom_client.run import spec
 from axiom_client.run.pool import Pool
@@ -60,10 +61,10 @@ class Performer:
         self._setup = setup
         self._journal = journal
         self._emit = emit
-        self._pool = Pool(emit=self._heard_of_task, hide_gpus=vendors.hidden())
+        self._pool = Pool(emit=self._task_changed, hide_gpus=vendors.hidden())
         self._api = Api(setup.identity.url, setup.network, setup.identity.token)
-        self._fetcher = Fetcher(_place(setup, setup.network), self._heard_of_bundle)
-        self._look = Look(setup.folders.state)
+        self._fetcher = Fetcher(_fetch_settings(setup, setup.network), self._bundle_replied)
+        self._look = LoadMeter(setup.folders.state)
         self._gpu_probe = GpuProbe()
         self._gpus: GpuReport | None = None  # None: not looked for yet
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
@@ -113,7 +114,7 @@ class Performer:
         """Another way out. A request that is under way breaks off and is sent again."""
         before, identity = self._api, self._setup.identity
         self._api = Api(identity.url, network, identity.token, before.traffic)
-        self._fetcher.place = _place(self._setup, network)
+        self._fetcher.settings = _fetch_settings(self._setup, network)
         self._spawn(before.close())
 
     # --- one command ------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Performer:
     def _perform_one(self, command: c.Command) -> None:
         match command:
             case c.StartTask():
-                self._pool.start(self._spec(command))
+                self._pool.start(self._placed(command))
             case c.PauseTask(task_id=task_id):
                 self._pool.pause(task_id)
             case c.ResumeTask(task_id=task_id):
@@ -137,7 +138,7 @@ class Performer:
                 self._pool.release_idle()
             case c.FetchBundle():
                 self._fetcher.fetch(
-                    Want(
+                    BundleRequest(
                         experiment=command.experiment,
                         version=command.version,
                         sha256=command.sha256,
@@ -152,7 +153,7 @@ class Performer:
                 self._probe()
             case c.MeasureLoad():
                 self._emit(e.LoadMeasured(now=time.monotonic(), load=self._look.load(command)))
-            case c.Tell(text=text, level=level):
+            case c.LogLine(text=text, level=level):
                 log.log(getattr(logging, level.upper()), text)
             case c.Exit():
                 self.exit = command
@@ -182,30 +183,17 @@ class Performer:
     def _folder(self, task_id: int) -> Path:
         return self._setup.folders.tasks / str(task_id)
 
-    def _spec(self, command: c.StartTask) -> spec.TaskSpec:
+    def _placed(self, command: c.StartTask) -> spec.PlacedTask:
         folder = self._folder(command.task_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return spec.TaskSpec(
-            task_id=command.task_id,
-            experiment=command.experiment,
-            source_path=command.source_path,
-            sha256=command.sha256,
-            environment=command.environment,
-            parameters=command.parameters,
-            seed=command.seed,
-            budget_seconds=command.budget_seconds,
+        return spec.PlacedTask(
+            **msgspec.structs.asdict(command.spec),
             device=vendors.torch_device(command.gpus),
             driver=vendors.access(command.gpus),
-            limits=spec.TaskLimits(
-                memory_bytes=command.memory_bytes,
-                disk_bytes=command.disk_bytes,
-                cpu_seconds=command.cpu_seconds,
-                wall_seconds=command.wall_seconds,
-            ),
             folder=str(folder),
         )
 
-    def _heard_of_task(self, event: spec.TaskEvent) -> None:
+    def _task_changed(self, event: spec.TaskEvent) -> None:
         now = time.monotonic()
         match event:
             case spec.TaskStarted():
@@ -214,38 +202,13 @@ class Performer:
                 self._emit(
                     e.TaskProgressed(now=now, task_id=event.task_id, fraction=event.fraction)
                 )
-            case spec.TaskFinished():
-                self._emit(
-                    e.TaskEnded(
-                        now=now,
-                        task_id=event.task_id,
-                        outcome=event.outcome,
-                        elapsed_seconds=event.elapsed_seconds,
-                        cpu_seconds=event.cpu_user_seconds + event.cpu_system_seconds,
-                        peak_memory_bytes=event.peak_memory_bytes,
-                        result=event.result,
-                        size_bytes=len(msgspec.json.encode(event.result)),
-                        message=event.message,
-                        jitter=random.random(),
-                    )
-                )
+            case TaskFinished():
+                self._emit(e.TaskEnded(now=now, finished=event, jitter=random.random()))
 
     # --- the project ------------------------------------------------------------------------------
 
-    def _heard_of_bundle(self, have: Have) -> None:
-        now = time.monotonic()
-        if have.outcome == "fetched" and have.manifest is not None:
-            self._emit(
-                e.BundleFetched(now=now, sha256=have.sha256, path=have.path, manifest=have.manifest)
-            )
-        elif have.outcome == "refused":
-            self._emit(e.BundleRefused(now=now, sha256=have.sha256, problem=have.problem))
-        else:
-            self._emit(
-                e.BundleFailed(
-                    now=now, sha256=have.sha256, problem=have.problem, jitter=random.random()
-                )
-            )
+    def _bundle_replied(self, reply: BundleReply) -> None:
+        self._emit(_bundle_event(reply))
 
     async def _sync(self, plan: SyncPlan) -> None:
         request = SyncRequest(
@@ -290,13 +253,23 @@ class Performer:
             self._tell_facts()
 
 
-def _place(setup: Setup, network: Network) -> Place:
-    return Place(
+def _fetch_settings(setup: Setup, network: Network) -> FetchSettings:
+    return FetchSettings(
         folder=str(setup.folders.bundles),
         url=setup.identity.url,
         proxy=network.proxy,
         ca_bundle=network.ca_bundle,
     )
+
+
+def _bundle_event(reply: BundleReply) -> e.Event:
+    now, sha256 = time.monotonic(), reply.sha256
+    if reply.outcome == "fetched" and reply.manifest is not None:
+        return e.BundleFetched(now=now, sha256=sha256, path=reply.path, manifest=reply.manifest)
+    if reply.outcome == "refused":
+        return e.BundleRefused(now=now, sha256=sha256, problem=reply.problem)
+    jitter = random.random()
+    return e.BundleFailed(now=now, sha256=sha256, problem=reply.problem, jitter=jitter)
 
 
 def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:

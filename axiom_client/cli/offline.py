@@ -7,7 +7,7 @@ import time
 from axiom_client.agent.attach import facts_only, known_identity
 from axiom_client.agent.journal import Held, Journal
 from axiom_client.config.schema import Config
-from axiom_client.control.snapshot import Snapshot, Who, snapshot
+from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState
@@ -35,7 +35,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
     )
     state, _ = step(AgentState(), started)
     state.facts = facts_only(config["host.name"] or identity.host_name, folders)
-    who = Who(
+    who = Membership(
         project=identity.project,
         url=identity.url,
         host_id=identity.host_id,

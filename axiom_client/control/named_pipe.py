@@ -31,7 +31,7 @@ def pipe_name(path: Path) -> str:
     return PREFIX + hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
-class Door:
+class ControlListener:
     """Listens at the pipe that stands for ``path``."""
 
     def __init__(self, path: Path, serve: Serve, line_bytes_max: int) -> None:
@@ -73,7 +73,7 @@ class Wire(Protocol):
         """Receive one message. Raises EOFError."""
 
 
-def exchange(path: Path, line: bytes, seconds: float) -> bytes:
+def send_request(path: Path, line: bytes, seconds: float) -> bytes:
     """One line there and one back. Raises NotRunning, ControlRefused."""
     name = pipe_name(path)
     try:

@@ -23,9 +23,9 @@ from axiom_client.errors import ControlRefused, NoSuchTask
 from axiom_client.host.clock import utc_offset_seconds
 
 if sys.platform == "win32":
-    from axiom_client.control.named_pipe import Door, exchange
+    from axiom_client.control.named_pipe import ControlListener, send_request
 else:
-    from axiom_client.control.unix_socket import Door, exchange
+    from axiom_client.control.unix_socket import ControlListener, send_request
 
 LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host is some 100 kB
 ANSWER_SECONDS = 5.0  # the loop answers within milliseconds unless it hangs
@@ -74,7 +74,7 @@ class ControlServer:
 
     def __init__(self, path: Path, agent: Steerable) -> None:
         self._agent = agent
-        self._door = Door(path, self._serve, LINE_BYTES_MAX)
+        self._door = ControlListener(path, self._serve, LINE_BYTES_MAX)
 
     async def start(self) -> None:
         """Listen. Raises ControlRefused where that cannot be."""
@@ -154,7 +154,7 @@ def ask(path: Path, request: Request) -> Answer:
     """Ask the running agent. Raises NotRunning, ControlRefused, NoSuchTask."""
     try:
         line = msgspec.json.encode(request) + b"\n"
-        answer = msgspec.json.decode(exchange(path, line, ANSWER_SECONDS), type=Answer)
+        answer = msgspec.json.decode(send_request(path, line, ANSWER_SECONDS), type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ControlRefused(
             "the running agent does not answer in a way this version understands; restart it"

@@ -11,7 +11,7 @@ from axiom_client.decide.allocate import cores_with_memory, needs_of, task_secon
 from axiom_client.decide.blocked import in_words
 from axiom_client.decide.capacity import Room
 from axiom_client.decide.model import NEVER, AgentState, Drain, TaskState
-from axiom_client.decide.plan import allocation_now, ran_seconds, room_now
+from axiom_client.decide.place import allocation_now, ran_seconds, room_now
 from axiom_client.decide.schedule import moment
 from axiom_client.decide.sync import credit_today
 from axiom_client.decide.task import ALIVE, WAITING
@@ -25,7 +25,7 @@ class Traffic(Struct, frozen=True, kw_only=True):
     received_bytes: int = 0
 
 
-class Who(Struct, frozen=True, kw_only=True):
+class Membership(Struct, frozen=True, kw_only=True):
     """Whose host this is."""
 
     project: str
@@ -83,7 +83,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     state: Literal["running", "paused", "draining", "stopping", "held up", "not running"]
     reason: str
-    who: Who
+    who: Membership
     host: HostView
     tasks: list[TaskView]
     slots: list[SlotView]
@@ -104,7 +104,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 def snapshot(
     state: AgentState,
-    who: Who,
+    who: Membership,
     now: float,
     *,
     held_up: str = "",
@@ -113,9 +113,9 @@ def snapshot(
 ) -> Snapshot:
     """The agent as it is at ``now``, monotonic seconds."""
     tasks = _tasks(state, now)
-    exchange = state.exchange
+    sync = state.sync
     word, reason = _word(state, held_up, running)
-    answered_at, next_at = exchange.answered_at, max(exchange.next_at, exchange.not_before)
+    answered_at, next_at = sync.answered_at, max(sync.next_at, sync.not_before)
     return Snapshot(
         state=word,
         reason=reason,
@@ -127,15 +127,15 @@ def snapshot(
         tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
         reports_unsent=sum(t.state == "ended" for t in tasks),
         waiting_seconds=_waiting_seconds(state),
-        credit=exchange.credit or Credit(),
+        credit=sync.credit or Credit(),
         credit_today=credit_today(state),
         traffic=traffic or Traffic(),
         contact_seconds_ago=now - answered_at if answered_at > -NEVER else None,
         next_contact_seconds=max(0.0, next_at - now) if 0 < next_at < NEVER else None,
-        problem=exchange.problem,
+        problem=sync.problem,
         gpu_problems=state.gpu_problems,
-        no_work_reason=exchange.no_work_reason,
-        notices=exchange.notices,
+        no_work_reason=sync.no_work_reason,
+        notices=sync.notices,
     )
 
 
@@ -301,7 +301,7 @@ def _cores_asked_for(state: AgentState, space: Room) -> int:
 
 def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
     """Why a core, or a GPU, that may be used runs nothing."""
-    exchange = state.exchange
+    sync = state.sync
     if passed_over := allocation_now(state).passed_over.get(kind):
         return passed_over
     open_tasks = [t for _, t in sorted(state.tasks.items()) if t.phase != "ended"]
@@ -310,12 +310,12 @@ def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
         return why
     if state.drain is not None:
         return f"draining ({state.drain.reason})"
-    if exchange.problem:
-        return f"no contact: {exchange.problem}"
+    if sync.problem:
+        return f"no contact: {sync.problem}"
     if kind == "gpu" and open_tasks and not own:
         return "the server has no work for this GPU"
-    if exchange.dry:
-        return exchange.no_work_reason or _no_work(state)
+    if sync.out_of_work:
+        return sync.no_work_reason or _no_work(state)
     return "asking the server for work"
 
 

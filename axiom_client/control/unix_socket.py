@@ -14,7 +14,7 @@ PATH_BYTES_MAX = 100  # the kernel's bound on a socket's path is 104 to 108
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Door:
+class ControlListener:
     """Listens at ``path``. A dead agent's socket is replaced: the lock proves it dead."""
 
     def __init__(self, path: Path, serve: Serve, line_bytes_max: int) -> None:
@@ -48,7 +48,7 @@ class Door:
             self._path.unlink(missing_ok=True)
 
 
-def exchange(path: Path, line: bytes, seconds: float) -> bytes:
+def send_request(path: Path, line: bytes, seconds: float) -> bytes:
     """One line there and one back. Raises NotRunning, ControlRefused."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

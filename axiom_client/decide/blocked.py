@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from axiom_client.decide.model import AgentState, Rest
+from axiom_client.decide.model import AgentState, Blocked
 from axiom_client.decide.schedule import is_open, moment, next_change
 
 COOL_DOWN_CELSIUS = 5.0  # below the cap before work goes on: it would be back at it in seconds
 
 
-class Why(Struct, frozen=True, kw_only=True):
+class BlockReason(Struct, frozen=True, kw_only=True):
     """``kind`` stays the same while the figures in ``text`` change."""
 
     kind: str
     text: str
 
 
-def why_rest(state: AgentState) -> Why | None:
+def block_reason(state: AgentState) -> BlockReason | None:
     """What forbids work now; None: nothing. A person's pause comes first."""
     if state.pause is not None:
-        return Why(kind="pause", text=state.pause.reason)
+        return BlockReason(kind="pause", text=state.pause.reason)
     for condition in (_hours, _program, _presence, _battery, _heat, _others, _disk):
         if (why := condition(state)) is not None:
             return why
@@ -29,18 +29,18 @@ def why_rest(state: AgentState) -> Why | None:
 
 def in_words(state: AgentState) -> str:
     """The same for people, such as "paused: on battery since 14:02"; empty when nothing rests."""
-    why = why_rest(state)
+    why = block_reason(state)
     if why is None:
         return ""
     if why.kind == "pause":
         return why.text
-    if why.kind == "hours" or state.rest is None or state.rest.kind != why.kind:
+    if why.kind == "hours" or state.blocked is None or state.blocked.kind != why.kind:
         return f"paused: {why.text}"
-    since = state.rest.since_wall + state.utc_offset_seconds
+    since = state.blocked.since_wall + state.utc_offset_seconds
     return f"paused: {why.text} since {moment(since, state.local)}"
 
 
-def rest_seconds(state: AgentState) -> float:
+def blocked_seconds(state: AgentState) -> float:
     """How long the present rest surely lasts: a pause for some time, or hours; else 0."""
     if state.pause is not None:
         until = state.pause.until_wall
@@ -53,11 +53,11 @@ def rest_seconds(state: AgentState) -> float:
 
 def remember(state: AgentState) -> None:
     """Note since when the present reason holds."""
-    why = why_rest(state)
+    why = block_reason(state)
     if why is None:
-        state.rest = None
-    elif state.rest is None or state.rest.kind != why.kind:
-        state.rest = Rest(kind=why.kind, since_wall=state.wall)
+        state.blocked = None
+    elif state.blocked is None or state.blocked.kind != why.kind:
+        state.blocked = Blocked(kind=why.kind, since_wall=state.wall)
 
 
 def changes_at(state: AgentState) -> list[float]:
@@ -76,60 +76,62 @@ def changes_at(state: AgentState) -> list[float]:
 # --- the conditions -------------------------------------------------------------------------------
 
 
-def _hours(state: AgentState) -> Why | None:
+def _hours(state: AgentState) -> BlockReason | None:
     spans = state.limits.schedule
     if is_open(spans, state.local):
         return None
     opens = next_change(spans, state.local)
     until = "" if opens is None else f" until {moment(opens, state.local)}"
-    return Why(kind="hours", text=f"outside the hours of run.schedule{until}")
+    return BlockReason(kind="hours", text=f"outside the hours of run.schedule{until}")
 
 
-def _program(state: AgentState) -> Why | None:
+def _program(state: AgentState) -> BlockReason | None:
     name = state.load.exclusive
-    return Why(kind="program", text=f"{name} has run (run.exclusive)") if name else None
+    return BlockReason(kind="program", text=f"{name} has run (run.exclusive)") if name else None
 
 
-def _presence(state: AgentState) -> Why | None:
+def _presence(state: AgentState) -> BlockReason | None:
     if state.limits.while_in_use or not state.load.in_use:
         return None
-    return Why(kind="presence", text="somebody has used this computer")
+    return BlockReason(kind="presence", text="somebody has used this computer")
 
 
-def _battery(state: AgentState) -> Why | None:
+def _battery(state: AgentState) -> BlockReason | None:
     if state.limits.on_battery or not state.load.on_battery:
         return None
-    return Why(kind="battery", text="on battery")
+    return BlockReason(kind="battery", text="on battery")
 
 
-def _heat(state: AgentState) -> Why | None:
+def _heat(state: AgentState) -> BlockReason | None:
     cap, now = state.limits.temperature_max, state.load.temperature
     if not cap or now is None:
         return None
-    resting = state.rest is not None and state.rest.kind == "heat"
+    resting = state.blocked is not None and state.blocked.kind == "heat"
     if now <= (cap - COOL_DOWN_CELSIUS if resting else cap):
         return None
-    return Why(kind="heat", text=f"the processor is at {now:.0f} °C, above {cap:.0f} °C,")
+    return BlockReason(kind="heat", text=f"the processor is at {now:.0f} °C, above {cap:.0f} °C,")
 
 
-def _others(state: AgentState) -> Why | None:
+def _others(state: AgentState) -> BlockReason | None:
     limit, facts = state.limits.other_load_share, state.facts
     if not limit or facts is None:
         return None
     share = state.load.other_cores / facts.cpu_cores
     if share <= limit:
         return None
-    return Why(
+    return BlockReason(
         kind="others", text=f"other programs use {share:.0%} of the processor (limit {limit:.0%})"
     )
 
 
-def _disk(state: AgentState) -> Why | None:
+def _disk(state: AgentState) -> BlockReason | None:
     free = state.load.disk_free_bytes
     keep = state.limits.disk_kept_bytes(state.load.disk_total_bytes)
     if free is None or free >= keep:
         return None
-    return Why(kind="disk", text=f"{_megabytes(free)} of disk are free, {_megabytes(keep)} to keep")
+    return BlockReason(
+        kind="disk", text=f"{_megabytes(free)} of disk are free, {_megabytes(keep)} to keep"
+    )
 
 
 def _megabytes(size_bytes: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from axiom_client.decide.model import SyncPlan, TaskRecord
+from axiom_client.decide.task_run import Environment, TaskSpec
 from axiom_protocol.messages import GpuFacts, Report
 
 ValueKey = Literal["pause", "gpu_pauses", "drain", "durations", "credit", "credit_day"]
@@ -89,7 +90,7 @@ class FetchBundle(_Command, frozen=True, kw_only=True):
 class Prewarm(_Command, frozen=True, kw_only=True):
     """Work is expected: start the warm parent of an environment."""
 
-    environment: Literal["numpy", "torch"]
+    environment: Environment
 
 
 class ReleaseIdle(_Command, frozen=True, kw_only=True):
@@ -97,21 +98,15 @@ class ReleaseIdle(_Command, frozen=True, kw_only=True):
 
 
 class StartTask(_Command, frozen=True, kw_only=True):
-    """Run a task in the sandbox, under these limits."""
+    """Run a task in the sandbox, on these GPUs or else on cores."""
 
-    task_id: int
-    experiment: str
-    source_path: str
-    sha256: str
-    environment: Literal["numpy", "torch"]
-    parameters: dict[str, Any]
-    seed: int
-    budget_seconds: float
-    memory_bytes: int
-    disk_bytes: int
-    cpu_seconds: float
-    wall_seconds: float
+    spec: TaskSpec
     gpus: list[GpuFacts] = []
+
+    @property
+    def task_id(self) -> int:
+        """The task's number."""
+        return self.spec.task_id
 
 
 class PauseTask(_Command, frozen=True, kw_only=True):
@@ -151,7 +146,7 @@ class WakeAt(_Command, frozen=True, kw_only=True):
     at: float
 
 
-class Tell(_Command, frozen=True, kw_only=True):
+class LogLine(_Command, frozen=True, kw_only=True):
     """One line of the agent's log, for people."""
 
     text: str
@@ -172,6 +167,6 @@ class Exit(_Command, frozen=True, kw_only=True):
 Command = (
     SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue
     | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | StartTask | PauseTask
-    | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | Tell | Exit
+    | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | LogLine | Exit
 )  # fmt: skip
 Persistent = SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue

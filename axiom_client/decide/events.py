@@ -5,8 +5,6 @@ Events are plain data and encode to JSON, so that a recorded log replays to the 
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
 from axiom_client.decide.model import (
@@ -19,6 +17,7 @@ from axiom_client.decide.model import (
     TaskRecord,
     Then,
 )
+from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.messages import Credit, HostFacts, Outcome, SyncAnswer
 
@@ -143,16 +142,9 @@ class TaskProgressed(_Event, frozen=True, kw_only=True):
 
 
 class TaskEnded(_Event, frozen=True, kw_only=True):
-    """The task's process is gone. ``result`` passed the gate; ``size_bytes`` is its length."""
+    """The task's process is gone. ``jitter``, 0 to 1, spreads retries."""
 
-    task_id: int
-    outcome: Outcome
-    elapsed_seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int = 0
-    result: Any = None
-    size_bytes: int = 0
-    message: str = ""
+    finished: TaskFinished
     jitter: float = 0.5
 
 

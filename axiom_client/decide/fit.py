@@ -6,22 +6,22 @@ import msgspec
 
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
-from axiom_client.decide.step_builder import Turn
+from axiom_client.decide.step_builder import StepBuilder
 from axiom_protocol.manifest import Manifest, Resources
 from axiom_protocol.messages import HostFacts
 
 
-def accept(turn: Turn, task: TaskState, manifest: Manifest) -> None:
+def accept(builder: StepBuilder, task: TaskState, manifest: Manifest) -> None:
     """Queue a task whose bundle is verified, or give it back with the reason why it cannot run."""
-    if why := misfit(turn.state, task, manifest):
-        turn.tell(f"task {task.task_id} of {task.ref} is given back: {why}", "warning")
-        turn.give_back(task, why)
+    if why := misfit(builder.state, task, manifest):
+        builder.log(f"task {task.task_id} of {task.ref} is given back: {why}", "warning")
+        builder.give_back(task, why)
         return
     record = task.record
     if not record.accepted:
         record = msgspec.structs.replace(record, accepted=True)
-        turn.save(record)
-    turn.advance(task, "bundle_ready", record=record)
+        builder.save(record)
+    builder.advance(task, "bundle_ready", record=record)
 
 
 def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:

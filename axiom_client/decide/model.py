@@ -151,7 +151,7 @@ class SyncPlan(Struct, frozen=True, kw_only=True):
     draining: str = ""
 
 
-class Exchange(Struct, kw_only=True):
+class SyncState(Struct, kw_only=True):
     """The dealings with the server."""
 
     in_flight: SyncPlan | None = None
@@ -162,7 +162,7 @@ class Exchange(Struct, kw_only=True):
     next_at: float = 0.0  # the server's own wish, 0 until it has answered once
     wanted_now: bool = False  # by a person, or because the host changed
     facts_known_to_server: HostFacts | None = None
-    dry: bool = False  # the server had nothing when last asked; do not ask before next_at
+    out_of_work: bool = False  # the server had nothing when last asked; do not ask before next_at
     answered_at: float = -NEVER
     problem: str = ""
     no_work_reason: str = ""
@@ -189,7 +189,7 @@ class Drain(Struct, frozen=True, kw_only=True):
     deadline_wall: float | None = None
 
 
-class Rest(Struct, frozen=True, kw_only=True):
+class Blocked(Struct, frozen=True, kw_only=True):
     """Why nothing runs for now, and since when."""
 
     kind: str
@@ -225,13 +225,13 @@ class AgentState(Struct, kw_only=True):
     tasks: dict[int, TaskState] = field(default_factory=dict)
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by sha256
     durations: dict[str, float] = field(default_factory=dict)  # seconds a bundle takes here
-    exchange: Exchange = field(default_factory=Exchange)
+    sync: SyncState = field(default_factory=SyncState)
     reports_since: float = NEVER  # when the oldest report that waits to be sent was made
     next_order: int = 0
     pause: Pause | None = None
     gpu_pauses: dict[str, Pause] = field(default_factory=dict)  # by UUID
     drain: Drain | None = None
-    rest: Rest | None = None
+    blocked: Blocked | None = None
     credit_day: CreditDay | None = None
     stop: Stop | None = None
     until_idle: bool = False

@@ -10,13 +10,14 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide.commands import ValueKey
 from axiom_client.decide.model import AgentState, Bundle, SyncPlan, TaskRecord, TaskState
-from axiom_client.decide.task import Happening, advance
+from axiom_client.decide.task import Transition, advance
+from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.messages import Outcome, Report
 
 MESSAGE_CHARACTERS_MAX = 8_000  # the wire's own bound on Report.message
 
 
-class Turn:
+class StepBuilder:
     """Collects changes; the state that was handed in stays as it was."""
 
     def __init__(self, state: AgentState, now: float) -> None:
@@ -25,7 +26,7 @@ class Turn:
         self.state.bundles = dict(state.bundles)
         self.state.durations = dict(state.durations)
         self.state.gpu_pauses = dict(state.gpu_pauses)
-        self.state.exchange = copy.copy(state.exchange)
+        self.state.sync = copy.copy(state.sync)
         self.state.now = now
         self.commands: list[c.Command] = []
 
@@ -33,9 +34,9 @@ class Turn:
         """Give one command."""
         self.commands.append(command)
 
-    def tell(self, text: str, level: Literal["info", "warning", "error"] = "info") -> None:
+    def log(self, text: str, level: Literal["info", "warning", "error"] = "info") -> None:
         """Say one line to people."""
-        self.do(c.Tell(text=text, level=level))
+        self.do(c.LogLine(text=text, level=level))
 
     def ordered(self) -> list[c.Command]:
         """The commands with the journal's first: nothing is done that is not written down."""
@@ -51,52 +52,46 @@ class Turn:
         self.state.tasks[task.task_id] = task
         return task
 
-    def advance(self, task: TaskState, happening: Happening, **changes: Any) -> TaskState:
+    def advance(self, task: TaskState, transition: Transition, **changes: Any) -> TaskState:
         """Move a task along its table."""
-        return self.put(advance(task, happening), **changes)
+        return self.put(advance(task, transition), **changes)
 
     def save(self, record: TaskRecord) -> None:
         """Write a task's record to the journal."""
         self.do(c.SaveTask(record=record))
 
-    def end(
-        self,
-        task: TaskState,
-        outcome: Outcome,
-        *,
-        message: str = "",
-        elapsed_seconds: float = 0.0,
-        cpu_seconds: float = 0.0,
-        peak_memory_bytes: int = 0,
-        result: Any = None,
-        size_bytes: int = 0,
-    ) -> None:
+    def end(self, task: TaskState, finished: TaskFinished) -> None:
         """End a task for good: its report goes to the journal, its folder away."""
         record = task.record
         report = Report(
             task_id=task.task_id,
-            outcome=outcome,
-            elapsed_seconds=record.elapsed_seconds + elapsed_seconds,
-            cpu_seconds=record.cpu_seconds + cpu_seconds,
-            peak_memory_bytes=peak_memory_bytes,
-            result=result,
-            message=message[-MESSAGE_CHARACTERS_MAX:],
+            outcome=finished.outcome,
+            elapsed_seconds=record.elapsed_seconds + finished.elapsed_seconds,
+            cpu_seconds=record.cpu_seconds + finished.cpu_seconds,
+            peak_memory_bytes=finished.peak_memory_bytes,
+            result=finished.result,
+            message=finished.message[-MESSAGE_CHARACTERS_MAX:],
             attempts=record.attempts,
         )
         self.do(c.SaveReport(report=report))
         self.do(c.ClearFolder(task_id=task.task_id))
-        self.advance(task, "end", outcome=outcome, report_bytes=size_bytes + len(report.message))
+        size_bytes = len(msgspec.json.encode(report.result)) + len(report.message)
+        self.advance(task, "end", outcome=report.outcome, report_bytes=size_bytes)
         self.state.reports_since = min(self.state.reports_since, self.state.now)
+
+    def end_unrun(self, task: TaskState, outcome: Outcome, message: str) -> None:
+        """End a task that has no process."""
+        self.end(task, TaskFinished(task_id=task.task_id, outcome=outcome, message=message))
 
     def give_back(self, task: TaskState, reason: str) -> None:
         """Return a task that has not begun, so that another host may have it at once."""
-        self.end(task, "cancelled", message=f"given back: {reason}")
+        self.end_unrun(task, "cancelled", f"given back: {reason}")
 
     def keep_value(self, key: ValueKey, value: Any) -> None:
         """Write one small thing to the journal, in the form that it is read in; None forgets it."""
         self.do(c.SaveValue(key=key, value=msgspec.to_builtins(value)))
 
-    # --- bundles and the exchange -----------------------------------------------------------------
+    # --- bundles and requests -----------------------------------------------------------------
 
     def put_bundle(self, bundle: Bundle, **changes: Any) -> Bundle:
         """Replace a bundle, with changes."""
@@ -106,8 +101,8 @@ class Turn:
 
     def send(self, plan: SyncPlan, *, again: bool) -> None:
         """Send a request, journalled first unless it already is."""
-        self.state.exchange.in_flight = plan
-        self.state.exchange.unanswered = plan
+        self.state.sync.in_flight = plan
+        self.state.sync.unanswered = plan
         if not again:
             self.do(c.SaveRequest(plan=plan))
         self.do(c.Sync(plan=plan))

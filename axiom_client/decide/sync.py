@@ -19,7 +19,7 @@ from axiom_client.decide.model import (
     TaskState,
 )
 from axiom_client.decide.retry import retry_sync
-from axiom_client.decide.step_builder import Turn
+from axiom_client.decide.step_builder import StepBuilder
 from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
@@ -41,36 +41,36 @@ _IN_HAND = {
 }
 
 
-def asked(state: AgentState, room: Room) -> Capacity:
+def wanted_capacity(state: AgentState, room: Room) -> Capacity:
     """What the host would take now: nothing while it drains or stops."""
     if state.drain is not None or state.stop is not None:
         room = NO_ROOM
     return wanted(state.tasks, state.bundles, state.durations, room, state.limits.buffer_seconds)
 
 
-def hungry(capacity: Capacity) -> bool:
+def has_room(capacity: Capacity) -> bool:
     """Whether anything is asked for."""
     return bool(capacity.cpu_slots_free or capacity.gpu_slots_free or capacity.buffer_seconds)
 
 
 def due_at(state: AgentState, capacity: Capacity) -> float:
     """When the next request should go; NEVER while one is open or there is nothing to go for."""
-    exchange = state.exchange
-    if exchange.in_flight is not None or state.facts is None:
+    sync = state.sync
+    if sync.in_flight is not None or state.facts is None:
         return NEVER
-    return max(_wish(state, capacity), exchange.not_before)
+    return max(_wish(state, capacity), sync.not_before)
 
 
 def _wish(state: AgentState, capacity: Capacity) -> float:
-    exchange = state.exchange
+    sync = state.sync
     unsent = state.reports_since + COALESCE_SECONDS
     if state.stop is not None:
         return NEVER if _any_alive(state) else state.reports_since
-    wish = min(exchange.next_at, unsent)
+    wish = min(sync.next_at, unsent)
     slots_idle = capacity.cpu_slots_free > 0 or capacity.gpu_slots_free > 0
-    if exchange.wanted_now or (unsent < NEVER and not _any_alive(state)):
-        return state.now if state.reports_since <= state.now or exchange.wanted_now else wish
-    if hungry(capacity) and not exchange.dry and (slots_idle or unsent == NEVER):
+    if sync.wanted_now or (unsent < NEVER and not _any_alive(state)):
+        return state.now if state.reports_since <= state.now or sync.wanted_now else wish
+    if has_room(capacity) and not sync.out_of_work and (slots_idle or unsent == NEVER):
         return state.now
     return wish
 
@@ -81,16 +81,16 @@ def _any_alive(state: AgentState) -> bool:
 
 def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
     """The request as it should be now."""
-    state.exchange.number += 1
+    state.sync.number += 1
     reports = _next_reports(state)
-    known = state.exchange.facts_known_to_server
+    known = state.sync.facts_known_to_server
     in_hand = [
         InHand(task_id=i, state=_IN_HAND[t.phase], progress=t.progress)  # type: ignore[arg-type]
         for i, t in sorted(state.tasks.items())
         if i not in reports
     ]
     return SyncPlan(
-        request_id=f"{state.instance}-{state.exchange.number:06d}",
+        request_id=f"{state.instance}-{state.sync.number:06d}",
         capacity=capacity,
         in_hand=in_hand,
         report_ids=sorted(reports),
@@ -112,62 +112,62 @@ def _next_reports(state: AgentState) -> set[int]:
     return chosen
 
 
-def answered(turn: Turn, answer: SyncAnswer) -> list[int]:
+def answered(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     """Take in an answer; returns the tasks in hand that the server cancels."""
-    state, exchange = turn.state, turn.state.exchange
-    plan = exchange.in_flight
+    state, sync = builder.state, builder.state.sync
+    plan = sync.in_flight
     if plan is None or answer.request_id != plan.request_id:
         return []
-    if exchange.failures:
-        turn.tell("the server answers again")
-    exchange.in_flight = exchange.unanswered = None
-    turn.do(c.SaveRequest(plan=None))
-    exchange.failures, exchange.problem = 0, ""
-    exchange.wanted_now = False
-    exchange.answered_at = state.now
-    exchange.not_before = state.now + SPACING_SECONDS
-    exchange.next_at = state.now + max(answer.next_sync_seconds, SPACING_SECONDS)
-    exchange.no_work_reason = answer.no_work_reason
-    exchange.notices = list(answer.notices)
+    if sync.failures:
+        builder.log("the server answers again")
+    sync.in_flight = sync.unanswered = None
+    builder.do(c.SaveRequest(plan=None))
+    sync.failures, sync.problem = 0, ""
+    sync.wanted_now = False
+    sync.answered_at = state.now
+    sync.not_before = state.now + SPACING_SECONDS
+    sync.next_at = state.now + max(answer.next_sync_seconds, SPACING_SECONDS)
+    sync.no_work_reason = answer.no_work_reason
+    sync.notices = list(answer.notices)
     if plan.host is not None:
-        exchange.facts_known_to_server = plan.host
-    if answer.credit is not None and answer.credit != exchange.credit:
-        _credit(turn, answer.credit)
-    _forget_acknowledged(turn, plan, answer)
-    _accept_grants(turn, plan, answer)
+        sync.facts_known_to_server = plan.host
+    if answer.credit is not None and answer.credit != sync.credit:
+        _credit(builder, answer.credit)
+    _forget_acknowledged(builder, plan, answer)
+    _accept_grants(builder, plan, answer)
     return sorted(set(answer.cancelled))
 
 
-def _credit(turn: Turn, credit: Credit) -> None:
+def _credit(builder: StepBuilder, credit: Credit) -> None:
     """Take in what the ledger holds, and what it held when this day began."""
-    state = turn.state
+    state = builder.state
     day = int(state.local // 86_400)
     if state.credit_day is None or state.credit_day.day != day:
-        before = state.exchange.credit or credit
+        before = state.sync.credit or credit
         state.credit_day = CreditDay(day=day, host_total=before.host_total)
-        turn.keep_value("credit_day", state.credit_day)
-    state.exchange.credit = credit
-    turn.keep_value("credit", credit)
+        builder.keep_value("credit_day", state.credit_day)
+    state.sync.credit = credit
+    builder.keep_value("credit", credit)
 
 
 def credit_today(state: AgentState) -> float:
     """What this host was credited since midnight, as far as the server has told."""
-    day, credit = state.credit_day, state.exchange.credit
+    day, credit = state.credit_day, state.sync.credit
     if day is None or credit is None or day.day != int(state.local // 86_400):
         return 0.0
     return max(0.0, credit.host_total - day.host_total)
 
 
-def _forget_acknowledged(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None:
-    state = turn.state
+def _forget_acknowledged(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> None:
+    state = builder.state
     for ack in sorted(answer.acknowledged, key=lambda a: a.task_id):
         task = state.tasks.get(ack.task_id)
         if task is None or task.phase != "ended" or ack.task_id not in plan.report_ids:
             continue
         if ack.refusal:
-            turn.tell(f"task {ack.task_id} of {task.ref} earns nothing: {ack.refusal}", "warning")
+            builder.log(f"task {ack.task_id} of {task.ref} earns nothing: {ack.refusal}", "warning")
         del state.tasks[ack.task_id]
-        turn.do(c.ForgetTask(task_id=ack.task_id))
+        builder.do(c.ForgetTask(task_id=ack.task_id))
     ended = [t.task_id for t in state.tasks.values() if t.phase == "ended"]
     passed_over = set(plan.report_ids)
     if not ended:
@@ -178,8 +178,8 @@ def _forget_acknowledged(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None
         state.reports_since = state.now
 
 
-def _accept_grants(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None:
-    state = turn.state
+def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> None:
+    state = builder.state
     for grant in answer.grants:
         if grant.task_id in state.tasks:
             continue
@@ -187,30 +187,30 @@ def _accept_grants(turn: Turn, plan: SyncPlan, answer: SyncAnswer) -> None:
             grant=grant, order=state.next_order, lease_until_wall=state.wall + grant.lease_seconds
         )
         state.next_order += 1
-        turn.save(record)
-        turn.put(TaskState(record=record))
+        builder.save(record)
+        builder.put(TaskState(record=record))
     if answer.grants:
-        state.exchange.dry = False
-        turn.tell(f"{len(answer.grants)} tasks granted")
-    elif hungry(plan.capacity):
-        state.exchange.dry = True
+        state.sync.out_of_work = False
+        builder.log(f"{len(answer.grants)} tasks granted")
+    elif has_room(plan.capacity):
+        state.sync.out_of_work = True
 
 
-def failed(turn: Turn, event: e.SyncFailed) -> None:
+def failed(builder: StepBuilder, event: e.SyncFailed) -> None:
     """Take in that no answer came, and decide when to try again."""
-    state, exchange = turn.state, turn.state.exchange
-    if exchange.in_flight is None:
+    state, sync = builder.state, builder.state.sync
+    if sync.in_flight is None:
         return
-    exchange.in_flight = None
+    sync.in_flight = None
     if not event.again:
-        exchange.unanswered = None
-        turn.do(c.SaveRequest(plan=None))
-    exchange.failures += 1
-    decision = retry_sync(event.now, exchange.failures, event.jitter, event.retry_after_seconds)
-    exchange.not_before = decision.at
-    exchange.next_at = decision.at
-    if event.problem != exchange.problem:
-        turn.tell(f"no contact: {event.problem}; working on, trying again", "warning")
-    exchange.problem = event.problem
+        sync.unanswered = None
+        builder.do(c.SaveRequest(plan=None))
+    sync.failures += 1
+    decision = retry_sync(event.now, sync.failures, event.jitter, event.retry_after_seconds)
+    sync.not_before = decision.at
+    sync.next_at = decision.at
+    if event.problem != sync.problem:
+        builder.log(f"no contact: {event.problem}; working on, trying again", "warning")
+    sync.problem = event.problem
     if state.stop is not None:
-        exchange.not_before = NEVER
+        sync.not_before = NEVER

@@ -8,7 +8,7 @@ import msgspec
 
 from axiom_client.decide.model import Phase, TaskState
 
-Happening = Literal[
+Transition = Literal[
     "bundle_ready",  # its experiment is here and verified
     "start",
     "pause",
@@ -18,8 +18,8 @@ Happening = Literal[
     "put_back",  # it will run again here
 ]
 
-#: (phase, happening) -> phase. What is not listed must not happen, and raises.
-TRANSITIONS: dict[tuple[Phase, Happening], Phase] = {
+#: (phase, transition) -> phase. What is not listed must not happen, and raises.
+TRANSITIONS: dict[tuple[Phase, Transition], Phase] = {
     ("granted", "bundle_ready"): "queued",
     ("granted", "end"): "ended",  # cancelled, or its bundle is refused
     ("queued", "start"): "running",
@@ -41,14 +41,15 @@ class ImpossibleTransition(Exception):
     """A decision asked for a step that the table does not have: a fault in the agent itself."""
 
 
-def advance(task: TaskState, happening: Happening) -> TaskState:
+def advance(task: TaskState, transition: Transition) -> TaskState:
     """The task in its next phase. Raises ImpossibleTransition."""
-    phase = TRANSITIONS.get((task.phase, happening))
+    phase = TRANSITIONS.get((task.phase, transition))
     if phase is None:
-        raise ImpossibleTransition(f"task {task.task_id}: {happening} while {task.phase}")
+        raise ImpossibleTransition(f"task {task.task_id}: {transition} while {task.phase}")
     return msgspec.structs.replace(task, phase=phase)
 
 
+GRACE_SECONDS = 5.0  # for a task to keep a checkpoint when it is asked to end
 #: Phases in which a process of the task exists.
 ALIVE: frozenset[Phase] = frozenset({"running", "paused", "stopping"})
 #: Phases in which the task waits to run.

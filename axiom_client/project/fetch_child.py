@@ -1,8 +1,8 @@
 """The short-lived process that fetches and verifies bundles, so that the agent itself stays small.
 
 python-tuf and its cryptography block, and would cost the agent some 15 MiB for good. Lines of
-JSON: first a Place on its standard input, then Wants; a Have on its standard output for each. It
-ends when its input does.
+JSON: on its standard input first the FetchSettings, then each BundleRequest; on its standard
+output a BundleReply for each. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PASSING = frozenset(
 )
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class FetchSettings(Struct, frozen=True, kw_only=True):
     """Where bundles are kept and where they come from."""
 
     folder: str
@@ -36,7 +36,7 @@ class Place(Struct, frozen=True, kw_only=True):
     ca_bundle: str = ""
 
 
-class Want(Struct, frozen=True, kw_only=True):
+class BundleRequest(Struct, frozen=True, kw_only=True):
     """One bundle wanted."""
 
     experiment: str
@@ -45,7 +45,7 @@ class Want(Struct, frozen=True, kw_only=True):
     accepted: bool = False
 
 
-class Have(Struct, frozen=True, kw_only=True):
+class BundleReply(Struct, frozen=True, kw_only=True):
     """What became of it. ``path`` and ``manifest`` are set when it is fetched."""
 
     sha256: str
@@ -74,42 +74,44 @@ class Received:
 
 
 def main() -> None:
-    """Answer wants until the input ends."""
+    """Answer requests until the input ends."""
     from axiom_client.child_lifetime import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
     from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
-    place = msgspec.json.decode(sys.stdin.buffer.readline(), type=Place)
+    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchSettings)
     received = Received()
     with httpx.Client(
-        verify=trust(place.url, place.ca_bundle),
-        proxy=place.proxy or None,
+        verify=trust(settings.url, settings.ca_bundle),
+        proxy=settings.proxy or None,
         event_hooks={"response": [received.count]},
     ) as client:
-        store = BundleStore(Path(place.folder), place.url, client)
+        store = BundleStore(Path(settings.folder), settings.url, client)
         for line in sys.stdin.buffer:
-            have = _answer(store, msgspec.json.decode(line, type=Want))
-            have = msgspec.structs.replace(have, received_bytes=received.take())
-            sys.stdout.buffer.write(msgspec.json.encode(have) + b"\n")
+            reply = _answer(store, msgspec.json.decode(line, type=BundleRequest))
+            reply = msgspec.structs.replace(reply, received_bytes=received.take())
+            sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
             sys.stdout.buffer.flush()
 
 
-def _answer(store: BundleStore, want: Want) -> Have:
+def _answer(store: BundleStore, request: BundleRequest) -> BundleReply:
     from axiom_client.project.refusal import BundleRefused
 
     try:
-        path = store.fetch(want.experiment, want.version, want.sha256, accepted=want.accepted)
+        path = store.fetch(
+            request.experiment, request.version, request.sha256, accepted=request.accepted
+        )
         manifest = store.manifest(
-            want.experiment, want.version, want.sha256, accepted=want.accepted
+            request.experiment, request.version, request.sha256, accepted=request.accepted
         )
     except BundleRefused as refused:
         outcome: Literal["refused", "failed"] = "failed" if refused.attack in PASSING else "refused"
-        return Have(sha256=want.sha256, outcome=outcome, problem=str(refused))
+        return BundleReply(sha256=request.sha256, outcome=outcome, problem=str(refused))
     except OSError as error:
-        return Have(sha256=want.sha256, outcome="failed", problem=str(error))
-    return Have(sha256=want.sha256, outcome="fetched", path=str(path), manifest=manifest)
+        return BundleReply(sha256=request.sha256, outcome="failed", problem=str(error))
+    return BundleReply(sha256=request.sha256, outcome="fetched", path=str(path), manifest=manifest)
 
 
 if __name__ == "__main__":

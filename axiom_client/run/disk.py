@@ -35,12 +35,12 @@ def used(folder: str, pid: int | None = None) -> tuple[int, int]:
 
 
 def _deleted_but_open(pid: int) -> int:
-    seen: dict[int, int] = {}
+    observed: dict[int, int] = {}
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
             status = os.stat(f"/proc/{pid}/fd/{name}")
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                seen[status.st_ino] = status.st_blocks * _BLOCK_BYTES
+                observed[status.st_ino] = status.st_blocks * _BLOCK_BYTES
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return sum(seen.values())  # it ended or closed the file meanwhile
-    return sum(seen.values())
+        return sum(observed.values())  # it ended or closed the file meanwhile
+    return sum(observed.values())

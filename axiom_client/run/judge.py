@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from axiom_client.decide.task_run import TaskLimits
 from axiom_client.run.channel import Failure
-from axiom_client.run.spec import TaskLimits
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.messages import Outcome
 from axiom_protocol.result import ResultRefused, decode_result, gate
@@ -27,7 +27,7 @@ class Ending(Struct, frozen=True):
     polite: bool = False  # asked to end, rather than over a limit
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class Observation(Struct, frozen=True, kw_only=True):
     """All that is known of a task whose process is gone.
 
     ending      what the agent ended it for, if it did
@@ -54,79 +54,80 @@ class Verdict(Struct, frozen=True):
     message: str = ""
 
 
-def judge(seen: Seen) -> Verdict:
-    """One verdict for whatever was seen."""
-    ending = seen.ending
-    finished = seen.status == 0 and seen.result is not None
+def judge(observed: Observation) -> Verdict:
+    """One verdict for whatever was observed."""
+    ending = observed.ending
+    finished = observed.status == 0 and observed.result is not None
     if ending is not None and ending.polite:
-        if seen.failure is not None and seen.failure.kind == "stopped":
-            return Verdict(ending.outcome, message=seen.failure.message)
+        if observed.failure is not None and observed.failure.kind == "stopped":
+            return Verdict(ending.outcome, message=observed.failure.message)
         ending = None if finished else ending
     if ending is not None:
-        return _with_tail(ending.outcome, ending.message, seen)
+        return _with_tail(ending.outcome, ending.message, observed)
     if finished:
-        return _gated(seen)
-    if seen.status is None:
+        return _gated(observed)
+    if observed.status is None:
         return Verdict("lost", message="the task's parent process was killed, and the task with it")
-    return _failed(seen)
+    return _failed(observed)
 
 
-def _gated(seen: Seen) -> Verdict:
-    assert seen.result is not None
+def _gated(observed: Observation) -> Verdict:
+    assert observed.result is not None
     try:
-        return Verdict("success", gate(seen.manifest, decode_result(seen.result)))
+        return Verdict("success", gate(observed.manifest, decode_result(observed.result)))
     except (ResultRefused, ArithmeticError, RecursionError) as error:  # never believed, never lost
-        return _with_tail("failed", f"the result was refused: {error}", seen)
+        return _with_tail("failed", f"the result was refused: {error}", observed)
 
 
-def _failed(seen: Seen) -> Verdict:
-    limits, status = seen.limits, seen.status
+def _failed(observed: Observation) -> Verdict:
+    limits, status = observed.limits, observed.status
     assert status is not None
     number = status & 0x7F  # of the signal that ended it, 0 when it left by itself
-    if number == signal.SIGXCPU or (number == signal.SIGKILL and _cpu_spent(seen)):
-        text = f"CPU time: {seen.cpu_seconds:.1f} s used, {limits.cpu_seconds:g} s allowed"
-        return _with_tail("timed_out", text, seen)
-    if seen.failure is not None and number == 0:
-        return _as_it_says(seen, seen.failure)
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and _cpu_spent(observed)):
+        text = f"CPU time: {observed.cpu_seconds:.1f} s used, {limits.cpu_seconds:g} s allowed"
+        return _with_tail("timed_out", text, observed)
+    if observed.failure is not None and number == 0:
+        return _as_it_says(observed, observed.failure)
     if number == signal.SIGKILL:
         text = "killed from outside, most likely by the kernel because the host's memory ran out"
-        return _with_tail("lost", text, seen)
-    if number and "bad_alloc" in seen.output_tail:
-        return _over_memory(seen, "the allocator gave up")
+        return _with_tail("lost", text, observed)
+    if number and "bad_alloc" in observed.output_tail:
+        return _over_memory(observed, "the allocator gave up")
     if number:
         name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
-        return _with_tail("failed", f"the task's process ended by {name}", seen)
+        return _with_tail("failed", f"the task's process ended by {name}", observed)
     text = f"the task's process left with code {status >> 8} and no result"
-    return _with_tail("failed", text, seen)
+    return _with_tail("failed", text, observed)
 
 
-def _cpu_spent(seen: Seen) -> bool:
-    return seen.cpu_seconds >= max(1.0, seen.limits.cpu_seconds)
+def _cpu_spent(observed: Observation) -> bool:
+    return observed.cpu_seconds >= max(1.0, observed.limits.cpu_seconds)
 
 
-def _as_it_says(seen: Seen, failure: Failure) -> Verdict:
+def _as_it_says(observed: Observation, failure: Failure) -> Verdict:
     if failure.kind == "memory":
-        return _over_memory(seen, failure.message)
+        return _over_memory(observed, failure.message)
     if failure.kind == "gpu_memory":
-        return _with_tail("over_memory", f"GPU memory: {failure.message}", seen)
+        return _with_tail("over_memory", f"GPU memory: {failure.message}", observed)
     if failure.kind == "disk":
-        text = f"disk: {seen.limits.disk_bytes} bytes allowed; {failure.message}"
-        return _with_tail("over_disk", text, seen)
+        text = f"disk: {observed.limits.disk_bytes} bytes allowed; {failure.message}"
+        return _with_tail("over_disk", text, observed)
     if failure.kind == "stopped":
         return Verdict("cancelled", message=failure.message)
     if failure.kind == "error":  # the traceback is in the output too
         return Verdict("failed", message=_tail(failure.message))
-    return _with_tail("failed", failure.message, seen)
+    return _with_tail("failed", failure.message, observed)
 
 
-def _over_memory(seen: Seen, words: str) -> Verdict:
-    text = f"memory: {seen.limits.memory_bytes} bytes allowed; {words}"
-    return _with_tail("over_memory", text, seen)
+def _over_memory(observed: Observation, words: str) -> Verdict:
+    text = f"memory: {observed.limits.memory_bytes} bytes allowed; {words}"
+    return _with_tail("over_memory", text, observed)
 
 
-def _with_tail(outcome: Outcome, message: str, seen: Seen) -> Verdict:
-    if seen.output_tail:
-        message = f"{message}\n{_tail(seen.output_tail, MESSAGE_CHARACTERS_MAX - len(message) - 1)}"
+def _with_tail(outcome: Outcome, message: str, observed: Observation) -> Verdict:
+    if observed.output_tail:
+        room = MESSAGE_CHARACTERS_MAX - len(message) - 1
+        message = f"{message}\n{_tail(observed.output_tail, room)}"
     return Verdict(outcome, message=message[:MESSAGE_CHARACTERS_MAX])
 
 

@@ -16,26 +16,26 @@ from typing import Protocol
 
 import msgspec
 
+from axiom_client.decide.task_run import Environment
 from axiom_client.run import exits
-from axiom_client.run.spec import Environment
 from axiom_client.run.zygote_messages import (
     MESSAGE_BYTES_MAX,
     Broken,
     Ended,
-    News,
-    Order,
     Ready,
     Signal,
     Start,
     Started,
+    ZygoteCommand,
+    ZygoteMessage,
 )
 from axiom_client.sandbox import bubblewrap, launch
 from axiom_client.sandbox.policy import Policy
 
-OnNews = Callable[[News], None]
+OnMessage = Callable[[ZygoteMessage], None]
 
 
-class Parent(Protocol):
+class Launcher(Protocol):
     """Starts the processes of tasks and tells what becomes of them by ``Started`` and ``Ended``."""
 
     tasks: set[int]
@@ -53,7 +53,7 @@ class Zygote:
     def __init__(
         self,
         environment: Environment,
-        on_news: OnNews,
+        on_message: OnMessage,
         on_gone: Callable[[Zygote], None],
         *,
         gpu: bool,
@@ -64,7 +64,7 @@ class Zygote:
         self.tasks: set[int] = set()
         self.ready = False
         self.broken = ""
-        self._on_news = on_news
+        self._on_message = on_message
         self._on_gone = on_gone
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -87,17 +87,17 @@ class Zygote:
                 stderr=subprocess.DEVNULL,
             )
         self.pid = self._process.pid
-        self._loop.add_reader(self._socket.fileno(), self._hear)
+        self._loop.add_reader(self._socket.fileno(), self._receive_message)
         exits.watch(self.pid, self._reaped)
 
     def start(self, task_id: int, channel: int, output: int) -> None:
-        """See Parent."""
+        """See Launcher."""
         descriptors = [os.dup(channel), os.dup(output)]
         self.tasks.add(task_id)
         self._send(Start(task_id), descriptors)
 
     def signal(self, task_id: int, numbers: list[int]) -> None:
-        """See Parent."""
+        """See Launcher."""
         self._send(Signal(task_id, numbers), [])
 
     def close(self) -> None:
@@ -114,8 +114,8 @@ class Zygote:
         if self._process.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def _send(self, order: Order, descriptors: list[int]) -> None:
-        self._outbox.append((msgspec.json.encode(order), descriptors))
+    def _send(self, command: ZygoteCommand, descriptors: list[int]) -> None:
+        self._outbox.append((msgspec.json.encode(command), descriptors))
         self._flush()
 
     def _flush(self) -> None:
@@ -133,7 +133,7 @@ class Zygote:
         if self._socket.fileno() >= 0:
             self._loop.remove_writer(self._socket.fileno())
 
-    def _hear(self) -> None:
+    def _receive_message(self) -> None:
         try:
             data = self._socket.recv(MESSAGE_BYTES_MAX)
         except BlockingIOError:
@@ -144,14 +144,14 @@ class Zygote:
             self._loop.remove_reader(self._socket.fileno())
             self.kill()  # a closed socket with a living process is a zygote gone wrong
             return
-        news = msgspec.json.decode(data, type=News)
-        if isinstance(news, Ready):
+        message = msgspec.json.decode(data, type=ZygoteMessage)
+        if isinstance(message, Ready):
             self.ready = True
-        elif isinstance(news, Broken):
-            self.broken = news.message
-        elif isinstance(news, Ended):
-            self.tasks.discard(news.task_id)
-        self._on_news(news)
+        elif isinstance(message, Broken):
+            self.broken = message.message
+        elif isinstance(message, Ended):
+            self.tasks.discard(message.task_id)
+        self._on_message(message)
 
     def _reaped(self, status: int, usage: resource.struct_rusage) -> None:
         self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -169,25 +169,25 @@ class Zygote:
                 return
             if not data:
                 return
-            news = msgspec.json.decode(data, type=News)
-            if isinstance(news, Broken):
-                self.broken = news.message
-            elif isinstance(news, Ended):
-                self.tasks.discard(news.task_id)
-            self._on_news(news)
+            message = msgspec.json.decode(data, type=ZygoteMessage)
+            if isinstance(message, Broken):
+                self.broken = message.message
+            elif isinstance(message, Ended):
+                self.tasks.discard(message.task_id)
+            self._on_message(message)
 
 
 class ColdProcess:
     """One exec'd child for one task."""
 
-    def __init__(self, on_news: OnNews, variables: Mapping[str, str]) -> None:
+    def __init__(self, on_message: OnMessage, variables: Mapping[str, str]) -> None:
         self.tasks: set[int] = set()
-        self._on_news = on_news
+        self._on_message = on_message
         self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, task_id: int, channel: int, output: int) -> None:
-        """See Parent."""
+        """See Launcher."""
         self._exec(task_id, self._command(channel), channel, output)
 
     def _command(self, channel: int) -> list[str]:
@@ -205,10 +205,10 @@ class ColdProcess:
         )
         started = Started(task_id, self._process.pid, time.monotonic())
         exits.watch(self._process.pid, lambda *end: self._ended(task_id, *end))
-        asyncio.get_running_loop().call_soon(self._on_news, started)
+        asyncio.get_running_loop().call_soon(self._on_message, started)
 
     def signal(self, task_id: int, numbers: list[int]) -> None:
-        """See Parent."""
+        """See Launcher."""
         if self._process is not None and self._process.returncode is None:
             for number in numbers:
                 self._send_signal(number)
@@ -225,7 +225,7 @@ class ColdProcess:
         ended = Ended(
             task_id, self._status(status), time.monotonic(), usage.ru_utime, usage.ru_stime, peak
         )
-        self._on_news(ended)
+        self._on_message(ended)
 
     def _status(self, status: int) -> int:
         return status
@@ -235,15 +235,15 @@ class BubblewrappedProcess(ColdProcess):
     """A cold child inside bubblewrap, which stands between it and the agent."""
 
     def __init__(
-        self, on_news: OnNews, variables: Mapping[str, str], helper: str, policy: Policy
+        self, on_message: OnMessage, variables: Mapping[str, str], helper: str, policy: Policy
     ) -> None:
-        super().__init__(on_news, variables)
+        super().__init__(on_message, variables)
         self._helper, self._policy = helper, policy
         self._info, self._info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""
 
     def start(self, task_id: int, channel: int, output: int) -> None:
-        """See Parent."""
+        """See Launcher."""
         inner = launch.command("axiom_client.run.cold", 0, channel)  # it has no parent in there
         command = bubblewrap.wrap(self._helper, self._policy, inner, self._info_inner)
         try:

@@ -12,26 +12,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+from axiom_client.decide.task_run import Environment, TaskFinished
 from axiom_client.run import disk, memory
-from axiom_client.run.judge import Ending, Seen, judge
-from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Parent, Zygote
+from axiom_client.run.judge import Ending, Observation, judge
+from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
-from axiom_client.run.running_task import Running
-from axiom_client.run.spec import (
-    Environment,
-    TaskEvent,
-    TaskFinished,
-    TaskProgressed,
-    TaskSpec,
-    TaskStarted,
-)
-from axiom_client.run.zygote_messages import Ended, News, Started
+from axiom_client.run.running_task import RunningTask
+from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
+from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
 from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome
 
 DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; children lower it for themselves
-DISK_LOOK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
+USAGE_CHECK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
 
 
 class Pool:
@@ -54,17 +48,17 @@ class Pool:
         self._warm = prefer == "warm"
         self._background = background
         self._hide_gpus = hide_gpus or {}
-        self._running: dict[int, Running] = {}
+        self._running: dict[int, RunningTask] = {}
         self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
         self._leaving: set[Zygote] = set()
-        self._disk_timer: asyncio.TimerHandle | None = None
+        self._usage_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._mode = mode.choose()
         _allow_descriptors()
 
     # ---- what the agent asks
 
-    def start(self, spec: TaskSpec) -> None:
+    def start(self, spec: PlacedTask) -> None:
         """Run a task. Returns at once."""
         if spec.task_id in self._running:
             raise ValueError(f"task {spec.task_id} is running already")
@@ -77,7 +71,7 @@ class Pool:
     def pause(self, task_id: int) -> None:
         """Freeze a task; its clock stops."""
         if (running := self._running.get(task_id)) is not None and not running.paused:
-            running.parent.signal(task_id, [signal.SIGSTOP])
+            running.launcher.signal(task_id, [signal.SIGSTOP])
             running.pause()
             self._set_timer(running)
 
@@ -85,7 +79,7 @@ class Pool:
         """Let a frozen task go on."""
         if (running := self._running.get(task_id)) is not None and running.paused:
             running.resume()
-            running.parent.signal(task_id, [signal.SIGCONT])
+            running.launcher.signal(task_id, [signal.SIGCONT])
             self._set_timer(running)
 
     def stop(self, task_id: int, grace_seconds: float, outcome: Outcome = "cancelled") -> None:
@@ -101,7 +95,7 @@ class Pool:
         if grace_seconds <= 0:
             self._kill(running)
             return
-        running.parent.signal(task_id, [signal.SIGCONT, signal.SIGTERM])
+        running.launcher.signal(task_id, [signal.SIGCONT, signal.SIGTERM])
         self._set_timer(running, grace_seconds)
 
     def prewarm(self, environment: Environment) -> None:
@@ -113,7 +107,7 @@ class Pool:
         """Let go of every zygote that has no task; its memory is the volunteer's again."""
         for zygote in list(self._zygotes.values()):
             if not zygote.tasks:
-                self._let_go(zygote)
+                self._release(zygote)
 
     def zygote_pids(self) -> dict[str, int]:
         """The process id of each living zygote, by environment; those for GPUs end in "+gpu"."""
@@ -127,43 +121,43 @@ class Pool:
         while self._running:
             await self._next_change()
         for zygote in list(self._zygotes.values()):
-            self._let_go(zygote)
+            self._release(zygote)
             zygote.kill()
         while self._leaving:
             await self._next_change()
 
     # ---- starting
 
-    def _start(self, spec: TaskSpec) -> None:
+    def _start(self, spec: PlacedTask) -> None:
         if self._mode.mode == "none":
             raise CannotStart(f"no work is run unconfined: {self._mode.reason}")
         task_id = spec.task_id
         prepared = prepare(spec, background=self._background, landlock=self._mode.mode == "kernel")
-        self._running[task_id] = Running(
+        self._running[task_id] = RunningTask(
             spec,
             prepared.manifest,
-            self._parent(spec, prepared.policy),
+            self._launcher(spec, prepared.policy),
             prepared.assignment,
             progressed=partial(self._progressed, task_id),
             end=lambda ending: self._end(task_id, ending),
-            changed=lambda: self._look(task_id),
+            changed=lambda: self._finish_if_complete(task_id),
         )
-        self._schedule_disk_look()
+        self._schedule_usage_check()
 
-    def _parent(self, spec: TaskSpec, policy: Policy) -> Parent:
+    def _launcher(self, spec: PlacedTask, policy: Policy) -> Launcher:
         gpu = policy.driver is not None
         variables = {} if gpu else self._hide_gpus  # a GPU task's own come with its policy
         if self._mode.mode == "bubblewrap":
-            return BubblewrappedProcess(self._heard, variables, self._mode.helper, policy)
+            return BubblewrappedProcess(self._handle_message, variables, self._mode.helper, policy)
         if self._warm and (spec.environment == "torch" or not gpu):
             return self._zygote(spec.environment, gpu)
-        return ColdProcess(self._heard, variables)
+        return ColdProcess(self._handle_message, variables)
 
     def _zygote(self, environment: Environment, gpu: bool) -> Zygote:
         if (environment, gpu) not in self._zygotes:
             self._zygotes[environment, gpu] = Zygote(
                 environment,
-                self._heard,
+                self._handle_message,
                 self._zygote_gone,
                 gpu=gpu,
                 variables={} if gpu else self._hide_gpus,
@@ -176,19 +170,19 @@ class Pool:
     def _progressed(self, task_id: int, fraction: float) -> None:
         self._emit(TaskProgressed(task_id=task_id, fraction=fraction))
 
-    def _heard(self, news: News) -> None:
-        if not isinstance(news, (Started, Ended)):
+    def _handle_message(self, message: ZygoteMessage) -> None:
+        if not isinstance(message, (Started, Ended)):
             return
-        if (running := self._running.get(news.task_id)) is None:
+        if (running := self._running.get(message.task_id)) is None:
             return
-        if isinstance(news, Started):
-            running.began(news.pid, news.at)
-            running.memory_at_start = memory.resident_bytes(news.pid)
-            self._emit(TaskStarted(task_id=news.task_id, pid=news.pid))
+        if isinstance(message, Started):
+            running.began(message.pid, message.at)
+            running.memory_at_start = memory.resident_bytes(message.pid)
+            self._emit(TaskStarted(task_id=message.task_id, pid=message.pid))
             self._set_timer(running)
         else:
-            running.ended = news
-            self._look(news.task_id)
+            running.ended = message
+            self._finish_if_complete(message.task_id)
 
     def _zygote_gone(self, zygote: Zygote) -> None:
         self._leaving.discard(zygote)
@@ -200,10 +194,10 @@ class Pool:
             if zygote.broken and running.ending is None:
                 text = f"the environment {zygote.environment} cannot be loaded:\n{zygote.broken}"
                 running.ending = Ending("failed", text)
-            self._look(task_id)
+            self._finish_if_complete(task_id)
         self._changed.set()
 
-    def _look(self, task_id: int) -> None:
+    def _finish_if_complete(self, task_id: int) -> None:
         """Finish the task when nothing more can come of it."""
         running = self._running.get(task_id)
         if running is None or not running.complete():
@@ -222,10 +216,10 @@ class Pool:
             running.ending = ending
             self._kill(running)
 
-    def _kill(self, running: Running) -> None:
-        running.parent.signal(running.spec.task_id, [signal.SIGKILL])
+    def _kill(self, running: RunningTask) -> None:
+        running.launcher.signal(running.spec.task_id, [signal.SIGKILL])
 
-    def _set_timer(self, running: Running, grace_seconds: float | None = None) -> None:
+    def _set_timer(self, running: RunningTask, grace_seconds: float | None = None) -> None:
         """Wake when the wall time, or the grace of a stop, is over."""
         if grace_seconds is None and running.ending is not None:
             return  # it is being stopped; the grace stands
@@ -239,7 +233,7 @@ class Pool:
             left = running.spec.limits.wall_seconds - running.elapsed_seconds()
             running.timer = loop.call_later(max(0.0, left), self._overdue, running)
 
-    def _overdue(self, running: Running) -> None:
+    def _overdue(self, running: RunningTask) -> None:
         allowed = running.spec.limits.wall_seconds
         if running.elapsed_seconds() < allowed:
             self._set_timer(running)
@@ -247,19 +241,19 @@ class Pool:
         text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
 
-    def _schedule_disk_look(self) -> None:
-        if self._disk_timer is None and self._running:
+    def _schedule_usage_check(self) -> None:
+        if self._usage_timer is None and self._running:
             loop = asyncio.get_running_loop()
-            self._disk_timer = loop.call_later(DISK_LOOK_SECONDS, self._look_at_disks)
+            self._usage_timer = loop.call_later(USAGE_CHECK_SECONDS, self._check_usage)
 
-    def _look_at_disks(self) -> None:
-        self._disk_timer = None
+    def _check_usage(self) -> None:
+        self._usage_timer = None
         for running in list(self._running.values()):
             if not running.paused and (self._check_disk(running) or _over_memory(running)):
                 self._kill(running)
-        self._schedule_disk_look()
+        self._schedule_usage_check()
 
-    def _check_disk(self, running: Running) -> bool:
+    def _check_disk(self, running: RunningTask) -> bool:
         allowed = running.spec.limits.disk_bytes
         bytes_, files = disk.used(running.spec.folder, running.pid)
         over = bytes_ > allowed + disk.SLACK_BYTES or files > disk.FILES_MAX
@@ -268,7 +262,7 @@ class Pool:
             running.ending = Ending("over_disk", f"{text}, and {disk.FILES_MAX} files")
         return over
 
-    def _let_go(self, zygote: Zygote) -> None:
+    def _release(self, zygote: Zygote) -> None:
         self._forget(zygote)
         self._leaving.add(zygote)
         zygote.close()
@@ -283,7 +277,7 @@ class Pool:
         await self._changed.wait()
 
 
-def _over_memory(running: Running) -> bool:
+def _over_memory(running: RunningTask) -> bool:
     """Whether a task on a GPU holds more than it may; the kernel holds all others to it."""
     driver = running.spec.driver
     if driver is None or running.pid is None:
@@ -305,16 +299,16 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _may_end(running: Running) -> bool:
+def _may_end(running: RunningTask) -> bool:
     """The first limit that is passed names the outcome; a stop by the agent gives way to it."""
     return running.ending is None or running.ending.polite
 
 
-def _finished(running: Running) -> TaskFinished:
+def _finished(running: RunningTask) -> TaskFinished:
     ended = running.ended
     user, system = (ended.user_seconds, ended.system_seconds) if ended else (0.0, 0.0)
     verdict = judge(
-        Seen(
+        Observation(
             limits=running.spec.limits,
             manifest=running.manifest,
             ending=running.ending,

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from axiom_client.run.channel import Assignment, encode_assignment
-from axiom_client.run.spec import TaskSpec
+from axiom_client.run.spec import PlacedTask
 from axiom_client.sandbox.policy import Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
@@ -28,7 +28,7 @@ class Prepared(Struct, frozen=True):
     assignment: bytes
 
 
-def prepare(spec: TaskSpec, *, background: bool, landlock: bool) -> Prepared:
+def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
     """Read and verify the script, derive the policy. Raises CannotStart."""
     source, manifest = _read_bundle(spec.source_path, spec.sha256)
     if not os.path.isdir(spec.folder):
@@ -51,7 +51,7 @@ def prepare(spec: TaskSpec, *, background: bool, landlock: bool) -> Prepared:
     return Prepared(manifest, policy, encode_assignment(assignment, source))
 
 
-def task_policy(spec: TaskSpec, *, background: bool) -> Policy:
+def task_policy(spec: PlacedTask, *, background: bool) -> Policy:
     """What this task may do."""
     limits, gpu = spec.limits, spec.driver is not None
     return Policy(

@@ -18,8 +18,8 @@ from axiom_client.run.channel import (
     Failure,
 )
 from axiom_client.run.judge import Ending
-from axiom_client.run.launchers import Parent
-from axiom_client.run.spec import TaskSpec
+from axiom_client.run.launchers import Launcher
+from axiom_client.run.spec import PlacedTask
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
@@ -27,7 +27,7 @@ _READ_BYTES = 256 * 1024
 _TAIL_BYTES = 16 * 1024  # of the output; the report takes half of it
 
 
-class Running:
+class RunningTask:
     """One task between its start and its end.
 
     ``end(ending)`` is called here when the task passes a limit; ``changed()`` after each thing
@@ -36,16 +36,16 @@ class Running:
 
     def __init__(
         self,
-        spec: TaskSpec,
+        spec: PlacedTask,
         manifest: Manifest,
-        parent: Parent,
+        launcher: Launcher,
         assignment: bytes,
         *,
         progressed: Callable[[float], None],
         end: Callable[[Ending], None],
         changed: Callable[[], None],
     ) -> None:
-        self.spec, self.manifest, self.parent = spec, manifest, parent
+        self.spec, self.manifest, self.launcher = spec, manifest, launcher
         self.pid: int | None = None
         self.ending: Ending | None = None
         self.ended: Ended | None = None
@@ -70,11 +70,11 @@ class Running:
         self._channel.setblocking(False)
         os.set_blocking(self._output, False)
         self._open_ends = 2
-        self._loop.add_reader(self._channel.fileno(), self._hear)
+        self._loop.add_reader(self._channel.fileno(), self._receive_message)
         self._loop.add_reader(self._output, self._read_output)
         with channel:
             try:
-                self.parent.start(self.spec.task_id, channel.fileno(), output)
+                self.launcher.start(self.spec.task_id, channel.fileno(), output)
             except OSError:
                 self.close()
                 raise
@@ -144,7 +144,7 @@ class Running:
             self._unsent = memoryview(b"")  # it ended before it had read all; the reader tells
         self._loop.remove_writer(self._channel.fileno())
 
-    def _hear(self) -> None:
+    def _receive_message(self) -> None:
         try:
             data = self._channel.recv(_READ_BYTES)
         except BlockingIOError:

@@ -11,9 +11,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from axiom_client.decide.plan import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
+from axiom_client.decide.place import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
+from axiom_client.decide.task_run import TaskFinished, TaskLimits
 from axiom_client.run.pool import Pool
-from axiom_client.run.spec import TaskEvent, TaskFinished, TaskLimits, TaskProgressed, TaskSpec
+from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
 from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.manifest import Manifest, ManifestError, read_manifest
 
@@ -59,7 +60,7 @@ def try_experiment(
     budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
     sha256 = hashlib.sha256(source).hexdigest()
     with tempfile.TemporaryDirectory(prefix="axiom-try-") as folder:
-        spec = TaskSpec(
+        spec = PlacedTask(
             task_id=0,
             experiment=manifest.name,
             source_path=str(path),
@@ -128,7 +129,7 @@ def _limits(manifest: Manifest, budget_seconds: float) -> TaskLimits:
     )
 
 
-async def _run_once(spec: TaskSpec, on_progress: Callable[[float], None] | None) -> TaskFinished:
+async def _run_once(spec: PlacedTask, on_progress: Callable[[float], None] | None) -> TaskFinished:
     finished: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
 
     def hear(event: TaskEvent) -> None:

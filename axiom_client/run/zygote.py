@@ -24,18 +24,18 @@ from axiom_client.run.zygote_messages import (
     MESSAGE_BYTES_MAX,
     Broken,
     Ended,
-    News,
     Ready,
     Signal,
     Start,
     Started,
+    ZygoteMessage,
 )
 from axiom_client.sandbox import libc, linux, process, seccomp
 from axiom_client.sandbox.libc import SandboxError
 
 SPARES = 2  # children forked ahead: two slots may end at once; each takes 3 MiB of its own
 _DESCRIPTORS = 2  # a task's channel and its output
-_ORDERS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Signal)
+_COMMANDS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Signal)
 
 
 class _Children:
@@ -52,7 +52,7 @@ class _Children:
         self._spares: list[tuple[int, socket.socket]] = []
 
     def serve(self) -> None:
-        """Until the agent is gone: orders and deaths as they come; a spare when there is time."""
+        """Until the agent is gone: commands and deaths as they come; a spare when there is time."""
         while True:
             ready = self._poller.poll(0)
             if not ready and len(self._spares) < SPARES:
@@ -61,18 +61,18 @@ class _Children:
             for descriptor, _ in ready or self._poller.poll():
                 if descriptor != self._agent.fileno():
                     self._reap(descriptor)
-                elif not self._obey():
+                elif not self._handle_command():
                     return
 
-    def _obey(self) -> bool:
+    def _handle_command(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._agent, MESSAGE_BYTES_MAX, _DESCRIPTORS)
         if not data:
             return False
-        order = _ORDERS.decode(data)
-        if isinstance(order, Start):
-            self._start(order.task_id, descriptors)
-        elif (pid := self._pids.get(order.task_id)) is not None:
-            for number in order.numbers:  # not reaped yet, so the pid is still this child's
+        command = _COMMANDS.decode(data)
+        if isinstance(command, Start):
+            self._start(command.task_id, descriptors)
+        elif (pid := self._pids.get(command.task_id)) is not None:
+            for number in command.numbers:  # not reaped yet, so the pid is still this child's
                 os.kill(pid, number)
         return True
 
@@ -91,7 +91,7 @@ class _Children:
         self._pids[task_id] = pid
         self._tasks[watch] = task_id
         self._poller.register(watch, select.EPOLLIN)
-        self._tell(Started(task_id, pid, at))
+        self._send(Started(task_id, pid, at))
 
     def _reap(self, watch: int) -> None:
         task_id = self._tasks.pop(watch)
@@ -101,7 +101,7 @@ class _Children:
         self._poller.unregister(watch)
         os.close(watch)
         peak = usage.ru_maxrss * 1024  # Linux gives KiB
-        self._tell(Ended(task_id, status, at, usage.ru_utime, usage.ru_stime, peak))
+        self._send(Ended(task_id, status, at, usage.ru_utime, usage.ru_stime, peak))
 
     def _fork(self) -> tuple[int, socket.socket]:
         assert len(os.listdir("/proc/self/task")) == 1, "a zygote must have one thread to fork"
@@ -134,8 +134,8 @@ class _Children:
         os.dup2(channel, CHANNEL_DESCRIPTOR)
         child.run_assigned(self._program, cold=False, trouble=trouble)
 
-    def _tell(self, news: News) -> None:
-        self._agent.send(msgspec.json.encode(news))
+    def _send(self, message: ZygoteMessage) -> None:
+        self._agent.send(msgspec.json.encode(message))
 
 
 def main(environment: str, gpu: bool, parent: int, descriptor: int, background: bool) -> None:

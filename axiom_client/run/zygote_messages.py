@@ -9,33 +9,33 @@ from msgspec import Struct
 MESSAGE_BYTES_MAX = 8192
 
 
-class Order(Struct, frozen=True, tag_field="order"):
+class ZygoteCommand(Struct, frozen=True, tag_field="kind"):
     """What the agent tells a zygote."""
 
     task_id: int
 
 
-class Start(Order, frozen=True, tag="start"):
+class Start(ZygoteCommand, frozen=True, tag="start"):
     """Run this task; its channel and output come along as descriptors."""
 
 
-class Signal(Order, frozen=True, tag="signal"):
+class Signal(ZygoteCommand, frozen=True, tag="signal"):
     """Send these signals to this task, in this order; nothing where it has ended."""
 
     numbers: list[int]
 
 
-class Ready(Struct, frozen=True, tag="ready", tag_field="news"):
+class Ready(Struct, frozen=True, tag="ready", tag_field="kind"):
     """Imported and warm."""
 
 
-class Broken(Struct, frozen=True, tag="broken", tag_field="news"):
+class Broken(Struct, frozen=True, tag="broken", tag_field="kind"):
     """The environment cannot be imported here."""
 
     message: str
 
 
-class Started(Struct, frozen=True, tag="started", tag_field="news"):
+class Started(Struct, frozen=True, tag="started", tag_field="kind"):
     """The task has a process. ``at``: seconds of CLOCK_MONOTONIC, which all processes share."""
 
     task_id: int
@@ -43,7 +43,7 @@ class Started(Struct, frozen=True, tag="started", tag_field="news"):
     at: float
 
 
-class Ended(Struct, frozen=True, tag="ended", tag_field="news"):
+class Ended(Struct, frozen=True, tag="ended", tag_field="kind"):
     """The task's process is reaped: its wait status and its usage."""
 
     task_id: int
@@ -54,4 +54,4 @@ class Ended(Struct, frozen=True, tag="ended", tag_field="news"):
     peak_memory_bytes: int
 
 
-News = Ready | Broken | Started | Ended
+ZygoteMessage = Ready | Broken | Started | Ended

@@ -36,9 +36,10 @@ sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402
 
+from axiom_client.decide.task_run import TaskFinished, TaskLimits  # noqa: E402
 from axiom_client.host.gpu import vendors  # noqa: E402
 from axiom_client.host.gpu.probe import GpuProbe  # noqa: E402
-from axiom_client.run.spec import TaskFinished, TaskLimits, TaskStarted  # noqa: E402
+from axiom_client.run.spec import TaskStarted  # noqa: E402
 from axiom_protocol.agreement import disagreements  # noqa: E402
 from axiom_protocol.manifest import read_manifest  # noqa: E402
 from axiom_protocol.messages import GpuFacts  # noqa: E402

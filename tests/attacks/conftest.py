@@ -19,9 +19,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from axiom_client.decide.task_run import TaskFinished, TaskLimits
 from axiom_client.host.gpu import nvidia
 from axiom_client.host.gpu.probe import GpuProbe
-from axiom_client.run.spec import TaskFinished, TaskLimits, TaskSpec
+from axiom_client.run.spec import PlacedTask
 from axiom_client.sandbox import landlock
 from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.messages import GpuFacts
@@ -72,7 +73,7 @@ class Arena:
         recorder.pool.prewarm("numpy")  # some attacks name the zygote that others are forked from
         return recorder
 
-    def run(self, spec: TaskSpec) -> TaskFinished:
+    def run(self, spec: PlacedTask) -> TaskFinished:
         """One task to its end."""
         return self.loop.run_until_complete(
             asyncio.wait_for(self.recorder.finish(spec), DEADLINE_SECONDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from axiom_client.run.spec import TaskFinished, TaskLimits
+from axiom_client.decide.task_run import TaskFinished, TaskLimits
 from axiom_client.run.zygote import SPARES
 from tests.attacks.conftest import IN_BUBBLEWRAP, ON_GPU, Attack, not_in_bubblewrap
 from tests.support.running import LIMITS

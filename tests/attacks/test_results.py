@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from axiom_client.run.spec import TaskFinished
+from axiom_client.decide.task_run import TaskFinished
 from tests.attacks.conftest import Attack
 from tests.support.running import LIMITS
 

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from axiom_client.cli.display import picture
-from axiom_client.control.snapshot import Snapshot, Who, snapshot
+from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits
 from axiom_protocol.manifest import Resources
 from tests.support.world import World, facts, grant
 
-WHO = Who(project="Axiom " * 10, url="https://x.example", host_id=296, user="Steve Dodd")
+WHO = Membership(project="Axiom " * 10, url="https://x.example", host_id=296, user="Steve Dodd")
 
 
 def busy(cores: int, tasks: int, gpus: int = 0, **limits: float) -> Snapshot:

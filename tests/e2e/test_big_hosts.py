@@ -26,13 +26,14 @@ from axiom_client.agent.run_options import RunOptions
 from axiom_client.config.schema import load_config, read_flags
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Load
+from axiom_client.decide.task_run import TaskFinished
 from axiom_client.folders import Folders
 from axiom_client.host import cores
 from axiom_client.host.cgroup import levels
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.project.api import Api, Network
-from axiom_client.run.spec import TaskEvent, TaskFinished, TaskSpec, TaskStarted
+from axiom_client.run.spec import PlacedTask, TaskEvent, TaskStarted
 from axiom_protocol.messages import Capacity, HostFacts, SyncAnswer, SyncRequest
 from tests.support.processes import WAIT_SECONDS
 from tests.support.programs import FIXTURES, Server, server
@@ -76,7 +77,7 @@ class HeldPool:
         self._emit = emit
         self._running: set[int] = set()
 
-    def start(self, spec: TaskSpec) -> None:
+    def start(self, spec: PlacedTask) -> None:
         self._running.add(spec.task_id)
         started = TaskStarted(task_id=spec.task_id, pid=spec.task_id)
         asyncio.get_running_loop().call_soon(self._emit, started)
@@ -153,7 +154,7 @@ class Volunteer:
             agent = Agent(self.folders, config, identity, RunOptions(flags=list(settings)))
             running = asyncio.create_task(agent.run())
             async with asyncio.timeout(WAIT_SECONDS):
-                while not (until(agent) and agent.state.exchange.in_flight is None):
+                while not (until(agent) and agent.state.sync.in_flight is None):
                     if running.done():
                         running.result()
                     await asyncio.sleep(0.02)
@@ -185,7 +186,7 @@ def volunteer(
     """Makes an attached host of such facts."""
 
     def make(facts: HostFacts) -> Volunteer:
-        made = Volunteer(tmp_path / facts.name, project, monkeypatch)
+        made = Volunteer(tmp_path / "host", project, monkeypatch)
         return made.recorded(facts, monkeypatch).join()
 
     return make

@@ -147,8 +147,8 @@ def check_answer(data: bytes) -> None:
     state, commands = step(state, fetched)
     for command in commands:
         if isinstance(command, c.StartTask):
-            assert command.source_path == "/bundle.py"
-            assert command.parameters.keys() == manifest().parameters.keys()
+            assert command.spec.source_path == "/bundle.py"
+            assert command.spec.parameters.keys() == manifest().parameters.keys()
     step(state, e.TimerFired(now=ASKING.now + 86_400))
 
 

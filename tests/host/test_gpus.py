@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from axiom_client.decide.task_run import Environment, TaskFinished
 from axiom_client.host.gpu import child as probe_child
 from axiom_client.host.gpu import mps, nvidia, rocm, vendors
 from axiom_client.host.gpu import probe as probing
 from axiom_client.host.gpu.probe import GpuProbe, GpuReport
 from axiom_client.host.gpu.vendor import ProbeFailed
 from axiom_client.host.gpu.visible import visible
-from axiom_client.run.spec import Environment, TaskFinished
 from axiom_client.sandbox.selftest import self_test
 from axiom_protocol.messages import GpuFacts
 from tests.support.running import LIMITS, finish, make_spec, script, with_pool

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from axiom_client.run.spec import Environment
+from axiom_client.decide.task_run import Environment
 from tests.support.running import DEADLINE_SECONDS, Recorder, make_spec, script
 
 

@@ -17,7 +17,8 @@ import msgspec
 import psutil
 import pytest
 
-from axiom_client.run.spec import TaskFinished, TaskProgressed, TaskStarted
+from axiom_client.decide.task_run import TaskFinished
+from axiom_client.run.spec import TaskProgressed, TaskStarted
 from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script, with_pool
 
 GONE_SECONDS = 1.0  # after a kill -9, the promise of the design

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from axiom_client.run.spec import TaskFinished, TaskStarted
+from axiom_client.decide.task_run import TaskFinished
+from axiom_client.run.spec import TaskStarted
 from axiom_client.sandbox import landlock, mode
 from axiom_client.sandbox.selftest import self_test
 from tests.run.test_pool import COUNTING, until

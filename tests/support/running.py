@@ -10,8 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+from axiom_client.decide.task_run import Environment, TaskFinished, TaskLimits
 from axiom_client.run.pool import Pool
-from axiom_client.run.spec import Environment, TaskEvent, TaskFinished, TaskLimits, TaskSpec
+from axiom_client.run.spec import PlacedTask, TaskEvent
 
 DEADLINE_SECONDS = 180.0  # a loaded two-core machine; a test that hangs must still end
 
@@ -60,7 +61,7 @@ def make_spec(
     seed: int = 7,
     limits: TaskLimits = LIMITS,
     task_folder: Path | None = None,
-) -> TaskSpec:
+) -> PlacedTask:
     """A spec whose script and folder lie under ``folder``."""
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
@@ -68,7 +69,7 @@ def make_spec(
     path.write_text(source)
     own = task_folder or folder / f"task-{task_id}"
     own.mkdir(exist_ok=True)
-    return TaskSpec(
+    return PlacedTask(
         task_id=task_id,
         experiment="small",
         source_path=str(path),
@@ -113,7 +114,7 @@ class Recorder:
             await self._news.wait()
         return found[0]
 
-    async def finish(self, spec: TaskSpec) -> TaskFinished:
+    async def finish(self, spec: PlacedTask) -> TaskFinished:
         """Start a task and wait for its end."""
         self.pool.start(spec)
         finished: TaskFinished = await self.wait(spec.task_id, TaskFinished)
@@ -139,7 +140,7 @@ def with_pool(
     return asyncio.run(body())
 
 
-def finish(spec: TaskSpec, prefer: Literal["warm", "cold"] = "warm") -> TaskFinished:
+def finish(spec: PlacedTask, prefer: Literal["warm", "cold"] = "warm") -> TaskFinished:
     """Run one task through a pool of its own."""
     finished: TaskFinished = with_pool(lambda recorder: recorder.finish(spec), prefer)
     return finished

@@ -10,6 +10,7 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits
+from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.manifest import Field, Manifest, Parameter, Resources
 from axiom_protocol.messages import Acknowledgement, GpuFacts, Grant, HostFacts, SyncAnswer
 
@@ -99,7 +100,7 @@ class World:
 
     def answer(self, *grants: Grant, **changes: Any) -> list[c.Command]:
         """The server answers the request in flight: everything is acknowledged."""
-        plan = self.state.exchange.in_flight
+        plan = self.state.sync.in_flight
         assert plan is not None, "no request is in flight"
         base = SyncAnswer(
             request_id=plan.request_id,
@@ -120,16 +121,16 @@ class World:
 
     def ended(self, task_id: int, outcome: str = "success", **changes: Any) -> list[c.Command]:
         """A task's process ends."""
-        base = e.TaskEnded(
-            now=self.now,
+        finished = TaskFinished(
             task_id=task_id,
             outcome=outcome,  # type: ignore[arg-type]
             elapsed_seconds=60.0,
-            cpu_seconds=59.0,
+            cpu_user_seconds=59.0,
             result={"valid": 1, "configs_done": 1} if outcome == "success" else None,
-            size_bytes=30,
         )
-        return self.do(msgspec.structs.replace(base, **changes))
+        jitter = changes.pop("jitter", 0.5)
+        finished = msgspec.structs.replace(finished, **changes)
+        return self.do(e.TaskEnded(now=self.now, finished=finished, jitter=jitter))
 
     def working(self, count: int) -> World:
         """With ``count`` tasks granted, running as far as slots go; the server has no more."""
@@ -141,7 +142,7 @@ class World:
     def hear_nothing(self) -> None:
         """The server answers whatever is asked with no work, until nothing is asked."""
         self.wait(1)
-        while self.state.exchange.in_flight is not None:
+        while self.state.sync.in_flight is not None:
             self.answer()
             self.wait(1)
 

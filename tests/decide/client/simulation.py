@@ -13,6 +13,7 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load, SyncPlan, TaskRecord
+from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Acknowledgement, Grant, HostFacts, Report, SyncAnswer
 from tests.support.world import SHA, World, facts, grant, manifest
@@ -181,9 +182,11 @@ class Life:
         result = {"valid": 1, "configs_done": 1} if outcome == "success" else None
         self.do(
             e.TaskEnded(
-                now=self.world.now, task_id=task_id, outcome=outcome,  # type: ignore[arg-type]
-                elapsed_seconds=elapsed, cpu_seconds=elapsed, result=result, size_bytes=30,
-                jitter=self.rng.random(),
+                now=self.world.now, jitter=self.rng.random(),
+                finished=TaskFinished(
+                    task_id=task_id, outcome=outcome,  # type: ignore[arg-type]
+                    elapsed_seconds=elapsed, cpu_user_seconds=elapsed, result=result,
+                ),
             )
         )  # fmt: skip
 

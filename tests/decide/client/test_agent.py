@@ -36,7 +36,7 @@ def test_grant_is_journalled_then_fetched_then_started() -> None:
     assert of(commands, c.FetchBundle)
     assert not of(commands, c.StartTask)
     [start] = of(world.fetched(), c.StartTask)
-    assert (start.task_id, start.seed, start.parameters) == (1, 1, {"steps": 10})
+    assert (start.task_id, start.spec.seed, start.spec.parameters) == (1, 1, {"steps": 10})
 
 
 def test_next_task_starts_in_the_step_in_which_one_ends() -> None:
@@ -110,7 +110,7 @@ def test_retries_slow_down_to_minutes() -> None:
     for _ in range(14):
         before = world.now
         world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
-        while world.state.exchange.in_flight is None:
+        while world.state.sync.in_flight is None:
             world.wait(world.state.wake_at - world.now)
         gaps.append(world.now - before)
     assert gaps[0] == pytest.approx(2.0)
@@ -140,7 +140,7 @@ def test_server_without_work_is_left_alone_until_it_says() -> None:
 def test_offline_work_goes_on_and_reports_are_kept() -> None:
     world = World().working(4)
     for _ in range(4):
-        if world.state.exchange.in_flight is not None:
+        if world.state.sync.in_flight is not None:
             world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.1))
         running = [i for i, phase in world.phases().items() if phase == "running"]
         world.ended(running[0])
@@ -176,7 +176,7 @@ def test_lost_process_is_run_again_twice_then_reported() -> None:
         assert world.state.tasks[1].record.attempts == attempt
         world.wait(60)
         assert world.phases() == {1: "running"}
-        if world.state.exchange.in_flight is not None:
+        if world.state.sync.in_flight is not None:
             world.answer()
     [save] = of(world.ended(1, "lost", elapsed_seconds=1.0), c.SaveReport)
     assert save.report.attempts == 3
@@ -216,7 +216,7 @@ def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> Non
     commands = world.do(e.DrainRequested(now=world.now, reason="moving house", then="exit"))
     assert [s.report.task_id for s in of(commands, c.SaveReport)] == [3, 4]
     world.wait(1)
-    plan = world.state.exchange.in_flight
+    plan = world.state.sync.in_flight
     assert plan is not None
     assert plan.draining == "moving house"
     assert (plan.capacity.cpu_slots, plan.capacity.buffer_seconds) == (0, 0)
@@ -225,7 +225,7 @@ def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> Non
     world.ended(1)
     world.ended(2)
     world.wait(2)
-    while world.state.exchange.in_flight is not None:
+    while world.state.sync.in_flight is not None:
         world.answer()
         world.wait(2)
     assert world.saying(c.Exit)
@@ -241,7 +241,7 @@ def test_polite_stop_keeps_what_began_gives_back_the_rest_and_says_so() -> None:
     commands = world.ended(2, "success")  # it finished in the meantime
     assert [s.report.outcome for s in of(commands, c.SaveReport)] == ["success"]
     world.wait(1)
-    plan = world.state.exchange.in_flight
+    plan = world.state.sync.in_flight
     assert plan is not None
     assert plan.report_ids == [2, 3, 4]
     assert [task.task_id for task in plan.in_hand] == [1]
@@ -339,7 +339,7 @@ def test_bundle_that_cannot_be_fetched_is_tried_again_then_given_back() -> None:
             break
         before = len(world.saying(c.FetchBundle))
         for _ in range(10):
-            if world.state.exchange.in_flight is not None:
+            if world.state.sync.in_flight is not None:
                 world.answer()
             world.wait(100)
             if len(world.saying(c.FetchBundle)) > before:
@@ -423,7 +423,7 @@ def test_restart_runs_again_what_was_running_and_asks_for_its_bundle_as_accepted
 def test_restart_delivers_waiting_reports_and_the_unanswered_request_first() -> None:
     world = World().working(1)
     world.ended(1)
-    unanswered = world.state.exchange.in_flight
+    unanswered = world.state.sync.in_flight
     assert unanswered is not None
     record = world.state.tasks[1].record
     waiting = e.WaitingReport(task_id=1, outcome="success", size_bytes=10)
@@ -444,10 +444,10 @@ def test_repeated_grant_changes_nothing() -> None:
 def test_only_listed_transitions_happen() -> None:
     world = World().working(1)
     task = world.state.tasks[1]
-    for happening in ("bundle_ready", "start", "resume"):
-        assert ("running", happening) not in TRANSITIONS
+    for transition in ("bundle_ready", "start", "resume"):
+        assert ("running", transition) not in TRANSITIONS
         with pytest.raises(ImpossibleTransition):
-            advance(task, happening)  # type: ignore[arg-type]
+            advance(task, transition)  # type: ignore[arg-type]
 
 
 def test_step_leaves_the_state_it_was_given_alone() -> None:

@@ -7,7 +7,7 @@ import pytest
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.capacity import allowed_cores, room
 from axiom_client.decide.model import AgentState, Limits, Load, Pause, TaskRecord, TaskState
-from axiom_client.decide.plan import room_now
+from axiom_client.decide.place import room_now
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
 from tests.support.world import WALL, World, facts, grant
@@ -70,7 +70,9 @@ def test_each_core_kept_free_names_the_key_that_keeps_it() -> None:
     ]  # fmt: skip
 
 
-def asked(cores: int, held: int, gpus: int = 0, buffer_seconds: float = 300.0) -> Capacity:
+def wanted_capacity(
+    cores: int, held: int, gpus: int = 0, buffer_seconds: float = 300.0
+) -> Capacity:
     """What a host asks for that holds ``held`` tasks of a minute each."""
     tasks = {
         i: TaskState(
@@ -99,7 +101,7 @@ def asked(cores: int, held: int, gpus: int = 0, buffer_seconds: float = 300.0) -
 def test_batches_fit_the_slots_and_the_buffer(
     cores: int, gpus: int, held: int, free: int, gpus_free: int, buffer: float
 ) -> None:
-    capacity = asked(cores, held, gpus)
+    capacity = wanted_capacity(cores, held, gpus)
     assert (capacity.cpu_slots_free, capacity.gpu_slots_free) == (free, gpus_free)
     assert capacity.buffer_seconds == buffer
 
@@ -138,7 +140,7 @@ def test_own_record_of_durations_counts_more_than_the_declaration() -> None:
 def test_cores_without_memory_are_not_asked_for(memory: int, slots: int) -> None:
     """240 cores and 64 GB, of which tasks may have 48."""
     world = World(facts(cores=240), limits=Limits(buffer_seconds=0.0))
-    first = world.state.exchange.in_flight
+    first = world.state.sync.in_flight
     assert first is not None
     assert first.capacity.cpu_slots_free == 240  # what tasks need is not known yet
     world.answer(grant(1))

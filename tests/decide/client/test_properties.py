@@ -14,7 +14,7 @@ from axiom_client.decide.allocate import needs_of
 from axiom_client.decide.blocked import changes_at
 from axiom_client.decide.capacity import Room
 from axiom_client.decide.model import NEVER, AgentState, TaskState
-from axiom_client.decide.plan import room_now
+from axiom_client.decide.place import room_now
 from axiom_client.decide.task import ALIVE
 from tests.decide.client.simulation import Life
 
@@ -37,13 +37,13 @@ def check(state: AgentState) -> None:
     waits = [t.retry_at for t in state.tasks.values() if t.phase == "queued"]
     waits += [b.retry_at for b in state.bundles.values() if not b.path and not b.fetching]
     waits += changes_at(state)
-    if state.exchange.in_flight is None and state.exchange.not_before > state.now:
-        waits.append(state.exchange.not_before)
+    if state.sync.in_flight is None and state.sync.not_before > state.now:
+        waits.append(state.sync.not_before)
     if state.drain is not None and state.drain.deadline_wall is not None:
         waits.append(state.drain.deadline_wall - state.wall_offset)
     for at in waits:
         if state.now < at < NEVER:
-            assert state.wake_at <= max(at, state.exchange.next_at) + 1e-6
+            assert state.wake_at <= max(at, state.sync.next_at) + 1e-6
 
 
 def check_gpus(state: AgentState, room: Room, running: list[TaskState]) -> None:
@@ -124,7 +124,8 @@ def test_elapsed_time_is_what_the_processes_ran_without_their_pauses(seed: int) 
     life.settle()
     for event in life.world.log:
         if isinstance(event, e.TaskEnded):
-            ran[event.task_id] = ran.get(event.task_id, 0.0) + event.elapsed_seconds
+            done = event.finished
+            ran[done.task_id] = ran.get(done.task_id, 0.0) + done.elapsed_seconds
     for task_id, report in life.received.items():
         assert abs(report.elapsed_seconds - ran.get(task_id, 0.0)) < 1e-6
 

@@ -12,8 +12,9 @@ from axiom_client.config.quantities import read_schedule
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.blocked import in_words
+from axiom_client.decide.leave import SERVER_FAILURES_MAX
 from axiom_client.decide.model import Limits, Load, TaskState
-from axiom_client.decide.plan import SERVER_FAILURES_MAX, room_now
+from axiom_client.decide.place import room_now
 from axiom_client.decide.schedule import is_open, moment, next_change
 from axiom_protocol.manifest import Resources
 from tests.support.world import World, facts, grant, of
@@ -110,7 +111,7 @@ def draining(world: World, **how: Any) -> list[c.Command]:
 
 def settle(world: World) -> None:
     """Every request is answered until none is open."""
-    while world.state.exchange.in_flight is not None:
+    while world.state.sync.in_flight is not None:
         world.answer()
         world.wait(1)
 
@@ -265,7 +266,7 @@ def test_until_idle_gives_a_server_that_is_away_some_time_then_ends_with_its_fau
         fail(world)
         assert not world.saying(c.Exit)
         world.wait(300)
-        assert world.state.exchange.in_flight is not None
+        assert world.state.sync.in_flight is not None
     [leave] = of(fail(world), c.Exit)
     assert (leave.fault, leave.reason) == ("unreachable", "nothing answers")
 

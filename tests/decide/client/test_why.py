@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from axiom_client.config.quantities import read_schedule
-from axiom_client.control.snapshot import Snapshot, Who, snapshot
+from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits, Load
 from axiom_protocol.manifest import Resources
 from tests.support.world import WALL, World, facts, grant
 
-WHO = Who(project="Axiom", url="https://x.example", host_id=1, user="Ada")
+WHO = Membership(project="Axiom", url="https://x.example", host_id=1, user="Ada")
 SMALL = {"memory_bytes": 100_000_000, "disk_bytes": 1_000_000}
 
 

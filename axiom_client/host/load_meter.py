@@ -16,7 +16,7 @@ from axiom_client.host.programs import running_program
 NOBODY = Presence(in_use=False, has_battery=False, on_battery=False)
 
 
-class Look:
+class LoadMeter:
     """``folder`` tells which disk counts."""
 
     def __init__(self, folder: Path) -> None:

@@ -1,0 +1,52 @@
+"""Finishing what is in hand and taking nothing new: what is given back, and what follows."""
+
+from __future__ import annotations
+
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import AgentState, Pause
+from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.task import GRACE_SECONDS, WAITING
+
+
+def advance_drain(builder: StepBuilder) -> None:
+    """At its deadline what still runs is ended; when nothing is in hand, what was to follow does"""
+    state, drain = builder.state, builder.state.drain
+    if drain is None or state.stop is not None:
+        return
+    late = deadline_passed(state)
+    for _, task in sorted(state.tasks.items()):
+        message = f"given back: {drain.reason}, and the deadline has come"
+        if late and task.phase in ("running", "paused"):
+            builder.advance(task, "stop", keep=False, message=message)
+            builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+        elif late and task.phase in WAITING:
+            builder.end_unrun(task, "cancelled", message)
+    if drain.then == "pause" and not _has_open_work(state):
+        state.pause, state.drain = Pause(reason=f"paused: drained, {drain.reason}"), None
+        builder.keep_value("pause", state.pause)
+        builder.keep_value("drain", None)
+        builder.log(state.pause.reason)
+
+
+def deadline_passed(state: AgentState) -> bool:
+    """Whether a drain's deadline has come."""
+    drain = state.drain
+    return (
+        drain is not None and drain.deadline_wall is not None and state.wall >= drain.deadline_wall
+    )
+
+
+def _has_open_work(state: AgentState) -> bool:
+    """Whether the server has still to hear of anything, or this host to do it."""
+    sync = state.sync
+    return bool(state.tasks or sync.in_flight or sync.unanswered or sync.wanted_now)
+
+
+def give_back_waiting(builder: StepBuilder) -> None:
+    state = builder.state
+    if state.drain is None and state.stop is None:
+        return
+    reason = state.drain.reason if state.drain else "the agent stopped"
+    for _, task in sorted(state.tasks.items()):
+        if task.phase in WAITING and task.record.attempts == 0:
+            builder.give_back(task, reason)

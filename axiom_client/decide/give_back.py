@@ -1,0 +1,42 @@
+"""Gives tasks back that this host cannot finish before their lease ends."""
+
+from __future__ import annotations
+
+from axiom_client.decide.allocate import cores_with_memory, needs_of, task_seconds
+from axiom_client.decide.blocked import blocked_seconds
+from axiom_client.decide.capacity import Room, room
+from axiom_client.decide.model import AgentState
+from axiom_client.decide.place import ran_seconds
+from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.task import WAITING
+
+
+def give_back_late(builder: StepBuilder) -> None:
+    """A task that cannot be done here before its lease ends is better done elsewhere, from now.
+
+    A rest counts with what is known of its length; one without an end may be over in a minute.
+    """
+    state = builder.state
+    ordered = sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
+    ahead = 0.0  # seconds of one core that come before
+    cores = max(1, cores_with_memory(state.tasks, state.bundles, _room_unblocked(state)))
+    begin = state.wall + blocked_seconds(state)
+    for task in ordered:
+        if task.phase == "ended":
+            continue
+        seconds = task_seconds(task, state.bundles, state.durations)
+        needs = needs_of(task, state.bundles)
+        done_at = begin + (0.0 if needs.gpus else ahead / cores) + seconds
+        if (
+            task.phase in WAITING
+            and not task.record.attempts
+            and task.record.lease_until_wall < done_at
+        ):
+            builder.give_back(task, "it could not be done here before its deadline")
+        elif not needs.gpus:
+            left = seconds if task.phase in WAITING else seconds - ran_seconds(task, state.now)
+            ahead += max(0.0, left) * needs.cpu_cores
+
+
+def _room_unblocked(state: AgentState) -> Room:
+    return room(state.facts, state.load, state.limits, gpu_pauses=state.gpu_pauses)

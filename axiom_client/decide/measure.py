@@ -1,0 +1,53 @@
+"""When the host is measured or probed again, and what is measured."""
+
+from __future__ import annotations
+
+import msgspec
+
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import NEVER, AgentState
+from axiom_client.decide.step_builder import StepBuilder
+
+# Between measurements of other programs, presence, heat and free space, while a limit needs them.
+MEASURE_SECONDS = 10.0
+MEASURE_IDLE_SECONDS = 60.0  # and there is no work that would have to give way
+PROBE_SECONDS = 600.0  # between probes for a changed host: a driver that loads after the service
+
+
+def needed_measurement(state: AgentState) -> c.MeasureLoad | None:
+    """What must be measured from time to time so that the limits hold; None: nothing."""
+    limits = state.limits
+    battery = state.load.has_battery and not limits.on_battery
+    has_work = any(t.phase != "ended" for t in state.tasks.values())
+    measurement = c.MeasureLoad(
+        others=bool(limits.other_load_share),
+        presence=battery or not limits.while_in_use,
+        heat=bool(limits.temperature_max),
+        programs=list(limits.exclusive),
+        space=has_work and bool(limits.memory_keep_free or limits.disk_keep_free),
+    )
+    return measurement if measurement != c.MeasureLoad() else None
+
+
+def next_measurement_at(state: AgentState) -> float:
+    """Monotonic seconds. With no work in hand, it only serves to ask for work: less often."""
+    if needed_measurement(state) is None:
+        return NEVER
+    has_work = any(t.phase != "ended" for t in state.tasks.values())
+    return state.measured_at + (MEASURE_SECONDS if has_work else MEASURE_IDLE_SECONDS)
+
+
+def measure(builder: StepBuilder) -> None:
+    state = builder.state
+    if state.measured_at == -NEVER:
+        state.measured_at = state.now
+        measurement = needed_measurement(state) or c.MeasureLoad()
+        builder.do(
+            msgspec.structs.replace(measurement, presence=True, space=True)
+        )  # is there a battery?
+    elif state.now >= next_measurement_at(state):
+        state.measured_at = state.now
+        builder.do(needed_measurement(state) or c.MeasureLoad())
+    if state.now >= state.probed_at + PROBE_SECONDS:
+        state.probed_at = state.now
+        builder.do(c.ProbeHost())

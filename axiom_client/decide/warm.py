@@ -1,0 +1,33 @@
+"""Starts a zygote ahead of the first task, and ends idle ones."""
+
+from __future__ import annotations
+
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import AgentState
+from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.task import WAITING
+from axiom_client.decide.task_run import Environment
+
+RELEASE_SECONDS = 120.0  # idle before the zygotes end: longer than a gap between batches
+
+
+def keep_warm(builder: StepBuilder) -> None:
+    state = builder.state
+    open_tasks = [t for t in state.tasks.values() if t.phase != "ended"]
+    if open_tasks:
+        state.busy_at = state.now
+        if not state.warm:
+            state.warm = True
+            builder.do(c.Prewarm(environment=_likely_environment(state)))
+    elif state.warm and state.now >= state.busy_at + RELEASE_SECONDS:
+        state.warm = False
+        builder.do(c.ReleaseIdle())
+
+
+def _likely_environment(state: AgentState) -> Environment:
+    """That of a task in hand where it is known already, else the cheaper guess."""
+    for _, task in sorted(state.tasks.items()):
+        bundle = state.bundles.get(task.record.grant.sha256)
+        if task.phase in WAITING and bundle is not None and bundle.manifest is not None:
+            return bundle.manifest.environment
+    return "numpy"
