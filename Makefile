@@ -2,6 +2,7 @@
 #
 #   make demo       the main job: server, experiments, agent, live display, session log
 #   make test       the tests                     make lint      ruff, mypy --strict, layers
+#   make fast       the pure tests and lint, without torch or the server's packages
 #   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
@@ -13,6 +14,7 @@
 SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
+FAST ?= .venv-fast
 # The first interpreter that is new enough; a fresh Debian or Ubuntu calls it python3.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint attacks science bench fuzz gpu fleet packages packages-test docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -38,6 +40,21 @@ $(VENV)/.dev-stamp: $(VENV)/.run-stamp
 	@echo "== installing the test tools (once)"
 	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev]'
 	@touch $@
+
+# A small environment of its own: what is pure must not need torch, a database or a web server.
+$(FAST)/.stamp: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install python3" >&2; exit 1; }
+	@test -x $(FAST)/bin/python || $(PYTHON) packaging/make_venv.py $(FAST)
+	@echo "== installing the agent and the test tools (once; under a minute)"
+	$(FAST)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[fast]'
+	@touch $@
+
+fast: $(FAST)/.stamp
+	$(FAST)/bin/ruff check .
+	$(FAST)/bin/ruff format --check .
+	$(FAST)/bin/mypy -p axiom_protocol -p axiom_client -p axiom_server.decide
+	$(FAST)/bin/lint-imports
+	$(FAST)/bin/python -m pytest -n 2 tests/decide tests/contract
 
 demo: $(VENV)/.run-stamp
 	$(BIN)/axiom-server demo --seconds $(SECONDS_DEMO)
@@ -98,4 +115,4 @@ release: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/release.py dist
 
 clean:
-	rm -rf $(VENV) build dist site demo .science-runs
+	rm -rf $(VENV) $(FAST) build dist site demo .science-runs
