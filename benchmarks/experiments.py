@@ -63,7 +63,8 @@ def main() -> None:
 
 def referenced() -> list[str]:
     folder = ROOT / "benchmarks" / "reference"
-    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+    names = (path.stem for path in folder.glob("*.py"))
+    return sorted(name for name in names if (ROOT / "experiments" / f"{name}.py").exists())
 
 
 def compare(name: str, rounds: int, seed: int) -> dict[str, float]:

@@ -51,38 +51,43 @@ class Herd:
     def __init__(self, pool_is_warm: bool) -> None:
         self.pids: dict[int, int] = {}
         self.closing = False
+        self.failure = ""  # of the first child that ended; it would be waited for without end
         self._trained: set[int] = set()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.pool = Pool(
-            emit=self._hear, prefer="warm" if pool_is_warm else "cold", background=False
+            emit=self._on_event, prefer="warm" if pool_is_warm else "cold", background=False
         )
 
-    def _hear(self, event: TaskEvent) -> None:
+    def _on_event(self, event: TaskEvent) -> None:
         if isinstance(event, TaskStarted):
             self.pids[event.task_id] = event.pid
         elif isinstance(event, TaskProgressed):
             self._trained.add(event.task_id)
         elif not self.closing:
-            raise RuntimeError(f"a child ended: {event.outcome}: {event.message}")
-        self._news.set()
+            self.failure = self.failure or f"a child ended: {event.outcome}: {event.message}"
+        self._changed.set()
 
     async def train(self, specs: list[PlacedTask]) -> None:
         """Start them all and wait until each has trained."""
         for spec in specs:
             self.pool.start(spec)
         while len(self._trained) < len(specs):
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
+            if self.failure:
+                raise RuntimeError(self.failure)
 
 
 async def measure_herd(folder: Path, count: int, *, warm: bool) -> tuple[float, float]:
     """(bytes of its own of one child, bytes of the zygote)."""
     herd = Herd(warm)
-    await herd.train([make_spec(folder, script(TRAIN)) for _ in range(count)])
-    own = [float(psutil.Process(pid).memory_full_info().uss) for pid in herd.pids.values()]
-    zygotes = sum(psutil.Process(p).memory_info().rss for p in herd.pool.zygote_pids().values())
-    herd.closing = True
-    await herd.pool.close(0)
+    try:
+        await herd.train([make_spec(folder, script(TRAIN)) for _ in range(count)])
+        own = [float(psutil.Process(pid).memory_full_info().uss) for pid in herd.pids.values()]
+        zygotes = sum(psutil.Process(p).memory_info().rss for p in herd.pool.zygote_pids().values())
+    finally:
+        herd.closing = True
+        await herd.pool.close(0)
     return sum(own) / len(own), float(zygotes)
 
 

@@ -29,9 +29,12 @@ _FIXED = {
     "TORCHDYNAMO_DISABLE": "1",  # compiling needs a compiler, which a sandbox has not
 }
 
+#: The agent's own packages come before all that site-packages names: an editable install there may
+#: be of another checkout, whose files the sandbox does not open.
 _START = (
     "import sys, json; paths, arguments = json.loads(sys.argv[1]); "
-    "sys.path += [p for p in paths if p not in sys.path]; "
+    "site = [i for i, p in enumerate(sys.path) if p.endswith(('site-packages', 'dist-packages'))]; "
+    "sys.path[(site or [len(sys.path)])[0]:0] = paths; "
 )
 
 
