@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-_UNFIT = frozenset({"Cc", "Cf", "Cs"})  # control, format, surrogate
+_REMOVED_CATEGORIES = frozenset({"Cc", "Cf", "Cs"})  # control, format, surrogate
 _JOINERS = "\u200c\u200d"  # they are of Cf too, and names in Persian or Hindi are written with them
 T = TypeVar("T", bound=Struct)
 
@@ -22,7 +22,9 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     kept = _JOINERS + "\n\t"
-    return "".join(c for c in text if c in kept or unicodedata.category(c) not in _UNFIT)
+    return "".join(
+        c for c in text if c in kept or unicodedata.category(c) not in _REMOVED_CATEGORIES
+    )
 
 
 def one_line(text: str) -> str:
@@ -32,14 +34,14 @@ def one_line(text: str) -> str:
 
 def plain_message(message: T) -> T:
     """A message with every text in it on one line, but for parameters, which signed ranges hold."""
-    return msgspec.convert(_within(msgspec.to_builtins(message)), type(message))
+    return msgspec.convert(_clean(msgspec.to_builtins(message)), type(message))
 
 
-def _within(value: object) -> object:
+def _clean(value: object) -> object:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, list):
-        return [_within(item) for item in value]
+        return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {k: v if k == "parameters" else _within(v) for k, v in value.items()}
+        return {k: v if k == "parameters" else _clean(v) for k, v in value.items()}
     return value

@@ -15,14 +15,14 @@ from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.errors import ConfigWrong
 
 
-class Project(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProjectConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What volunteers see of the project, and whom it lets in."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)] = "Axiom"
     anonymous_hosts: bool = True
 
 
-class Serving(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often hosts come back, and how often the server looks after itself."""
 
     sync_seconds: Annotated[float, Meta(ge=1)] = 60.0
@@ -30,7 +30,7 @@ class Serving(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     round_seconds: Annotated[float, Meta(ge=0.1)] = 5.0
 
 
-class Deploying(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeployConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which hosts count as live, and how long work waits for the host it was made for."""
 
     live_minutes: Annotated[float, Meta(gt=0)] = 30.0
@@ -40,10 +40,10 @@ class Deploying(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file; each part goes to whom it concerns."""
 
-    project: Project = Project()
-    serve: Serving = Serving()
+    project: ProjectConfig = ProjectConfig()
+    serve: ServeConfig = ServeConfig()
     limits: Limits = Limits()
-    deploy: Deploying = Deploying()
+    deploy: DeployConfig = DeployConfig()
     lease: LeasePolicy = LeasePolicy()
     replication: ReplicationPolicy = ReplicationPolicy()
     credit: CreditPolicy = CreditPolicy()

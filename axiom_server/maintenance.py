@@ -36,46 +36,51 @@ log = structlog.get_logger()
 
 
 @dataclass(kw_only=True)
-class Rounds:
+class Maintenance:
     """One per serving process."""
 
     pool: Pool
     config: Config
     bundles: Repository
-    revive: Callable[[], object] | None = None  # starts the database again, where it is our own
+    restart_database: Callable[[], object] | None = (
+        None  # starts the database again, where it is our own
+    )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Make rounds for as long as the block lasts."""
-        works = [asyncio.create_task(self._turn()), asyncio.create_task(self._sign())]
+        jobs = [
+            asyncio.create_task(self._run_rounds()),
+            asyncio.create_task(self._resign_metadata()),
+        ]
         try:
             yield
         finally:
-            for work in works:
-                work.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
 
-    async def _turn(self) -> None:
+    async def _run_rounds(self) -> None:
         while True:
             await asyncio.sleep(self.config.serve.round_seconds)
             try:
                 async with self.pool.connection(timeout=POOL_SECONDS) as connection:
-                    await once(connection, self.config)
+                    await run_round(connection, self.config)
             except psycopg.OperationalError as error:
                 log.warning("round failed; it is made again", error=str(error).strip())
-                await self._revive()
+                await self._restart_database()
 
-    async def _revive(self) -> None:
+    async def _restart_database(self) -> None:
         """Our own PostgreSQL was killed, for want of memory perhaps: start it again."""
-        if self.revive is None:
+        if self.restart_database is None:
             return
         try:
-            await asyncio.to_thread(self.revive)
+            await asyncio.to_thread(self.restart_database)
             await self.pool.check()
         except (ServerError, psycopg.OperationalError) as error:
             log.error("the database does not start", error=str(error))
 
-    async def _sign(self) -> None:
+    async def _resign_metadata(self) -> None:
         while True:
             try:
                 await asyncio.to_thread(self.bundles.refresh_online)
@@ -84,7 +89,7 @@ class Rounds:
             await asyncio.sleep(SIGN_SECONDS)
 
 
-async def once(connection: Connection, config: Config) -> bool:
+async def run_round(connection: Connection, config: Config) -> bool:
     """One round, in short transactions; False when another process is making one."""
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
@@ -97,18 +102,18 @@ async def once(connection: Connection, config: Config) -> bool:
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
-        await compare(connection, config)
-        await quarantine(connection, config)
-        await place(connection, config)
-        await watch(connection, config)
+        await compare_results(connection, config)
+        await quarantine_hosts(connection, config)
+        await place_replicas(connection, config)
+        await stop_faulty_experiments(connection, config)
     return True
 
 
-async def compare(connection: Connection, config: Config) -> None:
+async def compare_results(connection: Connection, config: Config) -> None:
     """Hold results of one seed against each other where the other opinion has come."""
-    found = await comparisons.answered(connection, config.replication.trusted_after)
+    found = await comparisons.answered_results(connection, config.replication.trusted_after)
     known = await _versions(connection, found)
-    moved: dict[tuple[str, str], list[int]] = {}
+    by_state: dict[tuple[str, str], list[int]] = {}
     agreeing: list[int] = []
     outliers: list[tuple[int, str]] = []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
@@ -118,29 +123,29 @@ async def compare(connection: Connection, config: Config) -> None:
         state: str = decision.verdict if len(opinions) > 1 else "wanted"  # else: it did not come
         if decision.verdict == "unsettled":
             state = "given_up"
-            await _irreproducible(connection, version, len(opinions), decision.note)
+            await _raise_irreproducible(connection, version, len(opinions), decision.note)
         elif decision.outliers:
             state = "settled"
         if len(opinions) > 1:
             agreeing += decision.agreeing
             outliers += decision.outliers
-        moved.setdefault((state, decision.note), []).append(workunit_id)
-    for (state, note), workunits in moved.items():
+        by_state.setdefault((state, decision.note), []).append(workunit_id)
+    for (state, note), workunits in by_state.items():
         await comparisons.set_state(connection, workunits, state, note)
     if agreeing:
-        await comparisons.agree(connection, agreeing)
+        await comparisons.record_agreements(connection, agreeing)
     if outliers:
-        await comparisons.charge(connection, outliers, config.replication.distrust)
-        await comparisons.disagree(connection, outliers)
+        await comparisons.record_mismatches(connection, outliers, config.replication.distrust)
+        await comparisons.refuse_results(connection, outliers)
 
 
-def _opinion(found: OpenRow) -> validate.Opinion:
-    return validate.Opinion(
+def _opinion(found: OpenRow) -> validate.ComparedResult:
+    return validate.ComparedResult(
         task_id=found.task_id, host_id=found.host_id, result=found.result, trusted=found.trusted
     )
 
 
-async def _irreproducible(
+async def _raise_irreproducible(
     connection: Connection, version: VersionRow, opinions: int, note: str
 ) -> None:
     await alarms.raise_alarm(
@@ -149,11 +154,11 @@ async def _irreproducible(
     )  # fmt: skip
 
 
-async def quarantine(connection: Connection, config: Config) -> None:
+async def quarantine_hosts(connection: Connection, config: Config) -> None:
     """Keep hosts that were charged too often from further work."""
     policy = config.replication
     for host_id, count in (
-        await comparisons.charged(connection, policy.window_days * DAY_SECONDS)
+        await comparisons.count_mismatches(connection, policy.window_days * DAY_SECONDS)
     ).items():
         if replicate.quarantines(policy, count):
             reason = (
@@ -165,14 +170,14 @@ async def quarantine(connection: Connection, config: Config) -> None:
 
 async def _quarantine(connection: Connection, config: Config, host_id: int, reason: str) -> None:
     await hosts.set_state(connection, host_id, "quarantined", reason)
-    withdrawn = await comparisons.withdraw(
+    withdrawn = await comparisons.withdraw_results(
         connection, host_id, f"this host is quarantined: {reason}",
         config.replication.window_days * DAY_SECONDS,
     )  # fmt: skip
     log.warning("host quarantined", host_id=host_id, reason=reason, withdrawn=withdrawn)
 
 
-async def place(connection: Connection, config: Config) -> None:
+async def place_replicas(connection: Connection, config: Config) -> None:
     """Send results that need another opinion to hosts of other users."""
     policy = config.replication
     found = await comparisons.open_results(connection, ["wanted", "disputed"], policy.trusted_after)
@@ -196,46 +201,52 @@ async def place(connection: Connection, config: Config) -> None:
                 purpose="tiebreak" if len(opinions) > 1 else "replica",
             )
         )
-    live = await comparisons.live_opinions(
+    live = await comparisons.replica_hosts(
         connection, config.deploy.live_minutes * 60, policy.trusted_after
     )
-    placed, nowhere = replicate.place(needs, live)
+    placed, unplaced = replicate.place(needs, live)
     versions = {o.workunit_id: o.version_id for o in found}
-    await comparisons.place(connection, placed, versions, policy.hold_hours * 3600)
-    given_up += [need.workunit_id for need in nowhere]
-    for need in nowhere:
+    await comparisons.queue_replicas(connection, placed, versions, policy.hold_hours * 3600)
+    given_up += [need.workunit_id for need in unplaced]
+    for need in unplaced:
         if len(need.users) > 2:  # nobody is left to ask, and no two of three agree
             version = known[versions[need.workunit_id]]
-            await _irreproducible(connection, version, len(need.users), "nobody else can be asked")
+            await _raise_irreproducible(
+                connection, version, len(need.users), "nobody else can be asked"
+            )
     if given_up:
         await comparisons.set_state(
             connection, given_up, "given_up", "no other user's live host could compute it"
         )
 
 
-async def watch(connection: Connection, config: Config) -> None:
+async def stop_faulty_experiments(connection: Connection, config: Config) -> None:
     """Stop experiments that fail too often, run too long, or ignore their seed."""
     since = max(WATCH_SECONDS, WATCH_ROUNDS * config.serve.round_seconds)
-    for version_id in await tasks.newly_reported(connection, since):
-        alarm = await _alarm(connection, config, version_id)
+    for version_id in await tasks.versions_reported_since(connection, since):
+        alarm = await _find_alarm(connection, config, version_id)
         if alarm and await alarms.raise_alarm(connection, version_id, alarm.kind, alarm.message):
             withdrawn = await experiments.set_state(
                 connection, version_id, "stopped", alarm.message
             )
-            await hosts.forgive(connection, version_id)
+            await hosts.reset_failures(connection, version_id)
             log.error("experiment stopped", version_id=version_id, reason=alarm.message,
                       withdrawn=withdrawn)  # fmt: skip
 
 
-async def _alarm(connection: Connection, config: Config, version_id: int) -> watchdog.Alarm | None:
+async def _find_alarm(
+    connection: Connection, config: Config, version_id: int
+) -> watchdog.Alarm | None:
     """What is wrong with a version; hosts that are to blame instead are quarantined."""
-    recent = await tasks.recent(connection, version_id)
+    recent = await tasks.recently_ended(connection, version_id)
     alarm = watchdog.watch(recent)
     if alarm is not None:
-        going_on = await tasks.outliving(connection, version_id, alarm.outlived_after_seconds)
+        longer_running = await tasks.hosts_running_longer(
+            connection, version_id, alarm.outlived_after_seconds
+        )
         failing = alarm.kind == "error_rate"
-        lately = await tasks.lately(connection, version_id) if failing else None
-        if not watchdog.is_of_hosts(alarm, recent, going_on, lately):
+        newest_faults = await tasks.newest_faults(connection, version_id) if failing else None
+        if not watchdog.is_of_hosts(alarm, recent, longer_running, newest_faults):
             return alarm
     twins = await tasks.twins(connection, version_id)
     if not twins:

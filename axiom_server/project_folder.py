@@ -26,7 +26,7 @@ DATABASE_VARIABLE = "AXIOM_DATABASE_URL"
 
 
 @dataclass(frozen=True)
-class Folder:
+class ProjectFolder:
     """One project's folder; ``path`` exists and is initialised."""
 
     path: Path
@@ -63,7 +63,7 @@ class Folder:
         finally:
             postgres.close()
 
-    def reviver(self) -> Callable[[], object] | None:
+    def database_restarter(self) -> Callable[[], object] | None:
         """What starts the project's own PostgreSQL again; None where it is the operator's."""
         return None if os.environ.get(DATABASE_VARIABLE) else self.embedded().open
 
@@ -77,7 +77,7 @@ def default_path() -> Path:
     return platformdirs.user_data_path("axiom-server")
 
 
-def find(given: Path | None) -> Folder:
+def find_project(given: Path | None) -> ProjectFolder:
     """The folder that a command means. Raises NotInitialised with what to do."""
     variable = os.environ.get(DIRECTORY_VARIABLE)
     if given is not None or variable:
@@ -86,17 +86,17 @@ def find(given: Path | None) -> Folder:
             raise NotInitialised(
                 f"{path} holds no project; make one with: axiom-server init {path}"
             )
-        return Folder(path.resolve())
+        return ProjectFolder(path.resolve())
     for path in (Path.cwd(), default_path()):
         if (path / "project.toml").exists():
-            return Folder(path.resolve())
+            return ProjectFolder(path.resolve())
     raise NotInitialised(
         f"no project here or in {default_path()}; make one with: axiom-server init DIR, "
         f"then give --dir DIR or set {DIRECTORY_VARIABLE}"
     )
 
 
-def initialise(path: Path, name: str, passphrase: str | None) -> Folder:
+def initialise(path: Path, name: str, passphrase: str | None) -> ProjectFolder:
     """Make a project in ``path``: configuration, keys, an empty repository, a database.
 
     Safe to repeat after a crash; an existing project is refused. Raises FileUnreadable, DiskFull.
@@ -106,7 +106,7 @@ def initialise(path: Path, name: str, passphrase: str | None) -> Folder:
     try:
         path.mkdir(parents=True, exist_ok=True)
         path = path.resolve()
-        folder = Folder(path)
+        folder = ProjectFolder(path)
         if not any(folder.keys.glob("*.pem")):
             init_keys(folder.keys, passphrase)
         if not folder.bundles.metadata.exists:

@@ -13,7 +13,7 @@ import typer
 
 from axiom_server.cli import inspect as overview_cli
 from axiom_server.cli import keys as keys_cli
-from axiom_server.cli.shared import Json, print_json, print_table, project_folder, run
+from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 from axiom_server.errors import DiskFull, ServerError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def serve(
 
     if (certificate is None) != (key is None):
         raise Usage("--certificate and --key go together")
-    folder = project_folder(context)
+    folder = project_of(context)
     folder.config()
     shown = serving.Certificate(chain=certificate, key=key) if certificate and key else None
     if shown is not None:
@@ -137,16 +137,16 @@ def publish(
     from axiom_server.publish import signed_changes as holders
     from axiom_server.trust.keys import load_keys
 
-    folder = project_folder(context)
+    folder = project_of(context)
     if request is not None:
         keys_cli.ask_to_publish(context, files, request, tried, skip, budget)
         return
     secret = holders.passphrase(folder.keys, publishing.PUBLISHING_ROLES, keys_cli.ask)
     load_keys(folder.keys, secret, publishing.PUBLISHING_ROLES).of("targets")
-    options = publishing.DryRun(skip=keys_cli.checks(skip), budget_seconds=budget)
+    options = publishing.DryRunOptions(skip=keys_cli.checks(skip), budget_seconds=budget)
     tell = keys_cli.progress_aside if as_json else keys_cli.progress
-    sources, shown = publishing.check(folder, files, tried or (), options, tell)
-    done = run(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
+    sources, shown = publishing.check_sources(folder, files, tried or (), options, tell)
+    done = run_transaction(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
     if as_json:
         print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown})
         return
@@ -187,7 +187,7 @@ def deploy(
 ) -> None:
     """Make new workunits, with seeds never used before."""
     from axiom_server.errors import Usage
-    from axiom_server.publish import deploy as deployment
+    from axiom_server.publish import deploy
     from axiom_server.publish import publish as publishing
 
     names, chosen = _host_numbers(names, hosts or ())
@@ -198,14 +198,14 @@ def deploy(
         raise Usage(f"--count must be at least 1, not {count}")
     if ceiling is not None and (count is None or chosen):
         raise Usage("--ceiling is for work of any host: give --count N, and no --hosts")
-    folder = project_folder(context)
-    order = deployment.Order(
+    folder = project_of(context)
+    order = deploy.Order(
         names=names, fill_idle=fill_idle, count=count or 0, hosts=chosen, gpu=gpu,
         parameters=publishing.read_sweep(parameters) if parameters else ({},),
         budget_seconds=budget, weight=weight, ceiling=ceiling,
     )  # fmt: skip
     config = folder.config()
-    made = run(folder, lambda c: deployment.make(c, order, config.deploy))
+    made = run_transaction(folder, lambda c: deploy.execute_order(c, order, config.deploy))
     if as_json:
         print_json(
             {
@@ -260,7 +260,7 @@ def review(
     from axiom_server.review.log import SessionLog
     from axiom_server.store import sessions
 
-    folder = project_folder(context)
+    folder = project_of(context)
     config = folder.config()
 
     async def work(connection: Connection) -> SessionLog:
@@ -273,7 +273,7 @@ def review(
             else log
         )
 
-    log = run(folder, work)
+    log = run_transaction(folder, work)
     if not log.opened and not as_json:
         since = f"since session {log.session}" if log.session else "yet"
         print(f"nothing new to review {since}; axiom-server log shows the last session")
@@ -294,7 +294,7 @@ def show_log(
     from axiom_server.review.log import SessionLog
     from axiom_server.store import sessions
 
-    folder = project_folder(context)
+    folder = project_of(context)
     config = folder.config()
 
     async def work(connection: Connection) -> SessionLog:
@@ -304,7 +304,7 @@ def show_log(
             raise NotFound(f"{what}; a review that credits something makes one")
         return await reviewing.session_log(connection, config, found.session_id)
 
-    _print_log(run(folder, work), as_json, markdown)
+    _print_log(run_transaction(folder, work), as_json, markdown)
 
 
 @app.command()
@@ -312,7 +312,7 @@ def note(context: typer.Context, text: Annotated[str, typer.Argument(help="A nex
     """Add a note to the current session's next steps."""
     from axiom_server.store import sessions
 
-    run(project_folder(context), lambda c: sessions.add_note(c, text))
+    run_transaction(project_of(context), lambda c: sessions.add_note(c, text))
 
 
 @app.command(name="import")
@@ -327,9 +327,9 @@ def import_file(
     """Bring another project's users, hosts and results in. The same file twice changes nothing."""
     from axiom_server.transfer import import_project as importing
 
-    folder = project_folder(context)
+    folder = project_of(context)
     history, digest = importing.read_history(file)
-    done = run(folder, lambda c: importing.import_history(c, history, digest, source))
+    done = run_transaction(folder, lambda c: importing.import_history(c, history, digest, source))
     if as_json:
         print_json(done)
         return
@@ -350,7 +350,7 @@ def backup(
     """Copy the database, configuration and bundles into one file, while the server runs."""
     from axiom_server.transfer import backup as saving
 
-    size = saving.backup(project_folder(context), file, with_keys)
+    size = saving.backup(project_of(context), file, with_keys)
     print(f"{file}: {size:,} bytes")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from axiom_server.cli.shared import Json, print_json, print_table, project_folder, run
+from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
 users_app = typer.Typer(help="Accounts of volunteers.", no_args_is_help=True)
 host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     from axiom_server.review.log import number
     from axiom_server.store import overview
 
-    found = run(project_folder(context), overview.totals)
+    found = run_transaction(project_of(context), overview.totals)
     if as_json:
         print_json(found)
         return
@@ -47,13 +47,13 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
 def hosts(
     context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Hosts, the latest heard of first."""
     from axiom_server.store import hosts as store
 
-    found = run(project_folder(context), lambda c: store.listing(c, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -85,7 +85,7 @@ def _set_host(context: typer.Context, host: int, state: str, reason: str) -> Non
     from axiom_server.errors import NotFound
     from axiom_server.store import hosts as store
 
-    if not run(project_folder(context), lambda c: store.set_state(c, host, state, reason)):
+    if not run_transaction(project_of(context), lambda c: store.set_state(c, host, state, reason)):
         raise NotFound(f"no host {host}; axiom-server hosts lists them")
     print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
 
@@ -101,7 +101,7 @@ def users_add(
     from axiom_server.store import users as store
 
     key, stored = store.new_secret()
-    user_id = run(project_folder(context), lambda c: store.add(c, name, stored))
+    user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:
         raise Usage(f"the name {name!r} is taken by an account that has a key")
     if as_json:
@@ -113,13 +113,13 @@ def users_add(
 @users_app.command("list")
 def users_list(
     context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Users by credit."""
     from axiom_server.store import users as store
 
-    found = run(project_folder(context), lambda c: store.listing(c, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -132,7 +132,7 @@ def users_list(
 def tasks(
     context: typer.Context,
     state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Tasks, the newest first."""
@@ -141,7 +141,7 @@ def tasks(
 
     if state is not None and state not in store.STATES:
         raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
-    found = run(project_folder(context), lambda c: store.listing(c, state, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, state, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -162,7 +162,7 @@ def experiments_list(context: typer.Context, as_json: Json = False) -> None:
         return
     from axiom_server.store import experiments as store
 
-    found = run(project_folder(context), store.versions)
+    found = run_transaction(project_of(context), store.versions)
     if as_json:
         print_json(
             [
@@ -195,7 +195,9 @@ def resume(context: typer.Context, name: str) -> None:
 def _set_experiment(context: typer.Context, name: str, state: str, reason: str) -> None:
     from axiom_server.publish import publish as publishing
 
-    count = run(project_folder(context), lambda c: publishing.set_state(c, name, state, reason))
+    count = run_transaction(
+        project_of(context), lambda c: publishing.set_state(c, name, state, reason)
+    )
     what = "workunits wait again" if state == "active" else "workunits left the queue"
     print(f"{name} is {state}; {count} {what}")
 
@@ -217,8 +219,8 @@ def export_results(
     from axiom_server.transfer import export_results as exporting
 
     target = file or Path("results.parquet" if parquet else "results.csv")
-    run(
-        project_folder(context),
+    run_transaction(
+        project_of(context),
         lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
     )
     print(f"{target}: {target.stat().st_size:,} bytes")

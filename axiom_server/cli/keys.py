@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from axiom_server.cli.shared import project_folder
+from axiom_server.cli.shared import project_of
 
 if TYPE_CHECKING:
-    from axiom_server.project_folder import Folder
+    from axiom_server.project_folder import ProjectFolder
     from axiom_server.publish.dry_run import Check
     from axiom_server.trust.signing_request import SigningRequest
 
@@ -85,7 +85,7 @@ def show(
 
     from axiom_server.publish import signed_changes as holders
 
-    found = holders.trusted_keys(project_folder(context))
+    found = holders.trusted_keys(project_of(context))
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
@@ -103,7 +103,7 @@ def protect(context: typer.Context, keys_dir: KeysDir = None) -> None:
     from axiom_server.publish import signed_changes as holders
     from axiom_server.trust.keys import STAFF_ROLES, key_files, protect_key
 
-    where = keys_dir or project_folder(context).keys
+    where = keys_dir or project_of(context).keys
     secret = holders.given_passphrase(_ask_new)
     for path in [path for role in STAFF_ROLES for path in key_files(where, role)]:
         done = protect_key(path, secret)
@@ -117,7 +117,7 @@ def rotate(context: typer.Context, role: RoleName, keys_dir: KeysDir = None) -> 
     from axiom_server.trust import root_rotation as rotation
     from axiom_server.trust.keys import STAFF_ROLES
 
-    folder, checked = project_folder(context), holders.role_named(role)
+    folder, checked = project_of(context), holders.parse_role(role)
     where = keys_dir or folder.keys
     secret = holders.passphrase(where, STAFF_ROLES, ask)
     for path in rotation.rotate(folder.bundles, where, checked, secret):
@@ -140,7 +140,7 @@ def change(
     """Trust further keys for a role, distrust some, or ask for more signatures than one."""
     from axiom_server.publish import signed_changes as holders
 
-    folder = project_folder(context)
+    folder = project_of(context)
     asked = holders.change_root(folder, role, add or (), drop or (), threshold)
     _sign_or_ask(folder, asked, keys_dir, request)
 
@@ -161,7 +161,7 @@ def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest =
     """Sign the same bundles again, before the targets metadata expires (after 180 days)."""
     from axiom_server.publish import signed_changes as holders
 
-    folder = project_folder(context)
+    folder = project_of(context)
     _sign_or_ask(folder, holders.change_targets(folder, extend=True), keys_dir, request)
 
 
@@ -180,9 +180,9 @@ def ask_to_publish(
     from axiom_server.publish import publish as publishing
     from axiom_server.publish import signed_changes as holders
 
-    folder = project_folder(context)
-    options = publishing.DryRun(skip=checks(skip), budget_seconds=budget)
-    sources, shown = publishing.check(folder, files, tried or (), options, progress)
+    folder = project_of(context)
+    options = publishing.DryRunOptions(skip=checks(skip), budget_seconds=budget)
+    sources, shown = publishing.check_sources(folder, files, tried or (), options, progress)
     asked = holders.change_targets(folder, publish=[source for _, source in sources])
     asked = asked and msgspec.structs.replace(asked, tried=shown)
     _sign_or_ask(folder, asked, None, request)
@@ -197,7 +197,7 @@ def withdraw(
     """Take published versions back: hosts start them no more."""
     from axiom_server.publish import signed_changes as holders
 
-    folder = project_folder(context)
+    folder = project_of(context)
     _sign_or_ask(folder, holders.change_targets(folder, withdraw=versions), keys_dir, request)
 
 
@@ -232,12 +232,12 @@ def install(
     """Make a signed request current on the server."""
     from axiom_server.publish import signed_changes as holders
 
-    holders.install(project_folder(context), request)
+    holders.install(project_of(context), request)
     print("installed")
 
 
 def _sign_or_ask(
-    folder: Folder, asked: SigningRequest | None, keys_dir: Path | None, request: Path | None
+    folder: ProjectFolder, asked: SigningRequest | None, keys_dir: Path | None, request: Path | None
 ) -> None:
     import msgspec
 

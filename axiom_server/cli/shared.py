@@ -11,7 +11,7 @@ import typer
 from axiom_server.errors import DiskFull
 
 if TYPE_CHECKING:
-    from axiom_server.project_folder import Folder
+    from axiom_server.project_folder import ProjectFolder
     from axiom_server.store.database import Connection
 
 T = TypeVar("T")
@@ -19,14 +19,14 @@ T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
-def project_folder(context: typer.Context) -> Folder:
+def project_of(context: typer.Context) -> ProjectFolder:
     """That of --dir, of AXIOM_SERVER_DIR, or here. Raises NoProject."""
-    from axiom_server.project_folder import find
+    from axiom_server.project_folder import find_project
 
-    return find(context.find_root().obj)
+    return find_project(context.find_root().obj)
 
 
-def run(folder: Folder, work: Callable[[Connection], Awaitable[T]]) -> T:
+def run_transaction(folder: ProjectFolder, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Do ``work`` in one transaction on the project's database."""
     import psycopg
 

@@ -65,7 +65,7 @@ def fill_idle(
                 for c in candidates
                 if c.fits(device) and (not host.environments or c.environment in host.environments)
             ]
-            counts = _take_turns(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
+            counts = _fill_slots(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
             placed += [
                 Placement(version_id=v, host_id=host.host_id, device=device, count=n)
                 for v, n in counts.items()
@@ -95,7 +95,7 @@ def spread(
     return placed
 
 
-def _take_turns(
+def _fill_slots(
     fitting: Sequence[Candidate], slots: int, device: Device, given: dict[int, int]
 ) -> dict[int, int]:
     """Fill ``slots`` with whoever was given least so far (the first named, of equals)."""

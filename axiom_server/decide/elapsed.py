@@ -16,8 +16,8 @@ from msgspec import Struct
 
 CLOCK_TOLERANCE = 1.02  # two clocks, one of them a volunteer's: quartz is better than 0.1 %
 GRACE_SECONDS = 2.0  # a slot, once: the grant and the report each take a round trip
-LIE_FACTOR = 1.2  # no clock drifts so far: less is capped and not held against the host
-LIE_SECONDS = 120.0
+MISMATCH_FACTOR = 1.2  # no clock drifts so far: less is capped and not held against the host
+MISMATCH_SECONDS = 120.0
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Believed:
+class AcceptedTime:
     """Elapsed seconds by task, and what is left of the host's allowance."""
 
     elapsed_seconds: dict[int, float]
@@ -43,7 +43,7 @@ def allowance_after(allowance: float, slots: int, seconds: float, held_tasks: bo
     return allowance + slots * max(0.0, seconds) * CLOCK_TOLERANCE
 
 
-def believe(claims: Sequence[Claim], allowance: float, slots: int) -> Believed:
+def cap_claims(claims: Sequence[Claim], allowance: float, slots: int) -> AcceptedTime:
     """Cap each claim by its own wall time, then all of them in proportion by the allowance."""
     capped = {c.task_id: min(c.claimed_seconds, max(0.0, c.wall_seconds)) for c in claims}
     total = sum(capped.values())
@@ -52,22 +52,22 @@ def believe(claims: Sequence[Claim], allowance: float, slots: int) -> Believed:
         share = available / total
         capped = {task_id: seconds * share for task_id, seconds in capped.items()}
         total = available
-    return Believed(elapsed_seconds=capped, allowance_seconds=max(0.0, allowance - total))
+    return AcceptedTime(elapsed_seconds=capped, allowance_seconds=max(0.0, allowance - total))
 
 
-def lie(claims: Sequence[Claim], believed: Believed) -> tuple[int, str] | None:
+def find_mismatch(claims: Sequence[Claim], accepted: AcceptedTime) -> tuple[int, str] | None:
     """The worst claim that cannot be true, and why; None when all could be.
 
     One for a whole report, however many tasks it names: a host that was moved or resized errs once.
     """
     worst = max(
         claims,
-        key=lambda c: (c.claimed_seconds - believed.elapsed_seconds[c.task_id], -c.task_id),
+        key=lambda c: (c.claimed_seconds - accepted.elapsed_seconds[c.task_id], -c.task_id),
         default=None,
     )
     if worst is None:
         return None
-    possible = believed.elapsed_seconds[worst.task_id]
-    if worst.claimed_seconds <= LIE_FACTOR * possible + LIE_SECONDS:
+    possible = accepted.elapsed_seconds[worst.task_id]
+    if worst.claimed_seconds <= MISMATCH_FACTOR * possible + MISMATCH_SECONDS:
         return None
     return worst.task_id, f"claims {worst.claimed_seconds:.0f} s where {possible:.0f} s passed"

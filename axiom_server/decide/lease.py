@@ -14,7 +14,7 @@ from axiom_protocol.messages import GRANTS_MAX, Capacity
 FAILS_REPEATEDLY = 2  # tasks in a row: one may fail anywhere, of 240 one often does
 
 Device = Literal["cpu", "gpu"]
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 
 class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,14 +113,14 @@ def room(
                        host.leased["cpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
     gpu = _device_room(policy, capacity.gpu_slots, capacity.gpu_slots_free, host.gpus,
                        host.leased["gpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
-    most = GRANTS_MAX
+    limit = GRANTS_MAX
     if policy.tasks_per_host:
-        most = min(most, max(0, policy.tasks_per_host - held))
+        limit = min(limit, max(0, policy.tasks_per_host - held))
     if policy.tasks_per_user:
-        most = min(most, max(0, policy.tasks_per_user - host.user_leased))
-    gpu = min(gpu, most)
-    cpu = min(cpu, most - gpu)
-    return Room(cpu=cpu, gpu=gpu, reason="" if most else "the limit of tasks in hand is reached")
+        limit = min(limit, max(0, policy.tasks_per_user - host.user_leased))
+    gpu = min(gpu, limit)
+    cpu = min(cpu, limit - gpu)
+    return Room(cpu=cpu, gpu=gpu, reason="" if limit else "the limit of tasks in hand is reached")
 
 
 def _device_room(
@@ -144,28 +144,28 @@ def fits(pool: PoolView, host: HostView) -> bool:
     )
 
 
-def quotas(
+def pool_shares(
     pools: Sequence[PoolView],
     host: HostView,
-    space: Room,
-    given: Mapping[tuple[int, str], float],
-    empty: Collection[tuple[int, str]],
+    room_left: Room,
+    granted: Mapping[tuple[int, str], float],
+    empty_pools: Collection[tuple[int, str]],
 ) -> list[tuple[PoolView, int]]:
     """How many workunits to ask of each pool: by weight, who was given least first.
 
     given  what each pool was given so far, over its weight (any process's own count will do)
     empty  pools that had nothing a moment ago
     """
-    asked: list[tuple[PoolView, int]] = []
-    tasks = space.tasks
+    shares: list[tuple[PoolView, int]] = []
+    tasks = room_left.tasks
     for device in ("gpu", "cpu"):
         usable = [
             p
             for p in pools
-            if p.device == device and (p.version_id, device) not in empty and fits(p, host)
+            if p.device == device and (p.version_id, device) not in empty_pools and fits(p, host)
         ]
-        usable.sort(key=lambda p: (given.get((p.version_id, p.device), 0.0), p.version_id))
-        slots = space.of(device)
+        usable.sort(key=lambda p: (granted.get((p.version_id, p.device), 0.0), p.version_id))
+        slots = room_left.of(device)
         total = sum(p.weight for p in usable)
         for pool in usable:
             if slots <= 0 or total <= 0 or tasks <= 0:
@@ -175,18 +175,18 @@ def quotas(
             total -= pool.weight
             count = min(tasks, min(share, slots) // size or (1 if size <= slots else 0))
             if count:
-                asked.append((pool, count))
+                shares.append((pool, count))
                 tasks -= count
                 slots -= count * size
-    return asked
+    return shares
 
 
-def choose(sizes: Sequence[tuple[Device, int]], space: Room) -> list[int]:
+def choose(sizes: Sequence[tuple[Device, int]], room_left: Room) -> list[int]:
     """Indices of the candidates that fit, in the order offered; a candidate is (device, slots)."""
-    left = {"cpu": space.cpu, "gpu": space.gpu}
+    left = {"cpu": room_left.cpu, "gpu": room_left.gpu}
     chosen: list[int] = []
     for i, (device, slots) in enumerate(sizes):
-        if slots <= left[device] and len(chosen) < space.tasks:
+        if slots <= left[device] and len(chosen) < room_left.tasks:
             left[device] -= slots
             chosen.append(i)
     return chosen

@@ -16,23 +16,23 @@ FAULTS: frozenset[str] = frozenset({"failed", "timed_out", "over_memory", "over_
 class RequeueDecision:
     """Whether the workunit waits again, as which attempt."""
 
-    again: bool
+    requeue: bool
     attempt: int
 
 
-def after(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
+def decide_requeue(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
     """Decide what follows a task's end. A refused result counts as a fault; being lost does not."""
     if outcome == "success" and not refused:
-        return RequeueDecision(again=False, attempt=attempt)
+        return RequeueDecision(requeue=False, attempt=attempt)
     if outcome in FAULTS or refused:
-        return RequeueDecision(again=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
-    return RequeueDecision(again=True, attempt=attempt)
+        return RequeueDecision(requeue=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
+    return RequeueDecision(requeue=True, attempt=attempt)
 
 
-def failing_after(failing: int, outcome: Outcome, refused: bool, spared: bool) -> int:
+def count_failures(failing: int, outcome: Outcome, refused: bool, experiment_stopped: bool) -> int:
     """The host's failures since its last success. ``spared``: the experiment was stopped."""
     if outcome == "success" and not refused:
         return 0
-    if spared or (outcome not in FAULTS and not refused):
+    if experiment_stopped or (outcome not in FAULTS and not refused):
         return failing
     return failing + 1

@@ -10,11 +10,11 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
 
-OPINIONS_MAX = 5  # when there is no majority by then, the experiment is at fault, not a host
+RESULTS_MAX = 5  # when there is no majority by then, the experiment is at fault, not a host
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opinion:
+class ComparedResult:
     """One gated result of the workunit. ``trusted``: its host has agreed with others for long."""
 
     task_id: int
@@ -39,48 +39,48 @@ class ComparisonDecision:
     note: str = ""
 
 
-def compare(manifest: Manifest, opinions: Sequence[Opinion]) -> ComparisonDecision:
+def compare(manifest: Manifest, results: Sequence[ComparedResult]) -> ComparisonDecision:
     """Hold the results of one seed against each other, field by field. Two at least.
 
     Two new hosts do not outvote a trusted one: two accounts of one liar would. A fourth opinion,
     which a trusted host gives where there is one, decides.
     """
-    ordered = sorted(opinions, key=lambda o: o.task_id)
-    camps = _camps(manifest, ordered)
-    largest, others = camps[0], camps[1:]
-    outliers = [opinion for camp in others for opinion in camp]
+    ordered = sorted(results, key=lambda o: o.task_id)
+    groups = _groups(manifest, ordered)
+    largest, others = groups[0], groups[1:]
+    outliers = [compared for group in others for compared in group]
     if not outliers:
-        return ComparisonDecision(verdict="agreed", agreeing=_tasks(largest))
-    note = disagreements(manifest, largest[0].result, outliers[0].result, most=1)[0]
+        return ComparisonDecision(verdict="agreed", agreeing=_task_ids(largest))
+    note = disagreements(manifest, largest[0].result, outliers[0].result, limit=1)[0]
     majority = len(largest) > len(others[0]) and len(largest) > 1
     doubtful = any(o.trusted for o in outliers) and not any(o.trusted for o in largest)
-    if majority and (not doubtful or len(ordered) > OPINIONS_MAX - 2):
+    if majority and (not doubtful or len(ordered) > RESULTS_MAX - 2):
         return ComparisonDecision(
             verdict="agreed",
-            agreeing=_tasks(largest),
+            agreeing=_task_ids(largest),
             outliers=tuple(
-                (o.task_id, disagreements(manifest, largest[0].result, o.result, most=1)[0])
+                (o.task_id, disagreements(manifest, largest[0].result, o.result, limit=1)[0])
                 for o in sorted(outliers, key=lambda o: o.task_id)
             ),
         )
     verdict: Literal["disputed", "unsettled"] = (
-        "disputed" if len(ordered) < OPINIONS_MAX else "unsettled"
+        "disputed" if len(ordered) < RESULTS_MAX else "unsettled"
     )
     return ComparisonDecision(verdict=verdict, note=note)
 
 
-def _camps(manifest: Manifest, ordered: Sequence[Opinion]) -> list[list[Opinion]]:
+def _groups(manifest: Manifest, ordered: Sequence[ComparedResult]) -> list[list[ComparedResult]]:
     """Opinions that agree with the first of their camp; the largest camp first."""
-    camps: list[list[Opinion]] = []
-    for opinion in ordered:
-        for camp in camps:
-            if not disagreements(manifest, camp[0].result, opinion.result, most=1):
-                camp.append(opinion)
+    groups: list[list[ComparedResult]] = []
+    for compared in ordered:
+        for group in groups:
+            if not disagreements(manifest, group[0].result, compared.result, limit=1):
+                group.append(compared)
                 break
         else:
-            camps.append([opinion])
-    return sorted(camps, key=lambda camp: (-len(camp), camp[0].task_id))
+            groups.append([compared])
+    return sorted(groups, key=lambda group: (-len(group), group[0].task_id))
 
 
-def _tasks(camp: Sequence[Opinion]) -> tuple[int, ...]:
-    return tuple(opinion.task_id for opinion in camp)
+def _task_ids(group: Sequence[ComparedResult]) -> tuple[int, ...]:
+    return tuple(compared.task_id for compared in group)

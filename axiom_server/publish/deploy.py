@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from axiom_protocol.manifest import ManifestError, Parameters
-from axiom_server.config import Deploying
+from axiom_server.config import DeployConfig
 from axiom_server.decide import deploy
 from axiom_server.decide.deploy import Candidate, Device, Placement
 from axiom_server.errors import ExperimentUnknown, NotFound, Usage
@@ -57,13 +57,13 @@ class Deployed:
     standing: bool = False
 
 
-async def make(connection: Connection, order: Order, config: Deploying) -> Deployed:
+async def execute_order(connection: Connection, order: Order, config: DeployConfig) -> Deployed:
     """Deploy in the caller's transaction. Raises ExperimentUnknown, NotFound, Usage."""
-    chosen = await _chosen(connection, order.names)
+    chosen = await _select_versions(connection, order.names)
     placements = await _placements(connection, order, config, chosen)
     wanted = await _with_parameters(connection, order, chosen, placements)
     if order.ceiling is not None:
-        wanted = _below(order.ceiling, await workunits.pooled(connection), wanted)
+        wanted = _apply_ceiling(order.ceiling, await workunits.count_pool(connection), wanted)
     wanted = [w for w in wanted if w.count]
     if order.weight is not None:
         for version in chosen:
@@ -71,25 +71,25 @@ async def make(connection: Connection, order: Order, config: Deploying) -> Deplo
     if not wanted:
         standing = order.fill_idle and not order.hosts
         if standing:
-            await _stand(connection, order)
+            await _save_standing_order(connection, order)
         return Deployed(deployment_id=None, workunits=0, pool=0, experiments={}, standing=standing)
     by_id = {v.version_id: v for v in chosen}
     made = _summary(by_id, wanted)
-    new = await _first_used(connection, [v for v in chosen if made.experiments.get(v.name)])
+    new = await _mark_used(connection, [v for v in chosen if made.experiments.get(v.name)])
     record = _record(by_id, order, made, new)
     kind = "idle" if order.fill_idle else "hosts" if order.hosts else "pool"
     deployment_id = await workunits.deploy(
         connection, kind, wanted, config.hold_hours * 3600, record
     )
     if order.fill_idle:
-        await hosts.imported_are_filled(connection, sorted(made.hosts))
+        await hosts.clear_imported_idle(connection, sorted(made.hosts))
     return Deployed(
         deployment_id=deployment_id, workunits=made.workunits, pool=made.pool,
         experiments=made.experiments, hosts=made.hosts,
     )  # fmt: skip
 
 
-async def fill_newcomer(connection: Connection, host_id: int, config: Deploying) -> None:
+async def fill_new_host(connection: Connection, host_id: int, config: DeployConfig) -> None:
     """Give a host that has just joined what --fill-idle promised while nothing was idle.
 
     An order stands for as long as a deployed workunit is held for its host. What the first order
@@ -98,17 +98,17 @@ async def fill_newcomer(connection: Connection, host_id: int, config: Deploying)
     for standing in await workunits.standing_orders(connection, config.hold_hours * 3600):
         order = msgspec.convert({**standing, "hosts": (host_id,)}, Order)
         try:
-            await make(connection, order, config)
+            await execute_order(connection, order, config)
         except ExperimentUnknown:
             continue  # retired or withdrawn since: what it asked for is no longer to be had
 
 
-async def _stand(connection: Connection, order: Order) -> None:
+async def _save_standing_order(connection: Connection, order: Order) -> None:
     record = {"experiments": [], "hosts": [], "pool": 0, "order": msgspec.to_builtins(order)}
     await workunits.deploy(connection, "standing", (), 0.0, record)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def suggest_names(name: str, known: Sequence[str]) -> str:
     """A hint at what was meant."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
@@ -116,7 +116,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"there are: {', '.join(known)}" if known else "publish one: axiom-server publish FILE"
 
 
-async def _chosen(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
+async def _select_versions(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
     """The active version of each name, or the version named as NAME@VERSION, in the order given."""
     every = await experiments.versions(connection)
     active = {v.name: v for v in every if v.state == "active"}
@@ -134,12 +134,14 @@ async def _chosen(connection: Connection, names: Sequence[str]) -> list[VersionR
             )
         else:
             known = sorted({v.name for v in every})
-            raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+            raise ExperimentUnknown(
+                f"no experiment {name!r} is published; {suggest_names(name, known)}"
+            )
     return chosen
 
 
 async def _placements(
-    connection: Connection, order: Order, config: Deploying, chosen: Sequence[VersionRow]
+    connection: Connection, order: Order, config: DeployConfig, chosen: Sequence[VersionRow]
 ) -> list[Placement]:
     candidates = [_candidate(v) for v in chosen]
     device: Device = "gpu" if order.gpu else "cpu"
@@ -151,7 +153,7 @@ async def _placements(
     if not any(c.fits(device) for c in candidates):
         raise Usage(f"none of {', '.join(order.names)} runs on a {device.upper()}")
     if order.hosts:
-        there = await hosts.some(connection, list(order.hosts))
+        there = await hosts.slots_of(connection, list(order.hosts))
         if missing := sorted(set(order.hosts) - there.keys()):
             raise NotFound(f"no host {missing[0]}; axiom-server hosts lists them")
     return deploy.spread(candidates, order.count, list(order.hosts) or [None], device)
@@ -196,7 +198,7 @@ async def _with_parameters(
     return wanted
 
 
-def _below(
+def _apply_ceiling(
     ceiling: int, waiting: Mapping[int, int], wanted: Sequence[NewWorkunits]
 ) -> list[NewWorkunits]:
     """The same, but for what would be more than ``ceiling`` of a version, with those that wait."""
@@ -236,7 +238,7 @@ def _summary(by_id: dict[int, VersionRow], wanted: Sequence[NewWorkunits]) -> De
     )
 
 
-async def _first_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
+async def _mark_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
     """Experiments never deployed before, nor imported with results; from now on they have been."""
     found = await rows(
         connection,

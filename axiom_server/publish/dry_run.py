@@ -23,7 +23,7 @@ from msgspec import Raw, Struct
 
 from axiom_protocol.manifest import Manifest
 from axiom_server.errors import DryRunFailed, FileUnreadable
-from axiom_server.review.log_text import dry_run_in_words
+from axiom_server.review.log_text import dry_run_summary
 from axiom_server.trust.targets import read_bundle
 
 Check = Literal["dry-run", "determinism", "time", "memory"]
@@ -37,10 +37,10 @@ CPU_MARGIN = 3.0  # times the budget: machines differ, and a budget is a whole n
 WALL_MARGIN = 10.0  # the agent's own: beyond, a task counts as hung
 MESSAGE_CHARACTERS_MAX = 400
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class RecordedRun(Struct, frozen=True, kw_only=True):
     """One run, as `axiom-client try --json` tells it."""
 
     experiment: str
@@ -56,10 +56,10 @@ class Run(Struct, frozen=True, kw_only=True):
     result: Raw = Raw(b"null")
 
 
-def read_run(path: Path) -> Run:
+def read_recorded_run(path: Path) -> RecordedRun:
     """What `axiom-client try --json` printed. Raises FileUnreadable."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Run)
+        return msgspec.json.decode(path.read_bytes(), type=RecordedRun)
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -68,13 +68,13 @@ def read_run(path: Path) -> Run:
         ) from None
 
 
-def try_all(
+def dry_run_all(
     sources: Sequence[tuple[Path, bytes]],
-    recorded: Iterable[Run],
+    recorded: Iterable[RecordedRun],
     *,
     skip: Collection[Check],
     budget_seconds: float | None,
-    tell: Tell,
+    log: Log,
 ) -> dict[str, dict[str, Any]]:
     """Try each source; what the session log shows of it, by SHA-256.
 
@@ -86,7 +86,7 @@ def try_all(
     """
     runs = _by_source(sources, recorded)
     if "dry-run" not in skip:
-        _make_missing(sources, runs, skip, budget_seconds, tell)
+        _run_missing(sources, runs, skip, budget_seconds, log)
     wrong, done = [], {}
     for path, source in sources:
         manifest, digest = read_bundle(source).manifest, _digest(source)
@@ -94,17 +94,17 @@ def try_all(
             continue
         if faults := list(_faults(manifest, runs[digest], skip)):
             wrong += [f"{path}: {fault}" for fault in faults]
-        done[digest] = _told(manifest, runs[digest], skip)
-        tell(f"{manifest.ref}: {'REFUSED' if faults else dry_run_in_words(done[digest])}")
+        done[digest] = _summary(manifest, runs[digest], skip)
+        log(f"{manifest.ref}: {'REFUSED' if faults else dry_run_summary(done[digest])}")
     if wrong:
         raise DryRunFailed("; ".join(wrong))
     return done
 
 
 def _by_source(
-    sources: Sequence[tuple[Path, bytes]], recorded: Iterable[Run]
-) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {_digest(source): [] for _, source in sources}
+    sources: Sequence[tuple[Path, bytes]], recorded: Iterable[RecordedRun]
+) -> dict[str, list[RecordedRun]]:
+    runs: dict[str, list[RecordedRun]] = {_digest(source): [] for _, source in sources}
     for run in recorded:
         if run.sha256 not in runs:
             raise DryRunFailed(
@@ -115,27 +115,27 @@ def _by_source(
     return runs
 
 
-def _make_missing(
+def _run_missing(
     sources: Sequence[tuple[Path, bytes]],
-    runs: dict[str, list[Run]],
+    runs: dict[str, list[RecordedRun]],
     skip: Collection[Check],
     budget_seconds: float | None,
-    tell: Tell,
+    log: Log,
 ) -> None:
     """Run what was not recorded, as many at a time as there are cores."""
     wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
     count = 1 if "determinism" in skip else RUNS
-    first: list[_Try] = []
+    first: list[_DryRunProcess] = []
     for path, source in wanted:
         manifest = read_bundle(source).manifest
         budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
         device = "gpu" if manifest.resources.gpus else "cpu"
-        first.append(_Try(path, budget, device))
-        tell(f"{manifest.ref}: trying it, {count} x {budget:g} s")
+        first.append(_DryRunProcess(path, budget, device))
+        log(f"{manifest.ref}: trying it, {count} x {budget:g} s")
     tries = first + [one.again() for one in first for _ in range(count - 1)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        for run in pool.map(_Try.run, tries):
+        for run in pool.map(_DryRunProcess.run, tries):
             if run.sha256 not in runs:
                 raise DryRunFailed(f"{run.experiment} changed while it was tried")
             runs[run.sha256].append(run)
@@ -145,7 +145,7 @@ def _make_missing(
         pool.shutdown(cancel_futures=True)
 
 
-class _Try:
+class _DryRunProcess:
     """One run of `axiom-client try`, and a way to end it early.
 
     ``before``: the same, begun before it. One begun in the same second would agree with it even
@@ -153,47 +153,47 @@ class _Try:
     """
 
     def __init__(
-        self, path: Path, budget_seconds: float, device: str, before: _Try | None = None
+        self, path: Path, budget_seconds: float, device: str, before: _DryRunProcess | None = None
     ) -> None:
         self._path = path
-        self._of = path, budget_seconds, device
+        self._arguments = path, budget_seconds, device
         self._before = before
-        self._begun = threading.Event()
-        self._line = [
+        self._started = threading.Event()
+        self._command = [
             *_client(), "try", str(path), "--seed", str(SEED), "--budget", str(budget_seconds),
             "--device", device, "--json",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
-        self._over = False
+        self._ended = False
 
-    def run(self) -> Run:
+    def run(self) -> RecordedRun:
         """Raises DryRunFailed when there is nothing to judge."""
         if self._before is not None:
-            self._before._begun.wait()
+            self._before._started.wait()
             time.sleep(APART_SECONDS)
-        self._begun.set()
-        if self._over:
+        self._started.set()
+        if self._ended:
             raise DryRunFailed(f"{self._path} was not tried")
         with subprocess.Popen(
-            self._line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as self._process:
-            out, said = self._process.communicate()
+            out, errors = self._process.communicate()
         try:
-            return msgspec.json.decode(out, type=Run)
+            return msgspec.json.decode(out, type=RecordedRun)
         except msgspec.DecodeError:
-            words = _one_line(said.decode(errors="replace").removeprefix("axiom-client: "))
+            words = _one_line(errors.decode(errors="replace").removeprefix("axiom-client: "))
             raise DryRunFailed(
                 f"{self._path} could not be tried here: {words}; try it "
                 "elsewhere and give --tried FILE, or give --skip dry-run"
             ) from None
 
-    def again(self) -> _Try:
+    def again(self) -> _DryRunProcess:
         """The same once more."""
-        return _Try(*self._of, before=self)
+        return _DryRunProcess(*self._arguments, before=self)
 
     def end(self) -> None:
         """Stop it if it runs, and never start it."""
-        self._over = True
+        self._ended = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
@@ -205,7 +205,9 @@ def _client() -> list[str]:
     return [found] if found else [sys.executable, "-m", "axiom_client"]
 
 
-def _faults(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> Iterable[str]:
+def _faults(
+    manifest: Manifest, runs: Sequence[RecordedRun], skip: Collection[Check]
+) -> Iterable[str]:
     """What speaks against publishing, one line each."""
     failed = [run for run in runs if run.outcome != "success"]
     if failed:
@@ -236,14 +238,16 @@ def _faults(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) ->
             )
 
 
-def _difference(runs: Sequence[Run]) -> str:
+def _difference(runs: Sequence[RecordedRun]) -> str:
     """The first name whose values differ."""
     first, second = (msgspec.json.decode(run.result) for run in runs[:2])
     differing = [name for name in first if first[name] != second.get(name)]
     return f"{', '.join(differing[:3]) or 'their order'}"
 
 
-def _told(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> dict[str, Any]:
+def _summary(
+    manifest: Manifest, runs: Sequence[RecordedRun], skip: Collection[Check]
+) -> dict[str, Any]:
     return {
         "runs": len(runs),
         "seed": runs[0].seed,

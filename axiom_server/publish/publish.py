@@ -16,9 +16,9 @@ from axiom_server.errors import (
     FileUnreadable,
     SigningFailed,
 )
-from axiom_server.project_folder import Folder
-from axiom_server.publish.deploy import nearest
-from axiom_server.publish.dry_run import Check, Tell, read_run, try_all
+from axiom_server.project_folder import ProjectFolder
+from axiom_server.publish.deploy import suggest_names
+from axiom_server.publish.dry_run import Check, Log, dry_run_all, read_recorded_run
 from axiom_server.store import experiments
 from axiom_server.store.database import Connection
 from axiom_server.trust.keys import SERVER_ROLES, KeysError, Role, load_keys
@@ -26,11 +26,11 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Published, read_bundle
 
 PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
-SWEEP_MOST = 10_000  # parameter sets of one file
+SWEEP_SETS_MAX = 10_000  # parameter sets of one file
 
 
 @dataclass(frozen=True, kw_only=True)
-class DryRun:
+class DryRunOptions:
     """What staff want of the dry runs: what not to hold against them, and how long each is."""
 
     skip: Collection[Check] = ()
@@ -51,8 +51,12 @@ def read_source(path: Path) -> tuple[Path, bytes]:
     return path, source
 
 
-def check(
-    folder: Folder, paths: Sequence[Path], tried: Sequence[Path], options: DryRun, tell: Tell
+def check_sources(
+    folder: ProjectFolder,
+    paths: Sequence[Path],
+    tried: Sequence[Path],
+    options: DryRunOptions,
+    log: Log,
 ) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
     """The sources, and what their dry runs showed, by SHA-256. What is published is not run again.
 
@@ -65,10 +69,10 @@ def check(
         raise ExperimentMalformed(str(error)) from None
     known = {bundle.sha256 for bundle in folder.bundles.bundles()}
     new = [(path, source) for path, source in sources if _digest(source) not in known]
-    recorded = [run for run in map(read_run, tried) if run.sha256 not in known]
-    shown = try_all(
+    recorded = [run for run in map(read_recorded_run, tried) if run.sha256 not in known]
+    shown = dry_run_all(
         new, recorded,
-        skip=options.skip, budget_seconds=options.budget_seconds, tell=tell,
+        skip=options.skip, budget_seconds=options.budget_seconds, log=log,
     )  # fmt: skip
     return sources, shown
 
@@ -89,8 +93,8 @@ def read_sweep(path: Path) -> Sequence[Parameters]:
     for name, values in table.get("product", {}).items():
         values = values if isinstance(values, list) else [values]
         product = [{**chosen, name: value} for chosen in product for value in values]
-        if len(product) > SWEEP_MOST:
-            raise FileUnreadable(f"{path}: more than {SWEEP_MOST} parameter sets")
+        if len(product) > SWEEP_SETS_MAX:
+            raise FileUnreadable(f"{path}: more than {SWEEP_SETS_MAX} parameter sets")
     sets += product if table.get("product") else []
     if unknown := sorted(table.keys() - {"set", "product"}):
         raise FileUnreadable(f"{path}: unknown table {unknown[0]!r}; it has [[set]] and [product]")
@@ -101,7 +105,7 @@ def read_sweep(path: Path) -> Sequence[Parameters]:
 
 async def publish(
     connection: Connection,
-    folder: Folder,
+    folder: ProjectFolder,
     sources: Sequence[tuple[Path, bytes]],
     tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
@@ -134,7 +138,9 @@ async def set_state(connection: Connection, name: str, state: str, reason: str) 
     wanted = [v for v in every if name in (v.name, v.manifest.ref)]
     if not wanted:
         known = sorted({v.name for v in every})
-        raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+        raise ExperimentUnknown(
+            f"no experiment {name!r} is published; {suggest_names(name, known)}"
+        )
     return await experiments.set_state(connection, wanted[-1].version_id, state, reason)
 
 

@@ -29,7 +29,7 @@ from axiom_server.review.log import (
 )
 from axiom_server.store import alarms, credit, experiments, sessions
 from axiom_server.store import findings as numbers
-from axiom_server.store.credit import Entry, ReportedRow
+from axiom_server.store.credit import CreditEntry, ReportedRow
 from axiom_server.store.database import Connection
 from axiom_server.store.sessions import DeploymentRow, SessionRow
 
@@ -38,8 +38,8 @@ NOBODY = "(no owner)"  # credit of imported hosts without a user
 
 async def review(connection: Connection, config: Config) -> SessionLog:
     """Review everything reported, in the caller's transaction; the log of the session it opened."""
-    await sessions.lock(connection)
-    waiting = await credit.reported(connection)
+    await sessions.lock_reviews(connection)
+    waiting = await credit.to_review(connection)
     if not waiting:
         return await session_log(connection, config, None, opened=False)
     good = {r.task_id: r for r in waiting if r.outcome == "success" and not r.refusal}
@@ -57,26 +57,26 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     total = sum((e.amount for e in entries), Decimal(0))
     session_id = await sessions.open_session(connection, len(entries), total)
     await credit.append(connection, session_id, entries)
-    await credit.reviewed(connection, [r.task_id for r in waiting])
+    await credit.mark_reviewed(connection, [r.task_id for r in waiting])
     record = {
         "tiers": msgspec.to_builtins(tiers(config.credit, entries)),
         "unpaid": _unpaid(waiting, decisions),
-        "pending": await credit.pending(connection),
+        "pending": await credit.count_pending(connection),
         "findings": msgspec.to_builtins(await judge_all(connection)),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
-    await sessions.keep_record(connection, session_id, record)
+    await sessions.save_record(connection, session_id, record)
     return await session_log(connection, config, session_id, opened=True)
 
 
-def _entry(row: ReportedRow, decision: CreditDecision) -> Entry:
-    return Entry(
+def _entry(row: ReportedRow, decision: CreditDecision) -> CreditEntry:
+    return CreditEntry(
         row.task_id, row.user_id, row.host_id, row.experiment_id, row.elapsed_seconds,
         decision.amount,
     )  # fmt: skip
 
 
-def tiers(rules: CreditPolicy, entries: Sequence[Entry]) -> list[TierLine]:
+def tiers(rules: CreditPolicy, entries: Sequence[CreditEntry]) -> list[TierLine]:
     """Results and credit of each tier; the elapsed times are tiered whatever the policy's kind."""
     counts, sums = Counter[int](), dict[int, Decimal]()
     for entry in entries:
@@ -134,7 +134,9 @@ async def session_log(
     found = await sessions.get(connection, session_id)
     nothing_new = session_id is None
     entries = (
-        await credit.of_session(connection, found.session_id) if found and not nothing_new else []
+        await credit.session_entries(connection, found.session_id)
+        if found and not nothing_new
+        else []
     )
     record: dict[str, Any] = found.record if found else {}
     made, since = await _deployments(connection, found)
@@ -182,7 +184,7 @@ async def _deployments(
 
 
 async def _by_name(
-    connection: Connection, entries: Sequence[Entry]
+    connection: Connection, entries: Sequence[CreditEntry]
 ) -> tuple[list[UserCredit], dict[str, int]]:
     user_names, experiment_names = await credit.names(
         connection,

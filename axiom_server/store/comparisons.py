@@ -9,7 +9,7 @@ from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Need, Opinion
 from axiom_server.store.database import Connection, rows
 
-MOST = 2_000  # comparisons handled in one round
+COMPARISONS_MAX = 2_000  # comparisons handled in one round
 
 
 class OpenRow(NamedTuple):
@@ -37,7 +37,7 @@ async def open_results(
                    t.user_id, h.agreements >= %s, r.result
             FROM (SELECT * FROM comparisons WHERE state = ANY(%s)
                     AND state IN ('wanted', 'placed', 'disputed')
-                  ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
+                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
             JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
@@ -46,7 +46,7 @@ async def open_results(
     return [OpenRow._make(r) for r in found]
 
 
-async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
+async def answered_results(connection: Connection, trusted_after: int) -> list[OpenRow]:
     """As ``open_results``, of placed comparisons whose other opinion has come, or will not come."""
     found = await rows(
         connection,
@@ -56,7 +56,7 @@ async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
                                     AND l.state = 'leased')
-                  ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
+                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
             JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
@@ -65,7 +65,7 @@ async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
     return [OpenRow._make(r) for r in found]
 
 
-async def live_opinions(
+async def replica_hosts(
     connection: Connection, live_seconds: float, trusted_after: int
 ) -> list[Opinion]:
     """Live hosts that could compute a replica, with how many wait for each, in a drawn order."""
@@ -91,7 +91,7 @@ async def live_opinions(
     ]  # fmt: skip
 
 
-async def place(
+async def queue_replicas(
     connection: Connection,
     placed: Sequence[tuple[Need, int]],
     versions: dict[int, int],
@@ -129,7 +129,7 @@ async def set_state(
     )
 
 
-async def agree(connection: Connection, tasks: Sequence[int]) -> None:
+async def record_agreements(connection: Connection, tasks: Sequence[int]) -> None:
     """The hosts of these tasks gain trust, one for each task."""
     await connection.execute(
         """UPDATE hosts h SET agreements = h.agreements + a.n
@@ -140,7 +140,9 @@ async def agree(connection: Connection, tasks: Sequence[int]) -> None:
     )
 
 
-async def charge(connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int) -> None:
+async def record_mismatches(
+    connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
+) -> None:
     """Charge the hosts of these tasks with a mismatch each; they are checked for long after."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
@@ -157,7 +159,7 @@ async def charge(connection: Connection, tasks: Sequence[tuple[int, str]], distr
     )
 
 
-async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
+async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
     """The outliers' results earn and count for nothing."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
@@ -170,7 +172,7 @@ async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> 
     await connection.execute("DELETE FROM results WHERE task_id = ANY(%s)", (ids,))
 
 
-async def charged(connection: Connection, window_seconds: float) -> dict[int, int]:
+async def count_mismatches(connection: Connection, window_seconds: float) -> dict[int, int]:
     """Mismatches in the window and since their last release, of active hosts that have any."""
     found = await rows(
         connection,
@@ -183,7 +185,9 @@ async def charged(connection: Connection, window_seconds: float) -> dict[int, in
     return {int(h): int(n) for h, n in found}
 
 
-async def withdraw(connection: Connection, host_id: int, reason: str, window_seconds: float) -> int:
+async def withdraw_results(
+    connection: Connection, host_id: int, reason: str, window_seconds: float
+) -> int:
     """Take a quarantined host's results of the window back where nobody has confirmed them.
 
     What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the

@@ -24,7 +24,7 @@ class ReportedRow(NamedTuple):
     refusal: str
 
 
-class Entry(NamedTuple):
+class CreditEntry(NamedTuple):
     """One entry to append."""
 
     task_id: int
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     amount: Decimal
 
 
-async def reported(connection: Connection) -> list[ReportedRow]:
+async def to_review(connection: Connection) -> list[ReportedRow]:
     """Tasks to review, locked. Those whose result is being compared wait for the next review."""
     found = await rows(
         connection,
@@ -50,13 +50,13 @@ async def reported(connection: Connection) -> list[ReportedRow]:
     return [ReportedRow._make(r) for r in found]
 
 
-async def pending(connection: Connection) -> int:
+async def count_pending(connection: Connection) -> int:
     """Reported tasks that wait for a comparison."""
     found = await row(connection, "SELECT count(*) FROM tasks WHERE state = 'reported'")
     return int(found[0])
 
 
-async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
+async def mark_reviewed(connection: Connection, tasks: Sequence[int]) -> None:
     """These tasks are done with, and no longer pending for their hosts."""
     await connection.execute(
         """UPDATE hosts h SET pending = GREATEST(0, h.pending - t.n)
@@ -70,7 +70,7 @@ async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
     )
 
 
-async def append(connection: Connection, session_id: int, entries: Sequence[Entry]) -> None:
+async def append(connection: Connection, session_id: int, entries: Sequence[CreditEntry]) -> None:
     """Append entries and bring totals and averages up to date, in the caller's transaction."""
     await connection.execute(
         """INSERT INTO credit (session_id, task_id, user_id, host_id, experiment_id,
@@ -114,7 +114,7 @@ def _seconds(since: datetime | None, now: datetime) -> float:
     return (now - since).total_seconds() if since is not None else 0.0
 
 
-async def of_session(connection: Connection, session_id: int) -> list[Entry]:
+async def session_entries(connection: Connection, session_id: int) -> list[CreditEntry]:
     """A session's entries, in order."""
     found = await rows(
         connection,
@@ -122,7 +122,7 @@ async def of_session(connection: Connection, session_id: int) -> list[Entry]:
            WHERE session_id = %s ORDER BY entry_id""",
         (session_id,),
     )
-    return [Entry._make(r) for r in found]
+    return [CreditEntry._make(r) for r in found]
 
 
 async def names(

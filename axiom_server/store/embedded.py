@@ -41,7 +41,7 @@ POLL_SECONDS = 0.02
 LOG_LINES = 5  # of PostgreSQL's log, in our error
 
 #: One syncfs for the whole cluster instead of 900 fsyncs: 1 s instead of 5 on a busy disk.
-SYNC_AT_ONCE = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
+INITDB_SYNC = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
 
 #: Durable (an acknowledged report survives a power cut), and sized for a laptop.
 SETTINGS = {
@@ -92,13 +92,13 @@ class EmbeddedPostgres:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             if self._users is None:
                 self._users = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
-            starting = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
+            start_lock = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
             try:
                 if not (self.data / "PG_VERSION").exists():
                     self._make_cluster()
-                self._make_ready()
+                self._ensure_running()
             finally:
-                os.close(starting)
+                os.close(start_lock)
         except OSError as error:
             self.close()
             if error.errno == errno.ENOSPC:
@@ -119,10 +119,10 @@ class EmbeddedPostgres:
         os.close(self._users)
         self._users = None
         until = time.monotonic() + STOP_SECONDS
-        while last and self._kept() and time.monotonic() < until:
+        while last and self._keeper_runs() and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
 
-    def _kept(self) -> bool:
+    def _keeper_runs(self) -> bool:
         """Whether a keeper lives, so that the server runs, starts or stops."""
         descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -134,55 +134,56 @@ class EmbeddedPostgres:
         scratch = self.folder / "data.partial"  # a half-made cluster is never taken for a whole one
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
-        how = self._first_way_that_works(scratch)
+        launch_mode = self._choose_launch_mode(scratch)
         done = self._run(
-            how,
+            launch_mode,
             "initdb", "--pgdata", str(scratch), "--username", USER, "--auth", "trust",
             "--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "builtin",
-            *SYNC_AT_ONCE,
+            *INITDB_SYNC,
         )  # fmt: skip
         if done.returncode:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
             if any("No space left" in line for line in lines):
                 raise OSError(errno.ENOSPC, "initdb")
-            if ":" in how and any("Permission denied" in line for line in lines):
-                raise self._no_way(how, self.folder)
+            if ":" in launch_mode and any("Permission denied" in line for line in lines):
+                raise self._cannot_launch(launch_mode, self.folder)
             raise DatabaseUnreachable(
                 f"PostgreSQL's initdb failed in {scratch}: {lines[-1] if lines else 'no message'}"
             )
         os.rename(scratch, self.data)
 
     def _start(self) -> None:
-        how = self._way_of_owner()
+        launch_mode = self._launch_mode_of_owner()
         self.socket_folder.mkdir(mode=0o700, exist_ok=True)
-        if ":" in how:
-            _give(self.socket_folder, how)
-        _clear_stale(self.data)
+        if ":" in launch_mode:
+            _change_owner(self.socket_folder, launch_mode)
+        _remove_stale_pid_file(self.data)
         keeper = _lock(self.folder / "keeper.lock", fcntl.LOCK_EX)
         settings = {**SETTINGS, "unix_socket_directories": str(self.socket_folder)}
-        words = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(PORT)]
+        arguments = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(PORT)]
         for key, value in settings.items():
-            words += ["-c", f"{key}={value}"]
+            arguments += ["-c", f"{key}={value}"]
         here = Path(__file__).parent
         with self.log_file.open("ab") as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", str(here / "keeper.py"),
                  str(self.folder / "users.lock"),
-                 sys.executable, "-I", "-S", str(here / "unprivileged.py"), how, *words],
+                 sys.executable, "-I", "-S", str(here / "unprivileged.py"), launch_mode,
+                 *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # a Ctrl-C at the terminal is not for the database
                 pass_fds=(keeper,), cwd=self.folder, check=True,
             )  # fmt: skip
         os.close(keeper)  # the keeper holds it now
 
-    def _make_ready(self) -> None:
+    def _ensure_running(self) -> None:
         """Start a server where none is kept, also where the one that was found is dying."""
         until = time.monotonic() + START_SECONDS
         started = False
         while True:
-            if not self._kept():
+            if not self._keeper_runs():
                 if started:
-                    raise DatabaseUnreachable(self._why_it_ended())
+                    raise DatabaseUnreachable(self._start_failure())
                 self._start()
                 started = True
             try:
@@ -196,39 +197,42 @@ class EmbeddedPostgres:
                     ) from None
             time.sleep(POLL_SECONDS)
 
-    def _why_it_ended(self) -> str:
+    def _start_failure(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return f"PostgreSQL did not start: {' / '.join(lines)}; see {self.log_file}"
 
-    def _run(self, how: str, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, launch_mode: str, program: str, *arguments: str
+    ) -> subprocess.CompletedProcess[str]:
         launcher = Path(__file__).parent / "unprivileged.py"
         return subprocess.run(
-            [sys.executable, "-I", "-S", str(launcher), how, str(self.binaries / program), *words],
+            [sys.executable, "-I", "-S", str(launcher), launch_mode, str(self.binaries / program),
+             *arguments],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
 
-    def _first_way_that_works(self, scratch: Path) -> str:
+    def _choose_launch_mode(self, scratch: Path) -> str:
         """How to run PostgreSQL here; gives ``scratch`` to whom it must belong."""
         if os.geteuid() != 0:
             return "plain"
         if not self._run("namespace", "postgres", "--version").returncode:
             return "namespace"
-        ordinary = _ordinary_user()
-        _give(self.folder, ordinary)
-        _give(scratch, ordinary)
-        if self._run(ordinary, "postgres", "--version").returncode == IMPOSSIBLE_EXIT_CODE:
-            raise self._no_way(ordinary, self.binaries)
-        return ordinary
+        user = _unprivileged_user()
+        _change_owner(self.folder, user)
+        _change_owner(scratch, user)
+        if self._run(user, "postgres", "--version").returncode == IMPOSSIBLE_EXIT_CODE:
+            raise self._cannot_launch(user, self.binaries)
+        return user
 
-    def _no_way(self, user: str, place: Path) -> DatabaseUnreachable:
+    def _cannot_launch(self, user: str, place: Path) -> DatabaseUnreachable:
         return DatabaseUnreachable(
             "PostgreSQL refuses to run as root, user namespaces are not allowed here and "
             f"user {user} cannot reach {place}: run axiom-server as an ordinary user, "
             "use a folder under /var/lib, or set AXIOM_DATABASE_URL"
         )
 
-    def _way_of_owner(self) -> str:
+    def _launch_mode_of_owner(self) -> str:
         if os.geteuid() != 0:
             return "plain"
         owner = self.data.stat()
@@ -295,7 +299,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _ordinary_user() -> str:
+def _unprivileged_user() -> str:
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -305,12 +309,12 @@ def _ordinary_user() -> str:
     return "65534:65534"  # nobody, by convention
 
 
-def _give(folder: Path, user: str) -> None:
+def _change_owner(folder: Path, user: str) -> None:
     uid, gid = (int(part) for part in user.split(":"))
     os.chown(folder, uid, gid)
 
 
-def _clear_stale(data: Path) -> None:
+def _remove_stale_pid_file(data: Path) -> None:
     """No keeper lives: wait for an orphaned server to end, and remove a dead one's pid file.
 
     Only /proc can tell a server of this cluster from an unrelated process with a reused pid.

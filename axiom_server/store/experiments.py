@@ -47,7 +47,7 @@ def _version(found: tuple[Any, ...]) -> VersionRow:
     return VersionRow._make((*found[:9], msgspec.convert(found[9], Manifest), found[10]))
 
 
-async def named(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+async def ensure(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     """Experiment ids by name; unknown names are made, for imports and first publications."""
     await connection.execute(
         "INSERT INTO experiments (name) SELECT DISTINCT unnest(%s::text[]) ON CONFLICT DO NOTHING",
@@ -65,7 +65,7 @@ async def record_version(
     connection: Connection, manifest: Manifest, sha256: str, tried: dict[str, Any] | None
 ) -> bool:
     """Record a published version, and retire the older ones; False when it was recorded before."""
-    ids = await named(connection, [manifest.name])
+    ids = await ensure(connection, [manifest.name])
     done = await rows(
         connection,
         """INSERT INTO versions (experiment_id, version, sha256, manifest, tried)

@@ -9,7 +9,7 @@ from axiom_protocol.result import Result
 from axiom_server.decide.findings import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 
-SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdict
+SAMPLES_MAX = 50_000  # newest results of a version; more seeds change no verdict
 
 
 async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
@@ -32,7 +32,7 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
                AND c.state IN ('disputed', 'given_up') AND c.note <> ''
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
                     WHERE tasks.workunit_id = r.workunit_id) > 1)
-           ORDER BY r.task_id DESC LIMIT {SAMPLES_MOST}""",
+           ORDER BY r.task_id DESC LIMIT {SAMPLES_MAX}""",
         (fields, version_id, manifest.expected_seconds),
     )
     return [
@@ -59,9 +59,9 @@ async def probes(connection: Connection, version_id: int) -> list[Result]:
                SELECT parameters_id FROM valid GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1),
            first AS (
                SELECT min(task_id) AS task_id FROM valid JOIN usual USING (parameters_id)
-               GROUP BY seed ORDER BY 1 LIMIT %(most)s)
+               GROUP BY seed ORDER BY 1 LIMIT %(limit)s)
            SELECT result FROM results JOIN first USING (task_id) ORDER BY task_id""",
-        {"version": version_id, "most": PROBES},
+        {"version": version_id, "limit": PROBES},
     )
     return [result for (result,) in found]
 

@@ -98,7 +98,7 @@ async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHo
     ]
 
 
-async def some(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
+async def slots_of(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
     """(cores, GPUs) of these hosts; absent ones are left out."""
     found = await rows(
         connection, "SELECT host_id, cpu_cores, gpus FROM hosts WHERE host_id = ANY(%s)", (ids,)
@@ -106,7 +106,7 @@ async def some(connection: Connection, ids: list[int]) -> dict[int, tuple[int, i
     return {h: (cpu, gpu) for h, cpu, gpu in found}
 
 
-async def imported_are_filled(connection: Connection, host_ids: list[int]) -> None:
+async def clear_imported_idle(connection: Connection, host_ids: list[int]) -> None:
     """Imported hosts have been given work for what they had idle."""
     await connection.execute(
         """UPDATE hosts SET idle_cpu = 0, idle_gpu = 0
@@ -115,7 +115,7 @@ async def imported_are_filled(connection: Connection, host_ids: list[int]) -> No
     )
 
 
-async def listing(connection: Connection, most: int) -> list[HostLine]:
+async def listing(connection: Connection, limit: int) -> list[HostLine]:
     """Hosts for staff, the latest heard of first."""
     found = await rows(
         connection,
@@ -126,7 +126,7 @@ async def listing(connection: Connection, most: int) -> list[HostLine]:
                    WHERE t.host_id = h.host_id AND t.state = 'leased')
            FROM hosts h LEFT JOIN users u USING (user_id)
            ORDER BY h.last_seen_at DESC NULLS LAST, h.host_id LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [HostLine._make(r) for r in found]
 
@@ -146,7 +146,7 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
     return cursor.rowcount == 1
 
 
-async def forgive(connection: Connection, version_id: int) -> None:
+async def reset_failures(connection: Connection, version_id: int) -> None:
     """Hosts that met a version which was stopped have not failed."""
     await connection.execute(
         """UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (

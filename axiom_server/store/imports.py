@@ -12,7 +12,7 @@ from axiom_server.store import experiments, users
 from axiom_server.store.database import Connection, rows
 
 
-class ResultRow(NamedTuple):
+class ImportedResultRow(NamedTuple):
     """A result of the other project's."""
 
     result_id: int
@@ -22,7 +22,7 @@ class ResultRow(NamedTuple):
     elapsed_seconds: float
 
 
-class IdleRow(NamedTuple):
+class ImportedHostRow(NamedTuple):
     """A host of the other project's that has nothing to do."""
 
     host_id: int
@@ -42,7 +42,7 @@ async def is_new_file(connection: Connection, digest: bytes) -> bool:
 
 
 async def add_hosts(
-    connection: Connection, source: str, owners: dict[int, str], idle: Sequence[IdleRow]
+    connection: Connection, source: str, owners: dict[int, str], idle: Sequence[ImportedHostRow]
 ) -> dict[int, int]:
     """Make the hosts that are not known yet, and note what is idle. External id -> our id.
 
@@ -111,7 +111,7 @@ async def add_hosts(
 
 
 async def add_results(
-    connection: Connection, source: str, results: Sequence[ResultRow], hosts: dict[int, int]
+    connection: Connection, source: str, results: Sequence[ImportedResultRow], hosts: dict[int, int]
 ) -> int:
     """Add results that are not known yet, as reported and not reviewed. Returns how many."""
     ids = [r.result_id for r in results]
@@ -128,7 +128,7 @@ async def add_results(
     if not new:
         return 0
     user_ids = await users.ensure(connection, sorted({r.user for r in new}))
-    experiment_ids = await experiments.named(connection, sorted({r.experiment for r in new}))
+    experiment_ids = await experiments.ensure(connection, sorted({r.experiment for r in new}))
     await connection.execute(
         "UPDATE experiments SET used_at = now() WHERE used_at IS NULL AND experiment_id = ANY(%s)",
         (list(experiment_ids.values()),),

@@ -35,7 +35,7 @@ class DeploymentRow(NamedTuple):
     record: dict[str, Any]
 
 
-async def lock(connection: Connection) -> None:
+async def lock_reviews(connection: Connection) -> None:
     """Wait for any other review to end."""
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (REVIEW_LOCK,))
 
@@ -58,7 +58,7 @@ async def open_session(connection: Connection, results: int, credit: Decimal) ->
     return session_id
 
 
-async def keep_record(connection: Connection, session_id: int, record: Mapping[str, Any]) -> None:
+async def save_record(connection: Connection, session_id: int, record: Mapping[str, Any]) -> None:
     """What the review saw."""
     await connection.execute(
         "UPDATE sessions SET record = %s::jsonb WHERE session_id = %s",
@@ -77,13 +77,13 @@ async def get(connection: Connection, session_id: int | None) -> SessionRow | No
     return SessionRow._make(found[0]) if found else None
 
 
-async def latest(connection: Connection, most: int) -> list[SessionRow]:
+async def latest(connection: Connection, limit: int) -> list[SessionRow]:
     """The latest sessions, the newest first."""
     found = await rows(
         connection,
         """SELECT session_id, opened_at, results, credit, '{}'::jsonb FROM sessions
            ORDER BY session_id DESC LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [SessionRow._make(r) for r in found]
 

@@ -121,7 +121,7 @@ class HostUpdate(Struct, frozen=True, kw_only=True):
 #: Each statement finds few rows by a key. A plan that was made while a table was small, and kept,
 #: must not read all of it when it has grown, and a list of another length needs no other plan.
 #: (So no statement here may join two lists of its own.)
-BY_KEY = """
+PREFER_INDEXES = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true),
        set_config('plan_cache_mode', 'force_generic_plan', true)"""
@@ -134,7 +134,7 @@ SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gp
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
 
-LOCK_FREE_HOSTS = LOCK_HOSTS + " SKIP LOCKED"
+LOCK_UNLOCKED_HOSTS = LOCK_HOSTS + " SKIP LOCKED"
 
 _TASK = """t.task_id, t.host_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.device,
     t.purpose, t.attempt, t.state, t.granted_at, t.deadline_at, t.granted_by, t.refusal"""
@@ -145,7 +145,7 @@ FROM tasks t JOIN workunits w USING (workunit_id)
 WHERE t.state = 'leased' AND t.host_id IN (SELECT host_id FROM hosts WHERE token = ANY(%s))
 ORDER BY t.task_id"""
 
-NAMED_TASKS = f"""
+TASKS_BY_ID = f"""
 SELECT {_TASK}
 FROM tasks t JOIN workunits w USING (workunit_id)
 WHERE t.task_id = ANY(%s) AND t.host_id = ANY(%s)
@@ -155,36 +155,37 @@ ORDER BY t.task_id"""
 # and 20 us to hand over a text. LATERAL with OFFSET 0 is one look-up for each row, whatever the
 # planner believes.
 
-MADE_FOR = """
+RESERVED_WORKUNITS = """
 SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
        w.parameters_id, w.seed
-FROM json_to_recordset(%s::json) AS want (host_id bigint, device text, most int)
+FROM json_to_recordset(%s::json) AS want (host_id bigint, device text, row_limit int)
 CROSS JOIN LATERAL (
     SELECT * FROM queue
     WHERE host_id = want.host_id AND device = want.device
-    ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
+    ORDER BY place LIMIT want.row_limit FOR UPDATE SKIP LOCKED
 ) q
 CROSS JOIN LATERAL (
     SELECT parameters_id, seed FROM workunits WHERE workunit_id = q.workunit_id OFFSET 0
 ) w
 ORDER BY q.queue_id"""
 
-FROM_POOLS = """
+POOL_WORKUNITS = """
 SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
        w.parameters_id, w.seed
-FROM json_to_recordset(%s::json) AS want (version_id bigint, device text, floor bigint, most int)
+FROM json_to_recordset(%s::json)
+     AS want (version_id bigint, device text, start bigint, row_limit int)
 CROSS JOIN LATERAL (
     SELECT * FROM queue
     WHERE host_id IS NULL AND version_id = want.version_id AND device = want.device
-      AND place >= want.floor
-    ORDER BY place LIMIT want.most FOR UPDATE SKIP LOCKED
+      AND place >= want.start
+    ORDER BY place LIMIT want.row_limit FOR UPDATE SKIP LOCKED
 ) q
 CROSS JOIN LATERAL (
     SELECT parameters_id, seed FROM workunits WHERE workunit_id = q.workunit_id OFFSET 0
 ) w
 ORDER BY q.queue_id"""
 
-GRANT = """
+LEASE_TO_HOSTS = """
 WITH gone AS (
     DELETE FROM queue q
     USING json_to_recordset(%(leases)s::json) AS l (
@@ -219,7 +220,7 @@ INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result)
 SELECT task_id, workunit_id, version_id, valid, decode(digest, 'hex'), result
 FROM ended WHERE valid IS NOT NULL"""
 
-LOSE_TASKS = """
+MARK_LOST = """
 UPDATE tasks SET state = 'lost', outcome = 'lost', ended_at = %s
 WHERE task_id = ANY(%s) AND state = 'leased'"""
 
@@ -232,16 +233,16 @@ JOIN versions v ON v.version_id = r.version_id AND v.state = 'active'
 ON CONFLICT (workunit_id, purpose) DO NOTHING"""
 
 #: A replica never waits in the open pool, so one that did not come back is placed anew.
-WANT_AGAIN = """
+REPLACE_REPLICAS = """
 UPDATE comparisons SET state = CASE WHEN state = 'placed' THEN 'wanted' ELSE state END,
     tries = tries + 1
 WHERE workunit_id = ANY(%s) AND state IN ('placed', 'disputed')"""
 
-WANT_COMPARISON = """
+REQUEST_COMPARISONS = """
 INSERT INTO comparisons (workunit_id, task_id)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING"""
 
-UNQUEUE = "DELETE FROM queue WHERE workunit_id = ANY(%s) AND purpose = 'first'"
+REMOVE_FROM_QUEUE = "DELETE FROM queue WHERE workunit_id = ANY(%s) AND purpose = 'first'"
 
 UPDATE_HOSTS = """
 UPDATE hosts h SET last_seen_at = %(now)s, last_request = u.request, allowance = u.allowance,
@@ -258,15 +259,15 @@ UPDATE hosts SET facts = %s::jsonb, name = %s, cpu_cores = %s, gpus = %s, memory
 WHERE host_id = %s"""
 
 
-async def begin(
+async def lock_hosts(
     connection: Connection, tokens: list[bytes], wait: bool
 ) -> tuple[list[HostRow], list[TaskRow]]:
     """Lock the hosts that own the tokens (their sha256), and read their leased tasks.
 
     Without ``wait``, hosts that another transaction holds are left out.
     """
-    await connection.execute(BY_KEY)
-    hosts = await connection.execute(LOCK_HOSTS if wait else LOCK_FREE_HOSTS, (tokens,))
+    await connection.execute(PREFER_INDEXES)
+    hosts = await connection.execute(LOCK_HOSTS if wait else LOCK_UNLOCKED_HOSTS, (tokens,))
     leased = await connection.execute(LEASED_TASKS, (tokens,))
     return (
         [HostRow._make(row) for row in await hosts.fetchall()],
@@ -274,15 +275,15 @@ async def begin(
     )
 
 
-async def known(connection: Connection, tokens: list[bytes]) -> set[bytes]:
+async def existing_tokens(connection: Connection, tokens: list[bytes]) -> set[bytes]:
     """Those of the tokens that a host owns."""
     cursor = await connection.execute("SELECT token FROM hosts WHERE token = ANY(%s)", (tokens,))
     return {token for (token,) in await cursor.fetchall()}
 
 
-async def named_tasks(connection: Connection, hosts: list[int], ids: list[int]) -> list[TaskRow]:
+async def tasks_by_id(connection: Connection, hosts: list[int], ids: list[int]) -> list[TaskRow]:
     """Tasks of these hosts' in any state."""
-    cursor = await connection.execute(NAMED_TASKS, (ids, hosts))
+    cursor = await connection.execute(TASKS_BY_ID, (ids, hosts))
     return [TaskRow._make(row) for row in await cursor.fetchall()]
 
 
@@ -291,9 +292,9 @@ async def end_tasks(connection: Connection, ended: Sequence[EndedTask], now: dat
     await connection.execute(END_TASKS, {"now": now, "ended": _json(ended)})
 
 
-async def lose_tasks(connection: Connection, ids: list[int], now: datetime) -> None:
+async def mark_lost(connection: Connection, ids: list[int], now: datetime) -> None:
     """Mark leased tasks as lost."""
-    await connection.execute(LOSE_TASKS, (now, ids))
+    await connection.execute(MARK_LOST, (now, ids))
 
 
 async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) -> None:
@@ -311,18 +312,18 @@ async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) 
         )
     replicas = [task.workunit_id for task, _ in tasks if task.purpose != "first"]
     if replicas:
-        await connection.execute(WANT_AGAIN, (replicas,))
+        await connection.execute(REPLACE_REPLICAS, (replicas,))
 
 
-async def unqueue(connection: Connection, workunits: list[int]) -> None:
+async def remove_from_queue(connection: Connection, workunits: list[int]) -> None:
     """A late result came after all: nobody else needs to compute it."""
-    await connection.execute(UNQUEUE, (workunits,))
+    await connection.execute(REMOVE_FROM_QUEUE, (workunits,))
 
 
-async def want_comparison(connection: Connection, tasks: Sequence[TaskRow]) -> None:
+async def request_comparisons(connection: Connection, tasks: Sequence[TaskRow]) -> None:
     """Have these results computed again elsewhere."""
     await connection.execute(
-        WANT_COMPARISON, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
+        REQUEST_COMPARISONS, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
     )
 
 
@@ -341,29 +342,29 @@ async def leased_by_users(connection: Connection, users: list[int]) -> dict[int 
     return dict(await cursor.fetchall())
 
 
-async def made_for(
+async def reserved_workunits(
     connection: Connection, wanted: Sequence[tuple[int, str, int]]
 ) -> list[CandidateRow]:
     """Offer workunits made for hosts: ``(host, device, most)``."""
-    wants = [{"host_id": h, "device": d, "most": m} for h, d, m in wanted]
-    cursor = await connection.execute(MADE_FOR, (_json(wants),))
+    wants = [{"host_id": h, "device": d, "row_limit": m} for h, d, m in wanted]
+    cursor = await connection.execute(RESERVED_WORKUNITS, (_json(wants),))
     return [CandidateRow._make(row) for row in await cursor.fetchall()]
 
 
-async def from_pools(
+async def pool_workunits(
     connection: Connection, wanted: Sequence[tuple[int, str, int, int]]
 ) -> list[CandidateRow]:
     """Offer any host's workunits: ``(version, device, place to begin at, most)``."""
-    wants = [{"version_id": v, "device": d, "floor": f, "most": m} for v, d, f, m in wanted]
-    cursor = await connection.execute(FROM_POOLS, (_json(wants),))
+    wants = [{"version_id": v, "device": d, "start": f, "row_limit": m} for v, d, f, m in wanted]
+    cursor = await connection.execute(POOL_WORKUNITS, (_json(wants),))
     return [CandidateRow._make(row) for row in await cursor.fetchall()]
 
 
-async def grant(
+async def lease_to_hosts(
     connection: Connection, leases: Sequence[Lease], now: datetime
 ) -> dict[tuple[int, str], int]:
     """Lease candidates to hosts; (workunit, purpose) -> task."""
-    cursor = await connection.execute(GRANT, {"leases": _json(leases), "now": now})
+    cursor = await connection.execute(LEASE_TO_HOSTS, {"leases": _json(leases), "now": now})
     return {(workunit, purpose): task for task, workunit, purpose in await cursor.fetchall()}
 
 

@@ -9,11 +9,11 @@ from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
 STATES = ("leased", "reported", "reviewed", "lost")
-EXPIRE_MOST = 10_000  # leases in one transaction, so that it stays short
-RECENT_MOST = 50  # newest tasks of a version that the watchdog looks at
-LATELY_MOST = 1_000  # newest tasks of a version, whose hosts are asked how they fare
-LATELY_SECONDS = 86400.0
-TWINS_MOST = 1_000  # newest results of a version that are searched for twins
+EXPIRED_MAX = 10_000  # leases in one transaction, so that it stays short
+RECENT_TASKS_MAX = 50  # newest tasks of a version that the watchdog looks at
+FAULT_TASKS_MAX = 1_000  # newest tasks of a version, whose hosts are asked how they fare
+FAULT_WINDOW_SECONDS = 86400.0
+TWIN_RESULTS_MAX = 1_000  # newest results of a version that are searched for twins
 
 
 class TaskLine(NamedTuple):
@@ -42,11 +42,11 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
         connection,
         f"""WITH late AS (
                SELECT task_id FROM tasks WHERE state = 'leased' AND deadline_at < now()
-               ORDER BY deadline_at LIMIT {EXPIRE_MOST} FOR UPDATE SKIP LOCKED
+               ORDER BY deadline_at LIMIT {EXPIRED_MAX} FOR UPDATE SKIP LOCKED
            ), silent AS (
                SELECT t.task_id FROM tasks t JOIN hosts h USING (host_id)
                WHERE t.state = 'leased' AND h.last_seen_at < now() - %s * interval '1 second'
-               LIMIT {EXPIRE_MOST} FOR UPDATE OF t SKIP LOCKED
+               LIMIT {EXPIRED_MAX} FOR UPDATE OF t SKIP LOCKED
            ), lost AS (
                UPDATE tasks t SET state = 'lost', outcome = 'lost', ended_at = now()
                WHERE t.task_id IN (SELECT task_id FROM late UNION SELECT task_id FROM silent)
@@ -69,48 +69,48 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
 
 
 #: A release that is not known, or further off than anything is ever held, is a wrong clock's.
-RELEASED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
-    OR release_at > now() + %(most)s * interval '1 second')"""
+HOLD_ENDED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
+    OR release_at > now() + %(limit)s * interval '1 second')"""
 
 
-async def release_held(connection: Connection, most_seconds: float) -> int:
+async def release_held(connection: Connection, hold_seconds_max: float) -> int:
     """Work made for a host that did not fetch it becomes any host's; replicas are placed anew.
 
     most_seconds  the longest that anything is held: no time column can hold it for longer
     """
-    most = {"most": most_seconds}
+    limit = {"limit": hold_seconds_max}
     await connection.execute(
         f"""WITH held AS (
-               DELETE FROM queue WHERE {RELEASED} AND purpose <> 'first' RETURNING workunit_id)
+               DELETE FROM queue WHERE {HOLD_ENDED} AND purpose <> 'first' RETURNING workunit_id)
            UPDATE comparisons c SET state = 'wanted', tries = c.tries + 1
            FROM held WHERE c.workunit_id = held.workunit_id AND c.state = 'placed'""",
-        most,
+        limit,
     )
     cursor = await connection.execute(
         f"""UPDATE queue SET host_id = NULL, release_at = NULL
-           WHERE {RELEASED} AND purpose = 'first'""",
-        most,
+           WHERE {HOLD_ENDED} AND purpose = 'first'""",
+        limit,
     )
     return cursor.rowcount
 
 
 #: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
 #: refuted: they are no fault of the experiment's.
-BY_ITSELF = """ended_at IS NOT NULL
+ENDED_BY_ITSELF = """ended_at IS NOT NULL
     AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
     AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
     AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
 
-async def recent(connection: Connection, version_id: int) -> list[Ended]:
+async def recently_ended(connection: Connection, version_id: int) -> list[Ended]:
     """The newest tasks of a version that ended by themselves."""
     found = await rows(
         connection,
         f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
                    COALESCE(t.elapsed_seconds, 0)
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
-                  ORDER BY ended_at DESC LIMIT {RECENT_MOST}) t
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
+                  ORDER BY ended_at DESC LIMIT {RECENT_TASKS_MAX}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)
             JOIN hosts h ON h.host_id = t.host_id""",
@@ -122,21 +122,21 @@ async def recent(connection: Connection, version_id: int) -> list[Ended]:
     ]
 
 
-async def lately(connection: Connection, version_id: int) -> dict[int, bool]:
+async def newest_faults(connection: Connection, version_id: int) -> dict[int, bool]:
     """Hosts that computed a version within a day, and whether the newest task of each failed."""
     found = await rows(
         connection,
         f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
                     AND ended_at > now() - %s * interval '1 second'
-                  ORDER BY ended_at DESC LIMIT {LATELY_MOST}) t
+                  ORDER BY ended_at DESC LIMIT {FAULT_TASKS_MAX}) t
             ORDER BY t.host_id, t.ended_at DESC, t.task_id DESC""",
-        (version_id, LATELY_SECONDS),
+        (version_id, FAULT_WINDOW_SECONDS),
     )
     return dict(found)
 
 
-async def outliving(connection: Connection, version_id: int, seconds: float) -> set[int]:
+async def hosts_running_longer(connection: Connection, version_id: int, seconds: float) -> set[int]:
     """Hosts on which a task of a version is known to have run for longer than this."""
     found = await rows(
         connection,
@@ -157,7 +157,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                FROM (SELECT task_id, workunit_id FROM tasks
                      WHERE version_id = %(version)s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                WHERE r.valid = 1 AND EXISTS (
                    SELECT FROM results o WHERE o.version_id = %(version)s
@@ -168,7 +168,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                    SELECT w.seed, t.host_id, t.user_id
                    FROM results r JOIN workunits w USING (workunit_id) JOIN tasks t USING (task_id)
                    WHERE r.version_id = %(version)s AND r.digest = f.digest AND r.valid = 1
-                     AND w.parameters_id = f.parameters_id LIMIT {TWINS_MOST}) o
+                     AND w.parameters_id = f.parameters_id LIMIT {TWIN_RESULTS_MAX}) o
            ), hosts AS (
                SELECT parameters_id, digest, host_id, count(DISTINCT seed) AS seeds
                FROM same GROUP BY 1, 2, 3
@@ -199,7 +199,7 @@ async def company(connection: Connection, version_id: int, live_users: int) -> C
                FROM (SELECT task_id, workunit_id, user_id FROM tasks
                      WHERE version_id = %s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                WHERE r.valid = 1
            )
@@ -220,7 +220,7 @@ async def company(connection: Connection, version_id: int, live_users: int) -> C
     )
 
 
-async def newly_reported(connection: Connection, seconds: float) -> list[int]:
+async def versions_reported_since(connection: Connection, seconds: float) -> list[int]:
     """Versions with tasks that ended within the last ``seconds``."""
     found = await rows(
         connection,
@@ -233,7 +233,7 @@ async def newly_reported(connection: Connection, seconds: float) -> list[int]:
     return [int(r[0]) for r in found]
 
 
-async def listing(connection: Connection, state: str | None, most: int) -> list[TaskLine]:
+async def listing(connection: Connection, state: str | None, limit: int) -> list[TaskLine]:
     """Tasks for staff, the newest first."""
     found = await rows(
         connection,
@@ -242,6 +242,6 @@ async def listing(connection: Connection, state: str | None, most: int) -> list[
            FROM tasks t JOIN experiments e USING (experiment_id)
            WHERE %s::text IS NULL OR t.state = %s
            ORDER BY t.task_id DESC LIMIT %s""",
-        (state, state, most),
+        (state, state, limit),
     )
     return [TaskLine._make(r) for r in found]

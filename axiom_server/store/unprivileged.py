@@ -38,7 +38,7 @@ def enter_namespace() -> None:
             file.write(text)
 
 
-def become(user: str) -> None:
+def switch_user(user: str) -> None:
     """Give up root for ``uid:gid``. Raises OSError where that is not allowed."""
     uid, gid = (int(part) for part in user.split(":"))
     os.setgroups([])
@@ -46,14 +46,14 @@ def become(user: str) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def main(how: str, command: list[str]) -> None:
+def main(mode: str, command: list[str]) -> None:
     """Change user as told, then become ``command``."""
     parent = os.getppid()
     try:
-        if how == "namespace":
+        if mode == "namespace":
             enter_namespace()
-        elif how != "plain":
-            become(how)
+        elif mode != "plain":
+            switch_user(mode)
         # After the change of user: the kernel forgets the signal at one.
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
@@ -61,7 +61,7 @@ def main(how: str, command: list[str]) -> None:
                 sys.exit(1)
         os.execv(command[0], command)
     except OSError as error:
-        print(f"{how}: {error}", file=sys.stderr)
+        print(f"{mode}: {error}", file=sys.stderr)
         sys.exit(IMPOSSIBLE_EXIT_CODE)
 
 

@@ -36,7 +36,7 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-async def add(connection: Connection, name: str, key: bytes) -> int | None:
+async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
     """Make an account, or give an imported user who has none his key. None: the name is taken."""
     found = await rows(
         connection,
@@ -49,7 +49,7 @@ async def add(connection: Connection, name: str, key: bytes) -> int | None:
     return int(found[0][0]) if found else None
 
 
-async def make(connection: Connection, name: str, key: bytes) -> int | None:
+async def create(connection: Connection, name: str, key: bytes) -> int | None:
     """Make a new account; None when the name is taken, by an imported user too."""
     found = await rows(
         connection,
@@ -76,7 +76,7 @@ async def ensure(connection: Connection, names: list[str]) -> dict[str, int]:
     return dict(found)
 
 
-async def listing(connection: Connection, most: int) -> list[UserLine]:
+async def listing(connection: Connection, limit: int) -> list[UserLine]:
     """Users by credit, highest first."""
     found = await rows(
         connection,
@@ -84,7 +84,7 @@ async def listing(connection: Connection, most: int) -> list[UserLine]:
                   (SELECT count(*) FROM hosts h WHERE h.user_id = u.user_id),
                   u.account_key IS NOT NULL
            FROM users u ORDER BY u.credit_total DESC, u.user_id LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [UserLine._make(r) for r in found]
 

@@ -43,7 +43,7 @@ async def deploy(
         (kind, total, msgspec.json.encode(record).decode()),
     )
     deployment_id = int(found[0])
-    firsts = await _take_seeds(connection, wanted)
+    firsts = await _reserve_seeds(connection, wanted)
     await connection.execute(
         """WITH made AS (
                INSERT INTO workunits (version_id, parameters_id, seed, deployment_id, device)
@@ -78,7 +78,7 @@ async def deploy(
     return deployment_id
 
 
-async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
+async def _reserve_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
     """The first seed of each entry; counters move on in the order of their ids (no deadlock)."""
     totals: dict[int, int] = {}
     for entry in wanted:
@@ -99,7 +99,7 @@ async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) ->
     return firsts
 
 
-async def pooled(connection: Connection) -> dict[int, int]:
+async def count_pool(connection: Connection) -> dict[int, int]:
     """How many of each version wait for any host."""
     found = await rows(
         connection,

@@ -20,8 +20,8 @@ from axiom_server.store import sync as store
 from axiom_server.store.database import Connection
 from axiom_server.store.sync import HostRow, HostUpdate, TaskRow
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.grants import grant_all, to_grant
-from axiom_server.sync.reports import Intake, Visit, take_in
+from axiom_server.sync.grants import grant_work, to_grant
+from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
 
 TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
@@ -31,7 +31,7 @@ class TokenUnknown(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SyncCall:
     """A sync to be answered. ``token``: the sha256 of the host's."""
 
     token: bytes
@@ -39,61 +39,66 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class SyncReplies:
     """Answers by token. ``held``: hosts that another transaction holds; the rest are unknown."""
 
     answers: dict[bytes, SyncAnswer]
-    held: Collection[bytes] = ()
+    locked: Collection[bytes] = ()
 
 
-async def exchange(
+async def answer_sync(
     connection: Connection, catalogue: Catalogue, config: Config, token: bytes, request: SyncRequest
 ) -> SyncAnswer:
     """Answer one sync inside the caller's transaction. Raises TokenUnknown."""
-    said = await exchange_all(connection, catalogue, config, [Asked(token=token, request=request)])
-    if token not in said.answers:
+    replies = await answer_syncs(
+        connection, catalogue, config, [SyncCall(token=token, request=request)]
+    )
+    if token not in replies.answers:
         raise TokenUnknown
-    return said.answers[token]
+    return replies.answers[token]
 
 
-async def exchange_all(
-    connection: Connection, catalogue: Catalogue, config: Config, asked: Sequence[Asked], *,
+async def answer_syncs(
+    connection: Connection, catalogue: Catalogue, config: Config, calls: Sequence[SyncCall], *,
     wait: bool = True,
-) -> Said:  # fmt: skip
+) -> SyncReplies:  # fmt: skip
     """Answer syncs of different hosts inside the caller's transaction.
 
     Without ``wait``, hosts that another transaction holds are left for later: one of them must not
     keep all the others waiting.
     """
-    tokens = [one.token for one in asked]
-    hosts, leased = await store.begin(connection, tokens, wait)
+    tokens = [call.token for call in calls]
+    hosts, leased = await store.lock_hosts(connection, tokens, wait)
     found = {host.token for host in hosts}
     absent = [token for token in tokens if token not in found]
-    held = await store.known(connection, absent) if absent and not wait else ()
+    locked = await store.existing_tokens(connection, absent) if absent and not wait else ()
     if not hosts:
-        return Said(answers={}, held=held)
+        return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
-    visits = await _visits(connection, catalogue, asked, hosts, leased, now)
-    taken = [(visit, take_in(catalogue, config.replication, visit)) for visit in visits]
-    await _write(connection, config, [intake for _, intake in taken], now)
-    fresh = [(v, i) for v, i in taken if v.host.last_request != v.request.request_id]
-    given = await grant_all(connection, catalogue, config, fresh, now)
+    syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
+    evaluated = [(sync, evaluate_sync(catalogue, config.replication, sync)) for sync in syncs]
+    await _write(connection, config, [changes for _, changes in evaluated], now)
+    new = [(v, i) for v, i in evaluated if v.host.last_request != v.request.request_id]
+    granted = await grant_work(connection, catalogue, config, new, now)
     answers = {}
     updates = []
-    for visit, intake in taken:
-        grants, reason = given.get(visit.host.host_id) or (_again(catalogue, visit, intake), "")
-        updates.append(_update(visit, intake, grants))
-        answers[visit.host.token] = _answer(config, visit, intake, grants, reason)
+    for sync, changes in evaluated:
+        grants, reason = granted.get(sync.host.host_id) or (
+            _repeated_grants(catalogue, sync, changes),
+            "",
+        )
+        updates.append(_host_update(sync, changes, grants))
+        answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
     await store.update_hosts(connection, updates, now)
-    return Said(answers=answers, held=held)
+    return SyncReplies(answers=answers, locked=locked)
 
 
-async def _visits(
-    connection: Connection, catalogue: Catalogue, asked: Sequence[Asked],
+async def _load_syncs(
+    connection: Connection, catalogue: Catalogue, calls: Sequence[SyncCall],
     hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
-) -> list[Visit]:  # fmt: skip
+) -> list[HostSync]:  # fmt: skip
     """Each host with its tasks; the catalogue then knows all that they name."""
-    requests = {one.token: one.request for one in asked}
+    requests = {call.token: call.request for call in calls}
     tasks: dict[int, dict[int, TaskRow]] = {host.host_id: {} for host in hosts}
     for task in leased:
         if task.host_id in tasks:  # not that of a host left for later
@@ -106,15 +111,15 @@ async def _visits(
     }
     if absent:
         ids = sorted({task_id for task_id, _ in absent})
-        for task in await store.named_tasks(connection, list(tasks), ids):
+        for task in await store.tasks_by_id(connection, list(tasks), ids):
             if (task.task_id, task.host_id) in absent:  # its own host named it
                 tasks[task.host_id][task.task_id] = task
     named = [task for of_host in tasks.values() for task in of_host.values()]
-    await catalogue.know(connection, {task.version_id for task in named})
-    await catalogue.know_parameters(connection, {task.parameters_id for task in named})
+    await catalogue.load_versions(connection, {task.version_id for task in named})
+    await catalogue.load_parameters(connection, {task.parameters_id for task in named})
     return [
-        Visit(
-            host=await _with_facts(connection, host._replace(now=now), requests[host.token]),
+        HostSync(
+            host=await _update_facts(connection, host._replace(now=now), requests[host.token]),
             request=requests[host.token],
             tasks=tasks[host.host_id],
         )
@@ -122,7 +127,7 @@ async def _visits(
     ]
 
 
-async def _with_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
+async def _update_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
     """The host as it now is, by its own word."""
     facts = request.host
     if facts is None:
@@ -135,66 +140,70 @@ async def _with_facts(connection: Connection, host: HostRow, request: SyncReques
 
 
 async def _write(
-    connection: Connection, config: Config, intakes: Sequence[Intake], now: datetime
+    connection: Connection, config: Config, all_changes: Sequence[SyncChanges], now: datetime
 ) -> None:
     """Write what the reports say, and let failed and lost workunits wait again."""
-    if ended := [end for intake in intakes for _, end in intake.ended]:
+    if ended := [end for changes in all_changes for _, end in changes.ended]:
         await store.end_tasks(connection, ended, now)
-    lost = [task for intake in intakes for task in intake.lost]
+    lost = [task for changes in all_changes for task in changes.lost]
     if lost:
-        await store.lose_tasks(connection, [task.task_id for task in lost], now)
-    again = [pair for intake in intakes for pair in intake.again]
+        await store.mark_lost(connection, [task.task_id for task in lost], now)
+    again = [pair for changes in all_changes for pair in changes.requeued]
     if again := again + [(task, task.attempt) for task in lost]:
         await store.requeue(connection, again)
-    if late := [workunit for intake in intakes for workunit in intake.late]:
-        await store.unqueue(connection, late)
-    if checked := [task for intake in intakes for task in intake.checked]:
-        await store.want_comparison(connection, checked)
-    if lies := [lie for intake in intakes for lie in intake.lies]:
-        await comparisons.charge(connection, lies, config.replication.distrust)
+    if late_workunits := [
+        workunit for changes in all_changes for workunit in changes.late_workunits
+    ]:
+        await store.remove_from_queue(connection, late_workunits)
+    if to_replicate := [task for changes in all_changes for task in changes.to_replicate]:
+        await store.request_comparisons(connection, to_replicate)
+    if mismatches := [mismatch for changes in all_changes for mismatch in changes.mismatches]:
+        await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
 
 
-def _again(catalogue: Catalogue, visit: Visit, intake: Intake) -> list[Grant]:
+def _repeated_grants(catalogue: Catalogue, sync: HostSync, changes: SyncChanges) -> list[Grant]:
     """The grants of an answer that was lost, with what is left of their leases."""
     return [
-        to_grant(catalogue, task.task_id, task, _until(visit.host.now, task.deadline_at))
-        for task in intake.kept
-        if task.granted_by == visit.request.request_id
+        to_grant(catalogue, task.task_id, task, _seconds_left(sync.host.now, task.deadline_at))
+        for task in changes.kept
+        if task.granted_by == sync.request.request_id
     ]
 
 
-def _until(now: datetime, deadline: datetime) -> float:
+def _seconds_left(now: datetime, deadline: datetime) -> float:
     return max(0.0, (deadline - now).total_seconds())
 
 
-def _update(visit: Visit, intake: Intake, grants: Sequence[Grant]) -> HostUpdate:
-    host, request, capacity = visit.host, visit.request, visit.request.capacity
+def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) -> HostUpdate:
+    host, request, capacity = sync.host, sync.request, sync.request.capacity
     cpu, gpu = (sum(grant.device == device for grant in grants) for device in ("cpu", "gpu"))
     return HostUpdate(
         host_id=host.host_id,
         request=request.request_id,
-        allowance=intake.allowance,
-        failing=intake.failing,
-        pace=intake.pace,
+        allowance=changes.allowance,
+        failing=changes.failing,
+        pace=changes.pace,
         idle_cpu=max(0, min(capacity.cpu_slots_free, host.cpu_cores) - cpu),
         idle_gpu=max(0, min(capacity.gpu_slots_free, host.gpus) - gpu),
         draining=one_line(request.draining),
-        pending=len(intake.ended),
+        pending=len(changes.ended),
     )
 
 
-def _answer(
-    config: Config, visit: Visit, intake: Intake, grants: list[Grant], reason: str
+def _make_answer(
+    config: Config, sync: HostSync, changes: SyncChanges, grants: list[Grant], reason: str
 ) -> SyncAnswer:
-    hungry = not grants and not intake.kept and not visit.request.draining
+    has_no_tasks = not grants and not changes.kept and not sync.request.draining
     return SyncAnswer(
-        request_id=visit.request.request_id,
+        request_id=sync.request.request_id,
         grants=grants,
-        acknowledged=intake.acknowledged,
-        cancelled=intake.cancelled,
-        next_sync_seconds=config.serve.idle_sync_seconds if hungry else config.serve.sync_seconds,
+        acknowledged=changes.acknowledged,
+        cancelled=changes.cancelled,
+        next_sync_seconds=config.serve.idle_sync_seconds
+        if has_no_tasks
+        else config.serve.sync_seconds,
         no_work_reason=reason,
-        credit=_credit(visit.host, visit.host.pending + len(intake.ended)),
+        credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
 
 

@@ -16,14 +16,14 @@ import tempfile
 from pathlib import Path
 
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
-from axiom_server.project_folder import Folder
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.store.embedded import find_binaries
 
 DUMP = "database.dump"
 PARTS = ("project.toml", "bundles")
 
 
-def backup(folder: Folder, target: Path, with_keys: bool) -> int:
+def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
     """Write the archive; returns its size in bytes. An existing file is not overwritten."""
     if target.exists():
         raise FileUnreadable(f"{target} exists already; give another name")
@@ -46,12 +46,12 @@ def backup(folder: Folder, target: Path, with_keys: bool) -> int:
     return target.stat().st_size
 
 
-def restore(source: Path, path: Path) -> Folder:
+def restore(source: Path, path: Path) -> ProjectFolder:
     """Make a project in ``path``, a new folder, from an archive."""
     if (path / "project.toml").exists():
         raise FileUnreadable(f"{path} holds a project already; restore into a new folder")
     path.mkdir(parents=True, exist_ok=True)
-    folder = Folder(path.resolve())
+    folder = ProjectFolder(path.resolve())
     try:
         with tempfile.TemporaryDirectory(dir=path) as name:
             tmp = Path(name)
@@ -91,7 +91,7 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
         target.chmod(member.mode & 0o700)
 
 
-def _tool(folder: Folder, program: str, *words: str) -> None:
+def _tool(folder: ProjectFolder, program: str, *words: str) -> None:
     """Run one of PostgreSQL's own tools, of the embedded server's version."""
     binaries = find_binaries(folder.path / "postgres" / "data")
     done = subprocess.run(

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from axiom_server.errors import DiskFull, ExperimentUnknown, FileUnreadable, ServerError
-from axiom_server.publish.deploy import nearest
+from axiom_server.publish.deploy import suggest_names
 from axiom_server.store import experiments, exports
 from axiom_server.store.database import Connection
 
@@ -58,7 +58,9 @@ async def _check(connection: Connection, names: list[str]) -> None:
     known = await experiments.names(connection)
     for name in names:
         if name not in known:
-            raise ExperimentUnknown(f"there are no results of {name!r}; {nearest(name, known)}")
+            raise ExperimentUnknown(
+                f"there are no results of {name!r}; {suggest_names(name, known)}"
+            )
 
 
 def _to_parquet(writer: ModuleType, source: Path) -> Path:

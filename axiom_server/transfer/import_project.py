@@ -15,7 +15,7 @@ from axiom_protocol.text import one_line
 from axiom_server.errors import FileUnreadable
 from axiom_server.store import imports
 from axiom_server.store.database import Connection
-from axiom_server.store.imports import IdleRow, ResultRow
+from axiom_server.store.imports import ImportedHostRow, ImportedResultRow
 
 FILE_BYTES_MAX = 1 << 30  # a million results are about 130 MB
 
@@ -95,12 +95,14 @@ async def import_history(
             results=0, already_known=len(history.results), users=0, hosts=0, idle_hosts=0
         )
     idle = [
-        IdleRow(host_id=h.host_id, name=one_line(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus)
+        ImportedHostRow(
+            host_id=h.host_id, name=one_line(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus
+        )
         for h in history.idle_hosts
     ]
     hosts = await imports.add_hosts(connection, source, owners, idle)
     results = [
-        ResultRow(r.result_id, one_line(r.user), r.host_id, r.experiment, r.elapsed_seconds)
+        ImportedResultRow(r.result_id, one_line(r.user), r.host_id, r.experiment, r.elapsed_seconds)
         for r in history.results
     ]
     new = await imports.add_results(connection, source, results, hosts)

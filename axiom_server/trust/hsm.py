@@ -19,18 +19,18 @@ from axiom_server.trust.keys import KeysError
 LIBRARY_VARIABLE = "PYKCS11LIB"  # securesystemslib's own name for it
 PIN_VARIABLE = "AXIOM_KEYS_PIN"
 
-Ask = Callable[[], str]  # asks a person for the device's PIN
+Prompt = Callable[[], str]  # asks a person for the device's PIN
 
 
-def public_key(uri: str, ask: Ask) -> SSlibKey:
+def public_key(uri: str, ask: Prompt) -> SSlibKey:
     """The public half of a device's key. Raises KeysError."""
     number, label = _parts(uri)
-    with _faults_named(uri):
+    with _as_keys_error(uri):
         _, key = HSMSigner.import_(number, label, lambda _: ask())
     return key
 
 
-def open_signer(uri: str, trusted: Mapping[str, Key], ask: Ask) -> Signer:
+def open_signer(uri: str, trusted: Mapping[str, Key], ask: Prompt) -> Signer:
     """What signs with a device's key. Raises KeysError, also when it is none of ``trusted``.
 
     trusted  the keys that may sign, by their ids
@@ -41,14 +41,14 @@ def open_signer(uri: str, trusted: Mapping[str, Key], ask: Ask) -> Signer:
             f"{uri} has the key {key.keyid[:16]}, which is none of those that may sign this; "
             "axiom-server keys list shows them, keys change --add makes it one"
         )
-    return _Device(*_parts(uri), key, uri, ask)
+    return _HsmSigner(*_parts(uri), key, uri, ask)
 
 
-class _Device(HSMSigner):
+class _HsmSigner(HSMSigner):
     """Names what goes wrong with the device, and asks for its PIN once."""
 
     def __init__(
-        self, number: int | None, label: str | None, key: SSlibKey, uri: str, ask: Ask
+        self, number: int | None, label: str | None, key: SSlibKey, uri: str, ask: Prompt
     ) -> None:
         number = self.SCHEME_KEYID if number is None else number
         super().__init__(number, key, lambda _: ask(), label)
@@ -56,7 +56,7 @@ class _Device(HSMSigner):
 
     def sign(self, payload: bytes):  # type: ignore[no-untyped-def]
         """Sign. Raises KeysError."""
-        with _faults_named(self._uri):
+        with _as_keys_error(self._uri):
             return super().sign(payload)
 
 
@@ -76,7 +76,7 @@ def _parts(uri: str) -> tuple[int | None, str | None]:
 
 
 @contextmanager
-def _faults_named(uri: str) -> Iterator[None]:
+def _as_keys_error(uri: str) -> Iterator[None]:
     """What securesystemslib and the device's library raise, as one KeysError."""
     if not os.environ.get(LIBRARY_VARIABLE):
         raise KeysError(

@@ -32,10 +32,10 @@ T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
 # How long each role's word holds. Root and targets are signed by people, rarely; a host that cannot
 # get a new timestamp for a day takes no new work (TUF's freeze), and `serve` signs one every hour.
-ROOT_LIFE = timedelta(days=730)
-TARGETS_LIFE = timedelta(days=180)
-SNAPSHOT_LIFE = timedelta(days=7)
-TIMESTAMP_LIFE = timedelta(days=1)
+ROOT_LIFETIME = timedelta(days=730)
+TARGETS_LIFETIME = timedelta(days=180)
+SNAPSHOT_LIFETIME = timedelta(days=7)
+TIMESTAMP_LIFETIME = timedelta(days=1)
 RESIGN_AFTER = timedelta(minutes=55)  # so that an hourly call always finds it due
 
 
@@ -160,7 +160,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def write_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process writes here. Held by a crashed process, the lock frees itself."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+b") as file:

@@ -18,22 +18,22 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
     RESIGN_AFTER,
-    ROOT_LIFE,
-    SNAPSHOT_LIFE,
-    TARGETS_LIFE,
-    TIMESTAMP_LIFE,
+    ROOT_LIFETIME,
+    SNAPSHOT_LIFETIME,
+    TARGETS_LIFETIME,
+    TIMESTAMP_LIFETIME,
     BundlesError,
     Clock,
     MetadataFolder,
     check_root,
     check_signatures,
-    only_writer,
     root_fingerprint,
     sign,
     utc_now,
     write_file,
+    write_lock,
 )
-from axiom_server.trust.targets import Bundle, Published, add, listing, live, read_bundle
+from axiom_server.trust.targets import Bundle, Published, add, find_target, listing, read_bundle
 from axiom_server.trust.targets import withdraw as withdraw_from
 
 __all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "read_bundle"]
@@ -70,7 +70,7 @@ class Repository:
 
     def source(self, name: str, version: str) -> bytes:
         """The published bytes of a live version. Raises ExperimentUnknown."""
-        file = live(self.metadata.targets().signed, f"{name}@{version}")
+        file = find_target(self.metadata.targets().signed, f"{name}@{version}")
         return self._path(file.hashes["sha256"], file.path).read_bytes()
 
     def expiries(self) -> dict[Role, datetime]:
@@ -94,8 +94,8 @@ class Repository:
         """
         if self.metadata.exists:
             raise BundlesError(f"{self.folder} holds bundles already; nothing was changed")
-        with only_writer(self.folder):
-            root = Metadata(Root(version=1, expires=self._clock() + ROOT_LIFE))
+        with write_lock(self.folder):
+            root = Metadata(Root(version=1, expires=self._clock() + ROOT_LIFETIME))
             for role in ROLES:
                 signers, threshold = keys.of(role), (thresholds or {}).get(role, 1)
                 if not 1 <= threshold <= len(signers):
@@ -108,7 +108,7 @@ class Repository:
                 root.signed.roles[role].threshold = threshold
             sign(root, keys.of("root"))
             self.metadata.write_root(root)
-            targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFE))
+            targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFETIME))
             sign(targets, keys.of("targets"))
             (self.folder / "targets").mkdir(exist_ok=True)
             self._sign_snapshot(self.metadata.write_targets(targets), keys, None)
@@ -144,13 +144,13 @@ class Repository:
         if targets.signed.to_dict() == before and not extend:
             return Proposal(published=published, targets=None)
         targets.signed.version += 1
-        targets.signed.expires = self._clock() + TARGETS_LIFE
+        targets.signed.expires = self._clock() + TARGETS_LIFETIME
         targets.signatures.clear()
         return Proposal(published=published, targets=targets)
 
     def install_targets(self, targets: Metadata[Targets], sources: Iterable[bytes]) -> None:
         """Make signed targets current, with the sources they add. Raises BundlesError: no fit."""
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             self._install_targets(targets, sources, self._online_keys(None))
 
     def install_root(self, root: Metadata[Root], keys: Keys) -> None:
@@ -160,7 +160,7 @@ class Repository:
 
         Raises BundlesError when the root does not follow the current one, or a signature lacks.
         """
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             check_root(self.metadata.root(), root)
             targets, snapshot = self.metadata.targets(), self.metadata.snapshot().signed
             meta = snapshot.meta["targets.json"]
@@ -183,13 +183,13 @@ class Repository:
         hourly or oftener. Returns whether anything was signed. Raises BundlesError, KeysError.
         """
         now = self._clock()
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             snapshot, timestamp = self.metadata.snapshot(), self.metadata.timestamp()
             keys = self._online_keys(None)
-            if force or snapshot.signed.expires - now < SNAPSHOT_LIFE * 0.9:
+            if force or snapshot.signed.expires - now < SNAPSHOT_LIFETIME * 0.9:
                 self._sign_snapshot(snapshot.signed.meta["targets.json"], keys, snapshot.signed)
                 return True
-            if timestamp.signed.expires - now < TIMESTAMP_LIFE - RESIGN_AFTER:
+            if timestamp.signed.expires - now < TIMESTAMP_LIFETIME - RESIGN_AFTER:
                 self._sign_timestamp(timestamp.signed.snapshot_meta, keys)
                 return True
         return False
@@ -205,7 +205,7 @@ class Repository:
         extend: bool = False,
     ) -> tuple[Published, ...]:
         sources = tuple(publish)
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             proposal = self.propose(publish=sources, withdraw=withdraw, extend=extend)
             if proposal.targets is not None:
                 sign(proposal.targets, keys.of("targets"))
@@ -235,7 +235,7 @@ class Repository:
         now = self._clock()
         snapshot = Snapshot(
             version=_next_version(old.version if old else 0, now),
-            expires=now + SNAPSHOT_LIFE,
+            expires=now + SNAPSHOT_LIFETIME,
             meta={"targets.json": targets},
         )
         metadata = Metadata(snapshot)
@@ -247,7 +247,9 @@ class Repository:
         now = self._clock()
         old = self.metadata.timestamp().signed.version if self.metadata.exists else 0
         timestamp = Timestamp(
-            version=_next_version(old, now), expires=now + TIMESTAMP_LIFE, snapshot_meta=snapshot
+            version=_next_version(old, now),
+            expires=now + TIMESTAMP_LIFETIME,
+            snapshot_meta=snapshot,
         )
         metadata = Metadata(timestamp)
         sign(metadata, keys.of("timestamp"))

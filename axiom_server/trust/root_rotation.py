@@ -26,7 +26,7 @@ from axiom_server.trust.keys import (
     read_key,
     write_key,
 )
-from axiom_server.trust.metadata import ROOT_LIFE, BundlesError, Clock, sign, utc_now
+from axiom_server.trust.metadata import ROOT_LIFETIME, BundlesError, Clock, sign, utc_now
 from axiom_server.trust.repository import Repository
 
 
@@ -61,7 +61,7 @@ def propose_root(
             f"{root.roles[role].threshold} signatures; add keys or lower the threshold"
         )
     root.version += 1
-    root.expires = clock() + ROOT_LIFE
+    root.expires = clock() + ROOT_LIFETIME
     return Metadata(root)
 
 
@@ -90,7 +90,7 @@ def rotate(
         root = propose_root(trusted, role, add=add, drop=list(before))
         sign(root, (*old.of("root"), *keys.of("root")))
         repository.install_root(root, keys)
-    paths = [_put_in_place(path, home) for path in new]
+    paths = [_install_key(path, home) for path in new]
     if interrupted and role == "targets":
         repository.extend(keys)
     elif interrupted:
@@ -110,7 +110,7 @@ def _next_keys(
     return {path: read_key(path, secret) for path in key_files(folder, role)}
 
 
-def _put_in_place(new: Path, keys_dir: Path) -> Path:
+def _install_key(new: Path, keys_dir: Path) -> Path:
     path, retired = keys_dir / new.name, keys_dir / "retired"
     make_private_folder(retired)
     if path.exists():

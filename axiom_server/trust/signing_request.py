@@ -62,7 +62,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         check_signatures(root.signed, "targets", current)
         return _targets_changes(current.signed, proposed.signed, self.sources)
 
-    def missing(self) -> int:
+    def missing_signatures(self) -> int:
         """How many signatures the proposal still needs from those who are trusted now."""
         root, proposed = self.trusted_root().signed, self._proposed()
         wanted = [
@@ -160,11 +160,11 @@ def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> lis
         lines.append(f"publish {published.manifest.ref} ({file.length} bytes, sha256 {sha256})")
     gone = sorted(withdrawn_in(new).keys() - withdrawn_in(old).keys())
     lines += [f"withdraw {ref}" for ref in gone]
-    _only_these(old, new, {f"{ref}.py" for ref in gone})
+    _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
     return [*lines, f"hold until {new.expires:%Y-%m-%d}"]
 
 
-def _only_these(old: Targets, new: Targets, withdrawn: set[str]) -> None:
+def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None:
     """Raise BundlesError when the proposal differs in anything that the lines do not say."""
     if (
         new.version != old.version + 1

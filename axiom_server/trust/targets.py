@@ -64,13 +64,13 @@ def withdraw(targets: Targets, ref: str) -> None:
     """Move a version to the withdrawn; doing so again changes nothing. Raises ExperimentUnknown."""
     gone = withdrawn_in(targets)
     if ref not in gone:
-        file = live(targets, ref)
+        file = find_target(targets, ref)
         del targets.targets[file.path]
         gone[ref] = file.hashes["sha256"]
         targets.unrecognized_fields[WITHDRAWN_FIELD] = gone
 
 
-def live(targets: Targets, ref: str) -> TargetFile:
+def find_target(targets: Targets, ref: str) -> TargetFile:
     """The file of a version that may run. Raises ExperimentUnknown."""
     file = targets.targets.get(f"{ref}.py")
     if file is None:

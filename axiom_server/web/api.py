@@ -30,12 +30,12 @@ from axiom_protocol.messages import (
 )
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
-from axiom_server.maintenance import Rounds
+from axiom_server.maintenance import Maintenance
 from axiom_server.pages import render
-from axiom_server.publish import deploy as deployment
+from axiom_server.publish import deploy
 from axiom_server.store import hosts, users
 from axiom_server.store.database import HEAD, Connection, Pool, row
-from axiom_server.sync.batcher import Turns
+from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.sync.transaction import TokenUnknown
 from axiom_server.web import openapi
 from axiom_server.web.metrics import Metrics
@@ -75,7 +75,7 @@ class Api:
     config: Config
     bundles: Path  # the TUF repository's folder
     pool: Pool
-    turns: Turns
+    batcher: SyncBatcher
     metrics: Metrics
 
     async def project(self, request: Request) -> Response:
@@ -96,7 +96,7 @@ class Api:
             user_id, user, key = await self._account(connection, asked)
             token, stored = users.new_secret()
             host_id = await hosts.enrol(connection, user_id, facts, stored)
-            await deployment.fill_newcomer(connection, host_id, self.config.deploy)
+            await deploy.fill_new_host(connection, host_id, self.config.deploy)
         made = EnrolAnswer(host_id=host_id, token=token, user=user, account_key=key)
         return answer(request, made, status=201)
 
@@ -111,7 +111,7 @@ class Api:
         key, stored = users.new_secret()
         name = one_line(asked.user)[:NAME_LENGTH_MAX]
         name = name or f"volunteer-{stored.hex()[:8]}"
-        user_id = await users.make(connection, name, stored)
+        user_id = await users.create(connection, name, stored)
         if user_id is None:
             raise Refused(
                 409, f"The name {name!r} is taken"[:200],
@@ -128,7 +128,7 @@ class Api:
         if asked.host is not None:
             asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
         try:
-            said = await self.turns.sync(users.digest(token), asked)
+            said = await self.batcher.sync(users.digest(token), asked)
         except TokenUnknown:
             raise Refused(
                 401, "This host is not known here", "Attach it again: axiom-client attach URL"
@@ -188,13 +188,13 @@ class Api:
         return Response("ready\n", media_type="text/plain")
 
 
-def application(api: Api, rounds: Rounds) -> Starlette:
+def application(api: Api, maintenance: Maintenance) -> Starlette:
     """The ASGI application; it owns the pool and the rounds for its lifetime."""
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
-        async with rounds.running():
+        async with maintenance.running():
             yield
         await api.pool.close()
 

@@ -18,10 +18,10 @@ import structlog
 import uvicorn
 
 from axiom_server.errors import FileUnreadable, PortInUse
-from axiom_server.maintenance import Rounds
-from axiom_server.project_folder import Folder
+from axiom_server.maintenance import Maintenance
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.store.database import make_pool
-from axiom_server.sync.batcher import Turns
+from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.rate_limits import Limited
@@ -102,7 +102,9 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(folder: Folder, listener: socket.socket, certificate: Certificate | None = None) -> None:
+def serve(
+    folder: ProjectFolder, listener: socket.socket, certificate: Certificate | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first."""
     config = folder.config()
     configure_logs()
@@ -112,13 +114,18 @@ def serve(folder: Folder, listener: socket.socket, certificate: Certificate | No
             config=config,
             bundles=folder.bundles.folder,
             pool=pool,
-            turns=Turns(pool=pool, config=config),
+            batcher=SyncBatcher(pool=pool, config=config),
             metrics=Metrics(),
         )
-        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())
+        maintenance = Maintenance(
+            pool=pool,
+            config=config,
+            bundles=folder.bundles,
+            restart_database=folder.database_restarter(),
+        )
         server = _Server(
             uvicorn.Config(
-                Limited(application(api, rounds), config.limits),
+                Limited(application(api, maintenance), config.limits),
                 http=protocol(config.limits),
                 ws="none",
                 forwarded_allow_ips=list(config.limits.proxies),

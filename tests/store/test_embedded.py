@@ -115,7 +115,7 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path, what: str) -> None:
         if ("keeper.py" in str(line)) == (what == "keeper.py"):
             process.send_signal(signal.SIGKILL)
     other = embedded(tmp_path)
-    wait_until(lambda: what == "postgres" or not other._kept())
+    wait_until(lambda: what == "postgres" or not other._keeper_runs())
     with psycopg.connect(other.open()) as connection:
         assert connection.execute("SELECT x FROM kept").fetchone() == (42,)
     other.close()

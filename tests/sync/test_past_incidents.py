@@ -12,8 +12,7 @@ import psycopg
 import pytest
 
 from axiom_server.errors import ExperimentUnknown
-from axiom_server.publish import deploy as deployment
-from axiom_server.publish.deploy import Order
+from axiom_server.publish.deploy import Order, execute_order
 from axiom_server.review import review as reviewing
 from axiom_server.store.database import Connection, connect
 from tests.support.cluster import fresh_database
@@ -64,7 +63,7 @@ def test_7858_workunits_lost_to_a_race_between_creating_and_staging(project: Ser
     host = project.host(cores=5)
 
     async def deploy(connection: Connection, *names: str) -> None:
-        await deployment.make(connection, Order(names=names, count=5), project.config.deploy)
+        await execute_order(connection, Order(names=names, count=5), project.config.deploy)
 
     async def in_the_middle(*names: str) -> None:
         async with connect(project.conninfo) as connection:
@@ -138,7 +137,7 @@ def test_replications_that_all_ran_with_seed_42(project: ServerProject) -> None:
 
     async def deploy() -> None:
         async with connect(project.conninfo) as connection:
-            await deployment.make(
+            await execute_order(
                 connection, Order(names=["short_walk"], count=50), project.config.deploy
             )
 
