@@ -1,5 +1,7 @@
-"""The commands that look after a running project: what it holds, its hosts, users and tasks, its
-experiments' states, and its results for analysis. Imports are inside the commands."""
+"""Commands that show and manage a running project: status, hosts, users, tasks, experiments.
+
+Imports are inside the commands, so that ``axiom-server --help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ import typer
 
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
-users_app = typer.Typer(help="Accounts of volunteers.", no_args_is_help=True)
-host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_is_help=True)
-experiments_app = typer.Typer(help="Published experiments.", invoke_without_command=True)
-export_app = typer.Typer(help="What the project knows, for analysis.", no_args_is_help=True)
+users_app = typer.Typer(help="Manage volunteers' accounts.", no_args_is_help=True)
+host_app = typer.Typer(help="Quarantine one host, or release it.", no_args_is_help=True)
+experiments_app = typer.Typer(
+    help="List published experiments, retire or resume them.", invoke_without_command=True
+)
+export_app = typer.Typer(help="Export data for analysis.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
-    """What the project holds now."""
+    """Show totals, the queue of each experiment, and alarms."""
     from axiom_server.review.log import number
     from axiom_server.store import overview
 
@@ -47,10 +51,10 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
 def hosts(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Hosts, the latest heard of first."""
+    """List hosts, the most recently seen first."""
     from axiom_server.store import hosts as store
 
     found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
@@ -71,13 +75,13 @@ def hosts(
 def quarantine(
     context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
-    """Give a host no more work."""
+    """Give a host no more work. Its unconfirmed results are not credited."""
     _set_host(context, host, "quarantined", reason)
 
 
 @host_app.command()
 def release(context: typer.Context, host: int) -> None:
-    """Let a quarantined host work again; its results are checked as a new host's are."""
+    """Give a quarantined host work again; its results are checked like a new host's."""
     _set_host(context, host, "active", "")
 
 
@@ -96,7 +100,7 @@ def users_add(
     name: Annotated[str, typer.Argument(help="The volunteer's name.")],
     as_json: Json = False,
 ) -> None:
-    """Make an account, or give an imported user his key; the key is shown this once."""
+    """Create an account, or give an imported user a key. The key is shown only now."""
     from axiom_server.errors import Usage
     from axiom_server.store import users as store
 
@@ -113,10 +117,10 @@ def users_add(
 @users_app.command("list")
 def users_list(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Users by credit."""
+    """List users by credit, highest first."""
     from axiom_server.store import users as store
 
     found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
@@ -131,11 +135,13 @@ def users_list(
 
 def tasks(
     context: typer.Context,
-    state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
-    limit: Annotated[int, typer.Option("--most", min=1, help="At most so many.")] = 50,
+    state: Annotated[
+        str | None, typer.Option(help="Only this state: leased, reported, reviewed or lost.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Tasks, the newest first."""
+    """List tasks, the newest first."""
     from axiom_server.errors import Usage
     from axiom_server.store import tasks as store
 
@@ -157,7 +163,7 @@ def tasks(
 
 @experiments_app.callback()
 def experiments_list(context: typer.Context, as_json: Json = False) -> None:
-    """Published experiments and their state."""
+    """List published experiments and their state."""
     if context.invoked_subcommand is not None:
         return
     from axiom_server.store import experiments as store
@@ -182,23 +188,23 @@ def experiments_list(context: typer.Context, as_json: Json = False) -> None:
 def retire(
     context: typer.Context, name: str, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
-    """Deploy and lease no more of an experiment; what runs may finish."""
+    """Stop deploying and leasing an experiment; running tasks may finish."""
     _set_experiment(context, name, "retired", reason)
 
 
 @experiments_app.command()
 def resume(context: typer.Context, name: str) -> None:
-    """Let a retired or stopped experiment run again; what it left unfinished waits again."""
+    """Resume a retired or stopped experiment; its unfinished workunits are queued again."""
     _set_experiment(context, name, "active", "")
 
 
 def _set_experiment(context: typer.Context, name: str, state: str, reason: str) -> None:
-    from axiom_server.publish import publish as publishing
+    from axiom_server.publish.publish import set_state as set_experiment_state
 
     count = run_transaction(
-        project_of(context), lambda c: publishing.set_state(c, name, state, reason)
+        project_of(context), lambda c: set_experiment_state(c, name, state, reason)
     )
-    what = "workunits wait again" if state == "active" else "workunits left the queue"
+    what = "workunits queued again" if state == "active" else "workunits removed from the queue"
     print(f"{name} is {state}; {count} {what}")
 
 
@@ -206,21 +212,23 @@ def _set_experiment(context: typer.Context, name: str, state: str, reason: str) 
 def export_results(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="Where to; else results.csv or results.parquet here.")
+        Path | None,
+        typer.Argument(help="Output file (default: results.csv or results.parquet here)."),
     ] = None,
     parquet: Annotated[
-        bool, typer.Option("--parquet", help="Parquet, for DuckDB, pandas, R; else CSV.")
+        bool,
+        typer.Option("--parquet", help="Write Parquet (for DuckDB, pandas or R) instead of CSV."),
     ] = False,
     experiment: Annotated[
-        list[str] | None, typer.Option(help="Only of this experiment (repeat for more).")
+        list[str] | None, typer.Option(help="Only results of this experiment; may be repeated.")
     ] = None,
 ) -> None:
-    """Every accepted result with its seed, parameters, host, seconds and credit."""
-    from axiom_server.transfer import export_results as exporting
+    """Export accepted results with seed, parameters, host, seconds and credit."""
+    from axiom_server.transfer.export_results import export_results as write_results
 
     target = file or Path("results.parquet" if parquet else "results.csv")
     run_transaction(
         project_of(context),
-        lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
+        lambda c: write_results(c, target, list(experiment or ()), parquet=parquet),
     )
     print(f"{target}: {target.stat().st_size:,} bytes")
