@@ -12,7 +12,7 @@ from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
 from axiom_server.review.log import number
 from axiom_server.review.log_text import heading_of, sections
-from axiom_server.review.review import session_log
+from axiom_server.review.session_log import session_log
 from axiom_server.store import experiments, overview, sessions, users
 from axiom_server.store.database import Connection
 

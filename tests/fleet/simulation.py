@@ -28,7 +28,7 @@ from axiom_server.config import Config, DeployConfig, ServeConfig
 from axiom_server.decide.retry import ATTEMPTS_MAX
 from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Order
-from axiom_server.review import review as reviewing
+from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, migrate
 from axiom_server.sync.catalogue import Catalogue
@@ -210,7 +210,7 @@ class Simulation:
             await self._look(connection)
         if self.now % REVIEW_EVERY < self.tick:
             async with connection.transaction():
-                log = await reviewing.review(connection, CONFIG)
+                log = await review(connection, CONFIG)
             if self.verbose:
                 print(f"day {self.now / DAY:.0f}: {log.results:,} credited", flush=True)
 

@@ -32,7 +32,7 @@ def changed(folder: Path, *changes: tuple[str, str]) -> tuple[Path, bytes]:
 def tried(source: tuple[Path, bytes], *runs: RecordedRun, **options: Any) -> dict[str, Any]:
     """The one thing shown of one source."""
     said: list[str] = []
-    wanted = {"skip": (), "budget_seconds": 0.5, "tell": said.append, **options}
+    wanted = {"skip": (), "budget_seconds": 0.5, "log": said.append, **options}
     shown = dry_run_all([source], runs, **wanted)
     assert said
     (found,) = shown.values()

@@ -11,7 +11,7 @@ from axiom_protocol.messages import Report
 from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.store.sync import POOL_WORKUNITS
+from axiom_server.store.leases import POOL_WORKUNITS
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
 

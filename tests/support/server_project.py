@@ -29,8 +29,8 @@ from axiom_server import maintenance
 from axiom_server.config import Config
 from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Deployed, Order
-from axiom_server.review import review as reviewing
 from axiom_server.review.log import SessionLog
+from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, connect
 from axiom_server.sync.catalogue import Catalogue
@@ -99,7 +99,7 @@ class ServerProject:
 
     def review(self) -> SessionLog:
         """As the command does."""
-        return transaction(self.conninfo, lambda c: reviewing.review(c, self.config))
+        return transaction(self.conninfo, lambda c: review(c, self.config))
 
     def round(self) -> None:
         """One round of the periodic work."""

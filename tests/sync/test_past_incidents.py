@@ -13,7 +13,6 @@ import pytest
 
 from axiom_server.errors import ExperimentUnknown
 from axiom_server.publish.deploy import Order, execute_order
-from axiom_server.review import review as reviewing
 from axiom_server.store.database import Connection, connect
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
@@ -112,12 +111,12 @@ def test_credit_counted_twice(project: ServerProject) -> None:
     for _ in range(3):
         host.sync(reports, cpu=0)
 
-    async def review() -> int:
+    async def review_once() -> int:
         async with connect(project.conninfo) as connection:
-            return (await reviewing.review(connection, project.config)).results
+            return (await review(connection, project.config)).results
 
     async def two_at_once() -> list[int]:
-        return list(await asyncio.gather(review(), review()))
+        return list(await asyncio.gather(review_once(), review_once()))
 
     assert sorted(asyncio.run(two_at_once())) == [0, 4]
     host.sync(reports, cpu=0)
