@@ -16,9 +16,11 @@ from axiom_protocol.messages import Grant
 from axiom_server.config import Config
 from axiom_server.decide import lease
 from axiom_server.decide.lease import PoolView, Room
-from axiom_server.store import sync as store
+from axiom_server.store import leases
 from axiom_server.store.database import Connection
-from axiom_server.store.sync import CandidateRow, HostRow, Lease, TaskRow
+from axiom_server.store.leases import CandidateRow, Lease
+from axiom_server.store.reported_tasks import TaskRow
+from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.reports import HostSync, SyncChanges
 
@@ -90,7 +92,7 @@ async def _recipients(
     user_leased: dict[int | None, int] = {}
     if config.lease.tasks_per_user:
         users = sorted({v.host.user_id for v, _ in syncs if v.host.user_id is not None})
-        user_leased |= await store.leased_by_users(connection, users)
+        user_leased |= await leases.leased_by_users(connection, users)
     recipients = []
     for sync, changes in syncs:
         user_id = sync.host.user_id
@@ -136,7 +138,7 @@ async def _offer_reserved(
     ]
     if not wanted:
         return
-    offered = await store.reserved_workunits(connection, wanted)
+    offered = await leases.reserved_workunits(connection, wanted)
     await catalogue.load_versions(connection, {c.version_id for c in offered})
     reserved = defaultdict[int | None, list[CandidateRow]](list)
     for candidate in offered:
@@ -159,7 +161,7 @@ async def _offer_pools(
     starts = {key: catalogue.scan_start(key) for key in totals}
     offered = defaultdict[tuple[int, str], list[CandidateRow]](list)
     wanted = [(*key, starts[key], limit) for key, limit in totals.items()]
-    for candidate in await store.pool_workunits(connection, wanted):
+    for candidate in await leases.pool_workunits(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
     for key, limit in totals.items():
@@ -200,7 +202,7 @@ async def _lease(
         connection, {c.parameters_id for s in recipients for c in s.chosen}
     )
     chosen = [(s, c, _lease_seconds(catalogue, config, s, c)) for s in recipients for c in s.chosen]
-    leases = [
+    new_leases = [
         Lease(
             queue_id=candidate.queue_id,
             experiment_id=catalogue.versions[candidate.version_id].experiment_id,
@@ -211,7 +213,7 @@ async def _lease(
         )
         for recipient, candidate, seconds in chosen
     ]
-    tasks = await store.lease_to_hosts(connection, leases, now)
+    tasks = await leases.lease_to_hosts(connection, new_leases, now)
     for recipient, candidate, seconds in chosen:
         task_id = tasks[candidate.workunit_id, candidate.purpose]
         recipient.grants.append(to_grant(catalogue, task_id, candidate, seconds))

@@ -24,7 +24,8 @@ from axiom_server.decide.elapsed import (
     find_mismatch,
 )
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.store.sync import EndedTask, HostRow, TaskRow
+from axiom_server.store.reported_tasks import EndedTask, TaskRow
+from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 
 REFUSAL_LENGTH_MAX = 200  # characters of an acknowledgement's ShortText

@@ -15,10 +15,10 @@ from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
-from axiom_server.store import comparisons
-from axiom_server.store import sync as store
+from axiom_server.store import comparisons, reported_tasks, syncing_hosts
 from axiom_server.store.database import Connection
-from axiom_server.store.sync import HostRow, HostUpdate, TaskRow
+from axiom_server.store.reported_tasks import TaskRow
+from axiom_server.store.syncing_hosts import HostRow, HostUpdate
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.grants import grant_work, to_grant
 from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
@@ -68,10 +68,10 @@ async def answer_syncs(
     keep all the others waiting.
     """
     tokens = [call.token for call in calls]
-    hosts, leased = await store.lock_hosts(connection, tokens, wait)
+    hosts, leased = await syncing_hosts.lock_hosts(connection, tokens, wait)
     found = {host.token for host in hosts}
     absent = [token for token in tokens if token not in found]
-    locked = await store.existing_tokens(connection, absent) if absent and not wait else ()
+    locked = await syncing_hosts.existing_tokens(connection, absent) if absent and not wait else ()
     if not hosts:
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
@@ -89,7 +89,7 @@ async def answer_syncs(
         )
         updates.append(_host_update(sync, changes, grants))
         answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
-    await store.update_hosts(connection, updates, now)
+    await syncing_hosts.update_hosts(connection, updates, now)
     return SyncReplies(answers=answers, locked=locked)
 
 
@@ -111,7 +111,7 @@ async def _load_syncs(
     }
     if absent:
         ids = sorted({task_id for task_id, _ in absent})
-        for task in await store.tasks_by_id(connection, list(tasks), ids):
+        for task in await reported_tasks.tasks_by_id(connection, list(tasks), ids):
             if (task.task_id, task.host_id) in absent:  # its own host named it
                 tasks[task.host_id][task.task_id] = task
     named = [task for of_host in tasks.values() for task in of_host.values()]
@@ -132,7 +132,7 @@ async def _update_facts(connection: Connection, host: HostRow, request: SyncRequ
     facts = request.host
     if facts is None:
         return host
-    await store.update_facts(connection, host.host_id, facts)
+    await syncing_hosts.update_facts(connection, host.host_id, facts)
     return host._replace(
         cpu_cores=facts.cpu_cores, gpus=len(facts.gpus), memory_bytes=facts.memory_bytes,
         environments=list(facts.environments),
@@ -144,19 +144,19 @@ async def _write(
 ) -> None:
     """Write what the reports say, and let failed and lost workunits wait again."""
     if ended := [end for changes in all_changes for _, end in changes.ended]:
-        await store.end_tasks(connection, ended, now)
+        await reported_tasks.end_tasks(connection, ended, now)
     lost = [task for changes in all_changes for task in changes.lost]
     if lost:
-        await store.mark_lost(connection, [task.task_id for task in lost], now)
+        await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
     again = [pair for changes in all_changes for pair in changes.requeued]
     if again := again + [(task, task.attempt) for task in lost]:
-        await store.requeue(connection, again)
+        await reported_tasks.requeue(connection, again)
     if late_workunits := [
         workunit for changes in all_changes for workunit in changes.late_workunits
     ]:
-        await store.remove_from_queue(connection, late_workunits)
+        await reported_tasks.remove_from_queue(connection, late_workunits)
     if to_replicate := [task for changes in all_changes for task in changes.to_replicate]:
-        await store.request_comparisons(connection, to_replicate)
+        await reported_tasks.request_comparisons(connection, to_replicate)
     if mismatches := [mismatch for changes in all_changes for mismatch in changes.mismatches]:
         await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
 

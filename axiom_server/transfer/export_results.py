@@ -30,7 +30,7 @@ def duckdb() -> ModuleType:
     return found
 
 
-async def results(
+async def export_results(
     connection: Connection, target: Path, names: list[str], *, parquet: bool
 ) -> None:  # fmt: skip
     """Write the file, replacing an earlier one when it is whole.
