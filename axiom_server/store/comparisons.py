@@ -143,7 +143,12 @@ async def record_agreements(connection: Connection, tasks: Sequence[int]) -> Non
 async def record_mismatches(
     connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
 ) -> None:
-    """Charge the hosts of these tasks with a mismatch each; they are checked for long after."""
+    """Record one mismatch for the host of each task: (task, why).
+
+    distrust  agreements that these hosts need before they count as new hosts again
+    """
+    if not tasks:
+        return
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """INSERT INTO mismatches (task_id, host_id, note)

@@ -125,12 +125,14 @@ async def tasks_by_id(connection: Connection, hosts: list[int], ids: list[int]) 
 
 async def end_tasks(connection: Connection, ended: Sequence[EndedTask], now: datetime) -> None:
     """Store how tasks ended, and the results that passed the schema check."""
-    await connection.execute(END_TASKS, {"now": now, "ended": as_json(ended)})
+    if ended:
+        await connection.execute(END_TASKS, {"now": now, "ended": as_json(ended)})
 
 
 async def mark_lost(connection: Connection, ids: list[int], now: datetime) -> None:
     """Mark leased tasks as lost."""
-    await connection.execute(MARK_LOST, (now, ids))
+    if ids:
+        await connection.execute(MARK_LOST, (now, ids))
 
 
 async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) -> None:
@@ -153,11 +155,13 @@ async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) 
 
 async def remove_from_queue(connection: Connection, workunits: list[int]) -> None:
     """Take workunits out of the queue whose result has arrived late."""
-    await connection.execute(REMOVE_FROM_QUEUE, (workunits,))
+    if workunits:
+        await connection.execute(REMOVE_FROM_QUEUE, (workunits,))
 
 
 async def request_comparisons(connection: Connection, tasks: Sequence[TaskRow]) -> None:
     """Ask for these results to be computed again on another host."""
-    await connection.execute(
-        REQUEST_COMPARISONS, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
-    )
+    if tasks:
+        await connection.execute(
+            REQUEST_COMPARISONS, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
+        )

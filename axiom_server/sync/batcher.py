@@ -1,11 +1,11 @@
-"""Syncs gathered into transactions: who comes while one is under way goes along in the next.
+"""Gather syncs into batches: requests that arrive during a transaction share the next one.
 
-A transaction for each host costs ten round trips to PostgreSQL and a flush of its log; for thirty
-hosts together it costs hardly more. A host that comes alone does not wait for others.
+One transaction costs ten round trips to PostgreSQL and a flush of its log, and hardly more for
+thirty hosts than for one. A request that arrives alone does not wait for others.
 
-A host that another transaction holds (a review, another serving process) is left out and goes
-again with the others like it in a turn that waits; so it keeps nobody else waiting. A turn that
-fails is made again host by host: one host's bad luck is not another's.
+A host that another transaction has locked (a review, another serving process) is left out of its
+batch. It is answered in a later batch that waits for the lock, so that it delays no other host. A
+batch that fails is repeated host by host, so that one host's error does not affect the others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from axiom_server.store.database import Pool
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.transaction import SyncCall, SyncReplies, TokenUnknown, answer_syncs
 
-BATCHES_AT_ONCE = (
-    2  # turns under way: while PostgreSQL works on one, this process works on the other
-)
-BATCH_HOSTS_MAX = 48  # in one turn
-BATCH_TASKS_MAX = 1_500  # reports and free slots in one turn, so that it stays short
+BATCHES_AT_ONCE = 2  # while PostgreSQL works on one batch, this process works on the other
+BATCH_HOSTS_MAX = 48  # in one batch
+BATCH_TASKS_MAX = 1_500  # reports and free slots in one batch, so that the transaction stays short
 
-#: Another transaction was in the way; alone, and a moment later, it may go.
+#: Conflicts with another transaction; a retry of a single sync may succeed.
 LOCK_CONFLICTS = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
@@ -42,19 +40,19 @@ class _PendingSync:
     call: SyncCall
     answer: asyncio.Future[SyncAnswer]
 
-    def resolve(self, replies: SyncAnswer | Exception) -> None:
-        """Hand over the answer, if its request is still there."""
+    def resolve(self, reply: SyncAnswer | Exception) -> None:
+        """Deliver the answer or error, unless the request was cancelled."""
         if self.answer.done():
             return
-        if isinstance(replies, Exception):
-            self.answer.set_exception(replies)
+        if isinstance(reply, Exception):
+            self.answer.set_exception(reply)
         else:
-            self.answer.set_result(replies)
+            self.answer.set_result(reply)
 
 
 @dataclass(kw_only=True)
 class SyncBatcher:
-    """One per serving process."""
+    """Answers syncs in batches. One per serving process."""
 
     pool: Pool
     config: Config
@@ -85,7 +83,7 @@ class SyncBatcher:
     async def _run_batch(self, batch: Sequence[_PendingSync], *, wait: bool) -> None:
         try:
             replies = await self._execute([pending.call for pending in batch], wait=wait)
-        except Exception as error:  # noqa: BLE001  whatever it is, it goes to those who wait
+        except Exception as error:  # noqa: BLE001  any error is passed on to the requests that wait
             if len(batch) > 1 and _may_succeed_alone(error):
                 for pending in batch:
                     await self._run_batch([pending], wait=True)
@@ -100,11 +98,11 @@ class SyncBatcher:
             else:
                 pending.resolve(replies.answers.get(token) or TokenUnknown())
 
-    async def _execute(self, call: Sequence[SyncCall], *, wait: bool) -> SyncReplies:
+    async def _execute(self, calls: Sequence[SyncCall], *, wait: bool) -> SyncReplies:
         async with self.pool.connection() as connection:
             await self.catalogue.refresh(connection)
             async with connection.pipeline(), connection.transaction():
-                return await answer_syncs(connection, self.catalogue, self.config, call, wait=wait)
+                return await answer_syncs(connection, self.catalogue, self.config, calls, wait=wait)
 
     def _retry_when_unlocked(self, pending: _PendingSync) -> None:
         self._locked.append(pending)
@@ -113,7 +111,7 @@ class SyncBatcher:
 
 
 def next_batch(queue: deque[_PendingSync]) -> list[_PendingSync]:
-    """The next turn: the longest waiting first, each host once, no more than a turn should hold."""
+    """Take the next batch: the longest waiting first, each host once, within the size limits."""
     batch: list[_PendingSync] = []
     tokens: set[bytes] = set()
     postponed: list[_PendingSync] = []
@@ -125,7 +123,7 @@ def next_batch(queue: deque[_PendingSync]) -> list[_PendingSync]:
         if batch and tasks > BATCH_TASKS_MAX:
             break
         queue.popleft()
-        if pending.answer.done():  # nobody waits for it any more
+        if pending.answer.done():  # its request was cancelled
             continue
         if pending.call.token in tokens:
             postponed.append(pending)
@@ -137,5 +135,5 @@ def next_batch(queue: deque[_PendingSync]) -> list[_PendingSync]:
 
 
 def _may_succeed_alone(error: Exception) -> bool:
-    """Whether hosts could fare better one by one: not when the database is gone or full."""
+    """Whether the syncs could succeed one by one: not when the database is down or full."""
     return not isinstance(error, psycopg.OperationalError) or isinstance(error, LOCK_CONFLICTS)

@@ -1,8 +1,9 @@
-"""Work for the hosts of one transaction: SQL offers, `decide/lease` chooses, the rows are leased.
+"""Grant work to the hosts of one transaction.
 
-What was made for a host comes first, then the pools: every host's share of each pool is asked for
-in one statement and dealt out. Pools that had less than was asked are empty for a moment, and
-their share goes to the others in the next pass.
+SQL locks candidates, `decide/lease` chooses among them, and the chosen ones are leased. Workunits
+reserved for a host come first, then the pools of workunits for any host: one statement fetches
+all hosts' shares of all pools. A pool that had too few is skipped in the next pass, where its
+share goes to the other pools.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ NOTHING_FITS = "no work is waiting for a host like this"
 
 @dataclass(kw_only=True)
 class _Recipient:
-    """A host that is being given work. ``room`` shrinks as ``chosen`` and ``grants`` grow."""
+    """A host that is given work. ``room`` shrinks as ``chosen`` and ``grants`` grow."""
 
     host: HostRow
     request_id: str
     view: lease.HostView
-    typical_seconds: float
+    mean_run_seconds: float
     room: Room
     chosen: list[CandidateRow] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
 
     def accept_offers(self, catalogue: Catalogue, offered: Sequence[CandidateRow]) -> int:
-        """Choose of what is offered whatever fits; returns how many."""
+        """Choose what fits of the offered workunits; returns how many."""
         sizes = [(c.device, _size(catalogue, c.version_id, c.device)) for c in offered]
         picked = lease.choose(sizes, self.room)  # type: ignore[arg-type]
         used = {d: sum(sizes[i][1] for i in picked if sizes[i][0] == d) for d in ("cpu", "gpu")}
@@ -55,7 +56,7 @@ class _Recipient:
 
     @property
     def has_room(self) -> bool:
-        """Whether it has room for more."""
+        """Whether it can take more tasks."""
         return self.room.tasks > 0 and (self.room.cpu > 0 or self.room.gpu > 0)
 
 
@@ -63,12 +64,12 @@ async def grant_work(
     connection: Connection, catalogue: Catalogue, config: Config,
     syncs: Sequence[tuple[HostSync, SyncChanges]], now: datetime,
 ) -> dict[int, tuple[list[Grant], str]]:  # fmt: skip
-    """Offer work until every host's room is filled or the pools are empty.
+    """Grant work until every host is full or the pools are empty.
 
-    Returns grants, and why there are not more, by host.
+    Returns, by host, the grants and why there are not more.
     """
     recipients = await _recipients(connection, catalogue, config, syncs)
-    has_room = {s.host.host_id for s in recipients if s.has_room}
+    with_room = {s.host.host_id for s in recipients if s.has_room}
     await _offer_reserved(connection, catalogue, [s for s in recipients if s.has_room])
     for _ in range(PASSES_MAX):
         requested = await _offer_pools(connection, catalogue, [s for s in recipients if s.has_room])
@@ -77,9 +78,9 @@ async def grant_work(
             break
     return {
         s.host.host_id: (
-            # by task, as a repeated answer lists them
+            # sorted by task, as a repeated answer is
             sorted(s.grants, key=lambda grant: grant.task_id),
-            s.room.reason or ("" if s.grants or s.host.host_id not in has_room else NOTHING_FITS),
+            s.room.reason or ("" if s.grants or s.host.host_id not in with_room else NOTHING_FITS),
         )
         for s in recipients
     }
@@ -97,9 +98,9 @@ async def _recipients(
     for sync, changes in syncs:
         user_id = sync.host.user_id
         view = _host_view(catalogue, sync, changes, user_leased.get(user_id, 0))
-        expected = _typical_seconds(catalogue, view)
+        run_seconds = _mean_run_seconds(catalogue, view)
         request = sync.request
-        room = lease.room(config.lease, view, request.capacity, request.draining, expected)
+        room = lease.room(config.lease, view, request.capacity, request.draining, run_seconds)
         if user_id is not None:
             user_leased[user_id] = user_leased.get(user_id, 0) + min(
                 room.tasks, room.cpu + room.gpu
@@ -107,7 +108,7 @@ async def _recipients(
         recipients.append(
             _Recipient(
                 host=sync.host, request_id=request.request_id, view=view,
-                typical_seconds=expected, room=room,
+                mean_run_seconds=run_seconds, room=room,
             )
         )  # fmt: skip
     return recipients
@@ -129,7 +130,7 @@ def _host_view(
 async def _offer_reserved(
     connection: Connection, catalogue: Catalogue, recipients: Sequence[_Recipient]
 ) -> None:
-    """Offer workunits made for these hosts."""
+    """Offer the workunits that are reserved for these hosts."""
     wanted = [
         (s.host.host_id, device, limit)
         for s in recipients
@@ -150,7 +151,7 @@ async def _offer_reserved(
 async def _offer_pools(
     connection: Connection, catalogue: Catalogue, recipients: Sequence[_Recipient]
 ) -> bool:
-    """Offer each host its share of the pools; False when there was none to ask for."""
+    """Offer each host its share of the pools; False when no host has a share."""
     shares = _shares(catalogue, recipients)
     if not shares:
         return False
@@ -178,7 +179,7 @@ async def _offer_pools(
 def _shares(
     catalogue: Catalogue, recipients: Sequence[_Recipient]
 ) -> list[tuple[_Recipient, PoolView, int]]:
-    """How many workunits each host asks of each pool, counted as given until it shows otherwise."""
+    """How many workunits each host should get of each pool; counted as granted in advance."""
     empty = catalogue.empty_pools()
     shares = []
     for recipient in recipients:
@@ -195,7 +196,7 @@ async def _lease(
     connection: Connection, catalogue: Catalogue, config: Config, recipients: Sequence[_Recipient],
     now: datetime,
 ) -> None:  # fmt: skip
-    """Lease what the hosts chose."""
+    """Lease what was chosen for the hosts."""
     if not recipients:
         return
     await catalogue.load_parameters(
@@ -225,7 +226,7 @@ def _lease_seconds(
     catalogue: Catalogue, config: Config, recipient: _Recipient, candidate: CandidateRow
 ) -> float:
     host = recipient.host
-    ahead = recipient.typical_seconds * len(recipient.chosen) / max(1, host.cpu_cores + host.gpus)
+    ahead = recipient.mean_run_seconds * len(recipient.chosen) / max(1, host.cpu_cores + host.gpus)
     budget = catalogue.parameters[candidate.parameters_id].budget_seconds
     return lease.lease_seconds(config.lease, budget, host.pace, ahead)
 
@@ -233,7 +234,7 @@ def _lease_seconds(
 def to_grant(
     catalogue: Catalogue, task_id: int, source: CandidateRow | TaskRow, seconds: float
 ) -> Grant:
-    """A lease as it is sent. The catalogue knows its parameters."""
+    """A task as it is sent to the host. The catalogue must hold its parameters."""
     version = catalogue.versions[source.version_id]
     parameters = catalogue.parameters[source.parameters_id]
     return Grant(
@@ -253,7 +254,7 @@ def _slots(catalogue: Catalogue, tasks: Sequence[TaskRow], device: str) -> int:
     return sum(_size(catalogue, t.version_id, device) for t in tasks if t.device == device)
 
 
-def _typical_seconds(catalogue: Catalogue, view: lease.HostView) -> float:
-    """A typical run on this host, by which its buffer of seconds becomes a number of tasks."""
+def _mean_run_seconds(catalogue: Catalogue, view: lease.HostView) -> float:
+    """Mean seconds of a run on this host, to turn seconds of buffer into a number of tasks."""
     expected = [pool.expected_seconds for pool in catalogue.pools if lease.fits(pool, view)]
     return view.pace * sum(expected) / len(expected) if expected else 1.0

@@ -1,6 +1,7 @@
-"""What a host's sync says of its tasks: reports judged, leases it lost, what it should stop.
+"""Evaluate one host's sync: check its reports, find leases it lost and tasks it should stop.
 
-Reads nothing and writes nothing: `exchange` fetches the rows before, and writes what is found.
+Nothing here reads or writes the database: `transaction` loads the rows before, and stores the
+changes afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 
 REFUSAL_LENGTH_MAX = 200  # characters of an acknowledgement's ShortText
-PACE_WEIGHT = 0.2  # of the newest reports in a host's pace
+PACE_WEIGHT = 0.2  # how much the newest reports change a host's pace
 PACE_RANGE = (0.05, 50.0)
 
 NEVER_GRANTED = "this task was never granted to this host"
@@ -37,7 +38,10 @@ NEVER_GRANTED = "this task was never granted to this host"
 
 @dataclass(frozen=True, kw_only=True)
 class HostSync:
-    """A host that speaks. ``tasks``: those leased to it and those its reports name, by id."""
+    """One host's sync request, with the host's row and tasks.
+
+    ``tasks``: by id, those leased to the host and those that its reports name.
+    """
 
     host: HostRow
     request: SyncRequest
@@ -45,19 +49,25 @@ class HostSync:
 
     @property
     def leased(self) -> list[TaskRow]:
-        """What it should have in hand, before its reports are taken."""
+        """The tasks that it should have, before its reports are counted."""
         return [task for task in self.tasks.values() if task.state == "leased"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncChanges:
-    """What a visit changes.
+    """What one sync changes.
 
-    again    workunits that wait again, as which attempt
-    late     workunits whose lost task was reported after all
-    checked  tasks whose result another host shall compute too
-    kept     leases that the host goes on with; ``lost`` are taken back; ``cancelled`` it may stop
-    lies     the task with a claim that cannot be true, and why
+    ended           tasks that its reports end
+    requeued        tasks whose workunits are queued again, with the number of the next attempt
+    late_workunits  workunits whose lost task was reported after all
+    to_replicate    tasks whose result another host is to compute too
+    kept            tasks that the host goes on with
+    lost            leased tasks that the host does not have any more
+    cancelled       ids of tasks that the host should stop
+    mismatches      the task that claims more time than can have passed, and why
+    allowance       slot-seconds that the host may still be credited for
+    failing         failures since its last success
+    pace            its elapsed seconds divided by those declared
     """
 
     acknowledged: list[Acknowledgement]
@@ -75,7 +85,7 @@ class SyncChanges:
 
 
 def evaluate_sync(catalogue: Catalogue, policy: ReplicationPolicy, sync: HostSync) -> SyncChanges:
-    """Judge what a host says. The catalogue knows the versions and parameters of its tasks."""
+    """Evaluate one sync. The catalogue must hold the versions and parameters of its tasks."""
     host = sync.host
     new_reports = _new_reports(sync)
     claims = _claims(sync, new_reports)
@@ -105,7 +115,7 @@ def evaluate_sync(catalogue: Catalogue, policy: ReplicationPolicy, sync: HostSyn
 
 
 def _new_reports(sync: HostSync) -> dict[int, Report]:
-    """The reports that end a task: of its own, and not reported before."""
+    """The reports that end a task: of the host's own tasks, and not reported before."""
     new_reports: dict[int, Report] = {}
     for report in sync.request.reports:
         task = sync.tasks.get(report.task_id)
@@ -136,7 +146,7 @@ def _accepted_time(sync: HostSync, claims: Sequence[Claim]) -> AcceptedTime:
 def _check_report(
     catalogue: Catalogue, host: HostRow, task: TaskRow, report: Report, elapsed: float
 ) -> EndedTask:
-    """Hold a report against its experiment's schema. Nothing of a quarantined host's counts."""
+    """Check a report against the experiment's schema. A quarantined host's results are refused."""
     refusal, valid, encoded = "", None, b"null"
     if host.state == "quarantined":
         refusal = quarantine_notice(host)[:REFUSAL_LENGTH_MAX]
@@ -173,7 +183,7 @@ def _acknowledge(
 
 
 def quarantine_notice(host: HostRow) -> str:
-    """What its owner is told."""
+    """What the owner of a quarantined host is told."""
     return f"this host is quarantined: {host.state_reason or 'ask the staff'}"
 
 
@@ -182,7 +192,7 @@ def _to_requeue(
 ) -> list[tuple[TaskRow, int]]:
     requeued = []
     for task, end in ended:
-        if host.state == "quarantined":  # as if it had been lost: no fault of the workunit's
+        if host.state == "quarantined":  # as for a lost task: it is not the workunit's fault
             decision = retry.decide_requeue("lost", False, task.attempt)
         else:
             decision = retry.decide_requeue(end.outcome, bool(end.refusal), task.attempt)
@@ -196,7 +206,7 @@ def _needs_replica(
 ) -> bool:
     return (
         task.purpose == "first"
-        # Where nobody else could check it, it stands on its gate.
+        # Where no other user could compute it, the schema check has to do.
         and replicate.others(host.user_id, catalogue.live_users)
         and replicate.wants_replica(policy, host.agreements, _random_fraction())
     )
@@ -228,10 +238,10 @@ def _pace(catalogue: Catalogue, pace: float, ended: Sequence[tuple[TaskRow, Ende
 def _reconcile(
     catalogue: Catalogue, sync: HostSync, new_reports: Mapping[int, Report]
 ) -> tuple[list[TaskRow], list[TaskRow], list[int]]:
-    """What the host still has of its leases, what it lost, and what it should stop.
+    """Compare the leases with the tasks that the host has: kept, lost, and ids to cancel.
 
-    A lease that the host does not know of is lost and goes back at once; what it has without a
-    lease (expired, its experiment was stopped, or it is quarantined) it need not finish.
+    A leased task that the host does not have is lost, and is queued again at once. A task that it
+    has without a lease (expired, experiment stopped, host quarantined) is to be cancelled.
     """
     quarantined = sync.host.state == "quarantined"
     in_hand = {task.task_id: task.state for task in sync.request.in_hand}
@@ -243,7 +253,9 @@ def _reconcile(
         if task.task_id in in_hand:
             is_lost = quarantined or catalogue.versions[task.version_id].state == "stopped"
         else:
-            is_lost = task.granted_by != sync.request.request_id  # else: the answer was lost
+            is_lost = (
+                task.granted_by != sync.request.request_id
+            )  # else the answer with the grant got lost
         (lost if is_lost else kept).append(task)
     kept_ids = {task.task_id for task in kept}
     cancelled = sorted(t for t, state in in_hand.items() if t not in kept_ids and state != "ended")

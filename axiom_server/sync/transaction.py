@@ -1,15 +1,16 @@
-"""Syncs: what hosts say goes in, what they are told comes out, many hosts in one transaction.
+"""Answer the syncs of many hosts in one transaction.
 
-Order inside it: lock the hosts; write their reports; take back what they lost; offer them work; let
-`decide/` choose; lease. A request that was answered before (its ``request_id`` is the host's last)
-finds its reports written and its grants made, and gets the same answer again.
+The order: lock the hosts; store their reports; take back leases that they lost; grant work. A
+request that was answered before (its ``request_id`` is the host's last) finds its reports stored
+and its grants made, and gets the same answer again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
 from axiom_protocol.text import one_line
@@ -23,6 +24,8 @@ from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.grants import grant_work, to_grant
 from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
 
+T = TypeVar("T")
+
 TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
@@ -32,7 +35,7 @@ class TokenUnknown(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncCall:
-    """A sync to be answered. ``token``: the sha256 of the host's."""
+    """A sync to be answered. ``token``: the sha256 of the host's token."""
 
     token: bytes
     request: SyncRequest
@@ -40,7 +43,10 @@ class SyncCall:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReplies:
-    """Answers by token. ``held``: hosts that another transaction holds; the rest are unknown."""
+    """Answers by token. ``locked``: hosts that another transaction has locked.
+
+    A token that is in neither belongs to no host.
+    """
 
     answers: dict[bytes, SyncAnswer]
     locked: Collection[bytes] = ()
@@ -64,29 +70,28 @@ async def answer_syncs(
 ) -> SyncReplies:  # fmt: skip
     """Answer syncs of different hosts inside the caller's transaction.
 
-    Without ``wait``, hosts that another transaction holds are left for later: one of them must not
-    keep all the others waiting.
+    Without ``wait``, hosts that another transaction has locked are not answered, so that one of
+    them cannot delay all the others.
     """
     tokens = [call.token for call in calls]
     hosts, leased = await syncing_hosts.lock_hosts(connection, tokens, wait)
     found = {host.token for host in hosts}
-    absent = [token for token in tokens if token not in found]
-    locked = await syncing_hosts.existing_tokens(connection, absent) if absent and not wait else ()
+    missing = [token for token in tokens if token not in found]
+    locked = (
+        await syncing_hosts.existing_tokens(connection, missing) if missing and not wait else ()
+    )
     if not hosts:
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
     syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
     evaluated = [(sync, evaluate_sync(catalogue, config.replication, sync)) for sync in syncs]
-    await _write(connection, config, [changes for _, changes in evaluated], now)
-    new = [(v, i) for v, i in evaluated if v.host.last_request != v.request.request_id]
+    await _store_changes(connection, config, [changes for _, changes in evaluated], now)
+    new = [(s, c) for s, c in evaluated if s.host.last_request != s.request.request_id]
     granted = await grant_work(connection, catalogue, config, new, now)
-    answers = {}
-    updates = []
+    answers, updates = {}, []
     for sync, changes in evaluated:
-        grants, reason = granted.get(sync.host.host_id) or (
-            _repeated_grants(catalogue, sync, changes),
-            "",
-        )
+        repeated = _repeated_grants(catalogue, sync, changes), ""
+        grants, reason = granted.get(sync.host.host_id) or repeated
         updates.append(_host_update(sync, changes, grants))
         answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
     await syncing_hosts.update_hosts(connection, updates, now)
@@ -97,26 +102,14 @@ async def _load_syncs(
     connection: Connection, catalogue: Catalogue, calls: Sequence[SyncCall],
     hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
 ) -> list[HostSync]:  # fmt: skip
-    """Each host with its tasks; the catalogue then knows all that they name."""
+    """Each host with its request and tasks, and in the catalogue what these tasks refer to."""
     requests = {call.token: call.request for call in calls}
-    tasks: dict[int, dict[int, TaskRow]] = {host.host_id: {} for host in hosts}
-    for task in leased:
-        if task.host_id in tasks:  # not that of a host left for later
-            tasks[task.host_id][task.task_id] = task
-    absent = {
-        (report.task_id, host.host_id)
-        for host in hosts
-        for report in requests[host.token].reports
-        if report.task_id not in tasks[host.host_id] and 0 < report.task_id <= TASK_ID_MAX
-    }
-    if absent:
-        ids = sorted({task_id for task_id, _ in absent})
-        for task in await reported_tasks.tasks_by_id(connection, list(tasks), ids):
-            if (task.task_id, task.host_id) in absent:  # its own host named it
-                tasks[task.host_id][task.task_id] = task
-    named = [task for of_host in tasks.values() for task in of_host.values()]
-    await catalogue.load_versions(connection, {task.version_id for task in named})
-    await catalogue.load_parameters(connection, {task.parameters_id for task in named})
+    tasks = await _load_tasks(
+        connection, {host.host_id: requests[host.token] for host in hosts}, leased
+    )
+    every_task = [task for of_host in tasks.values() for task in of_host.values()]
+    await catalogue.load_versions(connection, {task.version_id for task in every_task})
+    await catalogue.load_parameters(connection, {task.parameters_id for task in every_task})
     return [
         HostSync(
             host=await _update_facts(connection, host._replace(now=now), requests[host.token]),
@@ -127,8 +120,30 @@ async def _load_syncs(
     ]
 
 
+async def _load_tasks(
+    connection: Connection, requests: Mapping[int, SyncRequest], leased: Sequence[TaskRow]
+) -> dict[int, dict[int, TaskRow]]:
+    """By host and task id: the tasks leased to a host, and those that its reports name."""
+    tasks: dict[int, dict[int, TaskRow]] = {host_id: {} for host_id in requests}
+    for task in leased:
+        if task.host_id in tasks:  # the others belong to hosts that are locked elsewhere
+            tasks[task.host_id][task.task_id] = task
+    not_leased = {
+        (report.task_id, host_id)
+        for host_id, request in requests.items()
+        for report in request.reports
+        if report.task_id not in tasks[host_id] and 0 < report.task_id <= TASK_ID_MAX
+    }
+    if not_leased:
+        ids = sorted({task_id for task_id, _ in not_leased})
+        for task in await reported_tasks.tasks_by_id(connection, list(tasks), ids):
+            if (task.task_id, task.host_id) in not_leased:  # named by its own host
+                tasks[task.host_id][task.task_id] = task
+    return tasks
+
+
 async def _update_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
-    """The host as it now is, by its own word."""
+    """Store the facts that a request brings; returns the host with them."""
     facts = request.host
     if facts is None:
         return host
@@ -139,30 +154,31 @@ async def _update_facts(connection: Connection, host: HostRow, request: SyncRequ
     )  # fmt: skip
 
 
-async def _write(
+async def _store_changes(
     connection: Connection, config: Config, all_changes: Sequence[SyncChanges], now: datetime
 ) -> None:
-    """Write what the reports say, and let failed and lost workunits wait again."""
-    if ended := [end for changes in all_changes for _, end in changes.ended]:
-        await reported_tasks.end_tasks(connection, ended, now)
-    lost = [task for changes in all_changes for task in changes.lost]
-    if lost:
-        await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
-    again = [pair for changes in all_changes for pair in changes.requeued]
-    if again := again + [(task, task.attempt) for task in lost]:
-        await reported_tasks.requeue(connection, again)
-    if late_workunits := [
-        workunit for changes in all_changes for workunit in changes.late_workunits
-    ]:
-        await reported_tasks.remove_from_queue(connection, late_workunits)
-    if to_replicate := [task for changes in all_changes for task in changes.to_replicate]:
-        await reported_tasks.request_comparisons(connection, to_replicate)
-    if mismatches := [mismatch for changes in all_changes for mismatch in changes.mismatches]:
-        await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
+    """Store how tasks ended, and queue the workunits of failed and lost ones again."""
+    ended = _joined(changes.ended for changes in all_changes)
+    lost = _joined(changes.lost for changes in all_changes)
+    requeued = _joined(changes.requeued for changes in all_changes)
+    requeued += [(task, task.attempt) for task in lost]
+    late_workunits = _joined(changes.late_workunits for changes in all_changes)
+    to_replicate = _joined(changes.to_replicate for changes in all_changes)
+    mismatches = _joined(changes.mismatches for changes in all_changes)
+    await reported_tasks.end_tasks(connection, [end for _, end in ended], now)
+    await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
+    await reported_tasks.requeue(connection, requeued)
+    await reported_tasks.remove_from_queue(connection, late_workunits)
+    await reported_tasks.request_comparisons(connection, to_replicate)
+    await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
+
+
+def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
+    return [item for items in lists for item in items]
 
 
 def _repeated_grants(catalogue: Catalogue, sync: HostSync, changes: SyncChanges) -> list[Grant]:
-    """The grants of an answer that was lost, with what is left of their leases."""
+    """The grants of an answer that got lost, with the remaining seconds of their leases."""
     return [
         to_grant(catalogue, task.task_id, task, _seconds_left(sync.host.now, task.deadline_at))
         for task in changes.kept
@@ -193,14 +209,14 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
 def _make_answer(
     config: Config, sync: HostSync, changes: SyncChanges, grants: list[Grant], reason: str
 ) -> SyncAnswer:
-    has_no_tasks = not grants and not changes.kept and not sync.request.draining
+    may_take_work = not grants and not changes.kept and not sync.request.draining
     return SyncAnswer(
         request_id=sync.request.request_id,
         grants=grants,
         acknowledged=changes.acknowledged,
         cancelled=changes.cancelled,
         next_sync_seconds=config.serve.idle_sync_seconds
-        if has_no_tasks
+        if may_take_work
         else config.serve.sync_seconds,
         no_work_reason=reason,
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),

@@ -13,6 +13,7 @@ import pytest
 
 from axiom_server.errors import ExperimentUnknown
 from axiom_server.publish.deploy import Order, execute_order
+from axiom_server.review.review import review
 from axiom_server.store.database import Connection, connect
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
