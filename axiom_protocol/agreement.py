@@ -1,6 +1,6 @@
-"""Do two results of the same seed agree? Field by field, with each field's declared tolerance.
+"""Compare two results for one seed, field by field, with each field's declared tolerance.
 
-Never a cosine or a norm over the whole vector: one large entry would hide a wrong seed.
+A cosine or norm over the whole vector would not do: one large entry would hide a wrong seed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from axiom_protocol.result import Result
 
 
 def disagreements(manifest: Manifest, a: Result, b: Result, limit: int = 5) -> list[str]:
-    """What differs by more than its tolerance, at most ``most`` lines; empty when the two agree.
+    """Differences beyond the tolerance, at most ``limit`` lines; empty when the results agree.
 
-    Both results must have passed the gate of the same manifest. Chaotic fields are not compared.
+    Both results must have passed ``gate`` with this manifest. Chaotic fields are not compared.
     """
     found = []
     for line in _compare_tables("", manifest.result, a, b):

@@ -1,6 +1,7 @@
-"""The periodic work of a serving process: expire, release, compare, place, watch, re-sign.
+"""The periodic work of a serving process: leases, comparisons, replicas, watchdog, signatures.
 
-Any number of processes may run it: a round takes an advisory lock, and who does not get it skips.
+Any number of processes may run it: a round takes an advisory lock, and a process that does not get
+it skips the round.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
 
 ROUND_LOCK = 0x726F756E6473  # "rounds"
-SIGN_SECONDS = 600.0  # oftener than the hour that the timestamp asks for
-POOL_SECONDS = 5.0  # to wait for a connection before the database is taken for gone
-WATCH_SECONDS = 60.0  # versions with reports this recent are looked at
-WATCH_ROUNDS = 12  # ... or in so many rounds, where they are far apart
+SIGN_SECONDS = 600.0  # the timestamp needs it every hour
+POOL_SECONDS = 5.0  # to wait for a connection before the database counts as down
+WATCH_SECONDS = 60.0  # versions with reports this recent are examined
+WATCH_ROUNDS = 12  # ... or within this many rounds, if those take longer
 DAY_SECONDS = 86400.0
 
 log = structlog.get_logger()
@@ -37,18 +38,19 @@ log = structlog.get_logger()
 
 @dataclass(kw_only=True)
 class Maintenance:
-    """One per serving process."""
+    """Runs the periodic work. One per serving process.
+
+    restart_database  starts PostgreSQL again; None when it belongs to the operator
+    """
 
     pool: Pool
     config: Config
     bundles: Repository
-    restart_database: Callable[[], object] | None = (
-        None  # starts the database again, where it is our own
-    )
+    restart_database: Callable[[], object] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make rounds for as long as the block lasts."""
+        """Run the periodic work while the block runs."""
         jobs = [
             asyncio.create_task(self._run_rounds()),
             asyncio.create_task(self._resign_metadata()),
@@ -67,11 +69,13 @@ class Maintenance:
                 async with self.pool.connection(timeout=POOL_SECONDS) as connection:
                     await run_round(connection, self.config)
             except psycopg.OperationalError as error:
-                log.warning("round failed; it is made again", error=str(error).strip())
+                log.warning(
+                    "maintenance round failed; it will be repeated", error=str(error).strip()
+                )
                 await self._restart_database()
 
     async def _restart_database(self) -> None:
-        """Our own PostgreSQL was killed, for want of memory perhaps: start it again."""
+        """Start the embedded PostgreSQL again, which may have been killed for lack of memory."""
         if self.restart_database is None:
             return
         try:
@@ -90,7 +94,7 @@ class Maintenance:
 
 
 async def run_round(connection: Connection, config: Config) -> bool:
-    """One round, in short transactions; False when another process is making one."""
+    """Run one round, in short transactions; False when another process is running one."""
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
@@ -98,7 +102,7 @@ async def run_round(connection: Connection, config: Config) -> bool:
         held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
         released = await tasks.release_held(connection, held_hours * 3600)
     if expired or released:
-        log.info("leases", expired=expired, released=released)
+        log.info("leases expired or released", expired=expired, released=released)
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
@@ -110,23 +114,23 @@ async def run_round(connection: Connection, config: Config) -> bool:
 
 
 async def compare_results(connection: Connection, config: Config) -> None:
-    """Hold results of one seed against each other where the other opinion has come."""
+    """Compare the results for one seed where the replica has ended."""
     found = await comparisons.answered_results(connection, config.replication.trusted_after)
     known = await _versions(connection, found)
     by_state: dict[tuple[str, str], list[int]] = {}
     agreeing: list[int] = []
     outliers: list[tuple[int, str]] = []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
-        opinions = list(group)
-        version = known[opinions[0].version_id]
-        decision = validate.compare(version.manifest, [_opinion(o) for o in opinions])
-        state: str = decision.verdict if len(opinions) > 1 else "wanted"  # else: it did not come
+        results = list(group)
+        version = known[results[0].version_id]
+        decision = validate.compare(version.manifest, [_compared(o) for o in results])
+        state: str = decision.verdict if len(results) > 1 else "wanted"  # else the replica was lost
         if decision.verdict == "unsettled":
             state = "given_up"
-            await _raise_irreproducible(connection, version, len(opinions), decision.note)
+            await _raise_irreproducible(connection, version, len(results), decision.note)
         elif decision.outliers:
             state = "settled"
-        if len(opinions) > 1:
+        if len(results) > 1:
             agreeing += decision.agreeing
             outliers += decision.outliers
         by_state.setdefault((state, decision.note), []).append(workunit_id)
@@ -139,23 +143,23 @@ async def compare_results(connection: Connection, config: Config) -> None:
         await comparisons.refuse_results(connection, outliers)
 
 
-def _opinion(found: OpenRow) -> validate.ComparedResult:
+def _compared(found: OpenRow) -> validate.ComparedResult:
     return validate.ComparedResult(
         task_id=found.task_id, host_id=found.host_id, result=found.result, trusted=found.trusted
     )
 
 
 async def _raise_irreproducible(
-    connection: Connection, version: VersionRow, opinions: int, note: str
+    connection: Connection, version: VersionRow, results: int, note: str
 ) -> None:
     await alarms.raise_alarm(
         connection, version.version_id, "irreproducible",
-        f"{opinions} hosts gave different results for one seed: {note}",
+        f"{results} hosts gave different results for one seed: {note}",
     )  # fmt: skip
 
 
 async def quarantine_hosts(connection: Connection, config: Config) -> None:
-    """Keep hosts that were charged too often from further work."""
+    """Quarantine hosts that have too many mismatches."""
     policy = config.replication
     for host_id, count in (
         await comparisons.count_mismatches(connection, policy.window_days * DAY_SECONDS)
@@ -163,7 +167,7 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
         if replicate.quarantines(policy, count):
             reason = (
                 f"{count} of its results in {policy.window_days:g} days differ from other hosts', "
-                "or claim time that did not pass"
+                "or claim more time than has passed"
             )
             await _quarantine(connection, config, host_id, reason)
 
@@ -178,7 +182,7 @@ async def _quarantine(connection: Connection, config: Config, host_id: int, reas
 
 
 async def place_replicas(connection: Connection, config: Config) -> None:
-    """Send results that need another opinion to hosts of other users."""
+    """Assign replicas of results that need checking to hosts of other users."""
     policy = config.replication
     found = await comparisons.open_results(connection, ["wanted", "disputed"], policy.trusted_after)
     if not found:
@@ -186,19 +190,19 @@ async def place_replicas(connection: Connection, config: Config) -> None:
     known = await _versions(connection, found)
     needs, given_up = [], []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
-        opinions = list(group)
-        version = known[opinions[0].version_id]
-        if opinions[0].tries >= policy.tries or version.state != "active":
+        results = list(group)
+        version = known[results[0].version_id]
+        if results[0].tries >= policy.tries or version.state != "active":
             given_up.append(workunit_id)
             continue
         needs.append(
             replicate.Need(
                 workunit_id=workunit_id,
-                device=opinions[0].device,
+                device=results[0].device,
                 environment=version.manifest.environment,
                 memory_bytes=version.manifest.resources.memory_bytes,
-                users=frozenset(o.user_id for o in opinions),
-                purpose="tiebreak" if len(opinions) > 1 else "replica",
+                users=frozenset(o.user_id for o in results),
+                purpose="tiebreak" if len(results) > 1 else "replica",
             )
         )
     live = await comparisons.replica_hosts(
@@ -209,10 +213,10 @@ async def place_replicas(connection: Connection, config: Config) -> None:
     await comparisons.queue_replicas(connection, placed, versions, policy.hold_hours * 3600)
     given_up += [need.workunit_id for need in unplaced]
     for need in unplaced:
-        if len(need.users) > 2:  # nobody is left to ask, and no two of three agree
+        if len(need.users) > 2:  # no other user has a host, and no two of three results agree
             version = known[versions[need.workunit_id]]
             await _raise_irreproducible(
-                connection, version, len(need.users), "nobody else can be asked"
+                connection, version, len(need.users), "no other host can compute it"
             )
     if given_up:
         await comparisons.set_state(
@@ -237,7 +241,7 @@ async def stop_faulty_experiments(connection: Connection, config: Config) -> Non
 async def _find_alarm(
     connection: Connection, config: Config, version_id: int
 ) -> watchdog.Alarm | None:
-    """What is wrong with a version; hosts that are to blame instead are quarantined."""
+    """The alarm to raise for a version, if any; hosts at fault instead are quarantined."""
     recent = await tasks.recently_ended(connection, version_id)
     alarm = watchdog.watch(recent)
     if alarm is not None:
@@ -256,7 +260,7 @@ async def _find_alarm(
     suspects, alarm = watchdog.same_results(twins, company)
     for host_id in suspects:
         await _quarantine(
-            connection, config, host_id, "it returned the very same numbers for different seeds"
+            connection, config, host_id, "it returned the same numbers for different seeds"
         )
     return alarm
 

@@ -1,8 +1,8 @@
-"""How often somebody may ask: a burst at once, then so many a second. Pure; the time is given.
+"""Rate limits: a burst of requests at once, then so many per second. The time is an argument.
 
-Each key (a host, an address) has one number: when all that it asked for would have been due at the
-steady rate (the "theoretical arrival time" of the generic cell rate algorithm). A key whose time
-has passed has its whole burst again, so forgetting it changes nothing.
+For each key (a host, an address) one number is kept: the time at which its requests would all be
+due at the steady rate (the "theoretical arrival time" of the generic cell rate algorithm). A key
+whose time has passed has its full burst again, so it can be forgotten.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-KEYS_MAX = 200_000  # about 20 MiB; beyond, those that used least are forgotten
-ROUNDING_SECONDS = 1e-6  # of sums of floating point numbers as large as a clock
+KEYS_MAX = 200_000  # about 20 MiB; beyond that, the least active keys are forgotten
+ROUNDING_SECONDS = 1e-6  # rounding error of sums of floating-point clock times
 
 
 Burst = Annotated[int, Meta(ge=0)]
@@ -23,18 +23,18 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often and how slowly anybody may ask. A burst of 0 is no limit.
+    """Limits for clients: request rates, time-outs and connections. A burst of 0 means no limit.
 
     host_*         one host's requests. An agent makes at most four a second
     address_*      of one address (IPv6: one /64): pages, bundles, and requests with no token that
                    was accepted since this process began
     enrolments_*   hosts that join from one address
-    head_seconds   a request's head must be whole after this, and also come this soon
-    body_seconds   ... and its body after this: 8 MiB of reports at 0.6 Mbit/s
-    answer_seconds a client that takes no more of its answer for so long is hung up on
+    head_seconds   to receive a request's first line and headers, on a new connection too
+    body_seconds   to receive its body: 8 MiB of reports at 0.6 Mbit/s
+    answer_seconds a client that reads nothing of its answer for this long is disconnected
     connections    open at once; fewer where the system allows fewer open files
-    connections_per_address  the same for one address that is no proxy
-    proxies        whose X-Forwarded-For is believed: addresses or networks
+    connections_per_address  the same for one address that is not a proxy
+    proxies        addresses or networks whose X-Forwarded-For header is trusted
     """
 
     host_burst: Burst = 1000
@@ -51,7 +51,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     proxies: tuple[str, ...] = ("127.0.0.1", "::1")
 
     def refusal(self) -> str:
-        """What is wrong with it beyond each value's kind; empty when nothing is."""
+        """Why these limits are not valid; empty when they are."""
         for proxy in self.proxies:
             try:
                 ipaddress.ip_network(proxy)
@@ -62,14 +62,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """``burst`` requests at once, ``per_second`` on average; a burst of 0 is no limit."""
+    """``burst`` requests at once, ``per_second`` on average; a burst of 0 means no limit."""
 
     burst: int
     per_second: float
 
 
 class Meter:
-    """What each key has used of one rate."""
+    """Counts the requests of each key against one rate."""
 
     def __init__(self, rate: Rate, keys_max: int = KEYS_MAX) -> None:
         self._period = 1.0 / rate.per_second
@@ -84,7 +84,7 @@ class Meter:
         return len(self._due)
 
     def wait(self, key: Hashable, now: float) -> float:
-        """0 when the request is admitted, and counted; else after how many seconds it would be."""
+        """0.0 when the request is allowed (it is then counted), else seconds until it would be."""
         if not self._room:
             return 0.0
         due = self._due.get(key, now)
@@ -97,7 +97,7 @@ class Meter:
         return 0.0
 
     def _forget(self, now: float) -> None:
-        """Drop those that have their whole burst again, and if that is too few, the least busy."""
+        """Forget keys that have their full burst again, then the least active half if needed."""
         kept = sorted((due, n) for n, due in enumerate(self._due.values()) if due > now)
         least = kept[-self._keys_max // 2][0] if len(kept) > self._keys_max // 2 else now
         self._due = {key: due for key, due in self._due.items() if due > least}

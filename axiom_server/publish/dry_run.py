@@ -1,7 +1,7 @@
-"""What `publish` asks of an experiment first: two runs by `axiom-client try`, in the sandbox.
+"""Dry runs before publication: two runs of each experiment by `axiom-client try`, in the sandbox.
 
-Both must succeed with the same bytes, and within the time and memory that the metadata declares.
-Runs that were recorded elsewhere (`try --json > FILE`) count as well, if they are of these bytes.
+Both must succeed with the same result, within the time and memory that the metadata declares. Runs
+recorded on another machine (`try --json > FILE`) count as well, if they are of the same source.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from axiom_server.trust.targets import read_bundle
 
 Check = Literal["dry-run", "determinism", "time", "memory"]
 CHECKS: tuple[Check, ...] = get_args(Check)
-RUNS = 2  # the fewest that can differ
+RUNS = 2  # two results can be compared
 SEED = 1
-APART_SECONDS = 1.1  # between the beginnings of two runs: a whole second of the clock differs
-BUDGET_SECONDS_MAX = 10.0  # of each run, unless said: enough for what a run does, again and again
-START_SECONDS = 20.0  # of processor time, to import what it needs on a busy machine
-CPU_MARGIN = 3.0  # times the budget: machines differ, and a budget is a whole number of parts
-WALL_MARGIN = 10.0  # the agent's own: beyond, a task counts as hung
+APART_SECONDS = (
+    1.1  # between the starts of two runs, so that they see different seconds of the clock
+)
+BUDGET_SECONDS_MAX = 10.0  # default for each run: enough for a few training steps of any experiment
+START_SECONDS = 20.0  # of CPU time, to import libraries on a busy machine
+CPU_MARGIN = 3.0  # times the budget: machines differ, and a run ends only between its parts
+WALL_MARGIN = 10.0  # times the budget, as in the agent: beyond that a task counts as hung
 MESSAGE_CHARACTERS_MAX = 400
 
 Log = Callable[[str], None]
 
 
 class RecordedRun(Struct, frozen=True, kw_only=True):
-    """One run, as `axiom-client try --json` tells it."""
+    """One run, as `axiom-client try --json` prints it."""
 
     experiment: str
     sha256: str
@@ -57,14 +59,14 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
 
 
 def read_recorded_run(path: Path) -> RecordedRun:
-    """What `axiom-client try --json` printed. Raises FileUnreadable."""
+    """Read the output of `axiom-client try --json`. Raises FileUnreadable."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=RecordedRun)
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileUnreadable(
-            f"{path} is not what axiom-client try --json prints: {error}"
+            f"{path} is not the output of axiom-client try --json: {error}"
         ) from None
 
 
@@ -76,13 +78,13 @@ def dry_run_all(
     budget_seconds: float | None,
     log: Log,
 ) -> dict[str, dict[str, Any]]:
-    """Try each source; what the session log shows of it, by SHA-256.
+    """Run every source that has no recorded runs; by SHA-256, what the session log shows.
 
-    recorded        runs made elsewhere: no other is made of the same bytes
-    budget_seconds  of each run; else what is declared, up to BUDGET_SECONDS_MAX
-    tell            hears how it goes, a line at a time
+    recorded        runs made on other machines
+    budget_seconds  of each run; default: as declared, at most BUDGET_SECONDS_MAX
+    log             called with each line of progress
 
-    Raises DryRunFailed with all that is wrong.
+    Raises DryRunFailed with everything that is wrong.
     """
     runs = _by_source(sources, recorded)
     if "dry-run" not in skip:
@@ -108,8 +110,8 @@ def _by_source(
     for run in recorded:
         if run.sha256 not in runs:
             raise DryRunFailed(
-                f"the recorded run of {run.experiment} is of other bytes than those given: "
-                "run axiom-client try again"
+                f"the recorded run of {run.experiment} is of a different source than the file "
+                "given: run axiom-client try on this file"
             )
         runs[run.sha256].append(run)
     return runs
@@ -122,7 +124,7 @@ def _run_missing(
     budget_seconds: float | None,
     log: Log,
 ) -> None:
-    """Run what was not recorded, as many at a time as there are cores."""
+    """Run the sources without recorded runs, as many at a time as there are cores."""
     wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
     count = 1 if "determinism" in skip else RUNS
     first: list[_DryRunProcess] = []
@@ -131,13 +133,13 @@ def _run_missing(
         budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
         device = "gpu" if manifest.resources.gpus else "cpu"
         first.append(_DryRunProcess(path, budget, device))
-        log(f"{manifest.ref}: trying it, {count} x {budget:g} s")
+        log(f"{manifest.ref}: dry run, {count} x {budget:g} s")
     tries = first + [one.again() for one in first for _ in range(count - 1)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         for run in pool.map(_DryRunProcess.run, tries):
             if run.sha256 not in runs:
-                raise DryRunFailed(f"{run.experiment} changed while it was tried")
+                raise DryRunFailed(f"{run.experiment} changed during its dry run")
             runs[run.sha256].append(run)
     finally:
         for one in tries:
@@ -146,10 +148,10 @@ def _run_missing(
 
 
 class _DryRunProcess:
-    """One run of `axiom-client try`, and a way to end it early.
+    """One run of `axiom-client try`, which can be ended early.
 
-    ``before``: the same, begun before it. One begun in the same second would agree with it even
-    where the numbers follow the clock.
+    before  the run of the same source to start after; two runs in the same second would agree even
+            if the result depended on the clock
     """
 
     def __init__(
@@ -167,13 +169,13 @@ class _DryRunProcess:
         self._ended = False
 
     def run(self) -> RecordedRun:
-        """Raises DryRunFailed when there is nothing to judge."""
+        """Run it and return its record. Raises DryRunFailed when it has none."""
         if self._before is not None:
             self._before._started.wait()
             time.sleep(APART_SECONDS)
         self._started.set()
         if self._ended:
-            raise DryRunFailed(f"{self._path} was not tried")
+            raise DryRunFailed(f"{self._path} was not run")
         with subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as self._process:
@@ -183,23 +185,23 @@ class _DryRunProcess:
         except msgspec.DecodeError:
             words = _one_line(errors.decode(errors="replace").removeprefix("axiom-client: "))
             raise DryRunFailed(
-                f"{self._path} could not be tried here: {words}; try it "
-                "elsewhere and give --tried FILE, or give --skip dry-run"
+                f"{self._path} could not be run here: {words}; run axiom-client try "
+                "--json on another machine and give --tried FILE, or give --skip dry-run"
             ) from None
 
     def again(self) -> _DryRunProcess:
-        """The same once more."""
+        """A second run of the same source, to start after this one."""
         return _DryRunProcess(*self._arguments, before=self)
 
     def end(self) -> None:
-        """Stop it if it runs, and never start it."""
+        """Stop it if it runs; prevent it from starting otherwise."""
         self._ended = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
 
 def _client() -> list[str]:
-    """The agent's program: the one installed beside this, else the one on the path."""
+    """The command axiom-client: next to this interpreter, or on PATH, or as a module."""
     beside = Path(sys.executable).with_name("axiom-client")
     found = str(beside) if beside.exists() else shutil.which("axiom-client")
     return [found] if found else [sys.executable, "-m", "axiom_client"]
@@ -208,14 +210,14 @@ def _client() -> list[str]:
 def _faults(
     manifest: Manifest, runs: Sequence[RecordedRun], skip: Collection[Check]
 ) -> Iterable[str]:
-    """What speaks against publishing, one line each."""
+    """Reasons not to publish, one line each."""
     failed = [run for run in runs if run.outcome != "success"]
     if failed:
         yield f"its dry run ended as {failed[0].outcome}: {_one_line(failed[0].message)}"
         return
     if "determinism" not in skip:
         if len(runs) < RUNS:
-            yield f"{RUNS} recorded runs are needed to compare their bytes, or --skip determinism"
+            yield f"{RUNS} recorded runs are needed to compare their results, or --skip determinism"
         elif len({(run.seed, run.budget_seconds) for run in runs}) > 1:
             yield "its recorded runs are of different seeds or budgets, and cannot be compared"
         elif len({bytes(run.result) for run in runs}) > 1:
@@ -239,7 +241,7 @@ def _faults(
 
 
 def _difference(runs: Sequence[RecordedRun]) -> str:
-    """The first name whose values differ."""
+    """Names of the first fields that differ."""
     first, second = (msgspec.json.decode(run.result) for run in runs[:2])
     differing = [name for name in first if first[name] != second.get(name)]
     return f"{', '.join(differing[:3]) or 'their order'}"
@@ -263,7 +265,7 @@ def _summary(
 
 
 def _one_line(text: str) -> str:
-    """How it begins and how it ends, which of a traceback is the error."""
+    """The text on one line, with its middle cut out; a traceback ends with the error."""
     words, half = " ".join(text.split()), MESSAGE_CHARACTERS_MAX // 2
     return words if len(words) <= 2 * half else f"{words[:half]} ... {words[-half:]}"
 

@@ -1,4 +1,4 @@
-"""`axiom-server publish`, and the files staff hand in: experiments, dry runs, sweeps."""
+"""`axiom-server publish`: check experiment files, sign them and store them; read sweeps."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SWEEP_SETS_MAX = 10_000  # parameter sets of one file
 
 @dataclass(frozen=True, kw_only=True)
 class DryRunOptions:
-    """What staff want of the dry runs: what not to hold against them, and how long each is."""
+    """Which checks of the dry runs to skip, and the seconds of each run."""
 
     skip: Collection[Check] = ()
     budget_seconds: float | None = None
 
 
 def read_source(path: Path) -> tuple[Path, bytes]:
-    """An experiment's bytes, checked. Raises FileUnreadable, ExperimentMalformed."""
+    """Read and check an experiment file. Raises FileUnreadable, ExperimentMalformed."""
     try:
         if path.is_dir():
             raise FileUnreadable(f"{path} is a folder; give the experiment's .py file")
@@ -58,9 +58,10 @@ def check_sources(
     options: DryRunOptions,
     log: Log,
 ) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
-    """The sources, and what their dry runs showed, by SHA-256. What is published is not run again.
+    """Check sources and run those that are not published yet, without changing anything.
 
-    Raises by what is wrong; nothing is changed.
+    Returns the sources, and what their dry runs showed by SHA-256. Raises FileUnreadable,
+    ExperimentMalformed, DryRunFailed.
     """
     sources = [read_source(path) for path in paths]
     try:
@@ -78,7 +79,7 @@ def check_sources(
 
 
 def read_sweep(path: Path) -> Sequence[Parameters]:
-    """Parameter sets: ``[[set]]`` tables, or one table of lists whose product is taken.
+    """Read parameter sets: ``[[set]]`` tables, or a ``[product]`` table of lists to combine.
 
     ``lr = [0.1, 0.2]`` and ``width = [64]`` in ``[product]`` make two sets. Raises FileUnreadable.
     """
@@ -99,7 +100,7 @@ def read_sweep(path: Path) -> Sequence[Parameters]:
     if unknown := sorted(table.keys() - {"set", "product"}):
         raise FileUnreadable(f"{path}: unknown table {unknown[0]!r}; it has [[set]] and [product]")
     if not sets:
-        raise FileUnreadable(f"{path} holds no [[set]] and no [product]")
+        raise FileUnreadable(f"{path} has no [[set]] and no [product] table; add one")
     return sets
 
 
@@ -110,10 +111,11 @@ async def publish(
     tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
 ) -> list[tuple[Published, bool]]:
-    """Sign and record each; the flag says whether it is new. Raises by what is wrong.
+    """Sign and store each source; the flag says whether it is new.
 
-    Signed first, recorded second: what is recorded can always be fetched, and publishing again
-    after a crash between the two completes it.
+    It is signed before it is stored in the database, so hosts can fetch all that is stored, and
+    publishing again completes it after a crash in between. Raises ExperimentMalformed,
+    SigningFailed.
     """
     done = []
     try:
@@ -133,7 +135,10 @@ async def publish(
 
 
 async def set_state(connection: Connection, name: str, state: str, reason: str) -> int:
-    """Retire or resume the latest version of an experiment. Raises ExperimentUnknown."""
+    """Retire or resume the latest version of an experiment; returns how many workunits changed.
+
+    Raises ExperimentUnknown.
+    """
     every = await experiments.versions(connection)
     wanted = [v for v in every if name in (v.name, v.manifest.ref)]
     if not wanted:

@@ -1,4 +1,4 @@
-"""A session log for people: plain text and Markdown, from one set of templates."""
+"""A session log as plain text or Markdown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from axiom_server.review.log import FindingLine, HostWork, SessionLog, TierLine, number
 
-MAJOR_HOSTS = 5  # named one by one; the rest are summed up
-HOSTS_NAMED = 3  # of a user; more are counted
+MAJOR_HOSTS = 5  # listed one by one; the rest are summed up
+HOSTS_NAMED = 3  # of a user; more are only counted
 WIDTH = 78
 
 
@@ -41,7 +41,7 @@ def heading_of(log: SessionLog) -> str:
 
 
 def _as_markdown_lists(lines: Sequence[str]) -> Iterator[str]:
-    """What is set off by its indentation as lists: Markdown would run such lines together."""
+    """Turn indented lines into Markdown lists; otherwise Markdown would join them."""
     listed, blank = False, True
     for line in lines:
         text = " ".join(line.split())
@@ -55,7 +55,7 @@ def _as_markdown_lists(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _escape_names(log: SessionLog) -> SessionLog:
-    """Volunteers' names so that Markdown shows them, and makes no link, picture or tag of them."""
+    """Escape volunteers' names, so that they cannot become links, images or HTML."""
     return replace(
         log,
         users=[replace(user, name=_escape_markdown(user.name)) for user in log.users],
@@ -68,7 +68,7 @@ def _escape_markdown(name: str) -> str:
 
 
 def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
-    """Each heading with its lines; what is indented by two spaces is a list."""
+    """The sections: each heading with its lines. Lines indented by two spaces are list items."""
     yield "SESSION SUMMARY", _summary(log)
     yield f"CREDIT AWARDED ({_number(log.credit)} total)", _credit(log)
     yield f"EXPERIMENTS DEPLOYED ({_number(log.workunits)} workunits)", _deployed(log)
@@ -84,7 +84,7 @@ def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
     yield "KEY SCIENTIFIC FINDINGS", _findings(log)
     if log.alarms:
         yield "ALARMS", [f"- {line}" for line in log.alarms]
-    yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- Nothing is open."]
+    yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- None."]
 
 
 def _summary(log: SessionLog) -> list[str]:
@@ -105,7 +105,7 @@ def _summary(log: SessionLog) -> list[str]:
         counts = ", ".join(f"{_number(n)} {outcome}" for outcome, n in log.unpaid.items())
         lines.append(f"- {_number(sum(log.unpaid.values()))} reports earned nothing: {counts}")
     if log.pending:
-        lines.append(f"- {_number(log.pending)} results wait for another host's opinion")
+        lines.append(f"- {_number(log.pending)} results wait for a second result from another host")
     return lines
 
 
@@ -167,7 +167,7 @@ def _deployed(log: SessionLog) -> list[str]:
 
 
 def _host(host: HostWork) -> str:
-    """A host's cores are its tasks; workunits for its GPUs are summed up below, as in the log."""
+    """One line for a host: its tasks, and the cores and GPUs that they fill."""
     gpus = f"{host.gpu} {_plural('GPU', host.gpu)}"
     cores = _plural("core", host.cpu)
     if not host.cpu:
@@ -203,7 +203,7 @@ def _dry_run(tried: dict[str, Any]) -> list[str]:
 
 
 def dry_run_summary(tried: dict[str, Any]) -> str:
-    """A dry run in one line, as the session log has it."""
+    """A dry run in one line."""
     same = ", the same bytes" if tried["same_bytes"] else ""
     text = (
         f"{tried['runs']} {'run' if tried['runs'] == 1 else 'runs'} of seed {tried['seed']}{same}, "
@@ -223,7 +223,7 @@ def _findings(log: SessionLog) -> list[str]:
         lines += [name, *(f"  - {_finding(line)}" for line in measured)]
         if waiting := len(mine) - len(measured):
             lines.append(
-                f"  - {waiting} declared {_plural('finding', waiting)} without a result yet"
+                f"  - {waiting} declared {_plural('finding', waiting)} without results yet"
             )
     without = sum(n for name, n in log.by_experiment.items() if name not in numbered)
     if without:

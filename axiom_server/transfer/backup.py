@@ -1,8 +1,8 @@
-"""`axiom-server backup` and `restore`: one file with everything that a project cannot make again.
+"""`axiom-server backup` and `restore`: one file with everything that belongs to a project.
 
 The archive (tar, gzip) holds database.dump (pg_dump's custom format, one consistent snapshot, taken
-while the server runs), project.toml and the bundles. Keys go in only when asked: a backup is copied
-to places where the targets key must not be.
+while the server runs), project.toml and the bundles. Keys are included only on request,
+because a backup is copied to places where the targets key must not be.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
-    """Make a project in ``path``, a new folder, from an archive."""
+    """Create a project from an archive, in the new folder ``path``."""
     if (path / "project.toml").exists():
         raise FileUnreadable(f"{path} holds a project already; restore into a new folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,11 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
                     shutil.move(tmp / part, path / part)
-            os.replace(tmp / "project.toml", path / "project.toml")  # last: it is whole now
+            os.replace(
+                tmp / "project.toml", path / "project.toml"
+            )  # last: a folder with it is complete
     except (tarfile.TarError, EOFError) as error:
-        raise FileUnreadable(f"{source} is no backup of axiom-server: {error}") from None
+        raise FileUnreadable(f"{source} is not a backup made by axiom-server: {error}") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None
@@ -75,13 +77,15 @@ def restore(source: Path, path: Path) -> ProjectFolder:
 
 
 def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
-    """Files and folders below ``folder``, nothing else (tarfile's own filter came with 3.11.4)."""
+    """Extract only files and folders below ``folder`` (tarfile's own filter needs 3.11.4)."""
     for member in archive:
         target = folder / member.name
         inside = target.resolve().is_relative_to(folder.resolve())
         content = archive.extractfile(member) if member.isreg() else None
         if not inside or (content is None and not member.isdir()):
-            raise FileUnreadable(f"the backup holds {member.name!r}, which no backup of ours does")
+            raise FileUnreadable(
+                f"the backup holds {member.name!r}, which axiom-server never writes"
+            )
         if content is None:
             target.mkdir(parents=True, exist_ok=True)
             continue
@@ -92,7 +96,7 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
 
 
 def _tool(folder: ProjectFolder, program: str, *words: str) -> None:
-    """Run one of PostgreSQL's own tools, of the embedded server's version."""
+    """Run a PostgreSQL tool of the embedded server's version."""
     binaries = find_binaries(folder.path / "postgres" / "data")
     done = subprocess.run(
         [str(binaries / program), *words], capture_output=True, text=True, check=False

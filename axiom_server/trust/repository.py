@@ -1,8 +1,8 @@
 """The project's bundles: a TUF repository on disk that any web server can serve.
 
-DIR/bundles/metadata holds what staff and server signed, DIR/bundles/targets the experiments as
-``<sha256>.<name>@<version>.py``. What may run is decided by the targets key alone, which staff
-hold; the server's keys (snapshot, timestamp) only say which decision is the newest. Format and
+DIR/bundles/metadata holds the signed metadata, DIR/bundles/targets the experiments as
+``<sha256>.<name>@<version>.py``. Only the targets key, which staff hold, decides which experiments
+may run; the server's keys (snapshot, timestamp) only say which targets are the newest. Format and
 rules: The Update Framework's specification 1.0.
 """
 
@@ -41,14 +41,14 @@ __all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "rea
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What signing would change: ``targets`` is unsigned, and None when nothing would."""
+    """A change to sign: ``targets`` is the unsigned metadata, or None if nothing changes."""
 
     published: tuple[Published, ...]
     targets: Metadata[Targets] | None
 
 
 class Repository:
-    """The bundles under one folder, DIR/bundles; the server's keys are beside it, in DIR/keys."""
+    """The bundles in one folder, DIR/bundles. The server's keys are in DIR/keys."""
 
     def __init__(
         self, folder: Path, *, keys_dir: Path | None = None, clock: Clock = utc_now
@@ -58,23 +58,23 @@ class Repository:
         self.metadata = MetadataFolder(folder / "metadata")
         self._clock = clock
 
-    # What is there
+    # Reading
 
     def fingerprint(self) -> str:
-        """The newest root's fingerprint, which a volunteer compares when attaching."""
+        """The fingerprint of the newest root, which volunteers compare when they attach."""
         return root_fingerprint(self.metadata.root())
 
     def bundles(self) -> list[Bundle]:
-        """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
+        """All published and withdrawn versions, sorted by name and version."""
         return listing(self.metadata.targets().signed)
 
     def source(self, name: str, version: str) -> bytes:
-        """The published bytes of a live version. Raises ExperimentUnknown."""
+        """The source of a published version. Raises ExperimentUnknown."""
         file = find_target(self.metadata.targets().signed, f"{name}@{version}")
         return self._path(file.hashes["sha256"], file.path).read_bytes()
 
     def expiries(self) -> dict[Role, datetime]:
-        """When each role's metadata expires; clients refuse the bundles from then on."""
+        """When each role's metadata expires; after that, clients refuse the bundles."""
         read = self.metadata
         return {
             "root": read.root().signed.expires,
@@ -83,14 +83,14 @@ class Repository:
             "timestamp": read.timestamp().signed.expires,
         }
 
-    # What changes it
+    # Changing
 
     def create(self, keys: Keys, thresholds: Mapping[Role, int] | None = None) -> None:
         """Write the first root, targets, snapshot and timestamp, signed with every key of ``keys``.
 
-        thresholds  how many signatures a role needs (one, unless said)
+        thresholds  how many signatures a role needs (default: one)
 
-        Raises BundlesError when there are bundles already, or fewer keys than a threshold needs.
+        Raises BundlesError when bundles exist, or a role has fewer keys than its threshold.
         """
         if self.metadata.exists:
             raise BundlesError(f"{self.folder} holds bundles already; nothing was changed")
@@ -114,19 +114,19 @@ class Repository:
             self._sign_snapshot(self.metadata.write_targets(targets), keys, None)
 
     def publish(self, source: bytes, keys: Keys) -> Published:
-        """Sign one experiment and make it available. The same bytes twice change nothing.
+        """Sign one experiment and publish it. Publishing the same source again changes nothing.
 
-        Raises ManifestError for a wrong experiment, ExperimentMalformed when the version exists
-        with other bytes or was withdrawn, KeysError when the targets key is not in ``keys``.
+        Raises ManifestError for an invalid experiment, ExperimentMalformed when the version exists
+        with another source or was withdrawn, KeysError when the targets key is not in ``keys``.
         """
         return self._change(keys, publish=[source])[0]
 
     def withdraw(self, name: str, version: str, keys: Keys) -> None:
-        """Sign that a version must not run any more. Withdrawing it again changes nothing."""
+        """Withdraw a version, so that it must not run any more. Doing so again changes nothing."""
         self._change(keys, withdraw=[f"{name}@{version}"])
 
     def extend(self, keys: Keys) -> None:
-        """Sign the same targets again, before they expire."""
+        """Sign the same targets again with a new expiry date."""
         self._change(keys, extend=True)
 
     def propose(
@@ -134,7 +134,7 @@ class Repository:
     ) -> Proposal:
         """The unsigned targets that would publish these sources and withdraw these name@version.
 
-        Raises as ``publish`` and ``withdraw``. Nothing is changed on disk.
+        Raises like ``publish`` and ``withdraw``. Changes nothing on disk.
         """
         targets = self.metadata.targets()
         before = targets.signed.to_dict()
@@ -149,16 +149,19 @@ class Repository:
         return Proposal(published=published, targets=targets)
 
     def install_targets(self, targets: Metadata[Targets], sources: Iterable[bytes]) -> None:
-        """Make signed targets current, with the sources they add. Raises BundlesError: no fit."""
+        """Put signed targets into effect, with the sources they add.
+
+        Raises BundlesError when they do not follow the current ones, or a signature is missing.
+        """
         with write_lock(self.folder):
             self._install_targets(targets, sources, self._online_keys(None))
 
     def install_root(self, root: Metadata[Root], keys: Keys) -> None:
-        """Make a signed root current, and sign anew what it changed the keys of.
+        """Put a signed root into effect, and sign again the roles whose keys it changes.
 
-        keys  must hold the targets key when the root changes that; the server's keys likewise
+        keys  must include the targets key if the root changes that; likewise the server's keys
 
-        Raises BundlesError when the root does not follow the current one, or a signature lacks.
+        Raises BundlesError when the root does not follow the current one or lacks a signature.
         """
         with write_lock(self.folder):
             check_root(self.metadata.root(), root)
@@ -177,10 +180,11 @@ class Repository:
             self._sign_snapshot(meta, keys, snapshot)
 
     def refresh_online(self, *, force: bool = False) -> bool:
-        """Re-sign timestamp and snapshot with the server's keys once they are due.
+        """Sign timestamp and snapshot again with the server's keys when they are due.
 
-        Due: an hour of the timestamp's day is gone, or a tenth of the snapshot's week. Call it
-        hourly or oftener. Returns whether anything was signed. Raises BundlesError, KeysError.
+        They are due after an hour of the timestamp's day, or a tenth of the snapshot's week. Call
+        this at least every hour. Returns whether anything was signed. Raises BundlesError,
+        KeysError.
         """
         now = self._clock()
         with write_lock(self.folder):
@@ -194,7 +198,7 @@ class Repository:
                 return True
         return False
 
-    # How
+    # Helpers
 
     def _change(
         self,
@@ -220,7 +224,7 @@ class Repository:
         if targets.signed.version != expected:
             raise BundlesError(
                 f"this was signed as version {targets.signed.version} of the targets, "
-                f"and version {expected} comes next: make the request again"
+                f"and version {expected} comes next: write the request again"
             )
         check_signatures(self.metadata.root().signed, "targets", targets)
         for source in sources:
@@ -228,7 +232,7 @@ class Repository:
             write_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
         for path, file in targets.signed.targets.items():
             if not self._path(file.hashes["sha256"], path).exists():
-                raise BundlesError(f"the source of {path} is missing: make the request again")
+                raise BundlesError(f"the source of {path} is missing: write the request again")
         self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
 
     def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
@@ -266,9 +270,9 @@ class Repository:
 
 
 def _next_version(old: int, now: datetime) -> int:
-    """The next version of the server's metadata: seconds since 1970, and always above the last.
+    """The next version of the server's metadata: seconds since 1970, and more than ``old``.
 
-    Counted from one, a server restored from yesterday's backup would look like a rollback for as
-    many hours as it lost.
+    With a counter, clients would take a server restored from an old backup for a rollback attack
+    until it had caught up.
     """
     return max(old + 1, int(now.timestamp()))

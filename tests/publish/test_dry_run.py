@@ -97,7 +97,7 @@ def test_what_was_recorded_elsewhere_is_held_against_the_same_rules(tmp_path: Pa
     wrong = {
         "different bytes": recorded(source, result=msgspec.Raw(b'{"valid": 1}')),
         "different seeds": recorded(source, seed=4),
-        "of other bytes": recorded(source, sha256="0" * 64),
+        "of a different source": recorded(source, sha256="0" * 64),
         "processor time": recorded(source, cpu_seconds=3600.0),
         "it took 3600 s": recorded(source, elapsed_seconds=3600.0),
         "MB and declares": recorded(source, peak_memory_bytes=1 << 40),

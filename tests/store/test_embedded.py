@@ -178,7 +178,7 @@ def test_a_shared_socket_folder_is_refused(tmp_path: Path) -> None:
     wanted = tmp_path / ("y" * 120)
     short = choose_socket_folder(wanted)
     short.chmod(0o777)
-    with pytest.raises(DatabaseUnreachable, match="not private"):
+    with pytest.raises(DatabaseUnreachable, match="readable by others"):
         choose_socket_folder(wanted)
     short.rmdir()
 
