@@ -250,8 +250,8 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
 
     columns = _over_results(figure, results)
     paths = sorted({column[0].path for column in columns})
-    groups = [[c for c in columns if c[0].path == path] for path in paths]
     per_record = any("." in y for y in figure.y)
+    groups = [[c for c in columns if c[0].path == path] for path in paths]
     if not per_record:  # fields of the result: one row for each
         groups = [columns]
     height = 0.8 / len(groups)
@@ -267,7 +267,13 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
             error_kw={"ecolor": INK, "elinewidth": 1.0},
             label=_legend(figure, paths[g]) if per_record else None,
         )
-    names = [c[0].label or f"{c[0].x[0]:g}" for c in groups[0]]
+    _bar_axes(axes, figure, [c[0].label or f"{c[0].x[0]:g}" for c in groups[0]])
+    if per_record and len(groups) > 1:  # outside, because bars fill the panel
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _bar_axes(axes: Axes, figure: Figure, names: list[str]) -> None:
+    """Name the rows, scale the value axis and draw the reference lines."""
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -278,8 +284,6 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
     axes.set_ylabel(figure.x_label)
     for mark in (*figure.y_mark, *([0.0] if figure.y_scale == "linear" else [])):
         axes.axvline(mark, color=INK, linewidth=1.0)
-    if per_record and len(groups) > 1:  # outside, because bars fill the panel
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _map(axes: Axes, figure: Figure, results: list[Result]) -> None:

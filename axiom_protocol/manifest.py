@@ -62,8 +62,8 @@ class Parameter(_Table, frozen=True, kw_only=True):
     """One parameter that a workunit may set, and the values that it may have.
 
     A number has ``min`` and ``max``. A text has ``choices``; without them only its default is
-    allowed, so that a server cannot pass any other text to a script. A bool needs neither. When the default
-    is a list, the bounds apply to each item, and ``max_items`` to the list.
+    allowed, so that a server cannot pass any other text to a script. A bool needs neither. When the
+    default is a list, the bounds apply to each item, and ``max_items`` to the list.
     """
 
     default: Scalar | list[Scalar]

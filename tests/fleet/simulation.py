@@ -365,7 +365,7 @@ def _facts(host: SimulatedHost) -> HostFacts:
 def _turns(
     asked: Sequence[tuple[SimulatedHost, SyncRequest]],
 ) -> Iterator[list[tuple[SimulatedHost, SyncRequest]]]:
-    """As turns.py gathers them: so many hosts, and not too many tasks."""
+    """As sync/batcher.py gathers them: so many hosts, and not too many tasks."""
     turn: list[tuple[SimulatedHost, SyncRequest]] = []
     tasks = 0
     for host, request in asked:
