@@ -28,6 +28,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_*         one host's requests. An agent makes at most four a second
     address_*      of one address (IPv6: one /64): pages, bundles, and requests with no token that
                    was accepted since this process began
+    host_bytes_*   of one host's request bodies, unpacked: what decoding costs
     enrolments_*   hosts that join from one address
     head_seconds   a request's head must be whole after this, and also come this soon
     body_seconds   ... and its body after this: 8 MiB of reports at 0.6 Mbit/s
@@ -41,6 +42,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_per_second: Positive = 10.0
     address_burst: Burst = 5000
     address_per_second: Positive = 50.0
+    host_bytes_burst: Burst = 64 * 1024 * 1024
+    host_bytes_per_second: Positive = 1024 * 1024.0
     enrolments_burst: Burst = 2000
     enrolments_per_minute: Positive = 20.0
     head_seconds: Positive = 15.0
@@ -85,16 +88,28 @@ class Meter:
 
     def wait(self, key: Hashable, now: float) -> float:
         """0 when the request is admitted, and counted; else after how many seconds it would be."""
+        wait = self.debt(key, now, 1)
+        if not wait:
+            self.charge(key, now, 1)
+        return wait
+
+    def debt(self, key: Hashable, now: float, amount: float = 0) -> float:
+        """After how many seconds ``amount`` more would be admitted. Nothing is counted."""
         if not self._room:
             return 0.0
-        due = self._due.get(key, now)
-        due = (due if due > now else now) + self._period
-        if due - now > self._room + ROUNDING_SECONDS:
-            return due - now - self._room
-        self._due[key] = due
+        excess = self._due_with(key, now, amount) - now - self._room
+        return excess if excess > ROUNDING_SECONDS else 0.0
+
+    def charge(self, key: Hashable, now: float, amount: float) -> None:
+        """Count ``amount``, of which nobody could know before, even beyond the burst."""
+        if not self._room:
+            return
+        self._due[key] = self._due_with(key, now, amount)
         if len(self._due) > self._keys_max:
             self._forget(now)
-        return 0.0
+
+    def _due_with(self, key: Hashable, now: float, amount: float) -> float:
+        return max(self._due.get(key, now), now) + amount * self._period
 
     def _forget(self, now: float) -> None:
         """Drop those that have their whole burst again, and if that is too few, the least busy."""

@@ -60,6 +60,11 @@ async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: b
     return int(found[0])
 
 
+async def has_token(connection: Connection, token: bytes) -> bool:
+    """Whether a host has this token, given as its sha256."""
+    return bool(await rows(connection, "SELECT 1 FROM hosts WHERE token = %s", (token,)))
+
+
 async def live_users(connection: Connection, live_seconds: float) -> frozenset[int]:
     """Users with a host that was heard of lately."""
     found = await rows(

@@ -52,7 +52,7 @@ class Limited:
         if host in self._hosts:
             wait, who = self._hosts.wait(host, now), "host"
         else:
-            address = _address(scope)
+            address = network_of(scope)
             wait, who = self._addresses.wait(address, now), "address"
             if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
                 wait = self._joining.wait(address, now)
@@ -78,7 +78,7 @@ class Limited:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             structlog.get_logger().warning(
-                "asked too often", by=who, address=_address(scope), path=scope["path"][:100]
+                "asked too often", by=who, address=network_of(scope), path=scope["path"][:100]
             )
 
 
@@ -90,7 +90,8 @@ def _token(scope: Scope) -> int | None:
     return None
 
 
-def _address(scope: Scope) -> str:
+def network_of(scope: Scope) -> str:
+    """The address that a request is counted by; of IPv6 its network."""
     client = scope.get("client")
     if client is None:
         return ""
