@@ -64,16 +64,25 @@ name = {name}
 [limits]                           # more is answered with 429 and when to come back
 # host_burst = 1000                # requests of one host at once; 0: no limit
 # host_per_second = 10.0           # ... and on average; an agent makes at most four
+# host_bytes_burst = 67108864      # of one host's request bodies, unpacked
+# host_bytes_per_second = 1048576.0
 # address_burst = 5000             # of one address: pages, bundles, tokens not seen yet
 # address_per_second = 50.0
-# enrolments_burst = 2000          # hosts that join from one address
+# enrolments_burst = 300           # hosts that join from one address
 # enrolments_per_minute = 20.0
+# accounts_burst = 30              # ... with a new account
+# accounts_per_hour = 30.0
+# all_enrolments_burst = 3000      # hosts that join from everywhere
+# all_enrolments_per_minute = 300.0
+# all_accounts_burst = 1000        # ... with a new account
+# all_accounts_per_hour = 1000.0
 # head_seconds = 15.0              # for a request's first line and headers to come
 # body_seconds = 120.0             # ... and its body
 # answer_seconds = 60.0            # without taking any more of an answer
 # connections = 10000              # open at once
 # connections_per_address = 1000   # of them, of one address that is no proxy
-# proxies = ["127.0.0.1", "::1"]   # web servers before this one: their X-Forwarded-For is believed
+# proxies = []                     # web servers before this one whose X-Forwarded-For is believed:
+                                   # ["127.0.0.1", "::1"] for one on this machine
 
 [deploy]
 # live_minutes = 30.0              # a host heard of since then is live

@@ -30,12 +30,15 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                    was accepted since this process began
     host_bytes_*   of one host's request bodies, unpacked: what decoding costs
     enrolments_*   hosts that join from one address
+    accounts_*     ... with a new account, for which no key is needed
+    all_enrolments_*  hosts that join from everywhere
+    all_accounts_*    ... with a new account
     head_seconds   a request's head must be whole after this, and also come this soon
     body_seconds   ... and its body after this: 8 MiB of reports at 0.6 Mbit/s
     answer_seconds a client that takes no more of its answer for so long is hung up on
     connections    open at once; fewer where the system allows fewer open files
     connections_per_address  the same for one address that is no proxy
-    proxies        whose X-Forwarded-For is believed: addresses or networks
+    proxies        whose X-Forwarded-For is believed: addresses or networks. Nobody's, unless named
     """
 
     host_burst: Burst = 1000
@@ -44,14 +47,20 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     address_per_second: Positive = 50.0
     host_bytes_burst: Burst = 64 * 1024 * 1024
     host_bytes_per_second: Positive = 1024 * 1024.0
-    enrolments_burst: Burst = 2000
+    enrolments_burst: Burst = 300
     enrolments_per_minute: Positive = 20.0
+    accounts_burst: Burst = 30
+    accounts_per_hour: Positive = 30.0
+    all_enrolments_burst: Burst = 3000
+    all_enrolments_per_minute: Positive = 300.0
+    all_accounts_burst: Burst = 1000
+    all_accounts_per_hour: Positive = 1000.0
     head_seconds: Positive = 15.0
     body_seconds: Positive = 120.0
     answer_seconds: Positive = 60.0
     connections: Annotated[int, Meta(ge=1)] = 10_000
     connections_per_address: Annotated[int, Meta(ge=1)] = 1000
-    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    proxies: tuple[str, ...] = ()
 
     def refusal(self) -> str:
         """What is wrong with it beyond each value's kind; empty when nothing is."""

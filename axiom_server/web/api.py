@@ -42,6 +42,7 @@ from axiom_server.web import openapi
 from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.rate_limits import JoinLimits
 from axiom_server.web.refused import Refused
 
 ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
@@ -75,6 +76,11 @@ class Api:
     budget: BodyBudget = field(default_factory=BodyBudget)
 
     @cached_property
+    def joins(self) -> JoinLimits:
+        """Counts the hosts that join."""
+        return JoinLimits(self.config.limits)
+
+    @cached_property
     def known(self) -> KnownTokens:
         """Finds out whether a token is a host's."""
         return KnownTokens(self.pool, self.config.limits)
@@ -94,6 +100,7 @@ class Api:
             asked = decode(_decode_enrol, raw)
         _check_version(asked.protocol_version)
         facts = plain_message(asked.host)
+        self.joins.admit(request.scope, new_account=not asked.account_key)
         async with self.pool.connection() as connection, connection.transaction():
             user_id, user, key = await self._account(connection, asked)
             token, stored = users.new_secret()

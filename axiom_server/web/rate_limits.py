@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from axiom_protocol.messages import Problem
 from axiom_server.decide.rates import Limits, Meter, Rate
+from axiom_server.web.refused import Refused
 
 SYNC_PATH = "/api/v1/sync"
 ENROL_PATH = "/api/v1/hosts"
@@ -88,6 +89,49 @@ def _token(scope: Scope) -> int | None:
         if name == b"authorization":
             return hash(value)
     return None
+
+
+class JoinLimits:
+    """How many hosts may join, from one address and from everywhere; new accounts fewer.
+
+    Limited has counted the request already; this counts what is about to be stored.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._hosts = Meter(
+            Rate(
+                burst=limits.all_enrolments_burst,
+                per_second=limits.all_enrolments_per_minute / 60,
+            )
+        )
+        self._accounts = Meter(
+            Rate(burst=limits.all_accounts_burst, per_second=limits.all_accounts_per_hour / 3600)
+        )
+        self._accounts_by_address = Meter(
+            Rate(burst=limits.accounts_burst, per_second=limits.accounts_per_hour / 3600)
+        )
+
+    def admit(self, scope: Scope, new_account: bool) -> None:
+        """Count a host that joins. Raises Refused: 429 and when to come back."""
+        now = self._clock()
+        address = network_of(scope)
+        counted = [("hosts", self._hosts, "everywhere")]
+        if new_account:
+            counted += [
+                ("new accounts", self._accounts_by_address, address),
+                ("new accounts", self._accounts, "everywhere"),
+            ]
+        for what, meter, key in counted:
+            if wait := meter.debt(key, now, 1):
+                where = "here" if key == "everywhere" else "from this address"
+                hint = ", or join with an account key" if new_account else ""
+                raise Refused(
+                    429, f"Too many {what} {where}",
+                    f"Come back after {math.ceil(wait)} seconds{hint}.", wait,
+                )  # fmt: skip
+        for _, meter, key in counted:
+            meter.charge(key, now, 1)
 
 
 def network_of(scope: Scope) -> str:

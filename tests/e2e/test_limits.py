@@ -28,6 +28,7 @@ head_seconds = 1.0
 body_seconds = 2.0
 answer_seconds = 1.0
 connections_per_address = {CONNECTIONS}
+proxies = ["127.0.0.1"]
 """
 FACTS = {"name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 1,
          "memory_bytes": 1 << 32, "disk_free_bytes": 1 << 32}  # fmt: skip

@@ -18,10 +18,15 @@ from tests.support.programs import Server, server
 
 MIB = 1 << 20
 HOST_BYTES = 70 * MIB
+ACCOUNTS, JOINS_EVERYWHERE = 6, 8
 LIMITS = f"""
 [limits]
 host_bytes_burst = {HOST_BYTES}
 host_bytes_per_second = 0.001
+accounts_burst = {ACCOUNTS}
+accounts_per_hour = 0.001
+all_enrolments_burst = {JOINS_EVERYWHERE}
+all_enrolments_per_minute = 0.001
 """
 FACTS = {"name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 1,
          "memory_bytes": 1 << 32, "disk_free_bytes": 1 << 32}  # fmt: skip
@@ -122,3 +127,23 @@ def test_a_host_pays_for_the_bytes_that_it_makes_the_server_decode(
     other = join(project, account_key=member["account_key"]).json()["token"]
     body = json.dumps({"request_id": "a-request", "capacity": {}}).encode()
     assert sync(project, other, body).status_code == 200
+
+
+def test_new_accounts_are_counted_and_so_are_all_who_join(
+    project: Server, member: dict[str, str]
+) -> None:
+    """The fixture's account is one of them, and two hosts have joined before."""
+    made = [join(project) for _ in range(ACCOUNTS)]
+    assert [a.status_code for a in made] == [201] * (ACCOUNTS - 1) + [429]
+    assert "account" in made[-1].json()["title"]
+    assert int(made[-1].headers["retry-after"]) > 0
+    with_key = [join(project, account_key=member["account_key"]) for _ in range(JOINS_EVERYWHERE)]
+    assert with_key[0].status_code == 201
+    assert with_key[-1].status_code == 429
+
+
+def test_a_forwarded_address_is_nobodys_word_by_default(project: Server) -> None:
+    """The accounts of this address are used up, whatever address a request names."""
+    headers = {"X-Forwarded-For": "203.0.113.7"}
+    answer = httpx.post(f"{project.url}/api/v1/hosts", json={"host": FACTS}, headers=headers)
+    assert answer.status_code == 429
