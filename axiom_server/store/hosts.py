@@ -65,6 +65,15 @@ async def has_token(connection: Connection, token: bytes) -> bool:
     return bool(await rows(connection, "SELECT 1 FROM hosts WHERE token = %s", (token,)))
 
 
+async def detach(connection: Connection, token: bytes) -> None:
+    """Revoke the token of a host, given as its sha256; nothing is deployed to the host any more."""
+    await connection.execute(
+        """UPDATE hosts SET token = NULL, draining = 'detached', idle_cpu = 0, idle_gpu = 0
+           WHERE token = %s""",
+        (token,),
+    )
+
+
 async def live_users(connection: Connection, live_seconds: float) -> frozenset[int]:
     """Users with a host that was heard of lately."""
     found = await rows(

@@ -146,10 +146,25 @@ class Api:
 
     async def _exchange(self, token: bytes, asked: SyncRequest) -> SyncAnswer:
         try:
-            return await self.turns.sync(token, asked)
+            said = await self.turns.sync(token, asked)
         except TokenUnknown:
             self.known.forget(token)
             raise host_unknown() from None
+        if is_last_of_0_1_0(asked):
+            await self._revoke(token)
+        return said
+
+    async def leave(self, request: Request) -> Response:
+        """``DELETE /api/v1/hosts/self``: the host detaches; its token is worth nothing after."""
+        token = users.digest(bearer(request))
+        await self.known.check(token)
+        await self._revoke(token)
+        return Response(status_code=204)
+
+    async def _revoke(self, token: bytes) -> None:
+        self.known.forget(token)
+        async with self.pool.connection() as connection:
+            await hosts.detach(connection, token)
 
     async def bundle_file(self, request: Request) -> Response:
         """``GET /bundles/...``: the signed metadata and the experiments, as files."""
@@ -217,6 +232,7 @@ def application(api: Api, rounds: Rounds) -> Starlette:
         routes=[
             Route("/api/v1/project", api.project),
             Route("/api/v1/hosts", api.enrol, methods=["POST"]),
+            Route("/api/v1/hosts/self", api.leave, methods=["DELETE"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
             Route("/", api.front),
@@ -243,6 +259,11 @@ def bearer(request: Request) -> str:
     if kind.lower() != "bearer" or not token.strip():
         raise Refused(401, "A host token is needed", "Send it as: Authorization: Bearer TOKEN")
     return token.strip()
+
+
+def is_last_of_0_1_0(asked: SyncRequest) -> bool:
+    """Whether an agent of 0.1.0 detaches: its last sync says so, and no request follows."""
+    return asked.draining == "detached" and asked.request_id.startswith("detach-")
 
 
 def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Response:
