@@ -31,6 +31,7 @@ from axiom_protocol.messages import (
 )
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
+from axiom_server.decide import names
 from axiom_server.maintenance import Rounds
 from axiom_server.pages import render
 from axiom_server.publish import deploy as deployment
@@ -119,11 +120,13 @@ class Api:
             raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
         name = one_line(asked.user)[:NAME_LENGTH_MAX]
+        if name and (why := names.refusal(name)):
+            raise Refused(400, "Nobody can have this name", f"{why}: choose another name.")
         name = name or f"volunteer-{stored.hex()[:8]}"
         user_id = await users.make(connection, name, stored)
         if user_id is None:
             raise Refused(
-                409, f"The name {name!r} is taken"[:200],
+                409, f"The name {name!r} is taken, or looks like one that is"[:200],
                 "Choose another name, or give the account's key if it is yours.",
             )  # fmt: skip
         return user_id, name, key
