@@ -27,10 +27,10 @@ INVISIBLE = "".join(
 
 #: Characters of one shape, each before the one that stands for it.
 _SHAPES = """
-аa АA ВB сc СC ԁd еe ЕE һh НH іi Іl ӏl Ӏl јj ЈJ КK МM оo ОO рp РP ԛq ѕs ЅS ТT ԝw хx ХX уy ҮY УY үy ѵv
-ѴV ΑA ΒB ΕE ΖZ ΗH Ιl ΚK ΜM ΝN ΟO ΡP ΤT ΥY ΧX αa νv ιi οo ρp τt υu ϲc ϳj
+аa АA ВB сc СC ԁd еe ЕE һh НH іi Іl ӏl Ӏl јj ЈJ КK МM оo ОO рp РP ԛq ѕs ЅS ТT ԝw хx ХX уy ҮY УY
+үy ѵv ѴV ΑA ΒB ΕE ΖZ ΗH Ιl ΚK ΜM ΝN ΟO ΡP ΤT ΥY ΧX αa νv ιi οo ρp τt υu ϲc ϳj
 ցg հh ոn սu օo ՍU ՕO ՏS ԼL ıi ɩi ɑa ɡg Il 1l |l ǀl 0O
-""".split()  # the first line is Cyrillic, then Greek, then Armenian and Latin itself
+""".split()  # first Cyrillic, then Greek, then Armenian and Latin itself
 LOOKS_LIKE = "".join(pair[0] for pair in _SHAPES)
 STANDS_FOR = "".join(pair[1] for pair in _SHAPES)
 
