@@ -144,7 +144,7 @@ class Api:
             if asked.host is not None:
                 asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
             said = await self._exchange(token, asked)
-        self.metrics.saw(asked, said, time.perf_counter() - began)
+        self.metrics.count_sync(asked, said, time.perf_counter() - began)
         return answer(request, said)
 
     async def _exchange(self, token: bytes, asked: SyncRequest) -> SyncAnswer:
@@ -199,8 +199,8 @@ class Api:
         """``GET /openapi.json``: this interface, for machines."""
         return Response(_encode(openapi.document()), media_type="application/json")
 
-    async def measures(self, request: Request) -> Response:
-        """``GET /metrics``: for Prometheus."""
+    async def metrics_text(self, request: Request) -> Response:
+        """``GET /metrics``: measurements in Prometheus's text format."""
         async with self.pool.connection() as connection:
             text = await self.metrics.text(connection)
         return Response(text, media_type="text/plain; version=0.0.4")
@@ -241,7 +241,7 @@ def application(api: Api, rounds: Rounds) -> Starlette:
             Route("/", api.front),
             Route("/sessions/{number}", api.session),
             Route("/openapi.json", api.description),
-            Route("/metrics", api.measures),
+            Route("/metrics", api.metrics_text),
             Route("/healthz", api.health),
             Route("/readyz", api.ready),
         ],

@@ -27,7 +27,7 @@ LOG_SECONDS = 60.0  # at most one line of the log in this time says that somebod
 
 
 class Limited:
-    """The application, for those who do not ask too often."""
+    """The application behind limits on requests by host and by address."""
 
     def __init__(
         self, app: ASGIApp, limits: Limits, clock: Callable[[], float] = time.monotonic
@@ -58,22 +58,22 @@ class Limited:
             if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
                 wait = self._joining.wait(address, now)
             if not wait and host is not None:
-                send = self._noting(host, send)
+                send = self._count_accepted(host, send)
         if wait:
             self._log(scope, who, now)
             await _refuse(send, who, wait)
             return
         await self._app(scope, receive, send)
 
-    def _noting(self, host: int, send: Send) -> Send:
-        """Count a host by its token from the first answer on that accepts it."""
+    def _count_accepted(self, host: int, send: Send) -> Send:
+        """Count a host by its token from the first answer that accepts the token."""
 
-        async def noting(message: Message) -> None:
+        async def counting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 self._hosts.wait(host, self._clock())
             await send(message)
 
-        return noting
+        return counting
 
     def _log(self, scope: Scope, who: str, now: float) -> None:
         if now - self._logged_at >= LOG_SECONDS:
