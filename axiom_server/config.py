@@ -64,16 +64,25 @@ name = {name}
 [limits]                           # more requests are answered with 429 and when to try again
 # host_burst = 1000                # requests of one host at once; 0: no limit
 # host_per_second = 10.0           # ... and on average; an agent makes at most four a second
+# host_bytes_burst = 67108864      # bytes of one host's request bodies, unpacked
+# host_bytes_per_second = 1048576.0
 # address_burst = 5000             # requests of one address: pages, bundles, new tokens
 # address_per_second = 50.0
-# enrolments_burst = 2000          # hosts that join from one address
+# enrolments_burst = 300           # hosts that join from one address
 # enrolments_per_minute = 20.0
+# accounts_burst = 30              # ... with a new account
+# accounts_per_hour = 30.0
+# all_enrolments_burst = 3000      # hosts that join from all addresses together
+# all_enrolments_per_minute = 300.0
+# all_accounts_burst = 1000        # ... with a new account
+# all_accounts_per_hour = 1000.0
 # head_seconds = 15.0              # to receive a request's first line and headers
 # body_seconds = 120.0             # ... and to receive its body
 # answer_seconds = 60.0            # a client that reads nothing of its answer is disconnected
 # connections = 10000              # open at once
 # connections_per_address = 1000   # from one address that is not a proxy
-# proxies = ["127.0.0.1", "::1"]   # web servers in front: their X-Forwarded-For is trusted
+# proxies = []                     # web servers in front whose X-Forwarded-For is trusted:
+                                   # ["127.0.0.1", "::1"] for one on this machine
 
 [deploy]
 # live_minutes = 30.0              # a host that synced within this time is live

@@ -107,7 +107,9 @@ def users_add(
     key, stored = store.new_secret()
     user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:
-        raise Usage(f"the name {name!r} is taken by an account that has a key")
+        raise Usage(
+            f"the name {name!r} is taken by an account that has a key, or looks like another"
+        )
     if as_json:
         print_json({"user_id": user_id, "user": name, "account_key": key})
     else:

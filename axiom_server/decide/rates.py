@@ -28,27 +28,39 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_*         one host's requests. An agent makes at most four a second
     address_*      of one address (IPv6: one /64): pages, bundles, and requests with no token that
                    was accepted since this process began
+    host_bytes_*   of one host's request bodies, unpacked: what decoding costs
     enrolments_*   hosts that join from one address
+    accounts_*     ... with a new account, for which no key is needed
+    all_enrolments_*  hosts that join from all addresses together
+    all_accounts_*    ... with a new account
     head_seconds   to receive a request's first line and headers, on a new connection too
     body_seconds   to receive its body: 8 MiB of reports at 0.6 Mbit/s
     answer_seconds a client that reads nothing of its answer for this long is disconnected
     connections    open at once; fewer where the system allows fewer open files
     connections_per_address  the same for one address that is not a proxy
-    proxies        addresses or networks whose X-Forwarded-For header is trusted
+    proxies        addresses or networks whose X-Forwarded-For header is trusted; none by default
     """
 
     host_burst: Burst = 1000
     host_per_second: Positive = 10.0
     address_burst: Burst = 5000
     address_per_second: Positive = 50.0
-    enrolments_burst: Burst = 2000
+    host_bytes_burst: Burst = 64 * 1024 * 1024
+    host_bytes_per_second: Positive = 1024 * 1024.0
+    enrolments_burst: Burst = 300
     enrolments_per_minute: Positive = 20.0
+    accounts_burst: Burst = 30
+    accounts_per_hour: Positive = 30.0
+    all_enrolments_burst: Burst = 3000
+    all_enrolments_per_minute: Positive = 300.0
+    all_accounts_burst: Burst = 1000
+    all_accounts_per_hour: Positive = 1000.0
     head_seconds: Positive = 15.0
     body_seconds: Positive = 120.0
     answer_seconds: Positive = 60.0
     connections: Annotated[int, Meta(ge=1)] = 10_000
     connections_per_address: Annotated[int, Meta(ge=1)] = 1000
-    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    proxies: tuple[str, ...] = ()
 
     def refusal(self) -> str:
         """Why these limits are not valid; empty when they are."""
@@ -85,16 +97,28 @@ class Meter:
 
     def wait(self, key: Hashable, now: float) -> float:
         """0.0 when the request is allowed (it is then counted), else seconds until it would be."""
+        wait = self.debt(key, now, 1)
+        if not wait:
+            self.charge(key, now, 1)
+        return wait
+
+    def debt(self, key: Hashable, now: float, amount: float = 0) -> float:
+        """Seconds until ``amount`` more would be allowed. Nothing is counted."""
         if not self._room:
             return 0.0
-        due = self._due.get(key, now)
-        due = (due if due > now else now) + self._period
-        if due - now > self._room + ROUNDING_SECONDS:
-            return due - now - self._room
-        self._due[key] = due
+        excess = self._due_with(key, now, amount) - now - self._room
+        return excess if excess > ROUNDING_SECONDS else 0.0
+
+    def charge(self, key: Hashable, now: float, amount: float) -> None:
+        """Count ``amount``, of which nobody could know before, even beyond the burst."""
+        if not self._room:
+            return
+        self._due[key] = self._due_with(key, now, amount)
         if len(self._due) > self._keys_max:
             self._forget(now)
-        return 0.0
+
+    def _due_with(self, key: Hashable, now: float, amount: float) -> float:
+        return max(self._due.get(key, now), now) + amount * self._period
 
     def _forget(self, now: float) -> None:
         """Forget keys that have their full burst again, then the least active half if needed."""

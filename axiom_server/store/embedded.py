@@ -20,12 +20,14 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -89,8 +91,8 @@ class EmbeddedPostgres:
         Raises DatabaseUnreachable with PostgreSQL's message, DiskFull.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            _private_folder(self.folder)
+            self.log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._users is None:
                 self._users = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
             start_lock = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
@@ -155,7 +157,7 @@ class EmbeddedPostgres:
 
     def _start(self) -> None:
         launch_mode = self._launch_mode_of_owner()
-        self.socket_folder.mkdir(mode=0o700, exist_ok=True)
+        _private_folder(self.socket_folder)
         if ":" in launch_mode:
             _change_owner(self.socket_folder, launch_mode)
         _remove_stale_pid_file(self.data)
@@ -165,7 +167,7 @@ class EmbeddedPostgres:
         for key, value in settings.items():
             arguments += ["-c", f"{key}={value}"]
         here = Path(__file__).parent
-        with self.log_file.open("ab") as log:
+        with _private_log(self.log_file) as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", str(here / "keeper.py"),
                  str(self.folder / "users.lock"),
@@ -286,9 +288,25 @@ def choose_socket_folder(wanted: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(wanted.resolve())).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"axiom-{os.geteuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    if short.is_symlink() or short.stat().st_mode & 0o077:
+    found = short.lstat()  # in a shared folder, any user may have created it before us
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not ours or found.st_mode & 0o077:
         raise DatabaseUnreachable(f"{short} is readable by others; remove it and try again")
     return short
+
+
+def _private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, also where an older version left it open."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() in (0, folder.stat().st_uid):
+        folder.chmod(0o700)
+
+
+def _private_log(path: Path) -> BinaryIO:
+    """PostgreSQL's log, to be continued: it quotes statements, and they hold names and hashes."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "ab")
 
 
 def _lock(path: Path, kind: int) -> int:

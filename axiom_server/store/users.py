@@ -7,7 +7,18 @@ import secrets
 from datetime import datetime
 from typing import NamedTuple
 
+from axiom_server.decide.names import INVISIBLE, LOOKS_LIKE, STANDS_FOR
 from axiom_server.store.database import Connection, row, rows
+
+NAMES_LOCK = 0x6E616D6573  # "names": whoever creates an account has seen all others
+
+#: What a name looks like: the same text for two names that a reader could confuse.
+LOOK = """CASE WHEN octet_length({0}) = char_length({0}) THEN translate({0}, '1I|0', 'lllO')
+               ELSE translate(normalize({0}, NFKC), %(shapes)s, %(plain)s) END"""
+_SAME_LOOK = f"{LOOK.format('u.name')} = {LOOK.format('%(name)s::text')}"
+#: An account with another name that looks the same.
+LOOK_ALIKE = f"SELECT 1 FROM users u WHERE u.name <> %(name)s AND {_SAME_LOOK}"
+SHAPES = {"shapes": LOOKS_LIKE + INVISIBLE, "plain": STANDS_FOR}  # what has no plain one is dropped
 
 KEY_BYTES = 32  # 256 bits: cannot be guessed
 
@@ -39,28 +50,37 @@ def digest(secret: str) -> bytes:
 async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
     """Create an account, or set the key of an imported user without one.
 
-    Returns the user's id; None when the name is taken.
+    Returns the user's id; None when the name, or one that looks the same, is taken.
     """
+    await _lock_names(connection)
     found = await rows(
         connection,
-        """INSERT INTO users (name, account_key) VALUES (%s, %s)
+        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+           WHERE EXISTS (SELECT 1 FROM users WHERE name = %(name)s) OR NOT EXISTS ({LOOK_ALIKE})
            ON CONFLICT (name) DO UPDATE SET account_key = EXCLUDED.account_key
                WHERE users.account_key IS NULL
            RETURNING user_id""",
-        (name, key),
+        {"name": name, "key": key, **SHAPES},
     )
     return int(found[0][0]) if found else None
 
 
 async def create(connection: Connection, name: str, key: bytes) -> int | None:
-    """Create an account; None when the name is taken, also by an imported user."""
+    """Create an account; None when the name, or one that looks the same, is taken."""
+    await _lock_names(connection)
     found = await rows(
         connection,
-        """INSERT INTO users (name, account_key) VALUES (%s, %s)
+        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+           WHERE NOT EXISTS ({LOOK_ALIKE})
            ON CONFLICT (name) DO NOTHING RETURNING user_id""",
-        (name, key),
+        {"name": name, "key": key, **SHAPES},
     )
     return int(found[0][0]) if found else None
+
+
+async def _lock_names(connection: Connection) -> None:
+    """Until the end of the transaction: two look-alikes must not be made side by side."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
 
 
 async def by_key(connection: Connection, key: bytes) -> tuple[int, str] | None:

@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
 from axiom_server.project_folder import ProjectFolder
@@ -32,11 +33,13 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
         with folder.database() as conninfo, tempfile.TemporaryDirectory(dir=target.parent) as tmp:
             dump = Path(tmp) / DUMP
             _tool(folder, "pg_dump", "--format=custom", f"--file={dump}", f"--dbname={conninfo}")
-            with tarfile.open(partial, "w:gz", compresslevel=1) as archive:
+            with (
+                _private_file(partial) as file,
+                tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive,
+            ):
                 archive.add(dump, DUMP)
                 for part in (*PARTS, *(("keys",) if with_keys else ())):
                     archive.add(folder.path / part, part)
-        partial.chmod(0o600)
         os.replace(partial, target)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -44,6 +47,12 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
             raise DiskFull(f"no space left for the backup {target}") from None
         raise FileUnreadable(f"cannot write {target}: {error.strerror}") from None
     return target.stat().st_size
+
+
+def _private_file(path: Path) -> BinaryIO:
+    """A new file that no other user can read, not even while it is written."""
+    path.unlink(missing_ok=True)  # of an interrupted backup; a link is removed, not its target
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
@@ -87,12 +96,18 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
                 f"the backup holds {member.name!r}, which axiom-server never writes"
             )
         if content is None:
-            target.mkdir(parents=True, exist_ok=True)
+            _private_folder(target, folder)
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with content, target.open("wb") as file:
+        _private_folder(target.parent, folder)
+        with content, _private_file(target) as file:
             shutil.copyfileobj(content, file)
         target.chmod(member.mode & 0o700)
+
+
+def _private_folder(path: Path, above: Path) -> None:
+    """Create ``path`` and the folders between it and ``above``, readable by their owner alone."""
+    for folder in (*reversed(path.relative_to(above).parents), path.relative_to(above)):
+        (above / folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _tool(folder: ProjectFolder, program: str, *words: str) -> None:

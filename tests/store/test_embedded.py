@@ -123,6 +123,25 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path, what: str) -> None:
     wait_until(lambda: servers_of(tmp_path) == [])
 
 
+def test_nobody_else_reads_the_log_or_reaches_the_socket(tmp_path: Path) -> None:
+    """Neither in a new folder nor in one that was left open, whatever the umask."""
+    private = ("postgres", "postgres/run", "postgres/data", "logs", "logs/postgres.log")
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            postgres = EmbeddedPostgres(tmp_path / "postgres", tmp_path / "logs" / "postgres.log")
+            postgres.open()
+            try:
+                modes = [(tmp_path / name).stat().st_mode & 0o077 for name in private]
+            finally:
+                postgres.close()
+            assert modes == [0] * len(private)
+            (tmp_path / "postgres" / "run").chmod(0o777)
+            (tmp_path / "logs" / "postgres.log").chmod(0o644)
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
 @pytest.mark.parametrize("reachable", [True, False])
 def test_without_user_namespaces_root_becomes_an_ordinary_user(
