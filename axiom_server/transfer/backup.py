@@ -75,8 +75,10 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             os.replace(
                 tmp / "project.toml", path / "project.toml"
             )  # last: a folder with it is complete
-    except (tarfile.TarError, EOFError) as error:
-        raise FileUnreadable(f"{source} is not a backup made by axiom-server: {error}") from None
+    except (tarfile.TarError, EOFError):
+        raise FileUnreadable(
+            f"{source} is not a backup made by axiom-server, or cut short"
+        ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None

@@ -165,4 +165,4 @@ def test_a_backup_is_a_whole_project_without_its_keys(staff: Server, tmp_path: P
     copy.run("restore", str(archive), str(copy.folder))
     before, after = staff.json("status"), copy.json("status")
     assert json.dumps(before) == json.dumps(after)
-    assert "no backup" in copy.run("restore", WALK, str(tmp_path / "other"), code=9)
+    assert "not a backup" in copy.run("restore", WALK, str(tmp_path / "other"), code=9)

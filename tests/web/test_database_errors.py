@@ -32,8 +32,8 @@ def test_the_database_is_not_quoted(
         pool = make_pool("host=db-host user=db-user password=db-password")
         config = Config()
         api = Api(
-            config=config, bundles=tmp_path, pool=pool, batcher=SyncBatcher(pool=pool, config=config),
-            metrics=Metrics(),
+            config=config, bundles=tmp_path, pool=pool, metrics=Metrics(),
+            batcher=SyncBatcher(pool=pool, config=config),
         )  # fmt: skip
         app = application(api, Maintenance(pool=pool, config=config, bundles=Repository(tmp_path)))
         transport = httpx.ASGITransport(app=app)
