@@ -77,7 +77,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             )  # last: a folder with it is complete
     except (tarfile.TarError, EOFError):
         raise FileUnreadable(
-            f"{source} is not a backup made by axiom-server, or cut short"
+            f"{source} is not a backup of axiom-server, or cut short"
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
