@@ -1,4 +1,4 @@
-"""Sizes, shares and times as people write them: "4 GB", "75%", "10 min", "22:00-07:00"."""
+"""Parses sizes, shares and times as people write them: "4 GB", "75%", "10 min", "22:00-07:00"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from axiom_client.decide.schedule import DAY_MINUTES, DAYS, Span
 
 _NUMBER = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*$")
+
+DIGITS_MAX = 30  # of a quantity: far fewer than make a float infinite
 
 _SIZES = {
     "": 1, "b": 1,
@@ -25,7 +27,7 @@ _TIMES = {
 
 
 def read_size(text: str | int) -> int:
-    """Bytes; raises ValueError with what is wrong."""
+    """A size in bytes; raises ValueError with what is wrong."""
     number, unit = _split(text)
     if unit.lower() not in _SIZES:
         raise ValueError(f"has the unknown unit {unit!r}; write a size such as '4 GB'")
@@ -33,7 +35,7 @@ def read_size(text: str | int) -> int:
 
 
 def read_seconds(text: str | int | float) -> float:
-    """Seconds; raises ValueError with what is wrong."""
+    """A duration in seconds; raises ValueError with what is wrong."""
     number, unit = _split(text)
     if unit.lower() not in _TIMES:
         raise ValueError(f"has the unknown unit {unit!r}; write a time such as '10 min'")
@@ -52,12 +54,14 @@ def read_share(text: str | int | float) -> float:
 
 
 def read_size_or_share(text: str | int | float) -> float:
-    """Bytes from 1 on, or a share below 1 or in percent; raises ValueError with what is wrong."""
+    """A size in bytes (1 or more), or a share below 1; raises ValueError with what is wrong."""
     number, unit = _split(text)
     if unit == "%" or (unit == "" and 0 < number < 1):
         share = read_share(text)
         if share == 1:
-            raise ValueError("leaves nothing; write a size such as '1 GB' or a share such as '5%'")
+            raise ValueError(
+                "leaves nothing for tasks; write a size such as '1 GB' or a share such as '5%'"
+            )
         return share
     return float(read_size(str(text)))
 
@@ -68,15 +72,15 @@ def read_temperature(text: str | int | float) -> float:
     if unit.lower() not in ("", "c", "celsius"):
         raise ValueError(f"has the unknown unit {unit!r}; write degrees Celsius such as '80 C'")
     if number > 150:
-        raise ValueError("is not a temperature of a processor in degrees Celsius")
+        raise ValueError("is above 150, and so not a processor's temperature in degrees Celsius")
     return number
 
 
 def read_names(text: str | Sequence[str]) -> list[str]:
-    """Names with commas between, or a list of them; raises ValueError with what is wrong."""
+    """Names separated by commas, or a list of names; raises ValueError with what is wrong."""
     words = text.split(",") if isinstance(text, str) else text
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("must be names with commas between")
+        raise ValueError("must be names separated by commas")
     return [word.strip() for word in words if word.strip()]
 
 
@@ -98,8 +102,8 @@ _DAY_GROUPS = {"daily": range(7), "weekdays": range(5), "weekends": range(5, 7)}
 def read_schedule(text: str | Sequence[str]) -> list[Span]:
     """The spans of "22:00-07:00" or "mon-fri 22:00-07:00; sat, sun"; raises ValueError.
 
-    Hours without days are of every day, days without hours are whole; hours across midnight belong
-    to the day on which they begin.
+    Hours without days hold every day; days without hours are whole days. Hours across midnight
+    belong to the day on which they begin.
     """
     if not isinstance(text, str):
         text = "; ".join(read_names(text))
@@ -112,21 +116,21 @@ def read_schedule(text: str | Sequence[str]) -> list[Span]:
 
 
 def _read_group(words: list[str]) -> list[Span]:
-    """Days, then their hours, as often as they follow one another."""
+    """The spans of days followed by their hours, any number of times."""
     spans: list[Span] = []
     days: list[int] = []
-    hours_came = True  # nothing is open yet
+    hours_seen = True  # no days are waiting for their hours
     for word in filter(None, words):
         if (named := _read_days(word)) is not None:
-            days = named if hours_came else days + named
-            hours_came = False
+            days = named if hours_seen else days + named
+            hours_seen = False
         else:
             start, end = _read_hours(word)
             spans += [
                 (day * DAY_MINUTES + start, day * DAY_MINUTES + end) for day in days or range(7)
             ]
-            hours_came = True
-    if not hours_came:
+            hours_seen = True
+    if not hours_seen:
         spans += [(day * DAY_MINUTES, (day + 1) * DAY_MINUTES) for day in days]
     return spans
 
@@ -150,30 +154,30 @@ def _read_hours(word: str) -> tuple[int, int]:
         )
     start, end = _read_clock(*match.groups()[:3]), _read_clock(*match.groups()[3:])
     if start in (end, DAY_MINUTES):
-        raise ValueError(f"has the empty hours {word!r}; a whole day is '00:00-24:00'")
+        raise ValueError(f"has {word!r}, which is no time at all; a whole day is '00:00-24:00'")
     return start, end if end > start else end + DAY_MINUTES
 
 
 def _read_clock(hour: str, minute: str | None, half: str | None) -> int:
     hours, minutes = int(hour), int(minute or 0)
     if half and not 1 <= hours <= 12:
-        raise ValueError(f"has the hour {hour}{half}, which is on no clock")
+        raise ValueError(f"has the hour {hour}{half}, which does not exist")
     if half:
         hours = hours % 12 + (12 if half == "pm" else 0)
     if hours * 60 + minutes > DAY_MINUTES or minutes > 59:
-        raise ValueError(f"has the time {hour}:{minute or '00'}, which is on no clock")
+        raise ValueError(f"has the time {hour}:{minute or '00'}, which does not exist")
     return hours * 60 + minutes
 
 
 def _split(text: str | int | float) -> tuple[float, str]:
     match = _NUMBER.match(str(text))
-    if match is None:
+    if match is None or len(match.group(1)) > DIGITS_MAX:
         raise ValueError("is not a number with a unit")
     return float(match.group(1)), match.group(2)
 
 
 def show_seconds(seconds: float) -> str:
-    """A time for people: "8 s", "12 min", "3 h 05"."""
+    """A duration as people write it: "8 s", "12 min", "3 h 05"."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 5970:
@@ -183,7 +187,7 @@ def show_seconds(seconds: float) -> str:
 
 
 def show_size(size_bytes: float) -> str:
-    """A size for people: "850 MB", "4.0 GB"."""
+    """A size as people write it: "850 MB", "4.0 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 999.5:
             return f"{size_bytes:.0f} {unit}" if unit != "GB" else f"{size_bytes:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""The volunteer's configuration: TOML, parsed once, frozen; unknown keys are refused by name.
+"""The volunteer's configuration: TOML, parsed once into frozen values; unknown keys are refused.
 
-Later wins: default, file, environment (AXIOM_CPU_SHARE for cpu.share), flag. ``KEYS`` is the one
-list of keys; template, documentation, parser and ``config show`` all come from it.
+Each source overrides those before it: default, file, environment (AXIOM_CPU_SHARE for cpu.share),
+flag. ``KEYS`` is the one list of keys, used by the template, the parser and ``config show``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -24,52 +25,74 @@ from axiom_client.config.quantities import (
     read_size_or_share,
     read_temperature,
 )
+from axiom_client.config.text_file import read_text_file
 from axiom_client.decide.model import Limits
 from axiom_client.errors import BadValue, ConfigProblem, UnknownKey
 
 Scalar = bool | int | float | str
 
+COUNT_DIGITS_MAX = 9  # more than any number of cores or tasks
+TEXT_CHARACTERS_MAX = 1000
 
-def _switch(value: Any) -> bool:
+
+def _read_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    if value in ("true", "false"):  # as an environment variable has it
+    if value in ("true", "false"):  # environment variables are always strings
         return bool(value == "true")
     raise ValueError("must be true or false")
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not str(value).isdigit():
+def _read_count(value: Any) -> int:
+    if isinstance(value, bool) or not _is_count(str(value)):
         raise ValueError("must be a whole number, 0 or more")
     return int(value)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 1000:
-        raise ValueError("must be a text")
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= COUNT_DIGITS_MAX
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX:
+        raise ValueError(f"must be a text of at most {TEXT_CHARACTERS_MAX} characters")
     return value
 
 
-def _gpu_tasks(value: Any) -> dict[str, int]:
-    """By the number of the GPU; the empty name stands for all others."""
-    found: dict[str, int] = {}
+def _read_gpu_tasks(value: Any) -> dict[str, int]:
+    """Tasks allowed by GPU number; the empty key stands for all other GPUs."""
+    tasks: dict[str, int] = {}
     for word in read_names(str(value) if isinstance(value, int) else value):
-        name, colon, count = word.rpartition(":")
-        if not count.strip().isdigit() or (colon and not name.strip().isdigit()):
+        gpu, colon, count = (part.strip() for part in word.rpartition(":"))
+        if not _is_count(count) or (colon and not _is_count(gpu)):
             raise ValueError("must be a number, or a number for each GPU such as '2, 1:1'")
-        found[name.strip()] = int(count)
-    return found
+        tasks[gpu] = int(count)
+    return tasks
 
 
-def _proxy(value: Any) -> str:
-    text = _text(value)
-    if text and not text.startswith(("http://", "https://")):
-        raise ValueError("must be a URL such as http://proxy.example:3128")
-    return text
+def _read_proxy(value: Any) -> str:
+    """A URL; "host:port" alone means http, as curl and most browsers take it."""
+    text = _read_text(value).strip()
+    if not text:
+        return ""
+    url = text if "://" in text else f"http://{text}"
+    if not _is_proxy(url):
+        raise ValueError("must be a proxy's address such as http://proxy.example:3128")
+    return url
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    spaced = any(letter.isspace() for letter in url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not spaced
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """One thing that may be set."""
+    """One key of the configuration. ``about`` is what the template says of it."""
 
     name: str
     default: Scalar
@@ -84,54 +107,57 @@ class Key(Struct, frozen=True, kw_only=True):
 
 KEYS = (
     Key(name="cpu.share", default="100%", read=read_share,
-        about="Share of the cores to use. Tasks run at the lowest priority in any case."),
-    Key(name="cpu.cores", default=0, read=_count,
-        about="At most so many cores; 0 means no further limit."),
+        about="Share of the cores to use. Tasks always run at the lowest priority."),
+    Key(name="cpu.cores", default=0, read=_read_count,
+        about="Largest number of cores to use; 0: no limit beside cpu.share."),
     Key(name="cpu.rest_above", default="0%", read=read_share,
-        about="Rest while other programs use more than this share of the processor; 0%: never."),
+        about="Pause while other programs use more than this share of the processor; 0%: never."),
     Key(name="cpu.temperature_max", default=0, read=read_temperature,
-        about="Rest while the processor is hotter than so many degrees Celsius, until it is 5 "
-              "below; 0: no limit."),
+        about="Pause while the processor is hotter than this many degrees Celsius, until it is 5 "
+              "degrees cooler; 0: no limit."),
     Key(name="memory.share", default="75%", read=read_share,
-        about="Share of the memory that tasks may be promised in all."),
+        about="Share of the memory that all tasks together may be given."),
     Key(name="memory.keep_free", default="5%", read=read_size_or_share,
-        about="Memory left to other programs, a size or a share: below it nothing more starts, and "
-              "the latest task gives way."),
+        about="Memory left free for other programs, a size or a share. When less is free, no task "
+              "starts and the newest running task is stopped; it runs again later."),
     Key(name="disk.total", default="10 GB", read=read_size,
-        about="Disk space that tasks may be promised in all."),
+        about="Disk space that all tasks together may be given."),
     Key(name="disk.keep_free", default="1%", read=read_size_or_share,
-        about="Disk space left free, a size or a share of the disk: below it everything rests."),
-    Key(name="gpu.enabled", default=True, read=_switch,
+        about="Disk space left free, a size or a share of the disk. When less is free, all tasks "
+              "pause."),
+    Key(name="gpu.enabled", default=True, read=_read_bool,
         about="Whether GPUs may be used."),
     Key(name="gpu.exclude", default="", read=read_names,
-        about="GPUs to leave alone, with commas between: numbers, UUIDs or parts of names."),
-    Key(name="gpu.tasks", default="2", read=_gpu_tasks,
-        about="Most tasks on one GPU at a time. A second one starts only where both experiments "
-              "declare that they can share; \"2, 1:1\" is 2, but 1 on GPU number 1."),
-    Key(name="run.while_in_use", default=True, read=_switch,
-        about="Whether to run while somebody uses this computer."),
-    Key(name="run.on_battery", default=False, read=_switch,
-        about="Whether to run on battery."),
+        about="GPUs not to use, separated by commas: numbers, UUIDs or parts of names."),
+    Key(name="gpu.tasks", default="2", read=_read_gpu_tasks,
+        about="Largest number of tasks on one GPU at a time. A second one starts only where both "
+              "experiments declare that they can share; \"2, 1:1\": 2, but 1 on GPU number 1."),
+    Key(name="run.while_in_use", default=True, read=_read_bool,
+        about="Whether tasks run while somebody uses this computer."),
+    Key(name="run.on_battery", default=False, read=_read_bool,
+        about="Whether tasks run on battery power."),
     Key(name="run.schedule", default="", read=read_schedule,
-        about="Hours in which to run, local time, such as \"22:00-07:00\" or "
+        about="Hours in which tasks run, in local time, such as \"22:00-07:00\" or "
               "\"mon-fri 22:00-07:00; sat, sun\"; empty: always."),
     Key(name="run.exclusive", default="", read=read_names,
-        about="Rest while one of these programs runs, with commas between, such as "
+        about="Pause while one of these programs runs; names separated by commas, such as "
               "\"steam, blender\"."),
     Key(name="work.buffer", default="5 min", read=read_seconds,
-        about="Work kept waiting for each core, so that a short network outage idles nothing."),
-    Key(name="host.name", default="", read=_text,
-        about="What the project calls this host; empty: the computer's own name."),
-    Key(name="network.proxy", default="", read=_proxy,
-        about="Proxy, such as http://proxy.example:3128; empty: the environment's."),
-    Key(name="network.ca_bundle", default="", read=_text,
-        about="File with further certificates to trust; empty: the system's certificates."),
+        about="Time for which each core keeps tasks waiting, so that a short network outage leaves "
+              "no core idle."),
+    Key(name="host.name", default="", read=_read_text,
+        about="Name of this host in the project; empty: the computer's own name."),
+    Key(name="network.proxy", default="", read=_read_proxy,
+        about="Proxy, such as http://proxy.example:3128; empty: as HTTPS_PROXY and the other "
+              "environment variables say."),
+    Key(name="network.ca_bundle", default="", read=_read_text,
+        about="File of further certificates to trust; empty: only the system's certificates."),
 )  # fmt: skip
 _BY_NAME = {key.name: key for key in KEYS}
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """An effective value: as written, as understood, and where it came from."""
+    """An effective value: as written, as parsed, and where it came from."""
 
     key: Key
     written: Scalar
@@ -140,7 +166,8 @@ class Setting(Struct, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """All effective settings. Only ``cli`` and ``loop`` see it whole; the rest get slices."""
+    """All effective settings. Only ``cli`` and ``loop`` use it whole; other modules get the values
+    that they need."""
 
     settings: dict[str, Setting]
 
@@ -149,7 +176,7 @@ class Config(Struct, frozen=True, kw_only=True):
         return self.settings[name].value
 
     def limits(self) -> Limits:
-        """The slice that decisions need."""
+        """The values that ``decide`` needs."""
         return Limits(
             cpu_share=self["cpu.share"],
             cpu_cores=self["cpu.cores"],
@@ -175,7 +202,7 @@ def load_config(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Scalar] | None = None,
 ) -> Config:
-    """Read the file (none equals an empty one) and what overrides it. Raises ConfigProblem."""
+    """Read the file and what overrides it; a missing file means defaults. Raises ConfigProblem."""
     environment = os.environ if environment is None else environment
     in_file = read_file(path)
     _refuse_unknown(environment, flags or {})
@@ -189,13 +216,13 @@ def load_config(
         if flags and key.name in flags:
             written, origin = flags[key.name], "flag"
         settings[key.name] = Setting(
-            key=key, written=written, value=understand(key, written, origin), origin=origin
+            key=key, written=written, value=parse_value(key, written, origin), origin=origin
         )
     return Config(settings=settings)
 
 
 def read_flags(words: Sequence[str]) -> dict[str, Scalar]:
-    """KEY=VALUE from the command line. Raises BadValue."""
+    """Parse KEY=VALUE words from the command line. Raises BadValue."""
     flags: dict[str, Scalar] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -206,15 +233,26 @@ def read_flags(words: Sequence[str]) -> dict[str, Scalar]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The file's settings by full name. Raises ConfigProblem."""
+    """The file's settings by full key name. Raises ConfigProblem."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text_file(path).text
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    return settings_in(parse_table(text, path), path)
+
+
+def parse_table(text: str, path: Path) -> dict[str, Any]:
+    """The text as a TOML table. Raises ConfigProblem with the place of a mistake."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigProblem(f"{path} is not valid TOML: {error}; correct it there") from None
-    except OSError as error:
-        raise ConfigProblem(f"{path} cannot be read: {error.strerror}; check its rights") from None
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        raise ConfigProblem(f"{path} is not a configuration file; correct it there") from None
+
+
+def settings_in(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The table's settings by full key name. Raises UnknownKey."""
     found = dict(_flatten("", table))
     for name in found:
         find_key(name, str(path))
@@ -233,21 +271,21 @@ def _flatten(prefix: str, table: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _refuse_unknown(environment: Mapping[str, str], flags: Mapping[str, Scalar]) -> None:
-    """A variable that is meant for a key and misses it would do nothing in silence."""
+    """Refuse misspelt variables and flags, which would otherwise be ignored in silence."""
     sections = tuple(sorted({f"AXIOM_{key.name.partition('.')[0].upper()}_" for key in KEYS}))
     variables = {key.variable for key in KEYS}
     for variable in sorted(environment):
         if variable.startswith(sections) and variable not in variables:
             near = difflib.get_close_matches(variable, sorted(variables), n=1, cutoff=0.0)[0]
             raise UnknownKey(
-                f"the environment's {variable} stands for no key; did you mean {near}?"
+                f"the environment variable {variable} stands for no key; did you mean {near}?"
             )
     for name in flags:
         find_key(name, "--set")
 
 
 def find_key(name: str, where: str = "") -> Key:
-    """The key of that name. Raises UnknownKey with the nearest valid one."""
+    """The key of that name. Raises UnknownKey, which names the most similar key."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     near = difflib.get_close_matches(name, sorted(_BY_NAME), n=1, cutoff=0.0)[0]
@@ -255,8 +293,8 @@ def find_key(name: str, where: str = "") -> Key:
     raise UnknownKey(f"{prefix}there is no key {name!r}; did you mean {near!r}?")
 
 
-def understand(key: Key, written: Any, origin: str) -> Any:
-    """The value behind what was written. Raises BadValue."""
+def parse_value(key: Key, written: Any, origin: str) -> Any:
+    """The value that was written, parsed as its key requires. Raises BadValue."""
     try:
         return key.read(written)
     except ValueError as error:
