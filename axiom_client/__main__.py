@@ -1,4 +1,4 @@
-"""python -m axiom_client: the same as axiom-client."""
+"""``python -m axiom_client`` runs the same program as ``axiom-client``."""
 
 from axiom_client.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Children that must not outlive the agent, however it ends."""
+"""Makes child processes end together with the agent, however it ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """Called by a child: the kernel kills it when its parent ends. Where there is no such call (not
-    Linux) the child relies on its closed input."""
+    """Ask the kernel to kill the calling process when its parent ends.
+
+    Linux only. On other systems a child notices the end of its parent by its closed input.
+    """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended in between
+    if os.getppid() != parent:  # the parent ended before prctl took effect
         os._exit(1)

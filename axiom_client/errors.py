@@ -1,4 +1,4 @@
-"""Everything that can end a command, as one tree.
+"""All errors that can end a command, as one tree.
 
 AxiomError
 ├── ConfigProblem            the configuration cannot be used
@@ -6,10 +6,10 @@ AxiomError
 │   └── BadValue
 ├── NotAttached              this host belongs to no project yet
 ├── AlreadyAttached
-├── AlreadyRunning           another agent has this folder
+├── AlreadyRunning           another agent uses this folder
 ├── NotRunning               the command needs a running agent
-├── ControlRefused           the agent's socket does not let this user in
-├── ProjectProblem           something is wrong with the project's server, or the way to it
+├── ControlRefused           the running agent refuses the command, or does not answer
+├── ProjectProblem           the project's server, or the network path to it, does not work
 │   ├── BadAddress
 │   ├── ServerNotThere
 │   ├── NotAnAxiomServer
@@ -19,12 +19,12 @@ AxiomError
 │   └── BundlesNotTrusted
 ├── DiskFull
 ├── JournalBroken
-├── ServiceProblem           the operating system's service could not be installed or reached
-├── SandboxMissing           this host cannot confine a task, so it runs none
-├── TrialFailed              an experiment that was tried did not succeed
+├── ServiceProblem           the operating system could not install or control the service
+├── SandboxMissing           this host cannot confine tasks, so it runs none
+├── TrialFailed              ``axiom-client try``: the experiment did not succeed
 └── NoSuchTask
 
-Each class owns its exit code; each message says what happened and what to do next, in one line.
+Each class has an exit code. Each message says in one line what happened and what to do next.
 ``docs/exit-codes.md`` is checked against this file by a test.
 """
 
@@ -39,10 +39,10 @@ from typing import ClassVar
 
 
 class AxiomError(Exception):
-    """Ends a command: its message is printed as one line, ``exit_code`` is what the shell gets."""
+    """Ends a command: the message is printed as one line, and the shell gets ``exit_code``."""
 
     exit_code: ClassVar[int] = 1
-    meaning: ClassVar[str] = "something else went wrong"
+    meaning: ClassVar[str] = "another error; its message says which"
 
 
 class ConfigProblem(AxiomError):
@@ -53,11 +53,11 @@ class ConfigProblem(AxiomError):
 
 
 class UnknownKey(ConfigProblem):
-    """A key that does not exist; the message names the nearest one that does."""
+    """A key that does not exist; the message names the most similar one that does."""
 
 
 class BadValue(ConfigProblem):
-    """A value that its key cannot take."""
+    """A value that is not valid for its key."""
 
 
 class NotAttached(AxiomError):
@@ -71,21 +71,21 @@ class NotAttached(AxiomError):
 
 
 class AlreadyAttached(AxiomError):
-    """One agent folder serves one project."""
+    """The agent's folder is attached to a project already; it can belong to one only."""
 
     exit_code = 5
-    meaning = "this host is attached to a project already"
+    meaning = "this host is already attached to a project"
 
 
 class AlreadyRunning(AxiomError):
-    """Another agent holds the lock of this folder."""
+    """Another agent holds the lock of the agent's folder."""
 
     exit_code = 6
-    meaning = "another agent runs in this folder"
+    meaning = "another agent uses this folder already"
 
 
 class NotRunning(AxiomError):
-    """The command speaks to a running agent, and there is none."""
+    """The command needs a running agent, and none runs."""
 
     exit_code = 7
     meaning = "no agent is running"
@@ -95,19 +95,19 @@ class NotRunning(AxiomError):
 
 
 class ControlRefused(AxiomError):
-    """The agent's socket exists and does not let this user in, or does not answer."""
+    """The running agent refuses the command, does not answer, or belongs to another user."""
 
     exit_code = 8
-    meaning = "the running agent does not let this user in, or does not answer"
+    meaning = "the running agent refuses the command or this user, or does not answer"
 
     @classmethod
     def silent(cls) -> ControlRefused:
-        """It listens, and says nothing."""
+        """The agent accepts connections but sends no answer."""
         return cls("the running agent does not answer; see its log with: axiom-client log")
 
     @classmethod
     def unreachable(cls, path: Path, error: OSError) -> ControlRefused:
-        """The system does not let this user through, or something else is in the way."""
+        """The operating system refuses the connection, for lack of permission or another reason."""
         if isinstance(error, PermissionError):
             return cls(
                 f"the agent at {path} belongs to another user; run this command as that user"
@@ -116,21 +116,21 @@ class ControlRefused(AxiomError):
 
 
 class NoSuchTask(AxiomError):
-    """A task that this host does not have."""
+    """This host has no task of that number."""
 
     exit_code = 9
     meaning = "no such task on this host"
 
 
 class ProjectProblem(AxiomError):
-    """Something is wrong with the project's server, or the way to it."""
+    """The project's server, or the network path to it, does not work."""
 
     exit_code = 10
     meaning = "the project's server could not be used"
 
 
 class BadAddress(ProjectProblem):
-    """Not a URL, or plain http to another machine."""
+    """The address is no URL, or is plain http to another machine."""
 
     exit_code = 11
     meaning = "the project's address is not usable"
@@ -144,7 +144,7 @@ class ServerNotThere(ProjectProblem):
 
 
 class NotAnAxiomServer(ProjectProblem):
-    """Something answers, and it is not an Axiom server."""
+    """What answers at the address is not an Axiom server."""
 
     exit_code = 13
     meaning = "what answers at the address is not an Axiom server"
@@ -158,7 +158,7 @@ class HostRefused(ProjectProblem):
 
 
 class RequestRefused(ProjectProblem):
-    """The server understood and refused; its own words are in the message."""
+    """The server refused the request; the message has its reason."""
 
     exit_code = 15
     meaning = "the project's server refused the request"
@@ -168,11 +168,11 @@ class VersionMismatch(ProjectProblem):
     """Agent and server have no protocol version in common."""
 
     exit_code = 16
-    meaning = "agent and server are too far apart in version"
+    meaning = "agent and server have no protocol version in common; one needs an update"
 
 
 class BundlesNotTrusted(ProjectProblem):
-    """The project's signatures cannot be pinned."""
+    """The project's signatures could not be verified when attaching."""
 
     exit_code = 17
     meaning = "the project's signatures could not be verified"
@@ -186,26 +186,27 @@ class DiskFull(AxiomError):
 
     def __init__(self, folder: object) -> None:
         super().__init__(
-            f"no space left on the disk of {folder}; free some and start again, nothing is lost"
+            f"no space left on the disk of {folder}; free some space and start again: nothing is "
+            "lost"
         )
 
 
 class JournalBroken(AxiomError):
-    """The journal cannot be opened, read or written."""
+    """The journal or another file of the agent cannot be opened, read or written."""
 
     exit_code = 21
     meaning = "the agent's own files cannot be read or written"
 
 
 class ServiceProblem(AxiomError):
-    """The operating system would not install, remove, start or show the service."""
+    """The operating system could not install, remove, start or show the service."""
 
     exit_code = 22
     meaning = "the operating system's service could not be installed, removed or reached"
 
 
 class SandboxMissing(AxiomError):
-    """This host cannot confine a task, so no work is run."""
+    """This host cannot confine tasks, so it runs none."""
 
     exit_code = 23
     meaning = "this host cannot confine tasks, so it runs none; see: axiom-client doctor"
@@ -215,4 +216,4 @@ class TrialFailed(AxiomError):
     """``axiom-client try``: the experiment could not be run, or did not succeed."""
 
     exit_code = 24
-    meaning = "the experiment that was tried did not succeed"
+    meaning = "axiom-client try: the experiment did not succeed"

@@ -1,7 +1,7 @@
-"""Where the agent keeps its things: the platform's places, or all under AXIOM_CLIENT_DIR.
+"""The agent's folders: the platform's usual places, or all under AXIOM_CLIENT_DIR.
 
-The service that packages install runs as the user axiom-client; whatever that user calls finds the
-service's places, so that ``attach`` and ``status`` speak of the same agent.
+The service that packages install runs as the user axiom-client. Any command run as that user uses
+the service's folders, so that ``attach`` and ``status`` act on the agent that the service runs.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ from msgspec import Struct
 
 
 class Folders(Struct, frozen=True, kw_only=True):
-    """The agent's places. ``state`` is private to its owner."""
+    """The agent's folders and files. ``state`` is private to its owner."""
 
     config: Path
     state: Path
     cache: Path
-    logs: Path | None = None  # where the service manager wants logs; else with the state
+    logs: Path | None = None  # set by the service manager; None: in ``state``
 
     @property
     def config_file(self) -> Path:
-        """What the volunteer edits."""
+        """The configuration, which the volunteer edits."""
         return self.config / "config.toml"
 
     @property
     def identity_file(self) -> Path:
-        """Who this host is to its project, with the secret token."""
+        """The project, this host's number in it and its secret token."""
         return self.state / "identity.json"
 
     @property
     def journal_file(self) -> Path:
-        """Tasks and unsent reports."""
+        """The journal: tasks in hand and unsent reports."""
         return self.state / "journal.sqlite"
 
     @property
     def control_socket(self) -> Path:
-        """Where the running agent listens to its owner."""
+        """The socket at which the running agent takes commands from its owner."""
         return self.state / "control.sock"
 
     @property
     def speed_file(self) -> Path:
-        """What the quick benchmark found."""
+        """The result of the short speed benchmark."""
         return self.state / "speed.json"
 
     @property
     def lock_file(self) -> Path:
-        """Held by the one agent that may run here."""
+        """Locked by the running agent: one agent for each folder."""
         return self.state / "agent.lock"
 
     @property
     def log_file(self) -> Path:
-        """What the agent did, in lines."""
+        """The agent's log."""
         return (self.logs or self.state) / "agent.log"
 
     @property
@@ -65,12 +65,13 @@ class Folders(Struct, frozen=True, kw_only=True):
     def bundles(self) -> Path:
         """Verified experiments and the project's pinned signatures.
 
-        State, not cache: whoever clears a cache must not unpin the root or forget what was seen.
+        These are state, not cache: clearing a cache must neither unpin the signing root nor forget
+        which metadata versions were seen, which protects against a rollback.
         """
         return self.state / "bundles"
 
     def make(self) -> None:
-        """Create what is missing; the state is for its owner's eyes only."""
+        """Create the missing folders; only the owner can read ``state``."""
         for folder in (self.config, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.state, self.tasks, self.bundles):
@@ -88,7 +89,7 @@ _SERVICE_FOLDERS = Folders(
 
 
 def find_folders() -> Folders:
-    """AXIOM_CLIENT_DIR's, else the service's when its user asks, else the platform's."""
+    """The folders under AXIOM_CLIENT_DIR, else the service's for its user, else the platform's."""
     if one := os.environ.get("AXIOM_CLIENT_DIR"):
         base = Path(one).expanduser().absolute()
         return Folders(config=base / "config", state=base / "state", cache=base / "cache")
@@ -110,5 +111,5 @@ def _is_service_user() -> bool:
 
     try:
         return pwd.getpwuid(os.geteuid()).pw_name == SERVICE_USER
-    except KeyError:  # a container's number without a name
+    except KeyError:  # in a container the user may have no name
         return False

@@ -1,4 +1,4 @@
-"""A full disk and missing rights, by their names, wherever a command meets them."""
+"""Turns the operating system's errors about files into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 from axiom_client.errors import DiskFull, JournalBroken
 from axiom_client.folders import find_folders
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NO_RIGHTS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR})
 
 
 @contextmanager
-def storage_faults_named() -> Iterator[None]:
-    """Turn the operating system's error about a file into DiskFull or JournalBroken."""
+def translate_storage_errors() -> Iterator[None]:
+    """Raise DiskFull for a full disk, JournalBroken for missing permissions."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise DiskFull(error.filename or find_folders().state) from None
-        if error.filename is not None and error.errno in NO_RIGHTS:
+        if error.filename is not None and error.errno in NOT_PERMITTED:
             raise JournalBroken(
-                f"{error.filename}: {error.strerror}; check the rights of the agent's folders, "
-                "or run this command as the user who owns them"
+                f"{error.filename}: {error.strerror}; check the permissions of the agent's "
+                "folders, or run this command as the user who owns them"
             ) from None
         raise

@@ -15,7 +15,7 @@ from axiom_client.cli.service import app as service_app
 from axiom_client.cli.shared import AsJson, Flags, load, print_json
 from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
-from axiom_client.storage import storage_faults_named
+from axiom_client.storage import translate_storage_errors
 
 if TYPE_CHECKING:
     from axiom_client.config.schema import Config
@@ -41,7 +41,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 still shows the rest
     try:
-        with storage_faults_named():
+        with translate_storage_errors():
             app()
     except AxiomError as error:
         print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
