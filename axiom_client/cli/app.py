@@ -256,10 +256,10 @@ def _network(config: Config) -> Network:
 def _snapshot(folders: Folders) -> Snapshot:
     """The running agent's, else what its journal says."""
     from axiom_client.cli.offline import offline_snapshot
-    from axiom_client.control.server import view
+    from axiom_client.control.server import request_snapshot
     from axiom_client.errors import NotRunning
 
     try:
-        return view(folders.control_socket)
+        return request_snapshot(folders.control_socket)
     except NotRunning:
         return offline_snapshot(folders, load(folders))

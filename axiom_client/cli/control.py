@@ -10,7 +10,7 @@ from axiom_client.cli.shared import AsJson, say
 from axiom_client.folders import find_folders
 
 if TYPE_CHECKING:
-    from axiom_client.decide.model import Then
+    from axiom_client.decide.model import AfterDrain
 
 task_app = typer.Typer(help="Steer single tasks.", no_args_is_help=True)
 
@@ -106,10 +106,10 @@ def _seconds(option: str, text: str) -> float | None:
         raise BadValue(f"{option} {text!r} {error}") from None
 
 
-def _then(text: str) -> Then:
+def _then(text: str) -> AfterDrain:
     from axiom_client.errors import BadValue
 
-    choices: dict[str, Then] = {"exit": "exit", "pause": "pause", "stay": "stay"}
+    choices: dict[str, AfterDrain] = {"exit": "exit", "pause": "pause", "stay": "stay"}
     if text not in choices:
         raise BadValue(f"--then {text!r} is none of exit, pause and stay")
     return choices[text]

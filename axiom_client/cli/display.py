@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from axiom_client.config.quantities import show_seconds, show_size
-from axiom_client.control.server import view
+from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import SlotView, Snapshot, TaskView
 
 REFRESH_SECONDS = 0.5  # fast enough to look alive, slow enough to cost nothing
@@ -266,9 +266,11 @@ def show_top(socket_path: Path) -> None:
     """Keep the running agent's picture on the terminal until interrupted. Raises NotRunning."""
     console = Console()
     if not console.is_terminal:
-        console.print(picture(view(socket_path), 80, 10_000))
+        console.print(picture(request_snapshot(socket_path), 80, 10_000))
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(picture(view(socket_path), console.width, console.height), refresh=True)
+            live.update(
+                picture(request_snapshot(socket_path), console.width, console.height), refresh=True
+            )
             time.sleep(REFRESH_LOCAL_SECONDS)

@@ -1,11 +1,11 @@
-"""The way to a running agent on Windows: a named pipe, in the place of a Unix socket.
+"""The running agent's control connection on Windows: a named pipe in place of a Unix socket.
 
-asyncio's own event loop there serves pipes. Windows gives a new pipe to its creator, to the system
-and to administrators; others may open it for reading only, and then hear nothing, for the agent
-speaks only when it was asked in writing. The first instance of the name is ours or none: asyncio
-asks for FILE_FLAG_FIRST_PIPE_INSTANCE, so that another program cannot wait under it.
+asyncio's event loop on Windows can serve pipes. Windows gives full access to a new pipe to its
+creator, the system and administrators. Others may only read, and then receive nothing, since the
+agent only answers requests. asyncio passes FILE_FLAG_FIRST_PIPE_INSTANCE, so that another program
+cannot take the name first.
 
-Written for Windows and type-checked everywhere; tried there by nobody yet.
+Written for Windows and type-checked on every system, but not yet tested on Windows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def pipe_name(path: Path) -> str:
-    """The pipe that stands for a socket at ``path``: one for each agent's folder."""
-    plain = ntpath.normcase(str(path))  # Windows' paths have neither case nor one separator
-    return PREFIX + hashlib.sha256(plain.encode()).hexdigest()[:32]
+    """The name of the pipe for an agent whose socket would be at ``path``."""
+    normal = ntpath.normcase(str(path))  # case and kind of slash mean nothing in Windows' paths
+    return PREFIX + hashlib.sha256(normal.encode()).hexdigest()[:32]
 
 
 class ControlListener:
-    """Listens at the pipe that stands for ``path``."""
+    """Listens at the pipe for ``path``."""
 
     def __init__(self, path: Path, serve: Serve, line_bytes_max: int) -> None:
         self._name = pipe_name(path)
@@ -41,13 +41,13 @@ class ControlListener:
         self._servers: list[Any] = []
 
     async def open(self) -> None:
-        """Listen. Raises ControlRefused where the pipe cannot be made."""
+        """Start to listen. Raises ControlRefused where the pipe cannot be made."""
         loop: Any = asyncio.get_running_loop()  # a ProactorEventLoop, Windows' default
         try:
             self._servers = await loop.start_serving_pipe(self._protocol, self._name)
         except OSError as error:
             raise ControlRefused(
-                f"cannot listen at {self._name}: {error.strerror}; does another agent run there?"
+                f"cannot listen at {self._name}: {error.strerror}; is another agent running?"
             ) from None
 
     def _protocol(self) -> asyncio.StreamReaderProtocol:
@@ -60,40 +60,40 @@ class ControlListener:
             server.close()
 
 
-class Wire(Protocol):
-    """What is needed of multiprocessing's connections: messages, and a wait that ends."""
+class Connection(Protocol):
+    """The part of multiprocessing's connections that is used here."""
 
     def send_bytes(self, buf: bytes, /) -> None:
         """Send one message."""
 
     def poll(self, timeout: float, /) -> bool:
-        """Whether something can be received within so many seconds."""
+        """Wait up to ``timeout`` seconds; whether something can be received."""
 
     def recv_bytes(self) -> bytes:
-        """Receive one message. Raises EOFError."""
+        """Receive one message. Raises EOFError when the other side has closed."""
 
 
 def send_request(path: Path, line: bytes, seconds: float) -> bytes:
-    """One line there and one back. Raises NotRunning, ControlRefused."""
+    """Send one line and return the line that answers it. Raises NotRunning, ControlRefused."""
     name = pipe_name(path)
     try:
-        with connection.Client(name, family="AF_PIPE") as wire:  # waits while the pipe is busy
-            return speak(wire, line, seconds)
+        with connection.Client(name, family="AF_PIPE") as pipe:  # waits while the pipe is busy
+            return exchange(pipe, line, seconds)
     except FileNotFoundError:
         raise NotRunning from None
     except OSError as error:
         raise ControlRefused.unreachable(path, error) from None
 
 
-def speak(wire: Wire, line: bytes, seconds: float) -> bytes:
-    """Send a line and put the answer together from its pieces. Raises ControlRefused."""
-    wire.send_bytes(line)
+def exchange(pipe: Connection, line: bytes, seconds: float) -> bytes:
+    """Send a line and join the pieces of the answer. Raises ControlRefused."""
+    pipe.send_bytes(line)
     answer = b""
     while not answer.endswith(b"\n"):
-        if not wire.poll(seconds):
+        if not pipe.poll(seconds):
             raise ControlRefused.silent()
         try:
-            answer += wire.recv_bytes()
+            answer += pipe.recv_bytes()
         except EOFError:
             break
     return answer

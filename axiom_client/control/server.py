@@ -1,7 +1,7 @@
-"""How a person steers the running agent: one JSON line each way, through a door of this computer.
+"""Control of the running agent by commands: one JSON line as request, one as answer.
 
-The door is a socket with the rights of its folder, which is its owner's alone; on Windows it is a
-named pipe.
+They go through a Unix socket in the agent's folder, which only its owner can enter; on Windows
+through a named pipe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from axiom_client.control.snapshot import Snapshot
 from axiom_client.decide import events as e
-from axiom_client.decide.model import AgentState, Then
+from axiom_client.decide.model import AfterDrain, AgentState
 from axiom_client.decide.schedule import moment
 from axiom_client.errors import ControlRefused, NoSuchTask
 from axiom_client.host.clock import utc_offset_seconds
@@ -27,62 +27,62 @@ if sys.platform == "win32":
 else:
     from axiom_client.control.unix_socket import ControlListener, send_request
 
-LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host is some 100 kB
+LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host takes about 100 kB
 ANSWER_SECONDS = 5.0  # the loop answers within milliseconds unless it hangs
 
 Verb = Literal["snapshot", "pause", "resume", "drain", "sync", "abort", "reload", "stop"]
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """One wish. The other fields belong to some verbs only."""
+    """One command for the agent. ``do`` names it; the other fields belong to some commands only."""
 
     do: Verb
-    seconds: float | None = None  # how long a pause is, or until a drain's deadline
+    seconds: float | None = None  # length of a pause, or time until a drain's deadline
     reason: str = ""
-    then: Then = "stay"
+    then: AfterDrain = "stay"
     gpu: int | None = None
     task_id: int = 0
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """``problem`` is empty when the wish was granted."""
+    """The agent's answer. ``problem``: why it refused the command; empty when it did not."""
 
     problem: str = ""
     snapshot: Snapshot | None = None
 
 
-class Steerable(Protocol):
-    """What the socket needs of the agent."""
+class ControlledAgent(Protocol):
+    """The part of the agent that commands use."""
 
     state: AgentState
 
     def put(self, event: e.Event) -> None:
-        """Hand in an event."""
+        """Queue an event."""
 
     def snapshot(self) -> Snapshot:
-        """What may be seen now."""
+        """The agent's present state, for people and programs."""
 
     def ask_stop(self, reason: str) -> None:
-        """End politely."""
+        """End in good order."""
 
     def reload(self) -> str:
-        """Take up a changed configuration."""
+        """Read the configuration again; returns what is wrong with it, or an empty string."""
 
 
 class ControlServer:
-    """Listens while the agent runs."""
+    """Takes commands while the agent runs."""
 
-    def __init__(self, path: Path, agent: Steerable) -> None:
+    def __init__(self, path: Path, agent: ControlledAgent) -> None:
         self._agent = agent
-        self._door = ControlListener(path, self._serve, LINE_BYTES_MAX)
+        self._listener = ControlListener(path, self._serve, LINE_BYTES_MAX)
 
     async def start(self) -> None:
-        """Listen. Raises ControlRefused where that cannot be."""
-        await self._door.open()
+        """Start to listen. Raises ControlRefused where that is not possible."""
+        await self._listener.open()
 
     async def close(self) -> None:
         """Stop listening."""
-        self._door.close()
+        self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -90,7 +90,7 @@ class ControlServer:
             writer.write(msgspec.json.encode(self._answer(line)) + b"\n")
             await writer.drain()
         except (TimeoutError, ConnectionError, ValueError):
-            pass  # the other side went away or sends no line: there is nobody to answer
+            pass  # the other side closed, or sent no complete line: there is nothing to answer
         finally:
             writer.close()
 
@@ -98,42 +98,55 @@ class ControlServer:
         try:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Answer(problem=f"not understood: {error}")
-        agent, now = self._agent, time.monotonic()
+            return Answer(problem=f"the agent does not understand the command: {error}")
+        agent = self._agent
+        if problem := _why_refused(request, agent.state):
+            return Answer(problem=problem)
         match request.do:
             case "snapshot":
                 return Answer(snapshot=agent.snapshot())
-            case "pause" | "resume" if not _has_gpu(agent.state, request.gpu):
-                return Answer(problem=f"there is no GPU {request.gpu} on this host")
-            case "pause":
-                reason = request.reason or _paused_reason(request.seconds)
-                agent.put(
-                    e.PauseRequested(
-                        now=now, for_seconds=request.seconds, reason=reason, gpu=request.gpu
-                    )
-                )
-            case "resume":
-                agent.put(e.ResumeRequested(now=now, gpu=request.gpu))
-            case "drain":
-                agent.put(
-                    e.DrainRequested(
-                        now=now,
-                        reason=request.reason or "asked to by its owner",
-                        then=request.then,
-                        deadline_seconds=request.seconds,
-                    )
-                )
-            case "sync":
-                agent.put(e.SyncRequested(now=now))
-            case "abort":
-                if request.task_id not in agent.state.tasks:
-                    return Answer(problem=f"no task {request.task_id}")
-                agent.put(e.AbortRequested(now=now, task_id=request.task_id))
             case "reload":
                 return Answer(problem=agent.reload())
             case "stop":
-                agent.ask_stop(request.reason or "asked to by its owner")
+                agent.ask_stop(request.reason or "requested by the owner")
+            case _:
+                agent.put(_event(request))
         return Answer()
+
+
+def _event(request: Request) -> e.Event:
+    """The event that carries a command to the agent's decisions."""
+    now = time.monotonic()
+    match request.do:
+        case "pause":
+            reason = request.reason or _paused_reason(request.seconds)
+            return e.PauseRequested(
+                now=now, for_seconds=request.seconds, reason=reason, gpu=request.gpu
+            )
+        case "resume":
+            return e.ResumeRequested(now=now, gpu=request.gpu)
+        case "drain":
+            return e.DrainRequested(
+                now=now,
+                reason=request.reason or "requested by the owner",
+                then=request.then,
+                deadline_seconds=request.seconds,
+            )
+        case "abort":
+            return e.AbortRequested(now=now, task_id=request.task_id)
+        case "sync":
+            return e.SyncRequested(now=now)
+        case _:
+            raise AssertionError(f"{request.do} is answered without an event")
+
+
+def _why_refused(request: Request, state: AgentState) -> str:
+    """Why the agent cannot carry out a command; empty when it can."""
+    if request.do in ("pause", "resume") and not _has_gpu(state, request.gpu):
+        return f"there is no GPU {request.gpu} on this host"
+    if request.do == "abort" and request.task_id not in state.tasks:
+        return f"no task {request.task_id}"
+    return ""
 
 
 def _has_gpu(state: AgentState, gpu: int | None) -> bool:
@@ -147,17 +160,18 @@ def _paused_reason(seconds: float | None) -> str:
     return f"paused by you until {moment(now + seconds, now)}"
 
 
-# --- the other end: the command line --------------------------------------------------------------
+# --- the client side, for the command line --------------------------------------------------------
 
 
 def ask(path: Path, request: Request) -> Answer:
-    """Ask the running agent. Raises NotRunning, ControlRefused, NoSuchTask."""
+    """Send a command to the running agent. Raises NotRunning, ControlRefused, NoSuchTask."""
     try:
         line = msgspec.json.encode(request) + b"\n"
         answer = msgspec.json.decode(send_request(path, line, ANSWER_SECONDS), type=Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ControlRefused(
-            "the running agent does not answer in a way this version understands; restart it"
+            "the running agent's answer cannot be read, so it is probably of another version; "
+            "restart it"
         ) from None
     if answer.problem:
         if request.do == "abort":
@@ -166,8 +180,8 @@ def ask(path: Path, request: Request) -> Answer:
     return answer
 
 
-def view(path: Path) -> Snapshot:
-    """The running agent's snapshot. Raises as ``ask``."""
+def request_snapshot(path: Path) -> Snapshot:
+    """Get the running agent's snapshot. Raises as ``ask``."""
     answer: Any = ask(path, Request(do="snapshot")).snapshot
     if answer is None:
         raise ControlRefused("the running agent sent no snapshot; restart it")

@@ -1,4 +1,4 @@
-"""What a person or a program may see of the agent: one snapshot, from which displays are made."""
+"""The agent's state as people and programs see it. All displays are made from one snapshot."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Literal
 from msgspec import Struct
 
 from axiom_client.decide.allocate import cores_with_memory, needs_of, task_seconds
-from axiom_client.decide.blocked import in_words
+from axiom_client.decide.blocked import blocked_text
 from axiom_client.decide.capacity import Room
-from axiom_client.decide.model import NEVER, AgentState, Drain, TaskState
+from axiom_client.decide.model import NEVER, AgentState, Drain, Slot, TaskState
 from axiom_client.decide.place import allocation_now, ran_seconds, room_now
 from axiom_client.decide.schedule import moment
 from axiom_client.decide.sync import credit_today
 from axiom_client.decide.task import ALIVE, WAITING
+from axiom_client.decide.wording import counted
 from axiom_protocol.messages import Credit, Outcome
+
+PROGRESS_MIN = 0.02  # from here on, an experiment's own progress gives the better estimate
+SLOT_KINDS: tuple[Literal["cpu"], Literal["gpu"]] = ("cpu", "gpu")
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
-    """Bytes through the network since the agent started: messages and experiments, as sent."""
+    """Bytes sent and received since the agent started: messages and bundles, as compressed."""
 
     sent_bytes: int = 0
     received_bytes: int = 0
 
 
 class Membership(Struct, frozen=True, kw_only=True):
-    """Whose host this is."""
+    """The project, and this host and its user there."""
 
     project: str
     url: str
@@ -35,7 +39,7 @@ class Membership(Struct, frozen=True, kw_only=True):
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
-    """One task. ``left_seconds`` is an estimate; None where there is no ground for one."""
+    """One task. ``left_seconds`` is an estimate; None for a task that has not begun."""
 
     task_id: int
     experiment: str
@@ -52,10 +56,10 @@ class TaskView(Struct, frozen=True, kw_only=True):
 
 
 class SlotView(Struct, frozen=True, kw_only=True):
-    """One core or GPU: the task it runs, or the reason why it runs none.
+    """One core or GPU: the task it runs, or why it runs none.
 
-    about      what it is, of a GPU
-    also       further tasks that share it
+    about      name of the GPU's model
+    also       further tasks that share the GPU
     """
 
     name: str
@@ -66,7 +70,7 @@ class SlotView(Struct, frozen=True, kw_only=True):
 
 
 class HostView(Struct, frozen=True, kw_only=True):
-    """The computer, as the project is told of it."""
+    """The computer, as described to the project."""
 
     name: str = ""
     os: str = ""
@@ -79,7 +83,7 @@ class HostView(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """The agent at one moment. Times are seconds from that moment."""
+    """The agent's state at one moment. Durations count from that moment."""
 
     state: Literal["running", "paused", "draining", "stopping", "held up", "not running"]
     reason: str
@@ -111,10 +115,13 @@ def snapshot(
     running: bool = True,
     traffic: Traffic | None = None,
 ) -> Snapshot:
-    """The agent as it is at ``now``, monotonic seconds."""
+    """The agent's state at ``now``, monotonic seconds.
+
+    held_up  why the agent cannot go on at all, such as a full disk; empty when it can
+    """
     tasks = _tasks(state, now)
     sync = state.sync
-    word, reason = _word(state, held_up, running)
+    word, reason = _state_and_reason(state, held_up, running)
     answered_at, next_at = sync.answered_at, max(sync.next_at, sync.not_before)
     return Snapshot(
         state=word,
@@ -122,7 +129,7 @@ def snapshot(
         who=who,
         host=_host(state),
         tasks=tasks,
-        slots=_slots(state, held_up if running else "the agent does not run"),
+        slots=_slots(state, held_up if running else "the agent is not running"),
         tasks_running=sum(t.state == "running" for t in tasks),
         tasks_waiting=sum(t.state in ("fetching", "queued") for t in tasks),
         reports_unsent=sum(t.state == "ended" for t in tasks),
@@ -139,7 +146,7 @@ def snapshot(
     )
 
 
-def _word(
+def _state_and_reason(
     state: AgentState, held_up: str, running: bool
 ) -> tuple[Literal["running", "paused", "draining", "stopping", "held up", "not running"], str]:
     if not running:
@@ -149,24 +156,24 @@ def _word(
     if state.stop is not None:
         return "stopping", state.stop.reason
     if state.drain is not None:
-        return "draining", _drain_in_words(state, state.drain)
+        return "draining", _drain_text(state, state.drain)
     if state.pause is not None:
         return "paused", state.pause.reason.removeprefix("paused: ")
     if state.facts is None:
         return "running", "starting"
-    if rest := in_words(state):
-        return "paused", rest.removeprefix("paused: ")
+    if blocked := blocked_text(state):
+        return "paused", blocked.removeprefix("paused: ")
     return "running", ""
 
 
-def _drain_in_words(state: AgentState, drain: Drain) -> str:
-    """Why, what happens to what still runs, and what follows."""
+def _drain_text(state: AgentState, drain: Drain) -> str:
+    """Why the agent drains, when tasks are ended, and what follows."""
     words = [drain.reason]
     if drain.deadline_wall is not None:
         at = moment(drain.deadline_wall + state.utc_offset_seconds, state.local)
-        words.append(f"what runs at {at} is ended")
+        words.append(f"tasks still running at {at} are ended")
     if drain.then != "stay":
-        words.append("then the agent ends" if drain.then == "exit" else "then a pause")
+        words.append("then the agent ends" if drain.then == "exit" else "then the agent pauses")
     return "; ".join(words)
 
 
@@ -187,7 +194,7 @@ def _host(state: AgentState) -> HostView:
 
 
 def _waiting_seconds(state: AgentState) -> float:
-    """How long the tasks that wait will keep one core busy."""
+    """How long the waiting tasks would keep one core busy."""
     waiting = (t for t in state.tasks.values() if t.phase in WAITING)
     return math.fsum(task_seconds(t, state.bundles, state.durations) for t in waiting)
 
@@ -202,7 +209,7 @@ def _in_order(state: AgentState) -> list[TaskState]:
 
 
 def _places(state: AgentState) -> dict[int, list[str]]:
-    """The names of the slots that each task holds; cores are counted up, for none is bound."""
+    """The names of each task's slots. Tasks are not bound to cores: cores are just numbered."""
     cores = 0
     places: dict[int, list[str]] = {}
     for task in _in_order(state):
@@ -217,7 +224,8 @@ def _places(state: AgentState) -> dict[int, list[str]]:
     return places
 
 
-def _in_short(places: list[str]) -> str:
+def _joined(places: list[str]) -> str:
+    """Slot names in short, such as "cores 2-5"."""
     if len(places) > 1 and places[0].startswith("core "):
         return f"cores {places[0].split()[1]}-{places[-1].split()[1]}"
     return ", ".join(places)
@@ -227,12 +235,6 @@ def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> 
     elapsed = ran_seconds(task, now)
     bundle = state.bundles.get(task.record.grant.sha256)
     names = {"granted": "queued" if task.record.accepted else "fetching"}
-    left = None
-    if task.phase in ("running", "paused"):
-        expected = task_seconds(task, state.bundles, state.durations)
-        if task.progress > 0.02:  # the experiment's own word is better than any record
-            expected = elapsed / task.progress
-        left = max(0.0, expected - elapsed)
     reason = bundle.problem if bundle and task.phase == "granted" else ""
     if task.phase == "paused":
         reason = _why_paused(state, task)
@@ -242,65 +244,81 @@ def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> 
         version=task.record.grant.version,
         state=names.get(task.phase, task.phase),  # type: ignore[arg-type]
         device=task.record.grant.device,
-        slot=_in_short(places),
+        slot=_joined(places),
         progress=task.progress,
         elapsed_seconds=task.record.elapsed_seconds + elapsed,
-        left_seconds=left,
+        left_seconds=_left_seconds(state, task, elapsed),
         attempts=task.record.attempts,
         outcome=task.outcome,
         reason=reason,
     )
 
 
+def _left_seconds(state: AgentState, task: TaskState, elapsed: float) -> float | None:
+    """An estimate of how long a task still takes; None for one that has not begun."""
+    if task.phase not in ("running", "paused"):
+        return None
+    if task.progress >= PROGRESS_MIN:
+        return max(0.0, elapsed / task.progress - elapsed)
+    return max(0.0, task_seconds(task, state.bundles, state.durations) - elapsed)
+
+
 def _why_paused(state: AgentState, task: TaskState) -> str:
-    space = room_now(state)
-    if space.rest:
-        return space.rest
+    room = room_now(state)
+    if room.blocked:
+        return room.blocked
     if needs_of(task, state.bundles).gpus:
-        reasons = [s.reason for s in space.slots if s.kind == "gpu" and s.index in task.gpus]
+        reasons = [s.reason for s in room.slots if s.kind == "gpu" and s.index in task.gpus]
         return next(filter(None, reasons), "paused: its GPU is gone")
-    reasons = [s.reason for s in space.slots if s.kind == "cpu"]
-    return next(filter(None, reasons), "paused: fewer cores are allowed")
+    reasons = [s.reason for s in room.slots if s.kind == "cpu"]
+    return next(filter(None, reasons), "paused: fewer cores may be used now")
 
 
-def _slots(state: AgentState, nothing_moves: str) -> list[SlotView]:
+def _slots(state: AgentState, stopped_reason: str) -> list[SlotView]:
+    """All slots. ``stopped_reason``: why the whole agent does nothing; empty when it works."""
     busy: dict[str, list[int]] = {}
     for task_id, places in _places(state).items():
         for name in places:
             busy.setdefault(name, []).append(task_id)
-    space = room_now(state)
-    idle = {kind: f"free: {_why_idle(state, kind)}" for kind in ("cpu", "gpu")}
-    if nothing_moves:
-        idle = dict.fromkeys(idle, f"free: {nothing_moves}")
-    fit = _cores_asked_for(state, space) if busy else len(space.cpu)
+    room = room_now(state)
+    idle = {kind: f"free: {stopped_reason or _why_idle(state, kind)}" for kind in SLOT_KINDS}
+    usable = _cores_with_memory(state, room) if busy else len(room.cpu)
+    return [
+        _slot(state, slot, busy.get(slot.name, []), _slot_reason(slot, usable, idle[slot.kind]))
+        for slot in room.slots
+    ]
+
+
+def _slot(state: AgentState, slot: Slot, held: list[int], reason: str) -> SlotView:
     gpus = state.facts.gpus if state.facts else []
-    views = []
-    for slot in space.slots:
-        held = busy.get(slot.name, [])
-        why = slot.reason or idle[slot.kind]
-        if slot.kind == "cpu" and not slot.reason and slot.index >= fit:
-            why = f"free: the memory that tasks may have (memory.share) is enough for {fit}"
-        views.append(
-            SlotView(
-                name=slot.name,
-                task_id=held[0] if held else None,
-                also=held[1:],
-                reason="" if held else why,
-                about=gpus[slot.index].name if slot.kind == "gpu" else "",
-            )
+    return SlotView(
+        name=slot.name,
+        task_id=held[0] if held else None,
+        also=held[1:],
+        reason="" if held else reason,
+        about=gpus[slot.index].name if slot.kind == "gpu" else "",
+    )
+
+
+def _slot_reason(slot: Slot, usable_cores: int, idle: str) -> str:
+    """Why a slot runs nothing, if it does not."""
+    if slot.kind == "cpu" and not slot.reason and slot.index >= usable_cores:
+        return (
+            "free: the memory that tasks may use (memory.share) is enough for "
+            f"{counted(usable_cores, 'core')}"
         )
-    return views
+    return slot.reason or idle
 
 
-def _cores_asked_for(state: AgentState, space: Room) -> int:
-    """Usable cores less those that memory is too short for; tasks that wait say so themselves."""
+def _cores_with_memory(state: AgentState, room: Room) -> int:
+    """Usable cores for which there is memory; all, where a waiting task names what it lacks."""
     if "cpu" in allocation_now(state).passed_over:
-        return len(space.cpu)
-    return cores_with_memory(state.tasks, state.bundles, space)
+        return len(room.cpu)
+    return cores_with_memory(state.tasks, state.bundles, room)
 
 
 def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
-    """Why a core, or a GPU, that may be used runs nothing."""
+    """Why the cores, or the GPUs, that may be used run nothing."""
     sync = state.sync
     if passed_over := allocation_now(state).passed_over.get(kind):
         return passed_over
@@ -320,20 +338,20 @@ def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
 
 
 def _why_not_yet(state: AgentState, tasks: list[TaskState]) -> str:
-    """What the first of these tasks that waits is waiting for; empty when none does."""
+    """What the first of the waiting tasks waits for; empty when none waits."""
     for task in tasks:
         if task.phase == "granted":
             bundle = state.bundles.get(task.record.grant.sha256)
             problem = bundle.problem if bundle else ""
-            return f"{task.ref} is not here yet: {problem}" if problem else f"fetching {task.ref}"
+            return f"fetching {task.ref}: {problem}" if problem else f"fetching {task.ref}"
     for task in tasks:
         if task.phase == "queued" and task.retry_at > state.now:
-            return f"task {task.task_id} was lost and is tried again in a moment"
+            return f"the process of task {task.task_id} was lost; it runs again in a moment"
     return ""
 
 
 def _no_work(state: AgentState) -> str:
-    """For whom there is none: a host without torch cannot run everything."""
+    """That the server has no work; without torch, a host cannot run all experiments."""
     environments = state.facts.environments if state.facts else []
     if environments == ["numpy"]:
         return "the server has no work for numpy-only hosts"

@@ -1,4 +1,4 @@
-"""The way to a running agent on Unix-like systems: a socket with the rights of its folder."""
+"""The running agent's control connection on Unix-like systems: a socket in its private folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from axiom_client.errors import ControlRefused, NotRunning
 
-PATH_BYTES_MAX = 100  # the kernel's bound on a socket's path is 104 to 108
+PATH_BYTES_MAX = 100  # kernels allow 104 to 108 bytes for a socket's path
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class ControlListener:
-    """Listens at ``path``. A dead agent's socket is replaced: the lock proves it dead."""
+    """Listens at ``path``. A socket found there is replaced: by the lock, its agent has ended."""
 
     def __init__(self, path: Path, serve: Serve, line_bytes_max: int) -> None:
         self._path = path
@@ -24,7 +24,7 @@ class ControlListener:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen. Raises ControlRefused where no socket can be made."""
+        """Start to listen. Raises ControlRefused where the socket cannot be made."""
         if len(str(self._path).encode()) > PATH_BYTES_MAX:
             raise ControlRefused(
                 f"the path {self._path} is too long for a socket; "
@@ -38,7 +38,7 @@ class ControlListener:
             self._path.chmod(0o600)
         except OSError as error:
             raise ControlRefused(
-                f"cannot listen at {self._path}: {error.strerror}; check the folder's rights"
+                f"cannot listen at {self._path}: {error.strerror}; check the folder's permissions"
             ) from None
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class ControlListener:
 
 
 def send_request(path: Path, line: bytes, seconds: float) -> bytes:
-    """One line there and one back. Raises NotRunning, ControlRefused."""
+    """Send one line and return the line that answers it. Raises NotRunning, ControlRefused."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(seconds)

@@ -1,5 +1,5 @@
-"""Every decision of the agent, pure: step(state, event) -> (state, commands).
+"""All decisions of the agent, as pure functions: step(state, event) -> (state, commands).
 
-Nothing here knows a clock, a file, a socket or a random number: ``now`` and identifiers arrive in
+Nothing here reads a clock, a file, a socket or a random number: the time and identifiers arrive in
 events.
 """

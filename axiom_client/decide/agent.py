@@ -1,7 +1,7 @@
-"""The whole agent: step(state, event) -> (state, commands).
+"""The agent's state machine: step(state, event) -> (state, commands).
 
 Each handler only records what happened. What follows from it (which task starts, what is asked of
-the server, when to wake) is then decided from the whole state by ``plan``, so that no order of
+the server, when to wake) is then decided by ``plan`` from the whole state, so that no order of
 events can leave something undone.
 """
 
@@ -27,22 +27,25 @@ from axiom_client.decide.model import (
 from axiom_client.decide.plan import plan
 from axiom_client.decide.retry import retry_bundle, retry_task
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.sync import answered, failed
+from axiom_client.decide.sync import handle_answer, handle_failure
 from axiom_client.decide.task import ALIVE, GRACE_SECONDS, WAITING
 from axiom_client.decide.task_run import TaskFinished
+from axiom_client.decide.wording import counted
 from axiom_protocol.messages import GpuFacts, HostFacts
 
-STOP_SECONDS = 20.0  # systemd allows 90 and a shutdown often less; checkpoints take under a second
-DURATION_WEIGHT = 0.3  # of the newest run in the host's own record of how long a bundle takes
+# Most that an orderly stop takes. systemd allows 90 s, a shutdown often less; a checkpoint takes
+# under a second.
+STOP_SECONDS = 20.0
+DURATION_WEIGHT = 0.3  # of the newest run in the moving average of how long a bundle takes here
 
 
 def step(state: AgentState, event: e.Event) -> tuple[AgentState, list[c.Command]]:
-    """The agent after ``event``, and what is to be done. The state handed in is left as it was."""
+    """The state after ``event``, and the commands to perform. ``state`` itself is not changed."""
     if isinstance(event, e.AgentStarted):
-        state = AgentState()  # another life: what it should know is in the event
+        state = AgentState()  # a new run: all that it needs of earlier runs is in the event
     builder = StepBuilder(state, event.now)
     _HANDLERS[type(event)](builder, event)
-    if not isinstance(event, _QUIET):
+    if not isinstance(event, _DISPLAY_ONLY):
         plan(builder)
     return builder.state, builder.ordered()
 
@@ -77,7 +80,7 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
         builder.put(task)
         state.next_order = max(state.next_order, record.order + 1)
     if event.tasks:
-        builder.log(f"{len(event.tasks)} tasks were in hand when the agent last ran")
+        builder.log(f"{counted(len(event.tasks), 'task')} kept from the last run of the agent")
     state.probed_at = event.now
     builder.do(c.ProbeHost())
 
@@ -100,7 +103,7 @@ def _facts_probed(builder: StepBuilder, event: e.FactsProbed) -> None:
 
 
 def _renumber(builder: StepBuilder, before: list[GpuFacts], after: list[GpuFacts]) -> None:
-    """Tasks stay on the GPUs that they began on, whatever number those have now."""
+    """Keep tasks on the GPUs that they run on when a GPU's number changes; -1 when it is gone."""
     if [gpu.uuid for gpu in before] == [gpu.uuid for gpu in after]:
         return
     numbers = {gpu.uuid: index for index, gpu in enumerate(after)}
@@ -111,7 +114,7 @@ def _renumber(builder: StepBuilder, before: list[GpuFacts], after: list[GpuFacts
 
 
 def _differs(a: HostFacts, b: HostFacts) -> bool:
-    """Whether the server should hear of it at once; free disk space changes all the time."""
+    """Whether the server should know at once. Free disk space changes all the time: not that."""
     return bool(
         msgspec.structs.replace(a, disk_free_bytes=0)
         != msgspec.structs.replace(b, disk_free_bytes=0)
@@ -119,7 +122,7 @@ def _differs(a: HostFacts, b: HostFacts) -> bool:
 
 
 def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
-    """Where memory is short for other programs, one task gives way at each look: the latest."""
+    """When memory is short for other programs, stop the newest task, one at each measurement."""
     state = builder.state
     state.load = event.load
     available = event.load.memory_available_bytes
@@ -133,19 +136,22 @@ def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
         latest = max(alive, key=lambda t: (t.record.order, t.task_id))
         builder.advance(latest, "stop", keep=True)
         builder.do(c.StopTask(task_id=latest.task_id, grace_seconds=GRACE_SECONDS))
-        builder.log(f"task {latest.task_id} of {latest.ref} gives way: memory is short", "warning")
+        builder.log(
+            f"task {latest.task_id} of {latest.ref} is stopped until later: memory is short",
+            "warning",
+        )
 
 
 def _config_changed(builder: StepBuilder, event: e.ConfigChanged) -> None:
     builder.state.limits = event.limits
-    builder.state.measured_at = -NEVER  # other limits may need another look, and at once
+    builder.state.measured_at = -NEVER  # the new limits may need another measurement, at once
 
 
 def _timer_fired(builder: StepBuilder, event: e.TimerFired) -> None:
     builder.state.wake_at = NEVER
     if event.now >= builder.state.stop_at:
         builder.state.stop_at = NEVER
-        _stop(builder, "the time given to this run is over", hurry=False)
+        _stop(builder, "the time given by --seconds is over", hurry=False)
 
 
 # --- bundles --------------------------------------------------------------------------------------
@@ -170,10 +176,10 @@ def _bundle_refused(builder: StepBuilder, event: e.BundleRefused) -> None:
     bundle = builder.state.bundles.get(event.sha256)
     if bundle is None:
         return
-    builder.log(f"{bundle.ref} is refused: {event.problem}", "error")
+    builder.log(f"{bundle.ref} is refused and not run: {event.problem}", "error")
     for task in _tasks_of(builder, event.sha256, WAITING):
-        builder.end_unrun(task, "failed", f"bundle refused: {event.problem}")
-    _let_go(builder, bundle)
+        builder.end_without_run(task, "failed", f"bundle refused: {event.problem}")
+    _forget_bundle(builder, bundle)
 
 
 def _bundle_failed(builder: StepBuilder, event: e.BundleFailed) -> None:
@@ -185,7 +191,7 @@ def _bundle_failed(builder: StepBuilder, event: e.BundleFailed) -> None:
     if decision is None:
         for task in _tasks_of(builder, event.sha256, frozenset({"granted"})):
             builder.give_back(task, f"{bundle.ref} could not be fetched: {event.problem}")
-        _let_go(builder, bundle)
+        _forget_bundle(builder, bundle)
         return
     builder.put_bundle(
         bundle, fetching=False, attempts=attempts, retry_at=decision.at, problem=event.problem
@@ -193,10 +199,10 @@ def _bundle_failed(builder: StepBuilder, event: e.BundleFailed) -> None:
     builder.log(f"{bundle.ref} could not be fetched: {event.problem}", "warning")
 
 
-def _let_go(builder: StepBuilder, bundle: Bundle) -> None:
-    """Forget a bundle that was not verified again, unless a task that began before still runs it.
+def _forget_bundle(builder: StepBuilder, bundle: Bundle) -> None:
+    """Forget a bundle that could not be verified again, unless a task still needs it.
 
-    Such a task may be put back and run once more; a new one asks for the bundle anew.
+    A task that was accepted before may go on with it; a new task makes the agent fetch it again.
     """
     if _tasks_of(builder, bundle.sha256, ALIVE | WAITING):
         builder.put_bundle(bundle, fetching=False, verified_at=None, attempts=0)
@@ -243,10 +249,12 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     seconds = task.record.elapsed_seconds + finished.elapsed_seconds
     if success:
         _remember_duration(builder, task.ref, seconds)
-        builder.log(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
+        builder.log(f"task {task.task_id} of {task.ref} succeeded after {seconds:.1f} s")
     else:
         why = finished.message.strip().splitlines()[-1:] or [""]
-        builder.log(f"task {task.task_id} of {task.ref}: {finished.outcome}: {why[0]}", "warning")
+        builder.log(
+            f"task {task.task_id} of {task.ref} ended: {finished.outcome}: {why[0]}", "warning"
+        )
 
 
 def _put_back(
@@ -259,19 +267,19 @@ def _put_back(
     )
     builder.save(record)
     builder.advance(task, "put_back", record=record, keep=False, gpus=[], retry_at=retry_at)
-    builder.log(f"task {task.task_id} of {task.ref} will go on later")
+    builder.log(f"task {task.task_id} of {task.ref} is stopped until later")
 
 
 def _remember_duration(builder: StepBuilder, ref: str, seconds: float) -> None:
     old = builder.state.durations.get(ref, seconds)
     builder.state.durations[ref] = old + DURATION_WEIGHT * (seconds - old)
-    builder.keep_value("durations", dict(sorted(builder.state.durations.items())))
+    builder.save_value("durations", dict(sorted(builder.state.durations.items())))
 
 
 def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
-    """End a task that is no longer wanted, wherever it stands."""
+    """Cancel a task in whichever phase it is: stop its process, or report it unrun."""
     if task.phase in WAITING:
-        builder.end_unrun(task, "cancelled", reason)
+        builder.end_without_run(task, "cancelled", reason)
     elif task.phase in ("running", "paused"):
         builder.advance(task, "stop", keep=False)
         builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
@@ -281,14 +289,14 @@ def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
 
 
 def _sync_answered(builder: StepBuilder, event: e.SyncAnswered) -> None:
-    for task_id in answered(builder, event.answer):
+    for task_id in handle_answer(builder, event.answer):
         if task := builder.state.tasks.get(task_id):
             builder.log(f"task {task_id} of {task.ref} is cancelled by the server")
             cancel(builder, task, "cancelled by the server")
 
 
 def _sync_failed(builder: StepBuilder, event: e.SyncFailed) -> None:
-    failed(builder, event)
+    handle_failure(builder, event)
     if event.fatal:
         builder.state.exited = True
         builder.do(c.Exit(reason=event.problem, fault="refused"))
@@ -303,10 +311,10 @@ def _pause_requested(builder: StepBuilder, event: e.PauseRequested) -> None:
     pause = Pause(reason=event.reason, until_wall=until)
     if event.gpu is None:
         state.pause = pause
-        builder.keep_value("pause", pause)
+        builder.save_value("pause", pause)
     elif (uuid := _gpu_uuid(state, event.gpu)) is not None:
         state.gpu_pauses[uuid] = pause
-        builder.keep_value("gpu_pauses", state.gpu_pauses)
+        builder.save_value("gpu_pauses", state.gpu_pauses)
     builder.log(event.reason if event.gpu is None else f"GPU {event.gpu}: {event.reason}")
 
 
@@ -319,19 +327,19 @@ def _resume_requested(builder: StepBuilder, event: e.ResumeRequested) -> None:
     state = builder.state
     if event.gpu is not None:
         if state.gpu_pauses.pop(_gpu_uuid(state, event.gpu) or "", None) is not None:
-            builder.keep_value("gpu_pauses", state.gpu_pauses)
+            builder.save_value("gpu_pauses", state.gpu_pauses)
         builder.log(f"GPU {event.gpu} resumed")
         return
     if state.pause is not None:
         state.pause = None
-        builder.keep_value("pause", None)
+        builder.save_value("pause", None)
     if state.gpu_pauses:
         state.gpu_pauses.clear()
-        builder.keep_value("gpu_pauses", None)
+        builder.save_value("gpu_pauses", None)
     if state.drain is not None:
         state.drain = None
         state.sync.out_of_work = False
-        builder.keep_value("drain", None)
+        builder.save_value("drain", None)
     builder.log("resumed")
 
 
@@ -343,7 +351,7 @@ def _drain_requested(builder: StepBuilder, event: e.DrainRequested) -> None:
         then=event.then,
         deadline_wall=None if seconds is None else state.wall + seconds,
     )
-    builder.keep_value("drain", state.drain)
+    builder.save_value("drain", state.drain)
     state.sync.wanted_now = True
     builder.log(f"draining: {event.reason}")
 
@@ -365,7 +373,7 @@ def _stop_requested(builder: StepBuilder, event: e.StopRequested) -> None:
 
 
 def _stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
-    """Checkpoint what runs and keep it, give back what has not begun, say so to the server, go."""
+    """Begin to stop: tasks that run keep a checkpoint, tasks not yet begun are given back."""
     state = builder.state
     first = state.stop is None
     state.stop = Stop(reason=reason, give_up_at=state.now if hurry else state.now + STOP_SECONDS)
@@ -382,8 +390,9 @@ def _stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
             builder.give_back(task, "the agent stopped")
 
 
-#: Only people look at these: no decision depends on them, and hundreds may come in a second.
-_QUIET = (e.TaskStarted, e.TaskProgressed)
+#: Shown to people only. No decision depends on these events, and hundreds may come in a second, so
+#: they do not lead to a new plan.
+_DISPLAY_ONLY = (e.TaskStarted, e.TaskProgressed)
 
 _HANDLERS: dict[type, Callable[[StepBuilder, Any], None]] = {
     e.AgentStarted: _agent_started,

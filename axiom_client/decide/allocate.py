@@ -1,7 +1,7 @@
-"""Slots + tasks in hand -> which to start, pause and resume, and how much more to ask for.
+"""Chooses which tasks to start, pause and resume, and how much work to ask the server for.
 
-First come, first run; a task that does not fit is passed over, not waited for. A paused task keeps
-its memory, so it is counted until it ends.
+Tasks start in order of arrival. One that does not fit is skipped, so that those behind it need not
+wait for it. A paused task keeps its memory, so its memory counts until it ends.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from msgspec import Struct
 from axiom_client.decide.capacity import Room
 from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
+from axiom_client.decide.wording import counted
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
 
-REFILL_SHARE = (
-    0.5  # ask again when less than this share of the buffer is left: few, larger requests
-)
-UNKNOWN = Resources()  # what a task is taken to need until its bundle is here
-LEASE_SHARE = 0.5  # of the shortest lease in hand that a buffer may fill: estimates err by as much
-WAITING_PER_CORE_MAX = 5  # enough for any network outage of short tasks; more only hoards leases
+# The agent asks for work when less than this share of the buffer is left: few but larger requests.
+REFILL_SHARE = 0.5
+UNKNOWN = Resources()  # assumed needs of a task until its bundle has been fetched
+# The buffer fills at most this share of the shortest lease, since estimates are off by as much.
+LEASE_SHARE = 0.5
+# Enough for a network outage even with short tasks; more would only keep work from other hosts.
+WAITING_PER_CORE_MAX = 5
 
 
 class Allocation(Struct, frozen=True, kw_only=True):
-    """What is to change. ``start`` pairs a task with the GPU slots it gets, none on the CPU.
+    """Which tasks to start, pause and resume.
 
-    ``passed_over``: why a waiting task did not start, for cores ("cpu") and for GPUs ("gpu"): then
-    a slot may be idle though there is work.
+    start         task and the indices of the GPUs it gets; none for a task on the CPU
+    passed_over   why the first waiting task that did not fit could not start, for "cpu" and "gpu";
+                  explains a slot that is idle although tasks wait
     """
 
     start: list[tuple[int, list[int]]] = []
@@ -40,7 +43,7 @@ class Allocation(Struct, frozen=True, kw_only=True):
 
 
 class _Gpu:
-    """What is still free of one GPU."""
+    """What is still free on one GPU while tasks are placed."""
 
     def __init__(self, slot: Slot) -> None:
         self.index = slot.index
@@ -49,7 +52,7 @@ class _Gpu:
         self.memory_bytes = slot.memory_bytes
 
     def takes(self, needs: Resources) -> bool:
-        """Whether one more task fits beside those that are on it."""
+        """Whether a task fits beside those already placed on this GPU."""
         return (
             self.tasks > 0
             and needs.gpu_share <= self.share + 1e-9
@@ -62,8 +65,8 @@ class _Gpu:
         self.memory_bytes -= needs.gpu_memory_bytes
 
 
-class _Left:
-    """What is still free while tasks are being placed."""
+class _Free:
+    """What is still free on the host while tasks are placed."""
 
     def __init__(self, room: Room) -> None:
         self.cores = len(room.cpu)
@@ -73,17 +76,17 @@ class _Left:
         self.disk_bytes = room.disk_bytes
 
     def hold(self, needs: Resources) -> None:
-        """Count what an existing process holds, whatever the slots allow."""
+        """Count the memory and disk promised to a task, even beyond what is free."""
         self.memory_bytes -= needs.memory_bytes
         self.disk_bytes -= needs.disk_bytes
 
     def grow(self, needs: Resources) -> None:
-        """Count what a process that began after the last look has yet to take."""
+        """Count memory that a task started since the last measurement has yet to take."""
         if self.memory_now is not None:
             self.memory_now -= needs.memory_bytes
 
     def fitting(self, needs: Resources) -> list[int]:
-        """The GPUs that would take the task, emptiest first; as many as it needs, or none."""
+        """The GPUs for a task, emptiest first: as many as it needs, or none if too few fit."""
         fits = [gpu for gpu in self.gpus.values() if gpu.takes(needs)]
         fits.sort(key=lambda gpu: (-gpu.share, gpu.index))
         return [gpu.index for gpu in fits[: needs.gpus]] if len(fits) >= needs.gpus else []
@@ -93,28 +96,28 @@ class _Left:
         if needs.gpus and not self.fitting(needs):
             return f"the next task needs {_gpus(needs)}"
         if not needs.gpus and needs.cpu_cores > self.cores:
-            return f"the next task needs {needs.cpu_cores} cores"
+            return f"the next task needs {counted(needs.cpu_cores, 'core')}"
         if needs.memory_bytes > self.memory_bytes:
             return (
-                f"the next task needs {_size(needs.memory_bytes)} of memory, and of what tasks may "
-                f"have (memory.share) {_size(self.memory_bytes)} is left"
+                f"the next task needs {_size(needs.memory_bytes)} of memory, and "
+                f"{_size(self.memory_bytes)} is left of what all tasks may use (memory.share)"
             )
         if self.memory_now is not None and needs.memory_bytes > self.memory_now:
             return (
                 f"the next task needs {_size(needs.memory_bytes)} of memory, and this computer has "
-                f"too little free now (memory.keep_free)"
+                "too little free now (memory.keep_free)"
             )
         if needs.disk_bytes > self.disk_bytes:
             return (
-                f"the next task needs {_size(needs.disk_bytes)} of disk, and of what tasks may "
-                f"have (disk.total) {_size(self.disk_bytes)} is left"
+                f"the next task needs {_size(needs.disk_bytes)} of disk space, and "
+                f"{_size(self.disk_bytes)} is left of what all tasks may use (disk.total)"
             )
         return ""
 
 
 def _gpus(needs: Resources) -> str:
     room = f" with {_size(needs.gpu_memory_bytes)} of memory" if needs.gpu_memory_bytes else ""
-    return f"{needs.gpus} GPUs{room}" if needs.gpus > 1 else f"a GPU{room}"
+    return f"{counted(needs.gpus, 'GPU')}{room}"
 
 
 def _size(size_bytes: int) -> str:
@@ -122,7 +125,7 @@ def _size(size_bytes: int) -> str:
 
 
 def needs_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Resources:
-    """What the signed bundle declares; the smallest task there is while the bundle is not here."""
+    """The resources that the signed bundle declares; the minimum until the bundle is fetched."""
     bundle = bundles.get(task.record.grant.sha256)
     declared = bundle.manifest.resources if bundle and bundle.manifest else UNKNOWN
     gpus = max(1, declared.gpus) if task.record.grant.device == "gpu" else 0
@@ -134,71 +137,89 @@ def allocate(
     bundles: Mapping[str, Bundle],
     room: Room,
     now: float,
-    looked_at: float = NEVER,
+    measured_at: float = NEVER,
 ) -> Allocation:
-    """Decide from scratch, in order of arrival; asked twice it says the same.
+    """Decide from the whole state, in order of arrival; the same input gives the same answer.
 
-    looked_at  when the memory that is free was looked at
+    measured_at  when the free memory of ``room`` was measured
     """
-    left = _Left(room)
-    pause: list[int] = []
-    resume: list[int] = []
-    start: list[tuple[int, list[int]]] = []
+    free = _Free(room)
     ordered = sorted(tasks.values(), key=lambda t: (t.record.order, t.task_id))
-    for task in ordered:
-        if task.phase in ALIVE:
-            needs = needs_of(task, bundles)
-            left.hold(needs)
-            if task.running_since > looked_at:
-                left.grow(needs)
-            if not _keep(task, needs, left):
-                if task.phase == "running":
-                    pause.append(task.task_id)
-            elif task.phase == "paused":
-                resume.append(task.task_id)
-    passed_over: dict[str, str] = {}
-    for task in ordered:
-        if task.phase == "queued" and task.retry_at <= now:
-            needs = needs_of(task, bundles)
-            if why := left.refusal(needs):
-                passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
-                continue
-            left.hold(needs)
-            left.grow(needs)
-            start.append((task.task_id, _take(needs, left)))
+    alive = [(task, needs_of(task, bundles)) for task in ordered if task.phase in ALIVE]
+    ready = [
+        (task, needs_of(task, bundles))
+        for task in ordered
+        if task.phase == "queued" and task.retry_at <= now
+    ]
+    pause, resume = _continue(alive, free, measured_at)
+    start, passed_over = _start(ready, free)
     return Allocation(start=start, pause=pause, resume=resume, passed_over=passed_over)
 
 
-def _keep(task: TaskState, needs: Resources, left: _Left) -> bool:
-    """Whether a live task may go on, taking its slots when it may."""
+def _continue(
+    alive: Sequence[tuple[TaskState, Resources]], free: _Free, measured_at: float
+) -> tuple[list[int], list[int]]:
+    """Which tasks with a process to pause and which to resume; the others keep their slots."""
+    pause: list[int] = []
+    resume: list[int] = []
+    for task, needs in alive:
+        free.hold(needs)
+        if task.running_since > measured_at:
+            free.grow(needs)
+        fits = _keep_slots(task, needs, free)
+        if not fits and task.phase == "running":
+            pause.append(task.task_id)
+        elif fits and task.phase == "paused":
+            resume.append(task.task_id)
+    return pause, resume
+
+
+def _start(
+    ready: Sequence[tuple[TaskState, Resources]], free: _Free
+) -> tuple[list[tuple[int, list[int]]], dict[str, str]]:
+    """Which waiting tasks to start on which GPUs, and why the first others cannot start."""
+    start: list[tuple[int, list[int]]] = []
+    passed_over: dict[str, str] = {}
+    for task, needs in ready:
+        if why := free.refusal(needs):
+            passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
+            continue
+        free.hold(needs)
+        free.grow(needs)
+        start.append((task.task_id, _take_slots(needs, free)))
+    return start, passed_over
+
+
+def _keep_slots(task: TaskState, needs: Resources, free: _Free) -> bool:
+    """Whether a task with a process may run; takes its slots if so."""
     if needs.gpus:
-        held = [left.gpus[i] for i in task.gpus if i in left.gpus and left.gpus[i].takes(needs)]
+        held = [free.gpus[i] for i in task.gpus if i in free.gpus and free.gpus[i].takes(needs)]
         if len(held) < max(1, len(task.gpus)):
             return False
         for gpu in held:
             gpu.take(needs)
         return True
-    if needs.cpu_cores > left.cores:
+    if needs.cpu_cores > free.cores:
         return False
-    left.cores -= needs.cpu_cores
+    free.cores -= needs.cpu_cores
     return True
 
 
-def _take(needs: Resources, left: _Left) -> list[int]:
-    """Take the slots for a new task; the GPUs it gets."""
+def _take_slots(needs: Resources, free: _Free) -> list[int]:
+    """Take the slots for a new task; returns the indices of its GPUs."""
     if needs.gpus:
-        chosen = left.fitting(needs)
+        chosen = free.fitting(needs)
         for index in chosen:
-            left.gpus[index].take(needs)
+            free.gpus[index].take(needs)
         return chosen
-    left.cores -= needs.cpu_cores
+    free.cores -= needs.cpu_cores
     return []
 
 
 def task_seconds(
     task: TaskState, bundles: Mapping[str, Bundle], durations: Mapping[str, float]
 ) -> float:
-    """How long a task is expected to take here: this host's own record, else what is declared."""
+    """Expected duration of a task here: from earlier runs on this host, else as declared."""
     if known := durations.get(task.ref):
         return known
     bundle = bundles.get(task.record.grant.sha256)
@@ -214,21 +235,21 @@ def wanted(
     room: Room,
     buffer_seconds: float,
 ) -> Capacity:
-    """What the host would take now: slots beyond the tasks in hand, and work to keep them fed.
+    """How much work to ask the server for: free slots, and seconds of work to keep waiting.
 
-    A buffer is low when a core or GPU has no task waiting behind it, or less than REFILL_SHARE of
-    its seconds is left. Then ``buffer_seconds`` says how long it should be; else it is 0: ask no
-    more. Cores for which there is no memory are not counted.
+    The buffer is low when a core or GPU has no task waiting for it, or less than REFILL_SHARE of
+    the buffer is left. ``buffer_seconds`` is then its wanted length, else 0: no more is needed.
+    Cores for which memory is too short are not counted.
     """
     open_tasks = [t for t in tasks.values() if t.phase != "ended"]
     needs = {t.task_id: needs_of(t, bundles) for t in open_tasks}
     cores, gpus = cores_with_memory(tasks, bundles, room), len(room.gpu)
     buffer_seconds = min(buffer_seconds, _before_deadlines(open_tasks))
-    cpu, gpu = _Stock(cores), _Stock(gpus)
+    cpu, gpu = _WorkInHand(cores), _WorkInHand(gpus)
     for task in open_tasks:
         need = needs[task.task_id]
-        stock, size = (gpu, need.gpus * need.gpu_share) if need.gpus else (cpu, need.cpu_cores)
-        stock.add(size, task_seconds(task, bundles, durations), waits=task.phase in WAITING)
+        work, size = (gpu, need.gpus * need.gpu_share) if need.gpus else (cpu, need.cpu_cores)
+        work.add(size, task_seconds(task, bundles, durations), waits=task.phase in WAITING)
     alive = [needs[t.task_id] for t in open_tasks if t.phase in ALIVE]
     return Capacity(
         cpu_slots=cores,
@@ -239,7 +260,9 @@ def wanted(
         disk_free_bytes=max(0, room.disk_bytes - sum(n.disk_bytes for n in alive)),
         buffer_seconds=max(
             cpu.ask_seconds(buffer_seconds),
-            gpu.ask_seconds(buffer_seconds) if gpu.held else 0.0,  # else there is no work for them
+            gpu.ask_seconds(buffer_seconds)
+            if gpu.held
+            else 0.0,  # none in hand: the server has none
         ),
     )
 
@@ -247,47 +270,59 @@ def wanted(
 def cores_with_memory(
     tasks: Mapping[int, TaskState], bundles: Mapping[str, Bundle], room: Room
 ) -> int:
-    """How many of the usable cores tasks like those in hand can fill at a time.
+    """How many of the usable cores have enough memory for tasks like those in hand.
 
-    With none in hand, such as this host has had count. Before the first, every core counts.
+    Without tasks in hand, those of known bundles count. Without any, all usable cores.
     """
-    in_hand = [bundles.get(t.record.grant.sha256) for t in tasks.values()
-               if t.phase != "ended" and t.record.grant.device == "cpu"]  # fmt: skip
-    known = [b.manifest.resources for b in in_hand if b and b.manifest]
-    known = known or [b.manifest.resources for b in bundles.values()
-                      if b.manifest and not b.manifest.resources.gpus]  # fmt: skip
-    if not known:
+    needs = _needs_in_hand(tasks, bundles) or [
+        bundle.manifest.resources
+        for bundle in bundles.values()
+        if bundle.manifest and not bundle.manifest.resources.gpus
+    ]
+    if not needs:
         return len(room.cpu)
-    each_bytes = sum(n.memory_bytes for n in known) / sum(n.cpu_cores for n in known)
-    return min(len(room.cpu), max(1, int(room.memory_bytes / each_bytes)))
+    bytes_per_core = sum(n.memory_bytes for n in needs) / sum(n.cpu_cores for n in needs)
+    return min(len(room.cpu), max(1, int(room.memory_bytes / bytes_per_core)))
+
+
+def _needs_in_hand(
+    tasks: Mapping[int, TaskState], bundles: Mapping[str, Bundle]
+) -> list[Resources]:
+    """The resources of the CPU tasks in hand whose bundles have been fetched."""
+    in_hand = [
+        bundles.get(task.record.grant.sha256)
+        for task in tasks.values()
+        if task.phase != "ended" and task.record.grant.device == "cpu"
+    ]
+    return [bundle.manifest.resources for bundle in in_hand if bundle and bundle.manifest]
 
 
 def _before_deadlines(open_tasks: Sequence[TaskState]) -> float:
-    """The longest buffer that is surely done before leases such as the host has now run out."""
+    """The longest buffer, in seconds, that is done well before the shortest lease in hand ends."""
     leases = [t.record.grant.lease_seconds for t in open_tasks]
     return LEASE_SHARE * min(leases) if leases else math.inf
 
 
-class _Stock:
-    """The work in hand for the cores, or for the GPUs; ``slots`` of them are usable."""
+class _WorkInHand:
+    """The tasks in hand for the cores, or for the GPUs. ``slots``: how many of these are usable."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.held = 0.0  # slots that all of it would fill
+        self.held = 0.0  # slots that these tasks would fill
         self._waiting = 0.0
         self._seconds: list[float] = []
 
     def add(self, size: float, seconds: float, *, waits: bool) -> None:
-        """One task of so many slots."""
+        """Count one task that fills ``size`` slots."""
         self.held += size
         if waits:
             self._waiting += size
             self._seconds.append(seconds)
 
     def ask_seconds(self, buffer_seconds: float) -> float:
-        """How long the buffer of each slot should be; 0 while it is long enough.
+        """How long each slot's buffer should be: as configured, but at least one task.
 
-        As configured, but a task at least.
+        0 while the buffer is long enough.
         """
         if self.slots <= 0 or buffer_seconds <= 0:
             return 0.0

@@ -1,7 +1,7 @@
-"""A workunit is bound to its bundle: a grant is work only if the signed metadata allows it.
+"""Checks a grant against the signed metadata of its bundle.
 
-What the server says chooses among what staff signed (which version, which values inside the
-declared ranges, which seed) and adds nothing: no code, path, environment or command line.
+The server can only choose among what staff signed: a version, parameter values within the declared
+ranges, and a seed. It cannot add code, a path, an environment or a command line.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ SEED_MAX = 2**53  # beyond it JSON readers disagree on the value
 
 
 class GrantRefused(ValueError):
-    """The grant asks for what was not signed; the message says what."""
+    """The grant asks for something that was not signed; the message says what."""
 
 
 def bind(grant: Grant, manifest: Manifest) -> Parameters:
-    """The parameters to run a grant with: the signed defaults, overlaid with the grant's values.
+    """The parameters of a task: the signed defaults, with the values that the grant changes.
 
-    manifest  of the verified bundle whose SHA-256 is the grant's
+    manifest  from the verified bundle whose SHA-256 is the grant's
 
-    Raises GrantRefused: another bundle's name, a parameter or a seed out of its range.
+    Raises GrantRefused where the name is another bundle's, or a parameter or the seed is out of
+    range.
     """
     if (grant.experiment, grant.version) != (manifest.name, manifest.version):
         raise GrantRefused(

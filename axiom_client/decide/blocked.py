@@ -1,4 +1,4 @@
-"""Why nothing may run for now: the first of the volunteer's conditions that forbids it."""
+"""Why no task may run now: the first of the volunteer's conditions that forbids it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from msgspec import Struct
 from axiom_client.decide.model import AgentState, Blocked
 from axiom_client.decide.schedule import is_open, moment, next_change
 
-COOL_DOWN_CELSIUS = 5.0  # below the cap before work goes on: it would be back at it in seconds
+# Work goes on this far below the limit; right at it, the processor would be too hot within seconds.
+COOL_DOWN_CELSIUS = 5.0
 
 
 class BlockReason(Struct, frozen=True, kw_only=True):
-    """``kind`` stays the same while the figures in ``text`` change."""
+    """Why no task may run. ``kind`` stays the same while the figures in ``text`` change."""
 
     kind: str
     text: str
 
 
 def block_reason(state: AgentState) -> BlockReason | None:
-    """What forbids work now; None: nothing. A person's pause comes first."""
+    """Why no task may run now; None when tasks may run. A person's pause comes first."""
     if state.pause is not None:
         return BlockReason(kind="pause", text=state.pause.reason)
     for condition in (_hours, _program, _presence, _battery, _heat, _others, _disk):
@@ -27,8 +28,8 @@ def block_reason(state: AgentState) -> BlockReason | None:
     return None
 
 
-def in_words(state: AgentState) -> str:
-    """The same for people, such as "paused: on battery since 14:02"; empty when nothing rests."""
+def blocked_text(state: AgentState) -> str:
+    """The reason for people, such as "paused: on battery since 14:02"; empty when tasks may run."""
     why = block_reason(state)
     if why is None:
         return ""
@@ -41,7 +42,7 @@ def in_words(state: AgentState) -> str:
 
 
 def blocked_seconds(state: AgentState) -> float:
-    """How long the present rest surely lasts: a pause for some time, or hours; else 0."""
+    """How long tasks stay blocked at least: by a pause of known length or run.schedule; else 0."""
     if state.pause is not None:
         until = state.pause.until_wall
         return 0.0 if until is None else max(0.0, until - state.wall)
@@ -51,8 +52,8 @@ def blocked_seconds(state: AgentState) -> float:
     return 0.0 if opens is None else opens - state.local
 
 
-def remember(state: AgentState) -> None:
-    """Note since when the present reason holds."""
+def remember_block_reason(state: AgentState) -> None:
+    """Note since when the present reason holds, in ``state.blocked``."""
     why = block_reason(state)
     if why is None:
         state.blocked = None
@@ -61,7 +62,7 @@ def remember(state: AgentState) -> None:
 
 
 def changes_at(state: AgentState) -> list[float]:
-    """Monotonic times at which the answer changes by itself."""
+    """Monotonic times at which a pause ends, or the hours of run.schedule begin or end."""
     times = []
     pauses = [state.pause, *(pause for _, pause in sorted(state.gpu_pauses.items()))]
     for pause in pauses:
@@ -87,13 +88,13 @@ def _hours(state: AgentState) -> BlockReason | None:
 
 def _program(state: AgentState) -> BlockReason | None:
     name = state.load.exclusive
-    return BlockReason(kind="program", text=f"{name} has run (run.exclusive)") if name else None
+    return BlockReason(kind="program", text=f"{name} is running (run.exclusive)") if name else None
 
 
 def _presence(state: AgentState) -> BlockReason | None:
     if state.limits.while_in_use or not state.load.in_use:
         return None
-    return BlockReason(kind="presence", text="somebody has used this computer")
+    return BlockReason(kind="presence", text="this computer is in use")
 
 
 def _battery(state: AgentState) -> BlockReason | None:
@@ -106,10 +107,10 @@ def _heat(state: AgentState) -> BlockReason | None:
     cap, now = state.limits.temperature_max, state.load.temperature
     if not cap or now is None:
         return None
-    resting = state.blocked is not None and state.blocked.kind == "heat"
-    if now <= (cap - COOL_DOWN_CELSIUS if resting else cap):
+    cooling = state.blocked is not None and state.blocked.kind == "heat"
+    if now <= (cap - COOL_DOWN_CELSIUS if cooling else cap):
         return None
-    return BlockReason(kind="heat", text=f"the processor is at {now:.0f} °C, above {cap:.0f} °C,")
+    return BlockReason(kind="heat", text=f"processor at {now:.0f} °C (limit {cap:.0f} °C)")
 
 
 def _others(state: AgentState) -> BlockReason | None:
@@ -130,7 +131,8 @@ def _disk(state: AgentState) -> BlockReason | None:
     if free is None or free >= keep:
         return None
     return BlockReason(
-        kind="disk", text=f"{_megabytes(free)} of disk are free, {_megabytes(keep)} to keep"
+        kind="disk",
+        text=f"{_megabytes(free)} of disk space free, {_megabytes(keep)} to be left free",
     )
 
 

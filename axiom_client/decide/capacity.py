@@ -1,6 +1,6 @@
-"""Host facts + what the volunteer allows + why it may rest -> the slots that may be used now.
+"""Derives the slots that tasks may use now from the host's facts and the volunteer's limits.
 
-Every slot that may not be used has one reason that a person understands.
+Each slot that may not be used has one reason, in words for people.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from msgspec import Struct
 from axiom_client.decide.model import Limits, Load, Pause, Slot
 from axiom_protocol.messages import GpuFacts, HostFacts
 
-GPU_TASKS = 2  # most tasks on one GPU where the volunteer says nothing
+GPU_TASKS = 2  # largest number of tasks on one GPU unless gpu.tasks says otherwise
 
 
 class Room(Struct, frozen=True, kw_only=True):
-    """What may be used now.
+    """The resources that tasks may use now.
 
-    memory_bytes    for all tasks together, as promised
-    disk_bytes      the same of the disk
-    memory_now      what tasks that start now may take of the memory that is free; None: not known
-    rest            why nothing may run at all; empty when something may
+    memory_bytes    memory for all tasks together
+    disk_bytes      disk space for all tasks together
+    memory_now      free memory that tasks started now may take; None: not known
+    blocked         why no task may run at all; empty when tasks may run
     """
 
     slots: list[Slot]
     memory_bytes: int
     disk_bytes: int
     memory_now: int | None = None
-    rest: str = ""
+    blocked: str = ""
 
     @property
     def cpu(self) -> list[Slot]:
@@ -50,15 +50,15 @@ def room(
     load: Load,
     limits: Limits,
     *,
-    rest: str = "",
+    blocked: str = "",
     gpu_pauses: Mapping[str, Pause] | None = None,
 ) -> Room:
-    """The room for tasks now; none before the host was probed."""
+    """The resources for tasks now; none until the host has been probed."""
     if facts is None:
         return NO_ROOM
     allowed = allowed_cores(facts.cpu_cores, limits)
     cores = [
-        Slot(kind="cpu", index=i, reason=rest or _why_not_core(i, allowed, limits))
+        Slot(kind="cpu", index=i, reason=blocked or _why_not_core(i, allowed, limits))
         for i in range(facts.cpu_cores)
     ]
     gpus = [
@@ -66,7 +66,7 @@ def room(
             kind="gpu",
             index=i,
             uuid=gpu.uuid,
-            reason=rest or _why_not_gpu(i, gpu, limits, gpu_pauses or {}),
+            reason=blocked or _why_not_gpu(i, gpu, limits, gpu_pauses or {}),
             tasks=limits.gpu_tasks.get(str(i), limits.gpu_tasks.get("", GPU_TASKS)),
             memory_bytes=gpu.memory_bytes,
         )
@@ -81,12 +81,12 @@ def room(
         memory_bytes=int(facts.memory_bytes * limits.memory_share),
         disk_bytes=max(0, min(limits.disk_bytes, int(free - disk_kept))),
         memory_now=None if available is None else max(0, int(available - kept)),
-        rest=rest,
+        blocked=blocked,
     )
 
 
 def allowed_cores(cores: int, limits: Limits) -> int:
-    """How many cores the volunteer allows: rounded down, but one at least while any are allowed."""
+    """How many cores the volunteer allows: rounded down, but at least one unless the share is 0."""
     if limits.cpu_share <= 0:
         return 0
     allowed = max(1, math.floor(cores * limits.cpu_share + 1e-9))

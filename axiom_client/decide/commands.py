@@ -1,4 +1,4 @@
-"""What is to be done, in the imperative. Performed in order; the journal's share comes first."""
+"""What the agent must do, one class for each command. Those for the journal are performed first."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ class _Command(Struct, frozen=True, kw_only=True, tag=True):
     pass
 
 
-# --- what the journal must hold before anything below is done -------------------------------------
+# --- written to the journal before any effect below -----------------------------------------------
 
 
 class SaveTask(_Command, frozen=True, kw_only=True):
-    """Keep a task, new or changed."""
+    """Write a new or changed task to the journal."""
 
     record: TaskRecord
 
 
 class SaveReport(_Command, frozen=True, kw_only=True):
-    """Keep a report until the server acknowledges it."""
+    """Write a report to the journal; it stays until the server acknowledges it."""
 
     report: Report
 
 
 class ForgetTask(_Command, frozen=True, kw_only=True):
-    """The server has this task's report: nothing of it is needed any more."""
+    """Delete a task and its report from the journal: the server has the report."""
 
     task_id: int
 
 
 class SaveRequest(_Command, frozen=True, kw_only=True):
-    """Keep the request that is about to be sent; None: its answer has come."""
+    """Write the next request to the journal before it is sent; None: it was answered, delete it."""
 
     plan: SyncPlan | None
 
 
 class SaveValue(_Command, frozen=True, kw_only=True):
-    """Keep one small thing by name; None forgets it."""
+    """Write one named value to the journal; None deletes it."""
 
     key: ValueKey
     value: Any
@@ -55,17 +55,17 @@ class SaveValue(_Command, frozen=True, kw_only=True):
 
 
 class ProbeHost(_Command, frozen=True, kw_only=True):
-    """Find out what the host is."""
+    """Find the facts of the host: processor, memory, disk, GPUs, environments."""
 
 
 class MeasureLoad(_Command, frozen=True, kw_only=True):
-    """Find out what else happens on the host: no more than some limit depends on.
+    """Measure what else happens on the host. Only what a limit depends on is measured.
 
     others      how many cores other programs keep busy
-    presence    whether somebody uses it
-    heat        how hot the processor is
-    programs    whether one of these runs
-    space       how much memory and disk is free
+    presence    whether somebody uses the host, and whether it runs on battery
+    heat        the processor's temperature
+    programs    whether one of these programs runs
+    space       how much memory and disk space is free
     """
 
     others: bool = False
@@ -76,9 +76,9 @@ class MeasureLoad(_Command, frozen=True, kw_only=True):
 
 
 class FetchBundle(_Command, frozen=True, kw_only=True):
-    """Bring a published experiment here and verify it.
+    """Fetch a published experiment and verify its signatures.
 
-    accepted   it was verified here before: the copy on the disk will do while the network is away
+    accepted   it was verified here before, so the copy on the disk may be used without a network
     """
 
     experiment: str
@@ -88,17 +88,17 @@ class FetchBundle(_Command, frozen=True, kw_only=True):
 
 
 class Prewarm(_Command, frozen=True, kw_only=True):
-    """Work is expected: start the warm parent of an environment."""
+    """Start the zygote of an environment, since a task is expected."""
 
     environment: Environment
 
 
 class ReleaseIdle(_Command, frozen=True, kw_only=True):
-    """Nothing has run for a while: let the warm parents go."""
+    """End the zygotes: nothing has run for a while."""
 
 
 class StartTask(_Command, frozen=True, kw_only=True):
-    """Run a task in the sandbox, on these GPUs or else on cores."""
+    """Run a task in the sandbox, on the given GPUs, or on cores if none are given."""
 
     spec: TaskSpec
     gpus: list[GpuFacts] = []
@@ -110,38 +110,38 @@ class StartTask(_Command, frozen=True, kw_only=True):
 
 
 class PauseTask(_Command, frozen=True, kw_only=True):
-    """Suspend it where it stands; it keeps its memory."""
+    """Suspend a task's process; it keeps its memory."""
 
     task_id: int
 
 
 class ResumeTask(_Command, frozen=True, kw_only=True):
-    """Let a paused task go on."""
+    """Continue a paused task."""
 
     task_id: int
 
 
 class StopTask(_Command, frozen=True, kw_only=True):
-    """End it: politely first, so that it may keep a checkpoint."""
+    """End a task. It has ``grace_seconds`` to write a checkpoint before it is killed."""
 
     task_id: int
     grace_seconds: float
 
 
 class ClearFolder(_Command, frozen=True, kw_only=True):
-    """Delete the task's own folder: it will not run again."""
+    """Delete the task's own folder, since it will not run again."""
 
     task_id: int
 
 
 class Sync(_Command, frozen=True, kw_only=True):
-    """Send the request, with the reports it names."""
+    """Send the request to the server, with the reports it names."""
 
     plan: SyncPlan
 
 
 class WakeAt(_Command, frozen=True, kw_only=True):
-    """Send TimerFired then; replaces the time asked for before."""
+    """Send TimerFired at that time (monotonic seconds); replaces any earlier WakeAt."""
 
     at: float
 
@@ -154,10 +154,10 @@ class LogLine(_Command, frozen=True, kw_only=True):
 
 
 class Exit(_Command, frozen=True, kw_only=True):
-    """The agent is done.
+    """End the agent.
 
-    fault   refused: the project does not accept this host; unreachable: work would have been to
-            come, and nobody answers
+    fault   refused: the project does not accept this host
+            unreachable: the server may have more work, but does not answer
     """
 
     reason: str

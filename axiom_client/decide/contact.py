@@ -9,9 +9,10 @@ from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.sync import compose, due_at, has_room, wanted_capacity
 
 
-def contact_server(builder: StepBuilder, space: Room) -> None:
+def contact_server(builder: StepBuilder, room: Room) -> None:
+    """Send a request when one is due."""
     state = builder.state
-    capacity = wanted_capacity(state, space)
+    capacity = wanted_capacity(state, room)
     if due_at(state, capacity) > state.now:
         return
     unanswered = state.sync.unanswered

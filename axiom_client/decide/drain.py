@@ -1,4 +1,4 @@
-"""Finishing what is in hand and taking nothing new: what is given back, and what follows."""
+"""Draining: tasks that run are finished, tasks that wait are given back, none are taken."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from axiom_client.decide.task import GRACE_SECONDS, WAITING
 
 
 def advance_drain(builder: StepBuilder) -> None:
-    """At its deadline what still runs is ended; when nothing is in hand, what was to follow does"""
+    """Stop tasks that still run at the deadline; pause when the drain is over, if it says so."""
     state, drain = builder.state, builder.state.drain
     if drain is None or state.stop is not None:
         return
     late = deadline_passed(state)
     for _, task in sorted(state.tasks.items()):
-        message = f"given back: {drain.reason}, and the deadline has come"
+        message = f"given back: {drain.reason}, and the drain's deadline has passed"
         if late and task.phase in ("running", "paused"):
             builder.advance(task, "stop", keep=False, message=message)
             builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
         elif late and task.phase in WAITING:
-            builder.end_unrun(task, "cancelled", message)
+            builder.end_without_run(task, "cancelled", message)
     if drain.then == "pause" and not _has_open_work(state):
         state.pause, state.drain = Pause(reason=f"paused: drained, {drain.reason}"), None
-        builder.keep_value("pause", state.pause)
-        builder.keep_value("drain", None)
+        builder.save_value("pause", state.pause)
+        builder.save_value("drain", None)
         builder.log(state.pause.reason)
 
 
 def deadline_passed(state: AgentState) -> bool:
-    """Whether a drain's deadline has come."""
+    """Whether the agent drains and the drain's deadline has passed."""
     drain = state.drain
     return (
         drain is not None and drain.deadline_wall is not None and state.wall >= drain.deadline_wall
@@ -37,12 +37,13 @@ def deadline_passed(state: AgentState) -> bool:
 
 
 def _has_open_work(state: AgentState) -> bool:
-    """Whether the server has still to hear of anything, or this host to do it."""
+    """Whether tasks, reports or requests are still open, at this host or with the server."""
     sync = state.sync
     return bool(state.tasks or sync.in_flight or sync.unanswered or sync.wanted_now)
 
 
 def give_back_waiting(builder: StepBuilder) -> None:
+    """While the agent drains or stops, give back the tasks that have not begun."""
     state = builder.state
     if state.drain is None and state.stop is None:
         return

@@ -1,6 +1,6 @@
-"""What happened, in the past tense. Every event carries ``now``, monotonic seconds.
+"""What happened, one class for each event. ``now`` is monotonic seconds.
 
-Events are plain data and encode to JSON, so that a recorded log replays to the identical commands.
+Events are plain data and encode to JSON, so that a recorded log replays to the same commands.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from axiom_client.decide.model import (
+    AfterDrain,
     CreditDay,
     Drain,
     Limits,
@@ -15,7 +16,6 @@ from axiom_client.decide.model import (
     Pause,
     SyncPlan,
     TaskRecord,
-    Then,
 )
 from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.manifest import Manifest
@@ -35,7 +35,7 @@ class WaitingReport(Struct, frozen=True, kw_only=True):
 
 
 class AgentStarted(_Event, frozen=True, kw_only=True):
-    """The agent is up, with what its journal held."""
+    """The agent has started; this is what its journal contained."""
 
     wall: float
     utc_offset_seconds: int = 0
@@ -51,20 +51,20 @@ class AgentStarted(_Event, frozen=True, kw_only=True):
     durations: dict[str, float] = {}
     credit: Credit | None = None
     until_idle: bool = False
-    seconds: float | None = None  # stop after so long
+    seconds: float | None = None  # stop after this many seconds; None: run on
 
 
 class ClockChanged(_Event, frozen=True, kw_only=True):
-    """The time of day is not what it was: the host slept, its clock was set, or summer began."""
+    """The time of day jumped: the host slept, its clock was set, or summer time began or ended."""
 
     wall: float
     utc_offset_seconds: int
 
 
 class FactsProbed(_Event, frozen=True, kw_only=True):
-    """What the host is.
+    """The facts of the host were found.
 
-    gpus_known     false while the first look for GPUs still goes on
+    gpus_known     false while the first search for GPUs still goes on
     gpu_problems   why GPUs that seem to be there cannot be used
     """
 
@@ -74,13 +74,13 @@ class FactsProbed(_Event, frozen=True, kw_only=True):
 
 
 class LoadMeasured(_Event, frozen=True, kw_only=True):
-    """What else happens on the host."""
+    """The load of the host by other programs and people was measured."""
 
     load: Load
 
 
 class TimerFired(_Event, frozen=True, kw_only=True):
-    """The time last asked for by WakeAt has come."""
+    """The time of the last WakeAt command has come."""
 
 
 class SyncAnswered(_Event, frozen=True, kw_only=True):
@@ -90,10 +90,10 @@ class SyncAnswered(_Event, frozen=True, kw_only=True):
 
 
 class SyncFailed(_Event, frozen=True, kw_only=True):
-    """No answer, or a refusal.
+    """The request had no answer, or was refused.
 
-    again    true: the request may have arrived, send it again unchanged; false: make a new one
-    fatal    the project does not accept this host: going on is pointless
+    again    true: the request may have arrived, so send it again unchanged; false: make a new one
+    fatal    the project does not accept this host, so the agent ends
     jitter   0 to 1, spreads the retries of many hosts
     """
 
@@ -113,7 +113,7 @@ class BundleFetched(_Event, frozen=True, kw_only=True):
 
 
 class BundleRefused(_Event, frozen=True, kw_only=True):
-    """A bundle is not what staff signed: nothing of it may run."""
+    """A bundle is not what staff signed, so no task may run it."""
 
     sha256: str
     problem: str
@@ -135,21 +135,21 @@ class TaskStarted(_Event, frozen=True, kw_only=True):
 
 
 class TaskProgressed(_Event, frozen=True, kw_only=True):
-    """The experiment said how much of it is done, 0 to 1."""
+    """The experiment reported its progress, 0 to 1."""
 
     task_id: int
     fraction: float
 
 
 class TaskEnded(_Event, frozen=True, kw_only=True):
-    """The task's process is gone. ``jitter``, 0 to 1, spreads retries."""
+    """The task's process has ended. ``jitter``, 0 to 1, spreads retries."""
 
     finished: TaskFinished
     jitter: float = 0.5
 
 
 class PauseRequested(_Event, frozen=True, kw_only=True):
-    """A person wants quiet; for so long, or until resumed; on the whole host or on one GPU."""
+    """A person pauses the host, or one GPU; ``for_seconds`` None: until resumed."""
 
     for_seconds: float | None = None
     reason: str = "paused by you"
@@ -163,10 +163,10 @@ class ResumeRequested(_Event, frozen=True, kw_only=True):
 
 
 class DrainRequested(_Event, frozen=True, kw_only=True):
-    """Finish what is in hand, take nothing new."""
+    """A person wants the tasks in hand finished and none taken."""
 
     reason: str
-    then: Then = "stay"
+    then: AfterDrain = "stay"
     deadline_seconds: float | None = None
 
 
@@ -175,20 +175,20 @@ class SyncRequested(_Event, frozen=True, kw_only=True):
 
 
 class AbortRequested(_Event, frozen=True, kw_only=True):
-    """A person wants one task ended."""
+    """A person wants one task cancelled."""
 
     task_id: int
 
 
 class StopRequested(_Event, frozen=True, kw_only=True):
-    """The agent must go: politely the first time, at once the second."""
+    """The agent must end: in good order the first time, at once when asked again (``hurry``)."""
 
     reason: str
     hurry: bool = False
 
 
 class ConfigChanged(_Event, frozen=True, kw_only=True):
-    """The volunteer changed what is allowed."""
+    """The volunteer changed the limits."""
 
     limits: Limits
 

@@ -7,12 +7,13 @@ import msgspec
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
 from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.wording import counted
 from axiom_protocol.manifest import Manifest, Resources
 from axiom_protocol.messages import HostFacts
 
 
 def accept(builder: StepBuilder, task: TaskState, manifest: Manifest) -> None:
-    """Queue a task whose bundle is verified, or give it back with the reason why it cannot run."""
+    """Queue a task whose bundle is verified, or give it back if it can never run here."""
     if why := misfit(builder.state, task, manifest):
         builder.log(f"task {task.task_id} of {task.ref} is given back: {why}", "warning")
         builder.give_back(task, why)
@@ -37,18 +38,18 @@ def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
         return f"{manifest.environment} is not installed here"
     on_gpu = task.record.grant.device == "gpu"
     if on_gpu and max(1, needs.gpus) > len(facts.gpus):
-        return f"it needs {max(1, needs.gpus)} GPUs and this host has {len(facts.gpus)}"
+        return f"it needs {counted(max(1, needs.gpus), 'GPU')} and this host has {len(facts.gpus)}"
     if not on_gpu and needs.cpu_cores > facts.cpu_cores:
-        return f"it needs {needs.cpu_cores} cores and this host has {facts.cpu_cores}"
+        return f"it needs {counted(needs.cpu_cores, 'core')} and this host has {facts.cpu_cores}"
     if needs.memory_bytes > facts.memory_bytes * limits.memory_share:
-        return f"it needs {needs.memory_bytes:,} bytes of memory, more than is allowed here"
+        return f"it needs {needs.memory_bytes:,} bytes of memory, more than memory.share allows"
     if needs.disk_bytes > limits.disk_bytes:
-        return f"it needs {needs.disk_bytes:,} bytes of disk, more than is allowed here"
+        return f"it needs {needs.disk_bytes:,} bytes of disk space, more than disk.total allows"
     return _gpu_misfit(facts, needs) if on_gpu else ""
 
 
 def _gpu_misfit(facts: HostFacts, needs: Resources) -> str:
-    roomy = [gpu for gpu in facts.gpus if gpu.memory_bytes >= needs.gpu_memory_bytes]
-    if len(roomy) < max(1, needs.gpus):
-        return f"it needs {needs.gpu_memory_bytes:,} bytes of a GPU's memory, more than there is"
+    large_enough = [gpu for gpu in facts.gpus if gpu.memory_bytes >= needs.gpu_memory_bytes]
+    if len(large_enough) < max(1, needs.gpus):
+        return f"it needs {needs.gpu_memory_bytes:,} bytes of GPU memory, more than a GPU here has"
     return ""

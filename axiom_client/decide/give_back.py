@@ -1,4 +1,4 @@
-"""Gives tasks back that this host cannot finish before their lease ends."""
+"""Gives back the tasks that this host cannot finish before their leases end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from axiom_client.decide.task import WAITING
 
 
 def give_back_late(builder: StepBuilder) -> None:
-    """A task that cannot be done here before its lease ends is better done elsewhere, from now.
+    """Give back each waiting task that would end here after its lease: another host can begin now.
 
-    A rest counts with what is known of its length; one without an end may be over in a minute.
+    A pause of known length counts as a delay. One without a known end may be over in a minute, so
+    it does not count.
     """
     state = builder.state
     ordered = sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
-    ahead = 0.0  # seconds of one core that come before
+    ahead = 0.0  # core-seconds of the tasks before
     cores = max(1, cores_with_memory(state.tasks, state.bundles, _room_unblocked(state)))
     begin = state.wall + blocked_seconds(state)
     for task in ordered:
@@ -32,7 +33,7 @@ def give_back_late(builder: StepBuilder) -> None:
             and not task.record.attempts
             and task.record.lease_until_wall < done_at
         ):
-            builder.give_back(task, "it could not be done here before its deadline")
+            builder.give_back(task, "this host could not finish it before its deadline")
         elif not needs.gpus:
             left = seconds if task.phase in WAITING else seconds - ran_seconds(task, state.now)
             ahead += max(0.0, left) * needs.cpu_cores

@@ -1,4 +1,4 @@
-"""Whether the agent should end now, and with which reason."""
+"""Decides whether the agent ends now, and why."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import ALIVE
 
-SERVER_FAILURES_MAX = 7  # in a row, some two minutes, before a run until idle gives up asking
+# Failed requests in a row, over some two minutes, after which ``run --until-idle`` gives up.
+SERVER_FAILURES_MAX = 7
 
 
-def leave(builder: StepBuilder) -> None:
-    if (leave := _exit_command(builder.state)) is not None:
+def exit_when_done(builder: StepBuilder) -> None:
+    """End the agent if there is a reason to."""
+    if (command := _exit_command(builder.state)) is not None:
         builder.state.exited = True
-        builder.do(leave)
+        builder.do(command)
 
 
 def _exit_command(state: AgentState) -> c.Exit | None:
-    """Why the agent should end now; None while it should not."""
+    """The command to end the agent; None while it should run on."""
     for reason in (_stopped, _unreachable, _drained, _out_of_work):
         if (command := reason(state)) is not None:
             return command
@@ -26,7 +28,7 @@ def _exit_command(state: AgentState) -> c.Exit | None:
 
 
 def _stopped(state: AgentState) -> c.Exit | None:
-    """A stop was asked for, and what it waits for has come or taken too long."""
+    """A stop was asked for, and tasks and reports are settled or the time for that is over."""
     if state.stop is None:
         return None
     alive = any(task.phase in ALIVE for task in state.tasks.values())
@@ -38,18 +40,18 @@ def _stopped(state: AgentState) -> c.Exit | None:
 
 
 def _unreachable(state: AgentState) -> c.Exit | None:
-    """Only the server could bring more to do, and it does not answer."""
+    """No task is left to run, and the server that could give one does not answer."""
     if not state.sync.failures or _has_tasks_to_run(state):
         return None
     if state.until_idle and state.sync.failures >= SERVER_FAILURES_MAX:
         return c.Exit(reason=state.sync.problem, fault="unreachable")
     if _drains_to_exit(state) and deadline_passed(state):
-        return _drain_exit(state, "; reports wait for the next start")
+        return _drain_exit(state, "; unsent reports are kept for the next start")
     return None
 
 
 def _drained(state: AgentState) -> c.Exit | None:
-    """A drain that ends the agent is complete, and the server knows."""
+    """A drain that ends the agent is complete, and the server has the last reports."""
     unsent = state.sync.wanted_now and not state.sync.failures
     if _drains_to_exit(state) and not _has_open_work(state) and not unsent:
         return _drain_exit(state)
@@ -57,7 +59,7 @@ def _drained(state: AgentState) -> c.Exit | None:
 
 
 def _out_of_work(state: AgentState) -> c.Exit | None:
-    """A run until idle has asked for work for everything here, and the server has none."""
+    """``run --until-idle`` has asked for work for all cores and GPUs, and the server has none."""
     asked_for_all = state.gpus_known and not state.sync.wanted_now
     idle = state.sync.out_of_work and not _has_open_work(state)
     if state.until_idle and idle and asked_for_all:
@@ -75,11 +77,11 @@ def _drain_exit(state: AgentState, remark: str = "") -> c.Exit:
 
 
 def _has_open_work(state: AgentState) -> bool:
-    """Whether a task is in hand, its report included, or a request without its answer."""
+    """Whether a task or its report is in hand, or a request has no answer yet."""
     sync = state.sync
     return bool(state.tasks) or sync.in_flight is not None or sync.unanswered is not None
 
 
 def _has_tasks_to_run(state: AgentState) -> bool:
-    """Whether a task is still to be run; reports that wait are kept for the next start."""
+    """Whether a task is still to be run. Unsent reports do not count: they are kept."""
     return any(task.phase != "ended" for task in state.tasks.values())

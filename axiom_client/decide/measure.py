@@ -1,4 +1,4 @@
-"""When the host is measured or probed again, and what is measured."""
+"""Decides when the host is measured or probed again, and what is measured."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from axiom_client.decide import commands as c
 from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
 
-# Between measurements of other programs, presence, heat and free space, while a limit needs them.
+# Between two measurements of other programs, presence, temperature and free space.
 MEASURE_SECONDS = 10.0
-MEASURE_IDLE_SECONDS = 60.0  # and there is no work that would have to give way
-PROBE_SECONDS = 600.0  # between probes for a changed host: a driver that loads after the service
+MEASURE_IDLE_SECONDS = 60.0  # the same while no task is in hand that might have to pause
+PROBE_SECONDS = 600.0  # between two probes: a GPU driver may load after the service has started
 
 
 def needed_measurement(state: AgentState) -> c.MeasureLoad | None:
-    """What must be measured from time to time so that the limits hold; None: nothing."""
+    """What the limits need measured regularly; None: nothing."""
     limits = state.limits
     battery = state.load.has_battery and not limits.on_battery
     has_work = any(t.phase != "ended" for t in state.tasks.values())
@@ -30,7 +30,7 @@ def needed_measurement(state: AgentState) -> c.MeasureLoad | None:
 
 
 def next_measurement_at(state: AgentState) -> float:
-    """Monotonic seconds. With no work in hand, it only serves to ask for work: less often."""
+    """When to measure next, monotonic seconds. Less often while no task is in hand."""
     if needed_measurement(state) is None:
         return NEVER
     has_work = any(t.phase != "ended" for t in state.tasks.values())
@@ -38,13 +38,13 @@ def next_measurement_at(state: AgentState) -> float:
 
 
 def measure(builder: StepBuilder) -> None:
+    """Measure and probe the host when it is time."""
     state = builder.state
     if state.measured_at == -NEVER:
         state.measured_at = state.now
         measurement = needed_measurement(state) or c.MeasureLoad()
-        builder.do(
-            msgspec.structs.replace(measurement, presence=True, space=True)
-        )  # is there a battery?
+        # ``presence`` also finds out whether there is a battery to be watched.
+        builder.do(msgspec.structs.replace(measurement, presence=True, space=True))
     elif state.now >= next_measurement_at(state):
         state.measured_at = state.now
         builder.do(needed_measurement(state) or c.MeasureLoad())

@@ -1,4 +1,4 @@
-"""Ends the pauses whose time is over."""
+"""Ends pauses at their time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from axiom_client.decide.step_builder import StepBuilder
 
 
 def end_pauses(builder: StepBuilder) -> None:
+    """End each pause, of the host or of a GPU, whose time is over."""
     state = builder.state
     if state.pause is not None and _is_over(state.pause, state.wall):
         state.pause = None
-        builder.keep_value("pause", None)
+        builder.save_value("pause", None)
         builder.log("the pause is over")
     for uuid, pause in sorted(state.gpu_pauses.items()):
         if _is_over(pause, state.wall):
             del state.gpu_pauses[uuid]
-            builder.keep_value("gpu_pauses", state.gpu_pauses)
+            builder.save_value("gpu_pauses", state.gpu_pauses)
             builder.log("the pause of a GPU is over")
 
 

@@ -1,4 +1,4 @@
-"""Which tasks run where now: starts, pauses and resumes them to match the allocation."""
+"""Starts, pauses and resumes tasks to match the allocation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide.allocate import Allocation, allocate, needs_of
 from axiom_client.decide.binding import bind
-from axiom_client.decide.blocked import in_words
+from axiom_client.decide.blocked import blocked_text
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.model import AgentState, Bundle, TaskState
 from axiom_client.decide.step_builder import StepBuilder
@@ -15,32 +15,34 @@ from axiom_client.decide.task import GRACE_SECONDS
 from axiom_client.decide.task_run import TaskLimits, TaskSpec
 from axiom_protocol.manifest import Manifest
 
-WALL_MARGIN = 10.0  # times the expected time before a task counts as hung: hosts differ that much
+# A task counts as hung after this many times its expected duration: some hosts are that slow.
+WALL_MARGIN = 10.0
 WALL_FLOOR_SECONDS = 300.0
-CPU_MARGIN = 1.5  # processor time may exceed wall time only through several cores
+CPU_MARGIN = 1.5  # CPU seconds a core allowed in each second of the wall-clock limit
 
 
 def room_now(state: AgentState) -> Room:
-    """The room for tasks as things stand."""
+    """The resources that tasks may use now."""
     return room(
         state.facts,
         state.load,
         state.limits,
-        rest=f"stopping: {state.stop.reason}" if state.stop else in_words(state),
+        blocked=f"stopping: {state.stop.reason}" if state.stop else blocked_text(state),
         gpu_pauses=state.gpu_pauses,
     )
 
 
 def allocation_now(state: AgentState) -> Allocation:
-    """Who would run where as things stand."""
+    """Which tasks would start, pause and resume now."""
     return _allocate(state, room_now(state))
 
 
-def _allocate(state: AgentState, space: Room) -> Allocation:
-    return allocate(state.tasks, state.bundles, space, state.now, state.measured_at)
+def _allocate(state: AgentState, room: Room) -> Allocation:
+    return allocate(state.tasks, state.bundles, room, state.now, state.measured_at)
 
 
-def place(builder: StepBuilder, space: Room) -> None:
+def place(builder: StepBuilder, room: Room) -> None:
+    """Give the commands that make the running tasks match the allocation."""
     state = builder.state
     if state.stop is not None:
         return
@@ -48,7 +50,7 @@ def place(builder: StepBuilder, space: Room) -> None:
         if -1 in task.gpus and task.phase in ("running", "paused"):  # its GPU is gone
             builder.advance(task, "stop", keep=True)
             builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
-    allocation = _allocate(state, space)
+    allocation = _allocate(state, room)
     for task_id in allocation.pause:
         task = state.tasks[task_id]
         builder.advance(task, "pause", ran_seconds=ran_seconds(task, state.now))
@@ -61,7 +63,7 @@ def place(builder: StepBuilder, space: Room) -> None:
 
 
 def ran_seconds(task: TaskState, now: float) -> float:
-    """How long this run of a task has gone on, pauses not counted."""
+    """How long the present run of a task has lasted, without pauses."""
     if task.phase in ("running", "stopping"):
         return task.ran_seconds + max(0.0, now - task.running_since)
     return task.ran_seconds
@@ -81,7 +83,7 @@ def _start(builder: StepBuilder, task: TaskState, gpus: list[int]) -> None:
         ran_seconds=0.0,
         running_since=state.now,
     )
-    assert bundle.manifest is not None  # it came together with the path that made the task ready
+    assert bundle.manifest is not None  # a task is queued only with its manifest
     builder.do(_start_command(state, task, bundle, bundle.manifest, gpus))
     state.warm = True
 

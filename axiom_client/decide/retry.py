@@ -1,4 +1,4 @@
-"""Whether and when to try again, as data. Who takes a RetryDecision must be woken at its time."""
+"""Decides whether and when to try again. A caller must arrange to be woken at that time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from msgspec import Struct
 from axiom_protocol.messages import Outcome
 
 SYNC_FIRST_SECONDS = 2.0  # a server that restarts is back within seconds
-SYNC_CAP_SECONDS = 300.0  # tasks take minutes: more patience would idle slots, less would be noise
+SYNC_CAP_SECONDS = 300.0  # tasks take minutes; a longer wait would leave slots idle
 BUNDLE_FIRST_SECONDS = 5.0
 BUNDLE_CAP_SECONDS = 600.0
-BUNDLE_ATTEMPTS_MAX = 10  # about 40 minutes
-LOST_ATTEMPTS_MAX = 3  # a process that vanishes thrice will vanish again
+BUNDLE_ATTEMPTS_MAX = 10  # over about 40 minutes
+LOST_ATTEMPTS_MAX = 3  # a task whose process was lost three times is likely to lose it again
 LOST_FIRST_SECONDS = 5.0
 
 
@@ -22,7 +22,7 @@ class RetryDecision(Struct, frozen=True, kw_only=True):
 
 
 def _backoff(now: float, failures: int, first: float, cap: float, jitter: float) -> RetryDecision:
-    """Doubling waits, spread over half to one and a half of themselves."""
+    """Exponential backoff, with a random factor of 0.5 to 1.5 (``jitter`` is 0 to 1)."""
     wait = min(cap, first * 2.0 ** min(failures - 1, 16))
     return RetryDecision(at=now + wait * (0.5 + jitter))
 
@@ -30,20 +30,26 @@ def _backoff(now: float, failures: int, first: float, cap: float, jitter: float)
 def retry_sync(
     now: float, failures: int, jitter: float, retry_after_seconds: float = 0.0
 ) -> RetryDecision:
-    """After ``failures`` (>= 1) unanswered requests in a row; not before the server's own wish."""
+    """When to send the next request after ``failures`` (>= 1) failed ones in a row.
+
+    Never earlier than the server asked for (``retry_after_seconds``).
+    """
     decision = _backoff(now, failures, SYNC_FIRST_SECONDS, SYNC_CAP_SECONDS, jitter)
     return RetryDecision(at=max(decision.at, now + retry_after_seconds))
 
 
 def retry_bundle(now: float, failures: int, jitter: float) -> RetryDecision | None:
-    """After ``failures`` (>= 1) failed fetches of a bundle; None: another host may do better."""
+    """When to fetch a bundle after ``failures`` (>= 1) failed tries; None: give its tasks back."""
     if failures >= BUNDLE_ATTEMPTS_MAX:
         return None
     return _backoff(now, failures, BUNDLE_FIRST_SECONDS, BUNDLE_CAP_SECONDS, jitter)
 
 
 def retry_task(outcome: Outcome, attempts: int, now: float, jitter: float) -> RetryDecision | None:
-    """None: report it. Only a lost process is run again: other outcomes would repeat themselves."""
+    """When to run a task again; None: report it.
+
+    Only a task whose process was lost runs again: other outcomes would only repeat.
+    """
     if outcome != "lost" or attempts >= LOST_ATTEMPTS_MAX:
         return None
     return _backoff(now, attempts, LOST_FIRST_SECONDS, SYNC_CAP_SECONDS, jitter)

@@ -1,7 +1,7 @@
-"""The hours in which work may run, as spans of the week; local time, in which people think.
+"""The hours in which tasks may run, as spans of the week in local time.
 
 A span is (start, end) in minutes since Monday 00:00, with 0 <= start < 10,080 and start < end <=
-start + 1,440; one that begins on Sunday evening ends beyond the week. No spans at all: always.
+start + 1,440; one that begins on Sunday evening ends beyond the week. No spans mean always.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EPOCH_MINUTES = 3 * DAY_MINUTES  # 1970-01-01 was a Thursday
 
 
 def is_open(spans: Sequence[Span], local_seconds: float) -> bool:
-    """Whether work may run. ``local_seconds``: since 1970, local time."""
+    """Whether tasks may run. ``local_seconds``: since 1970, local time."""
     return not spans or any(
         start <= minute < end
         for start, end in spans
@@ -42,7 +42,7 @@ def clock(local_seconds: float) -> str:
 
 
 def moment(local_seconds: float, now: float) -> str:
-    """A time for people: the clock, with the day's name where it is not that of ``now``."""
+    """A time of day for people, with the weekday where it is on another day than ``now``."""
     word = clock(local_seconds)
     if local_seconds // 86_400 == now // 86_400:
         return word

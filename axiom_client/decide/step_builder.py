@@ -1,4 +1,4 @@
-"""One turn of the agent: a copy of its state that may be changed, and the commands given so far."""
+"""One step of the agent: a copy of its state that may be changed, and the commands given so far."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from axiom_client.decide.task import Transition, advance
 from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.messages import Outcome, Report
 
-MESSAGE_CHARACTERS_MAX = 8_000  # the wire's own bound on Report.message
+MESSAGE_CHARACTERS_MAX = 8_000  # the protocol's limit for Report.message
 
 
 class StepBuilder:
-    """Collects changes; the state that was handed in stays as it was."""
+    """Collects the changes and commands of one step; the original state is not changed."""
 
     def __init__(self, state: AgentState, now: float) -> None:
         self.state = copy.copy(state)
@@ -31,15 +31,15 @@ class StepBuilder:
         self.commands: list[c.Command] = []
 
     def do(self, command: c.Command) -> None:
-        """Give one command."""
+        """Add one command."""
         self.commands.append(command)
 
     def log(self, text: str, level: Literal["info", "warning", "error"] = "info") -> None:
-        """Say one line to people."""
+        """Add one line for the agent's log."""
         self.do(c.LogLine(text=text, level=level))
 
     def ordered(self) -> list[c.Command]:
-        """The commands with the journal's first: nothing is done that is not written down."""
+        """The commands, those for the journal first: nothing is done before it is written down."""
         first = [command for command in self.commands if isinstance(command, c.Persistent)]
         rest = [command for command in self.commands if not isinstance(command, c.Persistent)]
         return first + rest
@@ -47,13 +47,13 @@ class StepBuilder:
     # --- tasks ------------------------------------------------------------------------------------
 
     def put(self, task: TaskState, **changes: Any) -> TaskState:
-        """Replace a task, with changes."""
+        """Store a task, with these fields changed."""
         task = msgspec.structs.replace(task, **changes) if changes else task
         self.state.tasks[task.task_id] = task
         return task
 
     def advance(self, task: TaskState, transition: Transition, **changes: Any) -> TaskState:
-        """Move a task along its table."""
+        """Move a task to its next phase."""
         return self.put(advance(task, transition), **changes)
 
     def save(self, record: TaskRecord) -> None:
@@ -61,7 +61,7 @@ class StepBuilder:
         self.do(c.SaveTask(record=record))
 
     def end(self, task: TaskState, finished: TaskFinished) -> None:
-        """End a task for good: its report goes to the journal, its folder away."""
+        """End a task for good: write its report to the journal and delete its folder."""
         record = task.record
         report = Report(
             task_id=task.task_id,
@@ -79,28 +79,28 @@ class StepBuilder:
         self.advance(task, "end", outcome=report.outcome, report_bytes=size_bytes)
         self.state.reports_since = min(self.state.reports_since, self.state.now)
 
-    def end_unrun(self, task: TaskState, outcome: Outcome, message: str) -> None:
-        """End a task that has no process."""
+    def end_without_run(self, task: TaskState, outcome: Outcome, message: str) -> None:
+        """End a task that has no process and report ``outcome``."""
         self.end(task, TaskFinished(task_id=task.task_id, outcome=outcome, message=message))
 
     def give_back(self, task: TaskState, reason: str) -> None:
-        """Return a task that has not begun, so that another host may have it at once."""
-        self.end_unrun(task, "cancelled", f"given back: {reason}")
+        """Return a task that has not begun, so that another host can have it at once."""
+        self.end_without_run(task, "cancelled", f"given back: {reason}")
 
-    def keep_value(self, key: ValueKey, value: Any) -> None:
-        """Write one small thing to the journal, in the form that it is read in; None forgets it."""
+    def save_value(self, key: ValueKey, value: Any) -> None:
+        """Write one named value to the journal as plain data; None deletes it."""
         self.do(c.SaveValue(key=key, value=msgspec.to_builtins(value)))
 
     # --- bundles and requests -----------------------------------------------------------------
 
     def put_bundle(self, bundle: Bundle, **changes: Any) -> Bundle:
-        """Replace a bundle, with changes."""
+        """Store a bundle, with these fields changed."""
         bundle = msgspec.structs.replace(bundle, **changes) if changes else bundle
         self.state.bundles[bundle.sha256] = bundle
         return bundle
 
     def send(self, plan: SyncPlan, *, again: bool) -> None:
-        """Send a request, journalled first unless it already is."""
+        """Send a request; ``again``: it is in the journal already."""
         self.state.sync.in_flight = plan
         self.state.sync.unanswered = plan
         if not again:

@@ -1,6 +1,6 @@
-"""When to speak to the server, what to say, and what its answer changes.
+"""When to send the server a request, what it contains, and how its answer changes the state.
 
-One request is open at a time. A request whose answer was lost is sent again unchanged: the server
+One request is open at a time. A request whose answer was lost is sent again unchanged. The server
 then answers as it did the first time, so that no grant and no acknowledgement can get lost.
 """
 
@@ -20,16 +20,15 @@ from axiom_client.decide.model import (
 )
 from axiom_client.decide.retry import retry_sync
 from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.wording import counted
 from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
-SPACING_SECONDS = (
-    0.25  # between an answer and the next request: tasks that fail at once cannot storm
-)
-UNACKNOWLEDGED_SECONDS = 30.0  # before a report that an answer passed over is sent once more
-REPORT_BYTES_MAX = (
-    8 * 1024 * 1024
-)  # results in one request, a quarter of the wire's bound on a body
+# Between an answer and the next request: tasks that fail at once cause no flood of requests.
+SPACING_SECONDS = 0.25
+UNACKNOWLEDGED_SECONDS = 30.0  # until a report that an answer did not acknowledge is sent again
+# Of results in one request: a quarter of what the protocol allows for a body.
+REPORT_BYTES_MAX = 8 * 1024 * 1024
 
 _IN_HAND = {
     "granted": "queued",
@@ -42,37 +41,48 @@ _IN_HAND = {
 
 
 def wanted_capacity(state: AgentState, room: Room) -> Capacity:
-    """What the host would take now: nothing while it drains or stops."""
+    """How much work to ask for: none while the agent drains or stops."""
     if state.drain is not None or state.stop is not None:
         room = NO_ROOM
     return wanted(state.tasks, state.bundles, state.durations, room, state.limits.buffer_seconds)
 
 
 def has_room(capacity: Capacity) -> bool:
-    """Whether anything is asked for."""
+    """Whether ``capacity`` asks for any work."""
     return bool(capacity.cpu_slots_free or capacity.gpu_slots_free or capacity.buffer_seconds)
 
 
 def due_at(state: AgentState, capacity: Capacity) -> float:
-    """When the next request should go; NEVER while one is open or there is nothing to go for."""
+    """When the next request is due; NEVER while one is open or the host is not yet probed."""
     sync = state.sync
     if sync.in_flight is not None or state.facts is None:
         return NEVER
-    return max(_wish(state, capacity), sync.not_before)
+    return max(_wanted_at(state, capacity), sync.not_before)
 
 
-def _wish(state: AgentState, capacity: Capacity) -> float:
+def _wanted_at(state: AgentState, capacity: Capacity) -> float:
+    """When a request is wanted, before the least spacing between requests is considered."""
     sync = state.sync
-    unsent = state.reports_since + COALESCE_SECONDS
     if state.stop is not None:
         return NEVER if _any_alive(state) else state.reports_since
-    wish = min(sync.next_at, unsent)
-    slots_idle = capacity.cpu_slots_free > 0 or capacity.gpu_slots_free > 0
-    if sync.wanted_now or (unsent < NEVER and not _any_alive(state)):
-        return state.now if state.reports_since <= state.now or sync.wanted_now else wish
-    if has_room(capacity) and not sync.out_of_work and (slots_idle or unsent == NEVER):
+    if sync.wanted_now or _should_report_now(state) or _should_ask_now(state, capacity):
         return state.now
-    return wish
+    return min(sync.next_at, state.reports_since + COALESCE_SECONDS)
+
+
+def _should_report_now(state: AgentState) -> bool:
+    """Whether a report waits and no task runs that could end and share its request."""
+    return state.reports_since <= state.now and not _any_alive(state)
+
+
+def _should_ask_now(state: AgentState, capacity: Capacity) -> bool:
+    """Whether to ask for work. Only a low buffer can wait for a report that is soon to be sent."""
+    if state.sync.out_of_work or not has_room(capacity):
+        return False
+    reports_wait = state.reports_since < NEVER
+    if reports_wait and not _any_alive(state):
+        return False  # the report is to be sent again later, and the request goes with it
+    return bool(capacity.cpu_slots_free or capacity.gpu_slots_free) or not reports_wait
 
 
 def _any_alive(state: AgentState) -> bool:
@@ -80,7 +90,7 @@ def _any_alive(state: AgentState) -> bool:
 
 
 def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
-    """The request as it should be now."""
+    """The next request, from the present state."""
     state.sync.number += 1
     reports = _next_reports(state)
     known = state.sync.facts_known_to_server
@@ -100,7 +110,7 @@ def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
 
 
 def _next_reports(state: AgentState) -> set[int]:
-    """The oldest reports that fit into one request; one at least, whatever its size."""
+    """The oldest reports that fit into one request, but at least one."""
     chosen: set[int] = set()
     room = REPORT_BYTES_MAX
     ended = (t for t in state.tasks.values() if t.phase == "ended")
@@ -112,8 +122,8 @@ def _next_reports(state: AgentState) -> set[int]:
     return chosen
 
 
-def answered(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
-    """Take in an answer; returns the tasks in hand that the server cancels."""
+def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
+    """Change the state as the answer says; returns the tasks that the server cancels."""
     state, sync = builder.state, builder.state.sync
     plan = sync.in_flight
     if plan is None or answer.request_id != plan.request_id:
@@ -132,26 +142,26 @@ def answered(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     if plan.host is not None:
         sync.facts_known_to_server = plan.host
     if answer.credit is not None and answer.credit != sync.credit:
-        _credit(builder, answer.credit)
+        _record_credit(builder, answer.credit)
     _forget_acknowledged(builder, plan, answer)
     _accept_grants(builder, plan, answer)
     return sorted(set(answer.cancelled))
 
 
-def _credit(builder: StepBuilder, credit: Credit) -> None:
-    """Take in what the ledger holds, and what it held when this day began."""
+def _record_credit(builder: StepBuilder, credit: Credit) -> None:
+    """Keep the host's credit, and at the first answer of a day also what it was before."""
     state = builder.state
     day = int(state.local // 86_400)
     if state.credit_day is None or state.credit_day.day != day:
         before = state.sync.credit or credit
         state.credit_day = CreditDay(day=day, host_total=before.host_total)
-        builder.keep_value("credit_day", state.credit_day)
+        builder.save_value("credit_day", state.credit_day)
     state.sync.credit = credit
-    builder.keep_value("credit", credit)
+    builder.save_value("credit", credit)
 
 
 def credit_today(state: AgentState) -> float:
-    """What this host was credited since midnight, as far as the server has told."""
+    """The credit that this host got since midnight, as far as the server has told."""
     day, credit = state.credit_day, state.sync.credit
     if day is None or credit is None or day.day != int(state.local // 86_400):
         return 0.0
@@ -165,14 +175,16 @@ def _forget_acknowledged(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswe
         if task is None or task.phase != "ended" or ack.task_id not in plan.report_ids:
             continue
         if ack.refusal:
-            builder.log(f"task {ack.task_id} of {task.ref} earns nothing: {ack.refusal}", "warning")
+            builder.log(
+                f"task {ack.task_id} of {task.ref} gets no credit: {ack.refusal}", "warning"
+            )
         del state.tasks[ack.task_id]
         builder.do(c.ForgetTask(task_id=ack.task_id))
     ended = [t.task_id for t in state.tasks.values() if t.phase == "ended"]
-    passed_over = set(plan.report_ids)
+    sent = set(plan.report_ids)
     if not ended:
         state.reports_since = NEVER
-    elif passed_over.issuperset(ended):
+    elif sent.issuperset(ended):  # none but reports that this answer did not acknowledge
         state.reports_since = state.now + UNACKNOWLEDGED_SECONDS
     else:
         state.reports_since = state.now
@@ -191,13 +203,13 @@ def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> 
         builder.put(TaskState(record=record))
     if answer.grants:
         state.sync.out_of_work = False
-        builder.log(f"{len(answer.grants)} tasks granted")
+        builder.log(f"{counted(len(answer.grants), 'task')} granted")
     elif has_room(plan.capacity):
         state.sync.out_of_work = True
 
 
-def failed(builder: StepBuilder, event: e.SyncFailed) -> None:
-    """Take in that no answer came, and decide when to try again."""
+def handle_failure(builder: StepBuilder, event: e.SyncFailed) -> None:
+    """Note that no answer came, and decide when to try again."""
     state, sync = builder.state, builder.state.sync
     if sync.in_flight is None:
         return
@@ -210,7 +222,9 @@ def failed(builder: StepBuilder, event: e.SyncFailed) -> None:
     sync.not_before = decision.at
     sync.next_at = decision.at
     if event.problem != sync.problem:
-        builder.log(f"no contact: {event.problem}; working on, trying again", "warning")
+        builder.log(
+            f"no contact: {event.problem}; tasks go on and contact is tried again", "warning"
+        )
     sync.problem = event.problem
     if state.stop is not None:
         sync.not_before = NEVER

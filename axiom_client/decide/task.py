@@ -1,4 +1,4 @@
-"""The life of one task on this host: which happening leads from which phase to which."""
+"""The phases of a task on this host, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import msgspec
 from axiom_client.decide.model import Phase, TaskState
 
 Transition = Literal[
-    "bundle_ready",  # its experiment is here and verified
+    "bundle_ready",  # its bundle is fetched and verified
     "start",
     "pause",
     "resume",
-    "stop",  # asked to end, by the server, by a person or by the agent's own end
-    "end",  # finally: there is a report
+    "stop",  # it was asked to end: by the server, by a person or because the agent stops
+    "end",  # it has ended for good, and there is a report
     "put_back",  # it will run again here
 ]
 
-#: (phase, transition) -> phase. What is not listed must not happen, and raises.
+#: (phase, transition) -> next phase. Any other pair raises ImpossibleTransition.
 TRANSITIONS: dict[tuple[Phase, Transition], Phase] = {
     ("granted", "bundle_ready"): "queued",
     ("granted", "end"): "ended",  # cancelled, or its bundle is refused
     ("queued", "start"): "running",
-    ("queued", "end"): "ended",  # cancelled, or it can never fit here
+    ("queued", "end"): "ended",  # cancelled, or it can never run here
     ("running", "pause"): "paused",
     ("running", "stop"): "stopping",
     ("running", "end"): "ended",
@@ -38,7 +38,7 @@ TRANSITIONS: dict[tuple[Phase, Transition], Phase] = {
 
 
 class ImpossibleTransition(Exception):
-    """A decision asked for a step that the table does not have: a fault in the agent itself."""
+    """A transition that is not in the table: a programming error in the agent."""
 
 
 def advance(task: TaskState, transition: Transition) -> TaskState:
@@ -49,7 +49,7 @@ def advance(task: TaskState, transition: Transition) -> TaskState:
     return msgspec.structs.replace(task, phase=phase)
 
 
-GRACE_SECONDS = 5.0  # for a task to keep a checkpoint when it is asked to end
+GRACE_SECONDS = 5.0  # for a task to write a checkpoint when it is asked to end
 #: Phases in which a process of the task exists.
 ALIVE: frozenset[Phase] = frozenset({"running", "paused", "stopping"})
 #: Phases in which the task waits to run.

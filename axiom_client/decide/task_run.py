@@ -1,4 +1,4 @@
-"""One run of a task: what is to be run under which limits, and how the run ended."""
+"""One run of a task: what to run under which limits, and how the run ended."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Environment = Literal["numpy", "torch"]
 
 
 class TaskLimits(Struct, frozen=True, kw_only=True):
-    """How much a task may use. Passing one ends it with an outcome and a message that name it.
+    """How much a task may use. A task that exceeds a limit is ended; its report names the limit.
 
-    memory_bytes    beyond what the interpreter and the libraries take themselves
-    disk_bytes      all of the task's folder together, and any one file
+    memory_bytes    beyond what the interpreter and the libraries use themselves
+    disk_bytes      for the task's whole folder, and for any one file
     cpu_seconds     user and system time; rounded up to whole seconds by the kernel
-    wall_seconds    elapsed less pauses
+    wall_seconds    elapsed time without pauses
     output_bytes    standard output and error together
     result_bytes    the encoded result
     """
@@ -31,7 +31,7 @@ class TaskLimits(Struct, frozen=True, kw_only=True):
 
 
 class TaskSpec(Struct, frozen=True, kw_only=True):
-    """What is to be run: an experiment with its parameters and seed, and the limits of the run."""
+    """What to run: an experiment with its parameters and seed, and the limits of the run."""
 
     task_id: int
     experiment: str
@@ -45,9 +45,9 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
 
 
 class TaskFinished(Struct, frozen=True, kw_only=True):
-    """The task's process is gone. ``result`` is set, and has passed the gate, on success only.
+    """How a run ended. ``result`` is set on success only, and then has passed the result gate.
 
-    elapsed_seconds     monotonic, less pauses; the host's sleep does not count on Linux
+    elapsed_seconds     monotonic, without pauses; on Linux the host's sleep does not count
     peak_memory_bytes   the largest resident set by wait4; a forked child's includes the pages
                         that it shares with the zygote
     """
@@ -63,5 +63,5 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time."""
+        """User and system time together."""
         return self.cpu_user_seconds + self.cpu_system_seconds

@@ -1,4 +1,4 @@
-"""When the agent must decide again though nothing happens."""
+"""Sets the timer for the next time at which the agent must decide something, event or not."""
 
 from __future__ import annotations
 
@@ -12,35 +12,49 @@ from axiom_client.decide.sync import due_at, wanted_capacity
 from axiom_client.decide.warm import RELEASE_SECONDS
 
 
-def schedule_wake(builder: StepBuilder, space: Room) -> None:
+def schedule_wake(builder: StepBuilder, room: Room) -> None:
+    """Set the timer, unless it is set to that time already."""
     state = builder.state
     if state.exited:
         return
-    at = _next_deadline(state, space)
+    at = _next_deadline(state, room)
     if at != state.wake_at:
         state.wake_at = at
         if at < NEVER:
             builder.do(c.WakeAt(at=at))
 
 
-def _next_deadline(state: AgentState, space: Room) -> float:
-    """The earliest time at which something must be decided again."""
-    times = [
-        due_at(state, wanted_capacity(state, space)),
+def _next_deadline(state: AgentState, room: Room) -> float:
+    """The earliest time at which something must be decided, monotonic seconds."""
+    return min(
+        due_at(state, wanted_capacity(state, room)),
         state.stop_at,
         state.probed_at + PROBE_SECONDS,
-    ]
-    times += [
-        t.retry_at for t in state.tasks.values() if t.phase == "queued" and t.retry_at > state.now
-    ]
-    times += [b.retry_at for b in state.bundles.values() if not b.path and b.retry_at > state.now]
-    times += changes_at(state)
-    times.append(next_measurement_at(state))
-    if state.drain is not None and state.drain.deadline_wall is not None:
-        deadline = state.drain.deadline_wall - state.wall_offset
-        times.append(deadline if deadline > state.now else NEVER)
-    if state.warm and not any(t.phase != "ended" for t in state.tasks.values()):
-        times.append(state.busy_at + RELEASE_SECONDS)
-    if state.stop is not None:
-        times.append(state.stop.give_up_at)
-    return min(times)
+        next_measurement_at(state),
+        *changes_at(state),
+        *_retries_at(state),
+        _drain_deadline_at(state),
+        _release_at(state),
+        state.stop.give_up_at if state.stop is not None else NEVER,
+    )
+
+
+def _retries_at(state: AgentState) -> list[float]:
+    """When lost tasks run again and failed bundles are fetched again."""
+    times = [task.retry_at for task in state.tasks.values() if task.phase == "queued"]
+    times += [bundle.retry_at for bundle in state.bundles.values() if not bundle.path]
+    return [at for at in times if at > state.now]
+
+
+def _drain_deadline_at(state: AgentState) -> float:
+    if state.drain is None or state.drain.deadline_wall is None:
+        return NEVER
+    deadline = state.drain.deadline_wall - state.wall_offset
+    return deadline if deadline > state.now else NEVER
+
+
+def _release_at(state: AgentState) -> float:
+    """When idle zygotes end."""
+    if not state.warm or any(task.phase != "ended" for task in state.tasks.values()):
+        return NEVER
+    return state.busy_at + RELEASE_SECONDS

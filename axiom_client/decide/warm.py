@@ -8,10 +8,11 @@ from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import WAITING
 from axiom_client.decide.task_run import Environment
 
-RELEASE_SECONDS = 120.0  # idle before the zygotes end: longer than a gap between batches
+RELEASE_SECONDS = 120.0  # zygotes end after this idle time; longer than a gap between batches
 
 
 def keep_warm(builder: StepBuilder) -> None:
+    """Start a zygote when tasks are in hand; end the zygotes when none was for a while."""
     state = builder.state
     open_tasks = [t for t in state.tasks.values() if t.phase != "ended"]
     if open_tasks:
@@ -25,7 +26,7 @@ def keep_warm(builder: StepBuilder) -> None:
 
 
 def _likely_environment(state: AgentState) -> Environment:
-    """That of a task in hand where it is known already, else the cheaper guess."""
+    """The environment of a waiting task if one is known, else numpy, the cheaper one to start."""
     for _, task in sorted(state.tasks.items()):
         bundle = state.bundles.get(task.record.grant.sha256)
         if task.phase in WAITING and bundle is not None and bundle.manifest is not None:

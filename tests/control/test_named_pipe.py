@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from axiom_client.control.named_pipe import PREFIX, pipe_name, speak
+from axiom_client.control.named_pipe import PREFIX, exchange, pipe_name
 from axiom_client.errors import ControlRefused
 
 
@@ -29,14 +29,14 @@ def test_an_answer_in_pieces_is_put_together() -> None:
     with ours, theirs:
         for piece in (b'{"problem"', b': ""', b"}\n"):
             theirs.send_bytes(piece)
-        assert speak(ours, b'{"do": "sync"}\n', 5.0) == b'{"problem": ""}\n'
+        assert exchange(ours, b'{"do": "sync"}\n', 5.0) == b'{"problem": ""}\n'
         assert theirs.recv_bytes() == b'{"do": "sync"}\n'
 
 
 def test_an_agent_that_hangs_holds_nobody_up() -> None:
     ours, theirs = Pipe()
     with ours, theirs, pytest.raises(ControlRefused, match="does not answer"):
-        speak(ours, b"{}\n", 0.05)
+        exchange(ours, b"{}\n", 0.05)
 
 
 def test_an_agent_that_ends_in_mid_sentence_leaves_what_it_said() -> None:
@@ -48,4 +48,4 @@ def test_an_agent_that_ends_in_mid_sentence_leaves_what_it_said() -> None:
         both = SimpleNamespace(
             send_bytes=asking.send_bytes, poll=ours.poll, recv_bytes=ours.recv_bytes
         )
-        assert speak(both, b"{}\n", 5.0) == b"{half"
+        assert exchange(both, b"{}\n", 5.0) == b"{half"

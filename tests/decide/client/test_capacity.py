@@ -33,7 +33,7 @@ def test_allowed_cores(cores: int, limits: Limits, allowed: int) -> None:
 @pytest.mark.parametrize(
     ("load", "limits", "pause", "word"),
     [
-        (Load(in_use=True), Limits(while_in_use=False), None, "used this computer"),
+        (Load(in_use=True), Limits(while_in_use=False), None, "this computer is in use"),
         (Load(on_battery=True), Limits(), None, "battery"),
         (Load(other_cores=3.0), Limits(other_load_share=0.5), None, "75%"),
         (Load(), Limits(), Pause(reason="paused by you"), "paused by you"),

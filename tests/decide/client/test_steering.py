@@ -11,7 +11,7 @@ import pytest
 from axiom_client.config.quantities import read_schedule
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.blocked import in_words
+from axiom_client.decide.blocked import blocked_text
 from axiom_client.decide.leave import SERVER_FAILURES_MAX
 from axiom_client.decide.model import Limits, Load, TaskState
 from axiom_client.decide.place import room_now
@@ -75,7 +75,7 @@ def test_a_night_s_work_pauses_and_goes_on_by_itself(offset: int) -> None:
     wall = local("2026-03-02 21:00") - offset
     limits = Limits(schedule=read_schedule("22:00-07:00"))
     world = World(facts(cores=1), wall=wall, utc_offset_seconds=offset, limits=limits)
-    assert in_words(world.state) == "paused: outside the hours of run.schedule until 22:00"
+    assert blocked_text(world.state) == "paused: outside the hours of run.schedule until 22:00"
     assert not any(sync.plan.capacity.cpu_slots_free for sync in world.saying(c.Sync))
     world.wait(HOUR)
     world.working(1)
@@ -84,7 +84,7 @@ def test_a_night_s_work_pauses_and_goes_on_by_itself(offset: int) -> None:
     assert world.phases() == {1: "running"}
     world.wait(120)  # over seven o'clock
     assert world.phases() == {1: "paused"}
-    assert in_words(world.state) == "paused: outside the hours of run.schedule until 22:00"
+    assert blocked_text(world.state) == "paused: outside the hours of run.schedule until 22:00"
     world.wait(15 * HOUR)
     assert world.phases() == {1: "running"}
 
@@ -129,7 +129,7 @@ def test_at_a_drain_s_deadline_what_runs_is_ended_and_given_back() -> None:
         world.ended(task_id, "cancelled")
     reports = [s.report for s in world.saying(c.SaveReport) if s.report.task_id in (1, 2)]
     assert [r.message for r in reports] == [
-        "given back: moving house, and the deadline has come"
+        "given back: moving house, and the drain's deadline has passed"
     ] * 2
 
 

@@ -118,10 +118,10 @@ CORES: dict[str, tuple[Callable[[], World], str]] = {
         "free: its last task failed; it gets one at a time"),
     "fetching": (fetching, "free: fetching walk@1.0.0"),
     "cannot fetch": (
-        lambda: fetching("timed out"), "free: walk@1.0.0 is not here yet: timed out"),
+        lambda: fetching("timed out"), "free: fetching walk@1.0.0: timed out"),
     "server away": (away, "free: no contact: nothing answers"),
     "draining": (draining, "free: draining (moving house)"),
-    "task lost": (lost, "free: task 1 was lost and is tried again in a moment"),
+    "task lost": (lost, "free: the process of task 1 was lost; it runs again in a moment"),
     "paused": (paused, "paused by you"),
     "stopping": (stopping, "stopping: asked to by SIGTERM"),
     "no cores": (resting(Load(), cpu_share=0.0), "kept free: cpu.share is 0%"),
@@ -129,19 +129,19 @@ CORES: dict[str, tuple[Callable[[], World], str]] = {
         resting(Load(on_battery=True, has_battery=True)), f"paused: on battery {SINCE}"),
     "in use": (
         resting(Load(in_use=True), while_in_use=False),
-        f"paused: somebody has used this computer {SINCE}"),
+        f"paused: this computer is in use {SINCE}"),
     "game": (
         resting(Load(exclusive="steam"), exclusive=["steam"]),
-        f"paused: steam has run (run.exclusive) {SINCE}"),
+        f"paused: steam is running (run.exclusive) {SINCE}"),
     "hot": (
         resting(Load(temperature=91.0), temperature_max=85.0),
-        f"paused: the processor is at 91 °C, above 85 °C, {SINCE}"),
+        f"paused: processor at 91 °C (limit 85 °C) {SINCE}"),
     "others busy": (
         resting(Load(other_cores=0.9), other_load_share=0.5),
         f"paused: other programs use 90% of the processor (limit 50%) {SINCE}"),
     "disk full": (
         resting(Load(disk_free_bytes=10**9, disk_total_bytes=10**12), disk_keep_free=0.01),
-        f"paused: 1,000 MB of disk are free, 10,000 MB to keep {SINCE}"),
+        f"paused: 1,000 MB of disk space free, 10,000 MB to be left free {SINCE}"),
     "at night only": (
         resting(Load(), schedule=read_schedule("23:00-07:00")),
         "paused: outside the hours of run.schedule until 23:00"),
@@ -164,17 +164,17 @@ NEEDS: dict[str, tuple[Callable[[], World], dict[str, str]]] = {
         lambda: needing(2, cores=4, cpu_cores=3), {"core 3": "free: the next task needs 3 cores"}),
     "more memory than is left": (
         lambda: needing(2, memory_bytes=40_000_000_000),
-        {"core 1": "free: the next task needs 40,000 MB of memory, and of what tasks may have "
-                   "(memory.share) 8,000 MB is left"}),
+        {"core 1": "free: the next task needs 40,000 MB of memory, and 8,000 MB is left "
+            "of what all tasks may use (memory.share)"}),
     "more memory than there is, and nothing waits": (
         lambda: needing(1, cores=4, memory_bytes=20_000_000_000),
         {"core 1": "free: the server has no work for this host"} | {
-            f"core {i}": "free: the memory that tasks may have (memory.share) is enough for 2"
+            f"core {i}": "free: the memory that tasks may use (memory.share) is enough for 2 cores"
             for i in (2, 3)}),
     "more disk than is left": (
         lambda: needing(2, disk_bytes=6_000_000_000),
-        {"core 1": "free: the next task needs 6,000 MB of disk, and of what tasks may have "
-                   "(disk.total) 4,000 MB is left"}),
+        {"core 1": "free: the next task needs 6,000 MB of disk space, and 4,000 MB is left "
+            "of what all tasks may use (disk.total)"}),
     "more GPUs than are free": (
         lambda: needing(2, cores=1, gpus=3, gpus_each=2),
         {"GPU 2": "free: the next task needs 2 GPUs",
@@ -240,13 +240,16 @@ def test_a_drain_says_what_it_will_do() -> None:
     how = {"then": "exit", "deadline_seconds": 3600.0}
     world.do(e.DrainRequested(now=world.now, reason="moving house", **how))  # type: ignore[arg-type]
     assert seen(world).state == "draining"
-    assert seen(world).reason == "moving house; what runs at 23:13 is ended; then the agent ends"
+    assert (
+        seen(world).reason
+        == "moving house; tasks still running at 23:13 are ended; then the agent ends"
+    )
 
 
 def test_where_no_agent_runs_or_it_is_held_up_that_is_the_reason() -> None:
     world = fetching()
     shot = snapshot(world.state, WHO, world.now, running=False)
-    assert (shot.state, shot.slots[0].reason) == ("not running", "free: the agent does not run")
+    assert (shot.state, shot.slots[0].reason) == ("not running", "free: the agent is not running")
     shot = snapshot(world.state, WHO, world.now, held_up="the disk is full")
     assert (shot.state, shot.slots[0].reason) == ("held up", "free: the disk is full")
 
