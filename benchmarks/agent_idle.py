@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from axiom_client.control.server import view
+from axiom_client.control.server import request_snapshot
 from axiom_client.errors import AxiomError
 from benchmarks import load
 from benchmarks.common import report
@@ -91,7 +91,7 @@ def start_agent(folder: Path) -> tuple[subprocess.Popen[bytes], float]:
     )
     while True:
         with contextlib.suppress(AxiomError):
-            view(folder / "state" / "control.sock")
+            request_snapshot(folder / "state" / "control.sock")
             return process, time.monotonic() - started
         if process.poll() is not None or time.monotonic() > started + READY_SECONDS_MAX:
             raise RuntimeError("the agent does not answer")

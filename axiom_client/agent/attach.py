@@ -1,4 +1,4 @@
-"""Joining a project and leaving it."""
+"""Attaching this host to a project, and detaching it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from axiom_protocol.messages import Capacity, EnrolRequest, HostFacts, Report, S
 
 
 def known_identity(folders: Folders) -> Identity:
-    """Who this host is. Raises NotAttached."""
+    """This host's identity in its project. Raises NotAttached."""
     identity = read_identity(folders.identity_file)
     if identity is None:
         raise NotAttached
@@ -46,15 +46,17 @@ async def attach(
     host_name: str = "",
     fingerprint: str | None = None,
 ) -> Identity:
-    """Join: ask what answers there, pin its signatures, enrol, remember. Raises AxiomError."""
+    """Join a project: check its server, pin its signing root, register this host, save the result.
+
+    Raises AxiomError.
+    """
     url = check_url(url)
     if (known := read_identity(folders.identity_file)) is not None:
         raise AlreadyAttached(
-            f"attached to {known.project} at {known.url} already; leave with: axiom-client detach"
+            f"already attached to {known.project} at {known.url}; to leave it: axiom-client detach"
         )
-    shutil.rmtree(folders.bundles, ignore_errors=True)  # a pin of an attempt that failed later
     folders.make()
-    measuring = asyncio.create_task(_measure(folders))  # meanwhile, on another core
+    measuring = asyncio.create_task(_measure(folders))  # at the same time, on another core
     api = Api(url, network)
     try:
         info = await api.project()
@@ -87,11 +89,11 @@ async def _measure(folders: Folders) -> float:
 
 
 def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) -> str:
-    """Trust the project's root from now on, and no other. Raises BundlesNotTrusted."""
+    """Pin the project's signing root; returns its fingerprint. Raises BundlesNotTrusted."""
     from axiom_client.project.bundles import BundleStore
     from axiom_client.project.refusal import BundleRefused
 
-    shutil.rmtree(folders.bundles, ignore_errors=True)  # of an attach that failed half-way
+    shutil.rmtree(folders.bundles, ignore_errors=True)  # left by an attach that failed
     with httpx.Client(verify=trust(url, network.ca_bundle), proxy=network.proxy or None) as client:
         try:
             return BundleStore(folders.bundles, url, client).pin_root(fingerprint)
@@ -102,14 +104,15 @@ def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) 
 
 
 async def detach(folders: Folders, network: Network) -> str:
-    """Leave: give all back, deliver what is finished, forget. Returns what could not be done.
+    """Leave the project: deliver reports, give tasks back, delete the identity and the journal.
 
-    Raises NotAttached, AlreadyRunning.
+    Returns why the project could not be told, or an empty string. Raises NotAttached,
+    AlreadyRunning.
     """
     identity = known_identity(folders)
     lock = Lock(folders.lock_file)
     try:
-        unsaid = await _say_goodbye(folders, identity, network)
+        problem = await _send_last_request(folders, identity, network)
         for folder in (folders.tasks, folders.bundles):
             shutil.rmtree(folder, ignore_errors=True)
         for suffix in ("", "-wal", "-shm"):
@@ -118,20 +121,20 @@ async def detach(folders: Folders, network: Network) -> str:
         folders.identity_file.unlink()
     finally:
         lock.release()
-    return unsaid
+    return problem
 
 
-async def _say_goodbye(folders: Folders, identity: Identity, network: Network) -> str:
-    """The last exchange: reports, and nothing in hand. Returns why it failed, or nothing."""
+async def _send_last_request(folders: Folders, identity: Identity, network: Network) -> str:
+    """Send all reports, with unfinished tasks given back. Returns why it failed, if it did."""
     try:
         journal = Journal(folders.journal_file)
     except JournalBroken as broken:
         return str(broken)
     try:
-        held = journal.held()
-        finished = [waiting.task_id for waiting in held.reports]
+        contents = journal.contents()
+        finished = [unsent.task_id for unsent in contents.reports]
         reports = journal.reports(finished)
-        reports += [_given_back(r) for r in held.tasks if r.grant.task_id not in finished]
+        reports += [_given_back(r) for r in contents.tasks if r.grant.task_id not in finished]
     finally:
         journal.close()
     api = Api(identity.url, network, identity.token)
@@ -146,7 +149,7 @@ async def _say_goodbye(folders: Folders, identity: Identity, network: Network) -
         )
         await api.detach()
     except HostRefused:
-        return ""  # it does not know this host any more: there is nothing to give back
+        return ""  # the project has removed this host, and its tasks with it
     except ProjectProblem as problem:
         return str(problem)
     finally:
@@ -166,6 +169,6 @@ def _given_back(record: TaskRecord) -> Report:
 
 
 def facts_only(host_name: str, folders: Folders) -> HostFacts:
-    """The host's facts without its GPUs, for showing while no agent runs."""
+    """The host's facts without its GPUs, to show while no agent runs."""
     speed = known_speed(folders.speed_file, probe_cores().processor)
     return probe_facts(host_name, folders.state, [], speed)

@@ -1,7 +1,7 @@
-"""What must survive a crash: tasks in hand, unsent reports, the open request. SQLite in WAL mode.
+"""The agent's journal, an SQLite file: tasks in hand, unsent reports, the open request.
 
-A grant is here before it runs, a report before it is sent, and neither is deleted before the server
-has acknowledged. All that one decision writes is written together or not at all.
+A task is written here before it runs, a report before it is sent, and neither is deleted before the
+server has acknowledged the report. Everything that one step writes is written in one transaction.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CREATE TABLE tasks (task_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE reports (task_id INTEGER PRIMARY KEY, report BLOB NOT NULL);
 CREATE TABLE kept (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
-# A power cut may undo the last decisions, never half of one, and what it undoes is only done again:
-# NORMAL keeps that promise in WAL mode and saves an fsync, some 10 ms on a disk, between two tasks.
+# With NORMAL in WAL mode a power cut may undo the last transactions, but no part of one. What is
+# undone is done again, so it is safe, and it saves an fsync (some 10 ms on a disk) between tasks.
 PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;"
 
 
-class Held(Struct, frozen=True, kw_only=True):
+class JournalContents(Struct, frozen=True, kw_only=True):
     """All that the journal holds, as the agent needs it when it starts."""
 
     tasks: list[TaskRecord] = []
@@ -46,7 +46,7 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """One SQLite file. Raises DiskFull or JournalBroken."""
+    """The open journal. Its methods raise DiskFull or JournalBroken."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Journal:
             raise self._fault(error) from None
 
     def _prepare(self) -> None:
-        """Lay the tables out once, though the agent and a command may open the file together."""
+        """Create the tables once, even if the agent and a command open a new file together."""
         if self._version() == 0:
             self._database.execute("BEGIN IMMEDIATE")
             if self._version() == 0:
@@ -78,13 +78,13 @@ class Journal:
         return version
 
     def close(self) -> None:
-        """Fold the log into the file and let it go."""
+        """Close the file; SQLite then moves the write-ahead log into it."""
         self._database.close()
 
     # --- writing ----------------------------------------------------------------------------------
 
     def write(self, commands: Iterable[c.Persistent]) -> None:
-        """All of them, or none."""
+        """Write all commands in one transaction, or none of them."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             for command in commands:
@@ -126,8 +126,8 @@ class Journal:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def held(self) -> Held:
-        """Everything, in order of arrival."""
+    def contents(self) -> JournalContents:
+        """Everything in the journal; tasks in order of arrival."""
         try:
             tasks = [
                 msgspec.json.decode(blob, type=TaskRecord)
@@ -140,7 +140,7 @@ class Journal:
             kept = dict(self._database.execute("SELECT key, value FROM kept"))
         except (sqlite3.Error, msgspec.DecodeError) as error:
             raise self._fault(error) from None
-        return Held(
+        return JournalContents(
             tasks=sorted(tasks, key=lambda record: record.order),
             reports=reports,
             unanswered=_decode(kept, "request", SyncPlan),
@@ -153,7 +153,7 @@ class Journal:
         )
 
     def reports(self, task_ids: Iterable[int]) -> list[Report]:
-        """The reports of these tasks, complete; one that is gone is left out."""
+        """The full reports of these tasks, without those that are no longer there."""
         found = []
         for task_id in task_ids:
             row = self._database.execute(
@@ -167,8 +167,8 @@ class Journal:
         if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
             return DiskFull(self.path.parent)
         return JournalBroken(
-            f"{self.path}: {error}; check the rights and the disk, "
-            "or detach and attach again to start afresh"
+            f"{self.path}: {error}; check the file's permissions and the disk, "
+            "or start with an empty journal: axiom-client detach, then attach"
         )
 
 

@@ -1,4 +1,4 @@
-"""One agent for one folder: a lock that the kernel lets go when its holder ends, in any way."""
+"""The lock that allows one agent for each folder. The kernel releases it however the agent ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_client.errors import AlreadyRunning
 
 
 class Lock:
-    """Held from construction until ``release``. Raises AlreadyRunning."""
+    """A lock held from construction until ``release``. Raises AlreadyRunning."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -20,14 +20,14 @@ class Lock:
             holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._file)
             raise AlreadyRunning(
-                f"an agent runs in this folder already (process {holder}); "
+                f"another agent uses this folder already (process {holder}); "
                 "see it with: axiom-client status"
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let another agent have the folder."""
+        """Release the lock, so that another agent may use the folder."""
         os.close(self._file)
 
 

@@ -1,4 +1,4 @@
-"""The agent's one loop: one queue of events, signals, and nothing that polls.
+"""The agent's event loop: one queue of events, which nothing polls.
 
 event -> step (pure) -> journal -> effects -> events
 """
@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from axiom_client.agent.journal import Held, Journal
+from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.lock import Lock
 from axiom_client.agent.perform import Performer, Setup
 from axiom_client.agent.run_options import RunOptions
@@ -27,6 +27,7 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits
+from axiom_client.decide.wording import counted
 from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ServerNotThere
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
@@ -36,14 +37,14 @@ from axiom_client.project.identity import Identity
 from axiom_client.service.notify import Notifier
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
-CLOCK_SLACK_SECONDS = 1.0  # a clock that is disciplined drifts by less between two events
-CLOSE_SECONDS = 2.0  # for what still runs when the agent goes without waiting
+CLOCK_SLACK_SECONDS = 1.0  # a clock kept right by NTP drifts by less between two events
+CLOSE_SECONDS = 2.0  # for tasks to end when the agent ends without waiting for them
 
 log = logging.getLogger("axiom_client")
 
 
 class Agent:
-    """One running agent. ``state`` is replaced, never changed, so readers need no lock."""
+    """The running agent. ``state`` is replaced and never changed, so it can be read at any time."""
 
     def __init__(
         self, folders: Folders, config: Config, identity: Identity, options: RunOptions
@@ -54,11 +55,12 @@ class Agent:
         self._options = options
         self._queue: asyncio.Queue[e.Event] = asyncio.Queue()
         self._stop_asked = asyncio.Event()
-        self._manager = Notifier()
+        self._notifier = Notifier()
         self._record: BinaryIO | None = None
         self._performer: Performer | None = None
         self.state = AgentState()
-        self.held_up = ""  # why nothing moves, while the disk is full
+        self._last_refusal = ""  # of a changed configuration, to log each only once
+        self.held_up = ""  # why the agent cannot go on, while the disk is full
 
     async def run(self) -> str:
         """Run until there is a reason to end; returns it. Raises AxiomError."""
@@ -74,11 +76,11 @@ class Agent:
             lock.release()
 
     def put(self, event: e.Event) -> None:
-        """Hand in an event."""
+        """Queue an event."""
         self._queue.put_nowait(event)
 
     def snapshot(self) -> Snapshot:
-        """What a person or a program may see of the agent now."""
+        """The agent's present state, for people and programs."""
         who = Membership(
             project=self._identity.project,
             url=self._identity.url,
@@ -89,35 +91,48 @@ class Agent:
         return snapshot(self.state, who, time.monotonic(), held_up=self.held_up, traffic=traffic)
 
     def ask_stop(self, reason: str) -> None:
-        """End politely; asked again, at once."""
+        """End in good order; when asked a second time, at once."""
         hurry = self._stop_asked.is_set()
         self._stop_asked.set()
-        self._manager.stopping(reason)
+        self._notifier.stopping(reason)
         self.put(e.StopRequested(now=time.monotonic(), reason=reason, hurry=hurry))
 
     def reload(self) -> str:
-        """Take up a changed configuration; returns what is wrong with it: then the old stays."""
-        self._manager.reloading()
-        before = _network(self._config)
+        """Use a changed configuration. Returns what is wrong with it: then the old one stays.
+
+        ``config set`` causes two calls, by its request and by the file watch: a configuration that
+        is in use already is not applied again.
+        """
+        self._notifier.reloading()
+        flags = read_flags(self._options.flags)
         try:
-            self._config = load_config(
-                self._folders.config_file, flags=read_flags(self._options.flags)
-            )
+            config = load_config(self._folders.config_file, flags=flags)
         except ConfigProblem as problem:
-            log.error("the changed configuration is refused, the old one stays: %s", problem)
-            self._manager.ready(f"the changed configuration is refused: {problem}")
-            return str(problem)
-        self._manager.ready()
-        if self._performer is not None and before != _network(self._config):
-            self._performer.use_network(_network(self._config))
-        log.info("the configuration is taken up")
-        self.put(e.ConfigChanged(now=time.monotonic(), limits=self._config.limits()))
+            return self._refuse_config(str(problem))
+        self._notifier.ready()
+        self._last_refusal = ""
+        if config != self._config:
+            self._use_config(config)
         return ""
+
+    def _refuse_config(self, problem: str) -> str:
+        if problem != self._last_refusal:
+            log.error("the changed configuration is refused, the old one stays in use: %s", problem)
+        self._last_refusal = problem
+        self._notifier.ready(f"the changed configuration is refused: {problem}")
+        return problem
+
+    def _use_config(self, config: Config) -> None:
+        before, self._config = self._config, config
+        if self._performer is not None and _network(before) != _network(config):
+            self._performer.use_network(_network(config))
+        log.info("the changed configuration is in use")
+        self.put(e.ConfigChanged(now=time.monotonic(), limits=config.limits()))
 
     # --- the loop ---------------------------------------------------------------------------------
 
     async def _run(self, journal: Journal) -> str:
-        held = journal.held()
+        contents = journal.contents()
         setup = Setup(
             folders=self._folders,
             identity=self._identity,
@@ -127,18 +142,18 @@ class Agent:
         performer = self._performer = Performer(setup, journal, self.put)
         watch = FileWatch(self._folders.config_file)
         control = ControlServer(self._folders.control_socket, self)
-        alive = asyncio.create_task(self._manager.keep_alive(self._in_one_line))
+        alive = asyncio.create_task(self._notifier.keep_alive(self._status_line))
         try:
-            performer.sweep({record.grant.task_id for record in held.tasks})
+            performer.delete_unknown_folders({r.grant.task_id for r in contents.tasks})
             await control.start()
             self._handle_signals()
             self._open_record()
             if watch.descriptor >= 0:
-                asyncio.get_running_loop().add_reader(watch.descriptor, self._look_at_file, watch)
-            self.put(_started(held, self._config.limits(), self._options))
-            self._manager.ready()
+                asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
+            self.put(_started(contents, self._config.limits(), self._options))
+            self._notifier.ready()
             while performer.exit is None:
-                await self._turn(performer, await self._queue.get())
+                await self._handle(performer, await self._queue.get())
                 if performer.fault is not None:
                     raise performer.fault
         finally:
@@ -152,13 +167,13 @@ class Agent:
                 self._record.close()
         return _ended(performer.exit)
 
-    async def _turn(self, performer: Performer, event: e.Event) -> None:
+    async def _handle(self, performer: Performer, event: e.Event) -> None:
         if (changed := self._clock_changed(event)) is not None:
             await self._step(performer, changed)
         await self._step(performer, event)
 
     def _clock_changed(self, event: e.Event) -> e.ClockChanged | None:
-        """What to tell the agent first when the host slept or its clock was set since."""
+        """The event to handle first when the host slept or its clock was set; else None."""
         if isinstance(event, e.AgentStarted):
             return None
         now, wall, offset = time.monotonic(), time.time(), utc_offset_seconds()
@@ -176,13 +191,13 @@ class Agent:
                 performer.persist(commands)
                 break
             except DiskFull as full:
-                await self._wait_for_room(full)
+                await self._wait_for_space(full)
         self.held_up = ""
         self.state = state
         performer.perform(commands)
 
-    async def _wait_for_room(self, full: DiskFull) -> None:
-        """Hold everything until the disk can be written: what ends meanwhile waits in the queue."""
+    async def _wait_for_space(self, full: DiskFull) -> None:
+        """Wait before the next attempt to write. Raises ``full`` when the agent is told to stop."""
         if not self.held_up:
             log.error("%s", full)
         self.held_up = str(full)
@@ -192,8 +207,8 @@ class Agent:
             return
         raise full
 
-    def _look_at_file(self, watch: FileWatch) -> None:
-        """Somebody wrote the configuration file, with an editor or with ``config set``."""
+    def _config_touched(self, watch: FileWatch) -> None:
+        """Something in the configuration's folder changed."""
         if watch.changed():
             self.reload()
 
@@ -202,15 +217,16 @@ class Agent:
             return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled(f"asked to by {number.name}"))
+            loop.add_signal_handler(number, self._stopper(f"received {number.name}"))
         loop.add_signal_handler(signal.SIGHUP, self.reload)
 
-    def _signalled(self, reason: str) -> Callable[[], None]:
+    def _stopper(self, reason: str) -> Callable[[], None]:
         return lambda: self.ask_stop(reason)
 
-    def _in_one_line(self) -> str:
+    def _status_line(self) -> str:
         shot = self.snapshot()
-        return f"{shot.state}: {shot.tasks_running} tasks running, {shot.tasks_waiting} waiting"
+        running = counted(shot.tasks_running, "task")
+        return f"{shot.state}: {running} running, {shot.tasks_waiting} waiting"
 
     def _open_record(self) -> None:
         if self._options.record_events is not None:
@@ -222,30 +238,30 @@ def _network(config: Config) -> Network:
 
 
 def _ended(leave: c.Exit) -> str:
-    """The reason of a good end. Raises HostRefused, ServerNotThere."""
+    """The reason for the end. Raises HostRefused, ServerNotThere where it is a failure."""
     if leave.fault == "refused":
-        raise HostRefused(f"{leave.reason}; attach again: axiom-client detach, then attach")
+        raise HostRefused(f"{leave.reason}; to join anew: axiom-client detach, then attach")
     if leave.fault == "unreachable":
-        raise ServerNotThere(f"{leave.reason}; gave up, and what is finished is kept")
+        raise ServerNotThere(f"{leave.reason}; gave up; unsent reports are kept for the next start")
     return leave.reason
 
 
-def _started(held: Held, limits: Limits, options: RunOptions) -> e.AgentStarted:
+def _started(contents: JournalContents, limits: Limits, options: RunOptions) -> e.AgentStarted:
     return e.AgentStarted(
         now=time.monotonic(),
         wall=time.time(),
         utc_offset_seconds=utc_offset_seconds(),
         instance=secrets.token_hex(8),
         limits=limits,
-        tasks=held.tasks,
-        reports=held.reports,
-        unanswered=held.unanswered,
-        pause=held.pause,
-        gpu_pauses=held.gpu_pauses,
-        drain=held.drain,
-        durations=held.durations,
-        credit=held.credit,
-        credit_day=held.credit_day,
+        tasks=contents.tasks,
+        reports=contents.reports,
+        unanswered=contents.unanswered,
+        pause=contents.pause,
+        gpu_pauses=contents.gpu_pauses,
+        drain=contents.drain,
+        durations=contents.durations,
+        credit=contents.credit,
+        credit_day=contents.credit_day,
         until_idle=options.until_idle,
         seconds=options.seconds,
     )

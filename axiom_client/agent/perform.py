@@ -1,4 +1,4 @@
-"""Command -> effect -> event. Nothing is decided here."""
+"""Performs the commands that ``decide`` gives; results come back as events. Decides nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ log = logging.getLogger("axiom_client")
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """What effects need to know: the slices of configuration, and who this host is."""
+    """What the performer needs of the configuration and of this host's identity."""
 
     folders: Folders
     identity: Identity
@@ -55,7 +55,7 @@ class Setup(Struct, frozen=True, kw_only=True):
 
 
 class Performer:
-    """Carries out commands; what comes of them goes to ``emit`` as events."""
+    """Performs commands and passes their results to ``emit`` as events."""
 
     def __init__(self, setup: Setup, journal: Journal, emit: Callable[[e.Event], None]) -> None:
         self._setup = setup
@@ -64,37 +64,37 @@ class Performer:
         self._pool = Pool(emit=self._task_changed, hide_gpus=vendors.hidden())
         self._api = Api(setup.identity.url, setup.network, setup.identity.token)
         self._fetcher = Fetcher(_fetch_settings(setup, setup.network), self._bundle_replied)
-        self._look = LoadMeter(setup.folders.state)
+        self._load_meter = LoadMeter(setup.folders.state)
         self._gpu_probe = GpuProbe()
-        self._gpus: GpuReport | None = None  # None: not looked for yet
+        self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self.exit: c.Exit | None = None
-        self.fault: BaseException | None = None  # of something started here, for the loop to raise
+        self.fault: BaseException | None = None  # of background work, for the loop to raise
 
     def persist(self, commands: list[c.Command]) -> None:
-        """The journal's share of them, whole or not at all. Raises DiskFull or JournalBroken."""
-        share = [command for command in commands if isinstance(command, c.Persistent)]
-        if share:
-            self._journal.write(share)
+        """Write the commands for the journal, all or none. Raises DiskFull or JournalBroken."""
+        writes = [command for command in commands if isinstance(command, c.Persistent)]
+        if writes:
+            self._journal.write(writes)
 
     def perform(self, commands: list[c.Command]) -> None:
-        """Everything else, in order. Nothing here waits."""
+        """Perform all other commands, in order. Returns at once; longer work goes on behind."""
         for command in commands:
             if not isinstance(command, c.Persistent):
                 self._perform_one(command)
 
-    def sweep(self, known: set[int]) -> None:
-        """Delete the folders of tasks that the journal does not know."""
+    def delete_unknown_folders(self, known: set[int]) -> None:
+        """Delete the folders of all tasks but the ``known`` ones."""
         for folder in self._setup.folders.tasks.iterdir():
             if not folder.name.isdigit() or int(folder.name) not in known:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def close(self, grace_seconds: float) -> None:
-        """End everything that was started here."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """End all tasks and other work; tasks get ``grace_seconds`` to write a checkpoint."""
+        if self._timer is not None:
+            self._timer.cancel()
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -104,14 +104,14 @@ class Performer:
 
     @property
     def traffic(self) -> Traffic:
-        """What went through the network since the start."""
+        """Bytes sent and received since the start."""
         return Traffic(
             sent_bytes=self._api.traffic.sent_bytes,
             received_bytes=self._api.traffic.received_bytes + self._fetcher.received_bytes,
         )
 
     def use_network(self, network: Network) -> None:
-        """Another way out. A request that is under way breaks off and is sent again."""
+        """Use a changed proxy or certificates. A request under way breaks off and is sent again."""
         before, identity = self._api, self._setup.identity
         self._api = Api(identity.url, network, identity.token, before.traffic)
         self._fetcher.settings = _fetch_settings(self._setup, network)
@@ -148,11 +148,13 @@ class Performer:
             case c.Sync(plan=plan):
                 self._spawn(self._sync(plan))
             case c.WakeAt(at=at):
-                self._set_alarm(at)
+                self._set_timer(at)
             case c.ProbeHost():
                 self._probe()
             case c.MeasureLoad():
-                self._emit(e.LoadMeasured(now=time.monotonic(), load=self._look.load(command)))
+                self._emit(
+                    e.LoadMeasured(now=time.monotonic(), load=self._load_meter.load(command))
+                )
             case c.LogLine(text=text, level=level):
                 log.log(getattr(logging, level.upper()), text)
             case c.Exit():
@@ -164,17 +166,17 @@ class Performer:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Nothing that fails in the background fails in silence: the loop raises it."""
+        """Keep an unexpected error of background work, and wake the loop, which raises it."""
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fault = error
             self._emit(e.TimerFired(now=time.monotonic()))
 
-    def _set_alarm(self, at: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         delay = max(0.0, at - time.monotonic())
-        self._alarm = asyncio.get_running_loop().call_later(
+        self._timer = asyncio.get_running_loop().call_later(
             delay, lambda: self._emit(e.TimerFired(now=time.monotonic()))
         )
 
@@ -222,7 +224,7 @@ class Performer:
         try:
             answer = await self._api.sync(request)
             if answer.request_id != plan.request_id:
-                raise ServerNotThere("the server answered another request; trying again")
+                raise ServerNotThere("the server's answer belongs to another request; trying again")
         except ProjectProblem as problem:
             self._emit(_sync_failed(problem))
             return
@@ -231,10 +233,10 @@ class Performer:
     # --- the host ---------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        self._tell_facts()
+        self._emit_facts()
         self._spawn(self._probe_gpus())
 
-    def _tell_facts(self) -> None:
+    def _emit_facts(self) -> None:
         known = self._gpus is not None
         report = self._gpus or GpuReport()
         facts = probe_facts(
@@ -250,7 +252,7 @@ class Performer:
         report = await self._gpu_probe.report()
         if report != self._gpus:
             self._gpus = report
-            self._tell_facts()
+            self._emit_facts()
 
 
 def _fetch_settings(setup: Setup, network: Network) -> FetchSettings:

@@ -1,4 +1,4 @@
-"""How one run of the agent differs from a service's. Apart, so that asking for it loads nothing."""
+"""Options of one run of the agent. A module of its own, so that importing it loads little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from msgspec import Struct
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
-    """``flags``: KEY=VALUE, which beat the configuration file also when that is read again."""
+    """Options of ``axiom-client run``.
+
+    until_idle      end when the server has no more work
+    seconds         end after this time
+    flags           KEY=VALUE words that override the configuration, also when it is read again
+    record_events   file into which all events are written, to replay them
+    """
 
     until_idle: bool = False
     seconds: float | None = None

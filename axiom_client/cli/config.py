@@ -1,4 +1,4 @@
-"""axiom-client config: see and change what may be used of this computer."""
+"""``axiom-client config``: shows and changes the configuration."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import typer
 from axiom_client.cli.shared import AsJson, Flags, load, print_json, say
 from axiom_client.folders import find_folders
 
-app = typer.Typer(help="See and change what may be used of this computer.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show and change how much of this computer may be used.", no_args_is_help=True
+)
 
 
 @app.command("init")
 def init(as_json: AsJson = False) -> None:
-    """Write a commented file with every key and its default."""
+    """Write a new configuration file with every key, its default and a comment."""
     from axiom_client.config.file import write_template
 
     path = find_folders().config_file
@@ -24,7 +26,7 @@ def init(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show(flags: Flags = None, as_json: AsJson = False) -> None:
-    """The effective values, and where each comes from."""
+    """Show all values and where each comes from."""
     settings = load(find_folders(), flags or []).settings
     if as_json:
         print_json(
@@ -40,40 +42,40 @@ def show(flags: Flags = None, as_json: AsJson = False) -> None:
 
 @app.command("set")
 def set_(
-    key: Annotated[str, typer.Argument(help="Such as cpu.share")],
-    value: Annotated[str, typer.Argument(help='Such as "75%"')],
+    key: Annotated[str, typer.Argument(help="Name of the key, such as cpu.share")],
+    value: Annotated[str, typer.Argument(help='New value, such as "75%"')],
     as_json: AsJson = False,
 ) -> None:
-    """Change one key; comments in the file stay. A running agent takes it up at once."""
+    """Change one key in the file. A running agent uses the new value at once."""
     from axiom_client.config.file import set_value
     from axiom_client.control.server import Request, ask
     from axiom_client.errors import NotRunning
 
     folders = find_folders()
-    understood = set_value(folders.config_file, key, value)
+    parsed = set_value(folders.config_file, key, value)
     try:
         ask(folders.control_socket, Request(do="reload"))
-        taken_up = True
+        in_use = True
     except NotRunning:
-        taken_up = False
+        in_use = False
     say(
-        f"{key} = {value}" + (", taken up by the running agent" if taken_up else ""),
-        {"key": key, "value": understood, "taken_up": taken_up},
+        f"{key} = {value}" + (", now in use by the running agent" if in_use else ""),
+        {"key": key, "value": parsed, "taken_up": in_use},
         as_json=as_json,
     )
 
 
 @app.command("check")
 def check(as_json: AsJson = False) -> None:
-    """Say whether the file is in order."""
+    """Check that the configuration is valid."""
     folders = find_folders()
     load(folders)
     path = folders.config_file
-    say(f"{path} is in order", {"path": str(path), "in_order": True}, as_json=as_json)
+    say(f"{path} is valid", {"path": str(path), "in_order": True}, as_json=as_json)
 
 
 @app.command("path")
 def path(as_json: AsJson = False) -> None:
-    """Where the file is, or would be."""
+    """Show where the configuration file is, whether it exists or not."""
     file = find_folders().config_file
     say(str(file), {"path": str(file)}, as_json=as_json)

@@ -1,11 +1,11 @@
-"""The agent as its journal has it, for those who look while none runs."""
+"""The agent's state from its journal, to show while no agent runs."""
 
 from __future__ import annotations
 
 import time
 
 from axiom_client.agent.attach import facts_only, known_identity
-from axiom_client.agent.journal import Held, Journal
+from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.config.schema import Config
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
@@ -16,9 +16,9 @@ from axiom_client.host.clock import utc_offset_seconds
 
 
 def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
-    """What is in hand. Raises NotAttached."""
+    """A snapshot of the tasks and reports in the journal. Raises NotAttached."""
     identity = known_identity(folders)
-    held = _held(folders)
+    contents = _contents(folders)
     now = time.monotonic()
     started = e.AgentStarted(
         now=now,
@@ -26,12 +26,12 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         utc_offset_seconds=utc_offset_seconds(),
         instance="offline",
         limits=config.limits(),
-        tasks=held.tasks,
-        reports=held.reports,
-        pause=held.pause,
-        gpu_pauses=held.gpu_pauses,
-        credit=held.credit,
-        credit_day=held.credit_day,
+        tasks=contents.tasks,
+        reports=contents.reports,
+        pause=contents.pause,
+        gpu_pauses=contents.gpu_pauses,
+        credit=contents.credit,
+        credit_day=contents.credit_day,
     )
     state, _ = step(AgentState(), started)
     state.facts = facts_only(config["host.name"] or identity.host_name, folders)
@@ -44,11 +44,11 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
     return snapshot(state, who, now, running=False)
 
 
-def _held(folders: Folders) -> Held:
+def _contents(folders: Folders) -> JournalContents:
     if not folders.journal_file.exists():
-        return Held()
+        return JournalContents()
     journal = Journal(folders.journal_file)
     try:
-        return journal.held()
+        return journal.contents()
     finally:
         journal.close()

@@ -1,1 +1,1 @@
-"""The agent as a service of the operating system: systemd, launchd, Windows."""
+"""Installs and runs the agent as a service of the operating system: systemd, launchd, Windows."""

@@ -1,4 +1,4 @@
-"""What every operating system's service can do, and how its commands are called."""
+"""The interface of all operating systems' services, and how their programs are called."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from msgspec import Struct
 from axiom_client.errors import ServiceProblem
 
 NAME = "axiom-client"
-#: From the polite signal to the forced one: tasks keep a checkpoint and the journal is closed.
+#: From the stop signal to the kill: tasks write a checkpoint and the journal is closed.
 STOP_SECONDS = 60
-#: Between two starts of an agent that ended by itself.
+#: Before an agent that ended by itself is started again.
 RESTART_SECONDS = 30
 _COMMAND_TIMEOUT_SECONDS = 120.0  # longer than a stop may take
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):
-    """What the operating system says of the service."""
+    """The state of the service, as the operating system reports it."""
 
     installed: bool
     running: bool
@@ -30,34 +30,34 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
 
 
 class Service(Protocol):
-    """One way of being a service. Each method raises ServiceProblem with what to do about it."""
+    """A service of one operating system. Methods raise ServiceProblem, which says what to do."""
 
     def install(self) -> str:
-        """Write what the system needs, start now and at every boot; returns a line for people."""
+        """Install the service and start it, now and at every boot; returns a line for people."""
 
     def uninstall(self) -> str:
-        """Stop it and take away what ``install`` wrote. The agent's own folders stay."""
+        """Stop the service and delete what ``install`` wrote. The agent's own folders stay."""
 
     def status(self) -> ServiceStatus:
-        """Look; changes nothing."""
+        """The state of the service."""
 
     def restart(self) -> str:
-        """Stop and start."""
+        """Stop the service and start it again."""
 
 
 class Completed(Struct, frozen=True, kw_only=True):
-    """A command that ended."""
+    """The result of a system program that ended."""
 
     code: int
     stdout: str = ""
     stderr: str = ""
 
 
-Runner = Callable[[Sequence[str]], Completed]  # the one seam to the system's own programs
+Runner = Callable[[Sequence[str]], Completed]  # how system programs are run; replaced in tests
 
 
 def run(command: Sequence[str]) -> Completed:
-    """Run one of the system's programs to its end. Raises ServiceProblem when it is not there."""
+    """Run a system program to its end. Raises ServiceProblem when it is missing or hangs."""
     try:
         done = subprocess.run(
             list(command),
@@ -67,18 +67,27 @@ def run(command: Sequence[str]) -> Completed:
             timeout=_COMMAND_TIMEOUT_SECONDS,
             check=False,
         )
-    except (FileNotFoundError, PermissionError):  # the latter: a folder of PATH that is not ours
+    except (
+        FileNotFoundError,
+        PermissionError,
+    ):  # the latter for a folder of PATH
         raise ServiceProblem(
-            f"{command[0]} is not on this machine, so there is no service to speak of here; "
-            "run the agent by hand: axiom-client run"
+            f"{command[0]} is not on this computer, so the agent cannot be a service here; "
+            "run it by hand: axiom-client run"
         ) from None
     except subprocess.TimeoutExpired:
-        raise ServiceProblem(f"{' '.join(command)} did not end; try it by hand") from None
+        raise ServiceProblem(
+            f"{' '.join(command)} did not end within "
+            f"{_COMMAND_TIMEOUT_SECONDS:.0f} s; try it by hand"
+        ) from None
     return Completed(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
-def must(runner: Runner, *command: str) -> str:
-    """Run a command that must succeed; its output. Raises ServiceProblem with its last word."""
+def run_checked(runner: Runner, *command: str) -> str:
+    """Run a program that must succeed; returns its output.
+
+    Raises ServiceProblem with the last line that it printed.
+    """
     done = runner(command)
     if done.code == 0:
         return done.stdout
@@ -89,12 +98,12 @@ def must(runner: Runner, *command: str) -> str:
 
 
 def program() -> Path:
-    """The agent's program as it was called, absolute; what the service will start."""
+    """Absolute path of the program as it was called, which the service will start."""
     return Path(sys.argv[0]).absolute()
 
 
 def write(path: Path, text: str | bytes) -> None:
-    """Write a file of the system's. Raises ServiceProblem when this user may not."""
+    """Write a system file. Raises ServiceProblem, for example without the permission."""
     body = text.encode() if isinstance(text, str) else text
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +115,7 @@ def write(path: Path, text: str | bytes) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Delete a file of the system's; whether it was there. Raises ServiceProblem."""
+    """Delete a system file; whether it existed. Raises ServiceProblem."""
     try:
         path.unlink()
     except FileNotFoundError:

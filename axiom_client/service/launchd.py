@@ -1,7 +1,7 @@
-"""A launchd job on macOS: one person's agent, or the machine's daemon.
+"""The agent as a launchd job on macOS: a user's agent, or a system daemon.
 
-launchd knows no exit code that means "do not start again": a job that ends with 0 stays down, any
-other is started again after RESTART_SECONDS.
+launchd cannot be told which exit codes forbid a restart: a job that ends with 0 is not started
+again, one that ends with any other code is, after RESTART_SECONDS.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from msgspec import Struct
 
 from axiom_client.errors import ServiceProblem
 from axiom_client.service import base
-from axiom_client.service.base import RESTART_SECONDS, STOP_SECONDS, Runner, ServiceStatus, must
+from axiom_client.service.base import (
+    RESTART_SECONDS,
+    STOP_SECONDS,
+    Runner,
+    ServiceStatus,
+    run_checked,
+)
 
 LABEL = "org.axiom.client"
 _SYSTEM_FOLDER = "/Library/Application Support/axiom-client"
 
 
 def job(scope: Literal["system", "user"], program: Path, logs: Path) -> dict[str, Any]:
-    """The job as launchd.plist(5) wants it."""
-    described: dict[str, Any] = {
+    """The job's description, with the keys of launchd.plist(5)."""
+    keys: dict[str, Any] = {
         "Label": LABEL,
         "ProgramArguments": [str(program), "run", "--no-display"],
         "RunAtLoad": True,
@@ -39,54 +45,54 @@ def job(scope: Literal["system", "user"], program: Path, logs: Path) -> dict[str
         "StandardErrorPath": str(logs / "axiom-client.log"),
     }
     if scope == "system":
-        described |= {
+        keys |= {
             "UserName": "nobody",
             "EnvironmentVariables": {"AXIOM_CLIENT_DIR": _SYSTEM_FOLDER},
         }
     elif one_folder := os.environ.get("AXIOM_CLIENT_DIR"):
-        described["EnvironmentVariables"] = {"AXIOM_CLIENT_DIR": one_folder}
-    return described
+        keys["EnvironmentVariables"] = {"AXIOM_CLIENT_DIR": one_folder}
+    return keys
 
 
 class LaunchdService(Struct, kw_only=True):
-    """The job's file and launchctl."""
+    """Controls the job through its file and launchctl."""
 
     scope: Literal["system", "user"]
     program: Path
     home: Path
-    uid: int = 0  # whose session it is; the system's domain needs none
+    uid: int = 0  # the user whose session runs the job; not used for the system
     runner: Runner = base.run
 
     @property
     def file(self) -> Path:
-        """Where the job's description goes."""
+        """The file with the job's description."""
         if self.scope == "system":
             return Path("/Library/LaunchDaemons") / f"{LABEL}.plist"
         return self.home / "Library/LaunchAgents" / f"{LABEL}.plist"
 
     @property
     def logs(self) -> Path:
-        """Where launchd puts what the agent prints."""
+        """The folder for what the agent prints."""
         return Path("/Library/Logs") if self.scope == "system" else self.home / "Library/Logs"
 
     def install(self) -> str:
-        """Write the job and start it; a job of before is replaced."""
-        self.runner(["launchctl", "bootout", self._target()])  # refused when there is none: fine
+        """Write the job's file and start it; an earlier job is replaced."""
+        self.runner(["launchctl", "bootout", self._target()])  # may fail: there may be none
         base.write(self.file, plistlib.dumps(job(self.scope, self.program, self.logs)))
-        must(self.runner, "launchctl", "enable", self._target())
-        must(self.runner, "launchctl", "bootstrap", self._domain(), str(self.file))
+        run_checked(self.runner, "launchctl", "enable", self._target())
+        run_checked(self.runner, "launchctl", "bootstrap", self._domain(), str(self.file))
         return f"installed {self.file}; it starts now and at every login or boot"
 
     def uninstall(self) -> str:
         """Stop the job and delete its file."""
         if not self.file.exists():
             raise ServiceProblem(f"there is no service to remove: {self.file} does not exist")
-        self.runner(["launchctl", "bootout", self._target()])  # refused when it is not loaded: fine
+        self.runner(["launchctl", "bootout", self._target()])  # may fail: it may not be loaded
         base.remove(self.file)
         return f"removed {self.file}; the agent's own folders are still there"
 
     def status(self) -> ServiceStatus:
-        """What launchd says."""
+        """The job's state as launchd reports it."""
         shown = self.runner(["launchctl", "print", self._target()])
         lines = [line.strip() for line in shown.stdout.splitlines()] if shown.code == 0 else []
         facts = dict(line.split(" = ", 1) for line in lines if " = " in line)
@@ -98,8 +104,8 @@ class LaunchdService(Struct, kw_only=True):
         )
 
     def restart(self) -> str:
-        """Stop and start."""
-        must(self.runner, "launchctl", "kickstart", "-k", self._target())
+        """Stop the job and start it again."""
+        run_checked(self.runner, "launchctl", "kickstart", "-k", self._target())
         return f"restarted {LABEL}"
 
     def _domain(self) -> str:

@@ -1,4 +1,4 @@
-"""A systemd unit: the machine's, under a user of its own, or one person's."""
+"""The agent as a systemd service: of the system, under a user of its own, or of one user."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from axiom_client.errors import ServiceProblem
 from axiom_client.service import base
-from axiom_client.service.base import NAME, Runner, ServiceStatus, must
+from axiom_client.service.base import NAME, Runner, ServiceStatus, run_checked
 
 UNIT = f"{NAME}.service"
 _TEMPLATES = Path(__file__).parent
-_PACKAGED_PROGRAM = "/usr/bin/axiom-client"  # what the templates start
+_PACKAGED_PROGRAM = "/usr/bin/axiom-client"  # the program named in the templates
 _HIDDEN_FROM_SERVICES = ("/home", "/root", "/run/user")  # by ProtectHome=yes
 _SYSUSERS = f'u {NAME} - "Axiom volunteer computing agent" /var/lib/{NAME}\n'
 
@@ -22,11 +22,11 @@ _SYSUSERS = f'u {NAME} - "Axiom volunteer computing agent" /var/lib/{NAME}\n'
 def render(
     scope: Literal["system", "user"], program: Path, environment: dict[str, str] | None = None
 ) -> str:
-    """The unit's text. Raises ServiceProblem when a service could not start that program."""
+    """The unit file's text. Raises ServiceProblem when the service could not start ``program``."""
     if scope == "system" and program.is_relative_to("/") and _hidden(program):
         raise ServiceProblem(
-            f"{program} lies in a home, which the service does not see; install axiom-client into "
-            "/opt/axiom-client, or leave out --system"
+            f"{program} is in a home folder, which the system service cannot read; install "
+            "axiom-client into /opt/axiom-client, or leave out --system"
         )
     text = (_TEMPLATES / ("user.service" if scope == "user" else UNIT)).read_text()
     started = f"ExecStart={_quoted(str(program))} "
@@ -43,7 +43,7 @@ def _hidden(program: Path) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """One word of a unit file: % is systemd's, and spaces and quotes need quoting."""
+    """A word quoted for a unit file, where % begins a specifier."""
     word = word.replace("%", "%%")
     if not any(letter in word for letter in " \t\"'\\"):
         return word
@@ -51,7 +51,7 @@ def _quoted(word: str) -> str:
 
 
 class SystemdService(Struct, kw_only=True):
-    """The unit and systemctl. ``root`` stands before system paths, for images and tests."""
+    """Controls the unit through systemctl. ``root``: prefix of its paths, for images and tests."""
 
     scope: Literal["system", "user"]
     program: Path
@@ -60,14 +60,14 @@ class SystemdService(Struct, kw_only=True):
 
     @property
     def unit(self) -> Path:
-        """Where the unit file goes."""
+        """The path of the unit file."""
         if self.scope == "system":
             return self.root / "etc/systemd/system" / UNIT
         home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
         return Path(home) / "systemd/user" / UNIT
 
     def install(self) -> str:
-        """Write, enable, start; a packaged unit is used as it is."""
+        """Write the unit, enable and start it. A unit from a package is used as it is."""
         kept = {"AXIOM_CLIENT_DIR": os.environ["AXIOM_CLIENT_DIR"]} if self._one_folder() else {}
         if not self._is_packaged():
             base.write(self.unit, render(self.scope, self.program, kept))
@@ -77,13 +77,13 @@ class SystemdService(Struct, kw_only=True):
         self._systemctl("enable", "--now", UNIT)
         if self.scope == "user":
             return (
-                f"installed {self.unit}; it runs while you are logged in, and always after: "
+                f"installed {self.unit}; it runs while you are logged in; to run it always: "
                 "loginctl enable-linger"
             )
-        return f"installed {self._where()}; it starts now and at every boot once it is attached"
+        return f"installed {self._where()}; once attached, it starts now and at every boot"
 
     def uninstall(self) -> str:
-        """Stop, disable, delete what ``install`` wrote."""
+        """Stop and disable the unit, and delete what ``install`` wrote."""
         if not self.unit.exists() and not self._is_packaged():
             raise ServiceProblem(f"there is no service to remove: {self.unit} does not exist")
         self._systemctl("disable", "--now", UNIT)
@@ -91,12 +91,12 @@ class SystemdService(Struct, kw_only=True):
         self._systemctl("daemon-reload")
         if removed:
             return f"removed {self.unit}; the agent's own folders are still there"
-        return f"stopped and disabled; {self._where()} belongs to the package, which may be removed"
+        return f"stopped and disabled; {self._where()} stays until its package is removed"
 
     def status(self) -> ServiceStatus:
-        """What systemd says."""
+        """The unit's state as systemd reports it."""
         properties = "LoadState,ActiveState,SubState,UnitFileState,StatusText"
-        shown = must(self.runner, *self._command("show", f"--property={properties}", UNIT))
+        shown = run_checked(self.runner, *self._command("show", f"--property={properties}", UNIT))
         found = dict(line.partition("=")[::2] for line in shown.splitlines())
         words = (found.get("ActiveState"), found.get("SubState"), found.get("UnitFileState"))
         detail = " ".join(word for word in words if word)
@@ -108,7 +108,7 @@ class SystemdService(Struct, kw_only=True):
         )
 
     def restart(self) -> str:
-        """Stop with time for checkpoints, start."""
+        """Stop the agent, with time for checkpoints, and start it again."""
         self._systemctl("restart", UNIT)
         return f"restarted {UNIT}"
 
@@ -127,10 +127,10 @@ class SystemdService(Struct, kw_only=True):
     def _make_user(self) -> None:
         declaration = self.root / "etc/sysusers.d" / f"{NAME}.conf"
         base.write(declaration, _SYSUSERS)
-        must(self.runner, "systemd-sysusers", f"--root={self.root}", str(declaration))
+        run_checked(self.runner, "systemd-sysusers", f"--root={self.root}", str(declaration))
 
     def _command(self, *words: str) -> list[str]:
         return ["systemctl", *(["--user"] if self.scope == "user" else []), "--no-pager", *words]
 
     def _systemctl(self, *words: str) -> str:
-        return must(self.runner, *self._command(*words))
+        return run_checked(self.runner, *self._command(*words))

@@ -1,7 +1,7 @@
-"""A Windows service: how it is installed, and how it keeps the agent, its child, alive.
+"""The agent as a Windows service: how it is installed, and how it runs the agent as its child.
 
-Nothing here needs pywin32: ``windows_service.py`` is the part that does. What the service manager
-is asked for goes through ``ControlManager``, of which that module has the real one.
+Nothing here needs pywin32. ``windows_service.py`` does, and holds the implementation of
+``ControlManager``, through which the Windows service manager is called.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ DESCRIPTION = "Runs confined experiments on idle cores and GPUs."
 #: Milliseconds before the first, second and every later restart; counted anew after a day.
 RESTART_DELAYS_MS = (30_000, 120_000, 600_000)
 RESET_COUNT_SECONDS = 86_400
-#: Exit codes after which a start would end the same way; systemd's unit has the same list.
+#: Exit codes after which a restart would not help; the systemd unit has the same list.
 FINAL_EXIT_CODES = frozenset({0, 2, 3, 4, 6, 11, 14, 16, 17, 21})
-_POLL_MS = 1000  # the stop event and the child are looked at this often
+_POLL_MS = 1000  # between two checks of the stop event and the child
 
 
 class ControlManager(Protocol):
-    """What is needed of Windows' service manager. Raises OSError when it refuses."""
+    """The part of the Windows service manager that is used. Methods raise OSError."""
 
     def create(self, name: str, display: str, description: str, command: str) -> None:
-        """Register a service that starts with the machine, with the recovery actions above."""
+        """Register a service that starts with Windows and is restarted by RESTART_DELAYS_MS."""
 
     def delete(self, name: str) -> None:
-        """Stop it and take it away."""
+        """Stop and unregister a service."""
 
     def query(self, name: str) -> str | None:
-        """Its state, such as "running" or "stopped"; None: there is no such service."""
+        """A service's state, such as "running" or "stopped"; None: there is no such service."""
 
     def start(self, name: str) -> None:
-        """Start it."""
+        """Start a service."""
 
     def stop(self, name: str) -> None:
-        """Stop it and wait until it is stopped."""
+        """Stop a service and wait until it has stopped."""
 
 
 def data_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """The machine's folder for the agent: %ProgramData%\\axiom-client."""
+    """The service's folder for the agent: %ProgramData%\\axiom-client."""
     environment = os.environ if environment is None else environment
     return Path(environment.get("PROGRAMDATA", r"C:\ProgramData")) / NAME
 
 
 def service_command(python: Path) -> str:
-    """What the service manager starts."""
+    """The command that the service manager starts."""
     return f'"{python}" -m axiom_client.service.windows_service'
 
 
 def agent_command(python: Path) -> list[str]:
-    """What the service starts."""
+    """The command that the service starts: the agent."""
     return [str(python), "-m", "axiom_client", "run", "--no-display"]
 
 
 class WindowsService(Struct, kw_only=True):
-    """The entry in the service manager's database."""
+    """The agent's registration with the service manager."""
 
     manager: ControlManager
     python: Path = Path(sys.executable)
 
     def install(self) -> str:
-        """Register and start."""
+        """Register and start the service."""
         try:
             self.manager.create(NAME, DISPLAY_NAME, DESCRIPTION, service_command(self.python))
             self.manager.start(NAME)
@@ -80,7 +80,7 @@ class WindowsService(Struct, kw_only=True):
         return f"installed the service {NAME}; its folder is {data_folder()}"
 
     def uninstall(self) -> str:
-        """Stop and unregister."""
+        """Stop and unregister the service."""
         if self.manager.query(NAME) is None:
             raise ServiceProblem(f"there is no service {NAME} to remove")
         try:
@@ -90,7 +90,7 @@ class WindowsService(Struct, kw_only=True):
         return f"removed the service {NAME}; {data_folder()} is still there"
 
     def status(self) -> ServiceStatus:
-        """What the service manager says."""
+        """The service's state as the service manager reports it."""
         state = self.manager.query(NAME)
         return ServiceStatus(
             installed=state is not None,
@@ -100,7 +100,7 @@ class WindowsService(Struct, kw_only=True):
         )
 
     def restart(self) -> str:
-        """Stop and start."""
+        """Stop the service and start it again."""
         try:
             self.manager.stop(NAME)
             self.manager.start(NAME)
@@ -111,21 +111,21 @@ class WindowsService(Struct, kw_only=True):
 
 def _problem(doing: str, error: OSError) -> ServiceProblem:
     return ServiceProblem(
-        f"Windows would not {doing} the service: {error.strerror or error}; "
+        f"Windows did not {doing} the service: {error.strerror or error}; "
         "run this command as administrator"
     )
 
 
-class Guardian(Struct, kw_only=True):
-    """Starts the agent, waits for it or for the order to stop, and says how it ended."""
+class Supervisor(Struct, kw_only=True):
+    """Runs the agent as a child process until it ends or the service is stopped."""
 
     command: list[str]
     folder: Path
-    wait_for_stop: Callable[[int], bool]  # milliseconds -> whether to stop
-    tell: Callable[[str], None]  # a line for the Event Log
+    wait_for_stop: Callable[[int], bool]  # waits some milliseconds; whether to stop
+    log: Callable[[str], None]  # writes a line to the Windows Event Log
 
     def run(self) -> int:
-        """Until the agent ends or is told to; its exit code. 0 when it was told to."""
+        """Run the agent to its end; returns its exit code, 0 when the service was stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
         agent = subprocess.Popen(
             self.command,
@@ -133,11 +133,11 @@ class Guardian(Struct, kw_only=True):
             stdin=subprocess.DEVNULL,
             creationflags=_NEW_GROUP,
         )
-        self.tell(f"the agent runs as process {agent.pid}; its files are in {self.folder}")
+        self.log(f"the agent runs as process {agent.pid}; its files are in {self.folder}")
         while agent.poll() is None:
             if self.wait_for_stop(_POLL_MS):
                 return self._stop(agent)
-        self.tell(f"the agent ended with code {agent.returncode}")
+        self.log(f"the agent ended with code {agent.returncode}")
         return agent.returncode
 
     def _stop(self, agent: subprocess.Popen[bytes]) -> int:
@@ -147,9 +147,9 @@ class Guardian(Struct, kw_only=True):
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
-            self.tell(f"the agent did not stop in {STOP_SECONDS} s and was ended")
+            self.log(f"the agent did not stop in {STOP_SECONDS} s and was ended")
             return 0
-        self.tell("the agent stopped")
+        self.log("the agent stopped")
         return 0
 
 
@@ -158,7 +158,7 @@ def should_restart(exit_code: int) -> bool:
     return exit_code not in FINAL_EXIT_CODES
 
 
-# Only a process group of its own can be sent Ctrl+Break, which is Windows' polite signal.
+# Ctrl+Break, which asks a process to end, can only be sent to a process group of its own.
 if sys.platform == "win32":
     _NEW_GROUP, _POLITE_SIGNAL = subprocess.CREATE_NEW_PROCESS_GROUP, signal.CTRL_BREAK_EVENT
 else:

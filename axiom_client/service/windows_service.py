@@ -1,8 +1,7 @@
-"""The part of the Windows service that needs pywin32: the service itself and its registration.
+"""The part of the Windows service that needs pywin32: the service process and its registration.
 
-The service manager starts ``python -m axiom_client.service.windows_service``. When the agent ends
-in a way that a restart may help, this process ends without reporting "stopped", which is what makes
-the service manager take the recovery actions.
+The service manager starts ``python -m axiom_client.service.windows_service``. When a restart may
+help, this process ends without reporting "stopped", which makes the service manager restart it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from axiom_client.service.windows import (
     DISPLAY_NAME,
     RESET_COUNT_SECONDS,
     RESTART_DELAYS_MS,
-    Guardian,
+    Supervisor,
     agent_command,
     data_folder,
     should_restart,
@@ -32,7 +31,7 @@ from axiom_client.service.windows import (
 
 _NO_SUCH_SERVICE = 1060  # ERROR_SERVICE_DOES_NOT_EXIST
 _NOT_ACTIVE = 1062  # ERROR_SERVICE_NOT_ACTIVE
-_STOP_WAIT_SECONDS = 90  # longer than the agent may take
+_STOP_WAIT_SECONDS = 90  # longer than the agent may take to stop
 _STATES = {
     win32service.SERVICE_RUNNING: "running",
     win32service.SERVICE_STOPPED: "stopped",
@@ -42,7 +41,7 @@ _STATES = {
 
 
 class AxiomService(win32serviceutil.ServiceFramework):
-    """What runs while the service does."""
+    """The service process."""
 
     _svc_name_ = NAME
     _svc_display_name_ = DISPLAY_NAME
@@ -53,35 +52,35 @@ class AxiomService(win32serviceutil.ServiceFramework):
         self._stop = win32event.CreateEvent(None, True, False, None)
 
     def SvcStop(self) -> None:
-        """The manager's order to stop."""
+        """Called by the service manager to stop the service."""
         self.ReportServiceStatus(win32service.SERVICE_STOP_PENDING)
         win32event.SetEvent(self._stop)
 
     def SvcShutdown(self) -> None:
-        """The machine goes down: the same."""
+        """Called when Windows shuts down: stop as well."""
         self.SvcStop()
 
     def SvcDoRun(self) -> None:
-        """The whole life of the service."""
-        guardian = Guardian(
+        """Run the agent until it ends or the service is stopped."""
+        supervisor = Supervisor(
             command=agent_command(Path(sys.executable)),
             folder=data_folder(),
-            wait_for_stop=self._told_to_stop,
-            tell=servicemanager.LogInfoMsg,
+            wait_for_stop=self._wait_for_stop,
+            log=servicemanager.LogInfoMsg,
         )
-        code = guardian.run()
+        code = supervisor.run()
         if should_restart(code):
             servicemanager.LogErrorMsg(f"{NAME} ended with code {code}; it will be started again")
-            os._exit(code)  # without a "stopped": the recovery actions follow
+            os._exit(code)  # not reporting "stopped", so that Windows restarts the service
 
-    def _told_to_stop(self, wait_ms: int) -> bool:
+    def _wait_for_stop(self, wait_ms: int) -> bool:
         answer = win32event.WaitForSingleObject(self._stop, wait_ms)
         return bool(answer == win32event.WAIT_OBJECT_0)
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """pywin32's error is no OSError: make it one."""
+def _as_os_error() -> Iterator[None]:
+    """Turn pywin32's errors into OSError."""
     try:
         yield
     except win32service.error as error:
@@ -89,11 +88,11 @@ def _refusals() -> Iterator[None]:
 
 
 class Pywin32Manager:
-    """The service manager of this machine."""
+    """The Windows service manager of this computer."""
 
-    @_refusals()
+    @_as_os_error()
     def create(self, name: str, display: str, description: str, command: str) -> None:
-        """Register a service that starts with the machine, a little after everything else."""
+        """Register a service that starts with Windows, shortly after the other services."""
         manager = win32service.OpenSCManager(None, None, win32service.SC_MANAGER_ALL_ACCESS)
         service = win32service.CreateService(
             manager, name, display, win32service.SERVICE_ALL_ACCESS,
@@ -112,14 +111,14 @@ class Pywin32Manager:
         win32service.CloseServiceHandle(service)
         win32service.CloseServiceHandle(manager)
 
-    @_refusals()
+    @_as_os_error()
     def delete(self, name: str) -> None:
-        """Stop it and take it away."""
+        """Stop and unregister a service."""
         self.stop(name)
         win32serviceutil.RemoveService(name)
 
     def query(self, name: str) -> str | None:
-        """Its state; None: there is no such service."""
+        """A service's state; None: there is no such service."""
         try:
             state = win32serviceutil.QueryServiceStatus(name)[1]
         except win32service.error as error:
@@ -128,14 +127,14 @@ class Pywin32Manager:
             raise
         return _STATES.get(state, "paused")
 
-    @_refusals()
+    @_as_os_error()
     def start(self, name: str) -> None:
-        """Start it."""
+        """Start a service."""
         win32serviceutil.StartService(name)
 
-    @_refusals()
+    @_as_os_error()
     def stop(self, name: str) -> None:
-        """Stop it and wait until it is stopped; one that does not run is left alone."""
+        """Stop a service, if it runs, and wait until it has stopped."""
         try:
             win32serviceutil.StopService(name)
         except win32service.error as error:
@@ -147,7 +146,7 @@ class Pywin32Manager:
 
 
 def main() -> None:
-    """What the service manager starts."""
+    """Entry point for the service manager."""
     servicemanager.Initialize()
     servicemanager.PrepareToHostSingle(AxiomService)
     servicemanager.StartServiceCtrlDispatcher()  # type: ignore[no-untyped-call]

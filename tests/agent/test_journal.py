@@ -56,11 +56,11 @@ def test_all_that_is_written_is_there_after_reopening(path: Path) -> None:
     )
     journal.close()
     again = Journal(path)
-    held = again.held()
-    assert [r.grant.task_id for r in held.tasks] == [1, 2]
-    assert [(w.task_id, w.outcome) for w in held.reports] == [(1, "success")]
-    assert held.unanswered == plan
-    assert held.durations == {"walk@1.0.0": 61.0}
+    contents = again.contents()
+    assert [r.grant.task_id for r in contents.tasks] == [1, 2]
+    assert [(w.task_id, w.outcome) for w in contents.reports] == [(1, "success")]
+    assert contents.unanswered == plan
+    assert contents.durations == {"walk@1.0.0": 61.0}
     assert again.reports([1, 5]) == [report(1)]
     again.close()
 
@@ -68,8 +68,8 @@ def test_all_that_is_written_is_there_after_reopening(path: Path) -> None:
 def test_acknowledged_report_and_its_task_are_gone(journal: Journal) -> None:
     journal.write([c.SaveTask(record=record(1)), c.SaveReport(report=report(1))])
     journal.write([c.ForgetTask(task_id=1), c.SaveRequest(plan=None)])
-    held = journal.held()
-    assert (held.tasks, held.reports, held.unanswered) == ([], [], None)
+    contents = journal.contents()
+    assert (contents.tasks, contents.reports, contents.unanswered) == ([], [], None)
 
 
 def test_full_disk_is_said_and_nothing_is_half_written(journal: Journal) -> None:
@@ -79,11 +79,11 @@ def test_full_disk_is_said_and_nothing_is_half_written(journal: Journal) -> None
     big = [c.SaveTask(record=record(2)), c.SaveReport(report=report(1, "x" * 7_000))]
     with pytest.raises(DiskFull):
         journal.write(big)
-    assert [r.grant.task_id for r in journal.held().tasks] == [1]
-    assert journal.held().reports == []
+    assert [r.grant.task_id for r in journal.contents().tasks] == [1]
+    assert journal.contents().reports == []
     journal._database.execute("PRAGMA max_page_count=100000")
     journal.write(big)
-    assert [r.grant.task_id for r in journal.held().tasks] == [1, 2]
+    assert [r.grant.task_id for r in journal.contents().tasks] == [1, 2]
 
 
 def test_journal_of_another_format_is_not_touched(path: Path) -> None:
@@ -120,10 +120,10 @@ def test_killed_in_the_middle_keeps_whole_decisions(path: Path) -> None:
     os.kill(writer.pid, signal.SIGKILL)
     writer.communicate()
     journal = Journal(path)
-    held = journal.held()
+    contents = journal.contents()
     journal.close()
-    tasks = [r.grant.task_id for r in held.tasks]
-    assert tasks == [w.task_id for w in held.reports]
+    tasks = [r.grant.task_id for r in contents.tasks]
+    assert tasks == [w.task_id for w in contents.reports]
     assert tasks[: len(said)] == said
 
 

@@ -130,7 +130,7 @@ def test_sigterm_keeps_what_began_and_gives_back_the_rest(
             "a checkpoint", lambda: list((agent.folder / "state/tasks").glob("*/checkpoint.npz"))
         )
         assert agent.stop() == 0
-        assert "ended: asked to by SIGTERM" in agent.said()
+        assert "ended: received SIGTERM" in agent.said()
         given_back = {i for i, outcome in project.outcomes().items() if outcome == "cancelled"}
         assert given_back
         assert given_back.isdisjoint(began)
@@ -150,8 +150,8 @@ def test_second_agent_in_the_same_folder_is_refused(
         agent.ok("attach", url)
         agent.start()
         wait_for("the agent", lambda: agent.json("status")["state"] == "running")
-        assert "runs in this folder already" in agent.refused(6, "run")
-        assert "runs in this folder already" in agent.refused(6, "detach")
+        assert "uses this folder already" in agent.refused(6, "run")
+        assert "uses this folder already" in agent.refused(6, "detach")
         assert agent.stop() == 0
 
 

@@ -84,15 +84,24 @@ def test_abort_of_a_task_that_is_not_here(agent: AgentProcess) -> None:
 
 def test_config_set_is_taken_up_and_an_invalid_file_is_not(agent: AgentProcess) -> None:
     agent.environment.pop("AXIOM_CPU_CORES")
-    assert "taken up" in agent.ok("config", "set", "gpu.enabled", "false")
+    assert "now in use" in agent.ok("config", "set", "gpu.enabled", "false")
     config = agent.folder / "config" / "config.toml"
     config.write_text("[cpu]\nshare = 'much'\n")
     assert "cpu.share" in agent.refused(3, "config", "set", "cpu.share", "nothing")
     assert agent.tasks("running")
 
 
+def test_each_config_set_is_logged_once(agent: AgentProcess) -> None:
+    agent.environment.pop("AXIOM_CPU_CORES")
+    for value in ("false", "true"):
+        agent.ok("config", "set", "gpu.enabled", value)
+    agent.ok("pause")  # answered after the file watch has told the agent twice
+    wait_for("the pause", lambda: agent.tasks("paused"))
+    assert agent.ok("log").count("the changed configuration is in use") == 2
+
+
 def test_log_tells_what_happened(agent: AgentProcess) -> None:
-    assert "1 tasks granted" in agent.ok("log")
+    assert "1 task granted" in agent.ok("log")
     assert any("granted" in line for line in agent.json("log")["lines"])
 
 
@@ -135,7 +144,7 @@ def test_a_drain_with_a_deadline_ends_what_runs_and_then_pauses(
     assert agent.json("status")["reason"] == "drained, guests"
     [reports] = project.reports.values()
     assert (reports[0].outcome, len(reports)) == ("cancelled", 1)
-    assert "the deadline has come" in reports[0].message
+    assert "the drain's deadline has passed" in reports[0].message
     assert "--deadline 'soon'" in agent.refused(3, "drain", "--deadline", "soon")
     assert "no GPU 0" in agent.refused(8, "pause", "--gpu", "0")
 
@@ -147,7 +156,7 @@ def test_the_file_is_read_again_when_an_editor_writes_it_and_nonsense_changes_no
     config = agent.folder / "config" / "config.toml"
     config.write_text("[run]\nschedule = '00:00-00:01, 00:01-00:02'\n[gpu]\nenabled = 'maybe'\n")
     wait_for("the refusal", lambda: "gpu.enabled" in agent.ok("log"))
-    assert "is refused, the old one stays" in agent.ok("log")
+    assert "is refused, the old one stays in use" in agent.ok("log")
     assert agent.tasks("running")
     beside = config.with_suffix(".new")  # as editors do it
     beside.write_text("[cpu]\nshare = '0%'\n")

@@ -16,7 +16,7 @@ from axiom_client.service import base, launchd, systemd, windows
 from axiom_client.service.base import Completed
 from axiom_client.service.launchd import LaunchdService
 from axiom_client.service.systemd import SystemdService
-from axiom_client.service.windows import Guardian, WindowsService
+from axiom_client.service.windows import Supervisor, WindowsService
 
 PROGRAM = Path("/opt/axiom-client/bin/axiom-client")
 
@@ -69,7 +69,7 @@ def test_packaged_unit_is_used_as_it_is(tmp_path: Path) -> None:
     service = SystemdService(scope="system", program=PROGRAM, root=tmp_path, runner=System())
     service.install()
     assert not service.unit.exists()
-    assert "belongs to the package" in service.uninstall()
+    assert "stays until its package is removed" in service.uninstall()
     assert packaged.exists()
 
 
@@ -208,10 +208,10 @@ def test_windows_paths_are_the_machines() -> None:
     assert folder.name.endswith("axiom-client")
 
 
-def guardian(folder: Path, code: str, stop: Callable[[int], bool]) -> tuple[Guardian, list[str]]:
+def guardian(folder: Path, code: str, stop: Callable[[int], bool]) -> tuple[Supervisor, list[str]]:
     told: list[str] = []
-    made = Guardian(
-        command=[sys.executable, "-c", code], folder=folder, wait_for_stop=stop, tell=told.append
+    made = Supervisor(
+        command=[sys.executable, "-c", code], folder=folder, wait_for_stop=stop, log=told.append
     )
     return made, told
 

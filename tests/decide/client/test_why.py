@@ -87,7 +87,7 @@ def paused() -> World:
 
 def stopping() -> World:
     world = asking()
-    world.do(e.StopRequested(now=world.now, reason="asked to by SIGTERM"))
+    world.do(e.StopRequested(now=world.now, reason="received SIGTERM"))
     return world
 
 
@@ -123,7 +123,7 @@ CORES: dict[str, tuple[Callable[[], World], str]] = {
     "draining": (draining, "free: draining (moving house)"),
     "task lost": (lost, "free: the process of task 1 was lost; it runs again in a moment"),
     "paused": (paused, "paused by you"),
-    "stopping": (stopping, "stopping: asked to by SIGTERM"),
+    "stopping": (stopping, "stopping: received SIGTERM"),
     "no cores": (resting(Load(), cpu_share=0.0), "kept free: cpu.share is 0%"),
     "battery": (
         resting(Load(on_battery=True, has_battery=True)), f"paused: on battery {SINCE}"),
