@@ -1,4 +1,4 @@
-"""axiom-client: the command line. Imports wait until they are needed, so that --help is quick."""
+"""The command line ``axiom-client``. Commands import what they need, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from axiom_client.cli.config import app as config_app
-from axiom_client.cli.control import steer, task_app
+from axiom_client.cli.control import add_control_commands, task_app
 from axiom_client.cli.service import app as service_app
 from axiom_client.cli.shared import AsJson, Flags, load, print_json
 from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
 from axiom_client.storage import translate_storage_errors
+from axiom_protocol import __version__
 
 if TYPE_CHECKING:
     from axiom_client.config.schema import Config
@@ -28,18 +29,36 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
 app.add_typer(task_app, name="task")
 app.add_typer(service_app, name="service")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"axiom-client {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
 def main() -> None:
-    """Run a command; a known problem is one line on stderr and an exit code of its own."""
+    """Run a command. An AxiomError is printed as one line and sets the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 still shows the rest
+            stream.reconfigure(errors="replace")  # for terminals without UTF-8
     try:
         with translate_storage_errors():
             app()
@@ -50,25 +69,25 @@ def main() -> None:
         sys.exit(130)
 
 
-# --- joining and running --------------------------------------------------------------------------
+# --- attach and run -------------------------------------------------------------------------------
 
 
 @app.command()
 def attach(
-    url: Annotated[str, typer.Argument(help="The project's address.", metavar="URL")],
-    account_key: Annotated[str, typer.Option(help="Join as a host of this account.")] = "",
-    user: Annotated[str, typer.Option(help="A name for a new account.")] = "",
-    name: Annotated[str, typer.Option(help="What the project calls this host.")] = "",
+    url: Annotated[str, typer.Argument(help="The address of the project's server.", metavar="URL")],
+    account_key: Annotated[str, typer.Option(help="Key of an account that this host joins.")] = "",
+    user: Annotated[str, typer.Option(help="Name of a new account.")] = "",
+    name: Annotated[str, typer.Option(help="Name of this host in the project.")] = "",
     fingerprint: Annotated[
         str,
         typer.Option(
             "--root-fingerprint",
             "--fingerprint",
-            help="The project's root fingerprint, as published elsewhere.",
+            help="Fingerprint of the project's signing root, from a source you trust; checked.",
         ),
     ] = "",
 ) -> None:
-    """Join a project with this host."""
+    """Join a project."""
     import asyncio
 
     from axiom_client.agent.attach import attach as join
@@ -86,36 +105,36 @@ def attach(
             fingerprint=fingerprint or None,
         )
     )
-    print(
-        f"attached to {identity.project} as host {identity.host_id} of {identity.user or 'nobody'}"
-    )
-    print(f"its signatures are pinned: {identity.root_fingerprint}")
+    of_user = f" of {identity.user}" if identity.user else ""
+    print(f"attached to {identity.project} as host {identity.host_id}{of_user}")
+    print(f"fingerprint of its signing root: {identity.root_fingerprint}")
     if identity.account_key and not account_key:
-        print(f"to add hosts to this account: --account-key {identity.account_key}")
-    print("start working with: axiom-client run")
+        print(f"to add another host to this account: --account-key {identity.account_key}")
+    print("to start: axiom-client run")
 
 
 @app.command()
 def detach() -> None:
-    """Leave the project: deliver what is finished, give the rest back, forget it."""
+    """Leave the project: send reports, give unfinished tasks back, delete the identity."""
     import asyncio
 
     from axiom_client.agent.attach import detach as leave
 
     folders = find_folders()
-    unsaid = asyncio.run(leave(folders, _network(load(folders))))
-    print(f"detached; the project was not told: {unsaid}" if unsaid else "detached")
+    problem = asyncio.run(leave(folders, _network(load(folders))))
+    print(f"detached, but the project could not be told: {problem}" if problem else "detached")
 
 
 @app.command()
 def run(
     display: Annotated[
-        bool | None, typer.Option("--display/--no-display", help="Live picture, or plain lines.")
+        bool | None,
+        typer.Option("--display/--no-display", help="Live display, or log lines."),
     ] = None,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End when the server has no more work.")
     ] = False,
-    seconds: Annotated[float | None, typer.Option(help="End after so long.", min=0)] = None,
+    seconds: Annotated[float | None, typer.Option(help="End after this time.", min=0)] = None,
     flags: Flags = None,
     record_events: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -138,27 +157,27 @@ def run(
     print(f"ended: {reason}")
 
 
-# --- seeing ---------------------------------------------------------------------------------------
+# --- show -----------------------------------------------------------------------------------------
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """What the agent does, and why some slots are idle."""
+    """Show what the agent does, and why slots are idle."""
     shot = _snapshot(find_folders())
     if as_json:
         print_json(shot)
         return
     from rich.console import Console
 
-    from axiom_client.cli.display import picture
+    from axiom_client.cli.display import render
 
     console = Console(highlight=False)
-    console.print(picture(shot, min(console.width, 100), 10_000))
+    console.print(render(shot, min(console.width, 100), 10_000))
 
 
 @app.command()
 def tasks(as_json: AsJson = False) -> None:
-    """The tasks in hand."""
+    """List the tasks on this host."""
     from axiom_client.config.quantities import show_seconds
 
     shot = _snapshot(find_folders())
@@ -171,12 +190,12 @@ def tasks(as_json: AsJson = False) -> None:
         name = f"{task.experiment}@{task.version}"
         print(f"{task.task_id:>8}  {task.state:<8}  {task.slot or '-':<7}  {name:<34} {detail}")
     if not shot.tasks:
-        print("no tasks in hand")
+        print("no tasks on this host")
 
 
 @app.command()
 def top(as_json: AsJson = False) -> None:
-    """The live picture of the running agent; leave with Ctrl-C."""
+    """Show the running agent, updated live; end with Ctrl-C."""
     if as_json:
         print_json(_snapshot(find_folders()))
         return
@@ -187,10 +206,10 @@ def top(as_json: AsJson = False) -> None:
 
 @app.command()
 def log(
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many.", min=1)] = 30,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Number of lines.", min=1)] = 30,
     as_json: AsJson = False,
 ) -> None:
-    """The agent's last lines."""
+    """Show the last lines of the agent's log."""
     from collections import deque
 
     try:
@@ -204,33 +223,33 @@ def log(
         print("\n".join(last) or "nothing logged yet")
 
 
-# --- steering -------------------------------------------------------------------------------------
+# --- control the running agent --------------------------------------------------------------------
 
-steer(app)
+add_control_commands(app)
 
 
-# --- for this host and for scientists ------------------------------------------------------------
+# --- test this host or an experiment --------------------------------------------------------------
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Try on this host whether tasks are really confined."""
-    from axiom_client.cli.try_experiment import examine
+    """Test whether the sandbox works on this host."""
+    from axiom_client.cli.try_experiment import print_sandbox_test
 
-    examine(as_json=as_json)
+    print_sandbox_test(as_json=as_json)
 
 
 @app.command("try")
 def try_(
-    file: Annotated[Path, typer.Argument(help="An experiment's script.")],
-    seed: Annotated[int, typer.Option(help="The only source of its random numbers.", min=0)],
-    param: Annotated[list[str] | None, typer.Option(help="name=value, once for each.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Nominal seconds.", min=0)] = None,
+    file: Annotated[Path, typer.Argument(help="The experiment's script.")],
+    seed: Annotated[int, typer.Option(help="Seed of all its random numbers.", min=0)],
+    param: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Nominal seconds of work.", min=0)] = None,
     device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
-    plot: Annotated[Path | None, typer.Option(help="Draw its figures into this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File to draw its figures into.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an experiment once, in exactly the sandbox that volunteers have."""
+    """Run an experiment once, in the sandbox that volunteers use."""
     from axiom_client.cli.try_experiment import try_file
 
     try_file(
@@ -254,7 +273,7 @@ def _network(config: Config) -> Network:
 
 
 def _snapshot(folders: Folders) -> Snapshot:
-    """The running agent's, else what its journal says."""
+    """The running agent's snapshot, else one from its journal."""
     from axiom_client.cli.offline import offline_snapshot
     from axiom_client.control.server import request_snapshot
     from axiom_client.errors import NotRunning

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from axiom_client.cli.shared import AsJson, Flags, load, print_json, say
+from axiom_client.cli.shared import AsJson, Flags, load, print_json, print_result
 from axiom_client.folders import find_folders
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ def init(as_json: AsJson = False) -> None:
 
     path = find_folders().config_file
     write_template(path)
-    say(str(path), {"path": str(path)}, as_json=as_json)
+    print_result(str(path), {"path": str(path)}, as_json=as_json)
 
 
 @app.command("show")
@@ -58,7 +58,7 @@ def set_(
         in_use = True
     except NotRunning:
         in_use = False
-    say(
+    print_result(
         f"{key} = {value}" + (", now in use by the running agent" if in_use else ""),
         {"key": key, "value": parsed, "taken_up": in_use},
         as_json=as_json,
@@ -71,11 +71,11 @@ def check(as_json: AsJson = False) -> None:
     folders = find_folders()
     load(folders)
     path = folders.config_file
-    say(f"{path} is valid", {"path": str(path), "in_order": True}, as_json=as_json)
+    print_result(f"{path} is valid", {"path": str(path), "in_order": True}, as_json=as_json)
 
 
 @app.command("path")
 def path(as_json: AsJson = False) -> None:
     """Show where the configuration file is, whether it exists or not."""
     file = find_folders().config_file
-    say(str(file), {"path": str(file)}, as_json=as_json)
+    print_result(str(file), {"path": str(file)}, as_json=as_json)

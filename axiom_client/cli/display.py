@@ -1,4 +1,4 @@
-"""What a person sees: a live picture on a terminal, plain lines elsewhere. NO_COLOR works."""
+"""Shows the agent on a terminal, live or once. The environment variable NO_COLOR is respected."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from rich.text import Text
 from axiom_client.config.quantities import show_seconds, show_size
 from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import SlotView, Snapshot, TaskView
+from axiom_client.decide.wording import counted
 
-REFRESH_SECONDS = 0.5  # fast enough to look alive, slow enough to cost nothing
-REFRESH_LOCAL_SECONDS = 1.0  # through the socket
-BLANK_LINES = 3  # around the slots, and where the cursor waits
-NAME_WIDTH = 7  # of a slot, up to "core 99"; wider names push the rest
-TASK_COLUMNS = 35  # its number, its times and gaps, beside a task's name and bar
+REFRESH_SECONDS = 0.5  # often enough to see progress, at hardly any cost
+REFRESH_BY_SOCKET_SECONDS = 1.0  # of ``top``, which asks the agent each time
+BLANK_LINES = 3  # above and below the slots, and for the cursor
+NAME_WIDTH = 7  # of a slot, up to "core 99"; longer names make the column wider
+TASK_COLUMNS = 35  # width of a row without the slot, the experiment's name and the bar
 TASK_WIDTH_MIN, TASK_WIDTH_MAX = 12, 64
 BAR_WIDTH_MIN, BAR_WIDTH_MAX = 4, 16
-COLUMN_WIDTH = 90  # a terminal twice as wide shows two columns of tasks, where there are so many
+COLUMN_WIDTH = 90  # a terminal at least twice as wide shows tasks in two columns if they need it
 COLUMN_GAP = 2
-REASONS_SHARE = 3  # a third of the lines at most goes to reasons when tasks want them all
-FOOT_LINES = 2  # of a problem or a reason; the addresses in them are long
+IDLE_PART = 3  # idle slots get at least one third of the lines when not all rows fit
+FOOTER_LINES_MAX = 2  # for one message; the addresses in them are long
 
 STYLES = {
     "running": "bold green",
@@ -41,12 +42,12 @@ STYLES = {
 }
 
 
-def picture(shot: Snapshot, width: int, height: int) -> RenderableType:
-    """The agent as a picture of at most ``width`` columns and ``height`` lines."""
+def render(shot: Snapshot, width: int, height: int) -> RenderableType:
+    """The agent's state for a terminal of ``width`` columns and ``height`` lines."""
     head: list[RenderableType] = [_title(shot, width), *_host(shot)]
-    foot = [line for text in _footer(shot) for line in _in_lines(text, width)]
-    room = height - len(head) - len(foot) - BLANK_LINES
-    return Group(*head, "", _slots(shot, max(1, room), width), "", *foot)
+    foot = [line for text in _footer(shot) for line in _wrapped(text, width)]
+    lines = height - len(head) - len(foot) - BLANK_LINES
+    return Group(*head, "", _slots(shot, max(1, lines), width), "", *foot)
 
 
 def _title(shot: Snapshot, width: int) -> Table:
@@ -69,7 +70,7 @@ def _host(shot: Snapshot) -> list[Text]:
     if not host.name:
         return []
     words = [
-        f"{host.cpu_cores} core{'s' if host.cpu_cores != 1 else ''}",
+        counted(host.cpu_cores, "core"),
         show_size(host.memory_bytes),
         host.processor,
         f"{host.benchmark_gflops:.0f} GFLOP/s a core" if host.benchmark_gflops else "",
@@ -88,13 +89,13 @@ def _gpu_names(shot: Snapshot) -> str:
 
 
 def _slots(shot: Snapshot, lines: int, width: int) -> Table:
-    """Tasks, side by side where there are many and the terminal is wide; then why slots are idle.
+    """Running and paused tasks, in columns if they need it, then the idle slots with their reasons.
 
-    Where not all fits, tasks are left out before reasons are.
+    Where not all rows fit, tasks are left out first.
     """
     busy, idle = _busy(shot), _idle(shot)
     all_fits = len(busy) + len(idle) <= lines
-    idle_shown = idle if all_fits else idle[: max(1, lines // REASONS_SHARE)]
+    idle_shown = idle if all_fits else idle[: max(1, lines // IDLE_PART)]
     room = max(0, lines - len(idle_shown) - (not all_fits))
     columns = min(max(1, width // COLUMN_WIDTH), math.ceil(len(busy) / room)) if room else 1
     busy_shown = busy[: room * columns]
@@ -155,10 +156,10 @@ def _task_cells(task: TaskView, bar_width: int) -> tuple[RenderableType, ...]:
 
 
 def _busy(shot: Snapshot) -> list[tuple[str, TaskView]]:
-    """Tasks on their slots, then paused ones that hold none."""
+    """Slot name and task: tasks that hold slots, then paused tasks that hold none."""
     tasks = {task.task_id: task for task in shot.tasks}
     rows: list[tuple[str, TaskView]] = []
-    shown: set[int] = set()  # a task of several slots has one row, at the first
+    shown: set[int] = set()  # a task with several slots has one row
     for slot in shot.slots:
         held = [tasks[i] for i in (slot.task_id, *slot.also) if i in tasks and i not in shown]
         rows += [(_name(slot, task) if i == 0 else "", task) for i, task in enumerate(held)]
@@ -167,45 +168,45 @@ def _busy(shot: Snapshot) -> list[tuple[str, TaskView]]:
 
 
 def _idle(shot: Snapshot) -> list[tuple[str, str]]:
-    """Idle slots with their reasons; those side by side that have the same one share a row."""
+    """Idle slots with their reasons; neighbours with the same reason share a row."""
     rows = []
     slots, start = shot.slots, 0
     while start < len(slots):
         end = start + 1
         if slots[start].task_id is None:
-            while end < len(slots) and _alike(slots[start], slots[end]):
+            while end < len(slots) and _same_reason(slots[start], slots[end]):
                 end += 1
-            rows.append((_span(slots[start].name, slots[end - 1].name), slots[start].reason))
+            rows.append((_range(slots[start].name, slots[end - 1].name), slots[start].reason))
         start = end
     return rows
 
 
 def _name(slot: SlotView, task: TaskView) -> str:
-    """That of all its slots where a task has several and shares none."""
+    """The name for a task's row: all its slots, or this one where tasks share it."""
     return slot.name if slot.also else task.slot or slot.name
 
 
 def _slotless(shot: Snapshot) -> list[TaskView]:
-    """Paused tasks that hold no core: they wait, and have a reason for it."""
+    """Paused tasks that hold no core."""
     held = {i for slot in shot.slots for i in (slot.task_id, *slot.also)}
     return [t for t in shot.tasks if t.state == "paused" and t.task_id not in held]
 
 
-def _alike(a: SlotView, b: SlotView) -> bool:
+def _same_reason(a: SlotView, b: SlotView) -> bool:
     return b.task_id is None and a.reason == b.reason and a.name.split()[0] == b.name.split()[0]
 
 
-def _span(first: str, last: str) -> str:
+def _range(first: str, last: str) -> str:
     if first == last:
         return first
     kind, low = first.split()
     return f"{kind}s {low}-{last.split()[1]}"
 
 
-def _in_lines(text: str, width: int) -> list[Text]:
-    """A line, or two where it is long; beyond that it ends in an ellipsis."""
+def _wrapped(text: str, width: int) -> list[Text]:
+    """The text in at most FOOTER_LINES_MAX lines; a longer one ends in an ellipsis."""
     lines = textwrap.wrap(
-        text, width, max_lines=FOOT_LINES, placeholder=" …", subsequent_indent="  "
+        text, width, max_lines=FOOTER_LINES_MAX, placeholder=" …", subsequent_indent="  "
     )
     return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
 
@@ -216,61 +217,64 @@ def _footer(shot: Snapshot) -> list[str]:
     if shot.tasks_waiting:
         queue += f" (enough for {show_seconds(shot.waiting_seconds / _cores(shot))})"
     if shot.reports_unsent:
-        queue += f", {shot.reports_unsent} to report"
+        queue += f", {counted(shot.reports_unsent, 'report')} to send"
     earned = (
         f"credit {today:,.0f} today, {credit.host_total:,.0f} by this host, "
         f"{credit.user_total:,.0f} in all, recent average {credit.user_recent_average:,.1f}"
     )
-    lines = [f"{queue} · {credit.pending_results} reports in review", earned, *_contact(shot)]
+    in_review = f"{counted(credit.pending_results, 'report')} in review"
+    lines = [f"{queue} · {in_review}", earned, *_contact(shot)]
     lines += [f"no GPU: {problem}" for problem in shot.gpu_problems]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
     if shot.reason:
-        said_already = shot.reason.startswith(shot.state)  # such as "paused by you"
-        lines.append(shot.reason if said_already else f"{shot.state}: {shot.reason}")
+        has_state = shot.reason.startswith(shot.state)  # such as "paused by you"
+        lines.append(shot.reason if has_state else f"{shot.state}: {shot.reason}")
     return lines
 
 
 def _cores(shot: Snapshot) -> int:
-    """How many cores share the tasks that wait; one at least."""
+    """How many cores share the waiting tasks; at least one."""
     cores = [slot for slot in shot.slots if slot.name.startswith("core")]
     return max(1, sum(not slot.reason.startswith("kept free") for slot in cores))
 
 
 def _contact(shot: Snapshot) -> list[str]:
     ago = shot.contact_seconds_ago
-    line = "server: not reached yet" if ago is None else f"server: {show_seconds(ago)} ago"
+    line = "server: no contact yet" if ago is None else f"server: contact {show_seconds(ago)} ago"
     if shot.next_contact_seconds is not None:
-        line += f", again in {show_seconds(shot.next_contact_seconds)} at the latest"
+        line += f", next within {show_seconds(shot.next_contact_seconds)}"
     traffic = shot.traffic
     if traffic.sent_bytes or traffic.received_bytes:
-        line += f" · {show_size(traffic.sent_bytes)} out, {show_size(traffic.received_bytes)} in"
+        line += (
+            f" · {show_size(traffic.sent_bytes)} sent, {show_size(traffic.received_bytes)} received"
+        )
     return [line, f"problem: {shot.problem}"] if shot.problem else [line]
 
 
-# --- showing it -----------------------------------------------------------------------------------
+# --- on the terminal ------------------------------------------------------------------------------
 
 
-async def show_live(look: Callable[[], Snapshot]) -> None:
-    """Keep the picture of the agent in this process on the terminal until cancelled."""
+async def show_live(snapshot: Callable[[], Snapshot]) -> None:
+    """Show the agent of this process, updated live, until cancelled."""
     console = Console()
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         try:
             while True:
-                live.update(picture(look(), console.width, console.height), refresh=True)
+                live.update(render(snapshot(), console.width, console.height), refresh=True)
                 await asyncio.sleep(REFRESH_SECONDS)
         finally:
-            live.update(picture(look(), console.width, console.height), refresh=True)
+            live.update(render(snapshot(), console.width, console.height), refresh=True)
 
 
 def show_top(socket_path: Path) -> None:
-    """Keep the running agent's picture on the terminal until interrupted. Raises NotRunning."""
+    """Show the running agent, updated live, until interrupted. Raises NotRunning."""
     console = Console()
     if not console.is_terminal:
-        console.print(picture(request_snapshot(socket_path), 80, 10_000))
+        console.print(render(request_snapshot(socket_path), 80, 10_000))
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
             live.update(
-                picture(request_snapshot(socket_path), console.width, console.height), refresh=True
+                render(request_snapshot(socket_path), console.width, console.height), refresh=True
             )
-            time.sleep(REFRESH_LOCAL_SECONDS)
+            time.sleep(REFRESH_BY_SOCKET_SECONDS)

@@ -1,4 +1,4 @@
-"""One run of the agent from the command line: its log, its display, its end."""
+"""``axiom-client run``: checks the sandbox, starts the log and the display, runs the agent."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from axiom_client.sandbox.selftest import SelfTest
 if TYPE_CHECKING:
     from axiom_client.agent.loop import Agent
 
-LOG_BYTES_MAX = 1_000_000  # some 10,000 lines: weeks of a quiet host
+LOG_BYTES_MAX = 1_000_000  # about 10,000 lines: weeks on a host with few tasks
 LOG_FILES = 3
 
 
 def run_agent(
     folders: Folders, config: Config, identity: Identity, options: RunOptions, *, display: bool
 ) -> str:
-    """Run until there is a reason to end; returns it. Raises AxiomError."""
-    trial = SelfTest()
-    from axiom_client.agent.loop import Agent  # a quarter of a second, in which the trial goes on
+    """Run the agent to its end; returns why it ended. Raises AxiomError."""
+    self_test = SelfTest()
+    from axiom_client.agent.loop import Agent  # takes 0.25 s, while the self-test runs
 
-    report = trial.report()
+    report = self_test.report()
     if not report.ok:
-        raise SandboxMissing(f"no work is run here: {report.reason}; see: axiom-client doctor")
+        raise SandboxMissing(f"no task is run here: {report.reason}; see: axiom-client doctor")
     folders.make()
     _start_log(folders, on_console=not display)
     _watch_children_without_threads()
@@ -40,7 +40,7 @@ def run_agent(
 
 
 def _watch_children_without_threads() -> None:
-    """Python 3.11 has a thread wait for each child; from 3.12 on pidfds are the default."""
+    """Use pidfds to wait for children. Python 3.11 uses a thread for each; 3.12 uses pidfds."""
     if sys.platform == "linux" and sys.version_info < (3, 12):
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
@@ -57,7 +57,7 @@ async def _with_display(agent: Agent) -> str:
 
 
 def _start_log(folders: Folders, *, on_console: bool) -> None:
-    logging.raiseExceptions = False  # a full disk must not be reported once for each line
+    logging.raiseExceptions = False  # else a full disk causes an error message for each line
     log = logging.getLogger("axiom_client")
     log.setLevel(logging.INFO)
     kept = logging.handlers.RotatingFileHandler(

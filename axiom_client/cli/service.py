@@ -1,4 +1,4 @@
-"""`axiom-client service`: install, uninstall, status, restart."""
+"""``axiom-client service``: install, uninstall, restart and status."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Annotated
 
 import typer
 
+from axiom_client.cli.shared import AsJson, print_json
 from axiom_client.errors import ServiceProblem
 from axiom_client.service.base import Service, program
 
-app = typer.Typer(no_args_is_help=True, help="Run the agent as a service of this computer.")
+app = typer.Typer(no_args_is_help=True, help="Run the agent as a service in the background.")
 
 System = Annotated[
-    bool, typer.Option("--system", help="The computer's own service, not yours; needs root.")
+    bool,
+    typer.Option("--system", help="For the whole computer, not for you; needs root."),
 ]
 
 
 def find_service(system: bool, platform: str = sys.platform) -> Service:
-    """This operating system's way of being a service. Raises ServiceProblem."""
+    """The service of this operating system. Raises ServiceProblem."""
     if platform.startswith("linux"):
         from axiom_client.service.systemd import SystemdService
 
@@ -34,7 +36,7 @@ def find_service(system: bool, platform: str = sys.platform) -> Service:
         )
     if platform == "win32":
         return _windows()
-    raise ServiceProblem(f"no service is known for {platform}; run it by hand: axiom-client run")
+    raise ServiceProblem(f"no service support for {platform}; run it by hand: axiom-client run")
 
 
 def _windows() -> Service:
@@ -49,33 +51,31 @@ def _windows() -> Service:
 
 @app.command()
 def install(system: System = False) -> None:
-    """Start the agent now and whenever this computer starts."""
+    """Install the service: the agent starts now and with the computer."""
     typer.echo(find_service(system).install())
 
 
 @app.command()
 def uninstall(system: System = False) -> None:
-    """Stop it and remove what `install` wrote; your settings and unsent reports stay."""
+    """Stop and remove the service; settings and unsent reports stay."""
     typer.echo(find_service(system).uninstall())
 
 
 @app.command()
 def restart(system: System = False) -> None:
-    """Stop with time for checkpoints, and start again."""
+    """Restart the agent; running tasks write checkpoints first."""
     typer.echo(find_service(system).restart())
 
 
 @app.command()
 def status(
     system: System = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """What the operating system says of the service."""
+    """Show whether the service is installed and running."""
     found = find_service(system).status()
-    if json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(found).decode())
+    if as_json:
+        print_json(found)
         return
     installed = "installed" if found.installed else "not installed"
     running = "running" if found.running else "not running"

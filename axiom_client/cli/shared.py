@@ -1,4 +1,4 @@
-"""What the command line's parts share."""
+"""Options and output that several commands use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from axiom_client.folders import Folders
 if TYPE_CHECKING:
     from axiom_client.config.schema import Config
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Flags = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE, for this run alone; beats file and environment."),
+    typer.Option("--set", help="KEY=VALUE, overrides the configuration; may be repeated."),
 ]
 
 
@@ -27,14 +27,14 @@ def load(folders: Folders, flags: Sequence[str] = ()) -> Config:
 
 
 def print_json(value: Any) -> None:
-    """For programs."""
+    """Print a value as indented JSON."""
     import msgspec
 
     print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
-def say(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
-    """What was done: a line for people, or the same facts for programs."""
+def print_result(text: str, facts: dict[str, Any], *, as_json: bool) -> None:
+    """Print what was done: a line of text for people, or the same facts as JSON."""
     if as_json:
         print_json(facts)
     else:

@@ -1,4 +1,4 @@
-"""What ``axiom-client try`` and ``axiom-client doctor`` print."""
+"""``axiom-client try`` runs an experiment once; ``axiom-client doctor`` tests the sandbox."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from axiom_client.decide.wording import counted
 from axiom_client.errors import SandboxMissing, TrialFailed
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe
@@ -30,7 +31,7 @@ def try_file(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Run it, print how it ended, draw it if asked. Raises TrialFailed."""
+    """Run an experiment, print its outcome and result, and draw it if asked. Raises TrialFailed."""
     gpus = _named_gpu(device)
     try:
         manifest = read_manifest(path.read_text())
@@ -48,21 +49,24 @@ def try_file(
     print(_as_json(tried) if as_json else _as_text(tried))
     if tried.finished.outcome != "success":
         raise TrialFailed(
-            f"{tried.manifest.ref} ended as {tried.finished.outcome}; what it said is above"
+            f"{tried.manifest.ref}: outcome {tried.finished.outcome}; see its message above"
         )
     if plot is not None:
-        from axiom_protocol.figure import FigureError, draw  # matplotlib, only when it is wanted
+        from axiom_protocol.figure import (  # imports matplotlib, so only where needed
+            FigureError,
+            draw,
+        )
 
         try:
             draw(tried.manifest, [tried.finished.result], plot)
         except FigureError as error:
             raise TrialFailed(str(error)) from None
         if not as_json:
-            print(f"drawn: {plot}")
+            print(f"figures written to {plot}")
 
 
-def examine(*, as_json: bool) -> None:
-    """Try the sandbox on this host and print each protection. Raises SandboxMissing."""
+def print_sandbox_test(*, as_json: bool) -> None:
+    """Test the sandbox on this host and print each protection. Raises SandboxMissing."""
     report = self_test()
     found = asyncio.run(GpuProbe().report())
     gpus = [(gpu, self_test(vendors.access([gpu]))) for gpu in found.gpus]
@@ -79,9 +83,9 @@ def examine(*, as_json: bool) -> None:
             print(f"no GPU: {problem}")
     for tried in (report, *(tried for _, tried in gpus)):
         if not tried.ok:
-            raise SandboxMissing(f"no work is run here: {tried.reason}")
+            raise SandboxMissing(f"no task is run here: {tried.reason}")
     if not as_json:
-        print("this host can confine its tasks")
+        print("the sandbox works on this host")
 
 
 def _print_report(title: str, report: SandboxReport) -> None:
@@ -92,7 +96,7 @@ def _print_report(title: str, report: SandboxReport) -> None:
 
 
 def _named_gpu(device: str) -> list[GpuFacts]:
-    """The GPU that "gpu", "gpu:1" or torch's own name for it means; none for "cpu"."""
+    """The GPU that "gpu", "gpu:1" or torch's name such as "cuda:0" means; none for "cpu"."""
     kind, _, number = device.partition(":")
     if device == "cpu":
         return []
@@ -101,7 +105,8 @@ def _named_gpu(device: str) -> list[GpuFacts]:
     found = asyncio.run(GpuProbe().report())
     index = int(number or 0)
     if index >= len(found.gpus):
-        why = "; ".join(found.problems) or f"this host has {len(found.gpus)} that can be used"
+        usable = f"this host has {counted(len(found.gpus), 'usable GPU')}"
+        why = "; ".join(found.problems) or usable
         raise TrialFailed(f"--device {device}: there is no such GPU: {why}")
     return [found.gpus[index]]
 
@@ -146,6 +151,6 @@ def _as_text(tried: TryResult) -> str:
     for name, value in (finished.result or {}).items():
         shown = f"  {name}: {value!r}"
         if len(shown) > LINE_CHARACTERS:
-            shown = f"{shown[: LINE_CHARACTERS - 30]} ... ({len(value)} items)"
+            shown = f"{shown[: LINE_CHARACTERS - 30]} ... ({counted(len(value), 'item')})"
         lines.append(shown)
     return "\n".join(lines)

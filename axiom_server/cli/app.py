@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from axiom_protocol import __version__
 from axiom_server.cli import deploy, inspect, keys
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
 from axiom_server.errors import DiskFull, ServerError
@@ -26,6 +27,7 @@ app = typer.Typer(
     name="axiom-server",
     help="Run a volunteer-computing project: publish experiments, deploy them, review results.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -36,8 +38,22 @@ Dir = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"axiom-server {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+    ),
+]
+
+
 @app.callback()
-def common(context: typer.Context, folder: Dir = None) -> None:
+def common(context: typer.Context, folder: Dir = None, version: Version = False) -> None:
     """Options that come before the command."""
     context.obj = folder
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from axiom_client.cli.display import picture
+from axiom_client.cli.display import render
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.model import Limits
@@ -36,7 +36,7 @@ def drawn(shot: Snapshot, width: int, height: int, *, colour: bool = False) -> s
         file=io.StringIO(), width=width, height=height, force_terminal=colour, highlight=False,
         color_system="standard" if colour else None,
     )  # fmt: skip
-    console.print(picture(shot, width, height))
+    console.print(render(shot, width, height))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
