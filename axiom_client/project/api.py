@@ -193,7 +193,7 @@ class Api:
             problem: Any = msgspec.json.decode(answer, type=Problem)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             problem = None
-        said = one_line(f"{problem.title} {problem.detail}") if problem else ""
+        said = _in_sentences(problem.title, problem.detail) if problem else ""
         said = said or f"status {status}"
         if status in (429, 502, 503, 504):
             seconds = headers.get("retry-after", "")
@@ -207,3 +207,10 @@ class Api:
         if status >= 500:
             return ServerNotThere(f"{self._url} has a fault ({said}); try again later")
         return RequestRefused(f"{self._url} refused: {said}")
+
+
+def _in_sentences(title: str, detail: str) -> str:
+    """A problem's title and detail on one line, the title ended by a full stop."""
+    title, detail = one_line(title), one_line(detail)
+    stop = "" if not title or not detail or title.endswith((".", "!", "?", ":", ";")) else "."
+    return f"{title}{stop} {detail}".strip()
