@@ -49,7 +49,7 @@ def try_file(
     print(_as_json(tried) if as_json else _as_text(tried))
     if tried.finished.outcome != "success":
         raise TrialFailed(
-            f"{tried.manifest.ref}: outcome {tried.finished.outcome}; see its message above"
+            f"{tried.manifest.ref} ended as {tried.finished.outcome}; see its message above"
         )
     if plot is not None:
         from axiom_protocol.figure import (  # imports matplotlib, so only where needed

@@ -99,7 +99,7 @@ def test_doctor() -> None:
     text = client("doctor")
     assert text.startswith("sandbox: kernel")
     assert "NOT ENFORCED" not in text
-    assert text.strip().endswith("this host can confine its tasks")
+    assert text.strip().endswith("the sandbox works on this host")
     report = json.loads(client("doctor", "--json"))
     assert report["ok"] is True
     assert all(protection["enforced"] for protection in report["protections"])
