@@ -80,7 +80,7 @@ class Performer:
             self._journal.write(writes)
 
     def perform(self, commands: list[c.Command]) -> None:
-        """Perform all other commands, in order. Returns at once; longer work goes on behind."""
+        """Perform all other commands, in order. Long work goes on in the background."""
         for command in commands:
             if not isinstance(command, c.Persistent):
                 self._perform_one(command)

@@ -94,7 +94,7 @@ def _as_toml(key: Key, text: str) -> bool | int | str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadValue(f"{key.name} = {text!r} is not UTF-8 text; write it anew") from None
+        raise BadValue(f"{key.name} = {text!r} is not UTF-8 text; type it again") from None
     if isinstance(key.default, bool) and text in ("true", "false"):
         return text == "true"
     if isinstance(key.default, int) and not isinstance(key.default, bool):

@@ -121,10 +121,10 @@ def snapshot(
     """
     tasks = _tasks(state, now)
     sync = state.sync
-    word, reason = _state_and_reason(state, held_up, running)
+    run_state, reason = _state_and_reason(state, held_up, running)
     answered_at, next_at = sync.answered_at, max(sync.next_at, sync.not_before)
     return Snapshot(
-        state=word,
+        state=run_state,
         reason=reason,
         who=who,
         host=_host(state),
