@@ -240,7 +240,7 @@ def _network(config: Config) -> Network:
 def _ended(leave: c.Exit) -> str:
     """The reason for the end. Raises HostRefused, ServerNotThere where it is a failure."""
     if leave.fault == "refused":
-        raise HostRefused(f"{leave.reason}; to join again: axiom-client detach, then attach")
+        raise HostRefused(f"{leave.reason}; attach again: axiom-client detach, then attach")
     if leave.fault == "unreachable":
         raise ServerNotThere(f"{leave.reason}; gave up; unsent reports are kept for the next start")
     return leave.reason

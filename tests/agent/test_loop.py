@@ -186,9 +186,7 @@ def test_host_that_the_project_no_longer_knows(project: SmallProject, agent: Age
         identity = agent.folder / "state" / "identity.json"
         known = json.loads(identity.read_text())
         identity.write_text(json.dumps(known | {"token": "another-token"}))
-        assert "attach it again" in agent.refused(14, "run", "--no-display").lower().replace(
-            "attach again", "attach it again"
-        )
+        assert "attach again: axiom-client" in agent.refused(14, "run", "--no-display")
 
 
 def test_detach_gives_everything_back_and_forgets(
