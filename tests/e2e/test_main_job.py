@@ -10,6 +10,7 @@ from tests.support import programs
 from tests.support.processes import still_running, wait_for
 from tests.support.programs import FIXTURES, Program, Server
 
+KILL_SECONDS_MAX = 5.0  # a second on an idle machine; a loaded one has to schedule them first
 WALK = FIXTURES / "experiments" / "short_walk.py"
 
 
@@ -73,8 +74,8 @@ def test_killed_agent_runs_its_task_again_and_reports_it_once(
     assert family
 
     agent.kill()
-    alive = still_running(family, 1)
-    assert not alive, f"outlived the agent by a second: {alive}"
+    alive = still_running(family, KILL_SECONDS_MAX)
+    assert not alive, f"outlived the agent: {alive}"
 
     agent.run("run", "--until-idle", "--no-display")
     review = server.json("review")
