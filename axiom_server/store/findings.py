@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
-from axiom_server.decide.findings import PROBES, Sample
+from axiom_server.decide.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 
 SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdict

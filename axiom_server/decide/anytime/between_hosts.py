@@ -35,7 +35,9 @@ class BetweenHosts:
     detectable_sd: float
 
 
-def compare(groups: Mapping[int, Sequence[float]], alpha: float, level: float) -> BetweenHosts | None:
+def compare(
+    groups: Mapping[int, Sequence[float]], alpha: float, level: float
+) -> BetweenHosts | None:
     """Compare hosts by their seeds' values; None when fewer than two have two, or none vary.
 
     ``alpha``: of the interval; ``level``: of the test whose power is stated.
@@ -89,8 +91,8 @@ def mean_over_hosts(
 def detectable_ratio(sizes: Sequence[int], level: float) -> float:
     """The least sd between hosts, over that between seeds, that ANOVA finds with ``POWER``.
 
-    Exact for hosts with as many seeds each: F / (1 + n ratio^2) has Fisher's distribution. Else n is
-    the usual effective size.
+    Exact for hosts with n seeds each: F / (1 + n ratio^2) has Fisher's distribution. For others n
+    is the usual effective size.
     """
     seeds, hosts = sum(sizes), len(sizes)
     each = (seeds - sum(n * n for n in sizes) / seeds) / (hosts - 1)

@@ -1,4 +1,6 @@
-"""The mean of numbers with a declared bound: betting (Waudby-Smith & Ramdas 2024, arXiv 2010.09686).
+"""The mean of numbers with a declared bound, by betting.
+
+Source: Waudby-Smith & Ramdas 2024, arXiv 2010.09686.
 
 A gambler who bets the fraction f of his wealth that values lie above m has prod(1 + f (x - m) /
 (m - low)) after them; under "the mean is at most m" that is a supermartingale for any
@@ -22,7 +24,7 @@ def log_e_above(values: np.ndarray, low: float, mean: float) -> float:
     """Log of the e-value against "the mean is at most ``mean``", of values of at least ``low``."""
     if mean <= low:  # only a constant at the bound has such a mean
         return math.inf if mean < low or bool(np.any(values > low)) else 0.0
-    returns = (values - mean) / (mean - low)
+    returns = np.maximum((values - mean) / (mean - low), -1.0)  # rounding may pass the bound
     with np.errstate(divide="ignore"):  # the boldest gambler loses all at the bound
         wealth = np.log1p(np.outer(FRACTIONS, returns)).sum(axis=1)
     return float(special.logsumexp(wealth)) - math.log(len(FRACTIONS))
