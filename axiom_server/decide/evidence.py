@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
-from axiom_protocol.manifest import Finding, Manifest
+from axiom_protocol.manifest import Criterion, Finding, Manifest
 from axiom_server.decide.anytime import bounded, share, student
 
 TYPICAL = 0.95  # of seeds, one by one, where a number has no bound
@@ -156,7 +155,14 @@ def meeting(finding: Finding, values: np.ndarray) -> int:
     """Seeds that meet the criterion one by one; of a share, those whose flag is 1."""
     if finding.statistic == "share":
         return int(values.sum())
-    return sum(finding.criterion.met_by(v) for v in values.tolist())
+    return meeting_of(finding.criterion, values)
+
+
+def meeting_of(criterion: Criterion, values: np.ndarray) -> int:
+    """How many of the numbers satisfy the criterion, each by itself."""
+    above = -math.inf if criterion.above is None else criterion.above
+    below = math.inf if criterion.below is None else criterion.below
+    return int(((values > above) & (values < below)).sum())
 
 
 def with_missing(values: np.ndarray, missing: int, bound: float) -> np.ndarray:
@@ -169,4 +175,4 @@ def _average(*log_e: float) -> float:
     there: Sequence[float] = [e for e in log_e if e != -math.inf]
     if not there:
         return -math.inf
-    return float(special.logsumexp(there)) - math.log(len(there))
+    return float(np.logaddexp.reduce(there)) - math.log(len(there))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from axiom_protocol.manifest import Criterion, Finding
 
@@ -46,7 +46,8 @@ def interval(finding: Finding, values: np.ndarray) -> tuple[float, float]:
         exact = stats.binomtest(int(values.sum()), n).proportion_ci(CONFIDENCE, method="exact")
         return float(exact.low), float(exact.high)
     mean = float(values.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(values.std(ddof=1)) / n**0.5
+    quantile = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))  # Student's t
+    half = quantile * float(values.std(ddof=1)) / n**0.5
     return mean - half, mean + half
 
 

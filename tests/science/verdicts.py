@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -52,6 +53,7 @@ class Row:
     min_share: float = 0.9
     lost: float = 0.0
 
+    @cache  # noqa: B019 - rows are constants of this module
     def claim(self) -> tuple[Manifest, Finding]:
         """The declaration as an experiment's metadata has it."""
         finding = Finding(
@@ -93,33 +95,46 @@ def beta(a: float, b: float) -> Draw:
     return lambda rng, n: rng.beta(a, b, n)
 
 
+def skewed() -> Draw:
+    """0.1 in nine seeds of ten and -0.9 in the tenth: a mean of 0."""
+    return lambda rng, n: np.where(rng.random(n) < 0.9, 0.1, -0.9)
+
+
 DECIDED = frozenset({"confirmed", "rejected"})
 CONFIRMED = frozenset({"confirmed"})
+AGAINST = frozenset({"rejected", "fails seed by seed"})
 
-#: "fails seed by seed" is true in each of them: half of the seeds or fewer meet the criterion.
+#: "fails seed by seed" is true in all of them but those that claim nothing of single seeds.
 ROWS = (
     Row(name="truth on the criterion", draw=normal(0), above=0, false=DECIDED),
-    Row(name="the same, bounded", draw=beta(2, 2), above=0.5, bounds=(0, 1), false=DECIDED),
+    Row(name="truth on the criterion, nothing claimed of single seeds", draw=normal(0), above=0,
+        min_share=0, false=AGAINST | CONFIRMED),
+    Row(name="the same, bounded", draw=beta(2, 2), above=0.5, bounds=(0, 1), min_share=0,
+        false=AGAINST | CONFIRMED),
+    Row(name="truth on the criterion and 90 % of seeds meet", draw=skewed(), above=0,
+        bounds=(-1, 1), false=AGAINST | CONFIRMED),
     Row(name="85 % of seeds meet, 90 needed", draw=normal(1.0364), above=0, false=DECIDED),
     Row(name="the same, bounded", draw=meeting(0.85), above=0, bounds=(-1, 2), false=DECIDED),
+    Row(name="90 % of seeds meet, 90 needed", draw=meeting(0.9), above=0, bounds=(-1, 2),
+        false=AGAINST | CONFIRMED),
     Row(name="mean fails by 5 % catastrophes", draw=catastrophes(0.05, 21), above=0,
         false=CONFIRMED),
     Row(name="the same, ten times as deep", draw=catastrophes(0.05, 210), above=0,
         false=CONFIRMED),
     Row(name="the same, bounded", draw=catastrophes(0.05, 21), above=0, bounds=(-25, 25),
         false=CONFIRMED),
-    Row(name="1 % catastrophes, bounded", draw=catastrophes(0.01, 101), above=0,
+    Row(name="mean fails by 1 % catastrophes, bounded", draw=catastrophes(0.01, 101), above=0,
         bounds=(-105, 105), false=CONFIRMED),
     Row(name="lognormal, above its mean", draw=lognormal(1), above=1, false=DECIDED),
     Row(name="lognormal, below its mean", draw=lognormal(1), below=1, false=DECIDED),
-    Row(name="lognormal, bounded below", draw=lognormal(1), above=1, bounds=(0, None),
-        false=DECIDED),
-    Row(name="lognormal, sigma 2, below its mean", draw=lognormal(2), below=1, bounds=(0, None),
-        false=DECIDED),
-    Row(name="75 % meet, half the failing lost", draw=meeting(0.75), above=0, lost=0.5,
-        bounds=(-1, 2), false=CONFIRMED),
-    Row(name="75 % meet, 70 % of the failing lost", draw=meeting(0.75), above=0, lost=0.7,
-        bounds=(-1, 2), false=CONFIRMED),
+    Row(name="lognormal, above its mean, bounded by 0", draw=lognormal(1), above=1, min_share=0,
+        bounds=(0, None), false=AGAINST | CONFIRMED),
+    Row(name="lognormal of sigma 2, below its mean, bounded by 0", draw=lognormal(2), below=1,
+        min_share=0, bounds=(0, None), false=AGAINST | CONFIRMED),
+    Row(name="75 % of seeds meet, half of the failing are lost", draw=meeting(0.75), above=0,
+        lost=0.5, bounds=(-1, 2), false=CONFIRMED),
+    Row(name="75 % of seeds meet, 70 % of the failing are lost", draw=meeting(0.75), above=0,
+        lost=0.7, bounds=(-1, 2), false=CONFIRMED),
     Row(name="the same, without bounds", draw=meeting(0.75), above=0, lost=0.7,
         false=CONFIRMED),
 )  # fmt: skip
@@ -230,11 +245,11 @@ FAMILIES = (
          false=CONFIRMED), (FINDINGS,)),
     (Row(name="bounded means on their border", draw=beta(2, 2), above=0.5, bounds=(0, 1),
          min_share=0.0, false=CONFIRMED), (FINDINGS,)),
-    (Row(name="the same in seven versions", draw=beta(2, 2), above=0.5, bounds=(0, 1),
+    (Row(name="bounded means on their border, in seven versions", draw=beta(2, 2), above=0.5, bounds=(0, 1),
          min_share=0.0, false=CONFIRMED), VERSIONS),
-    (Row(name="shares on their border, 90 %", draw=meeting(0.9), above=0, bounds=(-1, 2),
+    (Row(name="shares on their border", draw=meeting(0.9), above=0, bounds=(-1, 2),
          false=CONFIRMED), (FINDINGS,)),
-    (Row(name="the same in seven versions", draw=meeting(0.9), above=0, bounds=(-1, 2),
+    (Row(name="shares on their border, in seven versions", draw=meeting(0.9), above=0, bounds=(-1, 2),
          false=CONFIRMED), VERSIONS),
 )  # fmt: skip
 

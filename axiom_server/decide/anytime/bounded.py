@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
 #: Fractions bet: halvings of the whole. Two neighbours lose at most 6 % of the growth between them.
 FRACTIONS = 0.5 ** np.arange(11)
@@ -27,7 +26,7 @@ def log_e_above(values: np.ndarray, low: float, mean: float) -> float:
     returns = np.maximum((values - mean) / (mean - low), -1.0)  # rounding may pass the bound
     with np.errstate(divide="ignore"):  # the boldest gambler loses all at the bound
         wealth = np.log1p(np.outer(FRACTIONS, returns)).sum(axis=1)
-    return float(special.logsumexp(wealth)) - math.log(len(FRACTIONS))
+    return float(np.logaddexp.reduce(wealth)) - math.log(len(FRACTIONS))
 
 
 def log_e_below(values: np.ndarray, high: float, mean: float) -> float:
