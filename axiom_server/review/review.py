@@ -18,6 +18,7 @@ from axiom_server.config import Config
 from axiom_server.decide import credit as policy
 from axiom_server.decide import findings as judging
 from axiom_server.decide.credit import CreditDecision, CreditPolicy, Earning
+from axiom_server.review.judging import judge_all
 from axiom_server.review.log import (
     ExperimentWork,
     FindingLine,
@@ -28,7 +29,6 @@ from axiom_server.review.log import (
     UserCredit,
 )
 from axiom_server.store import alarms, credit, experiments, sessions
-from axiom_server.store import findings as numbers
 from axiom_server.store.credit import Entry, ReportedRow
 from axiom_server.store.database import Connection
 from axiom_server.store.sessions import DeploymentRow, SessionRow
@@ -58,11 +58,14 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     session_id = await sessions.open_session(connection, len(entries), total)
     await credit.append(connection, session_id, entries)
     await credit.reviewed(connection, [r.task_id for r in waiting])
+    judged = await judge_all(connection, config.replication.trusted_after)
     record = {
         "tiers": msgspec.to_builtins(tiers(config.credit, entries)),
         "unpaid": _unpaid(waiting, decisions),
         "pending": await credit.pending(connection),
-        "findings": msgspec.to_builtins(await judge_all(connection)),
+        "findings": msgspec.to_builtins(
+            await judge_all(connection, config.replication.trusted_after)
+        ),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
     await sessions.keep_record(connection, session_id, record)
@@ -101,27 +104,6 @@ def _unpaid(waiting: Sequence[ReportedRow], decisions: Sequence[CreditDecision])
     counts["refused"] = sum(1 for r in waiting if r.outcome == "success" and r.refusal)
     counts["no work"] = sum(1 for d in decisions if d.amount <= 0)
     return {name: n for name, n in sorted(counts.items()) if n}
-
-
-async def judge_all(connection: Connection) -> list[FindingLine]:
-    """The verdict on every finding of every version in use."""
-    lines = []
-    for version in await experiments.versions(connection):
-        if version.state != "active" or not version.manifest.findings:
-            continue
-        manifest = version.manifest
-        samples = await numbers.samples(connection, version.version_id, manifest)
-        probes = await numbers.probes(connection, version.version_id)
-        ignored = judging.is_seed_ignored(manifest, probes)
-        for finding in manifest.findings:
-            verdict = judging.judge(manifest, finding, samples, seed_ignored=ignored)
-            lines.append(
-                FindingLine(
-                    experiment=version.name,
-                    **{name: getattr(verdict, name) for name in FindingLine.__struct_fields__[1:]},
-                )
-            )
-    return lines
 
 
 async def session_log(

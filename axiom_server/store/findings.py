@@ -8,33 +8,47 @@ from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
 from axiom_server.decide.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
+from axiom_server.store.issued_seeds import PLANNED
 
-SAMPLES_MOST = 50_000  # newest results of a version; more seeds change no verdict
+#: A result stands when another host agrees, or when its host has earned trust by agreeing often
+#: enough. In a project of one user alone there is nobody whose results could be in doubt.
+STANDS = """COALESCE(c.state IN ('agreed', 'settled'), false)
+    OR (COALESCE(c.state, 'given_up') = 'given_up'
+        AND (h.agreements >= %(trusted_after)s OR alone))"""
+ALONE = """(SELECT count(DISTINCT user_id) <= 1 FROM hosts WHERE NOT imported)"""
 
 
-async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
+async def samples(
+    connection: Connection, version_id: int, manifest: Manifest, trusted_after: int
+) -> list[Sample]:
     """Results of a version, reduced to what its findings read.
 
     Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
-    the configurations that the findings speak of.
+    the configurations that the findings speak of. ``trusted_after``: agreements that make a host
+    trusted.
     """
     fields = _fields(manifest)
     found = await rows(
         connection,
-        f"""SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid,
-                  ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%s::text[])
+        f"""WITH planned AS ({PLANNED})
+           SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid, {STANDS},
+                  ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%(fields)s::text[])
                         WITH ORDINALITY AS a (f, n) ORDER BY n)
            FROM results r JOIN tasks t USING (task_id)
-           JOIN workunits w ON w.workunit_id = r.workunit_id
-           JOIN parameter_sets p USING (parameters_id)
-           WHERE r.version_id = %s AND p.budget_seconds >= %s AND NOT EXISTS (
-               SELECT FROM comparisons c WHERE c.workunit_id = r.workunit_id
-               AND c.state IN ('disputed', 'given_up') AND c.note <> ''
+           JOIN planned w ON w.workunit_id = r.workunit_id
+           JOIN parameter_sets p USING (parameters_id) JOIN hosts h ON h.host_id = t.host_id
+           CROSS JOIN {ALONE} AS a (alone)
+           LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
+           WHERE r.version_id = %(version)s AND NOT (
+               c.state IS NOT NULL AND c.state IN ('disputed', 'given_up') AND c.note <> ''
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
                     WHERE tasks.workunit_id = r.workunit_id) > 1)
-           ORDER BY r.task_id DESC LIMIT {SAMPLES_MOST}""",
-        (fields, version_id, manifest.expected_seconds),
-    )
+           ORDER BY r.task_id""",
+        {
+            "fields": fields, "version": version_id, "budget": manifest.expected_seconds,
+            "trusted_after": trusted_after,
+        },
+    )  # fmt: skip
     return [
         Sample(
             task_id=task_id,
@@ -42,8 +56,9 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
             host_id=host_id,
             parameters=manifest.resolve(parameters),
             result={"valid": valid, **dict(zip(fields, values, strict=True))},
+            settled=settled,
         )
-        for task_id, seed, host_id, parameters, valid, values in found
+        for task_id, seed, host_id, parameters, valid, settled, values in found
     ]
 
 

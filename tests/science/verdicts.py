@@ -245,11 +245,12 @@ FAMILIES = (
          false=CONFIRMED), (FINDINGS,)),
     (Row(name="bounded means on their border", draw=beta(2, 2), above=0.5, bounds=(0, 1),
          min_share=0.0, false=CONFIRMED), (FINDINGS,)),
-    (Row(name="bounded means on their border, in seven versions", draw=beta(2, 2), above=0.5, bounds=(0, 1),
-         min_share=0.0, false=CONFIRMED), VERSIONS),
+    (Row(name="bounded means on their border, in seven versions", draw=beta(2, 2), above=0.5,
+         bounds=(0, 1), min_share=0.0, false=CONFIRMED), VERSIONS),
     (Row(name="shares on their border", draw=meeting(0.9), above=0, bounds=(-1, 2),
          false=CONFIRMED), (FINDINGS,)),
-    (Row(name="shares on their border, in seven versions", draw=meeting(0.9), above=0, bounds=(-1, 2),
+    (Row(name="shares on their border, in seven versions", draw=meeting(0.9), above=0,
+         bounds=(-1, 2),
          false=CONFIRMED), VERSIONS),
 )  # fmt: skip
 
