@@ -63,9 +63,7 @@ async def review(connection: Connection, config: Config) -> SessionLog:
         "tiers": msgspec.to_builtins(tiers(config.credit, entries)),
         "unpaid": _unpaid(waiting, decisions),
         "pending": await credit.pending(connection),
-        "findings": msgspec.to_builtins(
-            await judge_all(connection, config.replication.trusted_after)
-        ),
+        "findings": msgspec.to_builtins(judged),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
     await sessions.keep_record(connection, session_id, record)
