@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from axiom_protocol.agreement import is_compared
 from axiom_protocol.manifest import Finding, Manifest
 from axiom_server.decide import evidence
 from axiom_server.decide.anytime import share
@@ -157,7 +158,8 @@ def _weigh(manifest: Manifest, finding: Finding, counted: Counted, seed_ignored:
     weighed = evidence.NOTHING if too_few else evidence.weigh(manifest, finding, values, missing)
     return _Weighed(
         finding=finding, counted=counted, values=values, evidence=weighed, between=between,
-        held=_held(counted, between, seed_ignored), too_few=too_few,
+        held=_held(counted, between, seed_ignored) or uncompared(manifest, finding),
+        too_few=too_few,
     )  # fmt: skip
 
 
@@ -177,6 +179,14 @@ def _held(counted: Counted, between: BetweenHosts | None, seed_ignored: bool) ->
             f"hosts differ by more than chance (p = {between.p:.1g}, sd {between.sd:.3g} between "
             f"hosts)"
         )
+    return ""
+
+
+def uncompared(manifest: Manifest, finding: Finding) -> str:
+    """Why no verdict may rest on the finding's fields, or "": no replica would show them false."""
+    for name in filter(None, (finding.field, finding.control)):
+        if not is_compared(manifest.result[name], read_by_finding=True):
+            return f"replication compares no {name}: it is declared chaotic without a tolerance"
     return ""
 
 

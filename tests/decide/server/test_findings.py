@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Criterion, Field, Finding, Manifest, Parameter
 
 stats = pytest.importorskip("scipy.stats")  # the server's own; `make fast` does without
@@ -270,3 +271,27 @@ def test_results_that_nobody_checked_are_shown_apart() -> None:
     assert (found.estimate, found.verdict_with_pending) == (
         pytest.approx(5.05, abs=0.01), "fails seed by seed",
     )  # fmt: skip
+
+
+def test_what_no_replica_would_show_false_has_no_verdict() -> None:
+    runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
+
+    def judged(field: Field) -> Verdicts:
+        manifest = msgspec.structs.replace(MANIFEST, result=MANIFEST.result | {"a": field})
+        return findings.judge(manifest, MEAN, runs)
+
+    assert judged(Field(chaotic=True, rtol=0.1)).verdict == "confirmed"
+    found = judged(Field(chaotic=True))
+    assert found.verdict == "preliminary"
+    assert "replication compares no a" in found.reason
+
+
+def test_a_chaotic_field_is_compared_where_a_finding_reads_it() -> None:
+    fields = MANIFEST.result | {
+        "a": Field(chaotic=True, rtol=0.1),
+        "b": Field(chaotic=True, rtol=0.1),
+    }
+    manifest = msgspec.structs.replace(MANIFEST, result=fields, findings=[MEAN])
+    one = sample(1, 5.0, 5.0).result
+    assert disagreements(manifest, one, one | {"a": 5.1, "b": 9.0}) == []
+    assert len(disagreements(manifest, one, one | {"a": 9.0, "b": 9.0})) == 1
