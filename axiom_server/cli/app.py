@@ -146,13 +146,17 @@ def publish(
     options = publishing.DryRun(skip=keys_cli.checks(skip), budget_seconds=budget)
     tell = keys_cli.progress_aside if as_json else keys_cli.progress
     sources, shown = publishing.check(folder, files, tried or (), options, tell)
-    done = run(folder, lambda c: publishing.publish(c, folder, sources, shown, secret))
+    done, told = run(
+        folder, lambda c: publishing.publish_and_tell(c, folder, sources, shown, secret)
+    )
     if as_json:
-        print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown})
+        print_json({"published": [p.manifest.ref for p, _ in done], "tried": shown, "told": told})
         return
     for published, new in done:
         note = "" if new else " (it was published already)"
         print(f"{published.manifest.ref} {published.sha256[:16]}{note}")
+        for line in told.get(published.manifest.ref, ()) if new else ():
+            print(f"  {line}")
 
 
 @app.command()
