@@ -1,9 +1,9 @@
 """Is a claim that was declared before the data true? From different seeds, one number a seed.
 
-A verdict may be asked for at any time and any number of times: a version's findings together say
-something false with a probability of at most 5 %, ever (``evidence``, ``anytime``). Beside it stand
-the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts add to the
-scatter, and what the rule of 0.1.0 would have said.
+A verdict may be asked for at any time and any number of times, of any number of findings: of those
+that are decided together at most 5 % are expected to be decided falsely (``evidence``, ``anytime``).
+Beside it stand the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts
+add to the scatter, and what the rule of 0.1.0 would have said.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -85,7 +86,7 @@ class Verdicts:
 
 @dataclass(frozen=True, kw_only=True)
 class _Weighed:
-    """One finding's seeds and evidence, before the version's findings are decided together."""
+    """One finding's seeds and evidence, before all findings are decided together."""
 
     finding: Finding
     counted: Counted
@@ -96,6 +97,28 @@ class _Weighed:
     too_few: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A version's findings with all that is known of its seeds.
+
+    samples       may hold replicas, invalid runs, unsettled results and other parameters
+    issued        every seed that was planned; None: those of the samples
+    seed_ignored  what ``is_seed_ignored`` says of the version: then all runs are one sample
+    findings      those to be judged; None: all
+    """
+
+    manifest: Manifest
+    samples: Sequence[Sample]
+    issued: Sequence[IssuedSeed] | None = None
+    seed_ignored: bool = False
+    findings: Sequence[Finding] | None = None
+
+    def weigh(self, *, unsettled_too: bool) -> list[_Weighed]:
+        """The evidence of each finding, in the order of the findings."""
+        asked = self.manifest.findings if self.findings is None else self.findings
+        return [_weigh(self, f, unsettled_too) for f in asked]
+
+
 def judge(
     manifest: Manifest,
     finding: Finding,
@@ -104,49 +127,40 @@ def judge(
     issued: Sequence[IssuedSeed] | None = None,
     seed_ignored: bool = False,
 ) -> Verdicts:
-    """The verdict on one finding by itself, as if the version had no other; see ``judge_all``."""
-    return judge_all(
-        manifest, samples, issued=issued, seed_ignored=seed_ignored, findings=[finding]
-    )[0]
+    """The verdict on one finding by itself, as if there were no other; see ``judge_together``."""
+    study = Study(
+        manifest=manifest, samples=samples, issued=issued, seed_ignored=seed_ignored,
+        findings=[finding],
+    )  # fmt: skip
+    return judge_together([study])[0][0]
 
 
-def judge_all(
-    manifest: Manifest,
-    samples: Sequence[Sample],
-    *,
-    issued: Sequence[IssuedSeed] | None = None,
-    seed_ignored: bool = False,
-    findings: Sequence[Finding] | None = None,
-) -> list[Verdicts]:
-    """The verdicts on a version's findings, decided together by e-BH.
-
-    Samples may hold replicas, invalid runs, unsettled results and other parameters. ``issued``:
-    every seed that was planned; None: those of the samples. ``seed_ignored`` is what
-    ``is_seed_ignored`` says of the version: then all runs are one sample.
-    """
-    asked = list(manifest.findings) if findings is None else list(findings)
-
-    def decided(unsettled_too: bool) -> list[tuple[_Weighed, Verdict, str]]:
-        weighed = [
-            _weigh(
-                manifest, f, count(manifest, f, samples, issued, unsettled_too=unsettled_too),
-                seed_ignored,
-            )
-            for f in asked
-        ]  # fmt: skip
-        decisions = decide([w.evidence for w in weighed])
-        return [(w, *_verdict(w, d)) for w, d in zip(weighed, decisions, strict=True)]
-
-    now = decided(unsettled_too=False)
-    pending = [w.counted.missing.get("pending", 0) for w, _, _ in now]
-    then = decided(unsettled_too=True) if any(pending) else now
-    return [
+def judge_together(studies: Sequence[Study]) -> list[list[Verdicts]]:
+    """The verdicts on the findings of several versions, decided together by e-BH, by version."""
+    weighed = [(s.manifest, w) for s in studies for w in s.weigh(unsettled_too=False)]
+    now = _decided([w for _, w in weighed])
+    pending = [w.counted.missing.get("pending", 0) for _, w in weighed]
+    then = now
+    if any(pending):
+        then = _decided([w for s in studies for w in s.weigh(unsettled_too=True)])
+    verdicts = iter(
         _verdicts(manifest, w, verdict, reason, waiting, changed)
-        for (w, verdict, reason), (_, changed, _), waiting in zip(now, then, pending, strict=True)
-    ]
+        for (manifest, w), (verdict, reason), (changed, _), waiting in zip(
+            weighed, now, then, pending, strict=True
+        )
+    )
+    sizes = [len(s.manifest.findings if s.findings is None else s.findings) for s in studies]
+    return [list(islice(verdicts, size)) for size in sizes]
 
 
-def _weigh(manifest: Manifest, finding: Finding, counted: Counted, seed_ignored: bool) -> _Weighed:
+def _decided(weighed: Sequence[_Weighed]) -> list[tuple[Verdict, str]]:
+    decisions = decide([w.evidence for w in weighed])
+    return [_verdict(w, d) for w, d in zip(weighed, decisions, strict=True)]
+
+
+def _weigh(study: Study, finding: Finding, unsettled_too: bool) -> _Weighed:
+    manifest, seed_ignored = study.manifest, study.seed_ignored
+    counted = count(manifest, finding, study.samples, study.issued, unsettled_too=unsettled_too)
     values = np.array(counted.values, dtype=float)
     hosts = [s.host_id for s in counted.samples]
     groups: dict[int, list[float]] = {}
@@ -191,7 +205,7 @@ def uncompared(manifest: Manifest, finding: Finding) -> str:
 
 
 def decide(found: Sequence[Evidence]) -> list[Decision]:
-    """What the evidence of a version's findings decides, together: false ones in 5 % at most."""
+    """What the evidence of all findings decides, together: false ones in 5 % at most."""
     confirmed = discoveries([e.confirming for e in found], ALPHA / 2)
     refuted = discoveries([e.refuting for e in found], ALPHA / 2)
     return [_decision(*each) for each in zip(found, confirmed, refuted, strict=True)]
@@ -228,7 +242,7 @@ def _what_is_missing(weighed: _Weighed, meeting: int) -> str:
     found, finding = weighed.evidence, weighed.finding
     seeds = len(weighed.values) + sum(weighed.counted.missing.values())
     if min(found.mean_for, found.share_for) >= DECIDED_LOG_E:
-        return "decided by itself, but not yet together with the version's other findings"
+        return "decided by itself, but not yet together with the project's other findings"
     if found.share_for >= DECIDED_LOG_E:
         return "the mean is not decided yet"
     more = seeds_needed(meeting, seeds, finding.min_share)

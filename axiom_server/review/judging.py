@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from axiom_server.decide.findings import Verdicts
-from axiom_server.decide.findings import judge_all as judge_version
+from axiom_server.decide.findings import Study, Verdicts, judge_together
 from axiom_server.decide.samples import is_seed_ignored
 from axiom_server.review.log import FindingLine
 from axiom_server.store import experiments, findings, issued_seeds
@@ -14,22 +13,25 @@ from axiom_server.store.experiments import VersionRow
 
 
 async def judge_all(connection: Connection, trusted_after: int) -> list[FindingLine]:
-    """The verdict on every finding of every active version; a version's are decided together."""
-    lines = []
-    for version in await experiments.versions(connection):
-        if version.state == "active" and version.manifest.findings:
-            lines += [
-                line_of(version.name, verdict)
-                for verdict in await _judge(connection, version, trusted_after)
-            ]
-    return lines
+    """The verdict on every finding of every active version, all decided together."""
+    chosen = [
+        version
+        for version in await experiments.versions(connection)
+        if version.state == "active" and version.manifest.findings
+    ]
+    studies = [await _study(connection, version, trusted_after) for version in chosen]
+    return [
+        line_of(version.name, verdict)
+        for version, verdicts in zip(chosen, judge_together(studies), strict=True)
+        for verdict in verdicts
+    ]
 
 
-async def _judge(connection: Connection, version: VersionRow, trusted_after: int) -> list[Verdicts]:
+async def _study(connection: Connection, version: VersionRow, trusted_after: int) -> Study:
     manifest, version_id = version.manifest, version.version_id
-    return judge_version(
-        manifest,
-        await findings.samples(connection, version_id, manifest, trusted_after),
+    return Study(
+        manifest=manifest,
+        samples=await findings.samples(connection, version_id, manifest, trusted_after),
         issued=await issued_seeds.issued(connection, version_id, manifest),
         seed_ignored=is_seed_ignored(manifest, await findings.probes(connection, version_id)),
     )

@@ -55,7 +55,8 @@ def add(targets: Targets, source: bytes) -> Published:
         changed = claims_changed(there, published.manifest)
         raise ExperimentMalformed(
             f"{ref} is published with other contents{changed}, "
-            "and a published version never changes; raise the version in its metadata and publish that"
+            "and a published version never changes; "
+            "raise the version in its metadata and publish that"
         )
     if there is None:
         targets.targets[path] = TargetFile.from_data(path, source, ["sha256"])

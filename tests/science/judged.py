@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axiom_server.decide.findings import Verdicts, judge_all
+from axiom_server.decide.findings import Study, Verdicts, judge_together
 from axiom_server.decide.samples import PROBES, Sample, is_seed_ignored
 from tests.science.harness import experiment
 from tests.science.runs import Asked, run
@@ -28,4 +28,5 @@ def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
         for i, asked in enumerate(wanted)
     ]
     ignored = is_seed_ignored(manifest, [sample.result for sample in samples[:PROBES]])
-    return {v.name: v for v in judge_all(manifest, samples, seed_ignored=ignored)}
+    study = Study(manifest=manifest, samples=samples, seed_ignored=ignored)
+    return {v.name: v for v in judge_together([study])[0]}

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from axiom_server.review.judging import judge_all
 from tests.support.cluster import fresh_database
-from tests.support.server_project import ServerProject
+from tests.support.server_project import ServerProject, transaction
 
 
 @pytest.fixture
@@ -19,18 +20,18 @@ def project(postgres: str) -> Iterator[ServerProject]:
 
 
 def test_a_batch_is_judged_when_it_is_complete(project: ServerProject) -> None:
-    project.deploy("short_walk", count=120)
-    host = project.host(cores=120)
+    project.deploy("short_walk", count=500)
+    host = project.host(cores=500)
     host.sync()
     project.later(60)
     reports = [host.success(grant) for grant in host.held.values()]
-    host.sync(reports[:110], cpu=0)
+    host.sync(reports[:490], cpu=0)
     finding = project.review().findings[0]
-    assert (finding.verdict, finding.seeds, finding.out) == ("preliminary", 110, 10)
-    host.sync([host.failure(host.held[r.task_id]) for r in reports[110:111]], cpu=0)
-    host.sync(reports[111:], cpu=0)
+    assert (finding.verdict, finding.seeds, finding.out) == ("preliminary", 490, 10)
+    host.sync([host.failure(host.held[r.task_id]) for r in reports[490:491]], cpu=0)
+    host.sync(reports[491:], cpu=0)
     finding = project.review().findings[0]
-    assert (finding.verdict, finding.seeds, finding.missing) == ("confirmed", 119, {"late": 1})
+    assert (finding.verdict, finding.seeds, finding.missing) == ("confirmed", 499, {"late": 1})
     assert finding.fixed_verdict == "confirmed"
     project.deploy("short_walk", count=30)
     host.sync(cpu=30)
@@ -38,7 +39,7 @@ def test_a_batch_is_judged_when_it_is_complete(project: ServerProject) -> None:
     bad = [host.success(grant, exponent=0.9) for grant in host.held.values()]
     host.sync(bad[:10], cpu=0)
     finding = project.review().findings[0]
-    assert (finding.verdict, finding.seeds) == ("confirmed", 119)
+    assert (finding.verdict, finding.seeds) == ("confirmed", 499)
     assert finding.out >= 20
 
 
@@ -52,9 +53,7 @@ def test_a_newcomers_results_wait_until_another_host_agrees(project: ServerProje
     project.round()
     other.sync()
     assert len(other.held) == 40
-    one = next(iter(other.held.values()))
-    other.sync([other.success(one)], cpu=0)
-    finding = project.review().findings[0]
+    finding = transaction(project.conninfo, lambda c: judge_all(c, 10))[0]
     assert (finding.seeds, finding.pending) == (0, 40)
     assert finding.verdict == "insufficient"
     project.later(60)

@@ -208,18 +208,28 @@ def test_the_order_in_which_seeds_come_changes_nothing() -> None:
     assert ahead.verdict == behind.verdict
 
 
-def test_a_versions_findings_are_decided_together() -> None:
+def together(manifest: Manifest, runs: list[Sample], asked: list[Finding]) -> list[Verdicts]:
+    study = findings.Study(manifest=manifest, samples=runs, findings=asked)
+    return findings.judge_together([study])[0]
+
+
+def test_findings_are_decided_together() -> None:
     """Evidence that is enough for one claim is not when it was picked from forty."""
     rng = np.random.default_rng(3)
     runs = [sample(i, 5.0 + i / 1000, flag=int(v)) for i, v in enumerate(rng.random(44) < 0.5)]
     bounded = with_bounds(MANIFEST, 0.0, 10.0)
     border = [msgspec.structs.replace(SHARE, name=f"share_{i}") for i in range(39)]
-    alone, *_ = findings.judge_all(bounded, runs, findings=[MEAN])
-    picked, *others = findings.judge_all(bounded, runs, findings=[MEAN, *border])
+    alone, *_ = together(bounded, runs, [MEAN])
+    picked, *others = together(bounded, runs, [MEAN, *border])
     assert alone.verdict == "confirmed"
     assert picked.verdict == "preliminary"
     assert "other findings" in picked.reason
     assert {other.verdict for other in others} == {"preliminary"}
+    apart = findings.judge_together([
+        findings.Study(manifest=bounded, samples=runs, findings=asked) for asked in ([MEAN], border)
+    ])  # fmt: skip
+    assert [len(version) for version in apart] == [1, 39]
+    assert apart[0][0].verdict == "preliminary", "other versions' findings are part of the family"
 
 
 def issued(states: dict[SeedState, range], batch: int = 1) -> list[IssuedSeed]:
