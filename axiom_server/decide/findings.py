@@ -1,9 +1,9 @@
 """Is a claim that was declared before the data true? From different seeds, one number a seed.
 
-A verdict may be asked for at any time and any number of times, of any number of findings: of those
-that are decided together at most 5 % are expected to be decided falsely (``evidence``, ``anytime``).
-Beside it stand the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts
-add to the scatter, and what the rule of 0.1.0 would have said.
+A verdict may be asked for at any time and any number of times, of any number of findings. Of those
+that are decided together at most 5 % are expected to be false (``evidence``, ``anytime``). Beside
+it stand the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts add
+to the scatter, and what the rule of 0.1.0 would have said.
 """
 
 from __future__ import annotations
