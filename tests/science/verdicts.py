@@ -239,6 +239,10 @@ def seeds_to(row: Row, wanted: frozenset[str], findings: int, paths: int) -> tup
     return float(np.median(needed)), float(np.mean(np.isfinite(needed)))
 
 
+def _seeds(median: float) -> str:
+    return f"{median:g}" if np.isfinite(median) else f"over {LAST}"
+
+
 FAMILIES = (
     Row(name="means on their border", draw=normal(0), above=0, min_share=0, false=CONFIRMED),
     Row(name="bounded means on their border", draw=beta(2, 2), above=0.5, bounds=(0, 1),
@@ -269,7 +273,9 @@ def main() -> int:
         for row in rows:
             alone, by_last = seeds_to(row, wanted, 1, paths // 10)
             family, _ = seeds_to(row, wanted, 7, paths // 20)
-            print(f"| {row.name} | {alone:g} | {family:g} | {by_last:.0%} |", flush=True)
+            print(
+                f"| {row.name} | {_seeds(alone)} | {_seeds(family)} | {by_last:.0%} |", flush=True
+            )
     worst = max(new for _, new in rates)
     print(f"\nWorst row of the new rule: {worst:.1%}, of at most {LIMIT:.0%}.")
     return int(worst > LIMIT)
