@@ -63,7 +63,7 @@ demo: $(VENV)/.run-stamp
 T ?= tests
 WORKERS ?= 4
 test: $(VENV)/.dev-stamp
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(T)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
 
 lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check .

@@ -1,3 +1,3 @@
-"""What the agent and the server must agree on. Imports nothing else of the project."""
+"""What agent and server share: messages, metadata, result checks. Imports nothing else of Axiom."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Draw an experiment's declared figures from one result or many.
+"""Draw an experiment's declared figures from one result or several.
 
-One function for both sides: ``axiom-client try FILE --plot out.png`` and the server's pages.
-matplotlib is imported only when something is drawn; it comes with the extra ``[plot]``.
+Used by ``axiom-client try FILE --plot out.png`` and by the server's pages. matplotlib is imported
+only when a figure is drawn; it comes with the extra ``[plot]``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-PANEL_INCHES = (9.0, 4.9)  # one below the other: 900 px wide at screen size, whatever their number
+PANEL_INCHES = (9.0, 4.9)  # of one figure; several are stacked. 900 px wide on screen
 DOTS_PER_INCH = 150  # sharp on a dense screen
-DOTTED_MAX = 20  # points of a line that are few enough to be marked one by one
+DOTTED_MAX = 20  # largest number of points in a line that get markers
 
 #: Okabe & Ito 2008, distinguishable with any colour vision; black is kept for reference lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
@@ -33,12 +33,12 @@ INK, GREY = "#222222", "#8A8A8A"
 
 
 class FigureError(ValueError):
-    """Nothing can be drawn; the message says why."""
+    """A figure cannot be drawn; the message says why."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or one row of points or bars, of one result. ``path`` indexes the figure's y."""
+    """One line, or one set of points or bars, of one result. ``path`` indexes the figure's y."""
 
     path: int
     label: str
@@ -51,9 +51,9 @@ def draw(
 ) -> None:
     """Draw the figure ``name``, or all that the manifest declares, into one image file.
 
-    results  gated results of the manifest; one that failed its own gates is left out as long as
-             another passed. Several give means, with a band of one standard deviation.
-    path     the ending chooses the format: .png, .svg, .pdf
+    results  checked results of the manifest. Those with ``valid`` 0 are left out, unless all have.
+             Several results are drawn as means, with a band of one standard deviation.
+    path     its suffix sets the format: .png, .svg, .pdf
 
     Raises FigureError when the manifest declares no such figure, there is no result, or matplotlib
     is not installed.
@@ -86,7 +86,7 @@ def _style() -> Any:
         "font.family": "sans-serif",
         "font.size": 12,
         "text.color": INK,
-        "text.parse_math": False,  # a "$" in a title is a dollar; so log axes get plain labels
+        "text.parse_math": False,  # a "$" in a title is a dollar sign; log axes get plain labels
         "axes.labelcolor": INK,
         "axes.edgecolor": GREY,
         "axes.spines.top": False,
@@ -105,7 +105,7 @@ def _style() -> Any:
 
 def _footer(manifest: Manifest, results: list[Result]) -> str:
     if not results[0]["valid"]:
-        return f"{manifest.ref}: failed its own sanity gates"
+        return f"{manifest.ref}: failed its own sanity checks"
     seeds = "one result" if len(results) == 1 else f"mean of {len(results)} results, band: 1 sd"
     return f"{manifest.ref}, {seeds}"
 
@@ -124,7 +124,7 @@ def _draw_panel(axes: Axes, figure: Figure, results: list[Result]) -> None:
 
 
 def series_of(figure: Figure, result: Result) -> list[Series]:
-    """The series of one result, in the order of the figure's y and then of the records."""
+    """The series of one result, ordered by the figure's y and then by record."""
     return [series for i in range(len(figure.y)) for series in _series_of_path(figure, i, result)]
 
 
@@ -132,7 +132,7 @@ def _series_of_path(figure: Figure, i: int, result: Result) -> Iterator[Series]:
     import numpy as np
 
     head, _, tail = figure.y[i].partition(".")
-    if not tail:  # a field of the result itself
+    if not tail:  # a field of the result, not of records
         x = np.atleast_1d(np.asarray(_look_up(figure.x, result, None), dtype=float))
         y = np.atleast_1d(np.asarray(result[head], dtype=float))
         yield Series(i, _legend(figure, i), x, y)
@@ -144,7 +144,7 @@ def _series_of_path(figure: Figure, i: int, result: Result) -> Iterator[Series]:
         label = figure.label.format(**record) if figure.label else ""
         found.append(Series(i, label, x, y))
     if found and all(len(s.y) == 1 for s in found) and figure.kind != "bars":
-        yield from _joined(found)  # one point a record: records of one label are one series
+        yield from _joined(found)  # one point per record: records with one label form a series
     else:
         yield from found
 
@@ -170,7 +170,7 @@ def _legend(figure: Figure, i: int) -> str:
 
 
 def _over_results(figure: Figure, results: list[Result]) -> list[list[Series]]:
-    """The same series of every result, side by side; a result that stopped earlier has fewer."""
+    """For each series, its instances from all results; a result that ended early has fewer."""
     each = [series_of(figure, result) for result in results]
     columns: dict[tuple[int, str, int], list[Series]] = {}
     for all_series in each:
@@ -181,14 +181,16 @@ def _over_results(figure: Figure, results: list[Result]) -> list[list[Series]]:
     return [columns[key] for key in sorted(columns, key=lambda k: k[0])]
 
 
-# ---------------------------------------------------------------- the kinds
+# ---------------------------------------------------------------- kinds of figure
 
 
 def _curves(axes: Axes, figure: Figure, results: list[Result]) -> None:
     columns = _over_results(figure, results)
     by_path = len(figure.y) > 1 and any("." in y for y in figure.y)
     shades = _shades(len(columns))
-    dotted = all(len(column[0].x) <= DOTTED_MAX for column in columns)  # all of the lines, or none
+    dotted = all(
+        len(column[0].x) <= DOTTED_MAX for column in columns
+    )  # all lines get markers, or none
     named: set[str] = set()
     for i, column in enumerate(columns):
         path = column[0].path
@@ -209,7 +211,7 @@ def _curves(axes: Axes, figure: Figure, results: list[Result]) -> None:
 
 
 def _shades(count: int) -> list[Any]:
-    """Few lines get distinct hues; many are a sweep, so they get an ordered map."""
+    """Colours for lines: distinct for up to four, else an ordered colour map, as for a sweep."""
     if count <= 4:
         return list(COLOURS[:count])
     import matplotlib
@@ -227,7 +229,7 @@ def _curve(
         style = style | {"linestyle": "none", "marker": "o", "markersize": 6, "alpha": 0.85}
     first = column[0]
     same_x = all(s.x.shape == first.x.shape and np.allclose(s.x, first.x) for s in column)
-    if not same_x:  # each result has its own x: show them all, without a mean that means nothing
+    if not same_x:  # the x values differ between results, so a mean is not defined: draw each
         for i, s in enumerate(column):
             axes.plot(s.x, s.y, label="" if i else label, **(style | {"alpha": 0.4}))
         return
@@ -237,20 +239,20 @@ def _curve(
     if spread is not None:
         low = mean - spread
         if figure.y_scale == "log":
-            low = np.where(low > 0, low, y.min(axis=0))  # a band below zero has no place there
+            low = np.where(low > 0, low, y.min(axis=0))  # a log axis cannot show values below zero
         shade = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
         axes.fill_between(first.x, low, mean + spread, **shade)
 
 
 def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
-    """Lying bars: a row for each record, a colour for each y; whiskers are 1 sd over results."""
+    """Horizontal bars: a row per record, a colour per y; error bars are 1 sd over results."""
     import numpy as np
 
     columns = _over_results(figure, results)
     paths = sorted({column[0].path for column in columns})
-    groups = [[c for c in columns if c[0].path == path] for path in paths]
     per_record = any("." in y for y in figure.y)
-    if not per_record:  # fields of the result: a row for each of them
+    groups = [[c for c in columns if c[0].path == path] for path in paths]
+    if not per_record:  # fields of the result: one row for each
         groups = [columns]
     height = 0.8 / len(groups)
     for g, group in enumerate(groups):
@@ -265,7 +267,13 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
             error_kw={"ecolor": INK, "elinewidth": 1.0},
             label=_legend(figure, paths[g]) if per_record else None,
         )
-    names = [c[0].label or f"{c[0].x[0]:g}" for c in groups[0]]
+    _bar_axes(axes, figure, [c[0].label or f"{c[0].x[0]:g}" for c in groups[0]])
+    if per_record and len(groups) > 1:  # outside, because bars fill the panel
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _bar_axes(axes: Axes, figure: Figure, names: list[str]) -> None:
+    """Name the rows, scale the value axis and draw the reference lines."""
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -276,12 +284,10 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
     axes.set_ylabel(figure.x_label)
     for mark in (*figure.y_mark, *([0.0] if figure.y_scale == "linear" else [])):
         axes.axvline(mark, color=INK, linewidth=1.0)
-    if per_record and len(groups) > 1:  # outside: bars fill the panel
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _map(axes: Axes, figure: Figure, results: list[Result]) -> None:
-    """Colour over a plane: cells where the records fill a grid, dots where they do not."""
+    """Colour over a plane: cells if the records fill a grid, otherwise dots."""
     import numpy as np
 
     if figure.z is None:
@@ -344,12 +350,12 @@ def _scales_and_marks(axes: Axes, figure: Figure) -> None:
 
 
 def _label_decades(axis: Axis) -> None:
-    """Plain numbers on a log axis: decades, or 1, 2 and 5 of each where there are few decades."""
+    """Plain numbers on a log axis: decades, or 1, 2 and 5 of each when there are few decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
     subdivisions = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0) if high > 5 * low else None
-    if subdivisions is None:  # less than one decade: every tenth of it
+    if subdivisions is None:  # less than one decade: all multiples
         axis.set_major_locator(LogLocator(subs=range(1, 10)))
     else:
         axis.set_major_locator(LogLocator(subs=subdivisions, numticks=9))
@@ -358,7 +364,7 @@ def _label_decades(axis: Axis) -> None:
 
 
 def _tick_at(axis: Axis, values: list[float]) -> None:
-    """Few values of a map: label the values themselves."""
+    """Put a tick at each value if there are few."""
     if len(values) <= 8:
         axis.set_ticks(values, [f"{value:g}" for value in values])
         axis.set_ticks([], minor=True)

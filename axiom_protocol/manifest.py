@@ -1,8 +1,8 @@
 """An experiment's metadata: question, parameters, resources, result schema, findings, figures.
 
-The metadata is the PEP 723 block at the top of the experiment's one readable file. It is the whole
-contract: what may be varied, what a run may use, what a result must look like and which claims the
-result will be held against, all declared before there is data.
+The metadata is the PEP 723 block at the top of the experiment's single file. It declares, before
+there is data, what may be varied, what a run may use, the form of a result, and the claims that the
+results will be tested against.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-MANIFEST_BYTES_MAX = 256 * 1024  # a readable file's metadata; more is a mistake or an attack
-SCRIPT_BYTES_MAX = 1024 * 1024  # one readable Python file
+MANIFEST_BYTES_MAX = 256 * 1024  # more is a mistake or an attack
+SCRIPT_BYTES_MAX = 1024 * 1024  # size of one experiment file
 
 #: PEP 723's reference pattern, for the block type ``script``.
 _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
-# The end is "$(?!\n)": "$" alone also matches before a last line feed. Digits are ASCII.
+# "$(?!\n)" because "$" alone also matches before a final line feed; [0-9] because \d matches other
+# scripts' digits too.
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
 Version = Annotated[str, Meta(pattern=r"^[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}$(?!\n)")]
 Text = Annotated[str, Meta(min_length=1, max_length=4000)]
-INTEGER_MAX = 2**53  # beyond it JSON readers disagree on the value
-NUMBER_MAX = 1e300  # NaN and infinity are beyond it too, and an integer of 400 digits compares
+INTEGER_MAX = 2**53  # JSON readers disagree on larger values
+NUMBER_MAX = 1e300  # excludes infinity and huge integers; comparing with NaN is false
 Scalar = bool | int | float | str
 Parameters = dict[str, Any]
 
-#: Fields that every result has: did the run pass its own gates, how many configurations ran.
+#: Fields of every result: whether the run passed its own checks, how many configurations ran.
 REQUIRED_FIELDS = ("valid", "configs_done")
 
 
@@ -39,13 +40,13 @@ class ManifestError(ValueError):
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the metadata: unknown keys are refused by name."""
+    """A table of the metadata. Unknown keys are refused by name."""
 
 
 class Resources(_Table, frozen=True, kw_only=True):
-    """What one run may use. The sandbox enforces every figure.
+    """What one run may use. The sandbox enforces every limit.
 
-    gpu_share  of one GPU's time; 0.5 says that two such tasks may share it, each with its own
+    gpu_share  share of one GPU's time; with 0.5, two such tasks may share a GPU, each with its own
                gpu_memory_bytes
     """
 
@@ -58,11 +59,11 @@ class Resources(_Table, frozen=True, kw_only=True):
 
 
 class Parameter(_Table, frozen=True, kw_only=True):
-    """One thing that a workunit may vary, and the values it may take.
+    """One parameter that a workunit may set, and the values that it may have.
 
-    A number has ``min`` and ``max``; a text has ``choices``, and without them is its default and
-    nothing else, so that no text of a server's reaches a script; a bool needs neither. When the
-    default is a list, the bounds hold for each item and ``max_items`` bounds the list.
+    A number has ``min`` and ``max``. A text has ``choices``; without them only its default is
+    allowed, so that a server cannot pass any other text to a script. A bool needs neither. When the
+    default is a list, the bounds apply to each item, and ``max_items`` to the list.
     """
 
     default: Scalar | list[Scalar]
@@ -73,7 +74,7 @@ class Parameter(_Table, frozen=True, kw_only=True):
     about: str = ""
 
     def refusal(self, value: object) -> str | None:
-        """Why ``value`` may not be used, or None when it may."""
+        """Why ``value`` is not allowed, or None when it is."""
         if isinstance(self.default, list):
             if not isinstance(value, list) or not 1 <= len(value) <= self.max_items:
                 return f"must be a list of 1 to {self.max_items} items"
@@ -116,11 +117,11 @@ class Field(_Table, frozen=True, kw_only=True):
     """One field of a result.
 
     kind        number (finite float), integer, flag (0 or 1), or records (tables of ``fields``)
-    dims        how deep lists of it are nested: 0 a number, 1 a list, 2 a list of lists
+    dims        how deep lists are nested: 0 a number, 1 a list, 2 a list of lists
     min, max    bounds of every number in it, inclusive
-    rtol, atol  how far the same seed on another host may differ:
+    rtol, atol  how much results for one seed may differ between hosts:
                 |a - b| <= atol + rtol * max(|a|, |b|)
-    chaotic     true: differs between hosts by nature, so it is never compared
+    chaotic     true: differs between hosts in any case, so it is never compared
     """
 
     kind: Literal["number", "integer", "flag", "records"] = "number"
@@ -137,27 +138,27 @@ class Field(_Table, frozen=True, kw_only=True):
 
 
 class Criterion(_Table, frozen=True, kw_only=True):
-    """What the statistic must be for the claim to hold: above, below, or between two bounds."""
+    """The condition for a claim: the statistic is above, below, or between two bounds."""
 
     above: float | None = None
     below: float | None = None
 
     def met_by(self, value: float) -> bool:
-        """Whether one number, of one seed or of a mean, satisfies the criterion."""
+        """Whether a value (of one seed, or a mean) satisfies the criterion."""
         return (self.above is None or value > self.above) and (
             self.below is None or value < self.below
         )
 
 
 class Finding(_Table, frozen=True, kw_only=True):
-    """A claim declared before the data, with the test that will decide it.
+    """A claim, declared before there is data, with the test that decides it.
 
     statistic   mean: of ``field``; difference: ``field - control`` of the same seed;
                 ratio: ``field / control`` of the same seed;
                 share: of seeds whose flag ``field`` is 1
-    criterion   what the statistic's whole confidence interval must meet
-    min_share   share of seeds that must meet the criterion one by one
-    where       parameter values that a result must have been run with (others: the defaults)
+    criterion   condition that the whole confidence interval of the statistic must meet
+    min_share   share of seeds that must each meet the criterion
+    where       parameter values of the results to use (other parameters: the defaults)
     """
 
     name: Name
@@ -172,11 +173,11 @@ class Finding(_Table, frozen=True, kw_only=True):
 
 
 class Figure(_Table, frozen=True, kw_only=True):
-    """A picture drawn from one result or many; see ``axiom_protocol/figure.py``.
+    """A figure drawn from one result or several; see ``axiom_protocol/figure.py``.
 
-    ``x`` and ``y`` are paths into a result: ``field`` or ``records.field``. When a path leads to a
-    list inside each record, every record draws one line, labelled by ``label``, a template over the
-    record's numbers ("lr {lr:g}"). kind ``map`` colours ``z`` over the plane of ``x`` and ``y``.
+    ``x`` and ``y`` are paths into a result: ``field`` or ``records.field``. If a path leads to a
+    list inside each record, each record is drawn as one line, labelled by ``label``, a template of
+    the record's numbers ("lr {lr:g}"). Kind ``map`` shows ``z`` as colour over ``x`` and ``y``.
     """
 
     name: Name
@@ -198,7 +199,7 @@ class Figure(_Table, frozen=True, kw_only=True):
 
 
 class Manifest(_Table, frozen=True, kw_only=True):
-    """Everything the project knows of an experiment apart from its code."""
+    """The metadata of an experiment."""
 
     name: Name
     version: Version
@@ -217,16 +218,16 @@ class Manifest(_Table, frozen=True, kw_only=True):
 
     @property
     def ref(self) -> str:
-        """The bundle's name, such as ``rank_dynamics@1.0.0``."""
+        """Name and version of the bundle, such as ``rank_dynamics@1.0.0``."""
         return f"{self.name}@{self.version}"
 
     @property
     def environment(self) -> Literal["numpy", "torch"]:
-        """Which warm parent can run it."""
+        """The libraries that a run needs; hosts keep one process ready for each environment."""
         return "torch" if "torch" in self.dependencies else "numpy"
 
     def resolve(self, given: Parameters) -> Parameters:
-        """The defaults overlaid with ``given``; ManifestError when a value is out of range."""
+        """The defaults overridden by ``given``. Raises ManifestError for a value out of range."""
         for key, value in sorted(given.items()):
             if key not in self.parameters:
                 known = ", ".join(sorted(self.parameters)) or "none"
@@ -239,7 +240,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
 def read_manifest(source: str) -> Manifest:
     """Read the metadata block of an experiment's source text.
 
-    Raises ManifestError with what to change. Source of the block's form: PEP 723.
+    Raises ManifestError, which says what to change. The form of the block is that of PEP 723.
     """
     blocks = list(_BLOCK.finditer(source.replace("\r\n", "\n")))
     if len(blocks) != 1:
@@ -255,7 +256,7 @@ def read_manifest(source: str) -> Manifest:
         raise ManifestError(f"the metadata is longer than {MANIFEST_BYTES_MAX} bytes; shorten it")
     try:
         block = tomllib.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError also of an integer of 5,000 digits
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of 5,000 digits
         raise ManifestError(f"the metadata is not valid TOML: {error}") from None
     table = block.get("tool", {})
     table = table.get("axiom") if isinstance(table, dict) else None
@@ -282,19 +283,19 @@ def _check(manifest: Manifest) -> None:
     unknown = sorted(set(manifest.dependencies) - {"numpy", "torch"})
     if unknown:
         raise ManifestError(
-            f"dependencies: {', '.join(unknown)} is not offered; "
+            f"dependencies: {', '.join(unknown)} is not available; "
             "use numpy, torch and the standard library"
         )
     for name in REQUIRED_FIELDS:
         if name not in manifest.result:
             raise ManifestError(
-                f"[tool.axiom.result] lacks the field {name!r}; every result has it"
+                f"[tool.axiom.result] lacks the field {name!r}; every result needs it"
             )
     for name, parameter in manifest.parameters.items():
         if isinstance(parameter.default, list) and not parameter.default:
             raise ManifestError(f"parameter {name!r}: the default is an empty list; give one item")
         if why := parameter.refusal(parameter.default):
-            raise ManifestError(f"parameter {name!r}: its own default {why}")
+            raise ManifestError(f"parameter {name!r}: its default {why}")
     for name, field in manifest.result.items():
         _check_field(name, field)
     for finding in manifest.findings:
@@ -333,7 +334,7 @@ def _check_finding(manifest: Manifest, finding: Finding) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value as a message quotes it: short, whatever a server or a script put there."""
+    """A value as quoted in a message, shortened: it may come from a stranger."""
     if isinstance(value, int) and abs(value) > INTEGER_MAX:
         return f"a number of {value.bit_length()} bits"
     return reprlib.repr(value)

@@ -1,8 +1,10 @@
-"""The wire messages: JSON by msgspec, versioned. Unknown fields are tolerated, so that either side
-may be the newer one; a field's meaning never changes within a version.
+"""The messages between agent and server: versioned JSON, by msgspec.
 
-One RPC does the work, ``POST /api/v1/sync``. It is idempotent: a report is keyed by its task, a
-request by ``request_id``, so a request whose answer was lost is sent again and costs nothing.
+Unknown fields are ignored, so that either side may be newer. The meaning of a field never changes
+within a protocol version.
+
+The main call is ``POST /api/v1/sync``. It is idempotent: a report is identified by its task, a
+request by ``request_id``, so that a request can be repeated safely when its answer was lost.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, structs
 
 PROTOCOL_VERSION = 1
-BODY_BYTES_MAX = 32 * 1024 * 1024  # decompressed; 500 reports of the library's largest result fit
-REPORTS_MAX = 500  # in one request; more wait for the next exchange
+BODY_BYTES_MAX = (
+    32 * 1024 * 1024
+)  # decompressed; enough for 500 reports with the library's largest result
+REPORTS_MAX = 500  # in one request; more wait for the next one
 GRANTS_MAX = 2_000  # in one answer; a 240-core host with a buffer asks for fewer
 
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -23,7 +27,7 @@ ShortText = Annotated[str, Meta(max_length=200)]
 TaskId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # PostgreSQL's bigint
 Device = Literal["cpu", "gpu"]
 
-#: How a task ended, in the one vocabulary of both sides, logs and pages.
+#: How a task ended; the same words are used by both sides, in logs and on pages.
 Outcome = Literal[
     "success", "failed", "timed_out", "over_memory", "over_disk", "cancelled", "lost"
 ]  # fmt: skip
@@ -33,12 +37,11 @@ BACKENDS = ("cuda", "rocm", "mps", "other")
 
 
 class GpuFacts(Struct, frozen=True, kw_only=True):
-    """One GPU as probed. ``uuid`` is what CUDA_VISIBLE_DEVICES takes.
+    """One GPU as detected. ``uuid`` is its name for CUDA_VISIBLE_DEVICES.
 
-    backend   how torch drives it, one of ``BACKENDS``; what a later version calls otherwise
-              arrives as "other"
-    pci       its identity on the bus, such as 0000:65:00.0
-    mig       it is a part of a GPU, set aside by its owner (NVIDIA's Multi-Instance GPU)
+    backend   how torch uses it, one of ``BACKENDS``; a name from a newer version becomes "other"
+    pci       its PCI address, such as 0000:65:00.0
+    mig       it is a part of a partitioned GPU (NVIDIA's Multi-Instance GPU)
     """
 
     uuid: ShortText
@@ -56,10 +59,10 @@ class GpuFacts(Struct, frozen=True, kw_only=True):
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
-    """What a host is; sent when it changed.
+    """The hardware and software of a host; sent when it changed.
 
-    cpu_cores           whole cores that this process may use: affinity and quotas counted
-    benchmark_gflops    float32 matrix products on one core, measured once; 0: not known
+    cpu_cores           whole cores that the agent may use, by CPU affinity and quota
+    benchmark_gflops    float32 matrix products on one core, measured once; 0: unknown
     """
 
     name: ShortText
@@ -77,9 +80,9 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 
 
 class Capacity(Struct, frozen=True, kw_only=True):
-    """What the host would take now: slots it may fill, less what it already has in hand.
+    """What the host can take now: its usable slots, less the tasks that it has.
 
-    ``buffer_seconds``: seconds of further work wanted for each usable slot beyond what runs.
+    buffer_seconds  further work wanted for each usable slot, beyond what runs
     """
 
     cpu_slots_free: Count = 0
@@ -92,7 +95,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
 
 
 class InHand(Struct, frozen=True, kw_only=True):
-    """A task that the host has and has not yet reported."""
+    """A task that the host has and has not reported yet."""
 
     task_id: TaskId
     state: Literal["queued", "running", "paused", "ended"]
@@ -100,9 +103,9 @@ class InHand(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """How a task ended. ``result`` is gated on both sides; ``message`` never reaches it.
+    """How a task ended. Both sides check ``result`` against the experiment's schema.
 
-    elapsed_seconds   monotonic time less our own pauses and the host's sleep
+    elapsed_seconds   monotonic time, without pauses by the agent and the host's sleep
     cpu_seconds       user and system time of the task's process, from wait4
     """
 
@@ -117,10 +120,10 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class SyncRequest(Struct, frozen=True, kw_only=True):
-    """All that a host says in one round trip.
+    """What a host sends in one sync.
 
-    ``in_hand`` is complete: a task leased to this host before this request that is neither in it
-    nor among ``reports`` is lost, and goes back to the queue at once.
+    ``in_hand`` must be complete: a task that was leased to this host and is neither in it nor among
+    ``reports`` counts as lost, and its workunit is queued again at once.
     """
 
     request_id: Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[!-~]*\Z")]
@@ -129,11 +132,11 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
     capacity: Capacity
     in_hand: Annotated[list[InHand], Meta(max_length=20_000)] = []
     reports: Annotated[list[Report], Meta(max_length=REPORTS_MAX)] = []
-    draining: ShortText = ""  # why nothing new is taken; empty when it is
+    draining: ShortText = ""  # why no new tasks are taken; empty when they are
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """A task leased to the host. Code, limits and allowed ranges come from the signed bundle."""
+    """A task leased to the host. Its code and limits come from the signed bundle."""
 
     task_id: TaskId
     experiment: ShortText
@@ -143,18 +146,18 @@ class Grant(Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**53)]
     budget_seconds: Seconds
     device: Device = "cpu"
-    lease_seconds: Seconds  # from now; both sides count it on their own clock
+    lease_seconds: Seconds  # from now on, counted by each side's own clock
 
 
 class Acknowledgement(Struct, frozen=True, kw_only=True):
-    """The server has this report, durably. ``refusal`` tells the owner why it earns nothing."""
+    """The server has stored this report. ``refusal`` tells the owner why it earns no credit."""
 
     task_id: TaskId
     refusal: ShortText = ""
 
 
 class Credit(Struct, frozen=True, kw_only=True):
-    """What the ledger holds for this host and its user."""
+    """The credit of this host and its user."""
 
     host_total: float = 0.0
     user_total: float = 0.0
@@ -163,7 +166,7 @@ class Credit(Struct, frozen=True, kw_only=True):
 
 
 class SyncAnswer(Struct, frozen=True, kw_only=True):
-    """All that the server says back. ``next_sync_seconds``: come back by then even with no news."""
+    """The server's answer to a sync. ``next_sync_seconds``: latest time of the next sync."""
 
     request_id: str
     protocol_version: int = PROTOCOL_VERSION
@@ -177,7 +180,7 @@ class SyncAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):
-    """``POST /api/v1/hosts``: join as a host of an account, or of a new one where allowed."""
+    """``POST /api/v1/hosts``: add a host to an account, or to a new one where allowed."""
 
     host: HostFacts
     account_key: Annotated[str, Meta(max_length=128)] = ""
@@ -188,16 +191,16 @@ class EnrolRequest(Struct, frozen=True, kw_only=True):
 
 
 class EnrolAnswer(Struct, frozen=True, kw_only=True):
-    """The host's identity. The token is shown this once; the server stores its hash."""
+    """The new host's id and token. The token is sent only now; the server stores its hash."""
 
     host_id: int
     token: str
     user: str
-    account_key: str = ""  # set when a new account was made, so that its owner may add hosts to it
+    account_key: str = ""  # of a new account, with which its owner can add more hosts
 
 
 class ProjectInfo(Struct, frozen=True, kw_only=True):
-    """``GET /api/v1/project``: what an agent needs before it attaches."""
+    """``GET /api/v1/project``: what an agent reads before it attaches."""
 
     name: ShortText
     protocol_version: int = PROTOCOL_VERSION
@@ -207,7 +210,7 @@ class ProjectInfo(Struct, frozen=True, kw_only=True):
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """The body of every refusal (4xx, 5xx): what happened, what to do next. After RFC 9457."""
+    """The body of every error response (4xx, 5xx): what happened, what to do. After RFC 9457."""
 
     title: ShortText
     detail: Annotated[str, Meta(max_length=2000)] = ""

@@ -1,7 +1,7 @@
-"""The gate: a result is numeric, finite, complete and inside its bounds, or refused with a reason.
+"""Check a result against its experiment's schema: numeric, finite, complete and within bounds.
 
-Both sides use it: the agent before it reports, the server before it believes. A volunteer's text
-never becomes a result: what passes holds finite native numbers in the declared shape, nothing else.
+The agent checks before it reports, the server before it accepts. An accepted result contains only
+finite numbers in the declared shape, so no text of a volunteer can get into one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import msgspec
 
 from axiom_protocol.manifest import Field, Manifest
 
-RESULT_BYTES_MAX = 4 * 1024 * 1024  # encoded JSON; the library's largest result is under 200 kB
-NESTING_MAX = 16  # deeper than any declarable shape (3 list levels in records in records)
+RESULT_BYTES_MAX = (
+    4 * 1024 * 1024
+)  # encoded JSON; the largest result of the library is under 200 kB
+NESTING_MAX = 16  # more than any schema allows (3 list levels in records in records)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-INTEGER_MAX = 2**53  # beyond it JSON readers disagree on the value
+INTEGER_MAX = 2**53  # JSON readers disagree on larger values
 
 Result = dict[str, Any]
 
@@ -27,7 +29,7 @@ class ResultRefused(ValueError):
 
 
 def decode_result(raw: bytes) -> object:
-    """Decode a child's JSON, bounded in size and depth. Raises ResultRefused."""
+    """Decode the JSON that a task wrote, within limits of size and depth. Raises ResultRefused."""
     if len(raw) > RESULT_BYTES_MAX:
         raise ResultRefused(
             f"the result is {len(raw)} bytes; at most {RESULT_BYTES_MAX} are accepted"
@@ -50,9 +52,9 @@ def decode_result(raw: bytes) -> object:
 
 
 def gate(manifest: Manifest, value: object) -> Result:
-    """Return ``value`` as a clean result, or raise ResultRefused.
+    """Return ``value`` as a checked result, or raise ResultRefused.
 
-    Refused: a missing or undeclared field; a text, null, bool, NaN or infinity where a number
+    Refused are: a missing or undeclared field; a text, null, bool, NaN or infinity where a number
     belongs; a number out of bounds; a list too long or of the wrong depth.
     """
     return _table("result", manifest.result, value)

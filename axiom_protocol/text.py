@@ -1,7 +1,7 @@
-"""Text that strangers wrote, made fit to be stored, logged and shown in a terminal.
+"""Clean text from strangers, so that it can be stored, logged and shown in a terminal.
 
-A name may be in any script. It may not move the cursor, end a line of a log, change the direction
-of what follows, or look like another's name by letters that cannot be seen.
+A name may be in any script. It must not move the cursor, break a log line, change the writing
+direction of what follows, or imitate another name with invisible characters.
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-_UNFIT = frozenset({"Cc", "Cf", "Cs"})  # control, format, surrogate
-_JOINERS = "\u200c\u200d"  # they are of Cf too, and names in Persian or Hindi are written with them
+_REMOVED_CATEGORIES = frozenset({"Cc", "Cf", "Cs"})  # control, format, surrogate
+_JOINERS = "\u200c\u200d"  # of category Cf too, but needed for names in Persian or Hindi
 T = TypeVar("T", bound=Struct)
 
 
 def plain(text: str) -> str:
-    """The text without control and format characters; line feeds and tabs stay."""
+    """The text without control and format characters, except line feeds and tabs."""
     if text.isprintable():
         return text
     kept = _JOINERS + "\n\t"
-    return "".join(c for c in text if c in kept or unicodedata.category(c) not in _UNFIT)
+    return "".join(
+        c for c in text if c in kept or unicodedata.category(c) not in _REMOVED_CATEGORIES
+    )
 
 
 def one_line(text: str) -> str:
-    """The same on one line, with single spaces."""
+    """The text without control and format characters, on one line with single spaces."""
     return " ".join(plain(text).split())
 
 
 def plain_message(message: T) -> T:
-    """A message with every text in it on one line, but for parameters, which signed ranges hold."""
-    return msgspec.convert(_within(msgspec.to_builtins(message)), type(message))
+    """A message with ``one_line`` applied to all texts, except parameters (checked elsewhere)."""
+    return msgspec.convert(_clean(msgspec.to_builtins(message)), type(message))
 
 
-def _within(value: object) -> object:
+def _clean(value: object) -> object:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, list):
-        return [_within(item) for item in value]
+        return [_clean(item) for item in value]
     if isinstance(value, dict):
-        return {k: v if k == "parameters" else _within(v) for k, v in value.items()}
+        return {k: v if k == "parameters" else _clean(v) for k, v in value.items()}
     return value

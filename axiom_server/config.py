@@ -1,4 +1,4 @@
-"""DIR/project.toml, parsed once into frozen structs. Unknown keys are refused by name."""
+"""DIR/project.toml, parsed into frozen structs. Unknown keys are refused by name."""
 
 from __future__ import annotations
 
@@ -15,82 +15,91 @@ from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.errors import ConfigWrong
 
 
-class Project(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What volunteers see of the project, and whom it lets in."""
+class ProjectConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The project's name, and whether hosts may join without an account."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)] = "Axiom"
     anonymous_hosts: bool = True
 
 
-class Serving(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often hosts come back, and how often the server looks after itself."""
+class ServeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often hosts sync, and how often the server does its periodic work."""
 
     sync_seconds: Annotated[float, Meta(ge=1)] = 60.0
     idle_sync_seconds: Annotated[float, Meta(ge=1)] = 15.0
     round_seconds: Annotated[float, Meta(ge=0.1)] = 5.0
 
 
-class Deploying(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which hosts count as live, and how long work waits for the host it was made for."""
+class DeployConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which hosts count as live, and how long a workunit is reserved for its host."""
 
     live_minutes: Annotated[float, Meta(gt=0)] = 30.0
     hold_hours: Annotated[float, Meta(gt=0)] = 6.0
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file; each part goes to whom it concerns."""
+    """The whole file; each section is passed to the part of the server that uses it."""
 
-    project: Project = Project()
-    serve: Serving = Serving()
+    project: ProjectConfig = ProjectConfig()
+    serve: ServeConfig = ServeConfig()
     limits: Limits = Limits()
-    deploy: Deploying = Deploying()
+    deploy: DeployConfig = DeployConfig()
     lease: LeasePolicy = LeasePolicy()
     replication: ReplicationPolicy = ReplicationPolicy()
     credit: CreditPolicy = CreditPolicy()
 
 
 TEMPLATE = """\
-# This project's configuration. Every key may be left out; what is shown commented is the default.
+# This project's configuration. Every key is optional; commented lines show the defaults.
 
 [project]
 name = {name}
 # anonymous_hosts = true           # may hosts join without an account key?
 
 [serve]
-# sync_seconds = 60.0              # hosts come back at least this often
-# idle_sync_seconds = 15.0         # ... and this soon when there was no work for them
-# round_seconds = 5.0              # expire leases, place replicas, watch experiments
+# sync_seconds = 60.0              # hosts sync at least this often
+# idle_sync_seconds = 15.0         # ... and this often when they got no work
+# round_seconds = 5.0              # period of leases, replicas and checks of experiments
 
-[limits]                           # more is answered with 429 and when to come back
+[limits]                           # more requests are answered with 429 and when to try again
 # host_burst = 1000                # requests of one host at once; 0: no limit
-# host_per_second = 10.0           # ... and on average; an agent makes at most four
-# address_burst = 5000             # of one address: pages, bundles, tokens not seen yet
+# host_per_second = 10.0           # ... and on average; an agent makes at most four a second
+# host_bytes_burst = 67108864      # bytes of one host's request bodies, unpacked
+# host_bytes_per_second = 1048576.0
+# address_burst = 5000             # requests of one address: pages, bundles, new tokens
 # address_per_second = 50.0
-# enrolments_burst = 2000          # hosts that join from one address
+# enrolments_burst = 300           # hosts that join from one address
 # enrolments_per_minute = 20.0
-# head_seconds = 15.0              # for a request's first line and headers to come
-# body_seconds = 120.0             # ... and its body
-# answer_seconds = 60.0            # without taking any more of an answer
+# accounts_burst = 30              # ... with a new account
+# accounts_per_hour = 30.0
+# all_enrolments_burst = 3000      # hosts that join from all addresses together
+# all_enrolments_per_minute = 300.0
+# all_accounts_burst = 1000        # ... with a new account
+# all_accounts_per_hour = 1000.0
+# head_seconds = 15.0              # to receive a request's first line and headers
+# body_seconds = 120.0             # ... and to receive its body
+# answer_seconds = 60.0            # a client that reads nothing of its answer is disconnected
 # connections = 10000              # open at once
-# connections_per_address = 1000   # of them, of one address that is no proxy
-# proxies = ["127.0.0.1", "::1"]   # web servers before this one: their X-Forwarded-For is believed
+# connections_per_address = 1000   # from one address that is not a proxy
+# proxies = []                     # web servers in front whose X-Forwarded-For is trusted:
+                                   # ["127.0.0.1", "::1"] for one on this machine
 
 [deploy]
-# live_minutes = 30.0              # a host heard of since then is live
-# hold_hours = 6.0                 # work made for one host is any host's after this
+# live_minutes = 30.0              # a host that synced within this time is live
+# hold_hours = 6.0                 # work reserved for one host goes to any host after this
 
 [lease]
-# buffer_seconds_max = 86400.0     # of work beyond what runs, whatever a host asks for
-# tasks_per_host = 0               # 0: its slots and buffer only
+# buffer_seconds_max = 86400.0     # most work beyond what runs, whatever a host asks for
+# tasks_per_host = 0               # 0: limited by its slots and buffer only
 # tasks_per_user = 0               # 0: no limit
 # deadline_factor = 10.0           # a lease lasts this many expected runs on that host
 # deadline_min_seconds = 21600.0
-# silent_hours = 24.0              # a host unheard of for so long: its tasks go to others
+# silent_hours = 24.0              # a host silent for this long loses its tasks to others
 
 [replication]
 # trusted_after = 10               # agreements in a row
-# distrust = 100                   # so many more of its results are checked after a mismatch
-# one_in = 50                      # results of a trusted host: one in this many is checked
+# distrust = 100                   # after a mismatch, so many more results are checked
+# one_in = 50                      # one in this many results of a trusted host is checked
 # mismatches_to_quarantine = 3     # within window_days
 # window_days = 7.0
 # hold_hours = 6.0
@@ -104,14 +113,14 @@ name = {name}
 #   {{ min_elapsed_seconds = 1000, credit = 10 }},
 #   {{ min_elapsed_seconds = 10000, credit = 15 }},
 # ]
-# gflops_per_slot = 4.0            # for kind flops: 200 credits a GFLOPS-day
+# gflops_per_slot = 4.0            # for kind flops: 200 credits for each GFLOPS-day
 # credit_per_workunit = 5.0        # for kind workunit
-# cap_per_user = 0.0               # most that one user earns in one review; 0: no cap
+# cap_per_user = 0.0               # the most that one user earns in one review; 0: no cap
 """
 
 
 def template(name: str) -> str:
-    """A commented project.toml."""
+    """The text of a new project.toml, with every key as a comment."""
     return TEMPLATE.format(name=msgspec.json.encode(name).decode())
 
 
@@ -123,7 +132,7 @@ def read_config(path: Path) -> Config:
         raise ConfigWrong(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigWrong(
-            f"{path}: {error}; axiom-server init shows every key in a new folder's project.toml"
+            f"{path}: {error}; axiom-server init writes a project.toml with every key"
         ) from None
     for part, why in (("credit", config.credit.refusal()), ("limits", config.limits.refusal())):
         if why:

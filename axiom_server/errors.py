@@ -1,16 +1,16 @@
-"""What can go wrong for staff: one line that says what happened and what to do next.
+"""Errors shown to staff: one line that says what happened and what to do next.
 
-ServerError                  exit 1   anything below, when no better code fits
-├── Usage                    exit 2   the command line makes no sense (typer's own code too)
+ServerError                  exit 1   base class; used itself when no other fits
+├── Usage                    exit 2   contradictory or unknown options (typer uses this code too)
 ├── NotInitialised           exit 3   the folder holds no project
 ├── ConfigWrong              exit 4   project.toml has an unknown key or a wrong value
 ├── DatabaseUnreachable      exit 5   PostgreSQL does not answer, or cannot be started
 ├── PortInUse                exit 6   another program listens there
 ├── ExperimentMalformed      exit 7   the file's metadata is missing or wrong
 ├── ExperimentUnknown        exit 8   no published experiment of that name
-├── FileUnreadable           exit 9   a file given is absent, or not what it should be
-├── DiskFull                 exit 10  no space left for what had to be written
-├── SigningFailed            exit 11  a key is missing or does not open
+├── FileUnreadable           exit 9   a given file is missing or has the wrong content
+├── DiskFull                 exit 10  no space left on the disk
+├── SigningFailed            exit 11  a signing key is missing or cannot be decrypted
 ├── NotFound                 exit 12  no such host, user or session
 └── DryRunFailed             exit 13  the experiment did not pass its dry run
 """
@@ -19,13 +19,13 @@ from __future__ import annotations
 
 
 class ServerError(Exception):
-    """Its text is one line for staff; ``exit_code`` is what the command ends with."""
+    """An error with a one-line message; ``exit_code`` is the exit status of the command."""
 
     exit_code = 1
 
 
 class Usage(ServerError):
-    """Options that contradict each other, or name nothing."""
+    """Options that contradict each other, or have an unknown value."""
 
     exit_code = 2
 
@@ -67,7 +67,7 @@ class ExperimentUnknown(ServerError):
 
 
 class FileUnreadable(ServerError):
-    """A file given on the command line is absent, or not what it should be."""
+    """A file given on the command line is missing or has the wrong content."""
 
     exit_code = 9
 
@@ -79,7 +79,7 @@ class DiskFull(ServerError):
 
 
 class SigningFailed(ServerError):
-    """A signing key is missing or does not open."""
+    """A signing key is missing or cannot be decrypted."""
 
     exit_code = 11
 
@@ -91,6 +91,9 @@ class NotFound(ServerError):
 
 
 class DryRunFailed(ServerError):
-    """The experiment failed, differed, or took more than it declares; nothing was published."""
+    """The experiment failed, was not deterministic, or used more than it declares.
+
+    Nothing was published.
+    """
 
     exit_code = 13

@@ -1,6 +1,7 @@
-"""The periodic work of a serving process: expire, release, compare, place, watch, re-sign.
+"""The periodic work of a serving process: leases, comparisons, replicas, watchdog, signatures.
 
-Any number of processes may run it: a round takes an advisory lock, and who does not get it skips.
+Any number of processes may run it: a round takes an advisory lock, and a process that does not get
+it skips the round.
 """
 
 from __future__ import annotations
@@ -26,56 +27,64 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
 
 ROUND_LOCK = 0x726F756E6473  # "rounds"
-SIGN_SECONDS = 600.0  # oftener than the hour that the timestamp asks for
-POOL_SECONDS = 5.0  # to wait for a connection before the database is taken for gone
-WATCH_SECONDS = 60.0  # versions with reports this recent are looked at
-WATCH_ROUNDS = 12  # ... or in so many rounds, where they are far apart
+SIGN_SECONDS = 600.0  # the timestamp needs it every hour
+POOL_SECONDS = 5.0  # to wait for a connection before the database counts as down
+WATCH_SECONDS = 60.0  # versions with reports this recent are examined
+WATCH_ROUNDS = 12  # ... or within this many rounds, if those take longer
 DAY_SECONDS = 86400.0
 
 log = structlog.get_logger()
 
 
 @dataclass(kw_only=True)
-class Rounds:
-    """One per serving process."""
+class Maintenance:
+    """Runs the periodic work. One per serving process.
+
+    restart_database  starts PostgreSQL again; None when it belongs to the operator
+    """
 
     pool: Pool
     config: Config
     bundles: Repository
-    revive: Callable[[], object] | None = None  # starts the database again, where it is our own
+    restart_database: Callable[[], object] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make rounds for as long as the block lasts."""
-        works = [asyncio.create_task(self._turn()), asyncio.create_task(self._sign())]
+        """Run the periodic work while the block runs."""
+        jobs = [
+            asyncio.create_task(self._run_rounds()),
+            asyncio.create_task(self._resign_metadata()),
+        ]
         try:
             yield
         finally:
-            for work in works:
-                work.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
 
-    async def _turn(self) -> None:
+    async def _run_rounds(self) -> None:
         while True:
             await asyncio.sleep(self.config.serve.round_seconds)
             try:
                 async with self.pool.connection(timeout=POOL_SECONDS) as connection:
-                    await once(connection, self.config)
+                    await run_round(connection, self.config)
             except psycopg.OperationalError as error:
-                log.warning("round failed; it is made again", error=str(error).strip())
-                await self._revive()
+                log.warning(
+                    "maintenance round failed; it will be repeated", error=str(error).strip()
+                )
+                await self._restart_database()
 
-    async def _revive(self) -> None:
-        """Our own PostgreSQL was killed, for want of memory perhaps: start it again."""
-        if self.revive is None:
+    async def _restart_database(self) -> None:
+        """Start the embedded PostgreSQL again, which may have been killed for lack of memory."""
+        if self.restart_database is None:
             return
         try:
-            await asyncio.to_thread(self.revive)
+            await asyncio.to_thread(self.restart_database)
             await self.pool.check()
         except (ServerError, psycopg.OperationalError) as error:
             log.error("the database does not start", error=str(error))
 
-    async def _sign(self) -> None:
+    async def _resign_metadata(self) -> None:
         while True:
             try:
                 await asyncio.to_thread(self.bundles.refresh_online)
@@ -84,8 +93,8 @@ class Rounds:
             await asyncio.sleep(SIGN_SECONDS)
 
 
-async def once(connection: Connection, config: Config) -> bool:
-    """One round, in short transactions; False when another process is making one."""
+async def run_round(connection: Connection, config: Config) -> bool:
+    """Run one round, in short transactions; False when another process is running one."""
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
@@ -93,87 +102,87 @@ async def once(connection: Connection, config: Config) -> bool:
         held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
         released = await tasks.release_held(connection, held_hours * 3600)
     if expired or released:
-        log.info("leases", expired=expired, released=released)
+        log.info("leases expired or released", expired=expired, released=released)
     async with connection.transaction():
         if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
             return False
-        await compare(connection, config)
-        await quarantine(connection, config)
-        await place(connection, config)
-        await watch(connection, config)
+        await compare_results(connection, config)
+        await quarantine_hosts(connection, config)
+        await place_replicas(connection, config)
+        await stop_faulty_experiments(connection, config)
     return True
 
 
-async def compare(connection: Connection, config: Config) -> None:
-    """Hold results of one seed against each other where the other opinion has come."""
-    found = await comparisons.answered(connection, config.replication.trusted_after)
+async def compare_results(connection: Connection, config: Config) -> None:
+    """Compare the results for one seed where the replica has ended."""
+    found = await comparisons.answered_results(connection, config.replication.trusted_after)
     known = await _versions(connection, found)
-    moved: dict[tuple[str, str], list[int]] = {}
+    by_state: dict[tuple[str, str], list[int]] = {}
     agreeing: list[int] = []
     outliers: list[tuple[int, str]] = []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
-        opinions = list(group)
-        version = known[opinions[0].version_id]
-        decision = validate.compare(version.manifest, [_opinion(o) for o in opinions])
-        state: str = decision.verdict if len(opinions) > 1 else "wanted"  # else: it did not come
+        results = list(group)
+        version = known[results[0].version_id]
+        decision = validate.compare(version.manifest, [_compared(o) for o in results])
+        state: str = decision.verdict if len(results) > 1 else "wanted"  # else the replica was lost
         if decision.verdict == "unsettled":
             state = "given_up"
-            await _irreproducible(connection, version, len(opinions), decision.note)
+            await _raise_irreproducible(connection, version, len(results), decision.note)
         elif decision.outliers:
             state = "settled"
-        if len(opinions) > 1:
+        if len(results) > 1:
             agreeing += decision.agreeing
             outliers += decision.outliers
-        moved.setdefault((state, decision.note), []).append(workunit_id)
-    for (state, note), workunits in moved.items():
+        by_state.setdefault((state, decision.note), []).append(workunit_id)
+    for (state, note), workunits in by_state.items():
         await comparisons.set_state(connection, workunits, state, note)
     if agreeing:
-        await comparisons.agree(connection, agreeing)
+        await comparisons.record_agreements(connection, agreeing)
     if outliers:
-        await comparisons.charge(connection, outliers, config.replication.distrust)
-        await comparisons.disagree(connection, outliers)
+        await comparisons.record_mismatches(connection, outliers, config.replication.distrust)
+        await comparisons.refuse_results(connection, outliers)
 
 
-def _opinion(found: OpenRow) -> validate.Opinion:
-    return validate.Opinion(
+def _compared(found: OpenRow) -> validate.ComparedResult:
+    return validate.ComparedResult(
         task_id=found.task_id, host_id=found.host_id, result=found.result, trusted=found.trusted
     )
 
 
-async def _irreproducible(
-    connection: Connection, version: VersionRow, opinions: int, note: str
+async def _raise_irreproducible(
+    connection: Connection, version: VersionRow, results: int, note: str
 ) -> None:
     await alarms.raise_alarm(
         connection, version.version_id, "irreproducible",
-        f"{opinions} hosts gave different results for one seed: {note}",
+        f"{results} hosts gave different results for one seed: {note}",
     )  # fmt: skip
 
 
-async def quarantine(connection: Connection, config: Config) -> None:
-    """Keep hosts that were charged too often from further work."""
+async def quarantine_hosts(connection: Connection, config: Config) -> None:
+    """Quarantine hosts that have too many mismatches."""
     policy = config.replication
     for host_id, count in (
-        await comparisons.charged(connection, policy.window_days * DAY_SECONDS)
+        await comparisons.count_mismatches(connection, policy.window_days * DAY_SECONDS)
     ).items():
         if replicate.quarantines(policy, count):
             reason = (
                 f"{count} of its results in {policy.window_days:g} days differ from other hosts', "
-                "or claim time that did not pass"
+                "or claim more time than has passed"
             )
             await _quarantine(connection, config, host_id, reason)
 
 
 async def _quarantine(connection: Connection, config: Config, host_id: int, reason: str) -> None:
     await hosts.set_state(connection, host_id, "quarantined", reason)
-    withdrawn = await comparisons.withdraw(
+    withdrawn = await comparisons.withdraw_results(
         connection, host_id, f"this host is quarantined: {reason}",
         config.replication.window_days * DAY_SECONDS,
     )  # fmt: skip
     log.warning("host quarantined", host_id=host_id, reason=reason, withdrawn=withdrawn)
 
 
-async def place(connection: Connection, config: Config) -> None:
-    """Send results that need another opinion to hosts of other users."""
+async def place_replicas(connection: Connection, config: Config) -> None:
+    """Assign replicas of results that need checking to hosts of other users."""
     policy = config.replication
     found = await comparisons.open_results(connection, ["wanted", "disputed"], policy.trusted_after)
     if not found:
@@ -181,61 +190,67 @@ async def place(connection: Connection, config: Config) -> None:
     known = await _versions(connection, found)
     needs, given_up = [], []
     for workunit_id, group in groupby(found, key=lambda r: r.workunit_id):
-        opinions = list(group)
-        version = known[opinions[0].version_id]
-        if opinions[0].tries >= policy.tries or version.state != "active":
+        results = list(group)
+        version = known[results[0].version_id]
+        if results[0].tries >= policy.tries or version.state != "active":
             given_up.append(workunit_id)
             continue
         needs.append(
             replicate.Need(
                 workunit_id=workunit_id,
-                device=opinions[0].device,
+                device=results[0].device,
                 environment=version.manifest.environment,
                 memory_bytes=version.manifest.resources.memory_bytes,
-                users=frozenset(o.user_id for o in opinions),
-                purpose="tiebreak" if len(opinions) > 1 else "replica",
+                users=frozenset(o.user_id for o in results),
+                purpose="tiebreak" if len(results) > 1 else "replica",
             )
         )
-    live = await comparisons.live_opinions(
+    live = await comparisons.replica_hosts(
         connection, config.deploy.live_minutes * 60, policy.trusted_after
     )
-    placed, nowhere = replicate.place(needs, live)
+    placed, unplaced = replicate.place(needs, live)
     versions = {o.workunit_id: o.version_id for o in found}
-    await comparisons.place(connection, placed, versions, policy.hold_hours * 3600)
-    given_up += [need.workunit_id for need in nowhere]
-    for need in nowhere:
-        if len(need.users) > 2:  # nobody is left to ask, and no two of three agree
+    await comparisons.queue_replicas(connection, placed, versions, policy.hold_hours * 3600)
+    given_up += [need.workunit_id for need in unplaced]
+    for need in unplaced:
+        if len(need.users) > 2:  # no other user has a host, and no two of three results agree
             version = known[versions[need.workunit_id]]
-            await _irreproducible(connection, version, len(need.users), "nobody else can be asked")
+            await _raise_irreproducible(
+                connection, version, len(need.users), "no other host can compute it"
+            )
     if given_up:
         await comparisons.set_state(
             connection, given_up, "given_up", "no other user's live host could compute it"
         )
 
 
-async def watch(connection: Connection, config: Config) -> None:
+async def stop_faulty_experiments(connection: Connection, config: Config) -> None:
     """Stop experiments that fail too often, run too long, or ignore their seed."""
     since = max(WATCH_SECONDS, WATCH_ROUNDS * config.serve.round_seconds)
-    for version_id in await tasks.newly_reported(connection, since):
-        alarm = await _alarm(connection, config, version_id)
+    for version_id in await tasks.versions_reported_since(connection, since):
+        alarm = await _find_alarm(connection, config, version_id)
         if alarm and await alarms.raise_alarm(connection, version_id, alarm.kind, alarm.message):
             withdrawn = await experiments.set_state(
                 connection, version_id, "stopped", alarm.message
             )
-            await hosts.forgive(connection, version_id)
+            await hosts.reset_failures(connection, version_id)
             log.error("experiment stopped", version_id=version_id, reason=alarm.message,
                       withdrawn=withdrawn)  # fmt: skip
 
 
-async def _alarm(connection: Connection, config: Config, version_id: int) -> watchdog.Alarm | None:
-    """What is wrong with a version; hosts that are to blame instead are quarantined."""
-    recent = await tasks.recent(connection, version_id)
+async def _find_alarm(
+    connection: Connection, config: Config, version_id: int
+) -> watchdog.Alarm | None:
+    """The alarm to raise for a version, if any; hosts at fault instead are quarantined."""
+    recent = await tasks.recently_ended(connection, version_id)
     alarm = watchdog.watch(recent)
     if alarm is not None:
-        going_on = await tasks.outliving(connection, version_id, alarm.outlived_after_seconds)
+        longer_running = await tasks.hosts_running_longer(
+            connection, version_id, alarm.outlived_after_seconds
+        )
         failing = alarm.kind == "error_rate"
-        lately = await tasks.lately(connection, version_id) if failing else None
-        if not watchdog.is_of_hosts(alarm, recent, going_on, lately):
+        newest_faults = await tasks.newest_faults(connection, version_id) if failing else None
+        if not watchdog.is_of_hosts(alarm, recent, longer_running, newest_faults):
             return alarm
     twins = await tasks.twins(connection, version_id)
     if not twins:
@@ -245,7 +260,7 @@ async def _alarm(connection: Connection, config: Config, version_id: int) -> wat
     suspects, alarm = watchdog.same_results(twins, company)
     for host_id in suspects:
         await _quarantine(
-            connection, config, host_id, "it returned the very same numbers for different seeds"
+            connection, config, host_id, "it returned the same numbers for different seeds"
         )
     return alarm
 

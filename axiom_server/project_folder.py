@@ -1,4 +1,4 @@
-"""A project's data folder: where it is, what lies in it, and its database.
+"""A project's data folder: find or create it, and open its database.
 
 DIR/project.toml   DIR/postgres/   DIR/bundles/   DIR/keys/   DIR/logs/
 """
@@ -26,17 +26,19 @@ DATABASE_VARIABLE = "AXIOM_DATABASE_URL"
 
 
 @dataclass(frozen=True)
-class Folder:
-    """One project's folder; ``path`` exists and is initialised."""
+class ProjectFolder:
+    """One project's folder; ``path`` exists and holds a project."""
 
     path: Path
 
     @property
     def keys(self) -> Path:
+        """Folder of the signing keys."""
         return self.path / "keys"
 
     @property
     def bundles(self) -> Repository:
+        """The signed bundles."""
         return Repository(self.path / "bundles")
 
     def config(self) -> Config:
@@ -45,9 +47,9 @@ class Folder:
 
     @contextmanager
     def database(self, *, schema: bool = True) -> Iterator[str]:
-        """The conninfo of a running database of the newest schema, kept running for the block.
+        """The conninfo of a database that runs during the block, migrated to the newest schema.
 
-        Without ``schema`` it is taken as it is, to restore into.
+        Without ``schema`` it is not migrated, so that a backup can be restored into it.
         """
         if url := os.environ.get(DATABASE_VARIABLE):
             if schema:
@@ -63,62 +65,65 @@ class Folder:
         finally:
             postgres.close()
 
-    def reviver(self) -> Callable[[], object] | None:
-        """What starts the project's own PostgreSQL again; None where it is the operator's."""
+    def database_restarter(self) -> Callable[[], object] | None:
+        """A function that starts the embedded PostgreSQL; None for an operator's database."""
         return None if os.environ.get(DATABASE_VARIABLE) else self.embedded().open
 
     def embedded(self) -> EmbeddedPostgres:
-        """The project's own PostgreSQL, not yet open."""
+        """The embedded PostgreSQL, not yet open."""
         return EmbeddedPostgres(self.path / "postgres", self.path / "logs" / "postgres.log")
 
 
 def default_path() -> Path:
-    """Where a project lies when nobody says where."""
+    """The folder of a project when none is given."""
     return platformdirs.user_data_path("axiom-server")
 
 
-def find(given: Path | None) -> Folder:
-    """The folder that a command means. Raises NotInitialised with what to do."""
+def find_project(given: Path | None) -> ProjectFolder:
+    """The project folder of a command: given, from the environment, current, or default.
+
+    Raises NotInitialised.
+    """
     variable = os.environ.get(DIRECTORY_VARIABLE)
     if given is not None or variable:
         path = given or Path(variable or "")
         if not (path / "project.toml").exists():
             raise NotInitialised(
-                f"{path} holds no project; make one with: axiom-server init {path}"
+                f"{path} holds no project; create one with: axiom-server init {path}"
             )
-        return Folder(path.resolve())
+        return ProjectFolder(path.resolve())
     for path in (Path.cwd(), default_path()):
         if (path / "project.toml").exists():
-            return Folder(path.resolve())
+            return ProjectFolder(path.resolve())
     raise NotInitialised(
-        f"no project here or in {default_path()}; make one with: axiom-server init DIR, "
+        f"no project in this folder or in {default_path()}; create one: axiom-server init DIR, "
         f"then give --dir DIR or set {DIRECTORY_VARIABLE}"
     )
 
 
-def initialise(path: Path, name: str, passphrase: str | None) -> Folder:
-    """Make a project in ``path``: configuration, keys, an empty repository, a database.
+def initialise(path: Path, name: str, passphrase: str | None) -> ProjectFolder:
+    """Create a project in ``path``: configuration, keys, an empty repository, a database.
 
-    Safe to repeat after a crash; an existing project is refused. Raises FileUnreadable, DiskFull.
+    Safe to repeat after a crash. Raises FileUnreadable (also for an existing project), DiskFull.
     """
     if (path / "project.toml").exists():
         raise FileUnreadable(f"{path} holds a project already; nothing was changed")
     try:
         path.mkdir(parents=True, exist_ok=True)
         path = path.resolve()
-        folder = Folder(path)
+        folder = ProjectFolder(path)
         if not any(folder.keys.glob("*.pem")):
             init_keys(folder.keys, passphrase)
         if not folder.bundles.metadata.exists:
             folder.bundles.create(load_keys(folder.keys, passphrase))
         with folder.database():
             pass
-        # Last: a folder with this file is whole.
+        # Written last: a folder with this file is complete.
         partial = path / "project.toml.partial"
         partial.write_text(template(name), encoding="utf-8")
         os.replace(partial, path / "project.toml")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None
-        raise FileUnreadable(f"cannot make a project in {path}: {error.strerror}") from None
+        raise FileUnreadable(f"cannot create a project in {path}: {error.strerror}") from None
     return folder

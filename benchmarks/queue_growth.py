@@ -28,13 +28,13 @@ from typing import TypeAlias
 from axiom_protocol.messages import Capacity, Grant, HostFacts, Report, SyncRequest
 from axiom_server.config import Config
 from axiom_server.project_folder import initialise
-from axiom_server.publish import deploy as deployment
 from axiom_server.publish import publish as publishing
+from axiom_server.publish.deploy import Order, execute_order
 from axiom_server.review import review
 from axiom_server.store import hosts, users
 from axiom_server.store.database import Connection, connect
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.transaction import exchange
+from axiom_server.sync.transaction import answer_sync
 from benchmarks import load
 from benchmarks.common import median, report
 
@@ -77,7 +77,7 @@ class Project:
         )  # fmt: skip
         await self.catalogue.refresh(connection)
         async with connection.transaction():
-            answer = await exchange(connection, self.catalogue, self.config, TOKEN, request)
+            answer = await answer_sync(connection, self.catalogue, self.config, TOKEN, request)
         return answer.grants
 
     async def grants_and_reports(self, connection: Connection) -> tuple[float, float]:
@@ -118,8 +118,8 @@ class Project:
 
 async def deploy(connection: Connection, config: Config, count: int) -> None:
     """Queue workunits."""
-    order = deployment.Order(names=["short_walk"], count=count)
-    await deployment.make(connection, order, config.deploy)
+    order = Order(names=["short_walk"], count=count)
+    await execute_order(connection, order, config.deploy)
 
 
 async def populate(connection: Connection, host_count: int, entries: int) -> None:

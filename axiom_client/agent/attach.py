@@ -138,12 +138,13 @@ async def _say_goodbye(folders: Folders, identity: Identity, network: Network) -
     try:
         await api.sync(
             SyncRequest(
-                request_id=f"detach-{identity.host_id:08d}",
+                request_id=f"leaving-{identity.host_id:08d}",
                 capacity=Capacity(),
                 reports=reports,
                 draining="detached",
             )
         )
+        await api.detach()
     except HostRefused:
         return ""  # it does not know this host any more: there is nothing to give back
     except ProjectProblem as problem:

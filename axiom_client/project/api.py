@@ -122,6 +122,13 @@ class Api:
         """Say everything and hear everything, in one round trip."""
         return await self._call("POST", "/api/v1/sync", request, SyncAnswer)
 
+    async def detach(self) -> None:
+        """Have the token of this host revoked. A server of 0.1.0 has no such request."""
+        path = "/api/v1/hosts/self"
+        status, answer, headers = await self._exchange("DELETE", path, b"", {})
+        if status >= 300 and status not in (404, 405):
+            raise self._refusal(status, answer, headers)
+
     async def _call(self, method: str, path: str, body: Struct | None, kind: type[T]) -> T:
         headers = {}
         content = b""

@@ -1,5 +1,7 @@
-"""The commands that look after a running project: what it holds, its hosts, users and tasks, its
-experiments' states, and its results for analysis. Imports are inside the commands."""
+"""Commands that show and manage a running project: status, hosts, users, tasks, experiments.
+
+Imports are inside the commands, so that ``axiom-server --help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from axiom_server.cli.shared import Json, print_json, print_table, project_folder, run
+from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
-users_app = typer.Typer(help="Accounts of volunteers.", no_args_is_help=True)
-host_app = typer.Typer(help="Keep one host from work, or let it back.", no_args_is_help=True)
-experiments_app = typer.Typer(help="Published experiments.", invoke_without_command=True)
-export_app = typer.Typer(help="What the project knows, for analysis.", no_args_is_help=True)
+users_app = typer.Typer(help="Manage volunteers' accounts.", no_args_is_help=True)
+host_app = typer.Typer(help="Quarantine one host, or release it.", no_args_is_help=True)
+experiments_app = typer.Typer(
+    help="List published experiments, retire or resume them.", invoke_without_command=True
+)
+export_app = typer.Typer(help="Export data for analysis.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,11 +31,11 @@ def register(app: typer.Typer) -> None:
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
-    """What the project holds now."""
+    """Show totals, the queue of each experiment, and alarms."""
     from axiom_server.review.log import number
     from axiom_server.store import overview
 
-    found = run(project_folder(context), overview.totals)
+    found = run_transaction(project_of(context), overview.totals)
     if as_json:
         print_json(found)
         return
@@ -47,13 +51,13 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
 def hosts(
     context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Hosts, the latest heard of first."""
+    """List hosts, the most recently seen first."""
     from axiom_server.store import hosts as store
 
-    found = run(project_folder(context), lambda c: store.listing(c, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -71,13 +75,13 @@ def hosts(
 def quarantine(
     context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
-    """Give a host no more work."""
+    """Give a host no more work. Its unconfirmed results are not credited."""
     _set_host(context, host, "quarantined", reason)
 
 
 @host_app.command()
 def release(context: typer.Context, host: int) -> None:
-    """Let a quarantined host work again; its results are checked as a new host's are."""
+    """Give a quarantined host work again; its results are checked like a new host's."""
     _set_host(context, host, "active", "")
 
 
@@ -85,7 +89,7 @@ def _set_host(context: typer.Context, host: int, state: str, reason: str) -> Non
     from axiom_server.errors import NotFound
     from axiom_server.store import hosts as store
 
-    if not run(project_folder(context), lambda c: store.set_state(c, host, state, reason)):
+    if not run_transaction(project_of(context), lambda c: store.set_state(c, host, state, reason)):
         raise NotFound(f"no host {host}; axiom-server hosts lists them")
     print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
 
@@ -96,14 +100,16 @@ def users_add(
     name: Annotated[str, typer.Argument(help="The volunteer's name.")],
     as_json: Json = False,
 ) -> None:
-    """Make an account, or give an imported user his key; the key is shown this once."""
+    """Create an account, or give an imported user a key. The key is shown only now."""
     from axiom_server.errors import Usage
     from axiom_server.store import users as store
 
     key, stored = store.new_secret()
-    user_id = run(project_folder(context), lambda c: store.add(c, name, stored))
+    user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:
-        raise Usage(f"the name {name!r} is taken by an account that has a key")
+        raise Usage(
+            f"the name {name!r} is taken by an account that has a key, or looks like another"
+        )
     if as_json:
         print_json({"user_id": user_id, "user": name, "account_key": key})
     else:
@@ -113,13 +119,13 @@ def users_add(
 @users_app.command("list")
 def users_list(
     context: typer.Context,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Users by credit."""
+    """List users by credit, highest first."""
     from axiom_server.store import users as store
 
-    found = run(project_folder(context), lambda c: store.listing(c, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -131,17 +137,19 @@ def users_list(
 
 def tasks(
     context: typer.Context,
-    state: Annotated[str | None, typer.Option(help="leased, reported, reviewed or lost.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    state: Annotated[
+        str | None, typer.Option(help="Only this state: leased, reported, reviewed or lost.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Tasks, the newest first."""
+    """List tasks, the newest first."""
     from axiom_server.errors import Usage
     from axiom_server.store import tasks as store
 
     if state is not None and state not in store.STATES:
         raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
-    found = run(project_folder(context), lambda c: store.listing(c, state, most))
+    found = run_transaction(project_of(context), lambda c: store.listing(c, state, limit))
     if as_json:
         print_json([line._asdict() for line in found])
         return
@@ -157,12 +165,12 @@ def tasks(
 
 @experiments_app.callback()
 def experiments_list(context: typer.Context, as_json: Json = False) -> None:
-    """Published experiments and their state."""
+    """List published experiments and their state."""
     if context.invoked_subcommand is not None:
         return
     from axiom_server.store import experiments as store
 
-    found = run(project_folder(context), store.versions)
+    found = run_transaction(project_of(context), store.versions)
     if as_json:
         print_json(
             [
@@ -182,21 +190,23 @@ def experiments_list(context: typer.Context, as_json: Json = False) -> None:
 def retire(
     context: typer.Context, name: str, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
-    """Deploy and lease no more of an experiment; what runs may finish."""
+    """Stop deploying and leasing an experiment; running tasks may finish."""
     _set_experiment(context, name, "retired", reason)
 
 
 @experiments_app.command()
 def resume(context: typer.Context, name: str) -> None:
-    """Let a retired or stopped experiment run again; what it left unfinished waits again."""
+    """Resume a retired or stopped experiment; its unfinished workunits are queued again."""
     _set_experiment(context, name, "active", "")
 
 
 def _set_experiment(context: typer.Context, name: str, state: str, reason: str) -> None:
-    from axiom_server.publish import publish as publishing
+    from axiom_server.publish.publish import set_state as set_experiment_state
 
-    count = run(project_folder(context), lambda c: publishing.set_state(c, name, state, reason))
-    what = "workunits wait again" if state == "active" else "workunits left the queue"
+    count = run_transaction(
+        project_of(context), lambda c: set_experiment_state(c, name, state, reason)
+    )
+    what = "workunits queued again" if state == "active" else "workunits removed from the queue"
     print(f"{name} is {state}; {count} {what}")
 
 
@@ -204,21 +214,23 @@ def _set_experiment(context: typer.Context, name: str, state: str, reason: str) 
 def export_results(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="Where to; else results.csv or results.parquet here.")
+        Path | None,
+        typer.Argument(help="Output file (default: results.csv or results.parquet here)."),
     ] = None,
     parquet: Annotated[
-        bool, typer.Option("--parquet", help="Parquet, for DuckDB, pandas, R; else CSV.")
+        bool,
+        typer.Option("--parquet", help="Write Parquet (for DuckDB, pandas or R) instead of CSV."),
     ] = False,
     experiment: Annotated[
-        list[str] | None, typer.Option(help="Only of this experiment (repeat for more).")
+        list[str] | None, typer.Option(help="Only results of this experiment; may be repeated.")
     ] = None,
 ) -> None:
-    """Every accepted result with its seed, parameters, host, seconds and credit."""
-    from axiom_server.transfer import export_results as exporting
+    """Export accepted results with seed, parameters, host, seconds and credit."""
+    from axiom_server.transfer.export_results import export_results as write_results
 
     target = file or Path("results.parquet" if parquet else "results.csv")
-    run(
-        project_folder(context),
-        lambda c: exporting.results(c, target, list(experiment or ()), parquet=parquet),
+    run_transaction(
+        project_of(context),
+        lambda c: write_results(c, target, list(experiment or ()), parquet=parquet),
     )
     print(f"{target}: {target.stat().st_size:,} bytes")

@@ -1,4 +1,4 @@
-"""The commands for those who hold the keys: keys, sign, install, withdraw.
+"""Commands for the people who hold the signing keys: keys, sign, install, withdraw.
 
 Imports are inside the commands, so that ``axiom-server --help`` answers at once.
 """
@@ -11,43 +11,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from axiom_server.cli.shared import project_folder
+from axiom_server.cli.shared import project_of
 
 if TYPE_CHECKING:
-    from axiom_server.project_folder import Folder
+    from axiom_server.project_folder import ProjectFolder
     from axiom_server.publish.dry_run import Check
     from axiom_server.trust.signing_request import SigningRequest
 
-keys_app = typer.Typer(no_args_is_help=True, help="Signing keys: make, list, protect, replace.")
+keys_app = typer.Typer(no_args_is_help=True, help="Signing keys: create, list, encrypt, replace.")
 
 RoleName = Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")]
 KeysDir = Annotated[
-    Path | None, typer.Option("--keys", help="Folder of the keys; the project's own, unless said.")
+    Path | None, typer.Option("--keys", help="Folder with the keys (default: the project's).")
 ]
 ToRequest = Annotated[
-    Path | None, typer.Option("--request", help="Write a signing request: the keys are elsewhere.")
+    Path | None,
+    typer.Option("--request", help="Write a signing request to this file, to sign elsewhere."),
 ]
 Tried = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--tried", help="A run made elsewhere: axiom-client try FILE --json (repeat: two runs)."
-    ),
+    typer.Option("--tried", help="Output of axiom-client try FILE --json; repeat it for two runs."),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option("--skip", help="Not checked: determinism, time, memory, or the whole dry-run."),
+    typer.Option("--skip", help="Check to skip: determinism, time, memory or dry-run (all)."),
 ]
 Budget = Annotated[
     float | None,
-    typer.Option("--budget", min=0.001, help="Seconds of each dry run; else at most ten."),
+    typer.Option("--budget", min=0.001, help="Seconds for each dry run (default: at most ten)."),
 ]
 
-MOVE_AWAY = """\
-root.pem and targets.pem decide which code volunteers run: who copies them signs in your name.
-  1. Copy both to a medium that is kept offline, and to a second one that is kept elsewhere.
-  2. Remove them from here. The server needs only snapshot.pem and timestamp.pem.
-  3. To publish from then on: axiom-server keys request FILE --to R.json here, axiom-server sign
-     R.json where the keys are, and axiom-server install R.json here."""
+MOVE_KEYS_OFFLINE = """\
+root.pem and targets.pem decide which code volunteers run. Anyone who copies them can sign code.
+  1. Copy both to an offline medium, and to a second one that is kept in another place.
+  2. Delete them here. The server needs only snapshot.pem and timestamp.pem.
+  3. To publish after that: run axiom-server keys request FILE --to R.json here, axiom-server
+     sign R.json on the machine with the keys, and axiom-server install R.json here."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,127 +64,133 @@ def make(
     targets_keys: Annotated[int, typer.Option(min=1, max=20)] = 1,
     no_passphrase: Annotated[bool, typer.Option("--no-passphrase")] = False,
 ) -> None:
-    """Make the keys of a new project; put them in DIR/keys before axiom-server init DIR."""
-    from axiom_server.publish import signed_changes as holders
+    """Create the keys of a new project; put them in DIR/keys before axiom-server init DIR."""
+    from axiom_server.publish import signed_changes
     from axiom_server.trust.keys import init_keys, is_encrypted
 
-    secret = None if no_passphrase else holders.given_passphrase(_ask_new)
+    secret = None if no_passphrase else signed_changes.given_passphrase(_ask_new_passphrase)
     for path in init_keys(folder, secret, {"root": root_keys, "targets": targets_keys}):
         print(f"{path}  {'encrypted' if is_encrypted(path) else 'not encrypted'}")
-    print(MOVE_AWAY)
+    print(MOVE_KEYS_OFFLINE)
 
 
 @keys_app.command("list")
 def show(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Which keys the project trusts, where they are, and until when its metadata holds."""
+    """List the keys that the project trusts, their files, and when the metadata expires."""
     import msgspec
 
-    from axiom_server.publish import signed_changes as holders
+    from axiom_server.publish import signed_changes
 
-    found = holders.trusted_keys(project_folder(context))
+    trusted = signed_changes.trusted_keys(project_of(context))
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(trusted).decode())
         return
-    print(f"root fingerprint {found['root_fingerprint']}")
-    for role, told in found["roles"].items():
-        needed = f"{told['threshold']} of {len(told['keys'])} signatures"
-        print(f"{role}: {needed}, holds until {told['expires_at']}")
-        for keyid, path in told["keys"].items():
-            print(f"  {keyid}  {path or 'kept elsewhere'}")
+    print(f"root fingerprint {trusted['root_fingerprint']}")
+    for role, entry in trusted["roles"].items():
+        needed = f"{entry['threshold']} of {len(entry['keys'])} signatures"
+        print(f"{role}: {needed}, expires {entry['expires_at']}")
+        for keyid, path in entry["keys"].items():
+            print(f"  {keyid}  {path or 'not on this machine'}")
 
 
 @keys_app.command("protect")
 def protect(context: typer.Context, keys_dir: KeysDir = None) -> None:
     """Encrypt the root and targets keys with a passphrase, in place."""
-    from axiom_server.publish import signed_changes as holders
+    from axiom_server.publish import signed_changes
     from axiom_server.trust.keys import STAFF_ROLES, key_files, protect_key
 
-    where = keys_dir or project_folder(context).keys
-    secret = holders.given_passphrase(_ask_new)
-    for path in [path for role in STAFF_ROLES for path in key_files(where, role)]:
-        done = protect_key(path, secret)
-        print(f"{path}  {'encrypted now' if done else 'was encrypted already'}")
+    folder = keys_dir or project_of(context).keys
+    secret = signed_changes.given_passphrase(_ask_new_passphrase)
+    for path in [path for role in STAFF_ROLES for path in key_files(folder, role)]:
+        changed = protect_key(path, secret)
+        print(f"{path}  {'encrypted' if changed else 'was encrypted already'}")
 
 
 @keys_app.command("rotate")
 def rotate(context: typer.Context, role: RoleName, keys_dir: KeysDir = None) -> None:
-    """Replace the keys of a role; clients follow by themselves. Needs the root keys at hand."""
-    from axiom_server.publish import signed_changes as holders
-    from axiom_server.trust import root_rotation as rotation
+    """Replace the keys of a role. Needs the root keys here; clients accept the new keys alone."""
+    from axiom_server.publish import signed_changes
     from axiom_server.trust.keys import STAFF_ROLES
+    from axiom_server.trust.root_rotation import rotate as rotate_keys
 
-    folder, checked = project_folder(context), holders.role_named(role)
-    where = keys_dir or folder.keys
-    secret = holders.passphrase(where, STAFF_ROLES, ask)
-    for path in rotation.rotate(folder.bundles, where, checked, secret):
-        print(f"new {checked} key: {path}")
-    print(f"root fingerprint {folder.bundles.fingerprint()} (publish this one from now on)")
+    folder, parsed_role = project_of(context), signed_changes.parse_role(role)
+    staff_keys = keys_dir or folder.keys
+    secret = signed_changes.passphrase(staff_keys, STAFF_ROLES, ask_passphrase)
+    for path in rotate_keys(folder.bundles, staff_keys, parsed_role, secret):
+        print(f"new {parsed_role} key: {path}")
+    print(f"root fingerprint {folder.bundles.fingerprint()} (publish this new fingerprint)")
 
 
 @keys_app.command("change")
 def change(
     context: typer.Context,
     role: RoleName,
-    add: Annotated[list[Path] | None, typer.Option(help="A public key, ROLE.pub.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="A key id, as keys list shows.")] = None,
+    add: Annotated[list[Path] | None, typer.Option(help="A public key to trust, ROLE.pub.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Id of a key to stop trusting, from keys list.")
+    ] = None,
     threshold: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Signatures that the role needs.")
+        int | None, typer.Option(min=1, max=20, help="How many signatures the role needs.")
     ] = None,
     keys_dir: KeysDir = None,
     request: ToRequest = None,
 ) -> None:
-    """Trust further keys for a role, distrust some, or ask for more signatures than one."""
-    from axiom_server.publish import signed_changes as holders
+    """Add or remove trusted keys of a role, or change how many signatures it needs."""
+    from axiom_server.publish import signed_changes
 
-    folder = project_folder(context)
-    asked = holders.change_root(folder, role, add or (), drop or (), threshold)
-    _sign_or_ask(folder, asked, keys_dir, request)
+    folder = project_of(context)
+    signing_request = signed_changes.change_root(folder, role, add or (), drop or (), threshold)
+    _sign_or_write_request(folder, signing_request, keys_dir, request)
 
 
 @keys_app.command("import")
 def import_device(
-    key: Annotated[str, typer.Argument(help="hsm:2?label=TOKEN, a key in a PKCS#11 device.")],
-    to: Annotated[Path, typer.Option("--to", help="Its public half, such as targets.pub.")],
+    key: Annotated[str, typer.Argument(help="A key in a PKCS#11 device: hsm:2?label=TOKEN.")],
+    to: Annotated[Path, typer.Option("--to", help="File for the public key, such as targets.pub.")],
 ) -> None:
-    """Take the public half of a device's key, for keys change --add."""
-    from axiom_server.publish import signed_changes as holders
+    """Export the public key of a PKCS#11 device, for keys change --add."""
+    from axiom_server.publish import signed_changes
 
-    print(f"{to}: {holders.export_public(key, to, _ask_pin)}")
+    print(f"{to}: {signed_changes.export_public(key, to, _ask_pin)}")
 
 
 @keys_app.command("renew")
 def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest = None) -> None:
-    """Sign the same bundles again, before the targets metadata expires (after 180 days)."""
-    from axiom_server.publish import signed_changes as holders
+    """Sign the current bundles again, before the targets metadata expires (after 180 days)."""
+    from axiom_server.publish import signed_changes
 
-    folder = project_folder(context)
-    _sign_or_ask(folder, holders.change_targets(folder, extend=True), keys_dir, request)
+    folder = project_of(context)
+    _sign_or_write_request(
+        folder, signed_changes.change_targets(folder, extend=True), keys_dir, request
+    )
 
 
 @keys_app.command("request")
-def ask_to_publish(
+def request_publication(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Experiments to publish.")],
-    request: Annotated[Path, typer.Option("--to", help="The request's file.")],
+    request: Annotated[Path, typer.Option("--to", help="File to write the request to.")],
     tried: Tried = None,
     skip: Skip = None,
     budget: Budget = None,
 ) -> None:
-    """Try experiments, and write a request to sign them where the targets key is."""
+    """Run experiments in the sandbox, and write a request to sign them on another machine."""
     import msgspec
 
-    from axiom_server.publish import publish as publishing
-    from axiom_server.publish import signed_changes as holders
+    from axiom_server.publish import signed_changes
+    from axiom_server.publish.publish import DryRunOptions, check_sources
 
-    folder = project_folder(context)
-    options = publishing.DryRun(skip=checks(skip), budget_seconds=budget)
-    sources, shown = publishing.check(folder, files, tried or (), options, progress)
-    asked = holders.change_targets(folder, publish=[source for _, source in sources])
-    asked = asked and msgspec.structs.replace(asked, tried=shown)
-    _sign_or_ask(folder, asked, None, request)
+    folder = project_of(context)
+    options = DryRunOptions(skip=skipped_checks(skip), budget_seconds=budget)
+    sources, dry_runs = check_sources(folder, files, tried or (), options, log_to_stdout)
+    signing_request = signed_changes.change_targets(
+        folder, publish=[source for _, source in sources]
+    )
+    signing_request = signing_request and msgspec.structs.replace(signing_request, tried=dry_runs)
+    _sign_or_write_request(folder, signing_request, None, request)
 
 
 def withdraw(
@@ -194,68 +199,78 @@ def withdraw(
     keys_dir: KeysDir = None,
     request: ToRequest = None,
 ) -> None:
-    """Take published versions back: hosts start them no more."""
-    from axiom_server.publish import signed_changes as holders
+    """Withdraw published versions: hosts start no more tasks of them."""
+    from axiom_server.publish import signed_changes
 
-    folder = project_folder(context)
-    _sign_or_ask(folder, holders.change_targets(folder, withdraw=versions), keys_dir, request)
+    folder = project_of(context)
+    _sign_or_write_request(
+        folder, signed_changes.change_targets(folder, withdraw=versions), keys_dir, request
+    )
 
 
 def sign(
-    request: Annotated[Path, typer.Argument(help="A file that --request or --to wrote.")],
-    keys_dir: Annotated[Path, typer.Option("--keys", help="Folder of the keys.")] = Path(),
+    request: Annotated[
+        Path, typer.Argument(help="A signing request, written by --request or --to.")
+    ],
+    keys_dir: Annotated[Path, typer.Option("--keys", help="Folder with the keys.")] = Path(),
     key: Annotated[
         str, typer.Option(help="A key in a PKCS#11 device: hsm:2?label=TOKEN (needs PYKCS11LIB).")
     ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
 ) -> None:
-    """Add this machine's signatures to a request, after showing what it would change."""
+    """Show what a signing request changes, then add the signatures of the keys on this machine."""
     from axiom_server.errors import Usage
-    from axiom_server.publish import signed_changes as holders
+    from axiom_server.publish import signed_changes
     from axiom_server.trust.signing_request import read_request
 
-    asked = read_request(request)
-    print(f"for the project with the root fingerprint {asked.fingerprint()}:")
-    for line in asked.changes():
+    signing_request = read_request(request)
+    print(f"project with root fingerprint {signing_request.fingerprint()}:")
+    for line in signing_request.changes():
         print(f"  {line}")
     if not yes and not typer.confirm("Sign this?"):
         raise Usage("nothing was signed")
-    missing = holders.sign_file(request, keys_dir, key, ask, _ask_pin)
-    then = f"it needs {missing} more" if missing else "next, on the server: axiom-server install"
-    print(f"signed; {then}")
+    missing = signed_changes.sign_file(request, keys_dir, key, ask_passphrase, _ask_pin)
+    print(
+        f"signed; it needs {missing} more signatures"
+        if missing
+        else "signed; next, on the server: axiom-server install"
+    )
 
 
 def install(
     context: typer.Context,
     request: Annotated[Path, typer.Argument(help="A signed request.")],
 ) -> None:
-    """Make a signed request current on the server."""
-    from axiom_server.publish import signed_changes as holders
+    """Put a signed request into effect on the server."""
+    from axiom_server.publish import signed_changes
 
-    holders.install(project_folder(context), request)
+    signed_changes.install(project_of(context), request)
     print("installed")
 
 
-def _sign_or_ask(
-    folder: Folder, asked: SigningRequest | None, keys_dir: Path | None, request: Path | None
+def _sign_or_write_request(
+    folder: ProjectFolder,
+    signing_request: SigningRequest | None,
+    keys_dir: Path | None,
+    request: Path | None,
 ) -> None:
     import msgspec
 
-    from axiom_server.publish import signed_changes as holders
+    from axiom_server.publish import signed_changes
     from axiom_server.trust.metadata import write_file
 
-    if asked is None:
+    if signing_request is None:
         print("nothing to change")
     elif request is not None:
-        write_file(request, msgspec.json.encode(asked))
-        print(f"{request} written; next, where the keys are: axiom-server sign {request}")
+        write_file(request, msgspec.json.encode(signing_request))
+        print(f"{request} written; next, on the machine with the keys: axiom-server sign {request}")
     else:
-        for line in holders.sign_here(folder, asked, keys_dir, ask):
+        for line in signed_changes.sign_here(folder, signing_request, keys_dir, ask_passphrase):
             print(line)
 
 
-def checks(given: list[str] | None) -> list[Check]:
-    """What is not to be checked. Raises Usage."""
+def skipped_checks(given: list[str] | None) -> list[Check]:
+    """The checks named by --skip. Raises Usage."""
     from axiom_server.errors import Usage
     from axiom_server.publish.dry_run import CHECKS
 
@@ -264,18 +279,18 @@ def checks(given: list[str] | None) -> list[Check]:
     return [check for check in CHECKS if check in (given or ())]
 
 
-def progress(line: str) -> None:
-    """How it goes."""
+def log_to_stdout(line: str) -> None:
+    """Print a line of progress."""
     print(line, flush=True)
 
 
-def progress_aside(line: str) -> None:
-    """How it goes, not mixed with what a command prints for programs."""
+def log_to_stderr(line: str) -> None:
+    """Print a line of progress apart from the JSON on stdout."""
     print(line, file=sys.stderr, flush=True)
 
 
-def ask() -> str:
-    """A passphrase, of the person at the terminal."""
+def ask_passphrase() -> str:
+    """Ask at the terminal for a passphrase."""
     return str(typer.prompt("Passphrase", hide_input=True))
 
 
@@ -283,5 +298,5 @@ def _ask_pin() -> str:
     return str(typer.prompt("The device's PIN", hide_input=True))
 
 
-def _ask_new() -> str:
+def _ask_new_passphrase() -> str:
     return str(typer.prompt("New passphrase", hide_input=True, confirmation_prompt=True))

@@ -1,4 +1,4 @@
-"""What the staff's commands share: the project they speak of, its database, and how they print."""
+"""What all commands share: finding the project, a database transaction, and printing."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ import typer
 from axiom_server.errors import DiskFull
 
 if TYPE_CHECKING:
-    from axiom_server.project_folder import Folder
+    from axiom_server.project_folder import ProjectFolder
     from axiom_server.store.database import Connection
 
 T = TypeVar("T")
 
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def project_folder(context: typer.Context) -> Folder:
-    """That of --dir, of AXIOM_SERVER_DIR, or here. Raises NoProject."""
-    from axiom_server.project_folder import find
+def project_of(context: typer.Context) -> ProjectFolder:
+    """The project of --dir, AXIOM_SERVER_DIR or the current folder. Raises NotInitialised."""
+    from axiom_server.project_folder import find_project
 
-    return find(context.find_root().obj)
+    return find_project(context.find_root().obj)
 
 
-def run(folder: Folder, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Do ``work`` in one transaction on the project's database."""
+def run_transaction(folder: ProjectFolder, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run ``work`` in one transaction on the project's database, and return its value.
+
+    Raises DatabaseUnreachable, DiskFull, and what ``work`` raises.
+    """
     import psycopg
 
     from axiom_server.store.database import connect, unreachable
 
-    async def inside(conninfo: str) -> T:
+    async def run(conninfo: str) -> T:
         async with connect(conninfo) as connection:
             return await work(connection)
 
     with folder.database() as conninfo:
         try:
-            return asyncio.run(inside(conninfo))
+            return asyncio.run(run(conninfo))
         except psycopg.errors.DiskFull:
             raise DiskFull(f"no space left for the database in {folder.path}") from None
         except psycopg.OperationalError as error:
@@ -46,18 +49,18 @@ def run(folder: Folder, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 def print_json(value: Any) -> None:
-    """For machines, and still to be read."""
+    """Print indented JSON."""
     import msgspec
 
     print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
 
 
-def print_table(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Columns under their heads, as wide as they must be; nothing where there is no line."""
+def print_table(headings: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Print aligned columns under their headings; nothing when there is no line."""
     texts = [[str(cell) for cell in line] for line in lines]
     if not texts:
         return
-    widths = [max(len(line[i]) for line in [list(heads), *texts]) for i in range(len(heads))]
-    for line in [list(heads), *texts]:
+    widths = [max(len(line[i]) for line in [list(headings), *texts]) for i in range(len(headings))]
+    for line in [list(headings), *texts]:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip())

@@ -1,4 +1,4 @@
-"""What a result earns: policy as data, from the project's TOML; the default is the log's tiers."""
+"""How much credit a result earns, by the policy in project.toml (default: tiers)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 SECONDS_PER_DAY = 86400.0
 COBBLESTONES_PER_GFLOPS_DAY = 200.0  # BOINC's definition of a credit
 HALF_LIFE_DAYS = 7.0  # BOINC's, of recent average credit
-CENT = Decimal("0.001")  # the ledger's smallest amount
+SMALLEST_AMOUNT = Decimal("0.001")  # of the ledger
 
 
 class Tier(Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,14 +27,14 @@ DEFAULT_TIERS = (Tier(0, 2), Tier(100, 5), Tier(1_000, 10), Tier(10_000, 15))
 
 
 class CreditPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How results are paid.
+    """How much credit a result earns.
 
-    kind                  tiers: by elapsed seconds; flops: 200 credits a GFLOPS-day of the slot;
-                          workunit: the same for each
+    kind                  tiers: by elapsed seconds; flops: 200 credits per GFLOPS-day of a slot;
+                          workunit: the same for every result
     tiers                 ascending; the first starts at 0
-    gflops_per_slot       what a slot is taken to compute, for kind flops
+    gflops_per_slot       assumed speed of a slot, for kind flops
     credit_per_workunit   for kind workunit
-    cap_per_user          most that one user earns in one review; 0: no cap
+    cap_per_user          the most that one user earns in one review; 0: no cap
     """
 
     kind: Literal["tiers", "flops", "workunit"] = "tiers"
@@ -44,7 +44,7 @@ class CreditPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     cap_per_user: Annotated[float, Meta(ge=0)] = 0.0
 
     def refusal(self) -> str | None:
-        """Why this policy makes no sense, or None when it does."""
+        """Why this policy is not valid, or None when it is."""
         starts = [tier.min_elapsed_seconds for tier in self.tiers]
         if self.kind == "tiers" and (not starts or starts[0] != 0):
             return "the first tier must start at 0 seconds"
@@ -55,7 +55,7 @@ class CreditPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True, kw_only=True)
 class Earning:
-    """One result that passed every gate. ``cpu_seconds`` is None where nobody counted (imports)."""
+    """One accepted result. ``cpu_seconds`` is None where it is not known (imports)."""
 
     task_id: int
     user_id: int | None
@@ -66,7 +66,7 @@ class Earning:
 
 @dataclass(frozen=True, kw_only=True)
 class CreditDecision:
-    """What one task is paid, and why less than the policy's amount where it is less."""
+    """The credit of one task, and in ``note`` why it is less than the policy's amount."""
 
     task_id: int
     amount: Decimal
@@ -81,7 +81,7 @@ def tier_of(policy: CreditPolicy, elapsed_seconds: float) -> int:
 
 
 def amount(policy: CreditPolicy, elapsed_seconds: float) -> Decimal:
-    """What the policy pays for an elapsed time, before any cap."""
+    """The policy's credit for an elapsed time, before any cap."""
     if policy.kind == "tiers":
         paid = policy.tiers[tier_of(policy, elapsed_seconds)].credit
     elif policy.kind == "flops":
@@ -89,11 +89,11 @@ def amount(policy: CreditPolicy, elapsed_seconds: float) -> Decimal:
         paid = COBBLESTONES_PER_GFLOPS_DAY * policy.gflops_per_slot * days
     else:
         paid = policy.credit_per_workunit
-    return Decimal(repr(paid)).quantize(CENT)
+    return Decimal(repr(paid)).quantize(SMALLEST_AMOUNT)
 
 
 def decide(policy: CreditPolicy, earnings: Sequence[Earning]) -> list[CreditDecision]:
-    """Pay each result once, in the order of task ids: the cap falls on the latest."""
+    """Decide the credit of each result, in order of task id, so that the cap cuts the latest."""
     cap = Decimal(repr(policy.cap_per_user))
     so_far: dict[int | None, Decimal] = {}
     made = []
@@ -101,7 +101,7 @@ def decide(policy: CreditPolicy, earnings: Sequence[Earning]) -> list[CreditDeci
         note = ""
         paid = Decimal(0)
         if earning.elapsed_seconds <= 0 or earning.cpu_seconds == 0:
-            note = "no work: no time was spent on it"
+            note = "no work: it took no time"
         else:
             paid = amount(policy, earning.elapsed_seconds)
             if cap and (left := cap - so_far.get(earning.user_id, Decimal(0))) < paid:
@@ -112,14 +112,14 @@ def decide(policy: CreditPolicy, earnings: Sequence[Earning]) -> list[CreditDeci
 
 
 def decayed(average: float, seconds: float) -> float:
-    """Recent average credit a day, ``seconds`` after it was last brought up to date."""
+    """Recent average credit per day, ``seconds`` after it was last updated."""
     return average * math.exp(-math.log(2) * max(0.0, seconds) / (HALF_LIFE_DAYS * SECONDS_PER_DAY))
 
 
 def averaged(average: float, seconds: float, earned: float) -> float:
-    """Recent average credit a day after ``earned`` more over the last ``seconds``.
+    """Recent average credit per day after ``earned`` more over the last ``seconds``.
 
-    BOINC's update_average (lib/util.cpp): exponential, with its limit where no time has passed.
+    BOINC's update_average (lib/util.cpp): exponential, with its limit when no time has passed.
     """
     if seconds <= 0:
         return average + math.log(2) * earned / HALF_LIFE_DAYS

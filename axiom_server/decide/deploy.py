@@ -1,4 +1,4 @@
-"""Which new workunits to make: as many as each host has idle, experiments spread evenly."""
+"""Decide which new workunits to make: as many as hosts have idle, evenly over experiments."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Device = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class IdleHost:
-    """Slots that nothing runs on and nothing is on its way to."""
+    """A host with slots that run nothing and that no queued workunit is reserved for."""
 
     host_id: int
     cpu: int
     gpu: int
-    environments: frozenset[str] = frozenset()  # empty: not known (imported), taken to have all
+    environments: frozenset[str] = frozenset()  # empty: unknown (imported), assumed to have all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Candidate:
     version_id: int
     environment: str
     cpu_cores: int = 1
-    gpus: int = 0  # needs that many; 0 runs on the CPU, and on a GPU where it is written with torch
+    gpus: int = 0  # how many it needs; with 0 it runs on the CPU, or on a GPU if it uses torch
 
     def fits(self, device: Device) -> bool:
         """Whether a workunit of it can use such a slot."""
@@ -39,7 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """``count`` workunits of a version for a host's device; host None is the untargeted pool."""
+    """``count`` workunits of a version for a host's device; host None means any host."""
 
     version_id: int
     host_id: int | None
@@ -50,11 +50,11 @@ class Placement:
 def fill_idle(
     candidates: Sequence[Candidate], hosts: Sequence[IdleHost], devices: Sequence[Device]
 ) -> list[Placement]:
-    """Give each host exactly as much as it has idle.
+    """Fill exactly the idle slots of each host.
 
-    Versions take turns within a host, and the turn is carried over from host to host, so that both
-    a 240-core host and many small ones get an even mix. GPUs come first: fewer versions run on
-    them, and the turns on cores make up for it.
+    Versions take turns, and the order continues from host to host, so that a 240-core host and many
+    small ones both get an even mix. GPUs come first, because fewer versions can use them; the CPU
+    slots then even out the totals.
     """
     placed = []
     given = dict.fromkeys((c.version_id for c in candidates), 0)
@@ -65,7 +65,7 @@ def fill_idle(
                 for c in candidates
                 if c.fits(device) and (not host.environments or c.environment in host.environments)
             ]
-            counts = _take_turns(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
+            counts = _fill_slots(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
             placed += [
                 Placement(version_id=v, host_id=host.host_id, device=device, count=n)
                 for v, n in counts.items()
@@ -76,12 +76,12 @@ def fill_idle(
 def spread(
     candidates: Sequence[Candidate], count: int, hosts: Sequence[int | None], device: Device
 ) -> list[Placement]:
-    """``count`` workunits for each of ``hosts`` (None: the pool), versions taking turns."""
+    """``count`` workunits for each of ``hosts`` (None: any host), versions taking turns."""
     fitting = [c for c in candidates if c.fits(device)]
     placed = []
     for turn, host_id in enumerate(hosts):
         for i, candidate in enumerate(fitting):
-            place = (i - turn * count) % len(fitting)  # where the turn of the last host ended
+            place = (i - turn * count) % len(fitting)  # continues where the previous host ended
             share = (count - place + len(fitting) - 1) // len(fitting)
             if share > 0:
                 placed.append(
@@ -95,10 +95,10 @@ def spread(
     return placed
 
 
-def _take_turns(
+def _fill_slots(
     fitting: Sequence[Candidate], slots: int, device: Device, given: dict[int, int]
 ) -> dict[int, int]:
-    """Fill ``slots`` with whoever was given least so far (the first named, of equals)."""
+    """Fill ``slots``, each time with the version that was given least (the first, of equals)."""
     counts: dict[int, int] = {}
     while usable := [c for c in fitting if c.slots(device) <= slots]:
         chosen = min(usable, key=lambda c: given[c.version_id])

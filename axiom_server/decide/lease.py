@@ -1,4 +1,4 @@
-"""Which waiting workunits a host gets: what fits it, and never more than it can hold."""
+"""Decide which queued workunits a host gets: those that fit it, up to its limits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from msgspec import Meta, Struct
 
 from axiom_protocol.messages import GRANTS_MAX, Capacity
 
-FAILS_REPEATEDLY = 2  # tasks in a row: one may fail anywhere, of 240 one often does
+FAILS_REPEATEDLY = 2  # failed tasks in a row; a single failure is common on a host with 240 cores
 
 Device = Literal["cpu", "gpu"]
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 
 class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits of what a host may hold, and for how long.
+    """How many tasks a host may hold, and for how long.
 
-    buffer_seconds_max      of work beyond what runs, whatever the host asks for
-    tasks_per_host          most tasks in one host's hands; 0: its slots and buffer only
-    tasks_per_user          most tasks in the hands of one user's hosts together; 0: no limit
+    buffer_seconds_max      most seconds of work beyond what runs, whatever the host asks for
+    tasks_per_host          most tasks that one host may hold; 0: limited by slots and buffer
+    tasks_per_user          most tasks that all hosts of one user may hold; 0: no limit
     deadline_factor         a lease lasts this many times the expected run on this host
-    deadline_min_seconds    and never less: a laptop sleeps, a network fails
-    silent_hours            of a host: then its leases end too, however long they had to go
+    deadline_min_seconds    and at least this long, because laptops sleep and networks fail
+    silent_hours            leases of a host end when it has not synced for this long
     """
 
     buffer_seconds_max: Annotated[float, Meta(ge=0)] = DAY
@@ -38,12 +38,12 @@ class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 @dataclass(frozen=True, kw_only=True)
 class HostView:
-    """What the server knows of a host while it decides.
+    """What the server knows about a host when it grants work.
 
     pace        its elapsed seconds over those declared: 2.0 is half as fast
     failing     tasks failed since its last success
-    leased      tasks in its hands after this request, by device
-    user_leased tasks in the hands of all its user's hosts
+    leased      tasks that it holds after this request, by device
+    user_leased tasks that all hosts of its user hold
     """
 
     cpu_cores: int
@@ -54,12 +54,12 @@ class HostView:
     failing: int = 0
     leased: Mapping[Device, int]
     user_leased: int = 0
-    quarantined: str = ""  # why, when it is
+    quarantined: str = ""  # the reason; empty when it is not
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolView:
-    """One version's untargeted workunits for one device."""
+    """One version's workunits for one device that any host may get."""
 
     version_id: int
     device: Device
@@ -72,7 +72,7 @@ class PoolView:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """How many more slots' worth of tasks the host may be granted, by device, and why not more.
+    """How many slots of each device may be filled with new tasks, and why not more.
 
     tasks   most tasks, however many slots each of them takes
     """
@@ -93,9 +93,9 @@ NO_ROOM = Room(cpu=0, gpu=0)
 def room(
     policy: LeasePolicy, host: HostView, capacity: Capacity, draining: str, mean_seconds: float
 ) -> Room:
-    """Slots to fill: the host's own word, bounded by what it is and what it holds already.
+    """Slots to fill: what the host asks for, limited by its size and by what it holds.
 
-    mean_seconds  a typical run on this host, by which seconds of buffer become tasks
+    mean_seconds  mean duration of a run on this host, to turn seconds of buffer into tasks
     """
     if draining:
         return Room(cpu=0, gpu=0, reason="")
@@ -103,7 +103,7 @@ def room(
         return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
     held = host.leased["cpu"] + host.leased["gpu"]
     if host.failing >= FAILS_REPEATEDLY:
-        # Fed one at a time until it succeeds: a broken host costs the project one task a try.
+        # One task at a time until one succeeds, so that a broken host wastes one task per try.
         return Room(
             cpu=0 if held else min(capacity.cpu_slots_free, capacity.cpu_slots, host.cpu_cores),
             gpu=0 if held else min(capacity.gpu_slots_free, capacity.gpu_slots, host.gpus),
@@ -113,14 +113,18 @@ def room(
                        host.leased["cpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
     gpu = _device_room(policy, capacity.gpu_slots, capacity.gpu_slots_free, host.gpus,
                        host.leased["gpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
-    most = GRANTS_MAX
+    limit = GRANTS_MAX
     if policy.tasks_per_host:
-        most = min(most, max(0, policy.tasks_per_host - held))
+        limit = min(limit, max(0, policy.tasks_per_host - held))
     if policy.tasks_per_user:
-        most = min(most, max(0, policy.tasks_per_user - host.user_leased))
-    gpu = min(gpu, most)
-    cpu = min(cpu, most - gpu)
-    return Room(cpu=cpu, gpu=gpu, reason="" if most else "the limit of tasks in hand is reached")
+        limit = min(limit, max(0, policy.tasks_per_user - host.user_leased))
+    gpu = min(gpu, limit)
+    cpu = min(cpu, limit - gpu)
+    return Room(
+        cpu=cpu,
+        gpu=gpu,
+        reason="" if limit else "the limit of tasks for this host or user is reached",
+    )
 
 
 def _device_room(
@@ -144,28 +148,29 @@ def fits(pool: PoolView, host: HostView) -> bool:
     )
 
 
-def quotas(
+def pool_shares(
     pools: Sequence[PoolView],
     host: HostView,
-    space: Room,
-    given: Mapping[tuple[int, str], float],
-    empty: Collection[tuple[int, str]],
+    room_left: Room,
+    granted: Mapping[tuple[int, str], float],
+    empty_pools: Collection[tuple[int, str]],
 ) -> list[tuple[PoolView, int]]:
-    """How many workunits to ask of each pool: by weight, who was given least first.
+    """How many workunits to take from each pool: by weight, the pool with fewest grants first.
 
-    given  what each pool was given so far, over its weight (any process's own count will do)
-    empty  pools that had nothing a moment ago
+    granted      what each pool was granted so far, divided by its weight; an approximate count,
+                 such as that of one process, is enough
+    empty_pools  pools that were found empty a moment ago
     """
-    asked: list[tuple[PoolView, int]] = []
-    tasks = space.tasks
+    shares: list[tuple[PoolView, int]] = []
+    tasks = room_left.tasks
     for device in ("gpu", "cpu"):
         usable = [
             p
             for p in pools
-            if p.device == device and (p.version_id, device) not in empty and fits(p, host)
+            if p.device == device and (p.version_id, device) not in empty_pools and fits(p, host)
         ]
-        usable.sort(key=lambda p: (given.get((p.version_id, p.device), 0.0), p.version_id))
-        slots = space.of(device)
+        usable.sort(key=lambda p: (granted.get((p.version_id, p.device), 0.0), p.version_id))
+        slots = room_left.of(device)
         total = sum(p.weight for p in usable)
         for pool in usable:
             if slots <= 0 or total <= 0 or tasks <= 0:
@@ -175,25 +180,25 @@ def quotas(
             total -= pool.weight
             count = min(tasks, min(share, slots) // size or (1 if size <= slots else 0))
             if count:
-                asked.append((pool, count))
+                shares.append((pool, count))
                 tasks -= count
                 slots -= count * size
-    return asked
+    return shares
 
 
-def choose(sizes: Sequence[tuple[Device, int]], space: Room) -> list[int]:
-    """Indices of the candidates that fit, in the order offered; a candidate is (device, slots)."""
-    left = {"cpu": space.cpu, "gpu": space.gpu}
+def choose(sizes: Sequence[tuple[Device, int]], room_left: Room) -> list[int]:
+    """Indices of the candidates that fit, in the given order; a candidate is (device, slots)."""
+    left = {"cpu": room_left.cpu, "gpu": room_left.gpu}
     chosen: list[int] = []
     for i, (device, slots) in enumerate(sizes):
-        if slots <= left[device] and len(chosen) < space.tasks:
+        if slots <= left[device] and len(chosen) < room_left.tasks:
             left[device] -= slots
             chosen.append(i)
     return chosen
 
 
 def lease_seconds(policy: LeasePolicy, expected: float, pace: float, ahead: float) -> float:
-    """How long a host may hold a task: its own speed decides, and what waits before it.
+    """Seconds that a host may hold a task, from its speed and the work that it does before.
 
     ahead  seconds of other work in its buffer that will run first
     """

@@ -1,4 +1,4 @@
-"""What becomes of a workunit whose task did not succeed."""
+"""Decide whether a workunit is queued again after its task ended."""
 
 from __future__ import annotations
 
@@ -6,33 +6,36 @@ from dataclasses import dataclass
 
 from axiom_protocol.messages import Outcome
 
-ATTEMPTS_MAX = 6  # faults of one workunit before it is given up: the fault is its own by then
+ATTEMPTS_MAX = 6  # faulty attempts of one workunit before it is given up as its own fault
 
-#: Outcomes that say something of the experiment or the host; the others say only that it stopped.
+#: Outcomes that point to a fault of the experiment or the host; with the others it just stopped.
 FAULTS: frozenset[str] = frozenset({"failed", "timed_out", "over_memory", "over_disk"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequeueDecision:
-    """Whether the workunit waits again, as which attempt."""
+    """Whether the workunit is queued again, and as which attempt."""
 
-    again: bool
+    requeue: bool
     attempt: int
 
 
-def after(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
-    """Decide what follows a task's end. A refused result counts as a fault; being lost does not."""
+def decide_requeue(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
+    """Decide after a task ended. A refused result counts as a fault; a lost task does not."""
     if outcome == "success" and not refused:
-        return RequeueDecision(again=False, attempt=attempt)
+        return RequeueDecision(requeue=False, attempt=attempt)
     if outcome in FAULTS or refused:
-        return RequeueDecision(again=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
-    return RequeueDecision(again=True, attempt=attempt)
+        return RequeueDecision(requeue=attempt < ATTEMPTS_MAX, attempt=attempt + 1)
+    return RequeueDecision(requeue=True, attempt=attempt)
 
 
-def failing_after(failing: int, outcome: Outcome, refused: bool, spared: bool) -> int:
-    """The host's failures since its last success. ``spared``: the experiment was stopped."""
+def count_failures(failing: int, outcome: Outcome, refused: bool, experiment_stopped: bool) -> int:
+    """The host's failures since its last success.
+
+    experiment_stopped  the experiment was stopped, so its faults do not count against the host
+    """
     if outcome == "success" and not refused:
         return 0
-    if spared or (outcome not in FAULTS and not refused):
+    if experiment_stopped or (outcome not in FAULTS and not refused):
         return failing
     return failing + 1

@@ -151,7 +151,7 @@ def is_seed_ignored(manifest: Manifest, probes: Sequence[Result]) -> bool:
         return False
     distinct: list[Result] = []
     for probe in probes:
-        if all(disagreements(manifest, probe, other, most=1) for other in distinct):
+        if all(disagreements(manifest, probe, other, limit=1) for other in distinct):
             distinct.append(probe)
     return 2 * len(distinct) <= len(probes)
 

@@ -1,4 +1,4 @@
-"""Results of one seed held against each other: which are believed, and who is the outlier."""
+"""Compare results for one seed from several hosts: which agree, and which are outliers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
 
-OPINIONS_MAX = 5  # when there is no majority by then, the experiment is at fault, not a host
+RESULTS_MAX = 5  # without a majority by then, the experiment is at fault and no host
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opinion:
-    """One gated result of the workunit. ``trusted``: its host has agreed with others for long."""
+class ComparedResult:
+    """One checked result of the workunit. ``trusted``: its host has agreed many times before."""
 
     task_id: int
     host_id: int
@@ -25,12 +25,12 @@ class Opinion:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonDecision:
-    """What follows.
+    """The outcome of a comparison.
 
-    verdict   agreed: most agree; disputed: another opinion is needed; unsettled: there is still no
-              majority, so the numbers are not reproducible and nobody is to blame
-    agreeing  the tasks that agree
-    outliers  (task, why), whose hosts are charged with a mismatch
+    verdict   agreed: a majority agrees; disputed: another result is needed; unsettled: still no
+              majority, so the results are not reproducible and no host is at fault
+    agreeing  tasks whose results agree
+    outliers  (task, why) for the tasks that do not; their hosts get a mismatch
     """
 
     verdict: Literal["agreed", "disputed", "unsettled"]
@@ -39,48 +39,48 @@ class ComparisonDecision:
     note: str = ""
 
 
-def compare(manifest: Manifest, opinions: Sequence[Opinion]) -> ComparisonDecision:
-    """Hold the results of one seed against each other, field by field. Two at least.
+def compare(manifest: Manifest, results: Sequence[ComparedResult]) -> ComparisonDecision:
+    """Compare two or more results for one seed, field by field.
 
-    Two new hosts do not outvote a trusted one: two accounts of one liar would. A fourth opinion,
-    which a trusted host gives where there is one, decides.
+    Two new hosts do not outvote a trusted one, because they may be two accounts of one cheater. A
+    fourth result decides, from a trusted host where there is one.
     """
-    ordered = sorted(opinions, key=lambda o: o.task_id)
-    camps = _camps(manifest, ordered)
-    largest, others = camps[0], camps[1:]
-    outliers = [opinion for camp in others for opinion in camp]
+    ordered = sorted(results, key=lambda r: r.task_id)
+    groups = _groups(manifest, ordered)
+    largest, others = groups[0], groups[1:]
+    outliers = [compared for group in others for compared in group]
     if not outliers:
-        return ComparisonDecision(verdict="agreed", agreeing=_tasks(largest))
-    note = disagreements(manifest, largest[0].result, outliers[0].result, most=1)[0]
+        return ComparisonDecision(verdict="agreed", agreeing=_task_ids(largest))
+    note = disagreements(manifest, largest[0].result, outliers[0].result, limit=1)[0]
     majority = len(largest) > len(others[0]) and len(largest) > 1
-    doubtful = any(o.trusted for o in outliers) and not any(o.trusted for o in largest)
-    if majority and (not doubtful or len(ordered) > OPINIONS_MAX - 2):
+    doubtful = any(r.trusted for r in outliers) and not any(r.trusted for r in largest)
+    if majority and (not doubtful or len(ordered) > RESULTS_MAX - 2):
         return ComparisonDecision(
             verdict="agreed",
-            agreeing=_tasks(largest),
+            agreeing=_task_ids(largest),
             outliers=tuple(
-                (o.task_id, disagreements(manifest, largest[0].result, o.result, most=1)[0])
-                for o in sorted(outliers, key=lambda o: o.task_id)
+                (r.task_id, disagreements(manifest, largest[0].result, r.result, limit=1)[0])
+                for r in sorted(outliers, key=lambda r: r.task_id)
             ),
         )
     verdict: Literal["disputed", "unsettled"] = (
-        "disputed" if len(ordered) < OPINIONS_MAX else "unsettled"
+        "disputed" if len(ordered) < RESULTS_MAX else "unsettled"
     )
     return ComparisonDecision(verdict=verdict, note=note)
 
 
-def _camps(manifest: Manifest, ordered: Sequence[Opinion]) -> list[list[Opinion]]:
-    """Opinions that agree with the first of their camp; the largest camp first."""
-    camps: list[list[Opinion]] = []
-    for opinion in ordered:
-        for camp in camps:
-            if not disagreements(manifest, camp[0].result, opinion.result, most=1):
-                camp.append(opinion)
+def _groups(manifest: Manifest, ordered: Sequence[ComparedResult]) -> list[list[ComparedResult]]:
+    """Groups of results that agree with the first of their group; the largest group first."""
+    groups: list[list[ComparedResult]] = []
+    for compared in ordered:
+        for group in groups:
+            if not disagreements(manifest, group[0].result, compared.result, limit=1):
+                group.append(compared)
                 break
         else:
-            camps.append([opinion])
-    return sorted(camps, key=lambda camp: (-len(camp), camp[0].task_id))
+            groups.append([compared])
+    return sorted(groups, key=lambda group: (-len(group), group[0].task_id))
 
 
-def _tasks(camp: Sequence[Opinion]) -> tuple[int, ...]:
-    return tuple(opinion.task_id for opinion in camp)
+def _task_ids(group: Sequence[ComparedResult]) -> tuple[int, ...]:
+    return tuple(compared.task_id for compared in group)

@@ -1,4 +1,4 @@
-"""Read-only pages: what visitors see of the project. Every text is escaped by the templates."""
+"""Public pages of the project, read-only. The templates escape every text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
 from axiom_server.review.log import number
 from axiom_server.review.log_text import heading_of, sections
-from axiom_server.review.review import session_log
+from axiom_server.review.session_log import session_log
 from axiom_server.store import experiments, overview, sessions, users
 from axiom_server.store.database import Connection
 
-LEADERS = 100  # users on the front page
-SESSIONS = 10  # the latest ones, listed there
-#: Totals that mean something to a visitor, and what they are called there.
+LEADERS = 100  # users listed on the front page
+SESSIONS = 10  # latest sessions listed there
+#: Totals on the front page, with their labels.
 SHOWN = {
-    "users": "volunteers", "hosts": "hosts", "live_hosts": "hosts at work now", "leased": "running",
-    "queued": "waiting", "credited_results": "results credited", "credit": "credit",
+    "users": "volunteers", "hosts": "hosts", "live_hosts": "hosts online",
+    "leased": "tasks running", "queued": "tasks waiting",
+    "credited_results": "results credited", "credit": "credit",
 }  # fmt: skip
 
 _environment = Environment(
@@ -35,7 +36,7 @@ _environment.filters["number"] = lambda value: f"{number(value):,}"
 
 
 async def front(connection: Connection, config: Config) -> str:
-    """The project at a glance: totals, experiments with their verdicts, users by credit."""
+    """The front page: totals, experiments with their verdicts, users by credit."""
     found = await overview.totals(connection)
     latest = await sessions.get(connection, None)
     verdicts: dict[str, list[dict[str, Any]]] = {}
@@ -54,7 +55,7 @@ async def front(connection: Connection, config: Config) -> str:
 
 
 async def session(connection: Connection, config: Config, session_id: int) -> str | None:
-    """One session log; None when there is none of that number."""
+    """The page of one session log; None when there is no such session."""
     if await sessions.get(connection, session_id) is None:
         return None
     log = await session_log(connection, config, session_id)
@@ -72,7 +73,7 @@ async def session(connection: Connection, config: Config, session_id: int) -> st
 
 
 def _line(text: str) -> tuple[int, str]:
-    """How far a line is indented, and the line."""
+    """The indentation of a line in characters, and its text."""
     return len(text) - len(text.lstrip()), text.lstrip()
 
 

@@ -1,4 +1,4 @@
-"""`axiom-server deploy`: new workunits for idle hosts, named hosts or the open pool."""
+"""`axiom-server deploy`: make workunits for idle hosts, for named hosts, or for any host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from axiom_protocol.manifest import ManifestError, Parameters
-from axiom_server.config import Deploying
+from axiom_server.config import DeployConfig
 from axiom_server.decide import deploy
 from axiom_server.decide.deploy import Candidate, Device, Placement
 from axiom_server.errors import ExperimentUnknown, NotFound, Usage
@@ -24,10 +24,10 @@ from axiom_server.store.workunits import NewWorkunits
 class Order:
     """What staff ask for. Exactly one of ``fill_idle`` and ``count`` is set.
 
-    count       workunits for each host named, or for the open pool; with several parameter sets,
-                that many of each
-    gpu         for GPUs (with count); fill_idle does both kinds
-    ceiling     for the open pool: no more of one experiment than this wait in it afterwards
+    count       workunits for each named host, or for any host; with several parameter sets, that
+                many of each
+    gpu         for GPUs only; else ``fill_idle`` fills CPUs and GPUs, and ``count`` is for CPUs
+    ceiling     for any host: afterwards no more than this of one experiment wait
     parameters  parameter sets; one empty set means the defaults
     """
 
@@ -44,9 +44,9 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """What was made: per experiment, and per host by device.
+    """The workunits that were made: by experiment, and by host and device.
 
-    standing    nothing was idle, so the order waits for hosts that join; see ``fill_newcomer``
+    standing    no host was idle, so the order waits for hosts that join; see ``fill_new_host``
     """
 
     deployment_id: int | None
@@ -57,13 +57,16 @@ class Deployed:
     standing: bool = False
 
 
-async def make(connection: Connection, order: Order, config: Deploying) -> Deployed:
-    """Deploy in the caller's transaction. Raises ExperimentUnknown, NotFound, Usage."""
-    chosen = await _chosen(connection, order.names)
+async def execute_order(connection: Connection, order: Order, config: DeployConfig) -> Deployed:
+    """Make the workunits, in the caller's transaction.
+
+    Raises ExperimentUnknown, NotFound, Usage.
+    """
+    chosen = await _select_versions(connection, order.names)
     placements = await _placements(connection, order, config, chosen)
     wanted = await _with_parameters(connection, order, chosen, placements)
     if order.ceiling is not None:
-        wanted = _below(order.ceiling, await workunits.pooled(connection), wanted)
+        wanted = _apply_ceiling(order.ceiling, await workunits.count_pool(connection), wanted)
     wanted = [w for w in wanted if w.count]
     if order.weight is not None:
         for version in chosen:
@@ -71,53 +74,57 @@ async def make(connection: Connection, order: Order, config: Deploying) -> Deplo
     if not wanted:
         standing = order.fill_idle and not order.hosts
         if standing:
-            await _stand(connection, order)
+            await _save_standing_order(connection, order)
         return Deployed(deployment_id=None, workunits=0, pool=0, experiments={}, standing=standing)
     by_id = {v.version_id: v for v in chosen}
     made = _summary(by_id, wanted)
-    new = await _first_used(connection, [v for v in chosen if made.experiments.get(v.name)])
+    new = await _mark_used(connection, [v for v in chosen if made.experiments.get(v.name)])
     record = _record(by_id, order, made, new)
     kind = "idle" if order.fill_idle else "hosts" if order.hosts else "pool"
     deployment_id = await workunits.deploy(
         connection, kind, wanted, config.hold_hours * 3600, record
     )
     if order.fill_idle:
-        await hosts.imported_are_filled(connection, sorted(made.hosts))
+        await hosts.clear_imported_idle(connection, sorted(made.hosts))
     return Deployed(
         deployment_id=deployment_id, workunits=made.workunits, pool=made.pool,
         experiments=made.experiments, hosts=made.hosts,
     )  # fmt: skip
 
 
-async def fill_newcomer(connection: Connection, host_id: int, config: Deploying) -> None:
-    """Give a host that has just joined what --fill-idle promised while nothing was idle.
+async def fill_new_host(connection: Connection, host_id: int, config: DeployConfig) -> None:
+    """Give a new host work from ``--fill-idle`` orders that found no idle host.
 
-    An order stands for as long as a deployed workunit is held for its host. What the first order
-    fills, a second finds no longer idle, so a host never gets more than it has.
+    An order waits as long as a workunit is reserved for its host. Slots that one order fills are
+    not idle for the next, so a host never gets more than it can run.
     """
     for standing in await workunits.standing_orders(connection, config.hold_hours * 3600):
         order = msgspec.convert({**standing, "hosts": (host_id,)}, Order)
         try:
-            await make(connection, order, config)
+            await execute_order(connection, order, config)
         except ExperimentUnknown:
-            continue  # retired or withdrawn since: what it asked for is no longer to be had
+            continue  # retired or withdrawn since the order was given
 
 
-async def _stand(connection: Connection, order: Order) -> None:
+async def _save_standing_order(connection: Connection, order: Order) -> None:
     record = {"experiments": [], "hosts": [], "pool": 0, "order": msgspec.to_builtins(order)}
     await workunits.deploy(connection, "standing", (), 0.0, record)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at what was meant."""
+def suggest_names(name: str, known: Sequence[str]) -> str:
+    """A hint for a misspelt name: similar names, else all of them."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"there are: {', '.join(known)}" if known else "publish one: axiom-server publish FILE"
+    return (
+        f"these are published: {', '.join(known)}"
+        if known
+        else "publish one with: axiom-server publish FILE"
+    )
 
 
-async def _chosen(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
-    """The active version of each name, or the version named as NAME@VERSION, in the order given."""
+async def _select_versions(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
+    """The active version for each NAME or NAME@VERSION, in the order given."""
     every = await experiments.versions(connection)
     active = {v.name: v for v in every if v.state == "active"}
     active |= {f"{v.name}@{v.version}": v for v in every if v.state == "active"}
@@ -134,12 +141,14 @@ async def _chosen(connection: Connection, names: Sequence[str]) -> list[VersionR
             )
         else:
             known = sorted({v.name for v in every})
-            raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+            raise ExperimentUnknown(
+                f"no experiment {name!r} is published; {suggest_names(name, known)}"
+            )
     return chosen
 
 
 async def _placements(
-    connection: Connection, order: Order, config: Deploying, chosen: Sequence[VersionRow]
+    connection: Connection, order: Order, config: DeployConfig, chosen: Sequence[VersionRow]
 ) -> list[Placement]:
     candidates = [_candidate(v) for v in chosen]
     device: Device = "gpu" if order.gpu else "cpu"
@@ -151,7 +160,7 @@ async def _placements(
     if not any(c.fits(device) for c in candidates):
         raise Usage(f"none of {', '.join(order.names)} runs on a {device.upper()}")
     if order.hosts:
-        there = await hosts.some(connection, list(order.hosts))
+        there = await hosts.slots_of(connection, list(order.hosts))
         if missing := sorted(set(order.hosts) - there.keys()):
             raise NotFound(f"no host {missing[0]}; axiom-server hosts lists them")
     return deploy.spread(candidates, order.count, list(order.hosts) or [None], device)
@@ -163,7 +172,7 @@ async def _with_parameters(
     chosen: Sequence[VersionRow],
     placements: Sequence[Placement],
 ) -> list[NewWorkunits]:
-    """Turn placements into workunits: with a sweep, its parameter sets take turns or multiply."""
+    """Add the parameter sets: they share the slots of idle hosts, and multiply a count."""
     by_id = {v.version_id: v for v in chosen}
     sets: dict[int, list[int]] = {}
     for version_id in sorted({p.version_id for p in placements}):
@@ -181,7 +190,7 @@ async def _with_parameters(
     for p in placements:
         ids = sets[p.version_id]
         for i, parameters_id in enumerate(ids):
-            if order.fill_idle:  # the slots are fixed: the sets share them
+            if order.fill_idle:  # the number of slots is fixed, so the sets share them
                 ours = (i - turn[p.version_id]) % len(ids)
                 count = (p.count - ours + len(ids) - 1) // len(ids)
             else:
@@ -196,10 +205,10 @@ async def _with_parameters(
     return wanted
 
 
-def _below(
+def _apply_ceiling(
     ceiling: int, waiting: Mapping[int, int], wanted: Sequence[NewWorkunits]
 ) -> list[NewWorkunits]:
-    """The same, but for what would be more than ``ceiling`` of a version, with those that wait."""
+    """Reduce the counts so that no more than ``ceiling`` of a version wait in the end."""
     room = {w.version_id: max(0, ceiling - waiting.get(w.version_id, 0)) for w in wanted}
     kept = []
     for w in wanted:
@@ -236,8 +245,8 @@ def _summary(by_id: dict[int, VersionRow], wanted: Sequence[NewWorkunits]) -> De
     )
 
 
-async def _first_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
-    """Experiments never deployed before, nor imported with results; from now on they have been."""
+async def _mark_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
+    """Mark experiments as used; returns the ids of those that were not used before."""
     found = await rows(
         connection,
         """UPDATE experiments SET used_at = now()
@@ -250,7 +259,7 @@ async def _first_used(connection: Connection, chosen: Sequence[VersionRow]) -> s
 def _record(
     by_id: dict[int, VersionRow], order: Order, made: Deployed, new: set[int]
 ) -> dict[str, Any]:
-    """What the session log will want to know. Hosts as [id, cpu, gpu], most work first."""
+    """What the session log will show. Hosts as [id, cpu, gpu], most work first."""
     return {
         "experiments": [
             {

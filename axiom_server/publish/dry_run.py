@@ -1,7 +1,7 @@
-"""What `publish` asks of an experiment first: two runs by `axiom-client try`, in the sandbox.
+"""Dry runs before publication: two runs of each experiment by `axiom-client try`, in the sandbox.
 
-Both must succeed with the same bytes, and within the time and memory that the metadata declares.
-Runs that were recorded elsewhere (`try --json > FILE`) count as well, if they are of these bytes.
+Both must succeed with the same result, within the time and memory that the metadata declares. Runs
+recorded on another machine (`try --json > FILE`) count as well, if they are of the same source.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ from msgspec import Raw, Struct
 
 from axiom_protocol.manifest import Manifest
 from axiom_server.errors import DryRunFailed, FileUnreadable
-from axiom_server.review.log_text import dry_run_in_words
+from axiom_server.review.log_text import dry_run_summary
 from axiom_server.trust.targets import read_bundle
 
 Check = Literal["dry-run", "determinism", "time", "memory"]
 CHECKS: tuple[Check, ...] = get_args(Check)
-RUNS = 2  # the fewest that can differ
+RUNS = 2  # two results can be compared
 SEED = 1
-APART_SECONDS = 1.1  # between the beginnings of two runs: a whole second of the clock differs
-BUDGET_SECONDS_MAX = 10.0  # of each run, unless said: enough for what a run does, again and again
-START_SECONDS = 20.0  # of processor time, to import what it needs on a busy machine
-CPU_MARGIN = 3.0  # times the budget: machines differ, and a budget is a whole number of parts
-WALL_MARGIN = 10.0  # the agent's own: beyond, a task counts as hung
+APART_SECONDS = (
+    1.1  # between the starts of two runs, so that they see different seconds of the clock
+)
+BUDGET_SECONDS_MAX = 10.0  # default for each run: enough for a few training steps of any experiment
+START_SECONDS = 20.0  # of CPU time, to import libraries on a busy machine
+CPU_MARGIN = 3.0  # times the budget: machines differ, and a run ends only between its parts
+WALL_MARGIN = 10.0  # times the budget, as in the agent: beyond that a task counts as hung
 MESSAGE_CHARACTERS_MAX = 400
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class Run(Struct, frozen=True, kw_only=True):
-    """One run, as `axiom-client try --json` tells it."""
+class RecordedRun(Struct, frozen=True, kw_only=True):
+    """One run, as `axiom-client try --json` prints it."""
 
     experiment: str
     sha256: str
@@ -56,37 +58,37 @@ class Run(Struct, frozen=True, kw_only=True):
     result: Raw = Raw(b"null")
 
 
-def read_run(path: Path) -> Run:
-    """What `axiom-client try --json` printed. Raises FileUnreadable."""
+def read_recorded_run(path: Path) -> RecordedRun:
+    """Read the output of `axiom-client try --json`. Raises FileUnreadable."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Run)
+        return msgspec.json.decode(path.read_bytes(), type=RecordedRun)
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileUnreadable(
-            f"{path} is not what axiom-client try --json prints: {error}"
+            f"{path} is not the output of axiom-client try --json: {error}"
         ) from None
 
 
-def try_all(
+def dry_run_all(
     sources: Sequence[tuple[Path, bytes]],
-    recorded: Iterable[Run],
+    recorded: Iterable[RecordedRun],
     *,
     skip: Collection[Check],
     budget_seconds: float | None,
-    tell: Tell,
+    log: Log,
 ) -> dict[str, dict[str, Any]]:
-    """Try each source; what the session log shows of it, by SHA-256.
+    """Run every source that has no recorded runs; by SHA-256, what the session log shows.
 
-    recorded        runs made elsewhere: no other is made of the same bytes
-    budget_seconds  of each run; else what is declared, up to BUDGET_SECONDS_MAX
-    tell            hears how it goes, a line at a time
+    recorded        runs made on other machines
+    budget_seconds  of each run; default: as declared, at most BUDGET_SECONDS_MAX
+    log             called with each line of progress
 
-    Raises DryRunFailed with all that is wrong.
+    Raises DryRunFailed with everything that is wrong.
     """
     runs = _by_source(sources, recorded)
     if "dry-run" not in skip:
-        _make_missing(sources, runs, skip, budget_seconds, tell)
+        _run_missing(sources, runs, skip, budget_seconds, log)
     wrong, done = [], {}
     for path, source in sources:
         manifest, digest = read_bundle(source).manifest, _digest(source)
@@ -94,50 +96,50 @@ def try_all(
             continue
         if faults := list(_faults(manifest, runs[digest], skip)):
             wrong += [f"{path}: {fault}" for fault in faults]
-        done[digest] = _told(manifest, runs[digest], skip)
-        tell(f"{manifest.ref}: {'REFUSED' if faults else dry_run_in_words(done[digest])}")
+        done[digest] = _summary(manifest, runs[digest], skip)
+        log(f"{manifest.ref}: {'REFUSED' if faults else dry_run_summary(done[digest])}")
     if wrong:
         raise DryRunFailed("; ".join(wrong))
     return done
 
 
 def _by_source(
-    sources: Sequence[tuple[Path, bytes]], recorded: Iterable[Run]
-) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {_digest(source): [] for _, source in sources}
+    sources: Sequence[tuple[Path, bytes]], recorded: Iterable[RecordedRun]
+) -> dict[str, list[RecordedRun]]:
+    runs: dict[str, list[RecordedRun]] = {_digest(source): [] for _, source in sources}
     for run in recorded:
         if run.sha256 not in runs:
             raise DryRunFailed(
-                f"the recorded run of {run.experiment} is of other bytes than those given: "
-                "run axiom-client try again"
+                f"the recorded run of {run.experiment} is of a different source than the file "
+                "given: run axiom-client try on this file"
             )
         runs[run.sha256].append(run)
     return runs
 
 
-def _make_missing(
+def _run_missing(
     sources: Sequence[tuple[Path, bytes]],
-    runs: dict[str, list[Run]],
+    runs: dict[str, list[RecordedRun]],
     skip: Collection[Check],
     budget_seconds: float | None,
-    tell: Tell,
+    log: Log,
 ) -> None:
-    """Run what was not recorded, as many at a time as there are cores."""
+    """Run the sources without recorded runs, as many at a time as there are cores."""
     wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
     count = 1 if "determinism" in skip else RUNS
-    first: list[_Try] = []
+    first: list[_DryRunProcess] = []
     for path, source in wanted:
         manifest = read_bundle(source).manifest
         budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
         device = "gpu" if manifest.resources.gpus else "cpu"
-        first.append(_Try(path, budget, device))
-        tell(f"{manifest.ref}: trying it, {count} x {budget:g} s")
+        first.append(_DryRunProcess(path, budget, device))
+        log(f"{manifest.ref}: dry run, {count} x {budget:g} s")
     tries = first + [one.again() for one in first for _ in range(count - 1)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
-        for run in pool.map(_Try.run, tries):
+        for run in pool.map(_DryRunProcess.run, tries):
             if run.sha256 not in runs:
-                raise DryRunFailed(f"{run.experiment} changed while it was tried")
+                raise DryRunFailed(f"{run.experiment} changed during its dry run")
             runs[run.sha256].append(run)
     finally:
         for one in tries:
@@ -145,75 +147,77 @@ def _make_missing(
         pool.shutdown(cancel_futures=True)
 
 
-class _Try:
-    """One run of `axiom-client try`, and a way to end it early.
+class _DryRunProcess:
+    """One run of `axiom-client try`, which can be ended early.
 
-    ``before``: the same, begun before it. One begun in the same second would agree with it even
-    where the numbers follow the clock.
+    before  the run of the same source to start after; two runs in the same second would agree even
+            if the result depended on the clock
     """
 
     def __init__(
-        self, path: Path, budget_seconds: float, device: str, before: _Try | None = None
+        self, path: Path, budget_seconds: float, device: str, before: _DryRunProcess | None = None
     ) -> None:
         self._path = path
-        self._of = path, budget_seconds, device
+        self._arguments = path, budget_seconds, device
         self._before = before
-        self._begun = threading.Event()
-        self._line = [
+        self._started = threading.Event()
+        self._command = [
             *_client(), "try", str(path), "--seed", str(SEED), "--budget", str(budget_seconds),
             "--device", device, "--json",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
-        self._over = False
+        self._ended = False
 
-    def run(self) -> Run:
-        """Raises DryRunFailed when there is nothing to judge."""
+    def run(self) -> RecordedRun:
+        """Run it and return its record. Raises DryRunFailed when it has none."""
         if self._before is not None:
-            self._before._begun.wait()
+            self._before._started.wait()
             time.sleep(APART_SECONDS)
-        self._begun.set()
-        if self._over:
-            raise DryRunFailed(f"{self._path} was not tried")
+        self._started.set()
+        if self._ended:
+            raise DryRunFailed(f"{self._path} was not run")
         with subprocess.Popen(
-            self._line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as self._process:
-            out, said = self._process.communicate()
+            out, errors = self._process.communicate()
         try:
-            return msgspec.json.decode(out, type=Run)
+            return msgspec.json.decode(out, type=RecordedRun)
         except msgspec.DecodeError:
-            words = _one_line(said.decode(errors="replace").removeprefix("axiom-client: "))
+            words = _one_line(errors.decode(errors="replace").removeprefix("axiom-client: "))
             raise DryRunFailed(
-                f"{self._path} could not be tried here: {words}; try it "
-                "elsewhere and give --tried FILE, or give --skip dry-run"
+                f"{self._path} could not be run here: {words}; run axiom-client try "
+                "--json on another machine and give --tried FILE, or give --skip dry-run"
             ) from None
 
-    def again(self) -> _Try:
-        """The same once more."""
-        return _Try(*self._of, before=self)
+    def again(self) -> _DryRunProcess:
+        """A second run of the same source, to start after this one."""
+        return _DryRunProcess(*self._arguments, before=self)
 
     def end(self) -> None:
-        """Stop it if it runs, and never start it."""
-        self._over = True
+        """Stop it if it runs; prevent it from starting otherwise."""
+        self._ended = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
 
 def _client() -> list[str]:
-    """The agent's program: the one installed beside this, else the one on the path."""
+    """The command axiom-client: next to this interpreter, or on PATH, or as a module."""
     beside = Path(sys.executable).with_name("axiom-client")
     found = str(beside) if beside.exists() else shutil.which("axiom-client")
     return [found] if found else [sys.executable, "-m", "axiom_client"]
 
 
-def _faults(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> Iterable[str]:
-    """What speaks against publishing, one line each."""
+def _faults(
+    manifest: Manifest, runs: Sequence[RecordedRun], skip: Collection[Check]
+) -> Iterable[str]:
+    """Reasons not to publish, one line each."""
     failed = [run for run in runs if run.outcome != "success"]
     if failed:
         yield f"its dry run ended as {failed[0].outcome}: {_one_line(failed[0].message)}"
         return
     if "determinism" not in skip:
         if len(runs) < RUNS:
-            yield f"{RUNS} recorded runs are needed to compare their bytes, or --skip determinism"
+            yield f"{RUNS} recorded runs are needed to compare their results, or --skip determinism"
         elif len({(run.seed, run.budget_seconds) for run in runs}) > 1:
             yield "its recorded runs are of different seeds or budgets, and cannot be compared"
         elif len({bytes(run.result) for run in runs}) > 1:
@@ -236,14 +240,16 @@ def _faults(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) ->
             )
 
 
-def _difference(runs: Sequence[Run]) -> str:
-    """The first name whose values differ."""
+def _difference(runs: Sequence[RecordedRun]) -> str:
+    """Names of the first fields that differ."""
     first, second = (msgspec.json.decode(run.result) for run in runs[:2])
     differing = [name for name in first if first[name] != second.get(name)]
     return f"{', '.join(differing[:3]) or 'their order'}"
 
 
-def _told(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> dict[str, Any]:
+def _summary(
+    manifest: Manifest, runs: Sequence[RecordedRun], skip: Collection[Check]
+) -> dict[str, Any]:
     return {
         "runs": len(runs),
         "seed": runs[0].seed,
@@ -259,7 +265,7 @@ def _told(manifest: Manifest, runs: Sequence[Run], skip: Collection[Check]) -> d
 
 
 def _one_line(text: str) -> str:
-    """How it begins and how it ends, which of a traceback is the error."""
+    """The text on one line, with its middle cut out; a traceback ends with the error."""
     words, half = " ".join(text.split()), MESSAGE_CHARACTERS_MAX // 2
     return words if len(words) <= 2 * half else f"{words[:half]} ... {words[-half:]}"
 

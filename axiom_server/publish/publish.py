@@ -1,4 +1,4 @@
-"""`axiom-server publish`, and the files staff hand in: experiments, dry runs, sweeps."""
+"""`axiom-server publish`: check experiment files, sign them and store them; read sweeps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from axiom_server.errors import (
     FileUnreadable,
     SigningFailed,
 )
-from axiom_server.project_folder import Folder
-from axiom_server.publish.deploy import nearest
-from axiom_server.publish.dry_run import Check, Tell, read_run, try_all
+from axiom_server.project_folder import ProjectFolder
+from axiom_server.publish.deploy import suggest_names
+from axiom_server.publish.dry_run import Check, Log, dry_run_all, read_recorded_run
 from axiom_server.store import experiments
 from axiom_server.store.database import Connection
 from axiom_server.trust.keys import SERVER_ROLES, KeysError, Role, load_keys
@@ -26,19 +26,19 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Published, read_bundle
 
 PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
-SWEEP_MOST = 10_000  # parameter sets of one file
+SWEEP_SETS_MAX = 10_000  # parameter sets of one file
 
 
 @dataclass(frozen=True, kw_only=True)
-class DryRun:
-    """What staff want of the dry runs: what not to hold against them, and how long each is."""
+class DryRunOptions:
+    """Which checks of the dry runs to skip, and the seconds of each run."""
 
     skip: Collection[Check] = ()
     budget_seconds: float | None = None
 
 
 def read_source(path: Path) -> tuple[Path, bytes]:
-    """An experiment's bytes, checked. Raises FileUnreadable, ExperimentMalformed."""
+    """Read and check an experiment file. Raises FileUnreadable, ExperimentMalformed."""
     try:
         if path.is_dir():
             raise FileUnreadable(f"{path} is a folder; give the experiment's .py file")
@@ -51,12 +51,17 @@ def read_source(path: Path) -> tuple[Path, bytes]:
     return path, source
 
 
-def check(
-    folder: Folder, paths: Sequence[Path], tried: Sequence[Path], options: DryRun, tell: Tell
+def check_sources(
+    folder: ProjectFolder,
+    paths: Sequence[Path],
+    tried: Sequence[Path],
+    options: DryRunOptions,
+    log: Log,
 ) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
-    """The sources, and what their dry runs showed, by SHA-256. What is published is not run again.
+    """Check sources and run those that are not published yet, without changing anything.
 
-    Raises by what is wrong; nothing is changed.
+    Returns the sources, and what their dry runs showed by SHA-256. Raises FileUnreadable,
+    ExperimentMalformed, DryRunFailed.
     """
     sources = [read_source(path) for path in paths]
     try:
@@ -65,16 +70,16 @@ def check(
         raise ExperimentMalformed(str(error)) from None
     known = {bundle.sha256 for bundle in folder.bundles.bundles()}
     new = [(path, source) for path, source in sources if _digest(source) not in known]
-    recorded = [run for run in map(read_run, tried) if run.sha256 not in known]
-    shown = try_all(
+    recorded = [run for run in map(read_recorded_run, tried) if run.sha256 not in known]
+    shown = dry_run_all(
         new, recorded,
-        skip=options.skip, budget_seconds=options.budget_seconds, tell=tell,
+        skip=options.skip, budget_seconds=options.budget_seconds, log=log,
     )  # fmt: skip
     return sources, shown
 
 
 def read_sweep(path: Path) -> Sequence[Parameters]:
-    """Parameter sets: ``[[set]]`` tables, or one table of lists whose product is taken.
+    """Read parameter sets: ``[[set]]`` tables, or a ``[product]`` table of lists to combine.
 
     ``lr = [0.1, 0.2]`` and ``width = [64]`` in ``[product]`` make two sets. Raises FileUnreadable.
     """
@@ -89,27 +94,28 @@ def read_sweep(path: Path) -> Sequence[Parameters]:
     for name, values in table.get("product", {}).items():
         values = values if isinstance(values, list) else [values]
         product = [{**chosen, name: value} for chosen in product for value in values]
-        if len(product) > SWEEP_MOST:
-            raise FileUnreadable(f"{path}: more than {SWEEP_MOST} parameter sets")
+        if len(product) > SWEEP_SETS_MAX:
+            raise FileUnreadable(f"{path}: more than {SWEEP_SETS_MAX} parameter sets")
     sets += product if table.get("product") else []
     if unknown := sorted(table.keys() - {"set", "product"}):
         raise FileUnreadable(f"{path}: unknown table {unknown[0]!r}; it has [[set]] and [product]")
     if not sets:
-        raise FileUnreadable(f"{path} holds no [[set]] and no [product]")
+        raise FileUnreadable(f"{path} has no [[set]] and no [product] table; add one")
     return sets
 
 
 async def publish(
     connection: Connection,
-    folder: Folder,
+    folder: ProjectFolder,
     sources: Sequence[tuple[Path, bytes]],
     tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
 ) -> list[tuple[Published, bool]]:
-    """Sign and record each; the flag says whether it is new. Raises by what is wrong.
+    """Sign and store each source; the flag says whether it is new.
 
-    Signed first, recorded second: what is recorded can always be fetched, and publishing again
-    after a crash between the two completes it.
+    It is signed before it is stored in the database, so hosts can fetch all that is stored, and
+    publishing again completes it after a crash in between. Raises ExperimentMalformed,
+    SigningFailed.
     """
     done = []
     try:
@@ -130,12 +136,17 @@ async def publish(
 
 
 async def set_state(connection: Connection, name: str, state: str, reason: str) -> int:
-    """Retire or resume the latest version of an experiment. Raises ExperimentUnknown."""
+    """Retire or resume the latest version of an experiment; returns how many workunits changed.
+
+    Raises ExperimentUnknown.
+    """
     every = await experiments.versions(connection)
     wanted = [v for v in every if name in (v.name, v.manifest.ref)]
     if not wanted:
         known = sorted({v.name for v in every})
-        raise ExperimentUnknown(f"no experiment {name!r} is published; {nearest(name, known)}")
+        raise ExperimentUnknown(
+            f"no experiment {name!r} is published; {suggest_names(name, known)}"
+        )
     return await experiments.set_state(connection, wanted[-1].version_id, state, reason)
 
 
@@ -145,7 +156,7 @@ def _digest(source: bytes) -> str:
 
 async def publish_and_tell(
     connection: Connection,
-    folder: Folder,
+    folder: ProjectFolder,
     sources: Sequence[tuple[Path, bytes]],
     tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
@@ -157,7 +168,7 @@ async def publish_and_tell(
     }
 
 
-async def told(connection: Connection, folder: Folder, manifest: Manifest) -> list[str]:
+async def told(connection: Connection, folder: ProjectFolder, manifest: Manifest) -> list[str]:
     """What a version's declaration changes, and which seeds had been seen by then."""
     record = folder.bundles.declarations().get(manifest.ref)
     lines = [f"criteria {record['criteria_sha256'][:16]}"] if record else []

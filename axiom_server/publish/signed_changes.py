@@ -1,4 +1,4 @@
-"""What those who hold the keys do: change the signed metadata, here or through a request."""
+"""Change the signed metadata, with keys on this machine or through a signing request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from securesystemslib.signer import Signer
 
 from axiom_protocol.manifest import read_manifest
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
-from axiom_server.project_folder import Folder
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.publish import set_state
 from axiom_server.store import experiments
 from axiom_server.store.database import connect
@@ -39,11 +39,11 @@ from axiom_server.trust.signing_request import (
     request_targets,
 )
 
-Ask = Callable[[], str]  # asks a person for a passphrase
+Prompt = Callable[[], str]  # asks a person for a passphrase
 
 
-def trusted_keys(folder: Folder) -> dict[str, Any]:
-    """The root's fingerprint and, by role: threshold, keys (id -> file, or empty), expires_at."""
+def trusted_keys(folder: ProjectFolder) -> dict[str, Any]:
+    """The root fingerprint and, by role: threshold, keys (id -> file or ""), expires_at."""
     root, expiries = folder.bundles.metadata.root().signed, folder.bundles.expiries()
     files = [path for role in ROLES for path in key_files(folder.keys, role)]
     public = {path: path.with_suffix(".pub") for path in files}
@@ -60,23 +60,27 @@ def trusted_keys(folder: Folder) -> dict[str, Any]:
 
 
 def change_root(
-    folder: Folder, role: str, add: Iterable[Path], drop: Iterable[str], threshold: int | None
+    folder: ProjectFolder,
+    role: str,
+    add: Iterable[Path],
+    drop: Iterable[str],
+    threshold: int | None,
 ) -> SigningRequest:
-    """The request to trust other keys. Raises BundlesError, KeysError, Usage."""
+    """A request to trust other keys. Raises BundlesError, KeysError, Usage."""
     trusted = folder.bundles.metadata.root()
     added = [read_public_key(path) for path in add]
-    proposed = propose_root(trusted, role_named(role), add=added, drop=drop, threshold=threshold)
+    proposed = propose_root(trusted, parse_role(role), add=added, drop=drop, threshold=threshold)
     return request_root(trusted, proposed)
 
 
 def change_targets(
-    folder: Folder,
+    folder: ProjectFolder,
     *,
     publish: Iterable[bytes] = (),
     withdraw: Iterable[str] = (),
     extend: bool = False,
 ) -> SigningRequest | None:
-    """The request to publish, withdraw or renew; None when there is nothing to change."""
+    """A request to publish, withdraw or renew; None when there is nothing to change."""
     metadata, sources = folder.bundles.metadata, list(publish)
     proposal = folder.bundles.propose(publish=sources, withdraw=withdraw, extend=extend)
     if proposal.targets is None:
@@ -84,102 +88,118 @@ def change_targets(
     return request_targets(metadata.root(), metadata.targets(), proposal.targets, sources)
 
 
-def sign_here(folder: Folder, asked: SigningRequest, keys_dir: Path | None, ask: Ask) -> list[str]:
-    """Sign with the keys of ``keys_dir`` (else the project's) and make it current; what changed."""
+def sign_here(
+    folder: ProjectFolder, signing_request: SigningRequest, keys_dir: Path | None, ask: Prompt
+) -> list[str]:
+    """Sign with the keys in ``keys_dir`` (default: the project's), put it into effect.
+
+    Returns the changes, one line each.
+    """
     where = keys_dir or folder.keys
-    roles: tuple[Role, ...] = ("targets",) if asked.role == "targets" else ("root", "targets")
+    roles: tuple[Role, ...] = (
+        ("targets",) if signing_request.role == "targets" else ("root", "targets")
+    )
     staff = load_keys(where, passphrase(where, roles, ask), roles)
-    signed = asked.signed_by(staff.of(asked.role))
-    _make_current(folder, signed, staff.merged(load_keys(folder.keys, roles=SERVER_ROLES)))
-    return asked.changes()
+    signed = signing_request.signed_by(staff.of(signing_request.role))
+    _put_into_effect(folder, signed, staff.merged(load_keys(folder.keys, roles=SERVER_ROLES)))
+    return signing_request.changes()
 
 
-def sign_file(request: Path, keys_dir: Path, uri: str, ask: Ask, ask_pin: Ask) -> int:
-    """Add signatures to a request's file; how many it still lacks.
+def sign_file(request: Path, keys_dir: Path, uri: str, ask: Prompt, ask_pin: Prompt) -> int:
+    """Add signatures to a request file; returns how many are still missing.
 
     uri  a key in a device (hsm:...); empty for the files of ``keys_dir``
     """
-    asked = read_request(request)
+    signing_request = read_request(request)
     signers: Iterable[Signer]
     if uri:
-        root = asked.trusted_root().signed
-        ids = root.roles[asked.role].keyids
-        signers = [open_signer(uri, {keyid: root.keys[keyid] for keyid in ids}, pin(ask_pin))]
+        root = signing_request.trusted_root().signed
+        ids = root.roles[signing_request.role].keyids
+        signers = [
+            open_signer(uri, {keyid: root.keys[keyid] for keyid in ids}, cached_pin(ask_pin))
+        ]
     else:
-        roles = (asked.role,)
-        signers = load_keys(keys_dir, passphrase(keys_dir, roles, ask), roles).of(asked.role)
-    signed = asked.signed_by(signers)
+        roles = (signing_request.role,)
+        signers = load_keys(keys_dir, passphrase(keys_dir, roles, ask), roles).of(
+            signing_request.role
+        )
+    signed = signing_request.signed_by(signers)
     write_file(request, msgspec.json.encode(signed))
-    return signed.missing()
+    return signed.missing_signatures()
 
 
-def install(folder: Folder, request: Path) -> None:
-    """Make a signed request current. Raises BundlesError: signatures lack, or it is outdated."""
-    asked = read_request(request)
-    asked.changes()
-    _make_current(folder, asked, load_keys(folder.keys, roles=SERVER_ROLES))
+def install(folder: ProjectFolder, request: Path) -> None:
+    """Put a signed request into effect.
+
+    Raises BundlesError when signatures are missing or the request is outdated.
+    """
+    signing_request = read_request(request)
+    signing_request.changes()
+    _put_into_effect(folder, signing_request, load_keys(folder.keys, roles=SERVER_ROLES))
 
 
-def role_named(given: str) -> Role:
-    """A role as typed. Raises Usage."""
+def parse_role(given: str) -> Role:
+    """The role with this name. Raises Usage."""
     if given not in get_args(Role):
         raise Usage(f"{given!r} is not a role; the roles are {', '.join(ROLES)}")
     return cast(Role, given)
 
 
-def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Ask) -> str | None:
-    """The passphrase of the keys in a folder; asked for only when one of them is encrypted."""
+def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Prompt) -> str | None:
+    """The passphrase of the keys in a folder; None when none of them is encrypted."""
     if not any(is_encrypted(path) for role in roles for path in key_files(keys_dir, role)):
         return None
     return given_passphrase(ask)
 
 
-def export_public(uri: str, to: Path, ask_pin: Ask) -> str:
-    """Write the public half of a device's key as a ROLE.pub file; its id. Raises KeysError."""
-    key = public_key(uri, pin(ask_pin))
+def export_public(uri: str, to: Path, ask_pin: Prompt) -> str:
+    """Write the public key of a device to a ROLE.pub file; returns its id. Raises KeysError."""
+    key = public_key(uri, cached_pin(ask_pin))
     write_file(to, key.keyval["public"].encode())
     return read_public_key(to).keyid
 
 
-def pin(ask: Ask) -> Ask:
-    """A device's PIN, from the environment or the person at the terminal, who is asked once.
+def cached_pin(ask: Prompt) -> Prompt:
+    """A function that returns a device's PIN, from the environment or asked for once.
 
-    What is returned raises SigningFailed where there is neither.
+    It raises SigningFailed where there is no terminal to ask at.
     """
     known: list[str] = []
 
     def once() -> str:
         if not known:
-            known.append(_given(PIN_VARIABLE, "a PIN", ask))
+            known.append(_read_secret(PIN_VARIABLE, "a PIN", ask))
         return known[0]
 
     return once
 
 
-def given_passphrase(ask: Ask) -> str:
-    """From the environment, else from the person at the terminal. Raises SigningFailed: neither."""
-    return _given(PASSPHRASE_VARIABLE, "a passphrase", ask)
+def given_passphrase(ask: Prompt) -> str:
+    """A passphrase from the environment, or asked for at the terminal. Raises SigningFailed."""
+    return _read_secret(PASSPHRASE_VARIABLE, "a passphrase", ask)
 
 
-def _given(variable: str, what: str, ask: Ask) -> str:
+def _read_secret(variable: str, what: str, ask: Prompt) -> str:
     if given := os.environ.get(variable):
         return given
     if not sys.stdin.isatty():
-        raise SigningFailed(f"{what} is needed and nobody to ask: set {variable}")
+        raise SigningFailed(
+            f"{what} is needed, and there is no terminal to ask for it: set {variable}"
+        )
     return ask()
 
 
-def _make_current(folder: Folder, signed: SigningRequest, keys: Keys) -> None:
+def _put_into_effect(folder: ProjectFolder, signed: SigningRequest, keys: Keys) -> None:
     if signed.role == "root":
         folder.bundles.install_root(signed.signed_root(), keys)
         return
     sources = [source.encode() for source in signed.sources.values()]
     folder.bundles.install_targets(signed.signed_targets(), sources)
-    _record(folder, signed.tried)
+    _record_versions(folder, signed.tried)
 
 
-def _record(folder: Folder, tried: Mapping[str, dict[str, Any]]) -> None:
-    """Tell the database what is signed now: new versions may be deployed, withdrawn ones not."""
+def _record_versions(folder: ProjectFolder, tried: Mapping[str, dict[str, Any]]) -> None:
+    """Store in the database what is signed now: new versions, and withdrawn ones as retired."""
 
     async def work(conninfo: str) -> None:
         async with connect(conninfo) as connection:
@@ -204,4 +224,4 @@ async def _retire(connection: Any, ref: str) -> None:
     try:
         await set_state(connection, ref, "retired", "withdrawn")
     except ExperimentUnknown:
-        return  # signed and withdrawn before this database was made
+        return  # signed and withdrawn before this database existed

@@ -1,4 +1,4 @@
-"""A session log: what a review credited, what was deployed after it, found, and is still open."""
+"""The data of a session log: credit, deployments, findings, alarms and next steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TierLine(Struct, frozen=True, kw_only=True):
 
 
 class UserCredit(Struct, frozen=True, kw_only=True):
-    """What a user earned, on which hosts."""
+    """Credit of one user, and the hosts that earned it."""
 
     name: str
     credit: float
@@ -28,7 +28,7 @@ class UserCredit(Struct, frozen=True, kw_only=True):
 
 
 class HostWork(Struct, frozen=True, kw_only=True):
-    """Workunits deployed to a host."""
+    """Workunits deployed to one host, by device."""
 
     host_id: int
     name: str
@@ -38,7 +38,7 @@ class HostWork(Struct, frozen=True, kw_only=True):
 
 
 class ExperimentWork(Struct, frozen=True, kw_only=True):
-    """Workunits deployed of an experiment."""
+    """Workunits deployed of one experiment version."""
 
     name: str
     version: str
@@ -102,7 +102,7 @@ class FindingLine(Struct, frozen=True, kw_only=True):
 
 
 class SessionLog(Struct, frozen=True, kw_only=True):
-    """Everything that a log prints. ``opened``: this call made the session."""
+    """Everything that a log shows. ``opened``: the review opened a new session."""
 
     project: str
     session: int | None
@@ -114,11 +114,11 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     users: list[UserCredit]
     by_experiment: dict[str, int]
     unpaid: dict[str, int]  # outcome, or "refused", or "no work": how many earned nothing
-    pending: int  # reported results that wait for another host's opinion
+    pending: int  # reported results that wait for a replica on another host
     deployed: list[ExperimentWork]
     deployed_to: list[HostWork]
     deployed_to_pool: int
-    deployed_since: int | None  # the session whose deployment is shown, when it is not this one
+    deployed_since: int | None  # the session whose deployments are shown, if not this one
     new_experiments: list[NewExperiment]
     findings: list[FindingLine]
     alarms: list[str]
@@ -126,12 +126,12 @@ class SessionLog(Struct, frozen=True, kw_only=True):
 
     @property
     def workunits(self) -> int:
-        """Workunits deployed in all."""
+        """Total number of workunits deployed."""
         return sum(e.workunits for e in self.deployed)
 
 
 def as_json(log: SessionLog) -> dict[str, Any]:
-    """For machines: users by name, hosts by id."""
+    """The log as JSON values: users by name, hosts by id."""
     return {
         "project": log.project,
         "session": log.session,
@@ -173,5 +173,5 @@ def as_json(log: SessionLog) -> dict[str, Any]:
 
 
 def number(value: float) -> int | float:
-    """Whole amounts as whole numbers."""
+    """An int when the value is whole, else a float of three decimals."""
     return int(value) if value == int(value) else round(value, 3)

@@ -1,4 +1,4 @@
-"""A session log for people: plain text and Markdown, from one set of templates."""
+"""A session log as plain text or Markdown."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from msgspec.structs import replace
 
 from axiom_server.review.log import FindingLine, HostWork, SessionLog, TierLine, number
 
-MAJOR_HOSTS = 5  # named one by one; the rest are summed up
-HOSTS_NAMED = 3  # of a user; more are counted
+MAJOR_HOSTS = 5  # listed one by one; the rest are summed up
+HOSTS_NAMED = 3  # of a user; more are only counted
 WIDTH = 78
 
 
 def render(log: SessionLog, markdown: bool = False) -> str:
     """The whole log, ending in a newline."""
     if markdown:
-        log = _names_as_text(log)
+        log = _escape_names(log)
     title = heading_of(log)
     parts = [f"# {title}" if markdown else f"{title}\n{'=' * len(title)}"]
     for heading, lines in sections(log):
         if markdown:
-            parts.append("\n".join([f"## {heading}", "", *_lists(lines)]))
+            parts.append("\n".join([f"## {heading}", "", *_as_markdown_lists(lines)]))
         else:
             parts.append("\n".join([f"{heading}\n{'=' * len(heading)}", *lines]))
     return "\n\n".join(parts) + "\n"
@@ -40,8 +40,8 @@ def heading_of(log: SessionLog) -> str:
     return f"{log.project.upper()} EXPERIMENT SESSION LOG — {when}"
 
 
-def _lists(lines: Sequence[str]) -> Iterator[str]:
-    """What is set off by its indentation as lists: Markdown would run such lines together."""
+def _as_markdown_lists(lines: Sequence[str]) -> Iterator[str]:
+    """Turn indented lines into Markdown lists; otherwise Markdown would join them."""
     listed, blank = False, True
     for line in lines:
         text = " ".join(line.split())
@@ -54,24 +54,24 @@ def _lists(lines: Sequence[str]) -> Iterator[str]:
         listed, blank = is_item, not text
 
 
-def _names_as_text(log: SessionLog) -> SessionLog:
-    """Volunteers' names so that Markdown shows them, and makes no link, picture or tag of them."""
+def _escape_names(log: SessionLog) -> SessionLog:
+    """Escape volunteers' names, so that they cannot become links, images or HTML."""
     return replace(
         log,
-        users=[replace(user, name=_as_text(user.name)) for user in log.users],
-        deployed_to=[replace(host, name=_as_text(host.name)) for host in log.deployed_to],
+        users=[replace(user, name=_escape_markdown(user.name)) for user in log.users],
+        deployed_to=[replace(host, name=_escape_markdown(host.name)) for host in log.deployed_to],
     )
 
 
-def _as_text(name: str) -> str:
+def _escape_markdown(name: str) -> str:
     return re.sub(r"([\\`*_\[\]()<>!|~&#])", r"\\\1", name)
 
 
 def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
-    """Each heading with its lines; what is indented by two spaces is a list."""
+    """The sections: each heading with its lines. Lines indented by two spaces are list items."""
     yield "SESSION SUMMARY", _summary(log)
-    yield f"CREDIT AWARDED ({_n(log.credit)} total)", _credit(log)
-    yield f"EXPERIMENTS DEPLOYED ({_n(log.workunits)} workunits)", _deployed(log)
+    yield f"CREDIT AWARDED ({_number(log.credit)} total)", _credit(log)
+    yield f"EXPERIMENTS DEPLOYED ({_number(log.workunits)} workunits)", _deployed(log)
     for new in log.new_experiments:
         lines = [f"Script: {new.name}.py", f"Question: {new.question}"]
         if new.rationale:
@@ -79,43 +79,48 @@ def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
         if new.sweep:
             lines += ["Configuration sweep:", *(f"  - {line}" for line in new.sweep)]
         if new.tried:
-            lines += _tried(new.tried)
+            lines += _dry_run(new.tried)
         yield f"NEW EXPERIMENT: {new.title.upper()}", lines
     yield "KEY SCIENTIFIC FINDINGS", _findings(log)
     if log.alarms:
         yield "ALARMS", [f"- {line}" for line in log.alarms]
-    yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- Nothing is open."]
+    yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- None."]
 
 
 def _summary(log: SessionLog) -> list[str]:
     hosts = len(log.deployed_to)
-    where = f" across {_n(hosts)} {_plural('host', hosts)}" if hosts else ""
-    pool = f", {_n(log.deployed_to_pool)} of them for any host" if log.deployed_to_pool else ""
+    where = f" across {_number(hosts)} {_plural('host', hosts)}" if hosts else ""
+    pool = f", {_number(log.deployed_to_pool)} of them for any host" if log.deployed_to_pool else ""
     since = f" (after session {log.deployed_since})" if log.deployed_since else ""
     lines = [
-        f"- {_n(log.results)} results reviewed and credited ({_n(log.credit)} total credit)",
-        f"- {_n(log.workunits)} new workunits deployed{where}{pool}{since}",
+        f"- {_number(log.results)} results reviewed and credited "
+        f"({_number(log.credit)} total credit)",
+        f"- {_number(log.workunits)} new workunits deployed{where}{pool}{since}",
     ]
     if log.new_experiments:
         names = ", ".join(new.title for new in log.new_experiments)
         count = len(log.new_experiments)
         lines.append(f"- {count} new {_plural('experiment', count)} designed and deployed: {names}")
     if log.unpaid:
-        counts = ", ".join(f"{_n(n)} {outcome}" for outcome, n in log.unpaid.items())
-        lines.append(f"- {_n(sum(log.unpaid.values()))} reports earned nothing: {counts}")
+        counts = ", ".join(f"{_number(n)} {outcome}" for outcome, n in log.unpaid.items())
+        lines.append(f"- {_number(sum(log.unpaid.values()))} reports earned nothing: {counts}")
     if log.pending:
-        lines.append(f"- {_n(log.pending)} results wait for another host's opinion")
+        lines.append(f"- {_number(log.pending)} results wait for a second result from another host")
     return lines
 
 
 def _credit(log: SessionLog) -> list[str]:
     lines = ["Tier breakdown:"]
     for tier in log.tiers:
-        label = f"{_span(tier)}:"
+        label = f"{_tier_range(tier)}:"
         each = (
-            f"\N{MULTIPLICATION SIGN} {_n(tier.credit_each):>2} credit " if tier.credit_each else ""
+            f"\N{MULTIPLICATION SIGN} {_number(tier.credit_each):>2} credit "
+            if tier.credit_each
+            else ""
         )
-        lines.append(f"  {label:<19} {_n(tier.results):>7} results {each}= {_n(tier.credit)}")
+        lines.append(
+            f"  {label:<19} {_number(tier.results):>7} results {each}= {_number(tier.credit)}"
+        )
     lines += ["", "Per-user totals:"]
     width = max((len(user.name) for user in log.users), default=0) + 1
     for user in log.users:
@@ -123,11 +128,11 @@ def _credit(log: SessionLog) -> list[str]:
             where = f"{len(user.hosts)} hosts"
         else:
             where = f"{_plural('host', len(user.hosts))} {', '.join(map(str, user.hosts))}"
-        lines.append(f"  {user.name + ':':<{width}} +{_n(user.credit)} ({where})")
+        lines.append(f"  {user.name + ':':<{width}} +{_number(user.credit)} ({where})")
     return lines if log.users else [*lines[:-1], "Nobody earned credit."]
 
 
-def _span(tier: TierLine) -> str:
+def _tier_range(tier: TierLine) -> str:
     low = f"{tier.min_elapsed_seconds:g}"
     if tier.below_seconds is None:
         return f"{low}+s elapsed"
@@ -140,38 +145,42 @@ def _deployed(log: SessionLog) -> list[str]:
     lines = ["Experiments deployed:"]
     for i, e in enumerate(log.deployed, 1):
         new = "NEW: " if e.new else ""
-        lines.append(f"  {i}. {e.name}.py — {new}{e.title} ({_n(e.workunits)} workunits)")
+        lines.append(f"  {i}. {e.name}.py — {new}{e.title} ({_number(e.workunits)} workunits)")
     if log.deployed_to:
         lines += ["", "Major hosts receiving work:"]
         lines += [f"  {_host(host)}" for host in log.deployed_to[:MAJOR_HOSTS]]
         rest = log.deployed_to[MAJOR_HOSTS:]
         if rest:
-            lines.append(f"  + {_n(len(rest))} more {_plural('host', len(rest))} ({_sizes(rest)})")
+            lines.append(
+                f"  + {_number(len(rest))} more {_plural('host', len(rest))} ({_host_sizes(rest)})"
+            )
         gpu = sum(host.gpu for host in log.deployed_to)
         if gpu:
             with_gpu = sum(1 for host in log.deployed_to if host.gpu)
             lines.append(
-                f"{_n(gpu)} GPU {_plural('workunit', gpu)} also deployed to {with_gpu} "
+                f"{_number(gpu)} GPU {_plural('workunit', gpu)} also deployed to {with_gpu} "
                 f"{_plural('host', with_gpu)} with idle GPUs."
             )
     if log.deployed_to_pool:
-        lines.append(f"{_n(log.deployed_to_pool)} workunits wait for any host.")
+        lines.append(f"{_number(log.deployed_to_pool)} workunits wait for any host.")
     return lines
 
 
 def _host(host: HostWork) -> str:
-    """A host's cores are its tasks; workunits for its GPUs are summed up below, as in the log."""
+    """One line for a host: its tasks, and the cores and GPUs that they fill."""
     gpus = f"{host.gpu} {_plural('GPU', host.gpu)}"
     cores = _plural("core", host.cpu)
     if not host.cpu:
-        tasks, slots = f"{_n(host.gpu)} GPU {_plural('task', host.gpu)}", gpus
+        tasks, slots = f"{_number(host.gpu)} GPU {_plural('task', host.gpu)}", gpus
     else:
-        tasks = f"{_n(host.cpu)} {_plural('task', host.cpu)}"
-        slots = f"{_n(host.cpu)} {cores} + {gpus}" if host.gpu else f"{host.cpu} idle CPU {cores}"
+        tasks = f"{_number(host.cpu)} {_plural('task', host.cpu)}"
+        slots = (
+            f"{_number(host.cpu)} {cores} + {gpus}" if host.gpu else f"{host.cpu} idle CPU {cores}"
+        )
     return f"Host {host.host_id} ({host.name}): {tasks} ({slots})"
 
 
-def _sizes(hosts: list[HostWork]) -> str:
+def _host_sizes(hosts: list[HostWork]) -> str:
     """Such as "32 cores each, 19 with a GPU"."""
     cores = Counter(host.cpu for host in hosts)
     with_gpu = sum(1 for host in hosts if host.gpu)
@@ -182,19 +191,19 @@ def _sizes(hosts: list[HostWork]) -> str:
     return text + (f", {with_gpu} with a GPU" if with_gpu else "")
 
 
-def _tried(tried: dict[str, Any]) -> list[str]:
-    lines = [f"Local test results ({_n(float(tried.get('elapsed_seconds', 0)))} seconds):"]
+def _dry_run(tried: dict[str, Any]) -> list[str]:
+    lines = [f"Local test results ({_number(float(tried.get('elapsed_seconds', 0)))} seconds):"]
     result = tried.get("result", {})
     for name, value in result.items() if isinstance(result, dict) else ():
         if isinstance(value, (int, float)):
             lines.append(f"  - {name}: {value:g}")
     if "runs" in tried:
-        lines.append(f"Dry run in the sandbox: {dry_run_in_words(tried)}")
+        lines.append(f"Dry run in the sandbox: {dry_run_summary(tried)}")
     return lines
 
 
-def dry_run_in_words(tried: dict[str, Any]) -> str:
-    """A dry run in one line, as the session log has it."""
+def dry_run_summary(tried: dict[str, Any]) -> str:
+    """A dry run in one line."""
     same = ", the same bytes" if tried["same_bytes"] else ""
     text = (
         f"{tried['runs']} {'run' if tried['runs'] == 1 else 'runs'} of seed {tried['seed']}{same}, "
@@ -214,13 +223,13 @@ def _findings(log: SessionLog) -> list[str]:
         lines += [name, *(f"  - {_finding(line)}" for line in measured)]
         if waiting := len(mine) - len(measured):
             lines.append(
-                f"  - {waiting} declared {_plural('finding', waiting)} without a result yet"
+                f"  - {waiting} declared {_plural('finding', waiting)} without results yet"
             )
     without = sum(n for name, n in log.by_experiment.items() if name not in numbered)
     if without:
         lines.append(
-            f"- {_n(without)} of the results are of experiments without declared findings here; "
-            "they change no conclusion."
+            f"- {_number(without)} of the results are of experiments without declared findings "
+            "here; they change no conclusion."
         )
     return lines or ["- No finding is declared yet."]
 
@@ -249,18 +258,20 @@ def _not_counted(line: FindingLine) -> list[str]:
     parts = []
     lost = {state: n for state, n in (line.missing or {}).items() if state != "pending"}
     if lost:
-        counts = ", ".join(f"{_n(n)} {state}" for state, n in sorted(lost.items()))
+        counts = ", ".join(f"{_number(n)} {state}" for state, n in sorted(lost.items()))
         parts.append(f"{counts} (counted as the worst that they could be)")
     if line.pending:
         changed = line.verdict_with_pending
         would = "change nothing" if changed == line.verdict else f"make it {changed}"
-        parts.append(f"{_n(line.pending)} {_plural('result', line.pending)} pending, would {would}")
+        parts.append(
+            f"{_number(line.pending)} {_plural('result', line.pending)} pending, would {would}"
+        )
     if line.out:
-        parts.append(f"{_n(line.out)} planned {_plural('seed', line.out)} out")
+        parts.append(f"{_number(line.out)} planned {_plural('seed', line.out)} out")
     return parts
 
 
-def _n(value: float) -> str:
+def _number(value: float) -> str:
     return f"{number(value):,}"
 
 

@@ -1,4 +1,4 @@
-"""Alarms: what the watchdog told staff, once for each version and kind."""
+"""Alarms that the watchdog raised, one for each version and kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class AlarmLine(NamedTuple):
 
 
 async def raise_alarm(connection: Connection, version_id: int, kind: str, message: str) -> bool:
-    """Record an alarm; False when it was raised before and the version resumed since."""
+    """Record an alarm; False when this kind was raised for the version before.
+
+    Staff who resumed the version since then are not overruled.
+    """
     found = await rows(
         connection,
         """INSERT INTO alarms (version_id, kind, message) VALUES (%s, %s, %s)

@@ -1,4 +1,4 @@
-"""Comparisons of results of one seed: which wait for another opinion, and what came of them."""
+"""Comparisons of results for one seed: which need a replica, and how they ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Need, Opinion
 from axiom_server.store.database import Connection, rows
 
-MOST = 2_000  # comparisons handled in one round
+COMPARISONS_MAX = 2_000  # comparisons in one round of maintenance
 
 
 class OpenRow(NamedTuple):
@@ -37,7 +37,7 @@ async def open_results(
                    t.user_id, h.agreements >= %s, r.result
             FROM (SELECT * FROM comparisons WHERE state = ANY(%s)
                     AND state IN ('wanted', 'placed', 'disputed')
-                  ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
+                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
             JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
@@ -46,8 +46,8 @@ async def open_results(
     return [OpenRow._make(r) for r in found]
 
 
-async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
-    """As ``open_results``, of placed comparisons whose other opinion has come, or will not come."""
+async def answered_results(connection: Connection, trusted_after: int) -> list[OpenRow]:
+    """As ``open_results``, for placed comparisons whose replica has ended or was lost."""
     found = await rows(
         connection,
         f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
@@ -56,7 +56,7 @@ async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
                                     AND l.state = 'leased')
-                  ORDER BY workunit_id LIMIT {MOST} FOR UPDATE SKIP LOCKED) c
+                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
             JOIN hosts h ON h.host_id = t.host_id
             ORDER BY c.workunit_id, t.task_id""",
@@ -65,10 +65,10 @@ async def answered(connection: Connection, trusted_after: int) -> list[OpenRow]:
     return [OpenRow._make(r) for r in found]
 
 
-async def live_opinions(
+async def replica_hosts(
     connection: Connection, live_seconds: float, trusted_after: int
 ) -> list[Opinion]:
-    """Live hosts that could compute a replica, with how many wait for each, in a drawn order."""
+    """Live hosts that could compute a replica, with how many are reserved for each, shuffled."""
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
@@ -91,13 +91,13 @@ async def live_opinions(
     ]  # fmt: skip
 
 
-async def place(
+async def queue_replicas(
     connection: Connection,
     placed: Sequence[tuple[Need, int]],
     versions: dict[int, int],
     hold_seconds: float,
 ) -> None:
-    """Queue replicas for the hosts chosen. ``versions``: workunit -> version."""
+    """Queue replicas, reserved for the hosts chosen. ``versions``: workunit -> version."""
     if not placed:
         return
     await connection.execute(
@@ -120,7 +120,7 @@ async def place(
 async def set_state(
     connection: Connection, workunits: Sequence[int], state: str, note: str = ""
 ) -> None:
-    """Move comparisons on."""
+    """Set the state of comparisons."""
     await connection.execute(
         """UPDATE comparisons SET state = %s, note = %s,
                settled_at = CASE WHEN %s IN ('agreed', 'settled', 'given_up') THEN now() END
@@ -129,8 +129,8 @@ async def set_state(
     )
 
 
-async def agree(connection: Connection, tasks: Sequence[int]) -> None:
-    """The hosts of these tasks gain trust, one for each task."""
+async def record_agreements(connection: Connection, tasks: Sequence[int]) -> None:
+    """Count one more agreement for the host of each task."""
     await connection.execute(
         """UPDATE hosts h SET agreements = h.agreements + a.n
            FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
@@ -140,8 +140,15 @@ async def agree(connection: Connection, tasks: Sequence[int]) -> None:
     )
 
 
-async def charge(connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int) -> None:
-    """Charge the hosts of these tasks with a mismatch each; they are checked for long after."""
+async def record_mismatches(
+    connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
+) -> None:
+    """Record one mismatch for the host of each task: (task, why).
+
+    distrust  agreements that these hosts need before they count as new hosts again
+    """
+    if not tasks:
+        return
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """INSERT INTO mismatches (task_id, host_id, note)
@@ -157,8 +164,8 @@ async def charge(connection: Connection, tasks: Sequence[tuple[int, str]], distr
     )
 
 
-async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
-    """The outliers' results earn and count for nothing."""
+async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
+    """Refuse the results of these tasks (task, why): no credit, and not used for findings."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """UPDATE tasks t
@@ -170,8 +177,8 @@ async def disagree(connection: Connection, tasks: Sequence[tuple[int, str]]) -> 
     await connection.execute("DELETE FROM results WHERE task_id = ANY(%s)", (ids,))
 
 
-async def charged(connection: Connection, window_seconds: float) -> dict[int, int]:
-    """Mismatches in the window and since their last release, of active hosts that have any."""
+async def count_mismatches(connection: Connection, window_seconds: float) -> dict[int, int]:
+    """Mismatches of each active host in the window and since its release from quarantine."""
     found = await rows(
         connection,
         """SELECT h.host_id, count(*) FROM hosts h JOIN mismatches m USING (host_id)
@@ -183,11 +190,13 @@ async def charged(connection: Connection, window_seconds: float) -> dict[int, in
     return {int(h): int(n) for h, n in found}
 
 
-async def withdraw(connection: Connection, host_id: int, reason: str, window_seconds: float) -> int:
-    """Take a quarantined host's results of the window back where nobody has confirmed them.
+async def withdraw_results(
+    connection: Connection, host_id: int, reason: str, window_seconds: float
+) -> int:
+    """Delete a quarantined host's results of the window that no other host has confirmed.
 
-    What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the
-    replica that is being computed. Returns how many results.
+    Those not reviewed yet earn no credit. Workunits left without a result are queued again, unless
+    a replica is being computed. Returns the number of results.
     """
     found = await rows(
         connection,

@@ -1,4 +1,4 @@
-"""The ledger: append-only, one entry for each task, and the totals that are its sums."""
+"""The credit ledger: append-only, one entry for each task, and the totals that sum it up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from axiom_server.store.database import Connection, row, rows
 
 
 class ReportedRow(NamedTuple):
-    """A task that was reported and waits for the review."""
+    """A reported task that waits for a review."""
 
     task_id: int
     user_id: int | None
@@ -24,8 +24,8 @@ class ReportedRow(NamedTuple):
     refusal: str
 
 
-class Entry(NamedTuple):
-    """One entry to append."""
+class CreditEntry(NamedTuple):
+    """One entry of the ledger."""
 
     task_id: int
     user_id: int | None
@@ -35,8 +35,8 @@ class Entry(NamedTuple):
     amount: Decimal
 
 
-async def reported(connection: Connection) -> list[ReportedRow]:
-    """Tasks to review, locked. Those whose result is being compared wait for the next review."""
+async def to_review(connection: Connection) -> list[ReportedRow]:
+    """Reported tasks, locked. Those with an unfinished comparison wait for a later review."""
     found = await rows(
         connection,
         """SELECT t.task_id, t.user_id, t.host_id, t.experiment_id,
@@ -50,14 +50,14 @@ async def reported(connection: Connection) -> list[ReportedRow]:
     return [ReportedRow._make(r) for r in found]
 
 
-async def pending(connection: Connection) -> int:
-    """Reported tasks that wait for a comparison."""
+async def count_pending(connection: Connection) -> int:
+    """Number of reported tasks that are not reviewed yet."""
     found = await row(connection, "SELECT count(*) FROM tasks WHERE state = 'reported'")
     return int(found[0])
 
 
-async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
-    """These tasks are done with, and no longer pending for their hosts."""
+async def mark_reviewed(connection: Connection, tasks: Sequence[int]) -> None:
+    """Mark tasks as reviewed, and reduce their hosts' numbers of pending tasks."""
     await connection.execute(
         """UPDATE hosts h SET pending = GREATEST(0, h.pending - t.n)
            FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
@@ -70,8 +70,8 @@ async def reviewed(connection: Connection, tasks: Sequence[int]) -> None:
     )
 
 
-async def append(connection: Connection, session_id: int, entries: Sequence[Entry]) -> None:
-    """Append entries and bring totals and averages up to date, in the caller's transaction."""
+async def append(connection: Connection, session_id: int, entries: Sequence[CreditEntry]) -> None:
+    """Append entries and update totals and averages, in the caller's transaction."""
     await connection.execute(
         """INSERT INTO credit (session_id, task_id, user_id, host_id, experiment_id,
                                elapsed_seconds, amount)
@@ -114,15 +114,15 @@ def _seconds(since: datetime | None, now: datetime) -> float:
     return (now - since).total_seconds() if since is not None else 0.0
 
 
-async def of_session(connection: Connection, session_id: int) -> list[Entry]:
-    """A session's entries, in order."""
+async def session_entries(connection: Connection, session_id: int) -> list[CreditEntry]:
+    """The entries of a session, in order."""
     found = await rows(
         connection,
         """SELECT task_id, user_id, host_id, experiment_id, elapsed_seconds, amount FROM credit
            WHERE session_id = %s ORDER BY entry_id""",
         (session_id,),
     )
-    return [Entry._make(r) for r in found]
+    return [CreditEntry._make(r) for r in found]
 
 
 async def names(

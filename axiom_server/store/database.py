@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and the schema brought forward before the first use."""
+"""Connect to PostgreSQL, and migrate its schema before the first use."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from axiom_server.errors import DatabaseUnreachable
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
-HEAD = "0003"  # the newest revision; a test holds it against the migrations' own
+HEAD = "0003"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
-POOL_SIZE = 8  # transactions at once of one serve process; more only wait for the same disk
+POOL_SIZE = 8  # concurrent transactions of a serve process; more would only wait for the disk
 
 set_json_dumps(msgspec.json.encode)
 set_json_loads(msgspec.json.decode)
 
 
 def migrate(conninfo: str) -> None:
-    """Bring the schema to HEAD. Safe when several processes start at once.
+    """Migrate the schema to HEAD. Safe when several processes start at once.
 
     Raises DatabaseUnreachable when PostgreSQL does not answer, or is newer than this program.
     """
@@ -52,7 +52,7 @@ def _revision(connection: psycopg.Connection[TupleRow]) -> str | None:
 
 
 def _upgrade(conninfo: str, found: str | None) -> None:
-    # Imported here: every other command would pay 0.3 s for it.
+    # Imported here because it takes 0.3 s, and most commands need no migration.
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
@@ -92,19 +92,24 @@ async def connect(conninfo: str) -> AsyncIterator[Connection]:
 
 
 def make_pool(conninfo: str, size: int = POOL_SIZE) -> Pool:
-    """A pool for a serving process, not yet open."""
+    """A connection pool for a serving process, not yet open."""
     return AsyncConnectionPool(
         conninfo, min_size=2, max_size=size, open=False, kwargs={"autocommit": True}
     )
 
 
 def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:
-    """The same in one line, with what to do."""
+    """The error as one line that says what to do next."""
     why = str(error).strip().splitlines()[-1] if str(error).strip() else "no answer"
     return DatabaseUnreachable(
-        f"PostgreSQL does not answer: {why}; see that it runs, and that "
-        "AXIOM_DATABASE_URL is right if it is set"
+        f"PostgreSQL does not answer: {why}; check that it runs, and that "
+        "AXIOM_DATABASE_URL is correct if it is set"
     )
+
+
+def as_json(value: object) -> str:
+    """A value as JSON text, to pass a list of rows as one query parameter."""
+    return msgspec.json.encode(value).decode()
 
 
 async def rows(connection: Connection, query: str, values: Any = None) -> list[TupleRow]:
@@ -114,7 +119,7 @@ async def rows(connection: Connection, query: str, values: Any = None) -> list[T
 
 
 async def row(connection: Connection, query: str, values: Any = None) -> TupleRow:
-    """The one row of a query that always has one."""
+    """The single row of a query that always has one."""
     cursor = await connection.execute(query, values)
     found = await cursor.fetchone()
     if found is None:

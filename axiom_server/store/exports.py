@@ -1,4 +1,4 @@
-"""Results as one flat table, for analysis elsewhere."""
+"""Export results as one flat table, for analysis with other programs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from psycopg import sql
 
 from axiom_server.store.database import Connection
 
-#: Column -> its type in DuckDB's words. Parameters include the defaults that a run was made with;
-#: what nobody knows of an imported result is NULL.
+#: Column -> its DuckDB type. Parameters include the defaults of the version that ran; what is not
+#: known of an imported result is NULL.
 COLUMNS = {
     "task_id": "BIGINT",
     "workunit_id": "BIGINT",
@@ -27,7 +27,7 @@ COLUMNS = {
     "elapsed_seconds": "DOUBLE",
     "cpu_seconds": "DOUBLE",
     "peak_memory_bytes": "BIGINT",
-    "valid": "BOOLEAN",  # it passed the experiment's own gates
+    "valid": "BOOLEAN",  # the experiment's own sanity checks passed
     "result": "JSON",
     "credit": "DECIMAL(14,3)",  # NULL: not reviewed yet
 }
@@ -57,9 +57,9 @@ ORDER BY t.task_id"""
 async def results_csv(
     connection: Connection, names: list[str] | None
 ) -> AsyncIterator[bytes | bytearray | memoryview]:
-    """Accepted results as CSV with a head, of these experiments or of all, in pieces.
+    """Accepted results of these experiments (None: all) as CSV with a header, in pieces.
 
-    One snapshot, whatever is reported meanwhile.
+    All of it is one snapshot of the database.
     """
     query = sql.SQL(RESULTS).format(names=sql.Literal(names))
     copy = sql.SQL("COPY ({}) TO STDOUT WITH (FORMAT csv, HEADER)").format(query)

@@ -1,4 +1,4 @@
-"""Hosts: who they are, which are live, what they have idle."""
+"""Hosts: enrol them, list them, find live and idle ones, quarantine and release them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from axiom_server.store.database import Connection, row, rows
 
 
 class HostLine(NamedTuple):
-    """One host as staff see it."""
+    """One host, as listed for staff."""
 
     host_id: int
     name: str
@@ -38,7 +38,7 @@ class HostLine(NamedTuple):
 
 
 async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: bytes) -> int:
-    """Add a host of a user's; ``token`` is the sha256 of its token. All of it counts as idle."""
+    """Add a host to a user, all of it idle; returns its id. ``token``: sha256 of its token."""
     found = await row(
         connection,
         """INSERT INTO hosts (user_id, name, token, facts, cpu_cores, gpus, memory_bytes,
@@ -60,8 +60,22 @@ async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: b
     return int(found[0])
 
 
+async def has_token(connection: Connection, token: bytes) -> bool:
+    """Whether a host has this token, given as its sha256."""
+    return bool(await rows(connection, "SELECT 1 FROM hosts WHERE token = %s", (token,)))
+
+
+async def detach(connection: Connection, token: bytes) -> None:
+    """Revoke the token of a host, given as its sha256; nothing is deployed to the host any more."""
+    await connection.execute(
+        """UPDATE hosts SET token = NULL, draining = 'detached', idle_cpu = 0, idle_gpu = 0
+           WHERE token = %s""",
+        (token,),
+    )
+
+
 async def live_users(connection: Connection, live_seconds: float) -> frozenset[int]:
-    """Users with a host that was heard of lately."""
+    """Users with an active host that synced within ``live_seconds``."""
     found = await rows(
         connection,
         """SELECT DISTINCT user_id FROM hosts WHERE user_id IS NOT NULL AND state = 'active'
@@ -72,9 +86,10 @@ async def live_users(connection: Connection, live_seconds: float) -> frozenset[i
 
 
 async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHost]:
-    """Live hosts with slots that nothing runs on and nothing waits for, locked against deploys.
+    """Live hosts with idle slots that no queued workunit is reserved for.
 
-    Imported hosts count by the file's word until they have been filled once: that takes it away.
+    Locks out other deployments until the transaction ends. An imported host is idle as its file
+    says, until it was given work once.
     """
     await connection.execute("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
     found = await rows(
@@ -98,16 +113,16 @@ async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHo
     ]
 
 
-async def some(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
-    """(cores, GPUs) of these hosts; absent ones are left out."""
+async def slots_of(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
+    """(cores, GPUs) of these hosts; unknown ids are left out."""
     found = await rows(
         connection, "SELECT host_id, cpu_cores, gpus FROM hosts WHERE host_id = ANY(%s)", (ids,)
     )
     return {h: (cpu, gpu) for h, cpu, gpu in found}
 
 
-async def imported_are_filled(connection: Connection, host_ids: list[int]) -> None:
-    """Imported hosts have been given work for what they had idle."""
+async def clear_imported_idle(connection: Connection, host_ids: list[int]) -> None:
+    """Note that imported hosts were given work, and have nothing idle any more."""
     await connection.execute(
         """UPDATE hosts SET idle_cpu = 0, idle_gpu = 0
            WHERE host_id = ANY(%s) AND imported""",
@@ -115,8 +130,8 @@ async def imported_are_filled(connection: Connection, host_ids: list[int]) -> No
     )
 
 
-async def listing(connection: Connection, most: int) -> list[HostLine]:
-    """Hosts for staff, the latest heard of first."""
+async def listing(connection: Connection, limit: int) -> list[HostLine]:
+    """Hosts for staff, the most recently seen first."""
     found = await rows(
         connection,
         """SELECT h.host_id, h.name, u.name, h.imported, h.state, h.state_reason, h.cpu_cores,
@@ -126,15 +141,15 @@ async def listing(connection: Connection, most: int) -> list[HostLine]:
                    WHERE t.host_id = h.host_id AND t.state = 'leased')
            FROM hosts h LEFT JOIN users u USING (user_id)
            ORDER BY h.last_seen_at DESC NULLS LAST, h.host_id LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [HostLine._make(r) for r in found]
 
 
 async def set_state(connection: Connection, host_id: int, state: str, reason: str) -> bool:
-    """Quarantine or release a host; False when there is none of that id.
+    """Quarantine or release a host; False when no host has this id.
 
-    What it was charged with before its release no longer counts.
+    Mismatches from before its release no longer count.
     """
     cursor = await connection.execute(
         """UPDATE hosts SET state = %s, state_reason = %s,
@@ -146,8 +161,8 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
     return cursor.rowcount == 1
 
 
-async def forgive(connection: Connection, version_id: int) -> None:
-    """Hosts that met a version which was stopped have not failed."""
+async def reset_failures(connection: Connection, version_id: int) -> None:
+    """Reset the failures of hosts that ran a version which was stopped: it was at fault."""
     await connection.execute(
         """UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (
                SELECT host_id FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)""",

@@ -1,6 +1,6 @@
-"""Another project's history: its users, hosts and results come in once, however often given.
+"""Import another project's users, hosts and results; importing them again changes nothing.
 
-Imported results carry elapsed seconds and no numbers: they are credited, and count for no finding.
+Imported results have elapsed seconds and no numbers: they earn credit, and no finding uses them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from axiom_server.store import experiments, users
 from axiom_server.store.database import Connection, rows
 
 
-class ResultRow(NamedTuple):
-    """A result of the other project's."""
+class ImportedResultRow(NamedTuple):
+    """A result of the other project."""
 
     result_id: int
     user: str
@@ -22,8 +22,8 @@ class ResultRow(NamedTuple):
     elapsed_seconds: float
 
 
-class IdleRow(NamedTuple):
-    """A host of the other project's that has nothing to do."""
+class ImportedHostRow(NamedTuple):
+    """An idle host of the other project."""
 
     host_id: int
     name: str
@@ -32,7 +32,7 @@ class IdleRow(NamedTuple):
 
 
 async def is_new_file(connection: Connection, digest: bytes) -> bool:
-    """Remember a file; False when it was imported before."""
+    """Record a file by its sha256; False when it was imported before."""
     found = await rows(
         connection,
         "INSERT INTO imported_files (digest) VALUES (%s) ON CONFLICT DO NOTHING RETURNING digest",
@@ -42,11 +42,11 @@ async def is_new_file(connection: Connection, digest: bytes) -> bool:
 
 
 async def add_hosts(
-    connection: Connection, source: str, owners: dict[int, str], idle: Sequence[IdleRow]
+    connection: Connection, source: str, owners: dict[int, str], idle: Sequence[ImportedHostRow]
 ) -> dict[int, int]:
-    """Make the hosts that are not known yet, and note what is idle. External id -> our id.
+    """Add the hosts that are new, and store what is idle; external id -> our id.
 
-    A host keeps its number where that is free here.
+    A host keeps its id when it is free here.
     """
     names = {host.host_id: host.name for host in idle}
     wanted = sorted(owners.keys() | names.keys())
@@ -111,9 +111,9 @@ async def add_hosts(
 
 
 async def add_results(
-    connection: Connection, source: str, results: Sequence[ResultRow], hosts: dict[int, int]
+    connection: Connection, source: str, results: Sequence[ImportedResultRow], hosts: dict[int, int]
 ) -> int:
-    """Add results that are not known yet, as reported and not reviewed. Returns how many."""
+    """Add new results, as reported and not yet reviewed. Returns how many."""
     ids = [r.result_id for r in results]
     known = {
         int(r[0])
@@ -128,7 +128,7 @@ async def add_results(
     if not new:
         return 0
     user_ids = await users.ensure(connection, sorted({r.user for r in new}))
-    experiment_ids = await experiments.named(connection, sorted({r.experiment for r in new}))
+    experiment_ids = await experiments.ensure(connection, sorted({r.experiment for r in new}))
     await connection.execute(
         "UPDATE experiments SET used_at = now() WHERE used_at IS NULL AND experiment_id = ANY(%s)",
         (list(experiment_ids.values()),),

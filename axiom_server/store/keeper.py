@@ -1,11 +1,11 @@
-"""Keep one PostgreSQL server for as long as anyone uses it, then stop it.
+"""Run one PostgreSQL server for as long as any process uses it, then stop it.
 
 Executed as a script, by path: ``keeper.py USERS_LOCK_FILE COMMAND...``, where COMMAND runs the
-server. Whoever uses the cluster holds a shared lock on USERS_LOCK_FILE; the keeper waits for the
-exclusive one. The kernel lets go of a dead process's lock, so `kill -9` of every user stops the
-server as surely as a polite end does, and `kill -9` of the keeper stops it too (see unprivileged).
+server. Each process that uses the cluster holds a shared lock on USERS_LOCK_FILE; the keeper waits
+for an exclusive one. The kernel releases the locks of a dead process, so the server also stops when
+all its users are killed, and when the keeper is killed (see unprivileged.py).
 
-Standard library only, and no import of this project: it starts in 15 ms and stays small.
+It imports only the standard library, so it starts in 15 ms and needs little memory.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import subprocess
 import sys
 from types import FrameType
 
-STOP_SECONDS = 60.0  # a fast shutdown writes one checkpoint; after that the kill is recovered from
+STOP_SECONDS = 60.0  # for the checkpoint of a fast shutdown; after a kill, the next start recovers
 
 
 def main(users_lock_file: str, command: list[str]) -> int:
-    """In the background: start the server, wait until nobody uses it, stop it."""
+    """In a background process: start the server, wait until no process uses it, stop it."""
     if os.fork():
-        return 0  # nobody has to wait for the keeper: it is nobody's child
+        return 0  # the parent returns, so that its caller need not wait for the keeper
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def ended(_signal: int, _frame: FrameType | None) -> None:
@@ -31,7 +31,7 @@ def main(users_lock_file: str, command: list[str]) -> int:
             os._exit(code if code >= 0 else 1)
 
     signal.signal(signal.SIGCHLD, ended)
-    ended(0, None)  # it may have ended before the handler was there
+    ended(0, None)  # it may have ended before the handler was installed
     descriptor = os.open(users_lock_file, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What the project holds now, in a few figures."""
+"""Totals of the project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from axiom_server.store.database import Connection, row
 
 
 async def totals(connection: Connection) -> dict[str, Any]:
-    """Totals, the queue by experiment, alarms."""
+    """Totals, the queue of each experiment, and alarms."""
     found = await row(
         connection,
         """SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM hosts),

@@ -1,4 +1,4 @@
-"""Sessions and what was deployed after each; staff's notes."""
+"""Review sessions, the deployments after each, and staff's notes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 
 from axiom_server.store.database import Connection, row, rows
 
-REVIEW_LOCK = 0x726576696577  # "review": one at a time
+REVIEW_LOCK = 0x726576696577  # "review": one review at a time
 
 
 class SessionRow(NamedTuple):
-    """One review's outcome."""
+    """One session: what a review credited."""
 
     session_id: int
     opened_at: datetime
@@ -25,7 +25,7 @@ class SessionRow(NamedTuple):
 
 
 class DeploymentRow(NamedTuple):
-    """One deployment; what ``record`` holds is written in deployment.py."""
+    """One deployment; ``record`` is written by publish/deploy.py."""
 
     deployment_id: int
     session_id: int | None
@@ -35,13 +35,13 @@ class DeploymentRow(NamedTuple):
     record: dict[str, Any]
 
 
-async def lock(connection: Connection) -> None:
+async def lock_reviews(connection: Connection) -> None:
     """Wait for any other review to end."""
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (REVIEW_LOCK,))
 
 
 async def open_session(connection: Connection, results: int, credit: Decimal) -> int:
-    """Begin a session. Deployments made before the first one become part of it."""
+    """Open a session; returns its id. The first one also gets the deployments made before it."""
     found = await row(
         connection,
         """INSERT INTO sessions (results, credit, record) VALUES (%s, %s, '{}')
@@ -58,8 +58,8 @@ async def open_session(connection: Connection, results: int, credit: Decimal) ->
     return session_id
 
 
-async def keep_record(connection: Connection, session_id: int, record: Mapping[str, Any]) -> None:
-    """What the review saw."""
+async def save_record(connection: Connection, session_id: int, record: Mapping[str, Any]) -> None:
+    """Store what the review found."""
     await connection.execute(
         "UPDATE sessions SET record = %s::jsonb WHERE session_id = %s",
         (msgspec.json.encode(record).decode(), session_id),
@@ -77,19 +77,19 @@ async def get(connection: Connection, session_id: int | None) -> SessionRow | No
     return SessionRow._make(found[0]) if found else None
 
 
-async def latest(connection: Connection, most: int) -> list[SessionRow]:
+async def latest(connection: Connection, limit: int) -> list[SessionRow]:
     """The latest sessions, the newest first."""
     found = await rows(
         connection,
         """SELECT session_id, opened_at, results, credit, '{}'::jsonb FROM sessions
            ORDER BY session_id DESC LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [SessionRow._make(r) for r in found]
 
 
 async def deployments(connection: Connection, session_id: int | None) -> list[DeploymentRow]:
-    """What was deployed in a session, or before any."""
+    """The deployments of a session, or those before the first when None."""
     found = await rows(
         connection,
         """SELECT deployment_id, session_id, deployed_at, kind, workunits, record FROM deployments
@@ -111,7 +111,7 @@ async def host_names(connection: Connection, ids: Sequence[int]) -> dict[int, tu
 
 
 async def add_note(connection: Connection, text: str) -> None:
-    """A note of staff's, for the session log's next steps."""
+    """Add a note to the latest session, for the next steps of its log."""
     await connection.execute(
         "INSERT INTO notes (session_id, text) VALUES ((SELECT max(session_id) FROM sessions), %s)",
         (text,),

@@ -1,4 +1,4 @@
-"""Tasks: leases that expire, what ended lately, what staff see."""
+"""Tasks: expire leases, release held workunits, and read recent tasks for the watchdog."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
 STATES = ("leased", "reported", "reviewed", "lost")
-EXPIRE_MOST = 10_000  # leases in one transaction, so that it stays short
-RECENT_MOST = 50  # newest tasks of a version that the watchdog looks at
-LATELY_MOST = 1_000  # newest tasks of a version, whose hosts are asked how they fare
-LATELY_SECONDS = 86400.0
-TWINS_MOST = 1_000  # newest results of a version that are searched for twins
+EXPIRED_MAX = 10_000  # leases in one transaction, to keep it short
+RECENT_TASKS_MAX = 50  # newest tasks of a version that the watchdog examines
+FAULT_TASKS_MAX = 1_000  # newest tasks of a version that are searched for faults by host
+FAULT_WINDOW_SECONDS = 86400.0
+TWIN_RESULTS_MAX = 1_000  # newest results of a version that are searched for equal ones
 
 
 class TaskLine(NamedTuple):
-    """One task as staff see it."""
+    """One task, as listed for staff."""
 
     task_id: int
     experiment: str
@@ -34,19 +34,19 @@ class TaskLine(NamedTuple):
 
 
 async def expire(connection: Connection, silent_seconds: float) -> int:
-    """Take back leases past their deadline, and those of hosts unheard of for too long.
+    """End leases past their deadline, and those of hosts that have been silent too long.
 
-    Their workunits wait again. Returns how many.
+    Their workunits are queued again. Returns the number of leases.
     """
     found = await rows(
         connection,
         f"""WITH late AS (
                SELECT task_id FROM tasks WHERE state = 'leased' AND deadline_at < now()
-               ORDER BY deadline_at LIMIT {EXPIRE_MOST} FOR UPDATE SKIP LOCKED
+               ORDER BY deadline_at LIMIT {EXPIRED_MAX} FOR UPDATE SKIP LOCKED
            ), silent AS (
                SELECT t.task_id FROM tasks t JOIN hosts h USING (host_id)
                WHERE t.state = 'leased' AND h.last_seen_at < now() - %s * interval '1 second'
-               LIMIT {EXPIRE_MOST} FOR UPDATE OF t SKIP LOCKED
+               LIMIT {EXPIRED_MAX} FOR UPDATE OF t SKIP LOCKED
            ), lost AS (
                UPDATE tasks t SET state = 'lost', outcome = 'lost', ended_at = now()
                WHERE t.task_id IN (SELECT task_id FROM late UNION SELECT task_id FROM silent)
@@ -68,49 +68,51 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
     return int(found[0][0])
 
 
-#: A release that is not known, or further off than anything is ever held, is a wrong clock's.
-RELEASED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
-    OR release_at > now() + %(most)s * interval '1 second')"""
+#: A release time that is missing or too far in the future comes from a wrong clock; it is ignored.
+HOLD_ENDED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
+    OR release_at > now() + %(limit)s * interval '1 second')"""
 
 
-async def release_held(connection: Connection, most_seconds: float) -> int:
-    """Work made for a host that did not fetch it becomes any host's; replicas are placed anew.
+async def release_held(connection: Connection, hold_seconds_max: float) -> int:
+    """Release workunits whose reserved host did not fetch them to any host; returns how many.
 
-    most_seconds  the longest that anything is held: no time column can hold it for longer
+    Replicas are assigned to another host instead.
+
+    hold_seconds_max  longest that a workunit may be reserved, whatever its release time says
     """
-    most = {"most": most_seconds}
+    limit = {"limit": hold_seconds_max}
     await connection.execute(
         f"""WITH held AS (
-               DELETE FROM queue WHERE {RELEASED} AND purpose <> 'first' RETURNING workunit_id)
+               DELETE FROM queue WHERE {HOLD_ENDED} AND purpose <> 'first' RETURNING workunit_id)
            UPDATE comparisons c SET state = 'wanted', tries = c.tries + 1
            FROM held WHERE c.workunit_id = held.workunit_id AND c.state = 'placed'""",
-        most,
+        limit,
     )
     cursor = await connection.execute(
         f"""UPDATE queue SET host_id = NULL, release_at = NULL
-           WHERE {RELEASED} AND purpose = 'first'""",
-        most,
+           WHERE {HOLD_ENDED} AND purpose = 'first'""",
+        limit,
     )
     return cursor.rowcount
 
 
-#: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
-#: refuted: they are no fault of the experiment's.
-BY_ITSELF = """ended_at IS NOT NULL
+#: Tasks ``s`` that ended by themselves. Tasks of quarantined hosts and results that other hosts
+#: contradict are left out: they are not the experiment's fault.
+ENDED_BY_ITSELF = """ended_at IS NOT NULL
     AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
     AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
     AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
 
-async def recent(connection: Connection, version_id: int) -> list[Ended]:
+async def recently_ended(connection: Connection, version_id: int) -> list[Ended]:
     """The newest tasks of a version that ended by themselves."""
     found = await rows(
         connection,
         f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
                    COALESCE(t.elapsed_seconds, 0)
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
-                  ORDER BY ended_at DESC LIMIT {RECENT_MOST}) t
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
+                  ORDER BY ended_at DESC LIMIT {RECENT_TASKS_MAX}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)
             JOIN hosts h ON h.host_id = t.host_id""",
@@ -122,22 +124,22 @@ async def recent(connection: Connection, version_id: int) -> list[Ended]:
     ]
 
 
-async def lately(connection: Connection, version_id: int) -> dict[int, bool]:
-    """Hosts that computed a version within a day, and whether the newest task of each failed."""
+async def newest_faults(connection: Connection, version_id: int) -> dict[int, bool]:
+    """Hosts that ran a version within a day, and whether the newest task of each failed."""
     found = await rows(
         connection,
         f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {BY_ITSELF}
+            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
                     AND ended_at > now() - %s * interval '1 second'
-                  ORDER BY ended_at DESC LIMIT {LATELY_MOST}) t
+                  ORDER BY ended_at DESC LIMIT {FAULT_TASKS_MAX}) t
             ORDER BY t.host_id, t.ended_at DESC, t.task_id DESC""",
-        (version_id, LATELY_SECONDS),
+        (version_id, FAULT_WINDOW_SECONDS),
     )
     return dict(found)
 
 
-async def outliving(connection: Connection, version_id: int, seconds: float) -> set[int]:
-    """Hosts on which a task of a version is known to have run for longer than this."""
+async def hosts_running_longer(connection: Connection, version_id: int, seconds: float) -> set[int]:
+    """Hosts on which a task of a version has run for more than ``seconds``."""
     found = await rows(
         connection,
         """SELECT DISTINCT t.host_id FROM tasks t JOIN hosts h USING (host_id)
@@ -149,7 +151,7 @@ async def outliving(connection: Connection, version_id: int, seconds: float) -> 
 
 
 async def twins(connection: Connection, version_id: int) -> list[Twin]:
-    """Numbers among a version's newest valid results that it also gave under another seed."""
+    """Groups of equal results under different seeds, among a version's newest valid results."""
     found = await rows(
         connection,
         f"""WITH fresh AS (
@@ -157,7 +159,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                FROM (SELECT task_id, workunit_id FROM tasks
                      WHERE version_id = %(version)s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                WHERE r.valid = 1 AND EXISTS (
                    SELECT FROM results o WHERE o.version_id = %(version)s
@@ -168,7 +170,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                    SELECT w.seed, t.host_id, t.user_id
                    FROM results r JOIN workunits w USING (workunit_id) JOIN tasks t USING (task_id)
                    WHERE r.version_id = %(version)s AND r.digest = f.digest AND r.valid = 1
-                     AND w.parameters_id = f.parameters_id LIMIT {TWINS_MOST}) o
+                     AND w.parameters_id = f.parameters_id LIMIT {TWIN_RESULTS_MAX}) o
            ), hosts AS (
                SELECT parameters_id, digest, host_id, count(DISTINCT seed) AS seeds
                FROM same GROUP BY 1, 2, 3
@@ -191,7 +193,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
 
 
 async def company(connection: Connection, version_id: int, live_users: int) -> Company:
-    """Users with valid results of a version that are not twins, and users who compute it now."""
+    """Users with results of a version that differ between seeds, and users who run it now."""
     others = await rows(
         connection,
         f"""WITH newest AS (
@@ -199,7 +201,7 @@ async def company(connection: Connection, version_id: int, live_users: int) -> C
                FROM (SELECT task_id, workunit_id, user_id FROM tasks
                      WHERE version_id = %s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWINS_MOST}) t
+                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                WHERE r.valid = 1
            )
@@ -220,7 +222,7 @@ async def company(connection: Connection, version_id: int, live_users: int) -> C
     )
 
 
-async def newly_reported(connection: Connection, seconds: float) -> list[int]:
+async def versions_reported_since(connection: Connection, seconds: float) -> list[int]:
     """Versions with tasks that ended within the last ``seconds``."""
     found = await rows(
         connection,
@@ -233,7 +235,7 @@ async def newly_reported(connection: Connection, seconds: float) -> list[int]:
     return [int(r[0]) for r in found]
 
 
-async def listing(connection: Connection, state: str | None, most: int) -> list[TaskLine]:
+async def listing(connection: Connection, state: str | None, limit: int) -> list[TaskLine]:
     """Tasks for staff, the newest first."""
     found = await rows(
         connection,
@@ -242,6 +244,6 @@ async def listing(connection: Connection, state: str | None, most: int) -> list[
            FROM tasks t JOIN experiments e USING (experiment_id)
            WHERE %s::text IS NULL OR t.state = %s
            ORDER BY t.task_id DESC LIMIT %s""",
-        (state, state, most),
+        (state, state, limit),
     )
     return [TaskLine._make(r) for r in found]

@@ -1,13 +1,13 @@
-"""Run one command as an ordinary user, though root starts it: PostgreSQL refuses root.
+"""Run one command as an ordinary user when root starts it: PostgreSQL refuses to run as root.
 
-Executed as a script, by path, in a process of its own: ``unprivileged.py HOW COMMAND...``.
+Executed as a script, by path, in a process of its own: ``unprivileged.py MODE COMMAND...``.
 
-HOW     ``plain``        we are an ordinary user already
-        ``namespace``    a user namespace in which root is uid 1000: files keep their owner
-        ``UID:GID``      give up root for that user, who must own the command's files
+MODE     ``plain``        the current user is not root: change nothing
+        ``namespace``    a user namespace in which root has uid 1000, so that files keep their owner
+        ``UID:GID``      switch to that user, who must own the command's files
 
 The command is sent SIGINT (PostgreSQL's fast shutdown) when the process that started this one ends,
-however it ends. Exits 77 when HOW is impossible here, so that the caller can try the next.
+however it ends. Exits 77 when MODE is impossible here, so that the caller can try the next.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import os
 import signal
 import sys
 
-IMPOSSIBLE_EXIT_CODE = 77  # no command of PostgreSQL's ends with it
-INSIDE_UID = 1000  # what root is called inside the namespace: anything but 0
+IMPOSSIBLE_EXIT_CODE = 77  # no PostgreSQL program exits with it
+INSIDE_UID = 1000  # uid of root inside the namespace: any but 0
 CLONE_NEWUSER = 0x10000000  # <linux/sched.h>
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def enter_namespace() -> None:
-    """Become INSIDE_UID in a new user namespace. Raises OSError where that is not allowed."""
+    """Enter a new user namespace as INSIDE_UID. Raises OSError where that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER):
@@ -38,30 +38,30 @@ def enter_namespace() -> None:
             file.write(text)
 
 
-def become(user: str) -> None:
-    """Give up root for ``uid:gid``. Raises OSError where that is not allowed."""
+def switch_user(user: str) -> None:
+    """Switch from root to ``uid:gid``. Raises OSError where that is not allowed."""
     uid, gid = (int(part) for part in user.split(":"))
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
-def main(how: str, command: list[str]) -> None:
-    """Change user as told, then become ``command``."""
+def main(mode: str, command: list[str]) -> None:
+    """Change the user by ``mode``, then replace this process by ``command``."""
     parent = os.getppid()
     try:
-        if how == "namespace":
+        if mode == "namespace":
             enter_namespace()
-        elif how != "plain":
-            become(how)
-        # After the change of user: the kernel forgets the signal at one.
+        elif mode != "plain":
+            switch_user(mode)
+        # After the change of user, because that clears the signal.
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
             if os.getppid() != parent:
                 sys.exit(1)
         os.execv(command[0], command)
     except OSError as error:
-        print(f"{how}: {error}", file=sys.stderr)
+        print(f"{mode}: {error}", file=sys.stderr)
         sys.exit(IMPOSSIBLE_EXIT_CODE)
 
 

@@ -1,4 +1,4 @@
-"""Users: accounts, their keys, their standing."""
+"""Users: accounts, their keys and their credit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ import secrets
 from datetime import datetime
 from typing import NamedTuple
 
+from axiom_server.decide.names import INVISIBLE, LOOKS_LIKE, STANDS_FOR
 from axiom_server.store.database import Connection, row, rows
 
-KEY_BYTES = 32  # 256 bits: not to be guessed
+NAMES_LOCK = 0x6E616D6573  # "names": whoever creates an account has seen all others
+
+#: What a name looks like: the same text for two names that a reader could confuse.
+LOOK = """CASE WHEN octet_length({0}) = char_length({0}) THEN translate({0}, '1I|0', 'lllO')
+               ELSE translate(normalize({0}, NFKC), %(shapes)s, %(plain)s) END"""
+_SAME_LOOK = f"{LOOK.format('u.name')} = {LOOK.format('%(name)s::text')}"
+#: An account with another name that looks the same.
+LOOK_ALIKE = f"SELECT 1 FROM users u WHERE u.name <> %(name)s AND {_SAME_LOOK}"
+SHAPES = {"shapes": LOOKS_LIKE + INVISIBLE, "plain": STANDS_FOR}  # what has no plain one is dropped
+
+KEY_BYTES = 32  # 256 bits: cannot be guessed
 
 
 class UserLine(NamedTuple):
-    """One user as staff see it."""
+    """One user, as listed for staff."""
 
     user_id: int
     name: str
@@ -26,38 +37,50 @@ class UserLine(NamedTuple):
 
 
 def new_secret() -> tuple[str, bytes]:
-    """A random key or token to hand out once, and the sha256 that is stored of it."""
+    """A random key or token to show once, and its sha256 to store."""
     secret = secrets.token_urlsafe(KEY_BYTES)
     return secret, digest(secret)
 
 
 def digest(secret: str) -> bytes:
-    """What is stored of a key or token: it has 256 random bits, so a plain hash is enough."""
+    """The sha256 of a key or token. A plain hash is enough for 256 random bits."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-async def add(connection: Connection, name: str, key: bytes) -> int | None:
-    """Make an account, or give an imported user who has none his key. None: the name is taken."""
+async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
+    """Create an account, or set the key of an imported user without one.
+
+    Returns the user's id; None when the name, or one that looks the same, is taken.
+    """
+    await _lock_names(connection)
     found = await rows(
         connection,
-        """INSERT INTO users (name, account_key) VALUES (%s, %s)
+        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+           WHERE EXISTS (SELECT 1 FROM users WHERE name = %(name)s) OR NOT EXISTS ({LOOK_ALIKE})
            ON CONFLICT (name) DO UPDATE SET account_key = EXCLUDED.account_key
                WHERE users.account_key IS NULL
            RETURNING user_id""",
-        (name, key),
+        {"name": name, "key": key, **SHAPES},
     )
     return int(found[0][0]) if found else None
 
 
-async def make(connection: Connection, name: str, key: bytes) -> int | None:
-    """Make a new account; None when the name is taken, by an imported user too."""
+async def create(connection: Connection, name: str, key: bytes) -> int | None:
+    """Create an account; None when the name, or one that looks the same, is taken."""
+    await _lock_names(connection)
     found = await rows(
         connection,
-        """INSERT INTO users (name, account_key) VALUES (%s, %s)
+        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+           WHERE NOT EXISTS ({LOOK_ALIKE})
            ON CONFLICT (name) DO NOTHING RETURNING user_id""",
-        (name, key),
+        {"name": name, "key": key, **SHAPES},
     )
     return int(found[0][0]) if found else None
+
+
+async def _lock_names(connection: Connection) -> None:
+    """Until the end of the transaction: two look-alikes must not be made side by side."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
 
 
 async def by_key(connection: Connection, key: bytes) -> tuple[int, str] | None:
@@ -67,7 +90,7 @@ async def by_key(connection: Connection, key: bytes) -> tuple[int, str] | None:
 
 
 async def ensure(connection: Connection, names: list[str]) -> dict[str, int]:
-    """Ids by name, making users without keys where needed (imports)."""
+    """User ids by name; unknown users are created without a key."""
     await connection.execute(
         "INSERT INTO users (name) SELECT DISTINCT unnest(%s::text[]) ON CONFLICT DO NOTHING",
         (names,),
@@ -76,7 +99,7 @@ async def ensure(connection: Connection, names: list[str]) -> dict[str, int]:
     return dict(found)
 
 
-async def listing(connection: Connection, most: int) -> list[UserLine]:
+async def listing(connection: Connection, limit: int) -> list[UserLine]:
     """Users by credit, highest first."""
     found = await rows(
         connection,
@@ -84,11 +107,11 @@ async def listing(connection: Connection, most: int) -> list[UserLine]:
                   (SELECT count(*) FROM hosts h WHERE h.user_id = u.user_id),
                   u.account_key IS NOT NULL
            FROM users u ORDER BY u.credit_total DESC, u.user_id LIMIT %s""",
-        (most,),
+        (limit,),
     )
     return [UserLine._make(r) for r in found]
 
 
 async def count(connection: Connection) -> int:
-    """How many users there are."""
+    """Number of users."""
     return int((await row(connection, "SELECT count(*) FROM users"))[0])

@@ -1,4 +1,4 @@
-"""Workunits: making them, with seeds that are unique by construction."""
+"""Workunits: create them with unique seeds, and count those that wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from axiom_server.store.database import Connection, row, rows
 
 @dataclass(frozen=True, kw_only=True)
 class NewWorkunits:
-    """``count`` workunits of one parameter set for one host's device, or for any host."""
+    """``count`` new workunits of one parameter set, for one host's device or (None) any host."""
 
     version_id: int
     parameters_id: int
@@ -29,10 +29,10 @@ async def deploy(
     hold_seconds: float,
     record: Mapping[str, Any],
 ) -> int:
-    """Make workunits and queue them, in the caller's transaction. Returns the deployment's id.
+    """Create and queue workunits, in the caller's transaction. Returns the deployment's id.
 
-    Seeds: each parameter set counts its own, under a row lock, and (parameter set, seed) is unique
-    in the table as well. So no two workunits ever compute the same thing.
+    Each parameter set counts its own seeds under a row lock, and the table requires that (parameter
+    set, seed) is unique, so no two workunits ever compute the same.
     """
     total = sum(w.count for w in wanted)
     found = await row(
@@ -43,7 +43,7 @@ async def deploy(
         (kind, total, msgspec.json.encode(record).decode()),
     )
     deployment_id = int(found[0])
-    firsts = await _take_seeds(connection, wanted)
+    firsts = await _reserve_seeds(connection, wanted)
     await connection.execute(
         """WITH made AS (
                INSERT INTO workunits (version_id, parameters_id, seed, deployment_id, device)
@@ -78,8 +78,8 @@ async def deploy(
     return deployment_id
 
 
-async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
-    """The first seed of each entry; counters move on in the order of their ids (no deadlock)."""
+async def _reserve_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
+    """Reserve seeds; the first seed of each entry. Locks rows in order of id: no deadlock."""
     totals: dict[int, int] = {}
     for entry in wanted:
         totals[entry.parameters_id] = totals.get(entry.parameters_id, 0) + entry.count
@@ -99,8 +99,8 @@ async def _take_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) ->
     return firsts
 
 
-async def pooled(connection: Connection) -> dict[int, int]:
-    """How many of each version wait for any host."""
+async def count_pool(connection: Connection) -> dict[int, int]:
+    """By version, the number of queued workunits for any host."""
     found = await rows(
         connection,
         "SELECT version_id, count(*) FROM queue WHERE host_id IS NULL GROUP BY version_id",
@@ -109,7 +109,7 @@ async def pooled(connection: Connection) -> dict[int, int]:
 
 
 async def standing_orders(connection: Connection, stand_seconds: float) -> list[dict[str, Any]]:
-    """Orders to fill idle hosts that found none, the oldest first, while they stand."""
+    """Orders of the last ``stand_seconds`` that found no idle host, the oldest first."""
     found = await rows(
         connection,
         """SELECT record -> 'order' FROM deployments WHERE kind = 'standing'
@@ -120,7 +120,7 @@ async def standing_orders(connection: Connection, stand_seconds: float) -> list[
 
 
 async def queue_counts(connection: Connection) -> list[tuple[str, int, int, int]]:
-    """Per experiment: (name, waiting for any host, waiting for one host, leased)."""
+    """By experiment: (name, queued for any host, queued for one host, leased)."""
     found = await rows(
         connection,
         """SELECT e.name, COALESCE(sum(q.pool), 0)::bigint, COALESCE(sum(q.held), 0)::bigint,

@@ -1,11 +1,11 @@
-"""Syncs gathered into transactions: who comes while one is under way goes along in the next.
+"""Gather syncs into batches: requests that arrive during a transaction share the next one.
 
-A transaction for each host costs ten round trips to PostgreSQL and a flush of its log; for thirty
-hosts together it costs hardly more. A host that comes alone does not wait for others.
+One transaction costs ten round trips to PostgreSQL and a flush of its log, and hardly more for
+thirty hosts than for one. A request that arrives alone does not wait for others.
 
-A host that another transaction holds (a review, another serving process) is left out and goes
-again with the others like it in a turn that waits; so it keeps nobody else waiting. A turn that
-fails is made again host by host: one host's bad luck is not another's.
+A host that another transaction has locked (a review, another serving process) is left out of its
+batch. It is answered in a later batch that waits for the lock, so that it delays no other host. A
+batch that fails is repeated host by host, so that one host's error does not affect the others.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from axiom_protocol.messages import SyncAnswer, SyncRequest
 from axiom_server.config import Config
 from axiom_server.store.database import Pool
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.transaction import Asked, Said, TokenUnknown, exchange_all
+from axiom_server.sync.transaction import SyncCall, SyncReplies, TokenUnknown, answer_syncs
 
-LANES = 2  # turns under way: while PostgreSQL works on one, this process works on the other
-HOSTS_MAX = 48  # in one turn
-TASKS_MAX = 1_500  # reports and free slots in one turn, so that it stays short
+BATCHES_AT_ONCE = 2  # while PostgreSQL works on one batch, this process works on the other
+BATCH_HOSTS_MAX = 48  # in one batch
+BATCH_TASKS_MAX = 1_500  # reports and free slots in one batch, so that the transaction stays short
 
-#: Another transaction was in the way; alone, and a moment later, it may go.
-IN_THE_WAY = (
+#: Conflicts with another transaction; a retry of a single sync may succeed.
+LOCK_CONFLICTS = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
     psycopg.errors.LockNotAvailable,
@@ -36,31 +36,31 @@ IN_THE_WAY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Waiting:
-    asked: Asked
+class _PendingSync:
+    call: SyncCall
     answer: asyncio.Future[SyncAnswer]
 
-    def settle(self, said: SyncAnswer | Exception) -> None:
-        """Hand over the answer, if its request is still there."""
+    def resolve(self, reply: SyncAnswer | Exception) -> None:
+        """Deliver the answer or error, unless the request was cancelled."""
         if self.answer.done():
             return
-        if isinstance(said, Exception):
-            self.answer.set_exception(said)
+        if isinstance(reply, Exception):
+            self.answer.set_exception(reply)
         else:
-            self.answer.set_result(said)
+            self.answer.set_result(reply)
 
 
 @dataclass(kw_only=True)
-class Turns:
-    """One per serving process."""
+class SyncBatcher:
+    """Answers syncs in batches. One per serving process."""
 
     pool: Pool
     config: Config
     catalogue: Catalogue = field(init=False)
-    _free: deque[_Waiting] = field(default_factory=deque)
-    _held: deque[_Waiting] = field(default_factory=deque)
-    _lanes: list[asyncio.Task[None]] = field(default_factory=list)
-    _held_lane: asyncio.Task[None] | None = None
+    _pending: deque[_PendingSync] = field(default_factory=deque)
+    _locked: deque[_PendingSync] = field(default_factory=deque)
+    _workers: list[asyncio.Task[None]] = field(default_factory=list)
+    _locked_worker: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self.catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
@@ -68,70 +68,72 @@ class Turns:
     async def sync(self, token: bytes, request: SyncRequest) -> SyncAnswer:
         """Answer one host. Raises TokenUnknown, and what the database raises."""
         answer: asyncio.Future[SyncAnswer] = asyncio.get_running_loop().create_future()
-        self._free.append(_Waiting(asked=Asked(token=token, request=request), answer=answer))
-        self._lanes = [lane for lane in self._lanes if not lane.done()]
-        if len(self._lanes) < LANES:
-            self._lanes.append(asyncio.create_task(self._work(self._free, wait=False)))
+        self._pending.append(
+            _PendingSync(call=SyncCall(token=token, request=request), answer=answer)
+        )
+        self._workers = [worker for worker in self._workers if not worker.done()]
+        if len(self._workers) < BATCHES_AT_ONCE:
+            self._workers.append(asyncio.create_task(self._process(self._pending, wait=False)))
         return await answer
 
-    async def _work(self, queue: deque[_Waiting], *, wait: bool) -> None:
+    async def _process(self, queue: deque[_PendingSync], *, wait: bool) -> None:
         while queue:
-            await self._turn(take(queue), wait=wait)
+            await self._run_batch(next_batch(queue), wait=wait)
 
-    async def _turn(self, batch: Sequence[_Waiting], *, wait: bool) -> None:
+    async def _run_batch(self, batch: Sequence[_PendingSync], *, wait: bool) -> None:
         try:
-            said = await self._transact([one.asked for one in batch], wait=wait)
-        except Exception as error:  # noqa: BLE001  whatever it is, it goes to those who wait
-            if len(batch) > 1 and _not_the_database(error):
-                for one in batch:
-                    await self._turn([one], wait=True)
+            replies = await self._execute([pending.call for pending in batch], wait=wait)
+        except Exception as error:  # noqa: BLE001  any error is passed on to the requests that wait
+            if len(batch) > 1 and _may_succeed_alone(error):
+                for pending in batch:
+                    await self._run_batch([pending], wait=True)
             else:
-                for one in batch:
-                    one.settle(error)
+                for pending in batch:
+                    pending.resolve(error)
             return
-        for one in batch:
-            token = one.asked.token
-            if token in said.held:
-                self._again(one)
+        for pending in batch:
+            token = pending.call.token
+            if token in replies.locked:
+                self._retry_when_unlocked(pending)
             else:
-                one.settle(said.answers.get(token) or TokenUnknown())
+                pending.resolve(replies.answers.get(token) or TokenUnknown())
 
-    async def _transact(self, asked: Sequence[Asked], *, wait: bool) -> Said:
+    async def _execute(self, calls: Sequence[SyncCall], *, wait: bool) -> SyncReplies:
         async with self.pool.connection() as connection:
             await self.catalogue.refresh(connection)
             async with connection.pipeline(), connection.transaction():
-                return await exchange_all(connection, self.catalogue, self.config, asked, wait=wait)
+                return await answer_syncs(connection, self.catalogue, self.config, calls, wait=wait)
 
-    def _again(self, one: _Waiting) -> None:
-        self._held.append(one)
-        if self._held_lane is None or self._held_lane.done():
-            self._held_lane = asyncio.create_task(self._work(self._held, wait=True))
+    def _retry_when_unlocked(self, pending: _PendingSync) -> None:
+        self._locked.append(pending)
+        if self._locked_worker is None or self._locked_worker.done():
+            self._locked_worker = asyncio.create_task(self._process(self._locked, wait=True))
 
 
-def take(queue: deque[_Waiting]) -> list[_Waiting]:
-    """The next turn: the longest waiting first, each host once, no more than a turn should hold."""
-    batch: list[_Waiting] = []
+def next_batch(queue: deque[_PendingSync]) -> list[_PendingSync]:
+    """Take the next batch: the longest waiting first, each host once, within the size limits."""
+    batch: list[_PendingSync] = []
     tokens: set[bytes] = set()
-    later: list[_Waiting] = []
+    postponed: list[_PendingSync] = []
     tasks = 0
-    while queue and len(batch) < HOSTS_MAX:
-        one = queue[0]
-        request = one.asked.request
+    while queue and len(batch) < BATCH_HOSTS_MAX:
+        pending = queue[0]
+        request = pending.call.request
         tasks += 1 + len(request.reports) + request.capacity.cpu_slots_free
-        if batch and tasks > TASKS_MAX:
+        if batch and tasks > BATCH_TASKS_MAX:
             break
         queue.popleft()
-        if one.answer.done():  # nobody waits for it any more
+        if pending.answer.done():  # its request was cancelled
             continue
-        if one.asked.token in tokens:
-            later.append(one)
+        if pending.call.token in tokens:
+            postponed.append(pending)
             continue
-        tokens.add(one.asked.token)
-        batch.append(one)
-    queue.extendleft(reversed(later))
+        tokens.add(pending.call.token)
+        batch.append(pending)
+    queue.extendleft(reversed(postponed))
     return batch
 
 
-def _not_the_database(error: Exception) -> bool:
-    """Whether hosts could fare better one by one: not when the database is gone or full."""
-    return not isinstance(error, psycopg.OperationalError) or isinstance(error, IN_THE_WAY)
+def _may_succeed_alone(error: Exception) -> bool:
+    """Whether the syncs could succeed one by one: not when the database is down or full."""
+    return not isinstance(error, psycopg.OperationalError) or isinstance(error, LOCK_CONFLICTS)

@@ -1,7 +1,7 @@
-"""What a serving process remembers between requests: published versions and who else is live.
+"""What a serving process caches between requests: published versions and live users.
 
-All of it can be read again at any time, so any number of processes may serve; what they remember
-is at most REFRESH_SECONDS old, and nothing of it decides whether something is done twice.
+The database holds the truth, so any number of processes may serve. Their caches are at most
+REFRESH_SECONDS old, and nothing that must happen only once depends on them.
 """
 
 from __future__ import annotations
@@ -16,55 +16,57 @@ from axiom_server.store import experiments, hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import ParametersRow, VersionRow
 
-REFRESH_SECONDS = 1.0  # staff's commands take effect on grants this soon
-EMPTY_SECONDS = 1.0  # a pool found empty is not asked again before
-FLOOR_SECONDS = 5.0  # what came to wait before a pool's floor is found this soon
-PARAMETER_SETS_MAX = 100_000  # remembered; beyond it the memory is emptied and fills anew
+REFRESH_SECONDS = 1.0  # after this long, staff's commands take effect on grants
+EMPTY_POOL_SECONDS = 1.0  # how long a pool that was found empty is not queried again
+SCAN_START_SECONDS = (
+    5.0  # how long the start of a pool's scan is kept; earlier rows are found after that
+)
+PARAMETER_SETS_MAX = 100_000  # cached; beyond that the cache is emptied
 
 
 @dataclass
 class Catalogue:
-    """One per serving process."""
+    """The cache of one serving process."""
 
     live_seconds: float
-    clock: Callable[[], float] = time.monotonic  # seconds; a simulation brings its own
+    clock: Callable[[], float] = time.monotonic  # seconds; a simulation passes its own
     versions: dict[int, VersionRow] = field(default_factory=dict)
     parameters: dict[int, ParametersRow] = field(default_factory=dict)
     live_users: frozenset[int] = frozenset()
     pools: list[PoolView] = field(default_factory=list)
-    given: dict[tuple[int, str], float] = field(default_factory=dict)
+    granted: dict[tuple[int, str], float] = field(default_factory=dict)
     _empty_until: dict[tuple[int, str], float] = field(default_factory=dict)
-    _floors: dict[tuple[int, str], tuple[int, float]] = field(default_factory=dict)
-    _fresh_until: float = 0.0
-    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _scan_starts: dict[tuple[int, str], tuple[int, float]] = field(default_factory=dict)
+    _valid_until: float = 0.0
+    _refresh_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self, connection: Connection) -> None:
-        """Read again what is too old. One request of many does it; the others wait for it."""
-        if self.clock() < self._fresh_until:
+        """Reload what is too old. One of several concurrent requests does it; the others wait."""
+        if self.clock() < self._valid_until:
             return
-        async with self._refreshing:
-            if self.clock() < self._fresh_until:
+        async with self._refresh_lock:
+            if self.clock() < self._valid_until:
                 return
             found = await experiments.states(connection)
-            await self.know(connection, {version_id for version_id, _, _ in found})
+            await self.load_versions(connection, {version_id for version_id, _, _ in found})
             for version_id, state, weight in found:
                 known = self.versions[version_id]
                 if (known.state, known.weight) != (state, weight):
                     self.versions[version_id] = known._replace(state=state, weight=weight)
             self.live_users = await hosts.live_users(connection, self.live_seconds)
             self.pools = [
-                p for v in self.versions.values() if v.state == "active" for p in pools(v)
+                p for v in self.versions.values() if v.state == "active" for p in pools_of(v)
             ]
-            self._fresh_until = self.clock() + REFRESH_SECONDS
+            self._valid_until = self.clock() + REFRESH_SECONDS
 
-    async def know(self, connection: Connection, ids: set[int]) -> None:
-        """Read the manifests of versions not yet known."""
+    async def load_versions(self, connection: Connection, ids: set[int]) -> None:
+        """Load the versions that are not cached yet."""
         if missing := ids - self.versions.keys():
             for version in await experiments.versions_by_id(connection, sorted(missing)):
                 self.versions[version.version_id] = version
 
-    async def know_parameters(self, connection: Connection, ids: set[int]) -> None:
-        """Read parameter sets not yet known."""
+    async def load_parameters(self, connection: Connection, ids: set[int]) -> None:
+        """Load the parameter sets that are not cached yet."""
         if missing := ids - self.parameters.keys():
             if len(self.parameters) > PARAMETER_SETS_MAX:
                 self.parameters.clear()
@@ -72,41 +74,47 @@ class Catalogue:
             for found in await experiments.parameter_sets(connection, sorted(missing)):
                 self.parameters[found.parameters_id] = found
 
-    def empty(self) -> set[tuple[int, str]]:
-        """Pools that had nothing a moment ago."""
+    def empty_pools(self) -> set[tuple[int, str]]:
+        """Pools that were found empty a moment ago: (version, device)."""
         now = self.clock()
         return {key for key, until in self._empty_until.items() if until > now}
 
-    def floor(self, key: tuple[int, str]) -> int:
-        """The place from which on a pool's workunits wait.
+    def scan_start(self, key: tuple[int, str]) -> int:
+        """The queue place at which to start looking for a pool's workunits.
 
-        Those before it were taken a moment ago. Until a vacuum comes by, an index is full of such
-        rows at its beginning, and every request would walk through them to the first that waits.
+        Those before it were taken a moment ago. Until the next vacuum, the index begins with such
+        dead rows, and every request would have to skip them.
         """
-        floor, until = self._floors.get(key, (0, 0.0))
-        return floor if until > self.clock() else 0
+        start, until = self._scan_starts.get(key, (0, 0.0))
+        return start if until > self.clock() else 0
 
-    def found(self, key: tuple[int, str], floor: int, places: Sequence[int], most: int) -> None:
-        """A pool was asked for so many from a floor on, and these were offered."""
+    def record_offers(
+        self, key: tuple[int, str], start: int, places: Sequence[int], limit: int
+    ) -> None:
+        """Note which places a query offered that asked for ``limit`` of them from ``start``."""
         now = self.clock()
-        if len(places) == most:
-            _, until = self._floors.get(key, (0, now)) if floor else (0, now + FLOOR_SECONDS)
-            self._floors[key] = (max(floor, *places), until)
+        if len(places) == limit:
+            _, until = (
+                self._scan_starts.get(key, (0, now)) if start else (0, now + SCAN_START_SECONDS)
+            )
+            self._scan_starts[key] = (max(start, *places), until)
         else:
-            self._floors.pop(key, None)  # what comes to wait again may be anywhere
-            if not floor:
-                self._empty_until[key] = now + EMPTY_SECONDS
+            self._scan_starts.pop(key, None)  # requeued workunits may be anywhere
+            if not start:
+                self._empty_until[key] = now + EMPTY_POOL_SECONDS
 
-    def was_given(self, key: tuple[int, str], count: int) -> None:
-        """Count what a pool was given, so that pools take turns by weight."""
+    def record_granted(self, key: tuple[int, str], count: int) -> None:
+        """Count what was granted from a pool, so that pools share the grants by weight."""
         weight = self.versions[key[0]].weight
-        base = min((self.given.get((p.version_id, p.device), 0.0) for p in self.pools), default=0.0)
-        # A pool that was empty for long must not catch up on all it missed.
-        self.given[key] = max(self.given.get(key, base), base) + count / max(weight, 1e-9)
+        base = min(
+            (self.granted.get((p.version_id, p.device), 0.0) for p in self.pools), default=0.0
+        )
+        # A pool that was empty for long must not get all grants until it has caught up.
+        self.granted[key] = max(self.granted.get(key, base), base) + count / max(weight, 1e-9)
 
 
-def pools(version: VersionRow) -> list[PoolView]:
-    """The devices that a version's workunits may wait for."""
+def pools_of(version: VersionRow) -> list[PoolView]:
+    """The pools of a version: one for each device that can run it."""
     resources = version.manifest.resources
     cpu = PoolView(
         version_id=version.version_id,

@@ -1,6 +1,7 @@
-"""What a host's sync says of its tasks: reports judged, leases it lost, what it should stop.
+"""Evaluate one host's sync: check its reports, find leases it lost and tasks it should stop.
 
-Reads nothing and writes nothing: `exchange` fetches the rows before, and writes what is found.
+Nothing here reads or writes the database: `transaction` loads the rows before, and stores the
+changes afterwards.
 """
 
 from __future__ import annotations
@@ -16,21 +17,31 @@ from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
 from axiom_protocol.result import ResultRefused, gate
 from axiom_protocol.text import one_line, plain
 from axiom_server.decide import replicate, retry
-from axiom_server.decide.elapsed import Believed, Claim, allowance_after, believe, lie
+from axiom_server.decide.elapsed import (
+    AcceptedTime,
+    Claim,
+    allowance_after,
+    cap_claims,
+    find_mismatch,
+)
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.store.sync import EndedTask, HostRow, TaskRow
+from axiom_server.store.reported_tasks import EndedTask, TaskRow
+from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 
-REFUSAL_LENGTH = 200  # characters of an acknowledgement's ShortText
-PACE_WEIGHT = 0.2  # of the newest reports in a host's pace
+REFUSAL_LENGTH_MAX = 200  # characters of an acknowledgement's ShortText
+PACE_WEIGHT = 0.2  # how much the newest reports change a host's pace
 PACE_RANGE = (0.05, 50.0)
 
-NOT_YOURS = "this task was never granted to this host"
+NEVER_GRANTED = "this task was never granted to this host"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Visit:
-    """A host that speaks. ``tasks``: those leased to it and those its reports name, by id."""
+class HostSync:
+    """One host's sync request, with the host's row and tasks.
+
+    ``tasks``: by id, those leased to the host and those that its reports name.
+    """
 
     host: HostRow
     request: SyncRequest
@@ -38,107 +49,113 @@ class Visit:
 
     @property
     def leased(self) -> list[TaskRow]:
-        """What it should have in hand, before its reports are taken."""
+        """The tasks that it should have, before its reports are counted."""
         return [task for task in self.tasks.values() if task.state == "leased"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intake:
-    """What a visit changes.
+class SyncChanges:
+    """What one sync changes.
 
-    again    workunits that wait again, as which attempt
-    late     workunits whose lost task was reported after all
-    checked  tasks whose result another host shall compute too
-    kept     leases that the host goes on with; ``lost`` are taken back; ``cancelled`` it may stop
-    lies     the task with a claim that cannot be true, and why
+    ended           tasks that its reports end
+    requeued        tasks whose workunits are queued again, with the number of the next attempt
+    late_workunits  workunits whose lost task was reported after all
+    to_replicate    tasks whose result another host is to compute too
+    kept            tasks that the host goes on with
+    lost            leased tasks that the host does not have any more
+    cancelled       ids of tasks that the host should stop
+    mismatches      the task that claims more time than can have passed, and why
+    allowance       slot-seconds that the host may still be credited for
+    failing         failures since its last success
+    pace            its elapsed seconds divided by those declared
     """
 
     acknowledged: list[Acknowledgement]
     ended: list[tuple[TaskRow, EndedTask]]
-    again: list[tuple[TaskRow, int]]
-    late: list[int]
-    checked: list[TaskRow]
+    requeued: list[tuple[TaskRow, int]]
+    late_workunits: list[int]
+    to_replicate: list[TaskRow]
     kept: list[TaskRow]
     lost: list[TaskRow]
     cancelled: list[int]
-    lies: list[tuple[int, str]]
+    mismatches: list[tuple[int, str]]
     allowance: float
     failing: int
     pace: float
 
 
-def take_in(catalogue: Catalogue, policy: ReplicationPolicy, visit: Visit) -> Intake:
-    """Judge what a host says. The catalogue knows the versions and parameters of its tasks."""
-    host = visit.host
-    fresh = _fresh(visit)
-    claims = _claims(visit, fresh)
-    believed = _believed(visit, claims)
-    worst = lie(claims, believed)
+def evaluate_sync(catalogue: Catalogue, policy: ReplicationPolicy, sync: HostSync) -> SyncChanges:
+    """Evaluate one sync. The catalogue must hold the versions and parameters of its tasks."""
+    host = sync.host
+    new_reports = _new_reports(sync)
+    claims = _claims(sync, new_reports)
+    accepted_time = _accepted_time(sync, claims)
+    mismatch = find_mismatch(claims, accepted_time)
     ended = []
-    for task_id, report in fresh.items():
-        task = visit.tasks[task_id]
-        elapsed = believed.elapsed_seconds[task_id]
-        ended.append((task, _judge(catalogue, host, task, report, elapsed)))
+    for task_id, report in new_reports.items():
+        task = sync.tasks[task_id]
+        elapsed = accepted_time.elapsed_seconds[task_id]
+        ended.append((task, _check_report(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
-    kept, lost, cancelled = _reconcile(catalogue, visit, fresh)
-    return Intake(
-        acknowledged=_acknowledge(visit, ended),
+    kept, lost, cancelled = _reconcile(catalogue, sync, new_reports)
+    return SyncChanges(
+        acknowledged=_acknowledge(sync, ended),
         ended=ended,
-        again=_again(host, ended),
-        late=[task.workunit_id for task in good if task.state == "lost"],
-        checked=[task for task in good if _checks(catalogue, policy, host, task)],
+        requeued=_to_requeue(host, ended),
+        late_workunits=[task.workunit_id for task in good if task.state == "lost"],
+        to_replicate=[task for task in good if _needs_replica(catalogue, policy, host, task)],
         kept=kept,
         lost=lost,
         cancelled=cancelled,
-        lies=[worst] if worst else [],
-        allowance=believed.allowance_seconds,
-        failing=_failing(catalogue, host.failing, ended),
+        mismatches=[mismatch] if mismatch else [],
+        allowance=accepted_time.allowance_seconds,
+        failing=_count_failures(catalogue, host.failing, ended),
         pace=_pace(catalogue, host.pace, ended),
     )
 
 
-def _fresh(visit: Visit) -> dict[int, Report]:
-    """The reports that end a task: of its own, and not reported before."""
-    fresh: dict[int, Report] = {}
-    for report in visit.request.reports:
-        named = visit.tasks.get(report.task_id)
-        if named is not None and named.state in ("leased", "lost"):
-            fresh.setdefault(report.task_id, report)
-    return fresh
+def _new_reports(sync: HostSync) -> dict[int, Report]:
+    """The reports that end a task: of the host's own tasks, and not reported before."""
+    new_reports: dict[int, Report] = {}
+    for report in sync.request.reports:
+        task = sync.tasks.get(report.task_id)
+        if task is not None and task.state in ("leased", "lost"):
+            new_reports.setdefault(report.task_id, report)
+    return new_reports
 
 
-def _claims(visit: Visit, fresh: Mapping[int, Report]) -> list[Claim]:
+def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
     return [
         Claim(
             task_id=task_id,
             claimed_seconds=report.elapsed_seconds,
-            wall_seconds=(visit.host.now - visit.tasks[task_id].granted_at).total_seconds(),
+            wall_seconds=(sync.host.now - sync.tasks[task_id].granted_at).total_seconds(),
         )
-        for task_id, report in sorted(fresh.items())
+        for task_id, report in sorted(new_reports.items())
     ]
 
 
-def _believed(visit: Visit, claims: Sequence[Claim]) -> Believed:
-    host = visit.host
+def _accepted_time(sync: HostSync, claims: Sequence[Claim]) -> AcceptedTime:
+    host = sync.host
     slots = host.cpu_cores + host.gpus
     since = (host.now - (host.last_seen_at or host.now)).total_seconds()
-    held = any(task.state in ("leased", "lost") for task in visit.tasks.values())
-    return believe(claims, allowance_after(host.allowance, slots, since, held), slots)
+    held = any(task.state in ("leased", "lost") for task in sync.tasks.values())
+    return cap_claims(claims, allowance_after(host.allowance, slots, since, held), slots)
 
 
-def _judge(
+def _check_report(
     catalogue: Catalogue, host: HostRow, task: TaskRow, report: Report, elapsed: float
 ) -> EndedTask:
-    """Hold a report against its experiment's schema. Nothing of a quarantined host's counts."""
+    """Check a report against the experiment's schema. A quarantined host's results are refused."""
     refusal, valid, encoded = "", None, b"null"
     if host.state == "quarantined":
-        refusal = quarantined(host)[:REFUSAL_LENGTH]
+        refusal = quarantine_notice(host)[:REFUSAL_LENGTH_MAX]
     elif report.outcome == "success":
         try:
             result = gate(catalogue.versions[task.version_id].manifest, report.result)
             valid, encoded = int(result["valid"]), msgspec.json.encode(result)
         except ResultRefused as refused:
-            refusal = one_line(str(refused))[:REFUSAL_LENGTH]
+            refusal = one_line(str(refused))[:REFUSAL_LENGTH_MAX]
     return EndedTask(
         task_id=task.task_id,
         outcome=report.outcome,
@@ -154,49 +171,57 @@ def _judge(
     )
 
 
-def _acknowledge(visit: Visit, ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[Acknowledgement]:
-    refusals = {task_id: task.refusal for task_id, task in visit.tasks.items()}
+def _acknowledge(
+    sync: HostSync, ended: Sequence[tuple[TaskRow, EndedTask]]
+) -> list[Acknowledgement]:
+    refusals = {task_id: task.refusal for task_id, task in sync.tasks.items()}
     refusals |= {end.task_id: end.refusal for _, end in ended}
     return [
-        Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NOT_YOURS))
-        for r in visit.request.reports
+        Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NEVER_GRANTED))
+        for r in sync.request.reports
     ]
 
 
-def quarantined(host: HostRow) -> str:
-    """What its owner is told."""
+def quarantine_notice(host: HostRow) -> str:
+    """What the owner of a quarantined host is told."""
     return f"this host is quarantined: {host.state_reason or 'ask the staff'}"
 
 
-def _again(host: HostRow, ended: Sequence[tuple[TaskRow, EndedTask]]) -> list[tuple[TaskRow, int]]:
-    again = []
+def _to_requeue(
+    host: HostRow, ended: Sequence[tuple[TaskRow, EndedTask]]
+) -> list[tuple[TaskRow, int]]:
+    requeued = []
     for task, end in ended:
-        if host.state == "quarantined":  # as if it had been lost: no fault of the workunit's
-            decision = retry.after("lost", False, task.attempt)
+        if host.state == "quarantined":  # as for a lost task: it is not the workunit's fault
+            decision = retry.decide_requeue("lost", False, task.attempt)
         else:
-            decision = retry.after(end.outcome, bool(end.refusal), task.attempt)
-        if decision.again and task.state == "leased":
-            again.append((task, decision.attempt))
-    return again
+            decision = retry.decide_requeue(end.outcome, bool(end.refusal), task.attempt)
+        if decision.requeue and task.state == "leased":
+            requeued.append((task, decision.attempt))
+    return requeued
 
 
-def _checks(catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow) -> bool:
+def _needs_replica(
+    catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow
+) -> bool:
     return (
         task.purpose == "first"
-        # Where nobody else could check it, it stands on its gate.
+        # Where no other user could compute it, the schema check has to do.
         and replicate.others(host.user_id, catalogue.live_users)
-        and replicate.wants_replica(policy, host.agreements, _draw())
+        and replicate.wants_replica(policy, host.agreements, _random_fraction())
     )
 
 
-def _draw() -> float:
+def _random_fraction() -> float:
     return secrets.randbits(32) / 2**32
 
 
-def _failing(catalogue: Catalogue, failing: int, ended: Sequence[tuple[TaskRow, EndedTask]]) -> int:
+def _count_failures(
+    catalogue: Catalogue, failing: int, ended: Sequence[tuple[TaskRow, EndedTask]]
+) -> int:
     for task, end in sorted(ended, key=lambda pair: pair[0].task_id):
-        spared = catalogue.versions[task.version_id].state == "stopped"
-        failing = retry.failing_after(failing, end.outcome, bool(end.refusal), spared)
+        stopped = catalogue.versions[task.version_id].state == "stopped"
+        failing = retry.count_failures(failing, end.outcome, bool(end.refusal), stopped)
     return failing
 
 
@@ -205,31 +230,33 @@ def _pace(catalogue: Catalogue, pace: float, ended: Sequence[tuple[TaskRow, Ende
     if not good:
         return pace
     declared = sum(catalogue.parameters[task.parameters_id].budget_seconds for task, _ in good)
-    newest = sum(end.elapsed_seconds for _, end in good) / max(declared, 1e-3)
+    measured = sum(end.elapsed_seconds for _, end in good) / max(declared, 1e-3)
     low, high = PACE_RANGE
-    return min(max(pace + PACE_WEIGHT * (newest - pace), low), high)
+    return min(max(pace + PACE_WEIGHT * (measured - pace), low), high)
 
 
 def _reconcile(
-    catalogue: Catalogue, visit: Visit, fresh: Mapping[int, Report]
+    catalogue: Catalogue, sync: HostSync, new_reports: Mapping[int, Report]
 ) -> tuple[list[TaskRow], list[TaskRow], list[int]]:
-    """What the host still has of its leases, what it lost, and what it should stop.
+    """Compare the leases with the tasks that the host has: kept, lost, and ids to cancel.
 
-    A lease that the host does not know of is lost and goes back at once; what it has without a
-    lease (expired, its experiment was stopped, or it is quarantined) it need not finish.
+    A leased task that the host does not have is lost, and is queued again at once. A task that it
+    has without a lease (expired, experiment stopped, host quarantined) is to be cancelled.
     """
-    quarantined = visit.host.state == "quarantined"
-    in_hand = {task.task_id: task.state for task in visit.request.in_hand}
+    quarantined = sync.host.state == "quarantined"
+    in_hand = {task.task_id: task.state for task in sync.request.in_hand}
     kept: list[TaskRow] = []
     lost: list[TaskRow] = []
-    for task in visit.leased:
-        if task.task_id in fresh:
+    for task in sync.leased:
+        if task.task_id in new_reports:
             continue
         if task.task_id in in_hand:
-            gone = quarantined or catalogue.versions[task.version_id].state == "stopped"
+            is_lost = quarantined or catalogue.versions[task.version_id].state == "stopped"
         else:
-            gone = task.granted_by != visit.request.request_id  # else: the answer was lost
-        (lost if gone else kept).append(task)
-    still = {task.task_id for task in kept}
-    cancelled = sorted(t for t, state in in_hand.items() if t not in still and state != "ended")
+            is_lost = (
+                task.granted_by != sync.request.request_id
+            )  # else the answer with the grant got lost
+        (lost if is_lost else kept).append(task)
+    kept_ids = {task.task_id for task in kept}
+    cancelled = sorted(t for t, state in in_hand.items() if t not in kept_ids and state != "ended")
     return kept, lost, cancelled

@@ -1,27 +1,30 @@
-"""Syncs: what hosts say goes in, what they are told comes out, many hosts in one transaction.
+"""Answer the syncs of many hosts in one transaction.
 
-Order inside it: lock the hosts; write their reports; take back what they lost; offer them work; let
-`decide/` choose; lease. A request that was answered before (its ``request_id`` is the host's last)
-finds its reports written and its grants made, and gets the same answer again.
+The order: lock the hosts; store their reports; take back leases that they lost; grant work. A
+request that was answered before (its ``request_id`` is the host's last) finds its reports stored
+and its grants made, and gets the same answer again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
 from axiom_server.decide.credit import decayed
-from axiom_server.store import comparisons
-from axiom_server.store import sync as store
+from axiom_server.store import comparisons, reported_tasks, syncing_hosts
 from axiom_server.store.database import Connection
-from axiom_server.store.sync import HostRow, HostUpdate, TaskRow
+from axiom_server.store.reported_tasks import TaskRow
+from axiom_server.store.syncing_hosts import HostRow, HostUpdate
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.grants import grant_all, to_grant
-from axiom_server.sync.reports import Intake, Visit, take_in
+from axiom_server.sync.grants import grant_work, to_grant
+from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
+
+T = TypeVar("T")
 
 TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
@@ -31,90 +34,85 @@ class TokenUnknown(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A sync to be answered. ``token``: the sha256 of the host's."""
+class SyncCall:
+    """A sync to be answered. ``token``: the sha256 of the host's token."""
 
     token: bytes
     request: SyncRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """Answers by token. ``held``: hosts that another transaction holds; the rest are unknown."""
+class SyncReplies:
+    """Answers by token. ``locked``: hosts that another transaction has locked.
+
+    A token that is in neither belongs to no host.
+    """
 
     answers: dict[bytes, SyncAnswer]
-    held: Collection[bytes] = ()
+    locked: Collection[bytes] = ()
 
 
-async def exchange(
+async def answer_sync(
     connection: Connection, catalogue: Catalogue, config: Config, token: bytes, request: SyncRequest
 ) -> SyncAnswer:
     """Answer one sync inside the caller's transaction. Raises TokenUnknown."""
-    said = await exchange_all(connection, catalogue, config, [Asked(token=token, request=request)])
-    if token not in said.answers:
+    replies = await answer_syncs(
+        connection, catalogue, config, [SyncCall(token=token, request=request)]
+    )
+    if token not in replies.answers:
         raise TokenUnknown
-    return said.answers[token]
+    return replies.answers[token]
 
 
-async def exchange_all(
-    connection: Connection, catalogue: Catalogue, config: Config, asked: Sequence[Asked], *,
+async def answer_syncs(
+    connection: Connection, catalogue: Catalogue, config: Config, calls: Sequence[SyncCall], *,
     wait: bool = True,
-) -> Said:  # fmt: skip
+) -> SyncReplies:  # fmt: skip
     """Answer syncs of different hosts inside the caller's transaction.
 
-    Without ``wait``, hosts that another transaction holds are left for later: one of them must not
-    keep all the others waiting.
+    Without ``wait``, hosts that another transaction has locked are not answered, so that one of
+    them cannot delay all the others.
     """
-    tokens = [one.token for one in asked]
-    hosts, leased = await store.begin(connection, tokens, wait)
+    tokens = [call.token for call in calls]
+    hosts, leased = await syncing_hosts.lock_hosts(connection, tokens, wait)
     found = {host.token for host in hosts}
-    absent = [token for token in tokens if token not in found]
-    held = await store.known(connection, absent) if absent and not wait else ()
+    missing = [token for token in tokens if token not in found]
+    locked = (
+        await syncing_hosts.existing_tokens(connection, missing) if missing and not wait else ()
+    )
     if not hosts:
-        return Said(answers={}, held=held)
+        return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
-    visits = await _visits(connection, catalogue, asked, hosts, leased, now)
-    taken = [(visit, take_in(catalogue, config.replication, visit)) for visit in visits]
-    await _write(connection, config, [intake for _, intake in taken], now)
-    fresh = [(v, i) for v, i in taken if v.host.last_request != v.request.request_id]
-    given = await grant_all(connection, catalogue, config, fresh, now)
-    answers = {}
-    updates = []
-    for visit, intake in taken:
-        grants, reason = given.get(visit.host.host_id) or (_again(catalogue, visit, intake), "")
-        updates.append(_update(visit, intake, grants))
-        answers[visit.host.token] = _answer(config, visit, intake, grants, reason)
-    await store.update_hosts(connection, updates, now)
-    return Said(answers=answers, held=held)
+    syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
+    evaluated = [(sync, evaluate_sync(catalogue, config.replication, sync)) for sync in syncs]
+    await _store_changes(connection, config, [changes for _, changes in evaluated], now)
+    new = [(s, c) for s, c in evaluated if s.host.last_request != s.request.request_id]
+    granted = await grant_work(connection, catalogue, config, new, now)
+    answers, updates = {}, []
+    for sync, changes in evaluated:
+        repeated = _repeated_grants(catalogue, sync, changes), ""
+        grants, reason = granted.get(sync.host.host_id) or repeated
+        updates.append(_host_update(sync, changes, grants))
+        answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
+    await syncing_hosts.update_hosts(connection, updates, now)
+    return SyncReplies(answers=answers, locked=locked)
 
 
-async def _visits(
-    connection: Connection, catalogue: Catalogue, asked: Sequence[Asked],
+async def _load_syncs(
+    connection: Connection, catalogue: Catalogue, calls: Sequence[SyncCall],
     hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
-) -> list[Visit]:  # fmt: skip
-    """Each host with its tasks; the catalogue then knows all that they name."""
-    requests = {one.token: one.request for one in asked}
-    tasks: dict[int, dict[int, TaskRow]] = {host.host_id: {} for host in hosts}
-    for task in leased:
-        if task.host_id in tasks:  # not that of a host left for later
-            tasks[task.host_id][task.task_id] = task
-    absent = {
-        (report.task_id, host.host_id)
-        for host in hosts
-        for report in requests[host.token].reports
-        if report.task_id not in tasks[host.host_id] and 0 < report.task_id <= TASK_ID_MAX
-    }
-    if absent:
-        ids = sorted({task_id for task_id, _ in absent})
-        for task in await store.named_tasks(connection, list(tasks), ids):
-            if (task.task_id, task.host_id) in absent:  # its own host named it
-                tasks[task.host_id][task.task_id] = task
-    named = [task for of_host in tasks.values() for task in of_host.values()]
-    await catalogue.know(connection, {task.version_id for task in named})
-    await catalogue.know_parameters(connection, {task.parameters_id for task in named})
+) -> list[HostSync]:  # fmt: skip
+    """Each host with its request and tasks, and in the catalogue what these tasks refer to."""
+    requests = {call.token: call.request for call in calls}
+    tasks = await _load_tasks(
+        connection, {host.host_id: requests[host.token] for host in hosts}, leased
+    )
+    every_task = [task for of_host in tasks.values() for task in of_host.values()]
+    await catalogue.load_versions(connection, {task.version_id for task in every_task})
+    await catalogue.load_parameters(connection, {task.parameters_id for task in every_task})
     return [
-        Visit(
-            host=await _with_facts(connection, host._replace(now=now), requests[host.token]),
+        HostSync(
+            host=await _update_facts(connection, host._replace(now=now), requests[host.token]),
             request=requests[host.token],
             tasks=tasks[host.host_id],
         )
@@ -122,79 +120,106 @@ async def _visits(
     ]
 
 
-async def _with_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
-    """The host as it now is, by its own word."""
+async def _load_tasks(
+    connection: Connection, requests: Mapping[int, SyncRequest], leased: Sequence[TaskRow]
+) -> dict[int, dict[int, TaskRow]]:
+    """By host and task id: the tasks leased to a host, and those that its reports name."""
+    tasks: dict[int, dict[int, TaskRow]] = {host_id: {} for host_id in requests}
+    for task in leased:
+        if task.host_id in tasks:  # the others belong to hosts that are locked elsewhere
+            tasks[task.host_id][task.task_id] = task
+    not_leased = {
+        (report.task_id, host_id)
+        for host_id, request in requests.items()
+        for report in request.reports
+        if report.task_id not in tasks[host_id] and 0 < report.task_id <= TASK_ID_MAX
+    }
+    if not_leased:
+        ids = sorted({task_id for task_id, _ in not_leased})
+        for task in await reported_tasks.tasks_by_id(connection, list(tasks), ids):
+            if (task.task_id, task.host_id) in not_leased:  # named by its own host
+                tasks[task.host_id][task.task_id] = task
+    return tasks
+
+
+async def _update_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
+    """Store the facts that a request brings; returns the host with them."""
     facts = request.host
     if facts is None:
         return host
-    await store.update_facts(connection, host.host_id, facts)
+    await syncing_hosts.update_facts(connection, host.host_id, facts)
     return host._replace(
         cpu_cores=facts.cpu_cores, gpus=len(facts.gpus), memory_bytes=facts.memory_bytes,
         environments=list(facts.environments),
     )  # fmt: skip
 
 
-async def _write(
-    connection: Connection, config: Config, intakes: Sequence[Intake], now: datetime
+async def _store_changes(
+    connection: Connection, config: Config, all_changes: Sequence[SyncChanges], now: datetime
 ) -> None:
-    """Write what the reports say, and let failed and lost workunits wait again."""
-    if ended := [end for intake in intakes for _, end in intake.ended]:
-        await store.end_tasks(connection, ended, now)
-    lost = [task for intake in intakes for task in intake.lost]
-    if lost:
-        await store.lose_tasks(connection, [task.task_id for task in lost], now)
-    again = [pair for intake in intakes for pair in intake.again]
-    if again := again + [(task, task.attempt) for task in lost]:
-        await store.requeue(connection, again)
-    if late := [workunit for intake in intakes for workunit in intake.late]:
-        await store.unqueue(connection, late)
-    if checked := [task for intake in intakes for task in intake.checked]:
-        await store.want_comparison(connection, checked)
-    if lies := [lie for intake in intakes for lie in intake.lies]:
-        await comparisons.charge(connection, lies, config.replication.distrust)
+    """Store how tasks ended, and queue the workunits of failed and lost ones again."""
+    ended = _joined(changes.ended for changes in all_changes)
+    lost = _joined(changes.lost for changes in all_changes)
+    requeued = _joined(changes.requeued for changes in all_changes)
+    requeued += [(task, task.attempt) for task in lost]
+    late_workunits = _joined(changes.late_workunits for changes in all_changes)
+    to_replicate = _joined(changes.to_replicate for changes in all_changes)
+    mismatches = _joined(changes.mismatches for changes in all_changes)
+    await reported_tasks.end_tasks(connection, [end for _, end in ended], now)
+    await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
+    await reported_tasks.requeue(connection, requeued)
+    await reported_tasks.remove_from_queue(connection, late_workunits)
+    await reported_tasks.request_comparisons(connection, to_replicate)
+    await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
 
 
-def _again(catalogue: Catalogue, visit: Visit, intake: Intake) -> list[Grant]:
-    """The grants of an answer that was lost, with what is left of their leases."""
+def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
+    return [item for items in lists for item in items]
+
+
+def _repeated_grants(catalogue: Catalogue, sync: HostSync, changes: SyncChanges) -> list[Grant]:
+    """The grants of an answer that got lost, with the remaining seconds of their leases."""
     return [
-        to_grant(catalogue, task.task_id, task, _until(visit.host.now, task.deadline_at))
-        for task in intake.kept
-        if task.granted_by == visit.request.request_id
+        to_grant(catalogue, task.task_id, task, _seconds_left(sync.host.now, task.deadline_at))
+        for task in changes.kept
+        if task.granted_by == sync.request.request_id
     ]
 
 
-def _until(now: datetime, deadline: datetime) -> float:
+def _seconds_left(now: datetime, deadline: datetime) -> float:
     return max(0.0, (deadline - now).total_seconds())
 
 
-def _update(visit: Visit, intake: Intake, grants: Sequence[Grant]) -> HostUpdate:
-    host, request, capacity = visit.host, visit.request, visit.request.capacity
+def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) -> HostUpdate:
+    host, request, capacity = sync.host, sync.request, sync.request.capacity
     cpu, gpu = (sum(grant.device == device for grant in grants) for device in ("cpu", "gpu"))
     return HostUpdate(
         host_id=host.host_id,
         request=request.request_id,
-        allowance=intake.allowance,
-        failing=intake.failing,
-        pace=intake.pace,
+        allowance=changes.allowance,
+        failing=changes.failing,
+        pace=changes.pace,
         idle_cpu=max(0, min(capacity.cpu_slots_free, host.cpu_cores) - cpu),
         idle_gpu=max(0, min(capacity.gpu_slots_free, host.gpus) - gpu),
         draining=one_line(request.draining),
-        pending=len(intake.ended),
+        pending=len(changes.ended),
     )
 
 
-def _answer(
-    config: Config, visit: Visit, intake: Intake, grants: list[Grant], reason: str
+def _make_answer(
+    config: Config, sync: HostSync, changes: SyncChanges, grants: list[Grant], reason: str
 ) -> SyncAnswer:
-    hungry = not grants and not intake.kept and not visit.request.draining
+    may_take_work = not grants and not changes.kept and not sync.request.draining
     return SyncAnswer(
-        request_id=visit.request.request_id,
+        request_id=sync.request.request_id,
         grants=grants,
-        acknowledged=intake.acknowledged,
-        cancelled=intake.cancelled,
-        next_sync_seconds=config.serve.idle_sync_seconds if hungry else config.serve.sync_seconds,
+        acknowledged=changes.acknowledged,
+        cancelled=changes.cancelled,
+        next_sync_seconds=config.serve.idle_sync_seconds
+        if may_take_work
+        else config.serve.sync_seconds,
         no_work_reason=reason,
-        credit=_credit(visit.host, visit.host.pending + len(intake.ended)),
+        credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
 
 

@@ -1,4 +1,4 @@
-"""`axiom-server export results`: every accepted result as CSV or Parquet."""
+"""`axiom-server export results`: write accepted results as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from types import ModuleType
 from typing import Any
 
 from axiom_server.errors import DiskFull, ExperimentUnknown, FileUnreadable, ServerError
-from axiom_server.publish.deploy import nearest
+from axiom_server.publish.deploy import suggest_names
 from axiom_server.store import experiments, exports
 from axiom_server.store.database import Connection
 
-#: Nothing is fetched from the network: what is needed is compiled in.
+#: Never download extensions: those needed are built in.
 DUCKDB_CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 
 
 def duckdb() -> ModuleType:
-    """The library that writes Parquet. Raises ServerError where it is not installed."""
+    """The DuckDB module, which writes Parquet. Raises ServerError when it is not installed."""
     try:
         import duckdb as found
     except ImportError:
         raise ServerError(
             "Parquet is written by DuckDB, which is not installed: "
-            "pip install 'axiom-client[server,analysis]', or leave --parquet out for CSV"
+            "pip install 'axiom-client[server,analysis]', or export CSV without --parquet"
         ) from None
     return found
 
 
-async def results(
+async def export_results(
     connection: Connection, target: Path, names: list[str], *, parquet: bool
 ) -> None:  # fmt: skip
-    """Write the file, replacing an earlier one when it is whole.
+    """Write the file, and replace an existing one once it is complete.
 
     Raises ExperimentUnknown, FileUnreadable, DiskFull, and ServerError without DuckDB.
     """
     writer = duckdb() if parquet else None
-    await _check(connection, names)
+    await _check_names(connection, names)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
             made = Path(folder) / "results.csv"
@@ -54,11 +54,13 @@ async def results(
         raise FileUnreadable(f"cannot write {target}: {error.strerror}") from None
 
 
-async def _check(connection: Connection, names: list[str]) -> None:
+async def _check_names(connection: Connection, names: list[str]) -> None:
     known = await experiments.names(connection)
     for name in names:
         if name not in known:
-            raise ExperimentUnknown(f"there are no results of {name!r}; {nearest(name, known)}")
+            raise ExperimentUnknown(
+                f"there are no results of {name!r}; {suggest_names(name, known)}"
+            )
 
 
 def _to_parquet(writer: ModuleType, source: Path) -> Path:

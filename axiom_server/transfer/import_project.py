@@ -1,4 +1,4 @@
-"""`axiom-server import FILE`: an existing project moves here with its users, hosts and results."""
+"""`axiom-server import FILE`: import another project's users, hosts and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from axiom_protocol.text import one_line
 from axiom_server.errors import FileUnreadable
 from axiom_server.store import imports
 from axiom_server.store.database import Connection
-from axiom_server.store.imports import IdleRow, ResultRow
+from axiom_server.store.imports import ImportedHostRow, ImportedResultRow
 
 FILE_BYTES_MAX = 1 << 30  # a million results are about 130 MB
 
@@ -25,7 +25,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class ImportedResult(Struct, frozen=True):
-    """A result of the other project's, with the elapsed seconds that earn its credit."""
+    """A result of the other project, with the elapsed seconds that it is credited for."""
 
     result_id: Id
     user: Name
@@ -35,7 +35,7 @@ class ImportedResult(Struct, frozen=True):
 
 
 class ImportedHost(Struct, frozen=True):
-    """A host of the other project's with idle cores and GPUs."""
+    """A host of the other project with idle cores and GPUs."""
 
     host_id: Id
     name: Name
@@ -44,7 +44,7 @@ class ImportedHost(Struct, frozen=True):
 
 
 class History(Struct, frozen=True):
-    """The file. Other keys in it (notes, expectations) are left alone."""
+    """The content of the file. Other keys in it are ignored."""
 
     results: list[ImportedResult]
     idle_hosts: list[ImportedHost] = []
@@ -52,7 +52,7 @@ class History(Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What changed."""
+    """What an import added."""
 
     results: int
     already_known: int
@@ -62,7 +62,7 @@ class Imported:
 
 
 def read_history(path: Path) -> tuple[History, bytes]:
-    """Parse and check the file; also its sha256. Raises FileUnreadable with what is wrong."""
+    """Read and check the file; returns its content and sha256. Raises FileUnreadable."""
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             raise FileUnreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes; split it")
@@ -81,26 +81,30 @@ def read_history(path: Path) -> tuple[History, bytes]:
     owners: dict[int, str] = {}
     for result in history.results:
         if owners.setdefault(result.host_id, result.user) != result.user:
-            raise FileUnreadable(f"{path}: host_id {result.host_id} has two users")
+            raise FileUnreadable(
+                f"{path}: host_id {result.host_id} has two users; nothing was imported"
+            )
     return history, hashlib.sha256(raw).digest()
 
 
 async def import_history(
     connection: Connection, history: History, digest: bytes, source: str
 ) -> Imported:
-    """Bring a history in, in the caller's transaction. The same file again changes nothing."""
+    """Import a history, in the caller's transaction. The same file again changes nothing."""
     owners = {r.host_id: one_line(r.user) for r in history.results}
     if not await imports.is_new_file(connection, digest):
         return Imported(
             results=0, already_known=len(history.results), users=0, hosts=0, idle_hosts=0
         )
     idle = [
-        IdleRow(host_id=h.host_id, name=one_line(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus)
+        ImportedHostRow(
+            host_id=h.host_id, name=one_line(h.name), cpu_cores=h.cpu_cores, gpus=h.gpus
+        )
         for h in history.idle_hosts
     ]
     hosts = await imports.add_hosts(connection, source, owners, idle)
     results = [
-        ResultRow(r.result_id, one_line(r.user), r.host_id, r.experiment, r.elapsed_seconds)
+        ImportedResultRow(r.result_id, one_line(r.user), r.host_id, r.experiment, r.elapsed_seconds)
         for r in history.results
     ]
     new = await imports.add_results(connection, source, results, hosts)

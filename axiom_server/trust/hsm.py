@@ -1,7 +1,7 @@
-"""Staff's keys in a device that never gives them away: PKCS#11, by securesystemslib's HSMSigner.
+"""Signing keys in a PKCS#11 device, which never reveals them, with securesystemslib's HSMSigner.
 
-A device's key is named ``hsm:ID?label=TOKEN``, with the key's number on the token and the token's
-label; the library that speaks to it is named by PYKCS11LIB. Keys are ECDSA on P-256 or P-384.
+A key is named ``hsm:ID?label=TOKEN``: the key's number on the token, and the token's label. The
+variable PYKCS11LIB names the device's driver library. Keys are ECDSA on P-256 or P-384.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from axiom_server.trust.keys import KeysError
 LIBRARY_VARIABLE = "PYKCS11LIB"  # securesystemslib's own name for it
 PIN_VARIABLE = "AXIOM_KEYS_PIN"
 
-Ask = Callable[[], str]  # asks a person for the device's PIN
+Prompt = Callable[[], str]  # asks a person for the PIN of the device
 
 
-def public_key(uri: str, ask: Ask) -> SSlibKey:
-    """The public half of a device's key. Raises KeysError."""
+def public_key(uri: str, ask: Prompt) -> SSlibKey:
+    """The public key of a key in a device. Raises KeysError."""
     number, label = _parts(uri)
-    with _faults_named(uri):
+    with _as_keys_error(uri):
         _, key = HSMSigner.import_(number, label, lambda _: ask())
     return key
 
 
-def open_signer(uri: str, trusted: Mapping[str, Key], ask: Ask) -> Signer:
-    """What signs with a device's key. Raises KeysError, also when it is none of ``trusted``.
+def open_signer(uri: str, trusted: Mapping[str, Key], ask: Prompt) -> Signer:
+    """A signer for a key in a device. Raises KeysError, also when it is none of ``trusted``.
 
     trusted  the keys that may sign, by their ids
     """
     key = public_key(uri, ask)
     if key.keyid not in trusted:
         raise KeysError(
-            f"{uri} has the key {key.keyid[:16]}, which is none of those that may sign this; "
-            "axiom-server keys list shows them, keys change --add makes it one"
+            f"{uri} has the key {key.keyid[:16]}, which may not sign this; "
+            "axiom-server keys list shows those that may, keys change --add adds it"
         )
-    return _Device(*_parts(uri), key, uri, ask)
+    return _HsmSigner(*_parts(uri), key, uri, ask)
 
 
-class _Device(HSMSigner):
-    """Names what goes wrong with the device, and asks for its PIN once."""
+class _HsmSigner(HSMSigner):
+    """An HSMSigner that raises KeysError for errors of the device, and asks for its PIN once."""
 
     def __init__(
-        self, number: int | None, label: str | None, key: SSlibKey, uri: str, ask: Ask
+        self, number: int | None, label: str | None, key: SSlibKey, uri: str, ask: Prompt
     ) -> None:
         number = self.SCHEME_KEYID if number is None else number
         super().__init__(number, key, lambda _: ask(), label)
@@ -56,7 +56,7 @@ class _Device(HSMSigner):
 
     def sign(self, payload: bytes):  # type: ignore[no-untyped-def]
         """Sign. Raises KeysError."""
-        with _faults_named(self._uri):
+        with _as_keys_error(self._uri):
             return super().sign(payload)
 
 
@@ -69,15 +69,15 @@ def _parts(uri: str) -> tuple[int | None, str | None]:
         number = int(parts.path) if parts.path else None
     except ValueError:
         raise KeysError(
-            f"{uri!r} names no key of a device; write hsm:2?label=TOKEN, "
+            f"{uri!r} does not name a key in a device; write hsm:2?label=TOKEN, "
             "with the key's number and the token's label"
         ) from None
     return number, dict(parse_qsl(parts.query)).get("label")
 
 
 @contextmanager
-def _faults_named(uri: str) -> Iterator[None]:
-    """What securesystemslib and the device's library raise, as one KeysError."""
+def _as_keys_error(uri: str) -> Iterator[None]:
+    """Raise KeysError for the errors of securesystemslib and of the driver library."""
     if not os.environ.get(LIBRARY_VARIABLE):
         raise KeysError(
             f"{uri}: set {LIBRARY_VARIABLE} to the device's PKCS#11 library, "
@@ -90,7 +90,7 @@ def _faults_named(uri: str) -> Iterator[None]:
     try:
         yield
     except PKCS11Error as error:
-        said = str(error) or type(error).__name__
-        raise KeysError(f"{uri}: the device refused: {said}") from None
+        message = str(error) or type(error).__name__
+        raise KeysError(f"{uri}: the device refused: {message}") from None
     except (ValueError, RuntimeError, OSError, UnsupportedLibraryError) as error:
         raise KeysError(f"{uri}: {error}") from None

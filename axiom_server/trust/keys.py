@@ -1,7 +1,7 @@
-"""The project's signing keys: Ed25519, one PKCS#8 file each, encrypted where a passphrase is given.
+"""The project's signing keys: Ed25519, one PKCS#8 file each, encrypted if a passphrase is given.
 
-Root and targets keys belong to staff and are best kept off the server; snapshot and timestamp keys
-are the server's own, never encrypted, because `serve` re-signs with them unattended. Several keys
+Root and targets keys belong to staff and are best kept off the server. Snapshot and timestamp keys
+belong to the server and are not encrypted, because `serve` signs with them unattended. Several keys
 of a role are ROLE.pem, ROLE-2.pem, ROLE-3.pem ...
 """
 
@@ -30,24 +30,24 @@ from axiom_server.errors import SigningFailed
 
 Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
-STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # what decides which code volunteers run
-SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # what says how fresh that decision is
+STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # these decide which code volunteers run
+SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # these say how recent that decision is
 PASSPHRASE_VARIABLE = "AXIOM_KEYS_PASSPHRASE"
-PASSPHRASE_LENGTH_MIN = 12  # characters; the file may be copied and attacked offline
+PASSPHRASE_LENGTH_MIN = 12  # characters; a copied file can be attacked offline
 
 
 class KeysError(SigningFailed):
-    """A key cannot be made, read or used; the message says what to do next."""
+    """A key cannot be created, read or used; the message says what to do next."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """The signers at hand, by role. A role whose keys are kept elsewhere has none."""
+    """The signers on this machine, by role. A role whose keys are elsewhere has none."""
 
     signers: Mapping[Role, tuple[Signer, ...]]
 
     def of(self, role: Role) -> tuple[Signer, ...]:
-        """The signers of a role, at least one. Raises KeysError when its keys are elsewhere."""
+        """The signers of a role, at least one. Raises KeysError when there is none."""
         found = self.signers.get(role, ())
         if not found:
             raise KeysError(
@@ -57,29 +57,29 @@ class Keys:
         return found
 
     def merged(self, other: Keys) -> Keys:
-        """These keys, and the other's for the roles that these lack."""
+        """These keys, with those of ``other`` for roles that have none here."""
         roles = {role: self.signers.get(role) or other.signers.get(role, ()) for role in ROLES}
         return Keys(signers=roles)
 
     def has(self, role: Role) -> bool:
-        """Whether any key of the role is at hand."""
+        """Whether there is a key of the role."""
         return bool(self.signers.get(role))
 
 
 def init_keys(
     keys_dir: Path, passphrase: str | None, counts: Mapping[Role, int] | None = None
 ) -> list[Path]:
-    """Make the first keys of every role, and return their files.
+    """Create the first keys of every role, and return their files.
 
-    passphrase  encrypts the staff's keys; None leaves them readable by their owner alone (0600)
-    counts      how many keys a role gets (one, unless said); a threshold above one needs as many
+    passphrase  encrypts the staff's keys; with None they are only protected by file mode 0600
+    counts      how many keys a role gets (default: one); a threshold needs as many
 
-    Raises KeysError when a key is already there: a new key in its place would orphan every client.
+    Raises KeysError when a key exists: no client would accept a key that replaces it.
     """
     names = [path for role in ROLES for path in _names(role, (counts or {}).get(role, 1))]
     if there := sorted(name for name in names if (keys_dir / name).exists()):
         raise KeysError(
-            f"{keys_dir / there[0]} is already there: keep it (clients trust it), "
+            f"{keys_dir / there[0]} exists already: keep it (clients trust it), "
             "or replace it with axiom-server keys rotate"
         )
     make_private_folder(keys_dir)
@@ -90,7 +90,7 @@ def init_keys(
 
 
 def load_keys(keys_dir: Path, passphrase: str | None = None, roles: Iterable[Role] = ROLES) -> Keys:
-    """Read the keys of ``roles`` in ``keys_dir``; absent ones are left out. Raises KeysError."""
+    """Read the keys of ``roles`` in ``keys_dir``; missing files are left out. Raises KeysError."""
     return Keys(
         signers={
             role: tuple(read_key(path, passphrase) for path in key_files(keys_dir, role))
@@ -100,25 +100,25 @@ def load_keys(keys_dir: Path, passphrase: str | None = None, roles: Iterable[Rol
 
 
 def key_files(keys_dir: Path, role: Role) -> list[Path]:
-    """The files of a role's keys in ``keys_dir``, first to last."""
+    """The key files of a role in ``keys_dir``, in order."""
     first = keys_dir / f"{role}.pem"
     others = sorted(keys_dir.glob(f"{role}-*.pem"), key=lambda path: (len(path.name), path.name))
     return [first, *others] if first.exists() else others
 
 
 def read_key(path: Path, passphrase: str | None) -> CryptoSigner:
-    """Read one key file. Raises KeysError: absent, wrong passphrase, wrong kind."""
+    """Read one key file. Raises KeysError when it is missing, locked or of another kind."""
     encrypted = is_encrypted(path)
     if encrypted and not passphrase:
         raise KeysError(
-            f"{path} is encrypted: give its passphrase, in a terminal or as {PASSPHRASE_VARIABLE}"
+            f"{path} is encrypted: give its passphrase, at a terminal or in {PASSPHRASE_VARIABLE}"
         )
     try:
         key = load_pem_private_key(
             path.read_bytes(), passphrase.encode() if encrypted and passphrase else None
         )
     except ValueError:
-        why = "the passphrase does not fit" if encrypted else "it is not a PKCS#8 private key"
+        why = "the passphrase is wrong" if encrypted else "it is not a PKCS#8 private key"
         raise KeysError(f"cannot use the key {path}: {why}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise KeysError(f"cannot use the key {path}: it is not an Ed25519 key")
@@ -126,9 +126,9 @@ def read_key(path: Path, passphrase: str | None) -> CryptoSigner:
 
 
 def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> None:
-    """Write a new key file with owner-only rights, and its public half beside it, ROLE.pub.
+    """Write a new key file that only its owner can read, and its public key, ROLE.pub.
 
-    Raises KeysError when the passphrase is short.
+    Raises KeysError when the passphrase is too short.
     """
     if passphrase is not None and len(passphrase) < PASSPHRASE_LENGTH_MIN:
         raise KeysError(f"the passphrase needs at least {PASSPHRASE_LENGTH_MIN} characters")
@@ -141,7 +141,7 @@ def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> Non
 
 
 def read_public_key(path: Path) -> SSlibKey:
-    """Read a key's public half, ROLE.pub. Raises KeysError."""
+    """Read a public key, ROLE.pub. Raises KeysError."""
     try:
         return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
     except OSError as error:
@@ -174,17 +174,17 @@ def is_encrypted(path: Path) -> bool:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter."""
+    """Create a folder that only its owner can enter."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, and that was not there before."""
+    """Write a new file that only its owner can read. Raises KeysError when it exists."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise KeysError(f"{path} is already there, and a key is never overwritten") from None
+        raise KeysError(f"{path} exists already, and a key is never overwritten") from None
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()

@@ -1,7 +1,7 @@
-"""The signed metadata of the bundles on disk: read as one consistent set, written file by file.
+"""Read and write the signed metadata of the bundles on disk.
 
-``timestamp.json`` names the snapshot, the snapshot names the targets, so what is current is what
-the timestamp leads to; a file that a crash left behind is not reachable, and is overwritten.
+``timestamp.json`` names the current snapshot, and the snapshot names the current targets. A file
+that a crash left behind is not referenced, and is overwritten later.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ else:
 Clock = Callable[[], datetime]
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
-# How long each role's word holds. Root and targets are signed by people, rarely; a host that cannot
-# get a new timestamp for a day takes no new work (TUF's freeze), and `serve` signs one every hour.
-ROOT_LIFE = timedelta(days=730)
-TARGETS_LIFE = timedelta(days=180)
-SNAPSHOT_LIFE = timedelta(days=7)
-TIMESTAMP_LIFE = timedelta(days=1)
-RESIGN_AFTER = timedelta(minutes=55)  # so that an hourly call always finds it due
+# How long each role's metadata is valid. Root and targets are signed by people, rarely. `serve`
+# signs a timestamp every hour; a host that gets no new one for a day takes no new work (TUF's
+# protection against freeze attacks).
+ROOT_LIFETIME = timedelta(days=730)
+TARGETS_LIFETIME = timedelta(days=180)
+SNAPSHOT_LIFETIME = timedelta(days=7)
+TIMESTAMP_LIFETIME = timedelta(days=1)
+RESIGN_AFTER = timedelta(minutes=55)  # so that a call every hour always signs
 
 
 class BundlesError(SigningFailed):
@@ -44,7 +45,7 @@ class BundlesError(SigningFailed):
 
 
 def utc_now() -> datetime:
-    """Now, in whole seconds, as TUF writes it."""
+    """The current time in whole seconds, as in TUF metadata."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
@@ -56,7 +57,7 @@ class MetadataFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether the first metadata was written."""
+        """Whether metadata exists."""
         return (self.folder / "timestamp.json").exists()
 
     def root(self) -> Metadata[Root]:
@@ -78,21 +79,21 @@ class MetadataFolder:
         return self._read(f"{version}.targets.json", Targets)
 
     def write_root(self, root: Metadata[Root]) -> None:
-        """Write a new root under its version, then as the newest."""
+        """Write a new root, first under its version, then as root.json."""
         data = root.to_bytes()
         write_file(self.folder / f"{root.signed.version}.root.json", data)
         write_file(self.folder / "root.json", data)
 
     def write_targets(self, targets: Metadata[Targets]) -> MetaFile:
-        """Write new targets, and return how a snapshot names them."""
+        """Write new targets, and return the snapshot's entry for them."""
         return self._write(f"{targets.signed.version}.targets.json", targets)
 
     def write_snapshot(self, snapshot: Metadata[Snapshot]) -> MetaFile:
-        """Write a new snapshot, and return how a timestamp names it."""
+        """Write a new snapshot, and return the timestamp's entry for it."""
         return self._write(f"{snapshot.signed.version}.snapshot.json", snapshot)
 
     def write_timestamp(self, timestamp: Metadata[Timestamp]) -> None:
-        """Write a new timestamp: from here on clients see everything that it leads to."""
+        """Write a new timestamp, which makes the snapshot and targets that it leads to current."""
         write_file(self.folder / "timestamp.json", timestamp.to_bytes())
 
     def _write(self, name: str, metadata: Metadata[Snapshot] | Metadata[Targets]) -> MetaFile:
@@ -105,35 +106,39 @@ class MetadataFolder:
             metadata = Metadata[T].from_file(str(self.folder / name))
         except StorageError:
             raise BundlesError(
-                f"{self.folder / name} is missing: make the bundles with axiom-server init, "
+                f"{self.folder / name} is missing: create the bundles with axiom-server init, "
                 "or restore them from a backup"
             ) from None
         except RepositoryError as error:
-            raise BundlesError(f"{self.folder / name} is damaged: {error}; restore it") from None
+            raise BundlesError(
+                f"{self.folder / name} is damaged: {error}; restore it from a backup"
+            ) from None
         if not isinstance(metadata.signed, kind):
-            raise BundlesError(f"{self.folder / name} is not {kind.type} metadata; restore it")
+            raise BundlesError(
+                f"{self.folder / name} is not {kind.type} metadata; restore it from a backup"
+            )
         return metadata
 
 
 def root_fingerprint(root: Metadata[Root]) -> str:
-    """SHA-256, in hex, of the root's signed bytes: a further signature on it does not change it."""
+    """SHA-256 in hexadecimal of the root's signed bytes, which do not include signatures."""
     return hashlib.sha256(root.signed_bytes).hexdigest()
 
 
 def sign(metadata: Metadata[T], signers: Iterable[Signer]) -> None:
-    """Put the signatures of ``signers`` on the metadata; those of other keys stay."""
+    """Add the signatures of ``signers`` to those on the metadata."""
     for signer in signers:
         metadata.sign(signer, append=True)
 
 
 def check_signatures(root: Root, role: Role, metadata: Metadata[T]) -> None:
-    """Raise BundlesError unless as many of the role's keys signed as the root asks for."""
+    """Raise BundlesError unless enough of the role's keys have signed for the root's threshold."""
     found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
     if not found.verified:
         raise BundlesError(
             f"the new {role} metadata has {len(found.signed)} of the {found.threshold} signatures "
-            "that the root asks for: sign it with the other keys too (axiom-server sign), "
-            "or use the keys that the root names (axiom-server keys list)"
+            "that the root requires: sign it with the other keys too (axiom-server sign), "
+            "or use the keys that the root trusts (axiom-server keys list)"
         )
 
 
@@ -142,14 +147,14 @@ def check_root(current: Metadata[Root], new: Metadata[Root]) -> None:
     if new.signed.version != current.signed.version + 1:
         raise BundlesError(
             f"this was signed as version {new.signed.version} of the root, and version "
-            f"{current.signed.version + 1} comes next: make the request again"
+            f"{current.signed.version + 1} comes next: write the request again"
         )
     check_signatures(current.signed, "root", new)
     check_signatures(new.signed, "root", new)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file durably: a reader, or a crash, sees the old bytes or the new ones."""
+    """Write a file atomically and durably: after a crash it has the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -160,8 +165,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes here. Held by a crashed process, the lock frees itself."""
+def write_lock(folder: Path) -> Iterator[None]:
+    """Lock the folder against other writers. The lock of a crashed process is released."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+b") as file:
         if sys.platform == "win32":

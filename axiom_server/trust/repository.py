@@ -1,8 +1,8 @@
 """The project's bundles: a TUF repository on disk that any web server can serve.
 
-DIR/bundles/metadata holds what staff and server signed, DIR/bundles/targets the experiments as
-``<sha256>.<name>@<version>.py``. What may run is decided by the targets key alone, which staff
-hold; the server's keys (snapshot, timestamp) only say which decision is the newest. Format and
+DIR/bundles/metadata holds the signed metadata, DIR/bundles/targets the experiments as
+``<sha256>.<name>@<version>.py``. Only the targets key, which staff hold, decides which experiments
+may run; the server's keys (snapshot, timestamp) only say which targets are the newest. Format and
 rules: The Update Framework's specification 1.0.
 """
 
@@ -20,22 +20,22 @@ from axiom_server.trust.declaration import declarations, declare
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
     RESIGN_AFTER,
-    ROOT_LIFE,
-    SNAPSHOT_LIFE,
-    TARGETS_LIFE,
-    TIMESTAMP_LIFE,
+    ROOT_LIFETIME,
+    SNAPSHOT_LIFETIME,
+    TARGETS_LIFETIME,
+    TIMESTAMP_LIFETIME,
     BundlesError,
     Clock,
     MetadataFolder,
     check_root,
     check_signatures,
-    only_writer,
     root_fingerprint,
     sign,
     utc_now,
     write_file,
+    write_lock,
 )
-from axiom_server.trust.targets import Bundle, Published, add, listing, live, read_bundle
+from axiom_server.trust.targets import Bundle, Published, add, find_target, listing, read_bundle
 from axiom_server.trust.targets import withdraw as withdraw_from
 
 __all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "read_bundle"]
@@ -43,14 +43,14 @@ __all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "rea
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What signing would change: ``targets`` is unsigned, and None when nothing would."""
+    """A change to sign: ``targets`` is the unsigned metadata, or None if nothing changes."""
 
     published: tuple[Published, ...]
     targets: Metadata[Targets] | None
 
 
 class Repository:
-    """The bundles under one folder, DIR/bundles; the server's keys are beside it, in DIR/keys."""
+    """The bundles in one folder, DIR/bundles. The server's keys are in DIR/keys."""
 
     def __init__(
         self, folder: Path, *, keys_dir: Path | None = None, clock: Clock = utc_now
@@ -60,14 +60,14 @@ class Repository:
         self.metadata = MetadataFolder(folder / "metadata")
         self._clock = clock
 
-    # What is there
+    # Reading
 
     def fingerprint(self) -> str:
-        """The newest root's fingerprint, which a volunteer compares when attaching."""
+        """The fingerprint of the newest root, which volunteers compare when they attach."""
         return root_fingerprint(self.metadata.root())
 
     def bundles(self) -> list[Bundle]:
-        """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
+        """All published and withdrawn versions, sorted by name and version."""
         return listing(self.metadata.targets().signed)
 
     def declarations(self) -> dict[str, dict[str, Any]]:
@@ -75,12 +75,12 @@ class Repository:
         return declarations(self.metadata.targets().signed)
 
     def source(self, name: str, version: str) -> bytes:
-        """The published bytes of a live version. Raises ExperimentUnknown."""
-        file = live(self.metadata.targets().signed, f"{name}@{version}")
+        """The source of a published version. Raises ExperimentUnknown."""
+        file = find_target(self.metadata.targets().signed, f"{name}@{version}")
         return self._path(file.hashes["sha256"], file.path).read_bytes()
 
     def expiries(self) -> dict[Role, datetime]:
-        """When each role's metadata expires; clients refuse the bundles from then on."""
+        """When each role's metadata expires; after that, clients refuse the bundles."""
         read = self.metadata
         return {
             "root": read.root().signed.expires,
@@ -89,19 +89,19 @@ class Repository:
             "timestamp": read.timestamp().signed.expires,
         }
 
-    # What changes it
+    # Changing
 
     def create(self, keys: Keys, thresholds: Mapping[Role, int] | None = None) -> None:
         """Write the first root, targets, snapshot and timestamp, signed with every key of ``keys``.
 
-        thresholds  how many signatures a role needs (one, unless said)
+        thresholds  how many signatures a role needs (default: one)
 
-        Raises BundlesError when there are bundles already, or fewer keys than a threshold needs.
+        Raises BundlesError when bundles exist, or a role has fewer keys than its threshold.
         """
         if self.metadata.exists:
             raise BundlesError(f"{self.folder} holds bundles already; nothing was changed")
-        with only_writer(self.folder):
-            root = Metadata(Root(version=1, expires=self._clock() + ROOT_LIFE))
+        with write_lock(self.folder):
+            root = Metadata(Root(version=1, expires=self._clock() + ROOT_LIFETIME))
             for role in ROLES:
                 signers, threshold = keys.of(role), (thresholds or {}).get(role, 1)
                 if not 1 <= threshold <= len(signers):
@@ -114,25 +114,25 @@ class Repository:
                 root.signed.roles[role].threshold = threshold
             sign(root, keys.of("root"))
             self.metadata.write_root(root)
-            targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFE))
+            targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFETIME))
             sign(targets, keys.of("targets"))
             (self.folder / "targets").mkdir(exist_ok=True)
             self._sign_snapshot(self.metadata.write_targets(targets), keys, None)
 
     def publish(self, source: bytes, keys: Keys) -> Published:
-        """Sign one experiment and make it available. The same bytes twice change nothing.
+        """Sign one experiment and publish it. Publishing the same source again changes nothing.
 
-        Raises ManifestError for a wrong experiment, ExperimentMalformed when the version exists
-        with other bytes or was withdrawn, KeysError when the targets key is not in ``keys``.
+        Raises ManifestError for an invalid experiment, ExperimentMalformed when the version exists
+        with another source or was withdrawn, KeysError when the targets key is not in ``keys``.
         """
         return self._change(keys, publish=[source])[0]
 
     def withdraw(self, name: str, version: str, keys: Keys) -> None:
-        """Sign that a version must not run any more. Withdrawing it again changes nothing."""
+        """Withdraw a version, so that it must not run any more. Doing so again changes nothing."""
         self._change(keys, withdraw=[f"{name}@{version}"])
 
     def extend(self, keys: Keys) -> None:
-        """Sign the same targets again, before they expire."""
+        """Sign the same targets again with a new expiry date."""
         self._change(keys, extend=True)
 
     def propose(
@@ -140,7 +140,7 @@ class Repository:
     ) -> Proposal:
         """The unsigned targets that would publish these sources and withdraw these name@version.
 
-        Raises as ``publish`` and ``withdraw``. Nothing is changed on disk.
+        Raises like ``publish`` and ``withdraw``. Changes nothing on disk.
         """
         targets = self.metadata.targets()
         before, known = targets.signed.to_dict(), set(targets.signed.targets)
@@ -153,23 +153,26 @@ class Repository:
         if targets.signed.to_dict() == before and not extend:
             return Proposal(published=published, targets=None)
         targets.signed.version += 1
-        targets.signed.expires = self._clock() + TARGETS_LIFE
+        targets.signed.expires = self._clock() + TARGETS_LIFETIME
         targets.signatures.clear()
         return Proposal(published=published, targets=targets)
 
     def install_targets(self, targets: Metadata[Targets], sources: Iterable[bytes]) -> None:
-        """Make signed targets current, with the sources they add. Raises BundlesError: no fit."""
-        with only_writer(self.folder):
+        """Put signed targets into effect, with the sources they add.
+
+        Raises BundlesError when they do not follow the current ones, or a signature is missing.
+        """
+        with write_lock(self.folder):
             self._install_targets(targets, sources, self._online_keys(None))
 
     def install_root(self, root: Metadata[Root], keys: Keys) -> None:
-        """Make a signed root current, and sign anew what it changed the keys of.
+        """Put a signed root into effect, and sign again the roles whose keys it changes.
 
-        keys  must hold the targets key when the root changes that; the server's keys likewise
+        keys  must include the targets key if the root changes that; likewise the server's keys
 
-        Raises BundlesError when the root does not follow the current one, or a signature lacks.
+        Raises BundlesError when the root does not follow the current one or lacks a signature.
         """
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             check_root(self.metadata.root(), root)
             targets, snapshot = self.metadata.targets(), self.metadata.snapshot().signed
             meta = snapshot.meta["targets.json"]
@@ -186,24 +189,25 @@ class Repository:
             self._sign_snapshot(meta, keys, snapshot)
 
     def refresh_online(self, *, force: bool = False) -> bool:
-        """Re-sign timestamp and snapshot with the server's keys once they are due.
+        """Sign timestamp and snapshot again with the server's keys when they are due.
 
-        Due: an hour of the timestamp's day is gone, or a tenth of the snapshot's week. Call it
-        hourly or oftener. Returns whether anything was signed. Raises BundlesError, KeysError.
+        They are due after an hour of the timestamp's day, or a tenth of the snapshot's week. Call
+        this at least every hour. Returns whether anything was signed. Raises BundlesError,
+        KeysError.
         """
         now = self._clock()
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             snapshot, timestamp = self.metadata.snapshot(), self.metadata.timestamp()
             keys = self._online_keys(None)
-            if force or snapshot.signed.expires - now < SNAPSHOT_LIFE * 0.9:
+            if force or snapshot.signed.expires - now < SNAPSHOT_LIFETIME * 0.9:
                 self._sign_snapshot(snapshot.signed.meta["targets.json"], keys, snapshot.signed)
                 return True
-            if timestamp.signed.expires - now < TIMESTAMP_LIFE - RESIGN_AFTER:
+            if timestamp.signed.expires - now < TIMESTAMP_LIFETIME - RESIGN_AFTER:
                 self._sign_timestamp(timestamp.signed.snapshot_meta, keys)
                 return True
         return False
 
-    # How
+    # Helpers
 
     def _change(
         self,
@@ -214,7 +218,7 @@ class Repository:
         extend: bool = False,
     ) -> tuple[Published, ...]:
         sources = tuple(publish)
-        with only_writer(self.folder):
+        with write_lock(self.folder):
             proposal = self.propose(publish=sources, withdraw=withdraw, extend=extend)
             if proposal.targets is not None:
                 sign(proposal.targets, keys.of("targets"))
@@ -229,7 +233,7 @@ class Repository:
         if targets.signed.version != expected:
             raise BundlesError(
                 f"this was signed as version {targets.signed.version} of the targets, "
-                f"and version {expected} comes next: make the request again"
+                f"and version {expected} comes next: write the request again"
             )
         check_signatures(self.metadata.root().signed, "targets", targets)
         for source in sources:
@@ -237,14 +241,14 @@ class Repository:
             write_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
         for path, file in targets.signed.targets.items():
             if not self._path(file.hashes["sha256"], path).exists():
-                raise BundlesError(f"the source of {path} is missing: make the request again")
+                raise BundlesError(f"the source of {path} is missing: write the request again")
         self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
 
     def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
         now = self._clock()
         snapshot = Snapshot(
             version=_next_version(old.version if old else 0, now),
-            expires=now + SNAPSHOT_LIFE,
+            expires=now + SNAPSHOT_LIFETIME,
             meta={"targets.json": targets},
         )
         metadata = Metadata(snapshot)
@@ -256,7 +260,9 @@ class Repository:
         now = self._clock()
         old = self.metadata.timestamp().signed.version if self.metadata.exists else 0
         timestamp = Timestamp(
-            version=_next_version(old, now), expires=now + TIMESTAMP_LIFE, snapshot_meta=snapshot
+            version=_next_version(old, now),
+            expires=now + TIMESTAMP_LIFETIME,
+            snapshot_meta=snapshot,
         )
         metadata = Metadata(timestamp)
         sign(metadata, keys.of("timestamp"))
@@ -273,9 +279,9 @@ class Repository:
 
 
 def _next_version(old: int, now: datetime) -> int:
-    """The next version of the server's metadata: seconds since 1970, and always above the last.
+    """The next version of the server's metadata: seconds since 1970, and more than ``old``.
 
-    Counted from one, a server restored from yesterday's backup would look like a rollback for as
-    many hours as it lost.
+    With a counter, clients would take a server restored from an old backup for a rollback attack
+    until it had caught up.
     """
     return max(old + 1, int(now.timestamp()))

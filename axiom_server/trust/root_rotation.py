@@ -1,7 +1,7 @@
-"""Changing whom the root trusts: new keys for a role, or another threshold.
+"""Change the keys that the root trusts for a role, or the role's threshold.
 
-A change of the root is signed by the keys of the old root, and by those of the new where they
-differ; every client that trusts the old follows to the new by itself.
+A new root is signed with the keys of the old root and with its own. Clients that trust the old root
+then accept the new one automatically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from axiom_server.trust.keys import (
     read_key,
     write_key,
 )
-from axiom_server.trust.metadata import ROOT_LIFE, BundlesError, Clock, sign, utc_now
+from axiom_server.trust.metadata import ROOT_LIFETIME, BundlesError, Clock, sign, utc_now
 from axiom_server.trust.repository import Repository
 
 
@@ -39,11 +39,11 @@ def propose_root(
     threshold: int | None = None,
     clock: Clock = utc_now,
 ) -> Metadata[Root]:
-    """The unsigned root in which ``role`` has other keys, or another threshold.
+    """An unsigned root in which ``role`` has other keys or another threshold.
 
-    add        keys that the role is trusted to sign with from now on
+    add        keys that are trusted for the role from now on
     drop       key ids that are not trusted for it any more
-    threshold  how many signatures the role needs from now on; as now, unless said
+    threshold  how many signatures the role needs; None: as before
 
     Raises BundlesError when the role has no such key, or would have fewer keys than its threshold.
     """
@@ -61,19 +61,19 @@ def propose_root(
             f"{root.roles[role].threshold} signatures; add keys or lower the threshold"
         )
     root.version += 1
-    root.expires = clock() + ROOT_LIFE
+    root.expires = clock() + ROOT_LIFETIME
     return Metadata(root)
 
 
 def rotate(
     repository: Repository, keys_dir: Path, role: Role, passphrase: str | None = None
 ) -> list[Path]:
-    """Replace every key of a role by a new one, where the root keys are at hand too.
+    """Replace every key of a role by a new one. Needs the root keys.
 
-    The new keys take the old ones' file names; the old ones lie in ``retired`` from then on.
-    Interrupted, it goes on when called again. Returns the new files.
+    The new keys get the file names of the old ones, which move to the folder ``retired``. After an
+    interruption, a second call completes it. Returns the new files.
 
-    keys_dir  of the staff's keys; the server's are where the repository has them
+    keys_dir  folder of the staff's keys; the server's are in the repository's keys folder
 
     Raises KeysError, BundlesError.
     """
@@ -90,7 +90,7 @@ def rotate(
         root = propose_root(trusted, role, add=add, drop=list(before))
         sign(root, (*old.of("root"), *keys.of("root")))
         repository.install_root(root, keys)
-    paths = [_put_in_place(path, home) for path in new]
+    paths = [_install_key(path, home) for path in new]
     if interrupted and role == "targets":
         repository.extend(keys)
     elif interrupted:
@@ -110,7 +110,7 @@ def _next_keys(
     return {path: read_key(path, secret) for path in key_files(folder, role)}
 
 
-def _put_in_place(new: Path, keys_dir: Path) -> Path:
+def _install_key(new: Path, keys_dir: Path) -> Path:
     path, retired = keys_dir / new.name, keys_dir / "retired"
     make_private_folder(retired)
     if path.exists():

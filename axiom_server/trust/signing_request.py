@@ -1,8 +1,8 @@
-"""Signing on another machine: a request travels to the keys and comes back with signatures.
+"""Signing requests: sign changes of the metadata on another machine, which has the keys.
 
-A request is one JSON file: what is signed now, what is proposed, and the sources that the proposal
-adds. The machine with the keys checks that the proposal is what it says (and nothing besides),
-shows it, and adds its signatures; with a threshold above one the file goes on to the next holder.
+A request is a JSON file with the current metadata, the proposed metadata, and the sources that the
+proposal adds. The machine with the keys lists all changes, refuses a proposal that contains any
+others, and adds its signatures. With a threshold above one, the next key holder signs it too.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from axiom_server.trust.metadata import BundlesError, check_signatures, root_fin
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
 
 T = TypeVar("T", Root, Targets)
-REQUEST_BYTES_MAX = 64 * 1024 * 1024  # a project's whole library of scripts, many times over
+REQUEST_BYTES_MAX = 64 * 1024 * 1024  # many times the size of a project's whole library
 
 
 class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-request"):
-    """What is asked to be signed. Metadata are TUF's JSON texts; ``sources`` by their SHA-256.
+    """A request for signatures. Metadata are TUF's JSON texts; ``sources`` are keyed by SHA-256.
 
-    ``tried`` is what their dry runs showed, for the session log; no signature covers it.
+    ``tried`` holds the results of the dry runs, for the session log; it is not signed.
     """
 
     role: Literal["root", "targets"]
     root: str  # the root that is trusted now
-    current: str  # the role's metadata as it is signed now
-    proposed: str  # with the signatures that it has so far
+    current: str  # the current signed metadata of the role
+    proposed: str  # the new metadata with the signatures so far
     sources: dict[str, str] = {}
     tried: dict[str, dict[str, Any]] = {}
 
     def fingerprint(self) -> str:
-        """Of the root that is trusted now: the signer compares it with the one they know."""
+        """Fingerprint of the trusted root, which the signer compares with a known one."""
         return root_fingerprint(self.trusted_root())
 
     def trusted_root(self) -> Metadata[Root]:
@@ -49,10 +49,10 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         return _parse(self.root, Root)
 
     def changes(self) -> list[str]:
-        """What signing would change, one line each, for the person who signs.
+        """The changes that are to be signed, one line each, for the person who signs.
 
-        Raises BundlesError when the proposal does not follow what is signed now, does anything that
-        these lines do not say, or names a source that is not in the request.
+        Raises BundlesError when the proposal does not follow the current metadata, contains a
+        change that these lines do not mention, or names a source that is not in the request.
         """
         root = self.trusted_root()
         check_signatures(root.signed, "root", root)
@@ -62,8 +62,8 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         check_signatures(root.signed, "targets", current)
         return _targets_changes(current.signed, proposed.signed, self.sources)
 
-    def missing(self) -> int:
-        """How many signatures the proposal still needs from those who are trusted now."""
+    def missing_signatures(self) -> int:
+        """How many signatures the proposal still needs."""
         root, proposed = self.trusted_root().signed, self._proposed()
         wanted = [
             root.get_verification_result(self.role, proposed.signed_bytes, proposed.signatures)
@@ -77,7 +77,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         return max(max(0, found.threshold - len(found.signed)) for found in wanted)
 
     def signed_by(self, signers: Iterable[Signer]) -> SigningRequest:
-        """The request with these signatures added. Raises KeysError: none of the keys counts."""
+        """The request with signatures added. Raises KeysError when none of the keys is trusted."""
         self.changes()
         proposed = self._proposed()
         trusted = set(self.trusted_root().signed.roles[self.role].keyids)
@@ -97,11 +97,11 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         return msgspec.structs.replace(self, proposed=proposed.to_bytes().decode())
 
     def signed_targets(self) -> Metadata[Targets]:
-        """The proposal, to be installed."""
+        """The proposed metadata, to be installed."""
         return _parse(self.proposed, Targets)
 
     def signed_root(self) -> Metadata[Root]:
-        """The proposal, to be installed."""
+        """The proposed metadata, to be installed."""
         return _parse(self.proposed, Root)
 
     def _proposed(self) -> Metadata[Root] | Metadata[Targets]:
@@ -114,7 +114,7 @@ def request_targets(
     proposed: Metadata[Targets],
     sources: Iterable[bytes],
 ) -> SigningRequest:
-    """Ask the holders of the targets keys to sign."""
+    """A request to sign targets metadata."""
     return SigningRequest(
         role="targets",
         root=_text(root),
@@ -125,14 +125,14 @@ def request_targets(
 
 
 def request_root(root: Metadata[Root], proposed: Metadata[Root]) -> SigningRequest:
-    """Ask the holders of the root keys to sign."""
+    """A request to sign root metadata."""
     return SigningRequest(
         role="root", root=_text(root), current=_text(root), proposed=_text(proposed)
     )
 
 
 def read_request(path: Path) -> SigningRequest:
-    """Read a request's file. Raises FileUnreadable."""
+    """Read a request file. Raises FileUnreadable."""
     try:
         if path.stat().st_size > REQUEST_BYTES_MAX:
             raise FileUnreadable(f"{path} is too large to be a signing request")
@@ -149,23 +149,27 @@ def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> lis
         if old.targets.get(path) == file:
             continue
         if path in old.targets:
-            raise BundlesError(f"the request would change {path}, and a published version is final")
+            raise BundlesError(
+                f"the request would change {path}, but a published version must not change"
+            )
         sha256 = file.hashes["sha256"]
         source = sources.get(sha256, "").encode()
         if file != TargetFile.from_data(path, source, ["sha256"]):
-            raise BundlesError(f"the source of {path} is not in the request; make it again")
+            raise BundlesError(
+                f"the source of {path} is not in the request; write the request again"
+            )
         published = read_bundle(source)
         if f"{published.manifest.ref}.py" != path:
-            raise BundlesError(f"{path} calls itself {published.manifest.ref}; make it again")
+            raise BundlesError(f"{path} contains {published.manifest.ref}; write the request again")
         lines.append(f"publish {published.manifest.ref} ({file.length} bytes, sha256 {sha256})")
     gone = sorted(withdrawn_in(new).keys() - withdrawn_in(old).keys())
     lines += [f"withdraw {ref}" for ref in gone]
-    _only_these(old, new, {f"{ref}.py" for ref in gone})
-    return [*lines, f"hold until {new.expires:%Y-%m-%d}"]
+    _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
+    return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
 
-def _only_these(old: Targets, new: Targets, withdrawn: set[str]) -> None:
-    """Raise BundlesError when the proposal differs in anything that the lines do not say."""
+def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None:
+    """Raise BundlesError when the proposal contains any other change."""
     if (
         new.version != old.version + 1
         or new.delegations is not None
@@ -173,13 +177,13 @@ def _only_these(old: Targets, new: Targets, withdrawn: set[str]) -> None:
         or not withdrawn_in(old).items() <= withdrawn_in(new).items()
         or new.unrecognized_fields.keys() - {WITHDRAWN_FIELD}
     ):
-        raise BundlesError("the request does not follow what is signed now; make it again")
+        raise BundlesError("the request does not follow the current metadata; write it again")
 
 
 def _root_changes(old: Root, new: Root) -> list[str]:
     same_keys = all(new.keys.get(keyid, key) == key for keyid, key in old.keys.items())
     if new.version != old.version + 1 or not new.consistent_snapshot or not same_keys:
-        raise BundlesError("the request does not follow the trusted root; make it again")
+        raise BundlesError("the request does not follow the trusted root; write it again")
     lines = []
     for role in sorted(new.roles):
         before, after = old.roles[role], new.roles[role]
@@ -189,8 +193,8 @@ def _root_changes(old: Root, new: Root) -> list[str]:
                 lines.append(f"trust the {role} key {keyid} ({key.scheme} {key.keyval['public']})")
         lines += [f"distrust the {role} key {k}" for k in before.keyids if k not in after.keyids]
         if before.threshold != after.threshold:
-            lines.append(f"ask for {after.threshold} {role} signatures (was {before.threshold})")
-    return [*lines, f"hold until {new.expires:%Y-%m-%d}"]
+            lines.append(f"require {after.threshold} {role} signatures (was {before.threshold})")
+    return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
 
 def _text(metadata: Metadata[T]) -> str:
@@ -201,7 +205,7 @@ def _parse(text: str, kind: type[T]) -> Metadata[T]:
     try:
         metadata = Metadata[T].from_bytes(text.encode())
     except RepositoryError as error:
-        raise BundlesError(f"the request is damaged: {error}; make it again") from None
+        raise BundlesError(f"the request is damaged: {error}; write it again") from None
     if not isinstance(metadata.signed, kind):
         raise BundlesError(f"the request is damaged: no {kind.type} metadata where it should be")
     return metadata

@@ -1,6 +1,6 @@
-"""What the signed targets say: which versions may run, and which were withdrawn.
+"""Targets metadata: add and withdraw versions, and list them.
 
-Functions over TUF's targets metadata; nothing here reads a disk, a clock or a key.
+These are functions of TUF's targets metadata; they read no file, clock or key.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, r
 from axiom_server.errors import ExperimentMalformed, ExperimentUnknown
 from axiom_server.trust.declaration import changes, criteria, declaration_of
 
-#: Where signed targets metadata keeps what was withdrawn: {"name@version": sha256}. TUF lets
-#: clients that do not know the field ignore it; ours say "withdrawn" rather than "unknown".
+#: Field of the signed targets metadata with the withdrawn versions: {"name@version": sha256}. Other
+#: TUF clients ignore it; ours use it to say "withdrawn" instead of "unknown".
 WITHDRAWN_FIELD = "x-axiom-withdrawn"
 
 
@@ -32,7 +32,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What the current targets metadata says of one version."""
+    """One version in the targets metadata."""
 
     name: str
     version: str
@@ -42,12 +42,12 @@ class Bundle:
 
 
 def add(targets: Targets, source: bytes) -> Published:
-    """List a source; the same bytes again change nothing. Raises ExperimentMalformed."""
+    """Add a source; adding it again changes nothing. Raises ExperimentMalformed."""
     published = read_bundle(source)
     ref = published.manifest.ref
     if ref in withdrawn_in(targets):
         raise ExperimentMalformed(
-            f"{ref} was withdrawn and stays so; raise the version in its metadata and publish that"
+            f"{ref} was withdrawn, which is final; raise the version in its metadata"
         )
     path = f"{ref}.py"
     there = targets.targets.get(path)
@@ -71,26 +71,26 @@ def claims_changed(there: TargetFile, manifest: Manifest) -> str:
 
 
 def withdraw(targets: Targets, ref: str) -> None:
-    """Move a version to the withdrawn; doing so again changes nothing. Raises ExperimentUnknown."""
+    """Withdraw a version; doing so again changes nothing. Raises ExperimentUnknown."""
     gone = withdrawn_in(targets)
     if ref not in gone:
-        file = live(targets, ref)
+        file = find_target(targets, ref)
         del targets.targets[file.path]
         gone[ref] = file.hashes["sha256"]
         targets.unrecognized_fields[WITHDRAWN_FIELD] = gone
 
 
-def live(targets: Targets, ref: str) -> TargetFile:
-    """The file of a version that may run. Raises ExperimentUnknown."""
+def find_target(targets: Targets, ref: str) -> TargetFile:
+    """The entry of a version that may run. Raises ExperimentUnknown."""
     file = targets.targets.get(f"{ref}.py")
     if file is None:
         why = "was withdrawn" if ref in withdrawn_in(targets) else "was never published"
-        raise ExperimentUnknown(f"{ref} {why}; axiom-server experiments lists what there is")
+        raise ExperimentUnknown(f"{ref} {why}; axiom-server experiments lists the versions")
     return file
 
 
 def listing(targets: Targets) -> list[Bundle]:
-    """Every version that was ever signed, sorted by name and version, withdrawn ones too."""
+    """All published and withdrawn versions, sorted by name and version."""
     found = [
         _bundle(path.removesuffix(".py"), file.hashes["sha256"], file.length, False)
         for path, file in targets.targets.items()
@@ -100,7 +100,7 @@ def listing(targets: Targets) -> list[Bundle]:
 
 
 def read_bundle(source: bytes) -> Published:
-    """Check an experiment's bytes as far as possible without running it. Raises ManifestError."""
+    """Check an experiment's source without running it. Raises ManifestError."""
     if len(source) > SCRIPT_BYTES_MAX:
         raise ManifestError(f"the script is {len(source)} bytes; at most {SCRIPT_BYTES_MAX}")
     try:
@@ -123,7 +123,7 @@ def read_bundle(source: bytes) -> Published:
 
 
 def withdrawn_in(targets: Targets) -> dict[str, str]:
-    """``name@version`` -> sha256 of what was withdrawn."""
+    """Withdrawn versions: ``name@version`` -> sha256."""
     return dict(targets.unrecognized_fields.get(WITHDRAWN_FIELD, {}))
 
 

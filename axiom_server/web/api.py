@@ -5,45 +5,51 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import psycopg
+import structlog
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from axiom_protocol import __version__
 from axiom_protocol.messages import (
-    BODY_BYTES_MAX,
     PROTOCOL_VERSION,
     EnrolAnswer,
     EnrolRequest,
     Problem,
     ProjectInfo,
+    SyncAnswer,
     SyncRequest,
 )
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
-from axiom_server.maintenance import Rounds
+from axiom_server.decide import names
+from axiom_server.maintenance import Maintenance
 from axiom_server.pages import render
-from axiom_server.publish import deploy as deployment
+from axiom_server.publish import deploy
 from axiom_server.store import hosts, users
 from axiom_server.store.database import HEAD, Connection, Pool, row
-from axiom_server.sync.batcher import Turns
+from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.sync.transaction import TokenUnknown
 from axiom_server.web import openapi
+from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
+from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.rate_limits import JoinLimits
+from axiom_server.web.refused import Refused
 
-GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
+ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
+RETRY_SECONDS = 30.0  # to come back after, when the database does not answer
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
 NAME_LENGTH_MAX = 100
-WHOLE_MAX = 2.0**60  # as messages.Bytes: a float of such a size is a whole number
 #: Pages run no script and load nothing from elsewhere, whatever a volunteer's name holds.
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
@@ -53,19 +59,10 @@ PAGE_HEADERS = {
 #: What may be asked of the bundles' folder; 255 bytes is what a file system takes for a name.
 BUNDLE_FILE = re.compile(r"[A-Za-z0-9][\w.@-]{0,254}", re.ASCII)
 SESSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of PostgreSQL's bigint
-T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_decode_sync = msgspec.json.Decoder(SyncRequest).decode
-_decode_enrol = msgspec.json.Decoder(EnrolRequest).decode
-
-
-class Refused(Exception):
-    """A request that is not answered; ``problem`` tells the client why."""
-
-    def __init__(self, status: int, title: str, detail: str = "") -> None:
-        super().__init__(title)
-        self.problem = Problem(title=title, detail=detail[:2000], status=status)
+_decode_sync = decoder(SyncRequest)
+_decode_enrol = decoder(EnrolRequest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +72,19 @@ class Api:
     config: Config
     bundles: Path  # the TUF repository's folder
     pool: Pool
-    turns: Turns
+    batcher: SyncBatcher
     metrics: Metrics
+    budget: BodyBudget = field(default_factory=BodyBudget)
+
+    @cached_property
+    def joins(self) -> JoinLimits:
+        """Counts the hosts that join."""
+        return JoinLimits(self.config.limits)
+
+    @cached_property
+    def known(self) -> KnownTokens:
+        """Finds out whether a token is a host's."""
+        return KnownTokens(self.pool, self.config.limits)
 
     async def project(self, request: Request) -> Response:
         """``GET /api/v1/project``."""
@@ -89,14 +97,16 @@ class Api:
 
     async def enrol(self, request: Request) -> Response:
         """``POST /api/v1/hosts``: a new host, of an account or with a new one."""
-        asked = decode(_decode_enrol, await body(request))
+        async with body(request, self.budget, ENROL_BYTES_MAX) as raw:
+            asked = decode(_decode_enrol, raw)
         _check_version(asked.protocol_version)
         facts = plain_message(asked.host)
+        self.joins.admit(request.scope, new_account=not asked.account_key)
         async with self.pool.connection() as connection, connection.transaction():
             user_id, user, key = await self._account(connection, asked)
             token, stored = users.new_secret()
             host_id = await hosts.enrol(connection, user_id, facts, stored)
-            await deployment.fill_newcomer(connection, host_id, self.config.deploy)
+            await deploy.fill_new_host(connection, host_id, self.config.deploy)
         made = EnrolAnswer(host_id=host_id, token=token, user=user, account_key=key)
         return answer(request, made, status=201)
 
@@ -110,11 +120,13 @@ class Api:
             raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
         name = one_line(asked.user)[:NAME_LENGTH_MAX]
+        if name and (why := names.refusal(name)):
+            raise Refused(400, "Nobody can have this name", f"{why}: choose another name.")
         name = name or f"volunteer-{stored.hex()[:8]}"
-        user_id = await users.make(connection, name, stored)
+        user_id = await users.create(connection, name, stored)
         if user_id is None:
             raise Refused(
-                409, f"The name {name!r} is taken"[:200],
+                409, f"The name {name!r} is taken, or looks like one that is"[:200],
                 "Choose another name, or give the account's key if it is yours.",
             )  # fmt: skip
         return user_id, name, key
@@ -122,19 +134,40 @@ class Api:
     async def sync(self, request: Request) -> Response:
         """``POST /api/v1/sync``."""
         began = time.perf_counter()
-        token = bearer(request)
-        asked = decode(_decode_sync, await body(request))
-        _check_version(asked.protocol_version)
-        if asked.host is not None:
-            asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
+        token = users.digest(bearer(request))
+        await self.known.check(token)
+        async with body(request, self.budget) as raw:
+            self.known.charge(token, len(raw))
+            asked = decode(_decode_sync, raw)
+            del raw
+            _check_version(asked.protocol_version)
+            if asked.host is not None:
+                asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
+            answered = await self._answer_sync(token, asked)
+        self.metrics.count_sync(asked, answered, time.perf_counter() - began)
+        return answer(request, answered)
+
+    async def _answer_sync(self, token: bytes, asked: SyncRequest) -> SyncAnswer:
         try:
-            said = await self.turns.sync(users.digest(token), asked)
+            answered = await self.batcher.sync(token, asked)
         except TokenUnknown:
-            raise Refused(
-                401, "This host is not known here", "Attach it again: axiom-client attach URL"
-            ) from None
-        self.metrics.saw(asked, said, time.perf_counter() - began)
-        return answer(request, said)
+            self.known.forget(token)
+            raise host_unknown() from None
+        if is_last_of_0_1_0(asked):
+            await self._revoke(token)
+        return answered
+
+    async def leave(self, request: Request) -> Response:
+        """``DELETE /api/v1/hosts/self``: the host detaches; its token is worth nothing after."""
+        token = users.digest(bearer(request))
+        await self.known.check(token)
+        await self._revoke(token)
+        return Response(status_code=204)
+
+    async def _revoke(self, token: bytes) -> None:
+        self.known.forget(token)
+        async with self.pool.connection() as connection:
+            await hosts.detach(connection, token)
 
     async def bundle_file(self, request: Request) -> Response:
         """``GET /bundles/...``: the signed metadata and the experiments, as files."""
@@ -166,8 +199,8 @@ class Api:
         """``GET /openapi.json``: this interface, for machines."""
         return Response(_encode(openapi.document()), media_type="application/json")
 
-    async def measures(self, request: Request) -> Response:
-        """``GET /metrics``: for Prometheus."""
+    async def metrics_text(self, request: Request) -> Response:
+        """``GET /metrics``: measurements in Prometheus's text format."""
         async with self.pool.connection() as connection:
             text = await self.metrics.text(connection)
         return Response(text, media_type="text/plain; version=0.0.4")
@@ -182,19 +215,19 @@ class Api:
             async with self.pool.connection(timeout=5) as connection:
                 found = await row(connection, "SELECT version_num FROM alembic_version")
         except (psycopg.OperationalError, TimeoutError) as error:
-            raise Refused(503, "The database does not answer", str(error)) from None
+            raise _no_database(error) from None
         if found[0] != HEAD:
             raise Refused(503, "The database has another schema", f"{found[0]}, not {HEAD}")
         return Response("ready\n", media_type="text/plain")
 
 
-def application(api: Api, rounds: Rounds) -> Starlette:
+def application(api: Api, maintenance: Maintenance) -> Starlette:
     """The ASGI application; it owns the pool and the rounds for its lifetime."""
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
-        async with rounds.running():
+        async with maintenance.running():
             yield
         await api.pool.close()
 
@@ -202,12 +235,13 @@ def application(api: Api, rounds: Rounds) -> Starlette:
         routes=[
             Route("/api/v1/project", api.project),
             Route("/api/v1/hosts", api.enrol, methods=["POST"]),
+            Route("/api/v1/hosts/self", api.leave, methods=["DELETE"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
             Route("/", api.front),
             Route("/sessions/{number}", api.session),
             Route("/openapi.json", api.description),
-            Route("/metrics", api.measures),
+            Route("/metrics", api.metrics_text),
             Route("/healthz", api.health),
             Route("/readyz", api.ready),
         ],
@@ -216,6 +250,7 @@ def application(api: Api, rounds: Rounds) -> Starlette:
             psycopg.OperationalError: _database_gone,
             404: _not_found,
             405: _not_found,
+            Exception: _fault,
         },
         lifespan=life,
     )
@@ -229,55 +264,9 @@ def bearer(request: Request) -> str:
     return token.strip()
 
 
-async def body(request: Request) -> bytes:
-    """The request's body, unpacked, and never more than BODY_BYTES_MAX of it. Raises Refused."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", ""):
-        raise Refused(415, f"Content-Encoding {encoding!r} is not understood"[:200], "Use gzip.")
-    unpacker = zlib.decompressobj(GZIP_WINDOW) if encoding == "gzip" else None
-    parts, size = [], 0
-    try:
-        async for chunk in request.stream():
-            if unpacker is not None:
-                chunk = unpacker.decompress(chunk, BODY_BYTES_MAX + 1 - size)
-            size += len(chunk)
-            if size > BODY_BYTES_MAX or (unpacker is not None and unpacker.unconsumed_tail):
-                raise Refused(
-                    413, "The body is too large", f"At most {BODY_BYTES_MAX} bytes unpacked."
-                )
-            parts.append(chunk)
-    except zlib.error:
-        raise Refused(400, "The body is not gzip") from None
-    except ClientDisconnect:
-        raise Refused(400, "The body ends too early") from None
-    if unpacker is not None and not unpacker.eof:
-        raise Refused(400, "The gzip body ends too early")
-    return b"".join(parts)
-
-
-def decode(decoder: Callable[[bytes], T], raw: bytes) -> T:
-    """Decode a message. Raises Refused with the field that is wrong."""
-    try:
-        try:
-            return decoder(raw)
-        except msgspec.ValidationError as error:
-            if "Expected `int`, got `float`" not in str(error):
-                raise
-            # In JSON, 4.0 is a whole number too, and some languages write it so.
-            return decoder(_encode(_whole(msgspec.json.decode(raw))))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, "The message is not understood", str(error)) from None
-
-
-def _whole(value: object) -> object:
-    """The same with 4 for 4.0, wherever a floating point number holds every whole one."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= WHOLE_MAX:
-        return int(value)
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    return value
+def is_last_of_0_1_0(asked: SyncRequest) -> bool:
+    """Whether an agent of 0.1.0 detaches: its last sync says so, and no request follows."""
+    return asked.draining == "detached" and asked.request_id.startswith("detach-")
 
 
 def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Response:
@@ -307,12 +296,27 @@ def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Resp
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _problem(error.problem)
+    return _problem(error.problem, error.headers)
 
 
 async def _database_gone(_request: Request, error: Exception) -> Response:
+    refused = _no_database(error)
+    return _problem(refused.problem, refused.headers)
+
+
+def _no_database(error: Exception) -> Refused:
+    """What clients are told. The database's own words name addresses and users: they are logged."""
+    structlog.get_logger().error("the database does not answer", error=str(error)[:2000])
+    return Refused(
+        503, "The database does not answer",
+        f"Come back after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
+    )  # fmt: skip
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    """A mistake of the program's; its traceback goes to the log."""
     return _problem(
-        Problem(title="The database does not answer", detail=str(error)[:2000], status=503)
+        Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500)
     )
 
 

@@ -10,12 +10,12 @@ from axiom_protocol.messages import SyncAnswer, SyncRequest
 from axiom_server.store import overview
 from axiom_server.store.database import Connection
 
-#: Seconds: from a quiet server's exchange to one that waits for the disk.
+#: Seconds: from a sync on a quiet server to one that waits for the disk.
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
-    """Counters of one process, and gauges read from the database when somebody asks."""
+    """Counters of one process, and gauges read from the database on request."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -33,8 +33,8 @@ class Metrics:
             "axiom_project", "Totals of the project", ["what"], registry=self._registry
         )
 
-    def saw(self, request: SyncRequest, answer: SyncAnswer, seconds: float) -> None:
-        """Count one exchange."""
+    def count_sync(self, request: SyncRequest, answer: SyncAnswer, seconds: float) -> None:
+        """Count one sync."""
         self._seconds.observe(seconds)
         self._grants.inc(len(answer.grants))
         for outcome, count in Counts(report.outcome for report in request.reports).items():

@@ -22,11 +22,14 @@ Json = dict[str, Any]
 MESSAGES = (ProjectInfo, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
 REQUESTS = ("EnrolRequest", "SyncRequest")
 #: What any route may answer instead; docs/api.md says what to do then.
-ALWAYS = {429: "too many requests from this host or address", 503: "the database does not answer"}
+ALWAYS = {
+    429: "too many requests from this host or address",
+    503: "the database does not answer, or the server holds as many requests as it can",
+}
 #: What a route that takes a body may answer instead.
 TAKES_BODY = {
     400: "the body is not what the route takes",
-    413: "the body, unpacked, is over 32 MiB",
+    413: "the body, unpacked, is over 32 MiB (1 MiB to join), or holds too many values",
     415: "a Content-Encoding other than gzip",
     426: "agent and server have no protocol version in common",
 }
@@ -73,6 +76,11 @@ def _paths() -> Json:
             **_post("Reports and needs in; grants and acknowledgements out", "SyncRequest",
                     "SyncAnswer", 200, NO_TOKEN),
             "security": [{"host": []}],
+        }},
+        "/api/v1/hosts/self": {"delete": {
+            "summary": "Detach: the host's token is worth nothing after",
+            "security": [{"host": []}],
+            "responses": {"204": {"description": "detached"}, **_refusals(NO_TOKEN | ALWAYS)},
         }},
         "/bundles/{kind}/{name}": {"get": _page(
             "A file of the TUF repository", "application/octet-stream", NOT_THERE,

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from axiom_protocol.messages import Problem
 from axiom_server.decide.rates import Limits, Meter, Rate
+from axiom_server.web.refused import Refused
 
 SYNC_PATH = "/api/v1/sync"
 ENROL_PATH = "/api/v1/hosts"
@@ -26,7 +27,7 @@ LOG_SECONDS = 60.0  # at most one line of the log in this time says that somebod
 
 
 class Limited:
-    """The application, for those who do not ask too often."""
+    """The application behind limits on requests by host and by address."""
 
     def __init__(
         self, app: ASGIApp, limits: Limits, clock: Callable[[], float] = time.monotonic
@@ -52,33 +53,33 @@ class Limited:
         if host in self._hosts:
             wait, who = self._hosts.wait(host, now), "host"
         else:
-            address = _address(scope)
+            address = network_of(scope)
             wait, who = self._addresses.wait(address, now), "address"
             if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
                 wait = self._joining.wait(address, now)
             if not wait and host is not None:
-                send = self._noting(host, send)
+                send = self._count_accepted(host, send)
         if wait:
             self._log(scope, who, now)
             await _refuse(send, who, wait)
             return
         await self._app(scope, receive, send)
 
-    def _noting(self, host: int, send: Send) -> Send:
-        """Count a host by its token from the first answer on that accepts it."""
+    def _count_accepted(self, host: int, send: Send) -> Send:
+        """Count a host by its token from the first answer that accepts the token."""
 
-        async def noting(message: Message) -> None:
+        async def counting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 self._hosts.wait(host, self._clock())
             await send(message)
 
-        return noting
+        return counting
 
     def _log(self, scope: Scope, who: str, now: float) -> None:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             structlog.get_logger().warning(
-                "asked too often", by=who, address=_address(scope), path=scope["path"][:100]
+                "asked too often", by=who, address=network_of(scope), path=scope["path"][:100]
             )
 
 
@@ -90,7 +91,51 @@ def _token(scope: Scope) -> int | None:
     return None
 
 
-def _address(scope: Scope) -> str:
+class JoinLimits:
+    """How many hosts may join, from one address and from everywhere; new accounts fewer.
+
+    Limited has counted the request already; this counts what is about to be stored.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._hosts = Meter(
+            Rate(
+                burst=limits.all_enrolments_burst,
+                per_second=limits.all_enrolments_per_minute / 60,
+            )
+        )
+        self._accounts = Meter(
+            Rate(burst=limits.all_accounts_burst, per_second=limits.all_accounts_per_hour / 3600)
+        )
+        self._accounts_by_address = Meter(
+            Rate(burst=limits.accounts_burst, per_second=limits.accounts_per_hour / 3600)
+        )
+
+    def admit(self, scope: Scope, new_account: bool) -> None:
+        """Count a host that joins. Raises Refused: 429 and when to come back."""
+        now = self._clock()
+        address = network_of(scope)
+        counted = [("hosts", self._hosts, "everywhere")]
+        if new_account:
+            counted += [
+                ("new accounts", self._accounts_by_address, address),
+                ("new accounts", self._accounts, "everywhere"),
+            ]
+        for what, meter, key in counted:
+            if wait := meter.debt(key, now, 1):
+                where = "here" if key == "everywhere" else "from this address"
+                hint = ", or join with an account key" if new_account else ""
+                raise Refused(
+                    429, f"Too many {what} {where}",
+                    f"Come back after {math.ceil(wait)} seconds{hint}.", wait,
+                )  # fmt: skip
+        for _, meter, key in counted:
+            meter.charge(key, now, 1)
+
+
+def network_of(scope: Scope) -> str:
+    """The address that a request is counted by; of IPv6 its network."""
     client = scope.get("client")
     if client is None:
         return ""

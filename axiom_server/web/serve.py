@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import structlog
 import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from axiom_server.errors import FileUnreadable, PortInUse
-from axiom_server.maintenance import Rounds
-from axiom_server.project_folder import Folder
+from axiom_server.maintenance import Maintenance
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.store.database import make_pool
-from axiom_server.sync.batcher import Turns
+from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.rate_limits import Limited
-from axiom_server.web.slow_clients import protocol
+from axiom_server.web.slow_clients import Connections, RequestDeadlines
 
 BACKLOG = 2048  # connections that wait while the process is busy
 STOP_SECONDS = 10  # for requests under way, at a graceful stop
@@ -102,7 +104,9 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(folder: Folder, listener: socket.socket, certificate: Certificate | None = None) -> None:
+def serve(
+    folder: ProjectFolder, listener: socket.socket, certificate: Certificate | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first."""
     config = folder.config()
     configure_logs()
@@ -112,16 +116,26 @@ def serve(folder: Folder, listener: socket.socket, certificate: Certificate | No
             config=config,
             bundles=folder.bundles.folder,
             pool=pool,
-            turns=Turns(pool=pool, config=config),
+            batcher=SyncBatcher(pool=pool, config=config),
             metrics=Metrics(),
         )
-        rounds = Rounds(pool=pool, config=config, bundles=folder.bundles, revive=folder.reviver())
+        maintenance = Maintenance(
+            pool=pool,
+            config=config,
+            bundles=folder.bundles,
+            restart_database=folder.database_restarter(),
+        )
+        connections = Connections(config.limits)
+        limited = Limited(application(api, maintenance), config.limits)
+        # Outermost, where a client's address is still that of its connection.
+        forwarded: Any = ProxyHeadersMiddleware(cast(Any, limited), list(config.limits.proxies))
+        app = RequestDeadlines(forwarded, connections)
         server = _Server(
             uvicorn.Config(
-                Limited(application(api, rounds), config.limits),
-                http=protocol(config.limits),
+                app,
+                http=connections.protocol,  # type: ignore[arg-type]  # called, not subclassed
                 ws="none",
-                forwarded_allow_ips=list(config.limits.proxies),
+                proxy_headers=False,
                 ssl_certfile=certificate.chain if certificate else None,
                 ssl_keyfile=certificate.key if certificate else None,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",

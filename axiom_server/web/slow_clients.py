@@ -1,9 +1,16 @@
 """Clients that are slow on purpose: how long a connection may keep the server waiting.
 
-uvicorn hangs up on an idle connection and bounds what it buffers of a body, but it waits for ever
-for a head or a body that comes byte by byte, takes a head of any length, and keeps an answer that
-nobody reads. One timer a connection, set only while something is missing: a request that comes in
-one piece costs no timer at all.
+uvicorn closes an idle connection, but it waits without limit for a head or a body that comes byte
+by byte, takes a head of any length, and keeps an answer that nobody reads. Its documented options
+have no time-out for any of these, and hypercorn and granian have none for a whole body. So two
+documented interfaces are used around it:
+
+    Connection         an asyncio protocol between the socket and uvicorn's own protocol: it counts
+                       connections, and ends those whose head or reader is late
+    RequestDeadlines   an ASGI application around ours: it tells the connection when a request
+                       begins and ends, and gives the body a time to arrive
+
+They find each other by the client's address and port, which no two open connections share.
 """
 
 from __future__ import annotations
@@ -13,159 +20,261 @@ import contextlib
 import ipaddress
 import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from axiom_server.decide.rates import Limits
 
 HEAD_BYTES_MAX = 32 * 1024  # an agent's is 300 bytes
+DRAIN_BYTES_MAX = 64 * 1024  # of an unread body, so that the connection can be used again
+DRAIN_SECONDS = 2.0
 FILES_KEPT = 100  # open files for the database, bundles and logs
 
-
-def protocol(limits: Limits) -> type[HttpToolsProtocol]:
-    """What uvicorn makes of each connection, by these limits."""
-    most = min(limits.connections, _raise_open_files(limits.connections + FILES_KEPT) - FILES_KEPT)
-    proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
-    open_by_address: Counter[str] = Counter()
-
-    class Guarded(_Guarded):
-        """These limits, shared by every connection of the process."""
-
-        rules = limits
-        connections_max = most
-        addresses = open_by_address
-
-        def may_have_many(self, address: str) -> bool:
-            try:
-                found = ipaddress.ip_address(address)
-            except ValueError:  # a socket in a folder: a proxy on this machine
-                return True
-            return any(found in proxy for proxy in proxies)
-
-    return Guarded
+Peer = tuple[str, int]
 
 
-class _Guarded(HttpToolsProtocol):
-    """uvicorn's protocol, with an end to waiting."""
+class Connections:
+    """The open connections of one serving process, and the limits on them."""
 
-    rules: Limits
-    connections_max: int
-    addresses: Counter[str]
-    _waiting: asyncio.TimerHandle | None = None  # for the rest of a request
-    _unread: asyncio.TimerHandle | None = None  # for the client to take its answer
-    _answering: RequestResponseCycle | None = None  # uvicorn's ``cycle`` is the newest asked
-    _awaits = "head"  # "", "head" or "body"
-    _timed = ""  # what _waiting is for
-    _head_bytes = 0
-    _counted: str | None = None
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._open: dict[Peer, Connection] = {}
+        self._by_address: Counter[str] = Counter()
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
+        allowed_files = _raise_open_files(limits.connections + FILES_KEPT)
+        self._count_max = min(limits.connections, allowed_files - FILES_KEPT)
 
-    def may_have_many(self, address: str) -> bool:
-        """Whether an address is a proxy's, who speaks for many."""
-        raise NotImplementedError
+    def protocol(self, **options: Any) -> Connection:
+        """What uvicorn makes of each connection (its option ``http``)."""
+        return Connection(self, HttpToolsProtocol(**options))
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take it, unless there are too many already."""
-        super().connection_made(transport)
-        address = self.client[0] if self.client else ""
-        many = self.addresses[address] >= self.rules.connections_per_address
-        if len(self.connections) > self.connections_max or (
-            many and not self.may_have_many(address)
-        ):
-            self._end()
+    def find(self, scope: Scope) -> Connection | None:
+        """The connection that a request came by."""
+        client = scope.get("client")
+        return self._open.get((client[0], client[1])) if client else None
+
+    def add(self, connection: Connection) -> bool:
+        """Count a connection; False when there are too many already."""
+        address = connection.peer[0]
+        if len(self._open) >= self._count_max or not self._may_add(address):
+            return False
+        self._open[connection.peer] = connection
+        self._by_address[address] += 1
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection, if it was counted."""
+        if self._open.get(connection.peer) is not connection:
             return
-        self._counted = address
-        self.addresses[address] += 1
-        self._mind()
+        del self._open[connection.peer]
+        address = connection.peer[0]
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it and its timers."""
-        self._give_up_answers()
-        super().connection_lost(exc)
-        self._awaits = ""
-        self._mind()
-        self._unread = _cancelled(self._unread)
-        if self._counted is not None:
-            self.addresses[self._counted] -= 1
-            if self.addresses[self._counted] <= 0:
-                del self.addresses[self._counted]
-            self._counted = None
+    def _may_add(self, address: str) -> bool:
+        """A proxy carries the requests of many clients, and may have as many as there are."""
+        if self._by_address[address] < self.limits.connections_per_address:
+            return True
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in proxy for proxy in self._proxies)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: passes everything on to uvicorn's protocol, and watches the time.
+
+    At most three timers: for the head of a request, for its body, for the reading of an answer. A
+    request that arrives in one piece sets only the first.
+    """
+
+    def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
+        self._connections = connections
+        self._inner = inner
+        self._limits = connections.limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unread_bytes = 0
+        self._head_bytes = 0
+        self._reading_body = False
+        self.answering = False
+        self.lost = False
+        self.peer: Peer = ("", 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, unless there are too many already."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.peer = tuple((transport.get_extra_info("peername") or ("", 0))[:2])
+        self._inner.connection_made(transport)
+        if self._connections.add(self):
+            self._set("head", self._limits.head_seconds, self.abort)
+        else:
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the connection and its timers."""
+        self.lost = True
+        for name in list(self._timers):
+            self._cancel(name)
+        self._connections.remove(self)
+        self._inner.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; once the rest of a request is missing, it has a time to come."""
-        before = self._awaits
-        super().data_received(data)
-        if self._awaits == "head" == before:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._end()
-        if self._awaits or self._waiting is not None:
-            self._mind()
+        """Pass the bytes on; those outside a body belong to a head, which is bounded."""
+        self._inner.data_received(data)
+        if self._reading_body or self.lost:
+            return
+        self._head_bytes += len(data)
+        if not self.answering and "head" not in self._timers:
+            self._set("head", self._limits.head_seconds, self.abort)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            # A head in this piece begins its request first, which sets the count back.
+            self._loop.call_soon(self._check_head)
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._awaits = "head"
-        self._head_bytes = 0
-
-    def on_headers_complete(self) -> None:
-        """A body may follow."""
-        self._awaits = "body"
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """All is here."""
-        self._awaits = ""
-        super().on_message_complete()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+    def eof_received(self) -> bool | None:
+        """The client sends no more."""
+        return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """The client takes its answer more slowly than it is made."""
-        super().pause_writing()
-        self._unread = self.loop.call_later(self.rules.answer_seconds, self._end)
+        """The client reads its answer more slowly than it is made."""
+        self._inner.pause_writing()
+        self._watch_reader()
 
     def resume_writing(self) -> None:
-        """It took some."""
-        super().resume_writing()
-        self._unread = _cancelled(self._unread)
+        """The client has read most of it."""
+        self._inner.resume_writing()
+        if self._buffered():
+            self._watch_reader()
+        else:
+            self._cancel("answer")
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Hang up; on a client that has not taken its answer, even with some of it left."""
-        super().timeout_keep_alive_handler()
-        if self._unread is None and self.transport.get_write_buffer_size():
-            self._unread = self.loop.call_later(self.rules.answer_seconds, self._end)
+    def request_began(self, has_body: bool) -> None:
+        """A head is complete."""
+        self._cancel("head")
+        self._head_bytes = 0
+        self.answering = True
+        self._reading_body = has_body
+        if has_body:
+            self._set("body", self._limits.body_seconds, self.abort)
 
-    def _end(self) -> None:
-        """Hang up at once; what was still to be sent is dropped."""
-        self._give_up_answers()
-        self.transport.abort()
+    def body_ended(self) -> None:
+        """The body is complete, or the rest of it will not be read."""
+        self._reading_body = False
+        self._cancel("body")
 
-    def _give_up_answers(self) -> None:
-        """Nobody will read them: of several, uvicorn would write all but the last all the same."""
-        self.pipeline.clear()
-        if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+    def request_ended(self) -> None:
+        """The answer is written; the next head may follow."""
+        self.body_ended()
+        self.answering = False
+        if self._head_bytes:
+            self._set("head", self._limits.head_seconds, self.abort)
+        if self._buffered():
+            self._watch_reader()
 
-    def _mind(self) -> None:
-        """Set the timer for what is missing now; it runs on while the same is missing."""
-        if self._awaits == self._timed and self._waiting is not None:
+    def abort(self) -> None:
+        """Close at once; what was still to be sent is dropped."""
+        self.lost = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check_head(self) -> None:
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self.abort()
+
+    def _watch_reader(self) -> None:
+        self._unread_bytes = self._buffered()
+        self._set("answer", self._limits.answer_seconds, self._check_reader)
+
+    def _check_reader(self) -> None:
+        """End a connection whose client has read nothing since the last check."""
+        now = self._buffered()
+        if now and now >= self._unread_bytes:
+            self.abort()
+        elif now:
+            self._watch_reader()
+        else:
+            self._cancel("answer")
+
+    def _buffered(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport else 0
+
+    def _set(self, name: str, seconds: float, act: Callable[[], None]) -> None:
+        self._cancel(name)
+        self._timers[name] = self._loop.call_later(seconds, act)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+class RequestDeadlines:
+    """The application, told to its connections: when each request begins, has its body, ends.
+
+    A body that nobody has read when the answer begins is read and dropped if it is short; else the
+    connection is closed after the answer, for nobody could tell where the next request begins.
+    """
+
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
+        self._app = app
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request within its deadlines."""
+        connection = self._connections.find(scope) if scope["type"] == "http" else None
+        if connection is None:
+            await self._app(scope, receive, send)
             return
-        self._waiting = _cancelled(self._waiting)
-        self._timed = self._awaits
-        if self._awaits:
-            seconds = self.rules.head_seconds if self._awaits == "head" else self.rules.body_seconds
-            self._waiting = self.loop.call_later(seconds, self._end)
+        request = _Request(connection, scope, receive, send)
+        connection.request_began(not request.body_complete)
+        try:
+            await self._app(scope, request.receive, request.send)
+        finally:
+            connection.request_ended()
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """What is left of a timer: nothing."""
-    if timer is not None:
-        timer.cancel()
-    return None
+class _Request:
+    """The two channels of one request, watched."""
+
+    def __init__(self, connection: Connection, scope: Scope, receive: Receive, send: Send) -> None:
+        names = {name for name, _ in scope["headers"]}
+        self.body_complete = not names & {b"content-length", b"transfer-encoding"}
+        self._waits_for_continue = b"expect" in names
+        self._connection, self._receive, self._send = connection, receive, send
+
+    async def receive(self) -> Message:
+        """The next part of the body."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self.body_complete = True
+            self._connection.body_ended()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """The next part of the answer; nothing to a client that is gone."""
+        if self._connection.lost:
+            return
+        if message["type"] == "http.response.start" and not self.body_complete:
+            await self._drain()
+            if not self.body_complete:
+                headers = [*message.get("headers", []), (b"connection", b"close")]
+                message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        if self._waits_for_continue:  # reading would ask the client for its body
+            return
+        left = DRAIN_BYTES_MAX
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while left > 0 and not self.body_complete:
+                    left -= len((await self.receive()).get("body", b""))
 
 
 def _raise_open_files(wanted: int) -> int:
@@ -175,9 +284,9 @@ def _raise_open_files(wanted: int) -> int:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most: Any = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
+    allowed: Any = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
         with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit it refuses
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else soft

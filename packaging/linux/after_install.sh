@@ -17,7 +17,9 @@ for group in render video; do
 done
 install -d -o $user -g $user -m 0700 /var/lib/$user
 install -d -o $user -g $user -m 0755 /var/cache/$user /var/log/$user /etc/$user
-chown $user:$user /etc/$user/config.toml
+# The user owns the folder, and may have put a link there, or a second name of another's file.
+find /etc/$user -maxdepth 1 -name config.toml -type f -links 1 -user root \
+    -exec chown -h $user:$user {} +
 
 first=no
 if [ "$1" = 1 ] || { [ "$1" = configure ] && [ -z "${2:-}" ]; }; then first=yes; fi

@@ -67,7 +67,7 @@ def test_a_project_whose_keys_are_offline(staff: Staff, tmp_path: Path) -> None:
     (listed,) = json.loads(staff("experiments", "--json"))
     assert (listed["name"], listed["state"]) == ("short_walk", "active")
     staff("deploy", "short_walk", "--fill-idle")
-    assert "make the request again" in staff("install", request, exit_code=11)
+    assert "write the request again" in staff("install", request, exit_code=11)
 
     staff("withdraw", "short_walk@1.0.0", "--keys", offline, passphrase=PASSPHRASE)
     (listed,) = json.loads(staff("experiments", "--json"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from axiom_server.project_folder import Folder
+from axiom_server.project_folder import ProjectFolder
 from tests.support.programs import FIXTURES, Server, server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def experiment(name: str) -> Path:
 def evening(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Everything the evening prints, in the order it happened."""
     staff: Server = server(tmp_path_factory.mktemp("evening"))
-    postgres = Folder(staff.folder).embedded()
+    postgres = ProjectFolder(staff.folder).embedded()
     postgres.open()  # held, so that the database does not stop and start for each command
     try:
         return play(staff)

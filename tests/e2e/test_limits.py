@@ -28,6 +28,7 @@ head_seconds = 1.0
 body_seconds = 2.0
 answer_seconds = 1.0
 connections_per_address = {CONNECTIONS}
+proxies = ["127.0.0.1"]
 """
 FACTS = {"name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 1,
          "memory_bytes": 1 << 32, "disk_free_bytes": 1 << 32}  # fmt: skip
@@ -202,6 +203,28 @@ def test_an_answer_that_nobody_reads_is_let_go(project: Server) -> None:
             while time.monotonic() < until:
                 with suppress(TimeoutError):
                     deaf.sendall(asking)
+
+
+@pytest.mark.parametrize("closing", [b"", b"Connection: close\r\n"])
+def test_one_long_answer_that_nobody_reads_is_let_go(project: Server, closing: bytes) -> None:
+    """More than the kernel buffers of one answer, with no other request after it."""
+    long = project.folder / "bundles" / "targets" / "long.bin"
+    long.write_bytes(bytes(32 << 20))
+    request = b"GET /bundles/targets/long.bin HTTP/1.1\r\nHost: x\r\n"
+    with connected(project) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(request + closing + b"\r\n")
+        wait_for("the connection to be gone", lambda: "ESTABLISHED" not in _connections(project))
+
+
+def test_a_short_head_before_a_long_body_is_no_long_head(project: Server) -> None:
+    """In as few pieces as the kernel makes of it."""
+    with behind_a_proxy(project, "192.0.2.7") as client:
+        token = join(client).json()["token"]
+        body = json.dumps({"request_id": "a-request", "capacity": {}}).encode() + b" " * (8 << 20)
+        headers = {"Authorization": f"Bearer {token}"}
+        answers = [client.post("/api/v1/sync", content=body, headers=headers) for _ in range(3)]
+        assert [a.status_code for a in answers] == [200] * 3
 
 
 def test_one_address_does_not_take_all_connections(project: Server) -> None:

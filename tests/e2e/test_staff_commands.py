@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from axiom_server.project_folder import Folder
+from axiom_server.project_folder import ProjectFolder
 from tests.support.programs import FIXTURES, Program, Server, server
 
 WALK = str(FIXTURES / "experiments" / "short_walk.py")
@@ -18,7 +18,7 @@ WALK = str(FIXTURES / "experiments" / "short_walk.py")
 @pytest.fixture(scope="module")
 def staff(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = server(tmp_path_factory.mktemp("staff"))
-    postgres = Folder(made.folder).embedded()
+    postgres = ProjectFolder(made.folder).embedded()
     postgres.open()  # held, so that the database does not stop and start for each command
     made.run("publish", WALK)
     made.run("deploy", "short_walk", "--count", "20")
@@ -165,4 +165,4 @@ def test_a_backup_is_a_whole_project_without_its_keys(staff: Server, tmp_path: P
     copy.run("restore", str(archive), str(copy.folder))
     before, after = staff.json("status"), copy.json("status")
     assert json.dumps(before) == json.dumps(after)
-    assert "no backup" in copy.run("restore", WALK, str(tmp_path / "other"), code=9)
+    assert "not a backup" in copy.run("restore", WALK, str(tmp_path / "other"), code=9)

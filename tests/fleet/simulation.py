@@ -23,16 +23,16 @@ from psycopg.conninfo import make_conninfo
 
 from axiom_protocol.manifest import Manifest, read_manifest
 from axiom_protocol.messages import GpuFacts, HostFacts, SyncRequest
-from axiom_server import maintenance as rounds
-from axiom_server.config import Config, Deploying, Serving
+from axiom_server import maintenance
+from axiom_server.config import Config, DeployConfig, ServeConfig
 from axiom_server.decide.retry import ATTEMPTS_MAX
-from axiom_server.publish import deploy as deployment
+from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Order
-from axiom_server.review import review as reviewing
+from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, migrate
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.transaction import Asked, exchange_all
+from axiom_server.sync.transaction import SyncCall, answer_syncs
 from tests.fleet.hosts import DAY, GIB, HOUR, SimulatedHost, fleet, truth
 from tests.support.server_project import EXPERIMENTS
 
@@ -46,8 +46,8 @@ LOOK_EVERY = 6 * HOUR  # after the last day: has all ended?
 LAST_LEASES_DAYS = 4.0  # the longest experiment on the slowest host takes less than three
 #: A sync a minute from 1,000 hosts would be 14 million: they come every two hours here.
 CONFIG = Config(
-    serve=Serving(sync_seconds=2 * HOUR, idle_sync_seconds=2 * HOUR, round_seconds=ROUND_EVERY),
-    deploy=Deploying(live_minutes=300.0, hold_hours=6.0),
+    serve=ServeConfig(sync_seconds=2 * HOUR, idle_sync_seconds=2 * HOUR, round_seconds=ROUND_EVERY),
+    deploy=DeployConfig(live_minutes=300.0, hold_hours=6.0),
 )
 CLOCK = """
 CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
@@ -199,18 +199,18 @@ class Simulation:
                 Order(names=list(LIBRARY), count=round((slots - gpus) * per_slot)),
                 Order(names=["sam_vs_sgd"], count=round(gpus * per_slot), gpu=True),
             ):
-                await deployment.make(connection, order, CONFIG.deploy)
+                await deploy.execute_order(connection, order, CONFIG.deploy)
 
     async def _tick(self, connection: Connection, catalogue: Catalogue) -> None:
         due = [h for h in self.hosts if h.due <= self.now and h.speaks(self.now)]
         for turn in _turns([(host, host.request(self.now)) for host in due]):
             await self._sync(connection, catalogue, turn)
         if self.now % ROUND_EVERY < self.tick:
-            await rounds.once(connection, CONFIG)
+            await maintenance.run_round(connection, CONFIG)
             await self._look(connection)
         if self.now % REVIEW_EVERY < self.tick:
             async with connection.transaction():
-                log = await reviewing.review(connection, CONFIG)
+                log = await review(connection, CONFIG)
             if self.verbose:
                 print(f"day {self.now / DAY:.0f}: {log.results:,} credited", flush=True)
 
@@ -218,10 +218,10 @@ class Simulation:
         self, connection: Connection, catalogue: Catalogue,
         turn: Sequence[tuple[SimulatedHost, SyncRequest]],
     ) -> None:  # fmt: skip
-        asked = [Asked(token=host.token, request=request) for host, request in turn]
+        asked = [SyncCall(token=host.token, request=request) for host, request in turn]
         await catalogue.refresh(connection)
         async with connection.pipeline(), connection.transaction():
-            said = await exchange_all(connection, catalogue, CONFIG, asked)
+            said = await answer_syncs(connection, catalogue, CONFIG, asked)
         for host, _ in turn:
             host.hear(said.answers[host.token], self.now)
         self.syncs += len(turn)
@@ -365,7 +365,7 @@ def _facts(host: SimulatedHost) -> HostFacts:
 def _turns(
     asked: Sequence[tuple[SimulatedHost, SyncRequest]],
 ) -> Iterator[list[tuple[SimulatedHost, SyncRequest]]]:
-    """As turns.py gathers them: so many hosts, and not too many tasks."""
+    """As sync/batcher.py gathers them: so many hosts, and not too many tasks."""
     turn: list[tuple[SimulatedHost, SyncRequest]] = []
     tasks = 0
     for host, request in asked:

@@ -33,7 +33,16 @@ HOSTS = 3
 TASKS = 200  # that the hosts may be given, so that some reports are of real ones
 WARM_SHARE = 0.3  # of the inputs: until then caches, pools and the allocator fill
 GROWTH_BYTES_MAX = 48 * 1024 * 1024  # of the server from there to 100,000 inputs
-NO_LIMITS = "[limits]\nhost_burst = 0\naddress_burst = 0\nenrolments_burst = 0\n"
+NO_LIMITS = """
+[limits]
+host_burst = 0
+host_bytes_burst = 0
+address_burst = 0
+enrolments_burst = 0
+accounts_burst = 0
+all_enrolments_burst = 0
+all_accounts_burst = 0
+"""
 CORPUS = Path(__file__).parent / "corpus" / "api"
 
 

@@ -24,8 +24,8 @@ def test_an_empty_project_has_pages(postgres: str) -> None:
     with fresh_database(postgres) as conninfo:
         project = ServerProject(conninfo)
         front = page(project) or ""
-        assert "None is published yet." in front
-        assert "Nobody yet: be the first." in front
+        assert "No experiment is published yet." in front
+        assert "No volunteers yet." in front
         assert page(project, 1) is None
 
 

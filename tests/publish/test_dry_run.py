@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from axiom_server.errors import DryRunFailed, FileUnreadable
-from axiom_server.publish.dry_run import Run, read_run, try_all
-from axiom_server.review.log_text import dry_run_in_words
+from axiom_server.publish.dry_run import RecordedRun, dry_run_all, read_recorded_run
+from axiom_server.review.log_text import dry_run_summary
 from tests.support.programs import FIXTURES
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
@@ -29,24 +29,24 @@ def changed(folder: Path, *changes: tuple[str, str]) -> tuple[Path, bytes]:
     return path, text.encode()
 
 
-def tried(source: tuple[Path, bytes], *runs: Run, **options: Any) -> dict[str, Any]:
+def tried(source: tuple[Path, bytes], *runs: RecordedRun, **options: Any) -> dict[str, Any]:
     """The one thing shown of one source."""
     said: list[str] = []
-    wanted = {"skip": (), "budget_seconds": 0.5, "tell": said.append, **options}
-    shown = try_all([source], runs, **wanted)
+    wanted = {"skip": (), "budget_seconds": 0.5, "log": said.append, **options}
+    shown = dry_run_all([source], runs, **wanted)
     assert said
     (found,) = shown.values()
     return found
 
 
-def recorded(source: tuple[Path, bytes], **changes: Any) -> Run:
+def recorded(source: tuple[Path, bytes], **changes: Any) -> RecordedRun:
     """A run as the client prints it, made once for the file and then varied."""
     out = source[0].with_suffix(".json")
     if not out.exists():
         line = [str(Path(sys.executable).with_name("axiom-client")), "try", str(source[0])]
         with out.open("wb") as file:
             subprocess.run([*line, "--seed", "3", "--json"], stdout=file, check=True, timeout=200)
-    return msgspec.structs.replace(read_run(out), **changes)
+    return msgspec.structs.replace(read_recorded_run(out), **changes)
 
 
 def test_an_honest_experiment_passes_and_its_figures_are_told(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_an_honest_experiment_passes_and_its_figures_are_told(tmp_path: Path) ->
     assert 0 < shown["cpu_seconds"] < 60
     assert 0 < shown["peak_memory_bytes"] <= shown["declared_memory_bytes"]
     assert shown["result"]["valid"] == 1
-    words = dry_run_in_words(shown)
+    words = dry_run_summary(shown)
     assert "2 runs of seed 1, the same bytes" in words
     assert "for a budget of 0.5 s" in words
 
@@ -70,7 +70,7 @@ def test_one_that_draws_elsewhere_than_from_its_seed_is_refused(tmp_path: Path) 
         tried(source)
     shown = tried(source, skip=("determinism",))
     assert (shown["runs"], shown["same_bytes"], shown["skipped"]) == (1, False, ["determinism"])
-    assert "not checked: determinism" in dry_run_in_words(shown)
+    assert "not checked: determinism" in dry_run_summary(shown)
 
 
 def test_one_that_fails_is_refused_with_its_words(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_was_recorded_elsewhere_is_held_against_the_same_rules(tmp_path: Pa
     wrong = {
         "different bytes": recorded(source, result=msgspec.Raw(b'{"valid": 1}')),
         "different seeds": recorded(source, seed=4),
-        "of other bytes": recorded(source, sha256="0" * 64),
+        "of a different source": recorded(source, sha256="0" * 64),
         "processor time": recorded(source, cpu_seconds=3600.0),
         "it took 3600 s": recorded(source, elapsed_seconds=3600.0),
         "MB and declares": recorded(source, peak_memory_bytes=1 << 40),
@@ -116,6 +116,6 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"outcome": "success"}', "\xff"):
         (tmp_path / "tried.json").write_text(text)
         with pytest.raises(FileUnreadable, match=r"axiom-client try --json"):
-            read_run(tmp_path / "tried.json")
+            read_recorded_run(tmp_path / "tried.json")
     with pytest.raises(FileUnreadable, match="cannot read"):
-        read_run(tmp_path / "absent.json")
+        read_recorded_run(tmp_path / "absent.json")

@@ -31,7 +31,7 @@ def test_a_seed_agrees_with_itself_cold_warm_and_restored(name: str) -> None:
 def test_any_two_seeds_differ_by_more_than_the_tolerances(name: str) -> None:
     manifest, _ = experiment(name)
     for a, b in combinations(TWENTY[name], 2):
-        assert disagreements(manifest, result(name, a), result(name, b), most=1) != [], (a, b)
+        assert disagreements(manifest, result(name, a), result(name, b), limit=1) != [], (a, b)
 
 
 @pytest.mark.slow

@@ -115,12 +115,31 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path, what: str) -> None:
         if ("keeper.py" in str(line)) == (what == "keeper.py"):
             process.send_signal(signal.SIGKILL)
     other = embedded(tmp_path)
-    wait_until(lambda: what == "postgres" or not other._kept())
+    wait_until(lambda: what == "postgres" or not other._keeper_runs())
     with psycopg.connect(other.open()) as connection:
         assert connection.execute("SELECT x FROM kept").fetchone() == (42,)
     other.close()
     postgres.close()
     wait_until(lambda: servers_of(tmp_path) == [])
+
+
+def test_nobody_else_reads_the_log_or_reaches_the_socket(tmp_path: Path) -> None:
+    """Neither in a new folder nor in one that was left open, whatever the umask."""
+    private = ("postgres", "postgres/run", "postgres/data", "logs", "logs/postgres.log")
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            postgres = EmbeddedPostgres(tmp_path / "postgres", tmp_path / "logs" / "postgres.log")
+            postgres.open()
+            try:
+                modes = [(tmp_path / name).stat().st_mode & 0o077 for name in private]
+            finally:
+                postgres.close()
+            assert modes == [0] * len(private)
+            (tmp_path / "postgres" / "run").chmod(0o777)
+            (tmp_path / "logs" / "postgres.log").chmod(0o644)
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
@@ -178,7 +197,7 @@ def test_a_shared_socket_folder_is_refused(tmp_path: Path) -> None:
     wanted = tmp_path / ("y" * 120)
     short = choose_socket_folder(wanted)
     short.chmod(0o777)
-    with pytest.raises(DatabaseUnreachable, match="not private"):
+    with pytest.raises(DatabaseUnreachable, match="readable by others"):
         choose_socket_folder(wanted)
     short.rmdir()
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from axiom_protocol.messages import Report
-from axiom_server.review import review as reviewing
+from axiom_server.review.review import review
 from axiom_server.store.database import connect
 from tests.support.cluster import fresh_database
 from tests.support.server_project import Host, ServerProject
@@ -82,7 +82,7 @@ def crash_in_review(project: ServerProject) -> None:
 
     async def inside() -> None:
         async with connect(project.conninfo) as connection:
-            await reviewing.review(connection, project.config)
+            await review(connection, project.config)
             raise PowerCut
 
     with pytest.raises(PowerCut):

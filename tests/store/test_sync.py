@@ -11,7 +11,7 @@ from axiom_protocol.messages import Report
 from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.store.sync import FROM_POOLS
+from axiom_server.store.leases import POOL_WORKUNITS
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
 
@@ -394,7 +394,7 @@ def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
     project.execute("UPDATE versions SET state = 'active'")
     project.deploy("short_walk@1.0.1", count=5)
     project.execute("ANALYZE")
-    query = FROM_POOLS.replace(
+    query = POOL_WORKUNITS.replace(
         "%s", '\'[{"version_id": 2, "device": "cpu", "floor": 0, "most": 5}]\''
     )
     plan = "\n".join(line[0] for line in project.rows("EXPLAIN ANALYZE " + query))

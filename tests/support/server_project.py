@@ -25,16 +25,16 @@ from axiom_protocol.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from axiom_server import maintenance as rounds
+from axiom_server import maintenance
 from axiom_server.config import Config
-from axiom_server.publish import deploy as deployment
+from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Deployed, Order
-from axiom_server.review import review as reviewing
 from axiom_server.review.log import SessionLog
+from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, users
 from axiom_server.store.database import Connection, connect
 from axiom_server.sync.catalogue import Catalogue
-from axiom_server.sync.transaction import exchange
+from axiom_server.sync.transaction import answer_sync
 from tests.support.cluster import transaction
 
 EXPERIMENTS = Path(__file__).parents[1] / "fixtures" / "experiments"
@@ -74,7 +74,7 @@ class ServerProject:
         """As the command does."""
         return transaction(
             self.conninfo,
-            lambda c: deployment.make(c, Order(names=names, **order), self.config.deploy),
+            lambda c: deploy.execute_order(c, Order(names=names, **order), self.config.deploy),
         )
 
     def host(self, user: str = "", cores: int = 4, gpus: int = 0) -> Host:
@@ -99,7 +99,7 @@ class ServerProject:
 
     def review(self) -> SessionLog:
         """As the command does."""
-        return transaction(self.conninfo, lambda c: reviewing.review(c, self.config))
+        return transaction(self.conninfo, lambda c: review(c, self.config))
 
     def round(self) -> None:
         """One round of the periodic work."""
@@ -107,7 +107,7 @@ class ServerProject:
         async def inside() -> None:
             connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
             async with connection:
-                assert await rounds.once(connection, self.config)
+                assert await maintenance.run_round(connection, self.config)
 
         asyncio.run(inside())
 
@@ -141,7 +141,7 @@ class ServerProject:
             catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
             async with connect(self.conninfo) as connection:
                 await catalogue.refresh(connection)
-                return await exchange(connection, catalogue, self.config, token, request)
+                return await answer_sync(connection, catalogue, self.config, token, request)
 
         return asyncio.run(inside())
 

@@ -149,6 +149,9 @@ def served(project: SmallProject, port: int = 0) -> Iterator[str]:
             packed = self.headers.get("Content-Encoding") == "gzip"
             self._api(gzip.decompress(body) if packed else body)
 
+        def do_DELETE(self) -> None:
+            self._send(204, b"")
+
         def _api(self, body: bytes) -> None:
             status, answer = project.answer(self.command, self.path, self.headers, body)
             if project.lose_answers and self.path.endswith("sync"):

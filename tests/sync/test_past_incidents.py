@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from axiom_server.errors import ExperimentUnknown
-from axiom_server.publish import deploy as deployment
-from axiom_server.publish.deploy import Order
-from axiom_server.review import review as reviewing
+from axiom_server.publish.deploy import Order, execute_order
+from axiom_server.review.review import review
 from axiom_server.store.database import Connection, connect
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
@@ -64,7 +63,7 @@ def test_7858_workunits_lost_to_a_race_between_creating_and_staging(project: Ser
     host = project.host(cores=5)
 
     async def deploy(connection: Connection, *names: str) -> None:
-        await deployment.make(connection, Order(names=names, count=5), project.config.deploy)
+        await execute_order(connection, Order(names=names, count=5), project.config.deploy)
 
     async def in_the_middle(*names: str) -> None:
         async with connect(project.conninfo) as connection:
@@ -113,12 +112,12 @@ def test_credit_counted_twice(project: ServerProject) -> None:
     for _ in range(3):
         host.sync(reports, cpu=0)
 
-    async def review() -> int:
+    async def review_once() -> int:
         async with connect(project.conninfo) as connection:
-            return (await reviewing.review(connection, project.config)).results
+            return (await review(connection, project.config)).results
 
     async def two_at_once() -> list[int]:
-        return list(await asyncio.gather(review(), review()))
+        return list(await asyncio.gather(review_once(), review_once()))
 
     assert sorted(asyncio.run(two_at_once())) == [0, 4]
     host.sync(reports, cpu=0)
@@ -138,7 +137,7 @@ def test_replications_that_all_ran_with_seed_42(project: ServerProject) -> None:
 
     async def deploy() -> None:
         async with connect(project.conninfo) as connection:
-            await deployment.make(
+            await execute_order(
                 connection, Order(names=["short_walk"], count=50), project.config.deploy
             )
 

@@ -15,7 +15,7 @@ import pytest
 
 from axiom_server.errors import ExperimentUnknown, FileUnreadable, ServerError
 from axiom_server.store.database import connect
-from axiom_server.transfer import export_results as exporting
+from axiom_server.transfer import export_results
 from tests.support.cluster import cluster, fresh_database
 from tests.support.server_project import ServerProject
 
@@ -47,14 +47,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProject]
 def export(project: ServerProject, target: Path, *names: str, parquet: bool = True) -> None:
     async def inside() -> None:
         async with connect(project.conninfo) as connection:
-            await exporting.results(connection, target, list(names), parquet=parquet)
+            await export_results.export_results(connection, target, list(names), parquet=parquet)
 
     asyncio.run(inside())
 
 
 def test_every_accepted_result_is_a_row(project: ServerProject, tmp_path: Path) -> None:
     export(project, tmp_path / "results.parquet")
-    with duckdb.connect(config=exporting.DUCKDB_CONFIG) as connection:
+    with duckdb.connect(config=export_results.DUCKDB_CONFIG) as connection:
         found = connection.sql(
             f"""SELECT count(*), count(DISTINCT seed), count_if(valid), sum(credit),
                        min(parameters ->> 'walks'), min(parameters ->> 'pause_seconds'),
@@ -79,7 +79,7 @@ def test_the_documented_query(
     query = re.search(r"```sql\n(.*?)```", STAFF.read_text(), re.DOTALL)
     assert query is not None
     monkeypatch.chdir(tmp_path)
-    with duckdb.connect(config=exporting.DUCKDB_CONFIG) as connection:
+    with duckdb.connect(config=export_results.DUCKDB_CONFIG) as connection:
         found = {line[2]: line for line in connection.sql(query[1]).fetchall()}
     experiment, version, _, seeds, hosts, mean, deviation = found["exponent"]
     assert (experiment, version, seeds, hosts) == ("short_walk", "1.0.0", 7, 1)

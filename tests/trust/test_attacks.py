@@ -19,7 +19,7 @@ from axiom_client.project.bundles import BundleRefused, BundleStore
 from axiom_client.project.refusal import Attack
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX
 from axiom_server.trust.keys import Role
-from axiom_server.trust.metadata import TARGETS_LIFE, TIMESTAMP_LIFE, sign, utc_now
+from axiom_server.trust.metadata import TARGETS_LIFETIME, TIMESTAMP_LIFETIME, sign, utc_now
 from axiom_server.trust.repository import Published, Repository
 from axiom_server.trust.root_rotation import propose_root
 from tests.trust.hostile import (
@@ -338,7 +338,7 @@ def test_a_server_that_withholds_news_is_found_out_when_its_last_word_expires(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = Project(
-        tmp_path / "project", clock=at(utc_now() - TIMESTAMP_LIFE + timedelta(seconds=12))
+        tmp_path / "project", clock=at(utc_now() - TIMESTAMP_LIFETIME + timedelta(seconds=12))
     )
     walk = project.publish()
     with served(project) as server, host(tmp_path / "host", server.url) as store:
@@ -358,7 +358,9 @@ def test_a_server_that_withholds_news_is_found_out_when_its_last_word_expires(
 def test_the_online_keys_cannot_freeze_beyond_what_staff_signed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = Project(tmp_path / "project", clock=at(utc_now() - TARGETS_LIFE - timedelta(days=1)))
+    project = Project(
+        tmp_path / "project", clock=at(utc_now() - TARGETS_LIFETIME - timedelta(days=1))
+    )
     walk = project.publish()
     with served(project) as server, host(tmp_path / "host", server.url) as store:
         project.repository._clock = utc_now

@@ -119,7 +119,7 @@ def test_a_device_that_cannot_sign_is_named_with_what_to_do(
     def refused(key: str) -> str:
         return staff("sign", request, "--key", key, "--yes", exit_code=11)
 
-    assert "none of those that may sign this" in refused(tokens[0])
+    assert "may not sign this" in refused(tokens[0])
     assert "No PKCS#11 token found for label eve" in refused("hsm:2?label=eve")
     assert "Multiple PKCS#11 tokens" in refused("hsm:2")
     assert "could not find ECDSA key" in refused("hsm:3?label=ada")

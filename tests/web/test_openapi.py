@@ -14,7 +14,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth
 from starlette.routing import Route
 
-from axiom_server.maintenance import Rounds
+from axiom_server.maintenance import Maintenance
 from axiom_server.web import openapi
 from axiom_server.web.api import Api, application
 from tests.support.programs import Server, server
@@ -81,7 +81,7 @@ def test_what_is_served_is_this_description(project: Server) -> None:
 
 def test_every_route_is_described() -> None:
     """What is served and what is described are the same list."""
-    app = application(Api.__new__(Api), Rounds.__new__(Rounds))
+    app = application(Api.__new__(Api), Maintenance.__new__(Maintenance))
     served = {
         (route.path.replace(":int}", "}"), method.lower())
         for route in app.routes

@@ -10,22 +10,22 @@ from axiom_server.decide.elapsed import (
     GRACE_SECONDS,
     Claim,
     allowance_after,
-    believe,
+    cap_claims,
 )
 
 
 def test_a_task_cannot_have_run_longer_than_since_its_grant() -> None:
     claim = Claim(task_id=1, claimed_seconds=500.0, wall_seconds=60.0)
-    assert believe([claim], 1e9, 4).elapsed_seconds == {1: 60.0}
+    assert cap_claims([claim], 1e9, 4).elapsed_seconds == {1: 60.0}
 
 
 def test_a_host_cannot_have_worked_longer_than_its_slots() -> None:
     claims = [Claim(task_id=i, claimed_seconds=100.0, wall_seconds=100.0) for i in range(40)]
     allowance = allowance_after(0.0, 4, 100.0, True)
-    believed = believe(claims, allowance, 4)
-    total = sum(believed.elapsed_seconds.values())
+    accepted = cap_claims(claims, allowance, 4)
+    total = sum(accepted.elapsed_seconds.values())
     assert total <= 400 * CLOCK_TOLERANCE + 4 * GRACE_SECONDS + 1e-6
-    assert believed.allowance_seconds == 0
+    assert accepted.allowance_seconds == 0
 
 
 def test_nothing_is_saved_up_while_nothing_is_held() -> None:
@@ -46,8 +46,8 @@ def test_an_honest_host_is_believed(slots: int, syncs: list[tuple[float, int]]) 
             Claim(task_id=i, claimed_seconds=unspent / 64, wall_seconds=1e9)
             for i in range(min(finished, 64))
         ]
-        believed = believe(claims, allowance, slots)
+        accepted = cap_claims(claims, allowance, slots)
         for claim in claims:
-            assert believed.elapsed_seconds[claim.task_id] >= claim.claimed_seconds * (1 - 1e-9)
+            assert accepted.elapsed_seconds[claim.task_id] >= claim.claimed_seconds * (1 - 1e-9)
         unspent -= sum(c.claimed_seconds for c in claims)
-        allowance = believed.allowance_seconds
+        allowance = accepted.allowance_seconds

@@ -66,7 +66,7 @@ def test_a_host_that_fails_repeatedly_is_fed_one_task_at_a_time(cores: int) -> N
     room = lease.room(LeasePolicy(), replace(HOST, failing=2, gpus=0), FREE, "", 60)
     assert "one at a time" in room.reason
     pools = [replace(POOL, version_id=n, cpu_cores=cores) for n in (1, 2)]
-    assert [count for _, count in lease.quotas(pools, HOST, room, {}, ())] == [1]
+    assert [count for _, count in lease.pool_shares(pools, HOST, room, {}, ())] == [1]
     assert lease.choose([("cpu", cores)] * 3, room) == [0]
 
 
@@ -87,16 +87,16 @@ def test_limits_per_host_and_per_user() -> None:
 )
 def test_what_does_not_fit_is_not_offered(pool: PoolView) -> None:
     assert not lease.fits(pool, HOST)
-    assert lease.quotas([pool], HOST, Room(cpu=4, gpu=0), {}, set()) == []
+    assert lease.pool_shares([pool], HOST, Room(cpu=4, gpu=0), {}, set()) == []
 
 
 def test_pools_share_by_weight_and_take_turns() -> None:
     pools = [replace(POOL, version_id=1, weight=3.0), replace(POOL, version_id=2, weight=1.0)]
-    asked = lease.quotas(pools, HOST, Room(cpu=16, gpu=0), {}, set())
+    asked = lease.pool_shares(pools, HOST, Room(cpu=16, gpu=0), {}, set())
     assert [(p.version_id, n) for p, n in asked] == [(1, 12), (2, 4)]
-    one = lease.quotas(pools, HOST, Room(cpu=1, gpu=0), {(1, "cpu"): 5.0}, set())
+    one = lease.pool_shares(pools, HOST, Room(cpu=1, gpu=0), {(1, "cpu"): 5.0}, set())
     assert [(p.version_id, n) for p, n in one] == [(2, 1)]
-    without = lease.quotas(pools, HOST, Room(cpu=16, gpu=0), {}, {(1, "cpu")})
+    without = lease.pool_shares(pools, HOST, Room(cpu=16, gpu=0), {}, {(1, "cpu")})
     assert [(p.version_id, n) for p, n in without] == [(2, 16)]
 
 

@@ -26,9 +26,9 @@ HOST = Opinion(
 )  # fmt: skip
 
 
-def opinion(task_id: int, x: float, noise: float = 0.0) -> validate.Opinion:
+def opinion(task_id: int, x: float, noise: float = 0.0) -> validate.ComparedResult:
     result = {"valid": 1, "configs_done": 1, "x": x, "huge": 1e12, "noise": noise}
-    return validate.Opinion(task_id=task_id, host_id=task_id, result=result)
+    return validate.ComparedResult(task_id=task_id, host_id=task_id, result=result)
 
 
 def test_new_hosts_are_checked_always_trusted_ones_in_one_of_fifty() -> None:
@@ -103,8 +103,8 @@ def test_two_new_hosts_do_not_outvote_a_trusted_one() -> None:
     assert validate.compare(MANIFEST, [honest, *accomplices, fourth]).verdict == "disputed"
     decision = validate.compare(MANIFEST, [honest, *accomplices, fourth, fifth])
     assert decision.agreeing == (1, 4, 5)
-    believed = validate.compare(MANIFEST, [honest, *accomplices, opinion(4, 0.9)])
-    assert believed.agreeing == (2, 3, 4)
+    accepted = validate.compare(MANIFEST, [honest, *accomplices, opinion(4, 0.9)])
+    assert accepted.agreeing == (2, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +121,16 @@ def test_two_new_hosts_do_not_outvote_a_trusted_one() -> None:
 def test_what_becomes_of_a_workunit(
     outcome: str, refused: bool, attempt: int, again: bool, next_attempt: int
 ) -> None:
-    decision = retry.after(outcome, refused, attempt)  # type: ignore[arg-type]
-    assert (decision.again, decision.attempt) == (again, next_attempt)
+    decision = retry.decide_requeue(outcome, refused, attempt)  # type: ignore[arg-type]
+    assert (decision.requeue, decision.attempt) == (again, next_attempt)
 
 
 def test_failures_count_until_a_success_and_not_while_spared() -> None:
-    assert retry.failing_after(2, "failed", False, spared=False) == 3
-    assert retry.failing_after(2, "failed", False, spared=True) == 2
-    assert retry.failing_after(2, "cancelled", False, spared=False) == 2
-    assert retry.failing_after(2, "success", False, spared=False) == 0
-    assert retry.failing_after(0, "success", True, spared=False) == 1
+    assert retry.count_failures(2, "failed", False, experiment_stopped=False) == 3
+    assert retry.count_failures(2, "failed", False, experiment_stopped=True) == 2
+    assert retry.count_failures(2, "cancelled", False, experiment_stopped=False) == 2
+    assert retry.count_failures(2, "success", False, experiment_stopped=False) == 0
+    assert retry.count_failures(0, "success", True, experiment_stopped=False) == 1
 
 
 def ended(

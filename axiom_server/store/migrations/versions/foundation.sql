@@ -78,7 +78,7 @@ CREATE TABLE sessions (
     opened_at       timestamptz NOT NULL DEFAULT now(),
     results         bigint NOT NULL,
     credit          numeric(20,3) NOT NULL,
-    record          jsonb NOT NULL                       -- what only the review could see; see review.py
+    record          jsonb NOT NULL                       -- what the review found; see review/review.py
 );
 
 CREATE TABLE deployments (

@@ -1,0 +1,141 @@
+"""Hosts that are syncing: lock them and their leased tasks, and write back what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from axiom_protocol.messages import HostFacts
+from axiom_server.store.database import Connection, as_json
+from axiom_server.store.reported_tasks import LEASED_TASKS, TaskRow
+
+
+class HostRow(NamedTuple):
+    """A host that is syncing, locked until the transaction ends. ``token``: its sha256."""
+
+    token: bytes
+    host_id: int
+    user_id: int | None
+    state: str
+    state_reason: str
+    cpu_cores: int
+    gpus: int
+    memory_bytes: int
+    environments: list[str]
+    last_seen_at: datetime | None
+    last_request: str
+    allowance: float
+    failing: int
+    agreements: int
+    pace: float
+    host_total: Decimal
+    user_total: Decimal | None
+    user_average: float | None
+    user_average_at: datetime | None
+    pending: int
+    now: datetime
+
+
+class HostUpdate(Struct, frozen=True, kw_only=True):
+    """What to store of a host after its sync, by the names that UPDATE_HOSTS reads.
+
+    ``pending``: how many tasks it has just reported.
+    """
+
+    host_id: int
+    request: str
+    allowance: float
+    failing: int
+    pace: float
+    idle_cpu: int
+    idle_gpu: int
+    draining: str
+    pending: int
+
+
+#: Every statement of a sync finds few rows by a key. A cached plan from when a table was small must
+#: not scan the table when it has grown, and lists of different lengths can share one plan.
+#: (For this, no statement of a sync may join two of its own lists.)
+PREFER_INDEXES = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true)"""
+
+
+LOCK_HOSTS = """
+SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
+       h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
+       h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
+       clock_timestamp()
+FROM hosts h LEFT JOIN users u USING (user_id)
+WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
+
+
+LOCK_UNLOCKED_HOSTS = LOCK_HOSTS + " SKIP LOCKED"
+
+
+UPDATE_HOSTS = """
+UPDATE hosts h SET last_seen_at = %(now)s, last_request = u.request, allowance = u.allowance,
+    failing = u.failing, pace = u.pace, idle_cpu = u.idle_cpu, idle_gpu = u.idle_gpu,
+    draining = u.draining, pending = h.pending + u.pending
+FROM json_to_recordset(%(hosts)s::json) AS u (
+    host_id bigint, request text, allowance float8, failing int, pace float8, idle_cpu int,
+    idle_gpu int, draining text, pending int)
+WHERE h.host_id = u.host_id"""
+
+
+UPDATE_FACTS = """
+UPDATE hosts SET facts = %s::jsonb, name = %s, cpu_cores = %s, gpus = %s, memory_bytes = %s,
+    environments = %s
+WHERE host_id = %s"""
+
+
+async def lock_hosts(
+    connection: Connection, tokens: list[bytes], wait: bool
+) -> tuple[list[HostRow], list[TaskRow]]:
+    """Lock the hosts that own the tokens (their sha256), and read their leased tasks.
+
+    Without ``wait``, hosts that another transaction has locked are left out. In a pipeline, all
+    three statements go in one round trip.
+    """
+    await connection.execute(PREFER_INDEXES)
+    hosts = await connection.execute(LOCK_HOSTS if wait else LOCK_UNLOCKED_HOSTS, (tokens,))
+    leased = await connection.execute(LEASED_TASKS, (tokens,))
+    return (
+        [HostRow._make(row) for row in await hosts.fetchall()],
+        [TaskRow._make(row) for row in await leased.fetchall()],
+    )
+
+
+async def existing_tokens(connection: Connection, tokens: list[bytes]) -> set[bytes]:
+    """Those of the tokens that belong to a host."""
+    cursor = await connection.execute("SELECT token FROM hosts WHERE token = ANY(%s)", (tokens,))
+    return {token for (token,) in await cursor.fetchall()}
+
+
+async def update_facts(connection: Connection, host_id: int, facts: HostFacts) -> None:
+    """Store the facts that a host sent because they changed."""
+    await connection.execute(
+        UPDATE_FACTS,
+        (
+            msgspec.json.encode(facts).decode(),
+            facts.name,
+            facts.cpu_cores,
+            len(facts.gpus),
+            facts.memory_bytes,
+            list(facts.environments),
+            host_id,
+        ),
+    )
+
+
+async def update_hosts(
+    connection: Connection, updates: Sequence[HostUpdate], now: datetime
+) -> None:
+    """Store what the syncs changed of these hosts."""
+    await connection.execute(UPDATE_HOSTS, {"now": now, "hosts": as_json(updates)})

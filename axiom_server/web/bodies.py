@@ -1,0 +1,172 @@
+"""The bodies of requests: read, unpacked and decoded within bounds.
+
+A body is unpacked only when it is complete, so one that arrives slowly or never ends costs the
+bytes that were sent and no more. All bodies of the process share one budget, which counts what was
+received and what was unpacked until the request is answered; one address may use a part of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from axiom_protocol.messages import BODY_BYTES_MAX
+from axiom_server.web.rate_limits import network_of
+from axiom_server.web.refused import Refused
+
+GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
+UNPACK_BYTES = 1024 * 1024  # at a time, so that the budget is asked before memory is used
+BUDGET_BYTES = 4 * BODY_BYTES_MAX  # of all bodies together; typical ones are a few kB
+ADDRESS_SHARE = 2  # one address may use a half of the budget, so that it cannot use all of it
+RETRY_SECONDS = 5.0  # to come back after, when the budget is used up
+#: In one message: a decoded number takes 32 bytes and a list 64, whatever they took in JSON.
+#: Numbers with all their digits fill BODY_BYTES_MAX before there are so many.
+COMMAS_MAX = 2_000_000
+CONTAINERS_MAX = 500_000
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class BodyBudget:
+    """Bytes of bodies that the process holds now."""
+
+    total_bytes: int = BUDGET_BYTES
+    _used: int = 0
+    _by_address: Counter[str] = field(default_factory=Counter)
+
+    def take(self, address: str, count: int) -> None:
+        """Use some of the budget. Raises Refused: 503, come back later."""
+        share = self.total_bytes // ADDRESS_SHARE
+        full = self._used + count > self.total_bytes
+        if full or self._by_address[address] + count > share:
+            who = "The server" if full else "The server, for this address,"
+            raise Refused(
+                503, f"{who} holds as many requests as it can",
+                f"Come back after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
+            )  # fmt: skip
+        self._used += count
+        self._by_address[address] += count
+
+    def give_back(self, address: str, count: int) -> None:
+        """Return what was taken."""
+        self._used -= count
+        self._by_address[address] -= count
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+@dataclass(kw_only=True)
+class _Share:
+    """What one request has taken of the budget."""
+
+    budget: BodyBudget
+    address: str
+    bytes_max: int
+    taken: int = 0
+
+    def take(self, count: int) -> None:
+        self.budget.take(self.address, count)
+        self.taken += count
+
+    def give_back(self, count: int) -> None:
+        self.budget.give_back(self.address, count)
+        self.taken -= count
+
+
+@asynccontextmanager
+async def body(
+    request: Request, budget: BodyBudget, bytes_max: int = BODY_BYTES_MAX
+) -> AsyncIterator[bytes]:
+    """The request's body, unpacked, at most ``bytes_max`` of it; its budget is held for the block.
+
+    Raises Refused: 400 broken, 413 too large, 415 packed otherwise, 503 no budget left.
+    """
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise Refused(415, f"Content-Encoding {encoding!r} is not understood"[:200], "Use gzip.")
+    share = _Share(budget=budget, address=network_of(request.scope), bytes_max=bytes_max)
+    try:
+        received = await _receive(request, share)
+        yield _unpack(received, share) if encoding == "gzip" else bytes(received)
+    finally:
+        share.give_back(share.taken)
+
+
+async def _receive(request: Request, share: _Share) -> bytearray:
+    received = bytearray()
+    try:
+        async for chunk in request.stream():
+            if len(received) + len(chunk) > share.bytes_max:
+                raise _too_large(share.bytes_max)
+            share.take(len(chunk))
+            received += chunk
+    except ClientDisconnect:
+        raise Refused(400, "The body ends too early") from None
+    return received
+
+
+def _unpack(packed: bytearray, share: _Share) -> bytes:
+    """One gzip member. ``packed`` is let go as soon as it is unpacked."""
+    unpacker = zlib.decompressobj(GZIP_WINDOW)
+    unpacked = bytearray()
+    rest: bytes | bytearray = packed
+    try:
+        while rest and not unpacker.eof:
+            part = unpacker.decompress(rest, UNPACK_BYTES)
+            if len(unpacked) + len(part) > share.bytes_max:
+                raise _too_large(share.bytes_max)
+            share.take(len(part))
+            unpacked += part
+            rest = unpacker.unconsumed_tail
+    except zlib.error:
+        raise Refused(400, "The body is not gzip") from None
+    if not unpacker.eof:
+        raise Refused(400, "The gzip body ends too early")
+    share.give_back(len(packed))
+    packed.clear()
+    return bytes(unpacked)
+
+
+def _too_large(bytes_max: int) -> Refused:
+    return Refused(413, "The body is too large", f"At most {bytes_max} bytes unpacked.")
+
+
+def decoder(message_type: type[T]) -> Callable[[bytes], T]:
+    """A decoder of messages that takes 4.0 for a whole number, as JSON Schema does.
+
+    Only a message in which such a number was met is decoded a second time, by msgspec's lax rules:
+    linear, and no value is looked at in Python.
+    """
+    strict = msgspec.json.Decoder(message_type)
+    lax = msgspec.json.Decoder(message_type, strict=False)
+
+    def decode_message(raw: bytes) -> T:
+        try:
+            return strict.decode(raw)
+        except msgspec.ValidationError as error:
+            if "Expected `int`, got `float`" not in str(error):
+                raise
+        return lax.decode(raw)
+
+    return decode_message
+
+
+def decode(decode_message: Callable[[bytes], T], raw: bytes) -> T:
+    """Decode a message. Raises Refused with the field that is wrong."""
+    containers = raw.count(b"[") + raw.count(b"{")
+    if raw.count(b",") > COMMAS_MAX or containers > CONTAINERS_MAX:
+        raise Refused(
+            413, "The message holds too many values",
+            f"At most {COMMAS_MAX} values and {CONTAINERS_MAX} lists and tables.",
+        )  # fmt: skip
+    try:
+        return decode_message(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "The message is not understood", str(error)) from None

@@ -1,0 +1,25 @@
+"""A request that is not answered as asked: what the client is told instead."""
+
+from __future__ import annotations
+
+import math
+
+from axiom_protocol.messages import Problem
+
+
+class Refused(Exception):
+    """``problem`` tells the client why, ``retry_after`` after how many seconds to come back."""
+
+    def __init__(
+        self, status: int, title: str, detail: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(title)
+        self.problem = Problem(title=title, detail=detail[:2000], status=status)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}

@@ -1,0 +1,65 @@
+"""Backups: nobody else reads one, not even while it is written, and a restored key is private."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axiom_server.project_folder import ProjectFolder, initialise
+from axiom_server.transfer.backup import backup, restore
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
+    return initialise(tmp_path_factory.mktemp("backup") / "project", "T", None)
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def others_may(path: Path) -> int:
+    return path.lstat().st_mode & 0o077
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_backup_is_private_from_its_first_byte(
+    project: ProjectFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at before each member is written, where a link waits in the place of the file."""
+    target, partial = tmp_path / "b.tar.gz", tmp_path / "b.tar.gz.partial"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch(mode=0o666)
+    partial.symlink_to(elsewhere)
+    seen = []
+    add = tarfile.TarFile.add
+
+    def watched(archive: tarfile.TarFile, name: Any, *more: Any, **options: Any) -> None:
+        seen.append(others_may(partial))
+        add(archive, name, *more, **options)
+        archive.fileobj.flush()  # type: ignore[union-attr]
+        seen.append(others_may(partial))
+
+    monkeypatch.setattr(tarfile.TarFile, "add", watched)
+    backup(project, target, with_keys=True)
+    assert len(seen) >= 8
+    assert set(seen) == {0}
+    assert others_may(target) == 0
+    assert elsewhere.read_bytes() == b""
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_restored_keys_are_private(project: ProjectFolder, tmp_path: Path) -> None:
+    backup(project, tmp_path / "b.tar.gz", with_keys=True)
+    made = restore(tmp_path / "b.tar.gz", tmp_path / "restored")
+    keys = list(made.keys.iterdir())
+    assert {path.name for path in keys} == {path.name for path in project.keys.iterdir()}
+    assert [others_may(path) for path in (made.keys, *keys)] == [0] * (len(keys) + 1)
