@@ -78,6 +78,7 @@ attacks: $(VENV)/.dev-stamp
 
 science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science
+	nice $(BIN)/python -m tests.science.verdicts
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
 BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard benchmarks/*.py))))

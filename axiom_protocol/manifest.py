@@ -214,6 +214,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
     findings: list[Finding] = []
     figures: list[Figure] = []
     dependencies: list[str] = []  # from the block's own ``dependencies``: numpy, torch
+    planned_seeds: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # of [tool.axiom_plan]; 0: not said
 
     @property
     def ref(self) -> str:
@@ -261,7 +262,11 @@ def read_manifest(source: str) -> Manifest:
     table = table.get("axiom") if isinstance(table, dict) else None
     if not isinstance(table, dict):
         raise ManifestError("the metadata has no [tool.axiom] table; add one")
-    return manifest_from_table(table, block.get("dependencies", []))
+    # A table of its own: agents of 0.1.0 refuse keys of [tool.axiom] that they do not know.
+    plan = block["tool"].get("axiom_plan", {})
+    if not isinstance(plan, dict) or plan.keys() - {"planned_seeds"}:
+        raise ManifestError("[tool.axiom_plan] has one key, planned_seeds")
+    return manifest_from_table({**table, **plan}, block.get("dependencies", []))
 
 
 def manifest_from_table(table: dict[str, Any], dependencies: object) -> Manifest:

@@ -152,8 +152,12 @@ def publish(
 ) -> None:
     """Run experiments in the sandbox, then sign and publish them; older versions are retired."""
     from axiom_server.publish import signed_changes
-    from axiom_server.publish.publish import PUBLISHING_ROLES, DryRunOptions, check_sources
-    from axiom_server.publish.publish import publish as publish_sources
+    from axiom_server.publish.publish import (
+        PUBLISHING_ROLES,
+        DryRunOptions,
+        check_sources,
+        publish_and_tell,
+    )
     from axiom_server.trust.keys import load_keys
 
     folder = project_of(context)
@@ -165,15 +169,19 @@ def publish(
     options = DryRunOptions(skip=keys.skipped_checks(skip), budget_seconds=budget)
     log = keys.log_to_stderr if as_json else keys.log_to_stdout
     sources, dry_runs = check_sources(folder, files, tried or (), options, log)
-    published = run_transaction(
-        folder, lambda c: publish_sources(c, folder, sources, dry_runs, secret)
+    published, told = run_transaction(
+        folder, lambda c: publish_and_tell(c, folder, sources, dry_runs, secret)
     )
     if as_json:
-        print_json({"published": [p.manifest.ref for p, _ in published], "tried": dry_runs})
+        print_json(
+            {"published": [p.manifest.ref for p, _ in published], "tried": dry_runs, "told": told}
+        )
         return
     for version, is_new in published:
         note = "" if is_new else " (it was published already)"
         print(f"{version.manifest.ref} {version.sha256[:16]}{note}")
+        for line in told.get(version.manifest.ref, ()):
+            print(f"  {line}")
 
 
 app.command()(deploy.deploy)

@@ -1,56 +1,63 @@
 """Is a claim that was declared before the data true? From different seeds, one number a seed.
 
-Configurations inside a run are not independent, and replicas of one seed are one sample, so neither
-is ever counted. Confidence intervals are 95 %, by Student's t (shares: Clopper and Pearson's exact
-one); sign consistency by the exact binomial test; heterogeneity between hosts by one-way ANOVA.
+A verdict may be asked for at any time and any number of times, of any number of findings. Of those
+that are decided together at most 5 % are expected to be false (``evidence``, ``anytime``). Beside
+it stand the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts add
+to the scatter, and what the rule of 0.1.0 would have said.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from axiom_protocol.agreement import disagreements
-from axiom_protocol.manifest import Criterion, Field, Finding, Manifest
-from axiom_protocol.result import Result
+from axiom_protocol.agreement import is_compared
+from axiom_protocol.manifest import Finding, Manifest
+from axiom_server.decide import evidence
+from axiom_server.decide.anytime import share
+from axiom_server.decide.anytime.between_hosts import BetweenHosts, compare
+from axiom_server.decide.anytime.discoveries import discoveries
+from axiom_server.decide.evidence import ALPHA, Evidence
+from axiom_server.decide.fixed_rule import FixedVerdict, fixed_verdict
+from axiom_server.decide.samples import Counted, IssuedSeed, Sample, count
 
-Verdict = Literal["confirmed", "rejected", "preliminary", "insufficient"]
+#: rejected: the mean fails; fails seed by seed: too few seeds meet the criterion one by one.
+Verdict = Literal["confirmed", "rejected", "fails seed by seed", "preliminary", "insufficient"]
+
+#: What evidence alone decides; a verdict heeds the number of seeds, their gates and hosts too.
+Decision = Literal["confirmed", "rejected", "fails seed by seed", "open"]
 
 SEEDS_MIN = 5  # fewer: no verdict
-CONFIDENCE = 0.95
 PASSING_SHARE_MIN = 0.5  # of seeds, through the experiment's own gates; of fewer, chance chose them
-PROBES = 8  # seeds whose whole results are held against each other
 HETEROGENEOUS_P = (
     0.001  # hosts differ by more than their seeds do: something but the claim is at work
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One gated result. ``parameters`` are complete: defaults overlaid with what was given."""
-
-    task_id: int
-    seed: int
-    host_id: int
-    parameters: Mapping[str, Any]
-    result: Result
+DECIDED_LOG_E = math.log(2 / ALPHA)  # of one finding alone
+SEEDS_AHEAD = 2_000  # how far it is looked ahead for the seeds that a verdict still needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
     """A finding with its numbers.
 
-    seeds               different seeds with a valid result
-    estimate, low, high the statistic's mean and its 95 % interval; NaN-free: None when unknown
+    seeds               different seeds with a valid result that stands
+    estimate, low, high the statistic's mean and its 95 % confidence sequence; None when unknown
     effect_size         paired: mean over standard deviation of (value - no effect)
     meeting             seeds that meet the criterion one by one
     sign_share, sign_p  seeds on the mean's side of "no effect", and its exact two-sided p
     heterogeneity_p     of the hypothesis that hosts do not differ
+    between_hosts       the random-effects estimate
+    log_e_for, _against logs of the e-values for and against the claim
+    missing             issued seeds without a number, by what became of them
+    out                 planned seeds of batches that are not complete; not judged yet
+    pending             results that wait for another host's opinion, and the verdict with them
+    fixed_verdict       what the rule of 0.1.0 says of the same seeds
     """
 
     name: str
@@ -67,104 +74,241 @@ class Verdicts:
     sign_share: float | None = None
     sign_p: float | None = None
     heterogeneity_p: float | None = None
+    between_hosts: BetweenHosts | None = None
+    log_e_for: float | None = None
+    log_e_against: float | None = None
+    missing: dict[str, int] | None = None
+    out: int = 0
+    pending: int = 0
+    verdict_with_pending: Verdict | None = None
+    fixed_verdict: FixedVerdict = "insufficient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weighed:
+    """One finding's seeds and evidence, before all findings are decided together."""
+
+    finding: Finding
+    counted: Counted
+    values: np.ndarray
+    evidence: Evidence
+    between: BetweenHosts | None
+    held: str  # why no verdict may be given, whatever the evidence
+    too_few: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A version's findings with all that is known of its seeds.
+
+    samples       may hold replicas, invalid runs, unsettled results and other parameters
+    issued        every seed that was planned; None: those of the samples
+    seed_ignored  what ``is_seed_ignored`` says of the version: then all runs are one sample
+    findings      those to be judged; None: all
+    """
+
+    manifest: Manifest
+    samples: Sequence[Sample]
+    issued: Sequence[IssuedSeed] | None = None
+    seed_ignored: bool = False
+    findings: Sequence[Finding] | None = None
+
+    def weigh(self, *, unsettled_too: bool) -> list[_Weighed]:
+        """The evidence of each finding, in the order of the findings."""
+        asked = self.manifest.findings if self.findings is None else self.findings
+        return [_weigh(self, f, unsettled_too) for f in asked]
 
 
 def judge(
-    manifest: Manifest, finding: Finding, samples: Sequence[Sample], *, seed_ignored: bool = False
+    manifest: Manifest,
+    finding: Finding,
+    samples: Sequence[Sample],
+    *,
+    issued: Sequence[IssuedSeed] | None = None,
+    seed_ignored: bool = False,
 ) -> Verdicts:
-    """The verdict on one finding. Samples may hold replicas, invalid runs and other parameters.
+    """The verdict on one finding by itself, as if there were no other; see ``judge_together``."""
+    study = Study(
+        manifest=manifest, samples=samples, issued=issued, seed_ignored=seed_ignored,
+        findings=[finding],
+    )  # fmt: skip
+    return judge_together([study])[0][0]
 
-    ``seed_ignored`` is what ``is_seed_ignored`` says of the version: then all runs are one sample.
-    """
-    where = manifest.resolve(finding.where)
-    asked = [s for s in samples if dict(s.parameters) == where]
-    chosen = one_per_seed([s for s in asked if s.result["valid"] == 1])
-    pairs = [(s, v) for s in chosen if (v := value_of(finding, s.result)) is not None]
-    values = np.array([v for _, v in pairs], dtype=float)
-    hosts = len({s.host_id for s, _ in pairs})
-    if len(values) < SEEDS_MIN or seed_ignored:
-        missing = SEEDS_MIN - len(values)
-        reason = f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}"
-        if seed_ignored:
-            reason = "different seeds give the same numbers, so all runs are one sample"
-        return Verdicts(
-            name=finding.name, claim=finding.claim, verdict="insufficient", reason=reason,
-            seeds=len(values), hosts=hosts,
-            estimate=float(values.mean()) if len(values) else None,
-            meeting=sum(finding.criterion.met_by(v) for v in values.tolist()),
-        )  # fmt: skip
-    low, high = interval(finding, values)
-    meeting = _meeting(finding, values)
-    sign_share, sign_p = sign_consistency(finding, values)
-    heterogeneity = between_hosts([(s.host_id, v) for s, v in pairs])
-    ran = len({s.seed for s in asked})
-    if len(chosen) < PASSING_SHARE_MIN * ran:
-        verdict: Verdict = "preliminary"
-        reason = f"only {len(chosen)} of {ran} seeds pass the experiment's own gates"
-    else:
-        verdict, reason = decide(finding, low, high, meeting, len(values), heterogeneity)
-    return Verdicts(
-        name=finding.name, claim=finding.claim, verdict=verdict, reason=reason,
-        seeds=len(values), hosts=hosts, estimate=float(values.mean()), low=low, high=high,
-        effect_size=effect_size(finding, values), meeting=meeting,
-        sign_share=sign_share, sign_p=sign_p, heterogeneity_p=heterogeneity,
+
+def judge_together(studies: Sequence[Study]) -> list[list[Verdicts]]:
+    """The verdicts on the findings of several versions, decided together by e-BH, by version."""
+    weighed = [(s.manifest, w) for s in studies for w in s.weigh(unsettled_too=False)]
+    now = _decided([w for _, w in weighed])
+    pending = [w.counted.missing.get("pending", 0) for _, w in weighed]
+    then = now
+    if any(pending):
+        then = _decided([w for s in studies for w in s.weigh(unsettled_too=True)])
+    verdicts = iter(
+        _verdicts(manifest, w, verdict, reason, waiting, changed)
+        for (manifest, w), (verdict, reason), (changed, _), waiting in zip(
+            weighed, now, then, pending, strict=True
+        )
+    )
+    sizes = [len(s.manifest.findings if s.findings is None else s.findings) for s in studies]
+    return [list(islice(verdicts, size)) for size in sizes]
+
+
+def _decided(weighed: Sequence[_Weighed]) -> list[tuple[Verdict, str]]:
+    decisions = decide([w.evidence for w in weighed])
+    return [_verdict(w, d) for w, d in zip(weighed, decisions, strict=True)]
+
+
+def _weigh(study: Study, finding: Finding, unsettled_too: bool) -> _Weighed:
+    manifest, seed_ignored = study.manifest, study.seed_ignored
+    counted = count(manifest, finding, study.samples, study.issued, unsettled_too=unsettled_too)
+    values = np.array(counted.values, dtype=float)
+    hosts = [s.host_id for s in counted.samples]
+    groups: dict[int, list[float]] = {}
+    for host, value in zip(hosts, counted.values, strict=True):
+        groups.setdefault(host, []).append(value)
+    between = compare(groups, ALPHA, HETEROGENEOUS_P)
+    too_few = len(values) < SEEDS_MIN or seed_ignored
+    missing = sum(counted.missing.values())
+    weighed = evidence.NOTHING if too_few else evidence.weigh(manifest, finding, values, missing)
+    return _Weighed(
+        finding=finding, counted=counted, values=values, evidence=weighed, between=between,
+        held=_held(counted, between, seed_ignored) or uncompared(manifest, finding),
+        too_few=too_few,
     )  # fmt: skip
 
 
-def one_per_seed(samples: Sequence[Sample]) -> list[Sample]:
-    """The first task's result of each seed, in the order of seeds."""
-    first: dict[int, Sample] = {}
-    for sample in sorted(samples, key=lambda s: s.task_id):
-        first.setdefault(sample.seed, sample)
-    return [first[seed] for seed in sorted(first)]
+def _held(counted: Counted, between: BetweenHosts | None, seed_ignored: bool) -> str:
+    """Why there may be no verdict, or "": what the evidence of the seeds cannot see."""
+    if seed_ignored:
+        return "different seeds give the same numbers, so all runs are one sample"
+    if counted.early:
+        return f"{_seeds(counted.out)} of the planned batch {_are(counted.out)} still out"
+    missing = SEEDS_MIN - len(counted.values)
+    if missing > 0:
+        return f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}"
+    if counted.passed < PASSING_SHARE_MIN * counted.ran:
+        return f"only {counted.passed} of {counted.ran} seeds pass the experiment's own gates"
+    if between is not None and between.p < HETEROGENEOUS_P:
+        return (
+            f"hosts differ by more than chance (p = {between.p:.1g}, sd {between.sd:.3g} between "
+            f"hosts)"
+        )
+    return ""
 
 
-def is_seed_ignored(manifest: Manifest, probes: Sequence[Result]) -> bool:
-    """Do whole results of different seeds agree like replicas of one, most of them?
-
-    A script that draws everything from one fixed seed gives any number of hosts one sample, and an
-    interval of no width. Results without a single number that could differ are not held against it.
-    """
-    if len(probes) < 2 or not _has_numbers(manifest.result.values()):
-        return False
-    distinct: list[Result] = []
-    for probe in probes:
-        if all(disagreements(manifest, probe, other, limit=1) for other in distinct):
-            distinct.append(probe)
-    return 2 * len(distinct) <= len(probes)
+def uncompared(manifest: Manifest, finding: Finding) -> str:
+    """Why no verdict may rest on the finding's fields, or "": no replica would show them false."""
+    for name in filter(None, (finding.field, finding.control)):
+        if not is_compared(manifest.result[name], read_by_finding=True):
+            return f"replication compares no {name}: it is declared chaotic without a tolerance"
+    return ""
 
 
-def _has_numbers(fields: Iterable[Field]) -> bool:
-    return any(
-        not f.chaotic and (f.kind == "number" or _has_numbers(f.fields.values())) for f in fields
+def decide(found: Sequence[Evidence]) -> list[Decision]:
+    """What the evidence of all findings decides, together: false ones in 5 % at most."""
+    confirmed = discoveries([e.confirming for e in found], ALPHA / 2)
+    refuted = discoveries([e.refuting for e in found], ALPHA / 2)
+    return [_decision(*each) for each in zip(found, confirmed, refuted, strict=True)]
+
+
+def _decision(found: Evidence, confirmed: bool, refuted: bool) -> Decision:
+    if refuted:
+        by_mean = found.mean_against >= found.share_against
+        return "rejected" if by_mean else "fails seed by seed"
+    return "confirmed" if confirmed else "open"
+
+
+def _verdict(weighed: _Weighed, decision: Decision) -> tuple[Verdict, str]:
+    """The verdict with its reason. What is held back was part of the family all the same."""
+    if weighed.too_few:
+        return "insufficient", weighed.held
+    if weighed.held:
+        return "preliminary", weighed.held
+    meeting, seeds = evidence.meeting(weighed.finding, weighed.values), len(weighed.values)
+    if decision == "rejected":
+        return "rejected", "the mean fails the criterion"
+    if decision == "fails seed by seed":
+        return "fails seed by seed", (
+            f"fails seed by seed: {meeting} of {seeds} seeds meet the criterion, "
+            f"{weighed.finding.min_share:g} of all are claimed"
+        )
+    if decision == "confirmed":
+        return "confirmed", f"the mean meets the criterion, and so do {meeting} of {seeds} seeds"
+    return "preliminary", _what_is_missing(weighed, meeting)
+
+
+def _what_is_missing(weighed: _Weighed, meeting: int) -> str:
+    """Which half of the claim is not decided yet, and what would decide it."""
+    found, finding = weighed.evidence, weighed.finding
+    seeds = len(weighed.values) + sum(weighed.counted.missing.values())
+    if min(found.mean_for, found.share_for) >= DECIDED_LOG_E:
+        return "decided by itself, but not yet together with the project's other findings"
+    if found.share_for >= DECIDED_LOG_E:
+        return "the mean is not decided yet"
+    more = seeds_needed(meeting, seeds, finding.min_share)
+    ahead = "" if more is None else f"; {_seeds(more)} more would do, if all meet it"
+    return f"{meeting} of {seeds} seeds do not show a share above {finding.min_share:g} yet{ahead}"
+
+
+def seeds_needed(meeting: int, seeds: int, needed: float) -> int | None:
+    """How many more seeds show the share, if all of them meet the criterion; None: too many."""
+    if needed >= 1:
+        return None
+    low, high = 0, SEEDS_AHEAD
+    if share.log_e_above(meeting + high, seeds + high, needed) < DECIDED_LOG_E:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if share.log_e_above(meeting + middle, seeds + middle, needed) >= DECIDED_LOG_E:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _verdicts(
+    manifest: Manifest,
+    weighed: _Weighed,
+    verdict: Verdict,
+    reason: str,
+    pending: int,
+    with_pending: Verdict,
+) -> Verdicts:
+    finding, values, counted = weighed.finding, weighed.values, weighed.counted
+    known = Verdicts(
+        name=finding.name, claim=finding.claim, verdict=verdict, reason=reason, seeds=len(values),
+        hosts=len({s.host_id for s in counted.samples}),
+        estimate=float(values.mean()) if len(values) else None,
+        meeting=evidence.meeting(finding, values) if len(values) else 0,
+        missing=dict(counted.missing), out=counted.out, pending=pending,
+        verdict_with_pending=with_pending if pending else None,
+    )  # fmt: skip
+    return known if weighed.too_few else _with_numbers(manifest, weighed, known)
+
+
+def _with_numbers(manifest: Manifest, weighed: _Weighed, known: Verdicts) -> Verdicts:
+    finding, values, between = weighed.finding, weighed.values, weighed.between
+    missing = sum(weighed.counted.missing.values())
+    low, high = evidence.interval(manifest, finding, values, missing)
+    sign_share, sign_p = sign_consistency(finding, values)
+    return replace(
+        known,
+        low=low if math.isfinite(low) else None,
+        high=high if math.isfinite(high) else None,
+        effect_size=effect_size(finding, values),
+        sign_share=sign_share,
+        sign_p=sign_p,
+        heterogeneity_p=between.p if between else None,
+        between_hosts=between,
+        log_e_for=_finite(weighed.evidence.confirming),
+        log_e_against=_finite(weighed.evidence.refuting),
+        fixed_verdict=fixed_verdict(finding, values.tolist(), sound=not weighed.held),
     )
-
-
-def value_of(finding: Finding, result: Result) -> float | None:
-    """The seed's one number, or None where a ratio has no denominator."""
-    value = float(result[finding.field])
-    if finding.control is None:
-        return value
-    control = float(result[finding.control])
-    if finding.statistic == "difference":
-        return value - control
-    return value / control if control != 0 else None
 
 
 def no_effect(finding: Finding) -> float:
     """What the number would be if there were nothing to find."""
     return {"ratio": 1.0, "share": 0.5}.get(finding.statistic, 0.0)
-
-
-def interval(finding: Finding, values: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean, or of the share."""
-    n = len(values)
-    if finding.statistic == "share":
-        exact = stats.binomtest(int(values.sum()), n).proportion_ci(CONFIDENCE, method="exact")
-        return float(exact.low), float(exact.high)
-    mean = float(values.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(values.std(ddof=1)) / n**0.5
-    return mean - half, mean + half
 
 
 def effect_size(finding: Finding, values: np.ndarray) -> float | None:
@@ -178,8 +322,8 @@ def effect_size(finding: Finding, values: np.ndarray) -> float | None:
 def sign_consistency(finding: Finding, values: np.ndarray) -> tuple[float | None, float | None]:
     """Share of seeds on the mean's side of no effect, and the exact binomial p of it."""
     if finding.statistic == "share":
-        share = float(values.mean())
-        return max(share, 1 - share), float(stats.binomtest(int(values.sum()), len(values)).pvalue)
+        met = float(values.mean())
+        return max(met, 1 - met), float(stats.binomtest(int(values.sum()), len(values)).pvalue)
     away = values - no_effect(finding)
     away = away[away != 0]  # ties say nothing
     if not len(away):
@@ -188,48 +332,13 @@ def sign_consistency(finding: Finding, values: np.ndarray) -> tuple[float | None
     return same / len(away), float(stats.binomtest(same, len(away)).pvalue)
 
 
-def between_hosts(pairs: Sequence[tuple[int, float]]) -> float | None:
-    """p of one-way ANOVA over hosts with two seeds or more; None when it cannot be computed."""
-    groups: dict[int, list[float]] = {}
-    for host_id, value in pairs:
-        groups.setdefault(host_id, []).append(value)
-    usable = [group for _, group in sorted(groups.items()) if len(group) > 1]
-    within = sum(float(np.var(group)) for group in usable)
-    if len(usable) < 2 or within == 0:
-        return None
-    p = float(stats.f_oneway(*usable).pvalue)
-    return p if math.isfinite(p) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
-def decide(
-    finding: Finding, low: float, high: float, meeting: int, seeds: int, heterogeneity: float | None
-) -> tuple[Verdict, str]:
-    """The verdict by the declared criterion, and the reason in words."""
-    criterion = finding.criterion
-    share = meeting / seeds
-    if _outside(criterion, low, high):
-        return "rejected", "the whole 95 % interval fails the criterion"
-    if not (criterion.met_by(low) and criterion.met_by(high)):
-        return "preliminary", "the 95 % interval does not meet the criterion as a whole yet"
-    if finding.statistic != "share" and share < finding.min_share:
-        return "preliminary", (
-            f"the mean meets the criterion, but only {meeting} of {seeds} seeds do one by one"
-        )
-    if heterogeneity is not None and heterogeneity < HETEROGENEOUS_P:
-        return "preliminary", f"hosts differ by more than chance (p = {heterogeneity:.1g})"
-    return (
-        "confirmed",
-        f"the whole 95 % interval meets the criterion, and {meeting} of {seeds} seeds",
-    )
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _meeting(finding: Finding, values: np.ndarray) -> int:
-    if finding.statistic == "share":
-        return int(values.sum())
-    return sum(finding.criterion.met_by(v) for v in values.tolist())
-
-
-def _outside(criterion: Criterion, low: float, high: float) -> bool:
-    too_low = criterion.above is not None and high <= criterion.above
-    too_high = criterion.below is not None and low >= criterion.below
-    return too_low or too_high
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

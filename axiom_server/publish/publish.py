@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from axiom_protocol.manifest import SCRIPT_BYTES_MAX, ManifestError, Parameters
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, Parameters
 from axiom_server.errors import (
     ExperimentMalformed,
     ExperimentUnknown,
@@ -126,8 +126,9 @@ async def publish(
             except (ManifestError, BundlesError) as error:
                 raise ExperimentMalformed(f"{path}: {error}") from None
             new = await experiments.record_version(
-                connection, published.manifest, published.sha256, tried.get(published.sha256)
-            )
+                connection, published.manifest, published.sha256, tried.get(published.sha256),
+                folder.bundles.declarations().get(published.manifest.ref),
+            )  # fmt: skip
             done.append((published, new))
     except KeysError as error:
         raise SigningFailed(str(error)) from None
@@ -151,3 +152,33 @@ async def set_state(connection: Connection, name: str, state: str, reason: str) 
 
 def _digest(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()
+
+
+async def publish_and_tell(
+    connection: Connection,
+    folder: ProjectFolder,
+    sources: Sequence[tuple[Path, bytes]],
+    tried: Mapping[str, dict[str, Any]],
+    passphrase: str | None,
+) -> tuple[list[tuple[Published, bool]], dict[str, list[str]]]:
+    """As ``publish``; and by name@version what its declaration changes."""
+    done = await publish(connection, folder, sources, tried, passphrase)
+    return done, {
+        p.manifest.ref: await told(connection, folder, p.manifest) for p, new in done if new
+    }
+
+
+async def told(connection: Connection, folder: ProjectFolder, manifest: Manifest) -> list[str]:
+    """What a version's declaration changes, and which seeds had been seen by then."""
+    record = folder.bundles.declarations().get(manifest.ref)
+    lines = [f"criteria {record['criteria_sha256'][:16]}"] if record else []
+    if record and record["before"]:
+        relation = "other criteria than" if record["changes"] else "the same criteria as"
+        lines += [f"{relation} {record['before']}", *record["changes"]]
+    for version, count, first, last in await experiments.seeds_seen(connection, manifest.name):
+        if version != manifest.version:
+            lines.append(
+                f"seen before: {count} seeds of {version} ({first} to {last}); "
+                "this version's begin after them"
+            )
+    return lines

@@ -208,7 +208,10 @@ def _record_versions(folder: ProjectFolder, tried: Mapping[str, dict[str, Any]])
                     source = folder.bundles.source(bundle.name, bundle.version)
                     manifest = read_manifest(source.decode())
                     shown = tried.get(bundle.sha256)
-                    await experiments.record_version(connection, manifest, bundle.sha256, shown)
+                    await experiments.record_version(
+                        connection, manifest, bundle.sha256, shown,
+                        folder.bundles.declarations().get(manifest.ref),
+                    )  # fmt: skip
             for bundle in folder.bundles.bundles():
                 if bundle.withdrawn:
                     await _retire(connection, f"{bundle.name}@{bundle.version}")

@@ -58,8 +58,23 @@ class NewExperiment(Struct, frozen=True, kw_only=True):
     tried: dict[str, Any] | None
 
 
+class BetweenHostsLine(Struct, frozen=True, kw_only=True):
+    """What hosts add to the scatter between seeds; see decide/anytime/between_hosts.py."""
+
+    hosts: int
+    mean: float
+    low: float
+    high: float
+    sd: float
+    p: float
+    detectable_sd: float
+
+
 class FindingLine(Struct, frozen=True, kw_only=True):
-    """A finding with its verdict and numbers; see decide/findings.py."""
+    """A finding with its verdict and numbers; see decide/findings.py.
+
+    Fields with a default are not in the records of sessions before the rule of today.
+    """
 
     experiment: str
     name: str
@@ -76,6 +91,14 @@ class FindingLine(Struct, frozen=True, kw_only=True):
     sign_share: float | None
     sign_p: float | None
     heterogeneity_p: float | None
+    between_hosts: BetweenHostsLine | None = None
+    log_e_for: float | None = None
+    log_e_against: float | None = None
+    missing: dict[str, int] | None = None
+    out: int = 0
+    pending: int = 0
+    verdict_with_pending: str | None = None
+    fixed_verdict: str | None = None
 
 
 class SessionLog(Struct, frozen=True, kw_only=True):

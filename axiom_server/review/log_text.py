@@ -219,7 +219,7 @@ def _findings(log: SessionLog) -> list[str]:
     numbered = {line.experiment for line in log.findings}
     for name in sorted(numbered):
         mine = [line for line in log.findings if line.experiment == name]
-        measured = [line for line in mine if line.seeds]
+        measured = [line for line in mine if line.seeds or line.pending]
         lines += [name, *(f"  - {_finding(line)}" for line in measured)]
         if waiting := len(mine) - len(measured):
             lines.append(
@@ -239,7 +239,7 @@ def _finding(line: FindingLine) -> str:
     if line.estimate is not None:
         value = f"{line.estimate:.4g}"
         if line.low is not None and line.high is not None:
-            value += f" (95 % CI {line.low:.4g} to {line.high:.4g})"
+            value += f" (95 % at any time {line.low:.4g} to {line.high:.4g})"
         numbers.append(value)
     numbers.append(f"{line.seeds} {_plural('seed', line.seeds)} on {line.hosts} "
                    f"{_plural('host', line.hosts)}")  # fmt: skip
@@ -247,7 +247,28 @@ def _finding(line: FindingLine) -> str:
         numbers.append(f"d = {line.effect_size:.2f}")
     if line.sign_share is not None and line.sign_p is not None:
         numbers.append(f"sign {line.sign_share:.0%} (p = {line.sign_p:.2g})")
+    numbers += _not_counted(line)
+    if line.fixed_verdict not in (None, line.verdict):
+        numbers.append(f"the rule of 0.1.0 would say {line.fixed_verdict}")
     return f"{line.claim} — {line.verdict.upper()}\n      {'; '.join(numbers)}; {line.reason}"
+
+
+def _not_counted(line: FindingLine) -> list[str]:
+    """Issued seeds that the verdict does not rest on, by what became of them."""
+    parts = []
+    lost = {state: n for state, n in (line.missing or {}).items() if state != "pending"}
+    if lost:
+        counts = ", ".join(f"{_number(n)} {state}" for state, n in sorted(lost.items()))
+        parts.append(f"{counts} (counted as the worst that they could be)")
+    if line.pending:
+        changed = line.verdict_with_pending
+        would = "change nothing" if changed == line.verdict else f"make it {changed}"
+        parts.append(
+            f"{_number(line.pending)} {_plural('result', line.pending)} pending, would {would}"
+        )
+    if line.out:
+        parts.append(f"{_number(line.out)} planned {_plural('seed', line.out)} out")
+    return parts
 
 
 def _number(value: float) -> str:

@@ -15,10 +15,10 @@ import msgspec
 
 from axiom_server.config import Config
 from axiom_server.decide.credit import CreditDecision, Earning, decide
-from axiom_server.decide.findings import is_seed_ignored, judge
-from axiom_server.review.log import FindingLine, SessionLog
+from axiom_server.review.judging import judge_all
+from axiom_server.review.log import SessionLog
 from axiom_server.review.session_log import credit_by_tier, session_log
-from axiom_server.store import alarms, credit, experiments, findings, sessions
+from axiom_server.store import alarms, credit, sessions
 from axiom_server.store.credit import CreditEntry, ReportedRow
 from axiom_server.store.database import Connection
 
@@ -66,11 +66,12 @@ async def _record(
     entries: Sequence[CreditEntry],
 ) -> dict[str, Any]:
     """What the session log needs and cannot be read from the database later."""
+    judged = await judge_all(connection, config.replication.trusted_after)
     return {
         "tiers": msgspec.to_builtins(credit_by_tier(config.credit, entries)),
         "unpaid": _unpaid(reported, decisions),
         "pending": await credit.count_pending(connection),
-        "findings": msgspec.to_builtins(await judge_all(connection)),
+        "findings": msgspec.to_builtins(judged),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
 
@@ -81,24 +82,3 @@ def _unpaid(reported: Sequence[ReportedRow], decisions: Sequence[CreditDecision]
     counts["refused"] = sum(1 for r in reported if r.outcome == "success" and r.refusal)
     counts["no work"] = sum(1 for d in decisions if d.amount <= 0)
     return {name: n for name, n in sorted(counts.items()) if n}
-
-
-async def judge_all(connection: Connection) -> list[FindingLine]:
-    """The verdict on every finding of every active version."""
-    lines = []
-    for version in await experiments.versions(connection):
-        if version.state != "active" or not version.manifest.findings:
-            continue
-        manifest = version.manifest
-        samples = await findings.samples(connection, version.version_id, manifest)
-        probes = await findings.probes(connection, version.version_id)
-        ignored = is_seed_ignored(manifest, probes)
-        for finding in manifest.findings:
-            verdict = judge(manifest, finding, samples, seed_ignored=ignored)
-            lines.append(
-                FindingLine(
-                    experiment=version.name,
-                    **{name: getattr(verdict, name) for name in FindingLine.__struct_fields__[1:]},
-                )
-            )
-    return lines

@@ -27,6 +27,7 @@ class VersionRow(NamedTuple):
     published_at: datetime
     manifest: Manifest
     tried: dict[str, Any] | None
+    declaration: dict[str, Any] | None = None  # as signed; None of versions of before 0.2
 
 
 class ParametersRow(NamedTuple):
@@ -39,12 +40,12 @@ class ParametersRow(NamedTuple):
 
 _VERSION = """
 SELECT v.version_id, v.experiment_id, e.name, v.version, v.sha256, v.state, v.state_reason,
-       e.weight, v.published_at, v.manifest, v.tried
+       e.weight, v.published_at, v.manifest, v.tried, v.declaration
 FROM versions v JOIN experiments e USING (experiment_id)"""
 
 
 def _version(found: tuple[Any, ...]) -> VersionRow:
-    return VersionRow._make((*found[:9], msgspec.convert(found[9], Manifest), found[10]))
+    return VersionRow._make((*found[:9], msgspec.convert(found[9], Manifest), *found[10:]))
 
 
 async def ensure(connection: Connection, names: Sequence[str]) -> dict[str, int]:
@@ -62,14 +63,18 @@ async def ensure(connection: Connection, names: Sequence[str]) -> dict[str, int]
 
 
 async def record_version(
-    connection: Connection, manifest: Manifest, sha256: str, tried: dict[str, Any] | None
+    connection: Connection,
+    manifest: Manifest,
+    sha256: str,
+    tried: dict[str, Any] | None,
+    declaration: dict[str, Any] | None = None,
 ) -> bool:
     """Store a published version and retire older ones; False when it was stored before."""
     ids = await ensure(connection, [manifest.name])
     done = await rows(
         connection,
-        """INSERT INTO versions (experiment_id, version, sha256, manifest, tried)
-           VALUES (%s, %s, %s, %s::jsonb, %s::jsonb)
+        """INSERT INTO versions (experiment_id, version, sha256, manifest, tried, declaration)
+           VALUES (%s, %s, %s, %s::jsonb, %s::jsonb, %s::jsonb)
            ON CONFLICT (experiment_id, version) DO NOTHING RETURNING version_id""",
         (
             ids[manifest.name],
@@ -77,6 +82,7 @@ async def record_version(
             sha256,
             msgspec.json.encode(manifest).decode(),
             msgspec.json.encode(tried).decode() if tried is not None else None,
+            msgspec.json.encode(declaration).decode() if declaration is not None else None,
         ),
     )
     if not done:
@@ -87,6 +93,20 @@ async def record_version(
         (f"version {manifest.version} replaced it", ids[manifest.name], done[0][0]),
     )
     return True
+
+
+async def seeds_seen(connection: Connection, name: str) -> list[tuple[str, int, int, int]]:
+    """(version, seeds with a result, first, last) of an experiment, in order of publication."""
+    found = await rows(
+        connection,
+        """SELECT v.version, count(DISTINCT w.seed), min(w.seed), max(w.seed)
+           FROM experiments e JOIN versions v USING (experiment_id)
+           JOIN results r ON r.version_id = v.version_id
+           JOIN workunits w ON w.workunit_id = r.workunit_id
+           WHERE e.name = %s GROUP BY v.version_id, v.version ORDER BY v.version_id""",
+        (name,),
+    )
+    return [(str(v), int(n), int(first), int(last)) for v, n, first, last in found]
 
 
 async def versions(connection: Connection) -> list[VersionRow]:
@@ -166,13 +186,28 @@ async def parameter_sets(connection: Connection, ids: Sequence[int]) -> list[Par
 async def parameters_id(
     connection: Connection, version_id: int, parameters: dict[str, Any], budget_seconds: float
 ) -> int:
-    """The id of a version's parameter set, created on first use. The order of keys is ignored."""
+    """The id of a version's parameter set, created on first use. The order of keys is
+    ignored.
+
+    Its seeds begin after those of the experiment's other versions: a claim that was changed after
+    their results were seen is tried on seeds that nobody has seen.
+    """
     encoded = msgspec.json.encode(parameters, order="deterministic")
     digest = hashlib.sha256(encoded + b"|%r" % budget_seconds).digest()
     await connection.execute(
-        """INSERT INTO parameter_sets (version_id, digest, parameters, budget_seconds)
-           VALUES (%s, %s, %s::jsonb, %s) ON CONFLICT DO NOTHING""",
-        (version_id, digest, encoded.decode(), budget_seconds),
+        """INSERT INTO parameter_sets (version_id, digest, parameters, budget_seconds, next_seed)
+           VALUES (%(version)s, %(digest)s, %(parameters)s::jsonb, %(budget)s, (
+               SELECT COALESCE(max(p.next_seed), 1) FROM versions mine
+               JOIN versions v ON v.experiment_id = mine.experiment_id
+                    AND v.version_id <> mine.version_id
+               JOIN parameter_sets p ON p.version_id = v.version_id
+               WHERE mine.version_id = %(version)s)) ON CONFLICT DO NOTHING""",
+        {
+            "version": version_id,
+            "digest": digest,
+            "parameters": encoded.decode(),
+            "budget": budget_seconds,
+        },
     )
     found = await row(
         connection,

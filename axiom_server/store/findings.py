@@ -1,4 +1,4 @@
-"""Results that findings are judged by: those of one version, with seed and parameters."""
+"""The numbers that findings are judged by: gated results of a version, with seed and parameters."""
 
 from __future__ import annotations
 
@@ -6,35 +6,49 @@ from collections.abc import Sequence
 
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
-from axiom_server.decide.findings import PROBES, Sample
+from axiom_server.decide.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
+from axiom_server.store.issued_seeds import PLANNED
 
-SAMPLES_MAX = 50_000  # newest results of a version; more seeds change no verdict
+#: A result stands when another host agrees, or when its host has earned trust by agreeing often
+#: enough. In a project of one user alone there is nobody whose results could be in doubt.
+STANDS = """COALESCE(c.state IN ('agreed', 'settled'), false)
+    OR (COALESCE(c.state, 'given_up') = 'given_up'
+        AND (h.agreements >= %(trusted_after)s OR alone))"""
+ALONE = """(SELECT count(DISTINCT user_id) <= 1 FROM hosts WHERE NOT imported)"""
 
 
-async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
-    """Results of a version, reduced to the fields that its findings use.
+async def samples(
+    connection: Connection, version_id: int, manifest: Manifest, trusted_after: int
+) -> list[Sample]:
+    """Results of a version, reduced to what its findings read.
 
-    Not included: results whose comparison is disputed, and runs with less than the declared budget,
-    which skipped configurations that the findings are about.
+    Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
+    the configurations that the findings speak of. ``trusted_after``: agreements that make a host
+    trusted.
     """
     fields = _fields(manifest)
     found = await rows(
         connection,
-        f"""SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid,
-                  ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%s::text[])
+        f"""WITH planned AS ({PLANNED})
+           SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid, {STANDS},
+                  ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%(fields)s::text[])
                         WITH ORDINALITY AS a (f, n) ORDER BY n)
            FROM results r JOIN tasks t USING (task_id)
-           JOIN workunits w ON w.workunit_id = r.workunit_id
-           JOIN parameter_sets p USING (parameters_id)
-           WHERE r.version_id = %s AND p.budget_seconds >= %s AND NOT EXISTS (
-               SELECT FROM comparisons c WHERE c.workunit_id = r.workunit_id
-               AND c.state IN ('disputed', 'given_up') AND c.note <> ''
+           JOIN planned w ON w.workunit_id = r.workunit_id
+           JOIN parameter_sets p USING (parameters_id) JOIN hosts h ON h.host_id = t.host_id
+           CROSS JOIN {ALONE} AS a (alone)
+           LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
+           WHERE r.version_id = %(version)s AND NOT (
+               c.state IS NOT NULL AND c.state IN ('disputed', 'given_up') AND c.note <> ''
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
                     WHERE tasks.workunit_id = r.workunit_id) > 1)
-           ORDER BY r.task_id DESC LIMIT {SAMPLES_MAX}""",
-        (fields, version_id, manifest.expected_seconds),
-    )
+           ORDER BY r.task_id""",
+        {
+            "fields": fields, "version": version_id, "budget": manifest.expected_seconds,
+            "trusted_after": trusted_after,
+        },
+    )  # fmt: skip
     return [
         Sample(
             task_id=task_id,
@@ -42,13 +56,14 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
             host_id=host_id,
             parameters=manifest.resolve(parameters),
             result={"valid": valid, **dict(zip(fields, values, strict=True))},
+            settled=settled,
         )
-        for task_id, seed, host_id, parameters, valid, values in found
+        for task_id, seed, host_id, parameters, valid, settled, values in found
     ]
 
 
 async def probes(connection: Connection, version_id: int) -> list[Result]:
-    """Complete valid results of a few seeds of a version, with its most used parameter set."""
+    """Whole valid results of a few seeds of a version, all with the parameters most often used."""
     found = await rows(
         connection,
         """WITH valid AS (
@@ -59,9 +74,9 @@ async def probes(connection: Connection, version_id: int) -> list[Result]:
                SELECT parameters_id FROM valid GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1),
            first AS (
                SELECT min(task_id) AS task_id FROM valid JOIN usual USING (parameters_id)
-               GROUP BY seed ORDER BY 1 LIMIT %(limit)s)
+               GROUP BY seed ORDER BY 1 LIMIT %(most)s)
            SELECT result FROM results JOIN first USING (task_id) ORDER BY task_id""",
-        {"version": version_id, "limit": PROBES},
+        {"version": version_id, "most": PROBES},
     )
     return [result for (result,) in found]
 
@@ -78,7 +93,7 @@ async def versions_with_results(connection: Connection, ids: Sequence[int]) -> s
 
 
 def _fields(manifest: Manifest) -> list[str]:
-    """Names of the numeric fields that the findings use."""
+    """Names of the single numbers that the findings read."""
     wanted = {f.field for f in manifest.findings} | {
         f.control for f in manifest.findings if f.control
     }

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_server.trust.declaration import declarations, declare
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
     RESIGN_AFTER,
@@ -67,6 +69,10 @@ class Repository:
     def bundles(self) -> list[Bundle]:
         """All published and withdrawn versions, sorted by name and version."""
         return listing(self.metadata.targets().signed)
+
+    def declarations(self) -> dict[str, dict[str, Any]]:
+        """The signed records of what versions claim, by name@version."""
+        return declarations(self.metadata.targets().signed)
 
     def source(self, name: str, version: str) -> bytes:
         """The source of a published version. Raises ExperimentUnknown."""
@@ -137,8 +143,11 @@ class Repository:
         Raises like ``publish`` and ``withdraw``. Changes nothing on disk.
         """
         targets = self.metadata.targets()
-        before = targets.signed.to_dict()
+        before, known = targets.signed.to_dict(), set(targets.signed.targets)
         published = tuple(add(targets.signed, source) for source in publish)
+        for new in published:
+            if f"{new.manifest.ref}.py" not in known:
+                declare(targets.signed, new.manifest, self._clock())
         for ref in withdraw:
             withdraw_from(targets.signed, ref)
         if targets.signed.to_dict() == before and not extend:

@@ -12,6 +12,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 from axiom_server.errors import ExperimentMalformed, ExperimentUnknown
+from axiom_server.trust.declaration import changes, criteria, declaration_of
 
 #: Field of the signed targets metadata with the withdrawn versions: {"name@version": sha256}. Other
 #: TUF clients ignore it; ours use it to say "withdrawn" instead of "unknown".
@@ -51,13 +52,22 @@ def add(targets: Targets, source: bytes) -> Published:
     path = f"{ref}.py"
     there = targets.targets.get(path)
     if there is not None and there.hashes["sha256"] != published.sha256:
+        changed = claims_changed(there, published.manifest)
         raise ExperimentMalformed(
-            f"{ref} is published with other contents, and a published version never changes; "
+            f"{ref} is published with other contents{changed}, "
+            "and a published version never changes; "
             "raise the version in its metadata and publish that"
         )
     if there is None:
         targets.targets[path] = TargetFile.from_data(path, source, ["sha256"])
     return published
+
+
+def claims_changed(there: TargetFile, manifest: Manifest) -> str:
+    """Which criteria of a published version these would change, in words, or ""."""
+    record = declaration_of(there)
+    changed = changes(record["criteria"], criteria(manifest)) if record else []
+    return f" (it changes the criterion of {'; '.join(changed)})" if changed else ""
 
 
 def withdraw(targets: Targets, ref: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axiom_server.decide.findings import PROBES, Sample, Verdicts, is_seed_ignored, judge
+from axiom_server.decide.findings import Study, Verdicts, judge_together
+from axiom_server.decide.samples import PROBES, Sample, is_seed_ignored
 from tests.science.harness import experiment
 from tests.science.runs import Asked, run
 
@@ -27,7 +28,5 @@ def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
         for i, asked in enumerate(wanted)
     ]
     ignored = is_seed_ignored(manifest, [sample.result for sample in samples[:PROBES]])
-    return {
-        finding.name: judge(manifest, finding, samples, seed_ignored=ignored)
-        for finding in manifest.findings
-    }
+    study = Study(manifest=manifest, samples=samples, seed_ignored=ignored)
+    return {v.name: v for v in judge_together([study])[0]}

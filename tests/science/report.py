@@ -16,7 +16,7 @@ from pathlib import Path
 
 from axiom_protocol.figure import draw
 from axiom_protocol.manifest import Finding
-from axiom_server.decide.findings import value_of
+from axiom_server.decide.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, whole
@@ -50,19 +50,25 @@ def table(name: str, seeds: Sequence[int]) -> list[str]:
     manifest, _ = experiment(name)
     judged = verdicts(name, [whole(name, seed) for seed in seeds])
     lines = [
-        "| finding | criterion | seeds, least to most | mean, 95 % | verdict |",
-        "|" + 5 * "---|",
+        "| finding | criterion | seeds, least to most | mean, 95 % at any time | verdict "
+        "| by 0.1.0 |",
+        "|" + 6 * "---|",
     ]
     for finding in manifest.findings:
         verdict = judged[finding.name]
         values = [value_of(finding, result(name, seed)) for seed in seeds]
         known = sorted(value for value in values if value is not None)
-        mean = f"{verdict.estimate:.3g} ({verdict.low:.3g} to {verdict.high:.3g})"
+        mean = f"{_shown(verdict.estimate)} ({_shown(verdict.low)} to {_shown(verdict.high)})"
         lines.append(
             f"| {finding.name} | {criterion(finding)} | {known[0]:.3g} to {known[-1]:.3g} "
-            f"| {mean} | {verdict.verdict}, {verdict.meeting} of {verdict.seeds} |"
+            f"| {mean} | {verdict.verdict}, {verdict.meeting} of {verdict.seeds} "
+            f"| {verdict.fixed_verdict} |"
         )
     return lines
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def criterion(finding: Finding) -> str:

@@ -1,0 +1,178 @@
+"""How strongly seeds speak for a finding and against it, as e-values; see ``anytime``.
+
+A finding claims two things: that the mean meets the criterion, and that a declared share of seeds
+does so one by one. What speaks for it is the weaker of the two; what speaks against it is their
+average.
+
+On a side where the number has a declared bound, the mean is decided by betting, which holds for any
+distribution. On one without, no rule can decide a mean: one seed in a thousand may outweigh all
+others (Bahadur & Savage 1956). There the t-test decides, and only once it is shown that more than
+``TYPICAL`` of the seeds lie on that side one by one: so catastrophes in 5 % of seeds or more are
+never overlooked, and rarer ones can only be excluded by declaring bounds.
+
+A seed that was issued and gave no number counts as the worst that it could be: for the claim, as
+one that fails by the whole bound; against the claim, as one that meets it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from axiom_protocol.manifest import Criterion, Finding, Manifest
+from axiom_server.decide.anytime import bounded, share, student
+
+TYPICAL = 0.95  # of seeds, one by one, where a number has no bound
+ALPHA = 0.05  # of an interval; half of it for false "confirmed", half for false verdicts against
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Logs of e-values: for the claim, of its mean and of its share; and against each."""
+
+    mean_for: float
+    share_for: float
+    mean_against: float
+    share_against: float
+
+    @property
+    def confirming(self) -> float:
+        """Against "the mean fails, or the share does"."""
+        return min(self.mean_for, self.share_for)
+
+    @property
+    def refuting(self) -> float:
+        """Against "the mean meets the criterion, and so does the share"."""
+        return _average(self.mean_against, self.share_against)
+
+
+NOTHING = Evidence(mean_for=0.0, share_for=0.0, mean_against=0.0, share_against=0.0)
+
+
+def weigh(manifest: Manifest, finding: Finding, values: np.ndarray, missing: int) -> Evidence:
+    """The evidence of one value a seed, and of ``missing`` seeds without one."""
+    if finding.statistic == "share":
+        return _of_share(finding, int(values.sum()), len(values), missing)
+    low, high = support(manifest, finding)
+    above, below = finding.criterion.above, finding.criterion.below
+    sides_for, sides_against = [], []
+    if above is not None:
+        sides_for.append(mean_above(values, missing, low, above))
+        sides_against.append(mean_below(values, missing, high, above))
+    if below is not None:
+        sides_for.append(mean_below(values, missing, high, below))
+        sides_against.append(mean_above(values, missing, low, below))
+    met, seeds = meeting(finding, values), len(values) + missing
+    needed = finding.min_share
+    return Evidence(
+        mean_for=min(sides_for),
+        share_for=share.log_e_above(met, seeds, needed) if needed > 0 else math.inf,
+        mean_against=_average(*sides_against),
+        share_against=share.log_e_below(met + missing, seeds, needed) if needed > 0 else -math.inf,
+    )
+
+
+def mean_above(values: np.ndarray, missing: int, low: float, border: float) -> float:
+    """Log e against "the mean is at most ``border``", of values of at least ``low``."""
+    if math.isfinite(low):
+        return bounded.log_e_above(with_missing(values, missing, low), low, border)
+    seeds = len(values) + missing
+    typical = share.log_e_above(int((values > border).sum()), seeds, TYPICAL)
+    return min(student.log_e_above(values, border), typical)
+
+
+def mean_below(values: np.ndarray, missing: int, high: float, border: float) -> float:
+    """Log e against "the mean is at least ``border``", of values of at most ``high``."""
+    return mean_above(-values, missing, -high, -border)
+
+
+def _of_share(finding: Finding, successes: int, seeds: int, missing: int) -> Evidence:
+    """The criterion is of the share itself, so nothing is asked of seeds one by one."""
+    above, below = finding.criterion.above, finding.criterion.below
+    most, every = successes + missing, seeds + missing
+    sides_for, sides_against = [], []
+    if above is not None:
+        sides_for.append(share.log_e_above(successes, every, above))
+        sides_against.append(share.log_e_below(most, every, above))
+    if below is not None:
+        sides_for.append(share.log_e_below(most, every, below))
+        sides_against.append(share.log_e_above(successes, every, below))
+    return Evidence(
+        mean_for=min(sides_for), share_for=math.inf,
+        mean_against=_average(*sides_against), share_against=-math.inf,
+    )  # fmt: skip
+
+
+def interval(
+    manifest: Manifest, finding: Finding, values: np.ndarray, missing: int
+) -> tuple[float, float]:
+    """The 95 % confidence sequence: at all looks together it covers the mean, or the share.
+
+    Missing seeds are at the bound, either way; on a side without one the interval is that of the
+    seeds that are there.
+    """
+    if finding.statistic == "share":
+        seeds = len(values) + missing
+        low, _ = share.interval(int(values.sum()), seeds, ALPHA)
+        return low, share.interval(int(values.sum()) + missing, seeds, ALPHA)[1]
+    low, high = support(manifest, finding)
+    free_low, free_high = student.interval(values, ALPHA / 2)
+    if math.isfinite(low):
+        free_low = bounded.lower(with_missing(values, missing, low), low, ALPHA / 2)
+    if math.isfinite(high):
+        free_high = bounded.upper(with_missing(values, missing, high), high, ALPHA / 2)
+    return free_low, free_high
+
+
+def support(manifest: Manifest, finding: Finding) -> tuple[float, float]:
+    """Between which bounds the finding's number lies, by those declared of its fields."""
+    low, high = _bounds(manifest, finding.field)
+    if finding.control is None:
+        return low, high
+    control_low, control_high = _bounds(manifest, finding.control)
+    if finding.statistic == "difference":
+        return low - control_high, high - control_low
+    if low < 0 or control_low < 0:
+        return -math.inf, math.inf
+    least = 0.0 if math.isinf(control_high) else low / control_high
+    return least, high / control_low if control_low > 0 else math.inf
+
+
+def _bounds(manifest: Manifest, name: str) -> tuple[float, float]:
+    field = manifest.result[name]
+    if field.kind == "flag":
+        return 0.0, 1.0
+    return (
+        -math.inf if field.min is None else field.min,
+        math.inf if field.max is None else field.max,
+    )
+
+
+def meeting(finding: Finding, values: np.ndarray) -> int:
+    """Seeds that meet the criterion one by one; of a share, those whose flag is 1."""
+    if finding.statistic == "share":
+        return int(values.sum())
+    return meeting_of(finding.criterion, values)
+
+
+def meeting_of(criterion: Criterion, values: np.ndarray) -> int:
+    """How many of the numbers satisfy the criterion, each by itself."""
+    above = -math.inf if criterion.above is None else criterion.above
+    below = math.inf if criterion.below is None else criterion.below
+    return int(((values > above) & (values < below)).sum())
+
+
+def with_missing(values: np.ndarray, missing: int, bound: float) -> np.ndarray:
+    """The values, and the bound for each seed that has none."""
+    return np.concatenate([values, np.full(missing, bound)])
+
+
+def _average(*log_e: float) -> float:
+    """Log of the average of e-values; those that by declaration are always 0 are left out."""
+    there: Sequence[float] = [e for e in log_e if e != -math.inf]
+    if not there:
+        return -math.inf
+    return float(np.logaddexp.reduce(there)) - math.log(len(there))

@@ -1,0 +1,42 @@
+"""The verdicts of a review: every finding of every version in use."""
+
+from __future__ import annotations
+
+import msgspec
+
+from axiom_server.decide.findings import Study, Verdicts, judge_together
+from axiom_server.decide.samples import is_seed_ignored
+from axiom_server.review.log import FindingLine
+from axiom_server.store import experiments, findings, issued_seeds
+from axiom_server.store.database import Connection
+from axiom_server.store.experiments import VersionRow
+
+
+async def judge_all(connection: Connection, trusted_after: int) -> list[FindingLine]:
+    """The verdict on every finding of every active version, all decided together."""
+    chosen = [
+        version
+        for version in await experiments.versions(connection)
+        if version.state == "active" and version.manifest.findings
+    ]
+    studies = [await _study(connection, version, trusted_after) for version in chosen]
+    return [
+        line_of(version.name, verdict)
+        for version, verdicts in zip(chosen, judge_together(studies), strict=True)
+        for verdict in verdicts
+    ]
+
+
+async def _study(connection: Connection, version: VersionRow, trusted_after: int) -> Study:
+    manifest, version_id = version.manifest, version.version_id
+    return Study(
+        manifest=manifest,
+        samples=await findings.samples(connection, version_id, manifest, trusted_after),
+        issued=await issued_seeds.issued(connection, version_id, manifest),
+        seed_ignored=is_seed_ignored(manifest, await findings.probes(connection, version_id)),
+    )
+
+
+def line_of(experiment: str, verdict: Verdicts) -> FindingLine:
+    """A verdict as the session's record and its log hold it."""
+    return msgspec.convert({"experiment": experiment, **msgspec.to_builtins(verdict)}, FindingLine)

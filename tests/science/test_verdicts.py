@@ -1,0 +1,58 @@
+"""The simulation of false verdicts speaks of the server's rule, and its rows hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from axiom_server.decide.findings import judge
+from axiom_server.decide.samples import IssuedSeed, Sample
+from tests.science.verdicts import (
+    FIRST,
+    LAST,
+    LIMIT,
+    ROWS,
+    SEED,
+    Row,
+    decisions,
+    false_rates,
+    reported,
+)
+
+PATHS = 200
+
+
+def verdict_of(row: Row, values: np.ndarray, there: np.ndarray, n: int) -> str:
+    """What the server says after ``n`` issued seeds."""
+    manifest, finding = row.claim()
+    samples = [
+        Sample(
+            task_id=i, seed=i, host_id=1, parameters={},
+            result={"valid": 1, "configs_done": 1, "value": float(values[i])},
+        )
+        for i in range(n) if there[i]
+    ]  # fmt: skip
+    issued = [
+        IssuedSeed(seed=i, parameters={}, batch=1, state="reported" if there[i] else "lost")
+        for i in range(n)
+    ]
+    return judge(manifest, finding, samples, issued=issued).verdict
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_is_simulated_is_what_the_server_says(row: Row) -> None:
+    rng = np.random.default_rng(SEED)
+    values = row.draw(rng, LAST)
+    there = reported(row, values, rng)
+    found = dict(decisions(row, values, there))
+    for n in (FIRST + 5, 60, LAST):
+        expected = "preliminary" if found[n] == "open" else found[n]
+        assert verdict_of(row, values, there, n) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_peeking_decides_falsely_in_five_of_a_hundred_at_most(row: Row) -> None:
+    old, new = false_rates(row, PATHS)
+    assert new <= LIMIT
+    assert new < old
