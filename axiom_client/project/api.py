@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import re
 import ssl
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,9 +21,14 @@ from axiom_client.errors import (
     ServerNotThere,
     VersionMismatch,
 )
+from axiom_client.project.answers import (
+    ACCEPT_ENCODING,
+    UnusableAnswer,
+    read_body,
+    retry_after_seconds,
+)
 from axiom_client.project.slim_httpx import httpx
 from axiom_protocol.messages import (
-    BODY_BYTES_MAX,
     PROTOCOL_VERSION,
     EnrolAnswer,
     EnrolRequest,
@@ -33,8 +41,10 @@ from axiom_protocol.text import one_line, plain_message
 
 CONNECT_SECONDS = 15.0  # a slow satellite link answers within a few
 ANSWER_SECONDS = 60.0  # a loaded server may take its time; the request is safe to repeat
+EXCHANGE_SECONDS = 120.0  # from connecting to the last byte; 4 MB of reports at 40 kB/s
 GZIP_FROM_BYTES = 1_000  # below, the header costs what compression saves
 
+_TOKEN = re.compile(r"[!-~]{1,500}")  # it becomes a header of every request
 T = TypeVar("T", bound=Struct)
 
 
@@ -87,7 +97,11 @@ class Api:
     ) -> None:
         self._url = url
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={
+                "Accept-Encoding": ACCEPT_ENCODING,
+                **({"Authorization": f"Bearer {token}"} if token else {}),
+            },
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             verify=trust(url, network.ca_bundle),
             proxy=network.proxy or None,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
@@ -116,7 +130,10 @@ class Api:
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
         """Join as a host."""
-        return await self._call("POST", "/api/v1/hosts", request, EnrolAnswer)
+        answer = await self._call("POST", "/api/v1/hosts", request, EnrolAnswer)
+        if not _TOKEN.fullmatch(answer.token):
+            raise self._stranger()
+        return answer
 
     async def sync(self, request: SyncRequest) -> SyncAnswer:
         """Say everything and hear everything, in one round trip."""
@@ -151,26 +168,34 @@ class Api:
         self, method: str, path: str, content: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes, httpx.Headers]:
         try:
-            async with self._client.stream(
-                method, self._url + path, content=content or None, headers=headers
-            ) as response:
-                answer = bytearray()
-                async for piece in response.aiter_bytes():
-                    answer += piece
-                    if len(answer) > BODY_BYTES_MAX:
-                        raise self._stranger()
-                self.traffic.received_bytes += response.num_bytes_downloaded
-                return response.status_code, bytes(answer), response.headers
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await self._stream(method, path, content, headers)
+        except TimeoutError:
+            raise ServerNotThere(
+                f"{self._url} took over {EXCHANGE_SECONDS:g} s for one answer; try again later"
+            ) from None
+        except UnusableAnswer:
+            raise self._stranger() from None
         except httpx.RemoteProtocolError:
             raise ServerNotThere(
                 f"{self._url} broke off in the middle of an answer; try again later"
             ) from None
         except httpx.ProxyError as error:
             raise ServerNotThere(f"the proxy refused: {error}; check network.proxy") from None
-        except httpx.TransportError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             raise ServerNotThere(self._why_not_there(error)) from None
 
-    def _why_not_there(self, error: httpx.TransportError) -> str:
+    async def _stream(
+        self, method: str, path: str, content: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes, httpx.Headers]:
+        async with self._client.stream(
+            method, self._url + path, content=content or None, headers=headers
+        ) as response:
+            answer = await read_body(response)
+            self.traffic.received_bytes += response.num_bytes_downloaded
+            return response.status_code, answer, response.headers
+
+    def _why_not_there(self, error: Exception) -> str:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -196,10 +221,8 @@ class Api:
         said = one_line(f"{problem.title} {problem.detail}") if problem else ""
         said = said or f"status {status}"
         if status in (429, 502, 503, 504):
-            seconds = headers.get("retry-after", "")
-            return Overloaded(
-                f"{self._url} is busy ({said})", float(seconds) if seconds.isdigit() else 0.0
-            )
+            seconds = retry_after_seconds(headers.get("retry-after", ""))
+            return Overloaded(f"{self._url} is busy ({said})", seconds)
         if problem is None and status < 500:
             return self._stranger()
         if status in (401, 403):
