@@ -17,8 +17,6 @@ from msgspec import Struct
 from axiom_protocol.manifest import Manifest
 
 if TYPE_CHECKING:  # the agent takes the messages below without python-tuf
-    import httpx
-
     from axiom_client.project.bundles import BundleStore
 
 #: Refusals that time may cure: the server is away, or offers nothing valid for now.
@@ -56,42 +54,27 @@ class BundleReply(Struct, frozen=True, kw_only=True):
     received_bytes: int = 0  # since the last answer
 
 
-class Received:
-    """Counts what answers announce to hold."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-
-    def count(self, response: httpx.Response) -> None:
-        """One answer's head."""
-        length = response.headers.get("content-length", "")
-        self._bytes += int(length) if length.isdigit() else 0
-
-    def take(self) -> int:
-        """All since the last call."""
-        taken, self._bytes = self._bytes, 0
-        return taken
-
-
 def main() -> None:
     """Answer requests until the input ends."""
     from axiom_client.child_lifetime import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
+    from axiom_client.project.fetching import HttpFetcher
     from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchSettings)
-    received = Received()
     with httpx.Client(
-        verify=trust(settings.url, settings.ca_bundle),
-        proxy=settings.proxy or None,
-        event_hooks={"response": [received.count]},
+        verify=trust(settings.url, settings.ca_bundle), proxy=settings.proxy or None
     ) as client:
-        store = BundleStore(Path(settings.folder), settings.url, client)
+        fetcher = HttpFetcher(client)
+        store = BundleStore(Path(settings.folder), settings.url, client, fetcher=fetcher)
+        before = 0
         for line in sys.stdin.buffer:
             reply = _answer(store, msgspec.json.decode(line, type=BundleRequest))
-            reply = msgspec.structs.replace(reply, received_bytes=received.take())
+            received = fetcher.received_bytes - before
+            before = fetcher.received_bytes
+            reply = msgspec.structs.replace(reply, received_bytes=received)
             sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
             sys.stdout.buffer.flush()
 

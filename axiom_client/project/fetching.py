@@ -7,8 +7,10 @@ remembers which file was asked for last, because the name of an attack depends o
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -51,7 +53,11 @@ class FastForward(exceptions.RepositoryError):
 
 
 class HttpFetcher(FetcherInterface):
-    """Fetches over ``client``. ``last_file`` is the name of the file asked for last."""
+    """Fetches over ``client``, which is closed when a file takes too long.
+
+    last_file        name of the file asked for last
+    received_bytes   bytes of bodies that have arrived
+    """
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class HttpFetcher(FetcherInterface):
         silence_seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> None:
         self.last_file = ""
+        self.received_bytes = 0
         self._client = client
         self._file_seconds_max = file_seconds_max
         self._silence_seconds_max = silence_seconds_max
@@ -69,35 +76,57 @@ class HttpFetcher(FetcherInterface):
         self.last_file = url.rsplit("/", 1)[-1]
         deadline = time.monotonic() + self._file_seconds_max
         try:
-            with self._client.stream(
-                "GET",
-                url,
-                headers={"Accept-Encoding": "identity"},
-                timeout=self._silence_seconds_max,
-                follow_redirects=False,
-            ) as response:
-                if response.status_code != 200:
-                    raise exceptions.DownloadHTTPError(
-                        f"the server answered {response.status_code} for {self.last_file}",
-                        response.status_code,
-                    )
-                kept = bytearray()
-                for piece in response.iter_raw():
-                    if time.monotonic() > deadline:
-                        raise exceptions.SlowRetrievalError(
-                            f"{self.last_file} took over {self._file_seconds_max:g} s"
-                        )
-                    if len(kept) < LIMITS.snapshot_max_length:
-                        kept += piece
-                    yield piece
-                if self.last_file.endswith(("timestamp.json", ".snapshot.json")):
-                    _check_not_ahead(self.last_file, bytes(kept))
+            with self._closed_at_deadline():
+                yield from self._pieces(url, deadline)
         except httpx.ReadTimeout:
             raise exceptions.SlowRetrievalError(
                 f"nothing more of {self.last_file} came for {self._silence_seconds_max:g} s"
             ) from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise exceptions.DownloadError(f"{self.last_file}: {error}") from None
+        # a RuntimeError is httpx's word for a client that is closed already
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, RuntimeError) as e:
+            if time.monotonic() > deadline:
+                raise self._too_slow() from None
+            raise exceptions.DownloadError(f"{self.last_file}: {e}") from None
+
+    def _pieces(self, url: str, deadline: float) -> Iterator[bytes]:
+        with self._client.stream(
+            "GET",
+            url,
+            headers={"Accept-Encoding": "identity"},
+            timeout=self._silence_seconds_max,
+            follow_redirects=False,
+        ) as response:
+            if response.status_code != 200:
+                raise exceptions.DownloadHTTPError(
+                    f"the server answered {response.status_code} for {self.last_file}",
+                    response.status_code,
+                )
+            kept = bytearray()
+            for piece in response.iter_raw():
+                if time.monotonic() > deadline:
+                    raise self._too_slow()
+                self.received_bytes += len(piece)
+                if len(kept) < LIMITS.snapshot_max_length:
+                    kept += piece
+                yield piece
+            if self.last_file.endswith(("timestamp.json", ".snapshot.json")):
+                _check_not_ahead(self.last_file, bytes(kept))
+
+    @contextmanager
+    def _closed_at_deadline(self) -> Iterator[None]:
+        """Break off a request whose headers drip: httpx bounds only the silence between reads."""
+        timer = threading.Timer(self._file_seconds_max, self._client.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _too_slow(self) -> exceptions.SlowRetrievalError:
+        return exceptions.SlowRetrievalError(
+            f"{self.last_file} took over {self._file_seconds_max:g} s"
+        )
 
 
 def _check_not_ahead(file: str, data: bytes) -> None:

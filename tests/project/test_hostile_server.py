@@ -7,15 +7,19 @@ import gzip
 import itertools
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
+from tuf.api.exceptions import DownloadError, SlowRetrievalError
 
 from axiom_client.errors import NotAnAxiomServer, ProjectProblem, ServerNotThere
 from axiom_client.project import answers, api
 from axiom_client.project.api import Api, Network, Overloaded
+from axiom_client.project.fetching import HttpFetcher
 from axiom_protocol.messages import Capacity, EnrolRequest, HostFacts, SyncRequest
 
 pytestmark = pytest.mark.integration
@@ -189,6 +193,35 @@ def test_one_deadline_ends_an_exchange(
         pytest.raises(ServerNotThere, match="took over 1 s"),
     ):
         asyncio.run(_sync(url))
+
+
+@pytest.mark.parametrize(
+    "drip",
+    [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "],
+    ids=["100-continue", "header"],
+)
+def test_a_bundle_file_whose_headers_never_end_is_slow(drip: bytes) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield drip
+        for _ in range(200):
+            time.sleep(0.05)
+            yield drip if drip.endswith(b"\r\n\r\n") else b"x"
+
+    client = httpx.Client()
+    fetcher = HttpFetcher(client, file_seconds_max=0.5, silence_seconds_max=5.0)
+    with answering(pieces) as url, pytest.raises(SlowRetrievalError, match="took over"):
+        fetcher.download_bytes(f"{url}/timestamp.json", 1000)
+
+
+@pytest.mark.parametrize("length", ["\xb2", "9" * 5_000, "-1"])
+def test_a_bundle_files_announced_length_is_not_believed(length: str) -> None:
+    raw = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")
+    with (
+        answering(lambda: [raw]) as url,
+        httpx.Client() as client,
+        pytest.raises(DownloadError),
+    ):
+        HttpFetcher(client).download_bytes(f"{url}/root.json", 1000)
 
 
 def test_cookies_are_not_kept() -> None:
