@@ -30,7 +30,7 @@ class Speed(Struct, frozen=True, kw_only=True):
 async def measure_speed(processor: str) -> Speed:
     """Let a child measure; 0 where it fails: numpy is not there, or the host is overwhelmed."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "axiom_client.host.speed",
+        sys.executable, "-P", "-m", "axiom_client.host.speed",
         env={**os.environ, **ONE_THREAD},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

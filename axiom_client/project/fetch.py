@@ -50,7 +50,7 @@ class Fetcher:
 
     async def _one_process(self) -> None:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "axiom_client.project.fetch_child",
+            sys.executable, "-P", "-m", "axiom_client.project.fetch_child",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,

@@ -36,7 +36,7 @@ def choose() -> Mode:
         return Mode(mode="kernel")
     lacking = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
     helper = shutil.which("bwrap")
-    if helper is None:
+    if helper is None or not os.path.isabs(helper):  # never one in the current folder
         return Mode(mode="none", reason=f"{lacking}, and bubblewrap is not installed")
     if trouble := _try_bubblewrap(helper):
         return Mode(mode="none", reason=f"{lacking}, and bubblewrap does not work here: {trouble}")

@@ -56,12 +56,12 @@ def data_folder(environment: Mapping[str, str] | None = None) -> Path:
 
 def service_command(python: Path) -> str:
     """What the service manager starts."""
-    return f'"{python}" -m axiom_client.service.windows_service'
+    return f'"{python}" -P -m axiom_client.service.windows_service'
 
 
 def agent_command(python: Path) -> list[str]:
     """What the service starts."""
-    return [str(python), "-m", "axiom_client", "run", "--no-display"]
+    return [str(python), "-P", "-m", "axiom_client", "run", "--no-display"]
 
 
 class WindowsService(Struct, kw_only=True):

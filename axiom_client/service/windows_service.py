@@ -1,8 +1,8 @@
 """The part of the Windows service that needs pywin32: the service itself and its registration.
 
-The service manager starts ``python -m axiom_client.service.windows_service``. When the agent ends
-in a way that a restart may help, this process ends without reporting "stopped", which is what makes
-the service manager take the recovery actions.
+The service manager starts ``python -P -m axiom_client.service.windows_service``. When the agent
+ends in a way that a restart may help, this process ends without reporting "stopped", which is what
+makes the service manager take the recovery actions.
 """
 
 from __future__ import annotations
