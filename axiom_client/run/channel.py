@@ -18,6 +18,8 @@ CHANNEL_DESCRIPTOR = 3
 PROGRESS_INTERVAL_SECONDS = 0.2  # the child itself says no more often
 PROGRESS_BYTES_FREE = 100_000  # a child may say this much at once, and so much more a second:
 PROGRESS_BYTES_PER_SECOND = 1_000  # twenty times what the interval above makes; more is a flood
+READS_FREE = 200  # the agent reads a child's channel and output at once so many times, and then
+READS_PER_SECOND = 20  # so often: what comes byte by byte gathers in the kernel meanwhile
 ERROR_BYTES_MAX = 64 * 1024
 
 FailureKind = Literal["error", "memory", "gpu_memory", "disk", "stopped", "sandbox", "result"]

@@ -94,10 +94,18 @@ def _failed(observed: Observation) -> Verdict:
     if number and "bad_alloc" in observed.output_tail:
         return _over_memory(observed, "the allocator gave up")
     if number:
-        name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
-        return _with_tail("failed", f"the task's process ended by {name}", observed)
+        text = f"the task's process ended by {_signal_name(number)}"
+        return _with_tail("failed", text, observed)
     text = f"the task's process left with code {status >> 8} and no result"
     return _with_tail("failed", text, observed)
+
+
+def _signal_name(number: int) -> str:
+    """Python has no names for most real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _cpu_spent(observed: Observation) -> bool:

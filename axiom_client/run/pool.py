@@ -6,14 +6,16 @@ Exactly one ``TaskFinished`` follows for every ``start``, whatever happens.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
 from axiom_client.decide.task_run import Environment, TaskFinished
-from axiom_client.run import disk, memory
+from axiom_client.run import disk, memory, task_folder
 from axiom_client.run.judge import Ending, Observation, judge
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
@@ -26,6 +28,9 @@ from axiom_protocol.messages import Outcome
 
 DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; children lower it for themselves
 USAGE_CHECK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
+USAGE_CHECK_SHARE = 0.1  # of the agent's time at most; the tasks left over are looked at next
+USAGE_CHECK_STRETCH_SECONDS = 0.02  # in one go: meanwhile the agent hears nothing else
+MAPS_EVERY_LOOKS = 10  # /proc/PID/maps costs half a millisecond; what was written shows the need
 
 
 class Pool:
@@ -52,6 +57,7 @@ class Pool:
         self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
         self._leaving: set[Zygote] = set()
         self._usage_timer: asyncio.TimerHandle | None = None
+        self._unchecked: list[int] = []  # tasks of this round that were not looked at yet
         self._changed = asyncio.Event()
         self._mode = mode.choose()
         _allow_descriptors()
@@ -203,7 +209,7 @@ class Pool:
         if running is None or not running.complete():
             return
         del self._running[task_id]
-        self._check_disk(running)
+        _over_disk(running)
         running.close()
         self._emit(_finished(running))
         self._changed.set()
@@ -241,26 +247,25 @@ class Pool:
         text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
 
-    def _schedule_usage_check(self) -> None:
+    def _schedule_usage_check(self, delay: float = USAGE_CHECK_SECONDS) -> None:
         if self._usage_timer is None and self._running:
             loop = asyncio.get_running_loop()
-            self._usage_timer = loop.call_later(USAGE_CHECK_SECONDS, self._check_usage)
+            self._usage_timer = loop.call_later(delay, self._check_usage)
 
     def _check_usage(self) -> None:
+        """Look at some tasks, and at the others next: folders full of files take long."""
         self._usage_timer = None
-        for running in list(self._running.values()):
-            if not running.paused and (self._check_disk(running) or _over_memory(running)):
+        self._unchecked = self._unchecked or sorted(self._running)
+        begun = time.monotonic()
+        while self._unchecked and time.monotonic() - begun < USAGE_CHECK_STRETCH_SECONDS:
+            running = self._running.get(self._unchecked.pop())
+            if running is not None and not running.paused and self._over_a_limit(running):
                 self._kill(running)
-        self._schedule_usage_check()
+        pause = (time.monotonic() - begun) / USAGE_CHECK_SHARE
+        self._schedule_usage_check(pause if self._unchecked else max(pause, USAGE_CHECK_SECONDS))
 
-    def _check_disk(self, running: RunningTask) -> bool:
-        allowed = running.spec.limits.disk_bytes
-        bytes_, files = disk.used(running.spec.folder, running.pid)
-        over = bytes_ > allowed + disk.SLACK_BYTES or files > disk.FILES_MAX
-        if over and _may_end(running):
-            text = f"disk: {bytes_} bytes in {files} files; {allowed} bytes are allowed"
-            running.ending = Ending("over_disk", f"{text}, and {disk.FILES_MAX} files")
-        return over
+    def _over_a_limit(self, running: RunningTask) -> bool:
+        return _over_disk(running) or _over_writes(running) or _over_memory(running)
 
     def _release(self, zygote: Zygote) -> None:
         self._forget(zygote)
@@ -275,6 +280,49 @@ class Pool:
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _over_disk(running: RunningTask) -> bool:
+    """Whether the task takes more disk than it may, or hides what it takes."""
+    allowed = running.spec.limits.disk_bytes
+    usage = task_folder.measure(running.spec.folder)
+    size = usage.size_bytes + _deleted_bytes(running)
+    many = usage.files > task_folder.FILES_MAX
+    over = size > allowed + task_folder.SLACK_BYTES or many or bool(usage.problem)
+    if over and _may_end(running):
+        text = f"disk: {size} bytes in {usage.files} files; {allowed} bytes are allowed, and "
+        text += f"{task_folder.FILES_MAX} files"
+        problem = usage.problem and f"disk: {usage.problem}"
+        running.ending = Ending("over_disk", problem or text)
+    return over
+
+
+def _deleted_bytes(running: RunningTask) -> int:
+    if running.pid is None or running.ended is not None:
+        return 0
+    allowed = running.spec.limits.disk_bytes
+    done = disk.writes(running.pid)
+    suspicious = max(done.storage_bytes, done.call_bytes) > allowed
+    running.looks += 1
+    return disk.deleted_bytes(
+        running.pid,
+        os.path.realpath(running.spec.folder),
+        allowed,
+        look_at_maps=suspicious or running.looks % MAPS_EVERY_LOOKS == 0,
+    )
+
+
+def _over_writes(running: RunningTask) -> bool:
+    """Whether the task has written so much that it wears the disk."""
+    if running.pid is None:
+        return False
+    written = disk.writes(running.pid).storage_bytes
+    allowed = disk.written_bytes_allowed(running.spec.limits, running.elapsed_seconds())
+    over = written > allowed
+    if over and _may_end(running):
+        text = f"disk: {written} bytes written in all, {allowed} allowed by now"
+        running.ending = Ending("over_disk", text)
+    return over
 
 
 def _over_memory(running: RunningTask) -> bool:

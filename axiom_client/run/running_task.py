@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -15,6 +14,9 @@ from axiom_client.run.channel import (
     ERROR_BYTES_MAX,
     PROGRESS_BYTES_FREE,
     PROGRESS_BYTES_PER_SECOND,
+    PROGRESS_INTERVAL_SECONDS,
+    READS_FREE,
+    READS_PER_SECOND,
     Failure,
 )
 from axiom_client.run.judge import Ending
@@ -23,7 +25,7 @@ from axiom_client.run.spec import PlacedTask
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 _TAIL_BYTES = 16 * 1024  # of the output; the report takes half of it
 
 
@@ -51,6 +53,7 @@ class RunningTask:
         self.ended: Ended | None = None
         self.orphaned = False
         self.memory_at_start = 0  # bytes that its process had before the task took any
+        self.looks = 0  # of the usage check
         self.result: bytes | None = None
         self.failure: Failure | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -58,6 +61,8 @@ class RunningTask:
         self._loop = asyncio.get_running_loop()
         self._unsent = memoryview(assignment)
         self._line = bytearray()
+        self._progress_at = float("-inf")
+        self._reads = {"channel": 0, "output": 0}
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
         self._started_at = self._paused_at = None  # type: float | None
@@ -155,37 +160,63 @@ class RunningTask:
             self._close_channel()
             self._changed()
             return
-        *lines, rest = (self._line + data).split(b"\n") if b"\n" in data else (self._line + data,)
-        self._line = bytearray(rest)
-        for line in lines:
-            self._take(bytes(line))
+        self._line += data
+        if b"\n" in data:
+            *lines, rest = self._line.split(b"\n")
+            self._line = rest
+            for line in lines:
+                if self._channel.fileno() >= 0:
+                    self._take(bytes(line))
         most = self.spec.limits.result_bytes + 2
         if len(self._line) > max(most, ERROR_BYTES_MAX):
-            self._line.clear()
-            self._end(Ending("failed", f"result: more than the {most - 2} bytes that are accepted"))
+            self._flooded(f"result: more than the {most - 2} bytes that are accepted")
+        self._rest("channel", self._channel.fileno(), self._receive_message)
+
+    def _rest(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
+        """Read no more for a moment from a descriptor that was ready too often."""
+        self._reads[name] += 1
+        allowed = READS_FREE + READS_PER_SECOND * self.elapsed_seconds()
+        if self._reads[name] > allowed and descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            self._loop.call_later(1 / READS_PER_SECOND, self._read_again, name, read)
+
+    def _read_again(self, name: str, read: Callable[[], None]) -> None:
+        descriptor = self._channel.fileno() if name == "channel" else self._output
+        if descriptor >= 0:
+            self._loop.add_reader(descriptor, read)
+
+    def _flooded(self, text: str) -> None:
+        """End the task and read nothing more of what it says."""
+        self._line.clear()
+        self._close_channel()
+        self._end(Ending("failed", text))
+        self._changed()
 
     def _take(self, line: bytes) -> None:
-        kind = line[:1]
-        if kind == b"p":
-            self._take_progress(line)
-        elif kind == b"r" and self.result is None and self.failure is None:
+        kind, nothing_yet = line[:1], self.result is None and self.failure is None
+        if kind == b"r" and nothing_yet:
             self.result = line[1:]
-        elif kind == b"e" and self.failure is None and len(line) <= ERROR_BYTES_MAX:
-            with contextlib.suppress(msgspec.MsgspecError):  # forged: the same as nothing said
-                self.failure = msgspec.json.decode(line[1:], type=Failure)
+        elif kind == b"e" and nothing_yet and (failure := _failure(line)) is not None:
+            self.failure = failure
+        elif self._within_allowance(line) and kind == b"p":
+            self._take_progress(line)
 
-    def _take_progress(self, line: bytes) -> None:
+    def _within_allowance(self, line: bytes) -> bool:
+        """Whether all that is neither result nor failure is no flood yet."""
         self._progress_bytes += len(line) + 1
         allowed = PROGRESS_BYTES_FREE + PROGRESS_BYTES_PER_SECOND * self.elapsed_seconds()
-        if self._progress_bytes > allowed:
-            text = f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed by now"
-            self._end(Ending("failed", text))
-            return
+        if self._progress_bytes > allowed and self._channel.fileno() >= 0:
+            self._flooded(f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed")
+        return self._progress_bytes <= allowed
+
+    def _take_progress(self, line: bytes) -> None:
         try:
             fraction = float(line[1:])
         except ValueError:
             return
-        if 0.0 <= fraction <= 1.0:
+        now = time.monotonic()
+        if 0.0 <= fraction <= 1.0 and now - self._progress_at >= PROGRESS_INTERVAL_SECONDS / 2:
+            self._progress_at = now
             self._progressed(fraction)
 
     def _read_output(self) -> None:
@@ -203,7 +234,11 @@ class RunningTask:
         most = self.spec.limits.output_bytes
         if self._output_bytes > most:
             text = f"output: more than the {most} bytes that a task may print"
+            self._close_output()
             self._end(Ending("over_disk", text))
+            self._changed()
+            return
+        self._rest("output", self._output, self._read_output)
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
@@ -218,3 +253,13 @@ class RunningTask:
             os.close(self._output)
             self._output = -1
             self._open_ends -= 1
+
+
+def _failure(line: bytes) -> Failure | None:
+    """What the child says of its end; None when it is too long or forged."""
+    if len(line) > ERROR_BYTES_MAX:
+        return None
+    try:
+        return msgspec.json.decode(line[1:], type=Failure)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from axiom_client.decide.place import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
 from axiom_client.decide.task_run import TaskFinished, TaskLimits
+from axiom_client.run import task_folder
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
 from axiom_client.sandbox.policy import DriverAccess
@@ -59,7 +60,8 @@ def try_experiment(
         raise TryProblem(f"{path}: {error}") from None
     budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
     sha256 = hashlib.sha256(source).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="axiom-try-") as folder:
+    folder = tempfile.mkdtemp(prefix="axiom-try-")
+    try:
         spec = PlacedTask(
             task_id=0,
             experiment=manifest.name,
@@ -75,6 +77,8 @@ def try_experiment(
             folder=folder,
         )
         finished = asyncio.run(_run_once(spec, on_progress))
+    finally:
+        task_folder.remove(Path(folder))
     return TryResult(
         manifest=manifest,
         sha256=sha256,

@@ -11,6 +11,7 @@ from axiom_client.sandbox.policy import Policy
 #: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
 CPU_GRACE_SECONDS = 2
 _PAGE_BYTES = resource.getpagesize()
+_RLIMIT_SIGPENDING = 11  # asm-generic/resource.h; Python has no name for it
 
 
 class MemoryGauge:
@@ -48,6 +49,7 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
         (resource.RLIMIT_CORE, (0, 0)),
         (resource.RLIMIT_MEMLOCK, (0, 0)),
         (resource.RLIMIT_MSGQUEUE, (0, 0)),
+        (_RLIMIT_SIGPENDING, (figures.queued_signals, figures.queued_signals)),
         (resource.RLIMIT_DATA, (data, data)),
     ]
     if policy.driver is None:

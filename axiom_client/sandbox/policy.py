@@ -44,6 +44,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     file_bytes: int
     cpu_seconds: float
     open_files: int = 64  # channel, output and a few data files; bounds what pipes can hold
+    queued_signals: int = 64  # timers and real-time signals; the user's queue is one for all
 
 
 class DriverAccess(Struct, frozen=True, kw_only=True):
@@ -99,7 +100,7 @@ ALLOWED = _names(
     read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 lseek close close_range
     dup dup2 dup3 stat lstat fstat newfstatat statx access faccessat faccessat2
     readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat
-    rename renameat renameat2 ftruncate fallocate fadvise64 fsync fdatasync statfs fstatfs flock
+    rename renameat renameat2 ftruncate fadvise64 fsync fdatasync statfs fstatfs flock
     umask sendfile copy_file_range
     mmap munmap mprotect mremap brk madvise mincore msync membarrier get_mempolicy getcpu
     pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait
@@ -117,8 +118,9 @@ ALLOWED = _names(
     """
 )
 
-#: Answered as if the kernel did not have them, so that libraries take their older way.
-ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret")
+#: Answered as if the kernel did not have them, so that libraries take their older way. fallocate
+#: with FALLOC_FL_KEEP_SIZE takes disk beyond RLIMIT_FSIZE.
+ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret", "fallocate")
 
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 1, 5, 0xF
