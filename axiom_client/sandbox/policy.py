@@ -108,7 +108,6 @@ ALLOWED = _names(
     getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp
     getpgid getsid capget times getrusage getrlimit uname sysinfo getrandom
     clock_gettime clock_getres gettimeofday time nanosleep clock_nanosleep getitimer setitimer alarm
-    timer_create timer_settime timer_gettime timer_delete timer_getoverrun
     sched_yield sched_getaffinity sched_getscheduler sched_getparam sched_getattr
     sched_get_priority_max sched_get_priority_min getpriority ioprio_get
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack
@@ -118,10 +117,15 @@ ALLOWED = _names(
     """
 )
 
+#: For the libraries of GPU drivers. A timer may send its process any signal, SIGKILL too, and takes
+#: a place in the queue of signals that all of the user's processes share.
+TIMERS = _names("timer_create timer_settime timer_gettime timer_delete timer_getoverrun")
+
 #: Answered as if the kernel did not have them, so that libraries take their older way. fallocate
 #: with FALLOC_FL_KEEP_SIZE takes disk beyond RLIMIT_FSIZE.
 ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret", "fallocate")
 
+_SIGKILL = 9
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 1, 5, 0xF
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 36, 37, 38)  # dup, flags, locks; not F_SETOWN (signals)
@@ -146,11 +150,18 @@ def _any_of(argument: int, values: tuple[int, ...]) -> tuple[tuple[Condition, ..
     return tuple((Condition(argument, value, 0xFFFF_FFFF),) for value in values)
 
 
+def _signals_to_itself(signal_argument: int) -> tuple[tuple[Condition, ...], ...]:
+    """Any signal but SIGKILL: a task that is killed was killed from outside, and is run again."""
+    itself = Condition(0, SELF, 0xFFFF_FFFF)
+    bits = (1 << bit for bit in range(7))  # a number that differs from 9 does so in one of these
+    return tuple((itself, Condition(signal_argument, ~_SIGKILL & bit, bit)) for bit in bits)
+
+
 CONDITIONAL: tuple[SyscallRule, ...] = (
     SyscallRule("open", _opens(1)),
     SyscallRule("openat", _opens(2)),
-    SyscallRule("kill", ((Condition(0, SELF, 0xFFFF_FFFF),),)),
-    SyscallRule("tgkill", ((Condition(0, SELF, 0xFFFF_FFFF),),)),
+    SyscallRule("kill", _signals_to_itself(1)),
+    SyscallRule("tgkill", _signals_to_itself(2)),
     SyscallRule("sendto", ((Condition(4, 0),),)),  # only along a connection, never to an address
     SyscallRule(
         "socketpair",
@@ -180,4 +191,4 @@ def syscall_rules(policy: Policy) -> tuple[tuple[str, ...], tuple[SyscallRule, .
     ioctl = SyscallRule("ioctl", (*_any_of(1, _IOCTL), *policy.driver.ioctls))
     sockets = ("bind", "listen") if policy.driver.listens else ()
     made = (_LISTENING_SOCKET,) if policy.driver.listens else ()
-    return (*ALLOWED, *sockets), (*others, ioctl, *made)
+    return (*ALLOWED, *TIMERS, *sockets), (*others, ioctl, *made)

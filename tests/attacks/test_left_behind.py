@@ -178,6 +178,29 @@ def test_timers_do_not_exhaust_the_users_signal_queue(attack: Attack) -> None:
     assert finished.result["value"][0] <= 64
 
 
+def test_killing_itself_so_as_to_be_run_again(attack: Attack) -> None:
+    """A process that is killed counts as lost, and its task is run once more, here or elsewhere."""
+    attack.repelled("os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGCONT)")
+    attack.repelled(
+        "syscall(234, 131, os.getpid(), os.getpid(), signal.SIGKILL)",
+        "syscall(234, 131, os.getpid(), os.getpid(), signal.SIGURG)",
+    )
+
+
+@pytest.mark.skipif(ON_GPU, reason="the driver's library may use timers")
+def test_no_timer_may_kill_its_own_process(attack: Attack) -> None:
+    """sigevent: notify by signal 9."""
+    attack.repelled(
+        """
+        import struct
+        event = struct.pack("=Qii48x", 0, signal.SIGKILL, 0)
+        timer = ctypes.create_string_buffer(8)
+        syscall(222, 107, 1, event, ctypes.addressof(timer))
+        """,
+        "signal.setitimer(signal.ITIMER_REAL, 1000)",
+    )
+
+
 def test_what_may_be_written_grows_with_time() -> None:
     early = disk.written_bytes_allowed(SMALL, 0.0)
     assert early < 100_000_000
