@@ -1,8 +1,8 @@
-"""Reading a server's answer within bounds, whatever it sends.
+"""Read a server's answer within limits, whatever it sends.
 
-The largest honest answer, 2,000 grants, is about 1 MB of JSON. An answer is unpacked once, by the
-one encoding that was asked for, and never beyond its bound; decoded Python objects take up to 20
-times their JSON, so their number is bounded too.
+The largest answer of a correct server, 2,000 grants, is about 1 MB of JSON. An answer is
+decompressed once, and only from gzip, which was asked for. Decoded Python objects take up to 20
+times the memory of their JSON, so their number is limited too.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator
 
 from axiom_client.project.slim_httpx import httpx
 
-ANSWER_BYTES_MAX = 8 * 1024 * 1024  # unpacked
-ANSWER_ITEMS_MAX = 500_000  # values in lists and tables; an honest answer has below 100,000
+ANSWER_BYTES_MAX = 8 * 1024 * 1024  # decompressed
+ANSWER_ITEMS_MAX = 500_000  # in lists and tables; correct answers have below 100,000
 RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can say so again
 ACCEPT_ENCODING = "gzip"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 
 
 class UnusableAnswer(Exception):
-    """The answer is too large, or packed in a way that was not asked for."""
+    """The answer is too large, or compressed in a way that was not asked for."""
 
 
 async def read_body(response: httpx.Response) -> bytes:
-    """The unpacked body. Raises UnusableAnswer, and httpx's errors."""
+    """The decompressed body. Raises UnusableAnswer, and httpx's errors."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
         raise UnusableAnswer(f"Content-Encoding {encoding!r} was not asked for")
@@ -46,16 +46,16 @@ async def _collect(pieces: AsyncIterator[bytes]) -> bytes:
 
 async def _gunzip(pieces: AsyncIterator[bytes]) -> bytes:
     body = bytearray()
-    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    decompressor = zlib.decompressobj(_GZIP_WINDOW)
     async for piece in pieces:
         try:
-            body += unpacker.decompress(piece, ANSWER_BYTES_MAX + 1 - len(body))
+            body += decompressor.decompress(piece, ANSWER_BYTES_MAX + 1 - len(body))
         except zlib.error as error:
             raise UnusableAnswer(f"not gzip: {error}") from None
         _check_length(body)
-        if unpacker.eof:
+        if decompressor.eof:
             break
-    if not unpacker.eof:
+    if not decompressor.eof:
         raise UnusableAnswer("the gzip body ends too early")
     return bytes(body)
 
@@ -66,7 +66,7 @@ def _check_length(body: bytearray) -> None:
 
 
 def retry_after_seconds(header: str) -> float:
-    """The wait that a Retry-After header asks for, within bounds; 0 when it is no whole number."""
+    """The wait of a Retry-After header, at most an hour; 0 if it is not a whole number."""
     if not re.fullmatch(r"[0-9]+", header, re.ASCII):
         return 0.0
     digits = header.lstrip("0")

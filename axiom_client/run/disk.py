@@ -1,6 +1,6 @@
-"""How much disk a task's process holds besides its folder, and how much it has written.
+"""Disk space of a task's deleted files, and how much its process has written.
 
-A file that is deleted takes its blocks until it is neither open nor mapped. Source: proc(5),
+A deleted file keeps its blocks while it is open or mapped. Source: proc(5),
 Documentation/filesystems/proc.rst (``/proc/PID/io``: write_bytes are bytes sent to storage).
 """
 
@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from axiom_client.decide.task_run import TaskLimits
 
-WRITTEN_PER_DISK_BYTE = 4  # a task may fill its allowance so many times over, and then
-WRITTEN_BYTES_PER_SECOND = 500_000  # go on so fast: a 5 MB checkpoint every ten seconds
-WRITTEN_BYTES_FREE = 1_000_000  # and this much whatever its allowance
+#: What a task may write to storage in all: a fixed part, its disk limit this many times over, and a
+#: part that grows with time, enough for a 5 MB checkpoint every ten seconds.
+WRITTEN_BYTES_FREE = 1_000_000
+WRITTEN_PER_DISK_BYTE = 4
+WRITTEN_BYTES_PER_SECOND = 500_000
 _BLOCK_BYTES = 512  # st_blocks counts in these on every file system
 _MAPPED = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+) (\d+) +(.*) \(deleted\)$", re.MULTILINE
@@ -31,7 +33,7 @@ class Writes(Struct, frozen=True, kw_only=True):
 
 
 def writes(pid: int) -> Writes:
-    """What ``pid`` has written; nothing where the kernel does not count it or the process ended."""
+    """What ``pid`` has written; zeros if the kernel does not count it or the process has ended."""
     try:
         with open(f"/proc/{pid}/io") as file:
             fields = dict(line.split(": ", 1) for line in file)
@@ -43,19 +45,19 @@ def writes(pid: int) -> Writes:
 
 
 def written_bytes_allowed(limits: TaskLimits, elapsed_seconds: float) -> int:
-    """How much a task may have sent to storage by now, so that it cannot wear a disk out."""
+    """How much a task may have written to storage by now: more would wear out a disk."""
     steady = WRITTEN_BYTES_PER_SECOND * elapsed_seconds
     return WRITTEN_BYTES_FREE + WRITTEN_PER_DISK_BYTE * limits.disk_bytes + int(steady)
 
 
-def deleted_bytes(pid: int, folder: str, file_bytes_max: int, *, look_at_maps: bool) -> int:
-    """Disk that deleted files of ``folder`` still take because ``pid`` holds them.
+def deleted_bytes(pid: int, folder: str, file_bytes_max: int, *, read_maps: bool) -> int:
+    """Bytes on disk of files of ``folder`` that are deleted but still open or mapped by ``pid``.
 
-    Of a file that is only mapped the size is not known: it counts as the part that is mapped, or
-    as much as was written in all, up to ``file_bytes_max`` each.
+    The size of a file that is only mapped is not known. Such files count as the mapped part or, if
+    more, as all that the process has written, up to ``file_bytes_max`` each.
     """
     opened = _deleted_but_open(pid)
-    mapped = _deleted_but_mapped(pid, folder) if look_at_maps else {}
+    mapped = _deleted_but_mapped(pid, folder) if read_maps else {}
     extents = [size for inode, size in mapped.items() if inode not in opened]
     done = writes(pid)
     written = max(done.storage_bytes, done.call_bytes)

@@ -1,4 +1,4 @@
-"""The agent's side of one task in a process: what it says, what it prints, and its clock."""
+"""The agent's side of a running task: its messages, its output and its elapsed time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
 _READ_BYTES = 64 * 1024
-_TAIL_BYTES = 16 * 1024  # of the output; the report takes half of it
+_TAIL_BYTES = 16 * 1024  # of the output; the report contains half of it
 
 
 class RunningTask:
     """One task between its start and its end.
 
-    ``end(ending)`` is called here when the task passes a limit; ``changed()`` after each thing
-    that may have been the last.
+    progressed  called with each reported fraction
+    end         called when the task exceeds a limit
+    changed     called after each event that may complete the task
     """
 
     def __init__(
@@ -51,9 +52,9 @@ class RunningTask:
         self.pid: int | None = None
         self.ending: Ending | None = None
         self.ended: Ended | None = None
-        self.orphaned = False
-        self.memory_at_start = 0  # bytes that its process had before the task took any
-        self.looks = 0  # of the usage check
+        self.parent_gone = False
+        self.memory_at_start = 0  # bytes that the process held before the task ran
+        self.usage_checks = 0
         self.result: bytes | None = None
         self.failure: Failure | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -87,21 +88,21 @@ class RunningTask:
                 os.close(output)
         self._send()
 
-    # ---- its clock
+    # ---- elapsed time
 
     def began(self, pid: int, at: float) -> None:
-        """The task has a process; its elapsed time starts."""
+        """The task has a process: start counting its elapsed time."""
         self.pid, self._started_at = pid, at
         if self._paused_at is not None:
             self._paused_at = at
 
     def pause(self) -> None:
-        """The clock stops."""
+        """Stop counting elapsed time."""
         if self._paused_at is None:
             self._paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """The clock goes on."""
+        """Go on counting elapsed time."""
         if self._paused_at is not None:
             if self._started_at is not None:
                 self._paused_seconds += time.monotonic() - self._paused_at
@@ -109,11 +110,11 @@ class RunningTask:
 
     @property
     def paused(self) -> bool:
-        """Whether the clock stands still."""
+        """Whether the task is paused."""
         return self._paused_at is not None
 
     def elapsed_seconds(self) -> float:
-        """Monotonic time with a process, less pauses."""
+        """Monotonic time since the process started, less pauses."""
         if self._started_at is None:
             return 0.0
         now = self.ended.at if self.ended is not None else time.monotonic()
@@ -121,18 +122,18 @@ class RunningTask:
             now = min(now, self._paused_at)
         return max(0.0, now - self._started_at - self._paused_seconds)
 
-    # ---- what it says
+    # ---- messages and output
 
     def complete(self) -> bool:
-        """Whether nothing more can come of this task."""
-        return (self.ended is not None or self.orphaned) and self._open_ends == 0
+        """Whether its process has ended and everything it sent was read."""
+        return (self.ended is not None or self.parent_gone) and self._open_ends == 0
 
     def output_tail(self) -> str:
-        """The last of what it printed."""
+        """The end of what it printed."""
         return self._tail.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Let go of every descriptor that is still open."""
+        """Close every descriptor that is still open."""
         if self.timer is not None:
             self.timer.cancel()
         self._close_channel()
@@ -146,7 +147,9 @@ class RunningTask:
             self._loop.add_writer(self._channel.fileno(), self._send)
             return
         except (BrokenPipeError, ConnectionResetError):
-            self._unsent = memoryview(b"")  # it ended before it had read all; the reader tells
+            self._unsent = memoryview(
+                b""
+            )  # it ended before reading everything; the reader notices that
         self._loop.remove_writer(self._channel.fileno())
 
     def _receive_message(self) -> None:
@@ -166,14 +169,14 @@ class RunningTask:
             self._line = rest
             for line in lines:
                 if self._channel.fileno() >= 0:
-                    self._take(bytes(line))
+                    self._handle_line(bytes(line))
         most = self.spec.limits.result_bytes + 2
         if len(self._line) > max(most, ERROR_BYTES_MAX):
             self._flooded(f"result: more than the {most - 2} bytes that are accepted")
-        self._rest("channel", self._channel.fileno(), self._receive_message)
+        self._throttle("channel", self._channel.fileno(), self._receive_message)
 
-    def _rest(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
-        """Read no more for a moment from a descriptor that was ready too often."""
+    def _throttle(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
+        """Stop reading for a moment from a descriptor that was ready too often."""
         self._reads[name] += 1
         allowed = READS_FREE + READS_PER_SECOND * self.elapsed_seconds()
         if self._reads[name] > allowed and descriptor >= 0:
@@ -186,30 +189,30 @@ class RunningTask:
             self._loop.add_reader(descriptor, read)
 
     def _flooded(self, text: str) -> None:
-        """End the task and read nothing more of what it says."""
+        """End the task and stop reading its channel."""
         self._line.clear()
         self._close_channel()
         self._end(Ending("failed", text))
         self._changed()
 
-    def _take(self, line: bytes) -> None:
-        kind, nothing_yet = line[:1], self.result is None and self.failure is None
-        if kind == b"r" and nothing_yet:
+    def _handle_line(self, line: bytes) -> None:
+        kind, still_open = line[:1], self.result is None and self.failure is None
+        if kind == b"r" and still_open:
             self.result = line[1:]
-        elif kind == b"e" and nothing_yet and (failure := _failure(line)) is not None:
+        elif kind == b"e" and still_open and (failure := _failure(line)) is not None:
             self.failure = failure
         elif self._within_allowance(line) and kind == b"p":
-            self._take_progress(line)
+            self._handle_progress(line)
 
     def _within_allowance(self, line: bytes) -> bool:
-        """Whether all that is neither result nor failure is no flood yet."""
+        """Whether all lines but result and failure are still within the allowed bytes."""
         self._progress_bytes += len(line) + 1
         allowed = PROGRESS_BYTES_FREE + PROGRESS_BYTES_PER_SECOND * self.elapsed_seconds()
         if self._progress_bytes > allowed and self._channel.fileno() >= 0:
             self._flooded(f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed")
         return self._progress_bytes <= allowed
 
-    def _take_progress(self, line: bytes) -> None:
+    def _handle_progress(self, line: bytes) -> None:
         try:
             fraction = float(line[1:])
         except ValueError:
@@ -238,7 +241,7 @@ class RunningTask:
             self._end(Ending("over_disk", text))
             self._changed()
             return
-        self._rest("output", self._output, self._read_output)
+        self._throttle("output", self._output, self._read_output)
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
@@ -256,7 +259,7 @@ class RunningTask:
 
 
 def _failure(line: bytes) -> Failure | None:
-    """What the child says of its end; None when it is too long or forged."""
+    """The child's failure message; None when it is too long or malformed."""
     if len(line) > ERROR_BYTES_MAX:
         return None
     try:

@@ -1,8 +1,8 @@
-"""A task's folder as the agent sees it: how much disk it takes, and its removal.
+"""Measure and delete a task's folder, whatever the task has made of it.
 
-A task may leave anything in it: folders nested beyond the longest path, without a right to read,
-or renamed while they are looked at. So everything is reached by descriptors, never by a path, links
-are never followed, and no error of the operating system leaves this module.
+Its folders may be nested beyond the longest path, be unreadable, or be renamed while they are
+read. So everything is opened relative to a descriptor, links are never followed, and no error of
+the operating system leaves this module.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-FILES_MAX = 10_000  # more files than this is over the limit whatever their size
-DEPTH_MAX = 32  # folders inside one another; each costs a descriptor while they are counted
-SLACK_BYTES = 128 * 1024  # folders and half-filled blocks are not the task's data
+FILES_MAX = 10_000  # a task may not have more files, whatever their size
+DEPTH_MAX = 32  # nested folders; each takes a descriptor while they are counted
+SLACK_BYTES = 128 * 1024  # not counted: folders and partly filled blocks
 _BLOCK_BYTES = 512  # st_blocks counts in these on every file system
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _OWNERS_RIGHTS = 0o700
@@ -29,7 +29,7 @@ log = logging.getLogger("axiom_client")
 
 
 class FolderUsage(Struct):
-    """What was counted. ``problem`` says why not everything could be; empty when it could."""
+    """What was counted. ``problem`` says why the count is not complete; empty if it is."""
 
     size_bytes: int = 0
     files: int = 0
@@ -37,7 +37,7 @@ class FolderUsage(Struct):
 
 
 def measure(folder: str) -> FolderUsage:
-    """Bytes on disk and files below ``folder``; counting ends at the first bound that is passed."""
+    """Bytes on disk and files below ``folder``; counting ends at the first limit exceeded."""
     usage = FolderUsage()
     try:
         with _opened(folder) as descriptor:
@@ -45,13 +45,13 @@ def measure(folder: str) -> FolderUsage:
     except FileNotFoundError:
         return usage
     except OSError as error:
-        usage.problem = f"the folder cannot be looked into: {error.strerror}"
+        usage.problem = f"the folder cannot be read: {error.strerror}"
     return usage
 
 
 def _count(folder: int, usage: FolderUsage, depth: int) -> None:
     if depth > DEPTH_MAX:
-        usage.problem = f"more than {DEPTH_MAX} folders inside one another"
+        usage.problem = f"more than {DEPTH_MAX} nested folders"
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -76,28 +76,28 @@ def _count_below(folder: int, name: str, usage: FolderUsage, depth: int) -> None
 
 
 def remove(folder: Path) -> None:
-    """Delete the folder, or whatever lies at its path, in one go. See ``removal``."""
+    """Delete the folder, or the file at its path, at once. See ``removal``."""
     for _ in removal(folder):
         pass
 
 
 def set_aside(folder: Path) -> Path:
-    """Give a folder that is to be deleted another name, so that its own is free; the new path."""
-    doomed = folder.with_name(f"removed-{secrets.token_hex(8)}")
+    """Rename a folder that is to be deleted, so that its name can be used again; the new path."""
+    renamed = folder.with_name(f"removed-{secrets.token_hex(8)}")
     try:
-        folder.rename(doomed)
+        folder.rename(renamed)
     except FileNotFoundError:
-        return doomed
+        return renamed
     except OSError as error:
         log.warning("%s cannot be renamed: %s", folder, error)
         return folder
-    return doomed
+    return renamed
 
 
 def removal(folder: Path) -> Iterator[None]:
-    """Delete the folder, or whatever lies at its path, in small steps: one for each iteration.
+    """Delete the folder, or the file at its path, one small step per iteration.
 
-    What cannot be deleted is logged, and stays for the next start of the agent.
+    What cannot be deleted is logged; the agent tries again at its next start.
     """
     try:
         yield from _removal(folder)
@@ -122,9 +122,9 @@ def _removal(folder: Path) -> Iterator[None]:
 
 
 def _remove_entry(top: int, name: str) -> Iterator[None]:
-    """Delete a file, or move the folders that a folder holds up to ``top`` and delete the rest.
+    """Delete a file; of a folder, move the inner folders to ``top`` and delete the rest.
 
-    So a tree of any depth goes without recursion and with two open descriptors.
+    So a tree of any depth is deleted without recursion and with two open descriptors.
     """
     yield
     if not _is_folder(name, top):
@@ -147,7 +147,7 @@ def _is_folder(name: str, parent: int) -> bool:
 
 @contextmanager
 def _opened(name: str, parent: int | None = None) -> Iterator[int]:
-    """A folder's descriptor; its owner gets the right to look into it where that is missing."""
+    """A folder's descriptor. Missing rights of its owner are added first."""
     try:
         descriptor = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -163,5 +163,5 @@ def _opened(name: str, parent: int | None = None) -> Iterator[int]:
 
 
 def _allow_owner(name: str, parent: int | None) -> None:
-    """A task can make no link, so the name that was a folder a moment ago is no link now."""
+    """Add all rights of the owner. ``name`` is no link: a task cannot make one."""
     os.chmod(name, _OWNERS_RIGHTS, dir_fd=parent)

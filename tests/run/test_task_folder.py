@@ -19,7 +19,7 @@ ORDINARY_UID = 65_534
 
 
 def nested(folder: Path, depth: int, name: str = "a") -> None:
-    """Folders inside one another, beyond the longest path that a call takes."""
+    """Nested folders, deeper than the longest path that a system call takes."""
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir(name, dir_fd=descriptor)
