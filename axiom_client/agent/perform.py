@@ -129,7 +129,7 @@ class Performer:
     def _perform_one(self, command: c.Command) -> None:
         match command:
             case c.StartTask():
-                self._pool.start(self._placed(command))
+                self._start(command)
             case c.PauseTask(task_id=task_id):
                 self._pool.pause(task_id)
             case c.ResumeTask(task_id=task_id):
@@ -201,6 +201,16 @@ class Performer:
 
     def _folder(self, task_id: int) -> Path:
         return self._setup.folders.tasks / str(task_id)
+
+    def _start(self, command: c.StartTask) -> None:
+        try:
+            placed = self._placed(command)
+        except OSError as error:  # no room for a folder, or something else has its name
+            text = f"the task's folder cannot be made: {error}"
+            task_id = command.task_id
+            self._task_changed(TaskFinished(task_id=task_id, outcome="lost", message=text))
+            return
+        self._pool.start(placed)
 
     def _placed(self, command: c.StartTask) -> spec.PlacedTask:
         folder = self._folder(command.task_id)
