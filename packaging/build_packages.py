@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
 def build_wheel(folder: Path) -> Path:
     """The project's wheel, from this checkout."""
     shutil.rmtree(folder, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT)
+    run(sys.executable, "-P", "-m", "build", "--wheel", "--outdir", folder, ROOT)
     return next(folder.glob("*.whl"))
 
 

@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     os.environ.setdefault("SOURCE_DATE_EPOCH", output("git", "log", "-1", "--format=%ct"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
+    run(sys.executable, "-P", "-m", "build", "--outdir", folder, ROOT)
     for wheel in folder.glob("*.whl"):
         run(PROGRAMS / "check-wheel-contents", "--toplevel",
             "axiom_protocol,axiom_client,axiom_server", wheel)  # fmt: skip

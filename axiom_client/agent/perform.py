@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import shutil
 import time
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,13 @@ from axiom_client.project.api import Api, Network, Overloaded
 from axiom_client.project.fetch import Fetcher
 from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSettings
 from axiom_client.project.identity import Identity
-from axiom_client.run import spec
+from axiom_client.run import spec, task_folder
 from axiom_client.run.pool import Pool
 from axiom_protocol.messages import SyncRequest
+
+REMOVAL_STRETCH_SECONDS = 0.01  # of deleting in one go: meanwhile the agent hears nothing else
+REMOVAL_PAUSE_SECONDS = 0.04
+REMOVAL_SECONDS_AT_CLOSE = 2.0  # what is left then is deleted at the next start
 
 log = logging.getLogger("axiom_client")
 
@@ -70,6 +74,7 @@ class Performer:
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._removals: deque[Iterator[None]] = deque()
         self.exit: c.Exit | None = None
         self.fault: BaseException | None = None  # of background work, for the loop to raise
 
@@ -87,9 +92,10 @@ class Performer:
 
     def delete_unknown_folders(self, known: set[int]) -> None:
         """Delete the folders of all tasks but the ``known`` ones."""
+        names = {str(task_id) for task_id in known}
         for folder in self._setup.folders.tasks.iterdir():
-            if not folder.name.isdigit() or int(folder.name) not in known:
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder.name not in names:
+                self._delete(folder)
 
     async def close(self, grace_seconds: float) -> None:
         """End all tasks and other work; tasks get ``grace_seconds`` to write a checkpoint."""
@@ -98,6 +104,7 @@ class Performer:
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        _delete_for(REMOVAL_SECONDS_AT_CLOSE, self._removals)
         await self._fetcher.close()
         await self._pool.close(grace_seconds)
         await self._api.close()
@@ -122,7 +129,7 @@ class Performer:
     def _perform_one(self, command: c.Command) -> None:
         match command:
             case c.StartTask():
-                self._pool.start(self._placed(command))
+                self._start(command)
             case c.PauseTask(task_id=task_id):
                 self._pool.pause(task_id)
             case c.ResumeTask(task_id=task_id):
@@ -130,7 +137,7 @@ class Performer:
             case c.StopTask(task_id=task_id, grace_seconds=grace_seconds):
                 self._pool.stop(task_id, grace_seconds)
             case c.ClearFolder(task_id=task_id):
-                shutil.rmtree(self._folder(task_id), ignore_errors=True)
+                self._delete(self._folder(task_id))
             case c.Prewarm(environment=environment):
                 self._pool.prewarm(environment)
                 self._fetcher.prestart()
@@ -180,10 +187,32 @@ class Performer:
             delay, lambda: self._emit(e.TimerFired(now=time.monotonic()))
         )
 
+    def _delete(self, folder: Path) -> None:
+        """Delete a task's folder bit by bit, whatever it holds, while everything else goes on."""
+        self._removals.append(task_folder.removal(task_folder.set_aside(folder)))
+        if len(self._removals) == 1:
+            self._spawn(self._delete_all())
+
+    async def _delete_all(self) -> None:
+        while True:
+            if not _delete_for(REMOVAL_STRETCH_SECONDS, self._removals):
+                return
+            await asyncio.sleep(REMOVAL_PAUSE_SECONDS)
+
     # --- tasks ------------------------------------------------------------------------------------
 
     def _folder(self, task_id: int) -> Path:
         return self._setup.folders.tasks / str(task_id)
+
+    def _start(self, command: c.StartTask) -> None:
+        try:
+            placed = self._placed(command)
+        except OSError as error:  # no room for a folder, or something else has its name
+            text = f"the task's folder cannot be made: {error}"
+            task_id = command.task_id
+            self._task_changed(TaskFinished(task_id=task_id, outcome="lost", message=text))
+            return
+        self._pool.start(placed)
 
     def _placed(self, command: c.StartTask) -> spec.PlacedTask:
         folder = self._folder(command.task_id)
@@ -253,6 +282,17 @@ class Performer:
         if report != self._gpus:
             self._gpus = report
             self._emit_facts()
+
+
+def _delete_for(seconds: float, removals: deque[Iterator[None]]) -> bool:
+    """Go on with these removals for so long; whether there is more to do."""
+    until = time.monotonic() + seconds
+    while removals:
+        for _ in removals[0]:
+            if time.monotonic() > until:
+                return True
+        removals.popleft()
+    return False
 
 
 def _fetch_settings(setup: Setup, network: Network) -> FetchSettings:

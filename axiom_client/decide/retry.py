@@ -13,6 +13,7 @@ BUNDLE_CAP_SECONDS = 600.0
 BUNDLE_ATTEMPTS_MAX = 10  # over about 40 minutes
 LOST_ATTEMPTS_MAX = 3  # a task whose process was lost three times is likely to lose it again
 LOST_FIRST_SECONDS = 5.0
+RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can ask again
 
 
 class RetryDecision(Struct, frozen=True, kw_only=True):
@@ -35,7 +36,8 @@ def retry_sync(
     Never earlier than the server asked for (``retry_after_seconds``).
     """
     decision = _backoff(now, failures, SYNC_FIRST_SECONDS, SYNC_CAP_SECONDS, jitter)
-    return RetryDecision(at=max(decision.at, now + retry_after_seconds))
+    asked = min(max(0.0, retry_after_seconds), RETRY_AFTER_SECONDS_MAX)
+    return RetryDecision(at=max(decision.at, now + asked))
 
 
 def retry_bundle(now: float, failures: int, jitter: float) -> RetryDecision | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.allocate import wanted
+from axiom_client.decide.answer_bounds import within_bounds
 from axiom_client.decide.capacity import NO_ROOM, Room
 from axiom_client.decide.model import (
     NEVER,
@@ -128,8 +129,12 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     plan = sync.in_flight
     if plan is None or answer.request_id != plan.request_id:
         return []
+    offered = len(answer.grants)
+    answer = within_bounds(answer, state.tasks)
     if sync.failures:
         builder.log("the server answers again")
+    if refused := offered - len(answer.grants):
+        builder.log(f"{refused} of {offered} granted tasks are beyond the bounds", "warning")
     sync.in_flight = sync.unanswered = None
     builder.do(c.SaveRequest(plan=None))
     sync.failures, sync.problem = 0, ""

@@ -1,6 +1,6 @@
-"""The limits that cgroups put on this process: containers, Slurm, systemd. Versions 1 and 2.
+"""The limits that cgroups (version 1 or 2) of containers, Slurm or systemd set for this process.
 
-A limit holds for a folder and everything below it, so the tightest one on the way up counts.
+A limit applies to a folder and everything below it, so the lowest one on the way up is in force.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Controller = Literal["cpu", "memory"]
 
 
 class MemoryLimit(Struct, frozen=True, kw_only=True):
-    """``used_bytes`` is without what the kernel would give up at once: files it has cached."""
+    """``used_bytes`` does not include cached files, which the kernel drops when needed."""
 
     limit_bytes: int
     used_bytes: int
 
 
 def levels(controller: Controller, listing: Path = LISTING, root: Path = ROOT) -> list[Path]:
-    """The folders whose limits hold, from this process's own up to the root of its tree."""
+    """The folders whose limits apply, from this process's own up to the root of its tree."""
     try:
         lines = listing.read_text().splitlines()
     except OSError:
@@ -46,23 +46,23 @@ def levels(controller: Controller, listing: Path = LISTING, root: Path = ROOT) -
 
 
 def cpu_quota(folders: list[Path]) -> float | None:
-    """The tightest quota in cores; None where there is none."""
+    """The lowest quota in cores; None if there is none."""
     return min(filter(None, map(_quota, folders)), default=None)
 
 
 def memory_limit(folders: list[Path]) -> MemoryLimit | None:
-    """The tightest limit; None where there is none."""
+    """The lowest limit; None if there is none."""
     limits = [found for folder in folders if (found := _memory(folder)) is not None]
     return min(limits, key=lambda found: found.limit_bytes, default=None)
 
 
 def _is_tree(folder: Path, *, versioned: bool) -> bool:
-    """Version 2 has its list of controllers at the root; version 1 has a tree for each."""
+    """Version 2 lists its controllers at the root; version 1 has a tree for each."""
     return folder.is_dir() and (versioned or (folder / "cgroup.controllers").exists())
 
 
 def _upwards(tree: Path, folder: Path) -> list[Path]:
-    """In a container the listing may name a path of the host's, which is not here: then the root"""
+    """Inside a container the listing may name a path of the host: then only the root is known."""
     if not folder.is_dir() or not folder.resolve().is_relative_to(tree.resolve()):
         return [tree]
     return [folder, *(p for p in folder.parents if p.is_relative_to(tree))]

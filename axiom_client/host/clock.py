@@ -1,4 +1,4 @@
-"""The time of day as people here read it."""
+"""The local time zone."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def utc_offset_seconds() -> int:
-    """Local time less UTC, now."""
+    """Local time minus UTC, now."""
     return time.localtime().tm_gmtoff

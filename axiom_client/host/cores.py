@@ -1,4 +1,4 @@
-"""The processor and memory that this process may really use: every limit on them counted."""
+"""The processor cores and memory that this process may use, with all limits applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 class Cores(Struct, frozen=True, kw_only=True):
-    """``usable`` whole cores of ``logical``; ``quota`` in cores, None where there is none."""
+    """``usable`` whole cores of ``logical``; ``quota`` in cores, None if there is none."""
 
     logical: int
     physical: int
@@ -27,14 +27,14 @@ class Cores(Struct, frozen=True, kw_only=True):
 
 
 class Memory(Struct, frozen=True, kw_only=True):
-    """``total_bytes`` is the host's, or the limit of a cgroup or an allocation below it."""
+    """``total_bytes`` is the host's memory, or a lower limit of a cgroup or an allocation."""
 
     total_bytes: int
     free_bytes: int
 
 
 def probe_cores() -> Cores:
-    """Facts of the processor."""
+    """Find the cores that this process may use."""
     logical = psutil.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
     quota = cpu_quota(levels("cpu"))
@@ -49,13 +49,13 @@ def probe_cores() -> Cores:
 
 
 def usable_cores(affinity: int, quota: float | None, allocated: int | None) -> int:
-    """Whole cores within every limit; one at least: a share of a core still computes."""
+    """Whole cores within every limit; at least one, since a task also runs on a part of a core."""
     limits = [affinity, math.floor(quota) if quota else affinity, allocated or affinity]
     return max(1, min(limits))
 
 
 def probe_memory() -> Memory:
-    """Facts of the memory."""
+    """Find the memory that this process may use."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
     limit = memory_limit(levels("memory"))
@@ -74,7 +74,7 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()[:200]
     except OSError:
-        pass  # not Linux: the platform's own word below
+        pass  # not Linux: use the platform's name, below
     import platform
 
     return platform.processor()[:200]

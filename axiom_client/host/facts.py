@@ -1,4 +1,4 @@
-"""Everything a host tells its project about itself, put together."""
+"""The facts about a host that are sent to its project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from axiom_protocol.messages import GpuFacts, HostFacts
 def probe_facts(
     name: str, folder: Path, gpus: list[GpuFacts], benchmark_gflops: float = 0.0
 ) -> HostFacts:
-    """The facts now. ``folder`` tells which disk counts; the GPUs are probed apart, in a child."""
+    """The current facts. ``folder`` is on the disk that tasks use; a child probes the GPUs."""
     cores = probe_cores()
     return HostFacts(
         name=(name or socket.gethostname())[:200],

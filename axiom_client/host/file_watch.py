@@ -1,7 +1,7 @@
-"""Tell when a file is written or replaced, without looking again and again: Linux' inotify.
+"""Notice that a file was written or replaced, by Linux' inotify instead of polling.
 
-The folder is watched, for editors replace files. Python's library has no inotify, and the packages
-that have bring threads; three calls are enough here. Elsewhere nothing is told.
+The folder is watched, because editors replace files. Python's library has no inotify and the
+packages for it start threads; three calls are enough here. On other systems no change is noticed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEAD = struct.Struct("iIII")  # watch, mask, cookie, length of the name that fo
 
 
 class FileWatch:
-    """``descriptor`` becomes readable when something in the file's folder changed; -1: no watch."""
+    """``descriptor`` is readable after a change in the file's folder; -1 if there is no watch."""
 
     def __init__(self, path: Path) -> None:
         self._name = os.fsencode(path.name)
@@ -34,7 +34,7 @@ class FileWatch:
             self.close()  # no such folder, or the user's limit of watches is reached
 
     def changed(self) -> bool:
-        """Whether the file was among what changed since the last call."""
+        """Whether the file changed since the last call."""
         try:
             data = os.read(self.descriptor, 65_536)
         except BlockingIOError:
@@ -42,7 +42,7 @@ class FileWatch:
         return self._name in _names(data)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -1,16 +1,16 @@
-"""How hot the processor is, where the system tells."""
+"""The temperature of the processor."""
 
 from __future__ import annotations
 
 import psutil
 
-#: Drivers of processors' own sensors; others measure disks, radios and chargers.
+#: Drivers of sensors in processors; others measure disks, radios and chargers.
 PROCESSOR = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal",
              "x86_pkg_temp", "acpitz", "fam15h_power", "apple_smc")  # fmt: skip
 
 
 def processor_celsius() -> float | None:
-    """The hottest sensor of the processor; None where there is none, or the system cannot say."""
+    """The highest reading of the processor's sensors; None if there are none."""
     if not hasattr(psutil, "sensors_temperatures"):
         return None
     sensors = psutil.sensors_temperatures()

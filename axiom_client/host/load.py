@@ -1,4 +1,4 @@
-"""How many cores programs that are not ours keep busy, between two looks."""
+"""How many cores are used by programs other than the agent and its tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 class LoadProbe:
-    """Remembers the last look; the first one measures since the agent's start."""
+    """Measures the time between two calls; the first call measures since the agent's start."""
 
     def __init__(self) -> None:
         self._at = time.monotonic()
@@ -17,7 +17,7 @@ class LoadProbe:
         self._own = _own_seconds()
 
     def other_cores(self) -> float:
-        """Cores kept busy by others since the last call."""
+        """Cores used by other programs since the last call, on average."""
         at, busy, own = time.monotonic(), _busy_seconds(), _own_seconds()
         passed = at - self._at
         others = (busy - self._busy) - max(0.0, own - self._own)
@@ -26,7 +26,7 @@ class LoadProbe:
 
 
 def _busy_seconds() -> float:
-    """Processor seconds used by anybody since the host started, summed over the cores."""
+    """CPU seconds used by all programs since the host started, summed over the cores."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user too
@@ -34,14 +34,14 @@ def _busy_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    """Processor seconds of this agent and of everything it started, ended ones included."""
+    """CPU seconds of this agent and of all processes that it started, ended ones included."""
     mine = os.times()
     total = mine.user + mine.system + mine.children_user + mine.children_system
     for child in psutil.Process().children(recursive=True):
         try:
             used = child.cpu_times()
         except psutil.Error:
-            continue  # it ended between the listing and the look; it is in our children's time now
+            continue  # it has ended; its time is included in that of our children now
         total += used.user + used.system
         total += getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
     return total

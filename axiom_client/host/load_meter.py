@@ -1,4 +1,4 @@
-"""One look at what else happens on the host: only at what some limit depends on."""
+"""Measure what else happens on the host, as far as a configured limit depends on it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from axiom_client.host.load import LoadProbe
 from axiom_client.host.presence import Presence, probe_presence
 from axiom_client.host.programs import running_program
 
-NOBODY = Presence(in_use=False, has_battery=False, on_battery=False)
+NOT_IN_USE = Presence(in_use=False, has_battery=False, on_battery=False)
 
 
 class LoadMeter:
-    """``folder`` tells which disk counts."""
+    """``folder`` is on the disk that tasks use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._others = LoadProbe()
 
     def load(self, wanted: MeasureLoad) -> Load:
-        """What was asked for; the rest as if nothing else happened."""
+        """Measure what is ``wanted``; the other fields keep their defaults."""
         disk = shutil.disk_usage(self._folder) if wanted.space else None
-        presence = probe_presence() if wanted.presence else NOBODY
+        presence = probe_presence() if wanted.presence else NOT_IN_USE
         return Load(
             other_cores=self._others.other_cores() if wanted.others else 0.0,
             in_use=presence.in_use,

@@ -1,7 +1,7 @@
-"""Whether somebody sits at a desktop of this computer, as systemd-logind knows it, over D-Bus.
+"""Whether somebody uses a desktop of this computer, asked of systemd-logind over D-Bus.
 
-A desktop tells logind when its user has been away for a while (IdleHint) or has locked the screen.
-One that never tells counts as in use for as long as somebody is logged in to it.
+A desktop reports to logind when its user has been away for a while (IdleHint) or has locked the
+screen. A desktop that never reports counts as in use while somebody is logged in to it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from jeepney import DBusAddress, Properties, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from jeepney.wrappers import DBusErrorResponse, unwrap_msg
 
-ANSWER_SECONDS = 2.0  # logind answers within milliseconds; a bus that hangs must not hold us up
+ANSWER_SECONDS = 2.0  # logind answers within milliseconds; a hanging bus must not block the agent
 SERVICE = "org.freedesktop.login1"
 MANAGER = DBusAddress("/org/freedesktop/login1", bus_name=SERVICE, interface=f"{SERVICE}.Manager")
 GRAPHICAL = ("x11", "wayland", "mir")
 
 
 def desktop_in_use() -> bool | None:
-    """None: there is no logind to ask."""
+    """Whether any session is in use; None if there is no logind."""
     try:
         with open_dbus_connection(bus="SYSTEM") as bus:
             return any(_in_use(session) for session in _sessions(bus))
@@ -35,7 +35,7 @@ def _sessions(bus: DBusConnection) -> list[dict[str, Any]]:
         try:
             (found,) = _call(bus, Properties(address).get_all())
         except DBusErrorResponse:
-            continue  # it ended between the listing and the look
+            continue  # the session has ended meanwhile
         sessions.append({name: value for name, (_, value) in found.items()})
     return sessions
 

@@ -1,7 +1,7 @@
 """Whether somebody uses the computer, and whether it runs on battery.
 
-On Linux: keys typed into terminals, and what desktops tell logind. The ways of Windows and macOS
-are written after their documentation and have not met a real system yet.
+On Linux it looks at keys typed into terminals and at what desktops report to logind. The code for
+Windows and macOS is written from their documentation and has not been run on a real system yet.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any
 import psutil
 from msgspec import Struct
 
-IDLE_SECONDS = (
-    180.0  # without a key or a click before nobody is there; BOINC's default is 3 minutes
-)
+IDLE_SECONDS = 180.0  # without input until the computer counts as not in use; BOINC's default
 
 
 class Presence(Struct, frozen=True, kw_only=True):
-    """What was seen."""
+    """The result of a probe."""
 
     in_use: bool
     has_battery: bool
@@ -30,7 +28,7 @@ class Presence(Struct, frozen=True, kw_only=True):
 
 
 def probe_presence() -> Presence:
-    """One look."""
+    """Probe once."""
     battery = _battery()
     return Presence(
         in_use=_input_seconds_ago() < IDLE_SECONDS or _desktop_in_use(),
@@ -40,7 +38,7 @@ def probe_presence() -> Presence:
 
 
 def _battery() -> Any:
-    """psutil's facts of the battery, or None: no battery, or a system that cannot say."""
+    """psutil's data about the battery; None if there is none or it cannot be read."""
     if not hasattr(psutil, "sensors_battery"):
         return None
     try:
@@ -58,14 +56,14 @@ def _desktop_in_use() -> bool:
 
 
 def _input_seconds_ago() -> float:
-    """Since the last key or click that the system tells us of; infinite where it tells of none."""
+    """Seconds since the last known key press or click; infinite if none is known."""
     if sys.platform == "win32":
         return _windows_seconds()
     return min(_terminal_seconds(), _mac_seconds() if sys.platform == "darwin" else math.inf)
 
 
 def _terminal_seconds() -> float:
-    """A terminal's access time is the last key typed into it; no desktop is needed."""
+    """Seconds since a key was typed into any terminal, which sets its access time."""
     latest = -math.inf
     for user in psutil.users():
         if not user.terminal:
@@ -78,7 +76,7 @@ def _terminal_seconds() -> float:
 
 
 def _windows_seconds() -> float:
-    """GetLastInputInfo: of this session only, so a service, which has its own, hears of nobody."""
+    """GetLastInputInfo knows only this session, so a service, which has its own, sees no input."""
 
     class LastInput(ctypes.Structure):
         _fields_ = (("size", ctypes.c_uint), ("tick_ms", ctypes.c_uint))

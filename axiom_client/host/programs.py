@@ -1,4 +1,4 @@
-"""Whether a program that wants the computer for itself runs."""
+"""Whether a program runs during which the agent must pause (``run.exclusive``)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import psutil
 
 
 def running_program(names: Sequence[str]) -> str:
-    """The first of these programs that runs, as the volunteer wrote it; empty when none does.
+    """The first of these programs that runs, as written by the volunteer; empty if none runs.
 
-    Names are compared without case and without ".exe". The agent's own processes do not count.
+    Names are compared without case and without ".exe". The agent's own processes are ignored.
     """
     wanted = {_plain(name): name for name in names}
     own = psutil.Process()
-    family = {own.pid, *(child.pid for child in own.children(recursive=True))}
+    own_processes = {own.pid, *(child.pid for child in own.children(recursive=True))}
     running = {_plain(p.info["name"] or "") for p in psutil.process_iter(["name"])
-               if p.pid not in family}  # fmt: skip
+               if p.pid not in own_processes}  # fmt: skip
     return next((written for plain, written in wanted.items() if plain in running), "")
 
 

@@ -1,4 +1,4 @@
-"""What Slurm gave this job on this node, where no cgroup holds it to that."""
+"""The resources that Slurm allocated to this job, for nodes where no cgroup enforces them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ MIB = 1 << 20
 
 
 def allocated_cores(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Cores of the allocation; None outside of one."""
+    """Cores of the allocation; None outside a Slurm job."""
     text = environment.get("SLURM_CPUS_ON_NODE", "") if "SLURM_JOB_ID" in environment else ""
-    return int(text) if text.isdigit() and int(text) > 0 else None
+    return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
 def allocated_memory_bytes(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Memory of the allocation; None outside of one, or where it is not counted."""
+    """Memory of the allocation; None outside a Slurm job, or if it is not limited."""
     if "SLURM_JOB_ID" not in environment:
         return None
     node = environment.get("SLURM_MEM_PER_NODE", "")
-    if node.isdigit() and int(node) > 0:
+    if node.isdecimal() and int(node) > 0:
         return int(node) * MIB
     core, cores = environment.get("SLURM_MEM_PER_CPU", ""), allocated_cores(environment)
-    return int(core) * cores * MIB if core.isdigit() and int(core) > 0 and cores else None
+    return int(core) * cores * MIB if core.isdecimal() and int(core) > 0 and cores else None

@@ -1,6 +1,6 @@
-"""A quick benchmark: float32 matrix products on one core, in GFLOP/s. It takes half a second once.
+"""A short benchmark, run once: float32 matrix products on one core, in GFLOP/s.
 
-Run as a module it is the short-lived child that computes; the agent never imports numpy.
+It runs in a child process, which runs this module, because the agent itself never imports numpy.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 class Speed(Struct, frozen=True, kw_only=True):
-    """What was measured, and on which processor."""
+    """The measured speed and the processor that it was measured on."""
 
     processor: str
     gflops: float
 
 
 async def measure_speed(processor: str) -> Speed:
-    """Let a child measure; 0 where it fails: numpy is not there, or the host is overwhelmed."""
+    """Measure in a child; 0 if that fails: numpy is missing, or the host is overloaded."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "axiom_client.host.speed",
+        sys.executable, "-P", "-m", "axiom_client.host.speed",
         env={**os.environ, **ONE_THREAD},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -48,12 +48,12 @@ async def measure_speed(processor: str) -> Speed:
 
 
 def keep_speed(path: Path, speed: Speed) -> None:
-    """Write it down for later starts."""
+    """Save the speed for later starts."""
     path.write_bytes(msgspec.json.encode(speed))
 
 
 def known_speed(path: Path, processor: str) -> float:
-    """What was measured on this processor; 0 where nothing was."""
+    """The saved speed of this processor; 0 if there is none."""
     try:
         speed = msgspec.json.decode(path.read_bytes(), type=Speed)
     except (OSError, msgspec.DecodeError):
@@ -65,7 +65,7 @@ def _child() -> None:
     import numpy as np
 
     a = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
-    np.matmul(a, a)  # the first one starts the library
+    np.matmul(a, a)  # the first product initializes the library
     best, until = 0.0, time.perf_counter() + MEASURE_SECONDS
     while (start := time.perf_counter()) < until:
         np.matmul(a, a)

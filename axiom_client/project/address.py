@@ -1,4 +1,4 @@
-"""Which addresses a project may have: https anywhere, plain http on this machine only."""
+"""Check a project's URL: https anywhere, unencrypted http only on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from axiom_client.errors import BadAddress
 
 
 def check_url(url: str) -> str:
-    """The URL without a trailing slash. Raises BadAddress."""
+    """The URL, normalized, without a trailing slash. Raises BadAddress."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -19,10 +19,12 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise BadAddress(f"{url!r} is not a URL; write it like https://project.example")
     if parts.username is not None:
-        raise BadAddress("the URL holds a user name; give the account with --account-key instead")
+        raise BadAddress(
+            "the URL contains a user name; give the account with --account-key instead"
+        )
     if parts.scheme == "http" and not _loopback(host):
         raise BadAddress(
-            f"{url} is not encrypted, so anybody on the way could read the host's token; "
+            f"{url} is not encrypted, so others in the network could read the host's token; "
             f"use https://{host}"
         )
     name = f"[{host}]" if ":" in host else host

@@ -1,9 +1,12 @@
-"""The project's HTTP interface, and what can go wrong with it, named."""
+"""The project's HTTP interface. Every failure is raised as a ProjectProblem."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import re
 import ssl
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,9 +21,14 @@ from axiom_client.errors import (
     ServerNotThere,
     VersionMismatch,
 )
+from axiom_client.project.answers import (
+    ACCEPT_ENCODING,
+    UnusableAnswer,
+    read_body,
+    retry_after_seconds,
+)
 from axiom_client.project.slim_httpx import httpx
 from axiom_protocol.messages import (
-    BODY_BYTES_MAX,
     PROTOCOL_VERSION,
     EnrolAnswer,
     EnrolRequest,
@@ -31,15 +39,17 @@ from axiom_protocol.messages import (
 )
 from axiom_protocol.text import one_line, plain_message
 
-CONNECT_SECONDS = 15.0  # a slow satellite link answers within a few
+CONNECT_SECONDS = 15.0  # a satellite link connects within a few
 ANSWER_SECONDS = 60.0  # a loaded server may take its time; the request is safe to repeat
-GZIP_FROM_BYTES = 1_000  # below, the header costs what compression saves
+EXCHANGE_SECONDS = 120.0  # from connecting to the last byte; 4 MB of reports at 40 kB/s
+GZIP_FROM_BYTES = 1_000  # smaller bodies are not worth compressing
 
+_TOKEN = re.compile(r"[!-~]{1,500}")  # it becomes a header of every request
 T = TypeVar("T", bound=Struct)
 
 
 class Overloaded(ProjectProblem):
-    """The server asks to come back later."""
+    """The server asks the agent to try again later."""
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -47,23 +57,23 @@ class Overloaded(ProjectProblem):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """How to get out; the slice of the configuration that this needs."""
+    """The network settings, a part of the configuration."""
 
     proxy: str = ""
     ca_bundle: str = ""
 
 
 class Traffic(Struct, kw_only=True):
-    """Bytes of the bodies that went out and came in, as compressed on the way."""
+    """Bytes of request and answer bodies, as compressed for transfer."""
 
     sent_bytes: int = 0
     received_bytes: int = 0
 
 
 def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
-    """The system's certificates, or a file of the volunteer's; nothing on loopback http.
+    """The certificates to trust: the system's, or ``ca_bundle``; False for http on loopback.
 
-    Raises BadValue on a file without certificates.
+    Raises BadValue if the file contains no certificates.
     """
     if not url.startswith("https"):
         return False
@@ -72,7 +82,7 @@ def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
             return ssl.create_default_context(cafile=ca_bundle)
         except OSError as error:  # an ssl.SSLError is one
             raise BadValue(
-                f"network.ca_bundle = {ca_bundle!r} holds no usable certificates: {error}"
+                f"network.ca_bundle = {ca_bundle!r} contains no usable certificates: {error}"
             ) from None
     import truststore
 
@@ -80,14 +90,18 @@ def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
 
 
 class Api:
-    """The three requests that an agent makes. Raises ProjectProblem's kinds, never httpx's."""
+    """The three requests that an agent makes. Raises ProjectProblem, never httpx's errors."""
 
     def __init__(
         self, url: str, network: Network, token: str = "", traffic: Traffic | None = None
     ) -> None:
         self._url = url
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={
+                "Accept-Encoding": ACCEPT_ENCODING,
+                **({"Authorization": f"Bearer {token}"} if token else {}),
+            },
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             verify=trust(url, network.ca_bundle),
             proxy=network.proxy or None,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
@@ -96,16 +110,16 @@ class Api:
         self.traffic = traffic or Traffic()
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         await self._client.aclose()
 
     async def project(self) -> ProjectInfo:
-        """What the project is; also finds out whether an Axiom server answers at all."""
+        """Information on the project; checks that an Axiom server of a usable version answers."""
         info = await self._call("GET", "/api/v1/project", None, ProjectInfo)
         if not info.oldest_protocol_version <= PROTOCOL_VERSION:
             raise VersionMismatch(
-                f"{info.name} no longer speaks this agent's protocol (version {PROTOCOL_VERSION}); "
-                "update axiom-client"
+                f"{info.name} no longer supports this agent's protocol, version "
+                f"{PROTOCOL_VERSION}; update axiom-client"
             )
         if info.protocol_version < PROTOCOL_VERSION:
             raise VersionMismatch(
@@ -116,10 +130,13 @@ class Api:
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
         """Join as a host."""
-        return await self._call("POST", "/api/v1/hosts", request, EnrolAnswer)
+        answer = await self._call("POST", "/api/v1/hosts", request, EnrolAnswer)
+        if not _TOKEN.fullmatch(answer.token):
+            raise self._not_axiom()
+        return answer
 
     async def sync(self, request: SyncRequest) -> SyncAnswer:
-        """Say everything and hear everything, in one round trip."""
+        """Exchange everything with the server in one request: reports, tasks in hand, grants."""
         return await self._call("POST", "/api/v1/sync", request, SyncAnswer)
 
     async def detach(self) -> None:
@@ -145,32 +162,40 @@ class Api:
         try:
             return plain_message(msgspec.json.decode(answer, type=kind))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise self._stranger() from None
+            raise self._not_axiom() from None
 
     async def _exchange(
         self, method: str, path: str, content: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes, httpx.Headers]:
         try:
-            async with self._client.stream(
-                method, self._url + path, content=content or None, headers=headers
-            ) as response:
-                answer = bytearray()
-                async for piece in response.aiter_bytes():
-                    answer += piece
-                    if len(answer) > BODY_BYTES_MAX:
-                        raise self._stranger()
-                self.traffic.received_bytes += response.num_bytes_downloaded
-                return response.status_code, bytes(answer), response.headers
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await self._stream(method, path, content, headers)
+        except TimeoutError:
+            raise ServerNotThere(
+                f"{self._url} took over {EXCHANGE_SECONDS:g} s for one answer; try again later"
+            ) from None
+        except UnusableAnswer:
+            raise self._not_axiom() from None
         except httpx.RemoteProtocolError:
             raise ServerNotThere(
-                f"{self._url} broke off in the middle of an answer; try again later"
+                f"{self._url} closed the connection in the middle of an answer; try again later"
             ) from None
         except httpx.ProxyError as error:
             raise ServerNotThere(f"the proxy refused: {error}; check network.proxy") from None
-        except httpx.TransportError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             raise ServerNotThere(self._why_not_there(error)) from None
 
-    def _why_not_there(self, error: httpx.TransportError) -> str:
+    async def _stream(
+        self, method: str, path: str, content: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes, httpx.Headers]:
+        async with self._client.stream(
+            method, self._url + path, content=content or None, headers=headers
+        ) as response:
+            answer = await read_body(response)
+            self.traffic.received_bytes += response.num_bytes_downloaded
+            return response.status_code, answer, response.headers
+
+    def _why_not_there(self, error: Exception) -> str:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -183,7 +208,7 @@ class Api:
             return f"{self._url} did not answer in time; check the address and the network"
         return f"nothing answers at {self._url}; check the address, or try again later"
 
-    def _stranger(self) -> NotAnAxiomServer:
+    def _not_axiom(self) -> NotAnAxiomServer:
         return NotAnAxiomServer(
             f"what answers at {self._url} is not an Axiom server; check the project's address"
         )
@@ -193,20 +218,18 @@ class Api:
             problem: Any = msgspec.json.decode(answer, type=Problem)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             problem = None
-        said = _in_sentences(problem.title, problem.detail) if problem else ""
-        said = said or f"status {status}"
+        text = _in_sentences(problem.title, problem.detail) if problem else ""
+        text = text or f"status {status}"
         if status in (429, 502, 503, 504):
-            seconds = headers.get("retry-after", "")
-            return Overloaded(
-                f"{self._url} is busy ({said})", float(seconds) if seconds.isdigit() else 0.0
-            )
+            seconds = retry_after_seconds(headers.get("retry-after", ""))
+            return Overloaded(f"{self._url} is busy ({text})", seconds)
         if problem is None and status < 500:
-            return self._stranger()
+            return self._not_axiom()
         if status in (401, 403):
-            return HostRefused(f"{self._url} does not accept this host: {said}")
+            return HostRefused(f"{self._url} does not accept this host: {text}")
         if status >= 500:
-            return ServerNotThere(f"{self._url} has a fault ({said}); try again later")
-        return RequestRefused(f"{self._url} refused: {said}")
+            return ServerNotThere(f"{self._url} has an internal error ({text}); try again later")
+        return RequestRefused(f"{self._url} refused: {text}")
 
 
 def _in_sentences(title: str, detail: str) -> str:

@@ -1,7 +1,7 @@
-"""The bundles of one project: fetched, verified against the pinned root, kept by content.
+"""The bundles of one project: downloaded, verified against the pinned root, stored by their hash.
 
-Everything that decides whether a script may run is signed metadata; a server that is taken over can
-withhold, and nothing else. A file is hashed again each time it is handed out.
+Only signed metadata decides whether a script may run: a compromised server can withhold bundles,
+but not change them. A file's hash is checked again each time it is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tuf.api.metadata import TargetFile
 
 from axiom_client.project.fetching import HttpFetcher, refusal
 from axiom_client.project.refusal import Attack, BundleRefused
-from axiom_client.project.roots import find_root, fingerprint, plain
+from axiom_client.project.roots import find_root, fingerprint, normalize
 from axiom_client.project.signed import REFRESH_SECONDS, SignedTargets
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 
@@ -33,9 +33,9 @@ _log = logging.getLogger(__name__)
 
 
 class BundleStore:
-    """Verified bundles in ``folder``. The methods block on disk and network: call them in a thread.
+    """Verified bundles in ``folder``. The methods block on disk and network.
 
-    One store has one folder, and at most one process uses it at a time.
+    At most one process may use a folder at a time.
     """
 
     def __init__(
@@ -57,14 +57,15 @@ class BundleStore:
         self._manifests: dict[str, Manifest] = {}
 
     def pin_root(self, expected_fingerprint: str | None) -> str:
-        """Fetch the project's root, pin it, and return its fingerprint (SHA-256, hex).
+        """Download the project's root metadata, pin it, return its fingerprint (SHA-256, hex).
 
-        expected_fingerprint  what the project publishes elsewhere; any root of the project's
-            history may be meant, and that one is pinned. None trusts what the server sends now.
+        expected_fingerprint  the fingerprint that the project publishes elsewhere. It may be of
+            any root in the project's history, which is then pinned. None: trust the root that the
+            server sends now.
 
-        Pinning again checks and changes nothing. Raises BundleRefused: wrong root, or a fault.
+        If a root is pinned already, it is only compared. Raises BundleRefused.
         """
-        expected = plain(expected_fingerprint) if expected_fingerprint else None
+        expected = normalize(expected_fingerprint) if expected_fingerprint else None
         with self._lock:
             if not self._pin.exists():
                 root = find_root(self._fetcher, f"{self._url}/metadata/", expected)
@@ -74,15 +75,16 @@ class BundleStore:
             raise BundleRefused(
                 "wrong root",
                 f"this host has pinned the root {pinned}, not {expected}; "
-                "detach from the project first if it was pinned by mistake",
+                "if it was pinned by mistake, detach from the project and attach again",
             )
         return pinned
 
     def fetch(self, experiment: str, version: str, sha256: str, *, accepted: bool = False) -> Path:
         """The verified file of a bundle. Raises BundleRefused with the attack's name, or OSError.
 
-        accepted  this grant passed here before and is in the journal: a host that is offline past
-            the metadata's expiry may still run it, from the cache, unless it is known as withdrawn.
+        accepted  the grant was verified before and is in the journal: if the metadata has expired
+            while the host was offline, the stored bundle may still run unless it is known to be
+            withdrawn.
         """
         ref = f"{experiment}@{version}"
         with _refusals_logged():
@@ -94,7 +96,7 @@ class BundleStore:
     def manifest(
         self, experiment: str, version: str, sha256: str, *, accepted: bool = False
     ) -> Manifest:
-        """The signed metadata of a bundle, read from its verified bytes. Raises as ``fetch``."""
+        """A bundle's manifest, read from its verified bytes. Raises as ``fetch`` does."""
         data = self.fetch(experiment, version, sha256, accepted=accepted).read_bytes()
         with _refusals_logged():
             if hashlib.sha256(data).hexdigest() != sha256:
@@ -110,7 +112,7 @@ class BundleStore:
         path = self.folder / "sources" / f"{sha256}.py"
         if not _intact(path, sha256):
             _write(path, self._download(target, sha256))
-            self._forget_unlisted()
+            self._delete_unlisted()
         return path
 
     def _download(self, target: TargetFile, sha256: str) -> bytes:
@@ -124,8 +126,8 @@ class BundleStore:
             raise refusal(error, target.path) from None
         return data
 
-    def _forget_unlisted(self) -> None:
-        """Delete sources that may not run any more, so that the cache does not grow for ever."""
+    def _delete_unlisted(self) -> None:
+        """Delete sources that may not run any more, to bound the cache."""
         if listed := self._signed.hashes():
             for path in self.folder.glob("sources/*.py"):
                 if path.stem not in listed:
@@ -161,7 +163,9 @@ def _read_manifest(source: bytes, ref: str) -> Manifest:
         why: Attack = "extraneous dependencies" if extra else "wrong software"
         raise BundleRefused(why, f"{ref}: {error}") from None
     if manifest.ref != ref:
-        raise BundleRefused("wrong software", f"the bundle {ref} calls itself {manifest.ref}")
+        raise BundleRefused(
+            "wrong software", f"the bundle {ref} contains the manifest of {manifest.ref}"
+        )
     return manifest
 
 

@@ -1,8 +1,8 @@
-"""The short-lived process that fetches and verifies bundles, so that the agent itself stays small.
+"""The short-lived process that downloads and verifies bundles.
 
-python-tuf and its cryptography block, and would cost the agent some 15 MiB for good. Lines of
-JSON: on its standard input first the FetchSettings, then each BundleRequest; on its standard
-output a BundleReply for each. It ends when its input does.
+It is separate because python-tuf blocks, and because it would take 15 MiB of the agent's memory for
+good. It reads lines of JSON from standard input, first the FetchSettings and then BundleRequests,
+and writes a BundleReply for each to standard output. It ends when its input is closed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ from msgspec import Struct
 
 from axiom_protocol.manifest import Manifest
 
-if TYPE_CHECKING:  # the agent takes the messages below without python-tuf
-    import httpx
-
+if TYPE_CHECKING:  # the agent imports the messages below without python-tuf
     from axiom_client.project.bundles import BundleStore
 
-#: Refusals that time may cure: the server is away, or offers nothing valid for now.
-PASSING = frozenset(
+#: Refusals that may be temporary: the server is down, or has no valid metadata at the moment.
+TEMPORARY = frozenset(
     {"unreachable", "slow retrieval", "expired", "freeze", "mix-and-match", "malformed metadata"}
 )
 
 
 class FetchSettings(Struct, frozen=True, kw_only=True):
-    """Where bundles are kept and where they come from."""
+    """Where bundles are stored and where they are downloaded from."""
 
     folder: str
     url: str
@@ -37,7 +35,7 @@ class FetchSettings(Struct, frozen=True, kw_only=True):
 
 
 class BundleRequest(Struct, frozen=True, kw_only=True):
-    """One bundle wanted."""
+    """Asks for one bundle."""
 
     experiment: str
     version: str
@@ -46,31 +44,14 @@ class BundleRequest(Struct, frozen=True, kw_only=True):
 
 
 class BundleReply(Struct, frozen=True, kw_only=True):
-    """What became of it. ``path`` and ``manifest`` are set when it is fetched."""
+    """The reply to one request. ``path`` and ``manifest`` are set if the outcome is "fetched"."""
 
     sha256: str
     outcome: Literal["fetched", "refused", "failed"]
     path: str = ""
     manifest: Manifest | None = None
     problem: str = ""
-    received_bytes: int = 0  # since the last answer
-
-
-class Received:
-    """Counts what answers announce to hold."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-
-    def count(self, response: httpx.Response) -> None:
-        """One answer's head."""
-        length = response.headers.get("content-length", "")
-        self._bytes += int(length) if length.isdigit() else 0
-
-    def take(self) -> int:
-        """All since the last call."""
-        taken, self._bytes = self._bytes, 0
-        return taken
+    received_bytes: int = 0  # since the last reply
 
 
 def main() -> None:
@@ -78,20 +59,22 @@ def main() -> None:
     from axiom_client.child_lifetime import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
+    from axiom_client.project.fetching import HttpFetcher
     from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchSettings)
-    received = Received()
     with httpx.Client(
-        verify=trust(settings.url, settings.ca_bundle),
-        proxy=settings.proxy or None,
-        event_hooks={"response": [received.count]},
+        verify=trust(settings.url, settings.ca_bundle), proxy=settings.proxy or None
     ) as client:
-        store = BundleStore(Path(settings.folder), settings.url, client)
+        fetcher = HttpFetcher(client)
+        store = BundleStore(Path(settings.folder), settings.url, client, fetcher=fetcher)
+        before = 0
         for line in sys.stdin.buffer:
             reply = _answer(store, msgspec.json.decode(line, type=BundleRequest))
-            reply = msgspec.structs.replace(reply, received_bytes=received.take())
+            received = fetcher.received_bytes - before
+            before = fetcher.received_bytes
+            reply = msgspec.structs.replace(reply, received_bytes=received)
             sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
             sys.stdout.buffer.flush()
 
@@ -107,7 +90,9 @@ def _answer(store: BundleStore, request: BundleRequest) -> BundleReply:
             request.experiment, request.version, request.sha256, accepted=request.accepted
         )
     except BundleRefused as refused:
-        outcome: Literal["refused", "failed"] = "failed" if refused.attack in PASSING else "refused"
+        outcome: Literal["refused", "failed"] = (
+            "failed" if refused.attack in TEMPORARY else "refused"
+        )
         return BundleReply(sha256=request.sha256, outcome=outcome, problem=str(refused))
     except OSError as error:
         return BundleReply(sha256=request.sha256, outcome="failed", problem=str(error))

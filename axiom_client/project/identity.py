@@ -1,4 +1,4 @@
-"""Who this host is to its project. The file is its owner's alone; the token is never logged."""
+"""This host's identity in its project. Only its owner can read the file. Tokens are not logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from axiom_client.errors import JournalBroken
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """What enrolment gave. ``token`` is a secret."""
+    """The data that joining a project returned. ``token`` is a secret."""
 
     url: str
     project: str
@@ -21,15 +21,15 @@ class Identity(Struct, frozen=True, kw_only=True):
     user: str
     account_key: str = ""
     root_fingerprint: str = ""
-    host_name: str = ""  # as given when attaching; empty: the computer's own
+    host_name: str = ""  # as given when attaching; empty: the computer's name
 
     def __repr__(self) -> str:
-        """Without the secrets, so that no log or error message can hold them."""
+        """Without the secrets, so that no log or error message contains them."""
         return f"Identity(host {self.host_id} of {self.project} at {self.url})"
 
 
 def read_identity(path: Path) -> Identity | None:
-    """None when this host is not attached. Raises JournalBroken where the file is of no use."""
+    """The identity; None if this host is not attached. Raises JournalBroken if it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def read_identity(path: Path) -> Identity | None:
 
 
 def write_identity(path: Path, identity: Identity) -> None:
-    """Replace the file in one go, readable by its owner only from its first byte on."""
+    """Replace the file atomically; only its owner can ever read it."""
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,36 +1,36 @@
-"""Why a bundle or a grant is refused: the attack, or the fault, by its name.
+"""Why a bundle or a grant is refused: the name of the attack or fault.
 
-The names of attacks are those of The Update Framework's specification 1.0, section 1.5.2.
+The names of attacks are from The Update Framework's specification 1.0, section 1.5.2.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-#: name -> what it means for the host's owner
+#: Each name, with its meaning.
 Attack = Literal[
     "arbitrary software",  # not signed by the project's staff
     "rollback",  # older metadata than this host has already seen
-    "fast-forward",  # a version so far ahead that all honest ones would look old
-    "freeze",  # the server offers nothing but expired metadata
-    "endless data",  # more bytes than may be sent
-    "slow retrieval",  # bytes so slow that the download would never end
-    "mix-and-match",  # metadata that was never current at the same time
-    "extraneous dependencies",  # a bundle that wants more than numpy, torch, the standard library
-    "wrong software",  # other bytes than the ones that staff signed under this name
-    "withdrawn",  # signed once, and taken back since
-    "out of range",  # parameters, or a seed, that the signed metadata does not allow
-    "wrong root",  # another root than the one pinned, or than the fingerprint asked for
+    "fast-forward",  # a version so high that all honest ones would look older
+    "freeze",  # the server has only expired metadata
+    "endless data",  # more bytes than allowed
+    "slow retrieval",  # too slow a download
+    "mix-and-match",  # files that were never valid at the same time
+    "extraneous dependencies",  # packages besides numpy, torch and the standard library
+    "wrong software",  # not the bytes that staff signed under this name
+    "withdrawn",  # signed, and withdrawn later
+    "out of range",  # parameters or a seed outside the signed ranges
+    "wrong root",  # not the pinned root, or not the given fingerprint
     "malformed metadata",
-    # not attacks, as far as can be told
-    "expired",  # no new metadata could be had in time, and the old has run out
-    "unreachable",  # the server, or the file on it
-    "not attached",  # no root was pinned yet
+    # faults that are probably no attacks
+    "expired",  # the metadata has expired and could not be renewed in time
+    "unreachable",  # the server does not answer, or does not have the file
+    "not attached",  # no root is pinned yet
 ]
 
 
 class BundleRefused(Exception):
-    """A bundle must not run. ``attack`` names why; the message says what was seen."""
+    """A bundle must not run. ``attack`` is the reason, ``message`` the details."""
 
     def __init__(self, attack: Attack, message: str) -> None:
         super().__init__(f"{attack}: {message}")

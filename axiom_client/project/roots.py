@@ -1,4 +1,4 @@
-"""A project's root of trust: found at attach, known by its fingerprint, pinned from then on."""
+"""A project's root metadata, which is pinned when a host attaches, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from axiom_client.project.refusal import BundleRefused
 
 
 def find_root(fetcher: FetcherInterface, metadata_url: str, expected: str | None) -> bytes:
-    """The root to pin: the newest, or the one of the project's history with this fingerprint.
+    """The root to pin: the newest, or an older one with the expected fingerprint.
 
     expected  64 hexadecimal digits, or None to trust what the server sends now
 
@@ -36,12 +36,12 @@ def find_root(fetcher: FetcherInterface, metadata_url: str, expected: str | None
 
 
 def fingerprint(root: bytes) -> str:
-    """SHA-256, in hex, of the root's signed part: a further signature does not change it."""
+    """SHA-256 (hex) of the root's signed part, which additional signatures do not change."""
     return hashlib.sha256(Metadata[Root].from_bytes(root).signed_bytes).hexdigest()
 
 
-def plain(given: str) -> str:
-    """A fingerprint as a person writes it (spaces, colons, capitals) as 64 hexadecimal digits."""
+def normalize(given: str) -> str:
+    """A fingerprint written with spaces, colons or capitals as 64 hexadecimal digits."""
     digits = re.sub(r"[\s:-]", "", given.lower().removeprefix("sha256:"))
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
         raise BundleRefused("wrong root", "a root's fingerprint is 64 hexadecimal digits")

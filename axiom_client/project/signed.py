@@ -1,8 +1,8 @@
-"""What the project's staff have signed, as this host knows it: one verified set of metadata.
+"""The verified metadata of a project: what its staff have signed.
 
-python-tuf checks everything (signatures, thresholds, versions, hashes, expiry, root rotation), once
-over the network and, after a restart, once more over what is on disk. This adds when to ask again,
-and that a refresh which is refused leaves what is held in force until it expires.
+python-tuf checks signatures, thresholds, versions, hashes, expiry and root rotation, of downloaded
+metadata and, after a restart, of the metadata on disk. This module decides when to refresh, and
+keeps the old metadata until it expires if a refresh is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from tuf.ngclient import FetcherInterface, Updater
 from axiom_client.project.fetching import LIMITS, CachedMetadata, HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
 
-REFRESH_SECONDS = 3600.0  # how long a withdrawal may go unnoticed while the server is honest
-RETRY_SECONDS = 15.0  # after a refresh that failed: 2,000 grants must not ask a dead server each
-UNKNOWN_SECONDS = 5.0  # a version unknown to metadata younger than this was not signed
+REFRESH_SECONDS = 3600.0  # within which a withdrawal is noticed if the server is honest
+RETRY_SECONDS = 15.0  # after a failed refresh, so that 2,000 grants do not cause 2,000 requests
+MISSING_REFRESH_SECONDS = (
+    5.0  # if metadata is newer than this, a version missing in it was not signed
+)
 WITHDRAWN_FIELD = "x-axiom-withdrawn"  # in the signed targets: {"name@version": sha256}
 
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
@@ -42,7 +44,7 @@ class _Held:
 
 
 class SignedTargets:
-    """The signed targets of one project. Not for two threads at once."""
+    """The signed targets of one project. Not thread-safe."""
 
     def __init__(
         self, folder: Path, metadata_url: str, fetcher: HttpFetcher, refresh_seconds: float
@@ -56,7 +58,7 @@ class SignedTargets:
         self._retry_at = 0.0  # monotonic
 
     def find(self, root: bytes, ref: str, *, accepted: bool) -> TargetFile:
-        """What was signed as ``ref`` (name@version). Raises BundleRefused with the attack's name.
+        """The target signed as ``ref`` (name@version). Raises BundleRefused with the attack's name.
 
         root      the pinned root's bytes
         accepted  see BundleStore.fetch
@@ -76,24 +78,24 @@ class SignedTargets:
         return target
 
     def hashes(self) -> set[str]:
-        """The SHA-256 of everything that may run, as far as is known now."""
+        """The SHA-256 of everything that may run according to the current metadata."""
         files = self._held.targets.targets.values() if self._held else ()
         return {file.hashes["sha256"] for file in files if "sha256" in file.hashes}
 
     def _current(self, root: bytes, ref: str) -> _Held:
-        """Metadata that has not expired, refreshed when it is due or does not know ``ref``."""
+        """Metadata that has not expired, refreshed if it is old or does not contain ``ref``."""
         held, now = self._unexpired(root), time.monotonic()
         known = held is not None and held.knows(ref)
         fresh_seconds = self._refresh_seconds
         if not known:
-            fresh_seconds = min(fresh_seconds, UNKNOWN_SECONDS)
+            fresh_seconds = min(fresh_seconds, MISSING_REFRESH_SECONDS)
         if held is not None and now - held.refreshed_at < fresh_seconds:
             return held
         if self._refused is None or now >= self._retry_at:
             held = self._renew(root, now) or held
         if self._refused is not None and not known:
             raise BundleRefused(self._refused.attack, self._refused.message)
-        assert held is not None  # a refresh that was not refused left something to hold
+        assert held is not None  # a refresh either sets it or is refused
         return held
 
     def _renew(self, root: bytes, now: float) -> _Held | None:
@@ -112,7 +114,7 @@ class SignedTargets:
             try:
                 self._held = self._refresh(root, CachedMetadata(self._folder), float("-inf"))
             except BundleRefused as refused:
-                _log.debug("the metadata kept on disk is of no use: %s", refused)
+                _log.debug("the metadata on disk cannot be used: %s", refused)
         if self._held is not None and self._held.expires_at <= datetime.now(UTC):
             self._held = None
         return self._held
@@ -139,12 +141,12 @@ class SignedTargets:
         return _Held(targets=targets, expires_at=min(expiries), refreshed_at=now)
 
     def _last_known(self) -> Targets | None:
-        """The targets verified last, expired or not; their signatures are checked again."""
+        """The last verified targets, even if expired; their signatures are checked again."""
         try:
             root, targets = self._read(Root), self._read(Targets)
             root.signed.verify_delegate("targets", targets.signed_bytes, targets.signatures)
         except (OSError, RepositoryError) as error:
-            _log.warning("the metadata kept on disk is of no use: %s", error)
+            _log.warning("the metadata on disk cannot be used: %s", error)
             return None
         return targets.signed
 
@@ -153,6 +155,6 @@ class SignedTargets:
 
 
 def withdrawn_in(targets: Targets) -> Mapping[str, str]:
-    """What staff withdrew: ``name@version`` -> sha256."""
+    """The versions that staff withdrew: ``name@version`` -> sha256."""
     field = targets.unrecognized_fields.get(WITHDRAWN_FIELD)
     return field if isinstance(field, dict) else {}

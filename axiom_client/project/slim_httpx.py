@@ -1,8 +1,8 @@
 """httpx without its own command line.
 
-``import httpx`` also imports click, rich and pygments wherever they are installed, for a command
-that the agent never runs: 5 MiB of its memory and a good part of its start. httpx copes with an
-ImportError of ``httpx._main``, so that is what it gets.
+``import httpx`` also imports click, rich and pygments if they are installed, for a command line
+that the agent never uses. This takes 5 MiB of memory and a large part of the start time. httpx
+handles an ImportError of ``httpx._main``, so this module causes one.
 """
 
 from __future__ import annotations

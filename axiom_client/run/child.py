@@ -1,7 +1,7 @@
-"""Inside the sandbox: read the assignment, confine, run the experiment, send its result, leave.
+"""The task's process: read the assignment, enter the sandbox, run the experiment, send its result.
 
-The same for a child forked from a zygote and for a cold one; only when the libraries are imported
-differs, and never the numbers.
+Forked and cold children run the same code. They differ only in when the libraries are imported, and
+their results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -40,39 +40,41 @@ from axiom_client.sandbox.policy import Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 
 _ASSIGNMENTS = msgspec.json.Decoder(Assignment)  # built once, before any fork
-_REHEARSALS = 10  # CPython specializes code by its eighth run, by writing to it
-_RESERVE_BYTES = 1 << 20  # given back when memory runs out, so that the child can still say so
+_WARM_UP_RUNS = 10  # CPython specializes code until its eighth run, which writes to memory
+_RESERVE_BYTES = 1 << 20  # freed when memory runs out, so that the child can still report it
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 class _Stop:
-    """Set by the agent's polite signal; the task looks at it where it may checkpoint."""
+    """Set by SIGTERM from the agent; the task checks it where it can checkpoint."""
 
     requested = False
 
 
-def run_assigned(program: seccomp.Template | None, *, cold: bool, trouble: str = "") -> NoReturn:
-    """Do everything that remains of this process. The channel is descriptor 3 already.
+def run_assigned(
+    program: seccomp.Template | None, *, cold: bool, setup_error: str = ""
+) -> NoReturn:
+    """Run the one task of this process and exit. The channel is descriptor 3.
 
-    ``program`` is the seccomp program of a task without a GPU, where one was built beforehand.
-    ``trouble`` is what went wrong before there was a channel to say it on; then nothing is run.
+    program      the seccomp program of a task without a GPU, if it was built in advance
+    setup_error  an error from before there was a channel to report it on; then nothing is run
     """
     signal.signal(signal.SIGTERM, lambda *_: setattr(_Stop, "requested", True))
     assignment, source = _receive()
     failure: tuple[FailureKind, str] | None
     try:
-        if trouble:
-            raise SandboxError(trouble)
+        if setup_error:
+            raise SandboxError(setup_error)
         _confine(assignment, program, cold=cold)
     except (SandboxError, OSError, ImportError) as error:
         _leave(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
-    # address space alone: untouched, it costs no memory
+    # only address space: as long as it is not written to, it takes no memory
     reserve = mmap.mmap(-1, _RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     encoded = b""
     try:
         encoded = _encode_result(_run(assignment, source), assignment.result_bytes)
         failure = None
-    except BaseException as error:  # noqa: BLE001  an experiment may raise anything at all
+    except BaseException as error:  # noqa: BLE001  an experiment may raise anything
         reserve.close()
         failure = _explain(error)
     if failure is None:
@@ -84,7 +86,7 @@ def _receive() -> tuple[Assignment, str]:
     with open(CHANNEL_DESCRIPTOR, "rb", closefd=False) as channel:
         line = channel.readline()
         if not line:
-            os._exit(0)  # the agent changed its mind, or is gone
+            os._exit(0)  # the agent cancelled the task, or has ended
         assignment = _ASSIGNMENTS.decode(line)
         return assignment, channel.read(assignment.source_bytes).decode()
 
@@ -95,16 +97,16 @@ def _confine(assignment: Assignment, program: seccomp.Template | None, *, cold: 
         os.environ.update(policy.driver.environment)
         program = None
     os.chdir(policy.folder)
-    for name in ("HOME", "TMPDIR", "SQLITE_TMPDIR"):  # update() would touch 160 pages on its way
+    for name in ("HOME", "TMPDIR", "SQLITE_TMPDIR"):  # update() would write to 160 pages
         os.environ[name] = policy.folder
     tempfile.tempdir = policy.folder
     gauge = MemoryGauge()
     if cold and policy.background:
-        process.step_back_session()
+        process.lower_session_priority()
     if assignment.landlock:
         linux.confine_paths(policy, gauge)
     else:
-        linux.step_aside(policy, gauge)
+        linux.lower_priority_and_close_files(policy, gauge)
     if cold:
         from axiom_client.run import libraries
 
@@ -117,13 +119,13 @@ def _confine(assignment: Assignment, program: seccomp.Template | None, *, cold: 
 
 
 def _text_output(descriptor: int) -> io.TextIOWrapper:
-    """Unbuffered below, so that a killed task's last line is kept."""
+    """Line-buffered, so that the last lines of a killed task are not lost."""
     return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _seed_libraries(seed: int) -> None:
-    """Experiments draw from task.rng; what they draw elsewhere by mistake still follows the seed,
-    instead of being the same in every child of one zygote."""
+    """Seed the global generators too. Experiments should use task.rng; if they use a global one by
+    mistake, it depends on the seed instead of being the same in all children of a zygote."""
     import random
 
     import numpy as np
@@ -197,22 +199,22 @@ def _explain(error: BaseException) -> tuple[FailureKind, str]:
 
 
 def _leave(line: bytes, *, status: int) -> NoReturn:
-    """Say the last word and end at once: nothing of the experiment's runs at exit."""
+    """Send the last line and exit at once, without running exit handlers of the experiment."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
-            continue  # the experiment closed or replaced it; only its own output is lost
+            continue  # the experiment closed or replaced it, and loses only its own output
     rest = memoryview(line)
     while rest:
         rest = rest[os.write(CHANNEL_DESCRIPTOR, rest) :]
     os._exit(status)
 
 
-def rehearse() -> seccomp.Template:
-    """What a child does before and after its experiment, done in the zygote as far as it binds
-    nothing, so that its pages are shared; returns the seccomp program of a task without a GPU."""
+def warm_up() -> seccomp.Template:
+    """Run a child's steps in the zygote, except those that confine it, so that children share the
+    memory pages that these write to. Returns the seccomp program of a task without a GPU."""
     limits = Limits(memory_bytes=0, file_bytes=0, cpu_seconds=0)
     policy = Policy(folder="", read_only=read_only_roots(), limits=limits)
     source = "def run(task):\n    return {'valid': 1}\n"
@@ -223,10 +225,12 @@ def rehearse() -> seccomp.Template:
         ),
         b"",
     )  # fmt: skip
-    for _ in range(_REHEARSALS):
+    for _ in range(_WARM_UP_RUNS):
         assignment = _ASSIGNMENTS.decode(written)
         _seed_libraries(assignment.seed)
         _encode_result(_run(assignment, source), assignment.result_bytes)
     if (abi := landlock.abi_version()) >= 1:
-        os.close(landlock.prepare(abi, policy))  # the libraries' folders stay open for the children
+        os.close(
+            landlock.prepare(abi, policy)
+        )  # children reuse the descriptors of the libraries' folders
     return seccomp.template(seccomp.build(policy))

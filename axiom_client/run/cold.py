@@ -1,5 +1,5 @@
-"""The cold path: exec'd for one task, confined before it imports any library. For GPUs, and
-where the kernel's own help is not to be had."""
+"""The entry point of a cold child: a new interpreter for one task, confined before it imports any
+library. Used where no zygote can be: inside bubblewrap, and by ``axiom-client try``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from axiom_client.sandbox.libc import SandboxError
 
 
 def main(parent: int, channel: int) -> None:
-    """Run the one task whose channel this is. ``parent`` is 0 in a process namespace of its own."""
+    """Run the task of this channel. ``parent`` is 0 inside a process namespace."""
     process.reset_signals()
     os.setsid()
-    trouble = ""
+    setup_error = ""
     try:
         linux.detach(parent)
     except (SandboxError, OSError) as error:
-        trouble = str(error)
+        setup_error = str(error)
     if channel != CHANNEL_DESCRIPTOR:
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-    child.run_assigned(None, cold=True, trouble=trouble)
+    child.run_assigned(None, cold=True, setup_error=setup_error)

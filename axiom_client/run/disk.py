@@ -1,46 +1,97 @@
-"""How much disk a task takes: what lies in its folder, and what it holds open but deleted."""
+"""Disk space of a task's deleted files, and how much its process has written.
+
+A deleted file keeps its blocks while it is open or mapped. Source: proc(5),
+Documentation/filesystems/proc.rst (``/proc/PID/io``: write_bytes are bytes sent to storage).
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 
-FILES_MAX = 10_000  # more files than this is over the limit whatever their size
-SLACK_BYTES = 128 * 1024  # folders and half-filled blocks are not the task's data
+from msgspec import Struct
+
+from axiom_client.decide.task_run import TaskLimits
+
+#: What a task may write to storage in all: a fixed part, its disk limit this many times over, and a
+#: part that grows with time, enough for a 5 MB checkpoint every ten seconds.
+WRITTEN_BYTES_FREE = 1_000_000
+WRITTEN_PER_DISK_BYTE = 4
+WRITTEN_BYTES_PER_SECOND = 500_000
 _BLOCK_BYTES = 512  # st_blocks counts in these on every file system
+_MAPPED = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+) (\d+) +(.*) \(deleted\)$", re.MULTILINE
+)
 
 
-def used(folder: str, pid: int | None = None) -> tuple[int, int]:
-    """(bytes on disk, files). Counting ends at FILES_MAX files. Never follows a link."""
-    total = files = 0
-    pending = [folder]
-    while pending:
-        try:
-            entries = os.scandir(pending.pop())
-        except FileNotFoundError:
-            continue  # removed while we look
-        with entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                files += 1
-                total += status.st_blocks * _BLOCK_BYTES
-                if files > FILES_MAX:
-                    return total, files
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(entry.path)
-    return total + (_deleted_but_open(pid) if pid else 0), files
+class Writes(Struct, frozen=True, kw_only=True):
+    """What a process has written: to storage, and to files, pipes and sockets of any kind."""
+
+    storage_bytes: int = 0
+    call_bytes: int = 0
 
 
-def _deleted_but_open(pid: int) -> int:
+def writes(pid: int) -> Writes:
+    """What ``pid`` has written; zeros if the kernel does not count it or the process has ended."""
+    try:
+        with open(f"/proc/{pid}/io") as file:
+            fields = dict(line.split(": ", 1) for line in file)
+    except OSError:
+        return Writes()
+    return Writes(
+        storage_bytes=int(fields.get("write_bytes", 0)), call_bytes=int(fields.get("wchar", 0))
+    )
+
+
+def written_bytes_allowed(limits: TaskLimits, elapsed_seconds: float) -> int:
+    """How much a task may have written to storage by now: more would wear out a disk."""
+    steady = WRITTEN_BYTES_PER_SECOND * elapsed_seconds
+    return WRITTEN_BYTES_FREE + WRITTEN_PER_DISK_BYTE * limits.disk_bytes + int(steady)
+
+
+def deleted_bytes(pid: int, folder: str, file_bytes_max: int, *, read_maps: bool) -> int:
+    """Bytes on disk of files of ``folder`` that are deleted but still open or mapped by ``pid``.
+
+    The size of a file that is only mapped is not known. Such files count as the mapped part or, if
+    more, as all that the process has written, up to ``file_bytes_max`` each.
+    """
+    opened = _deleted_but_open(pid)
+    mapped = _deleted_but_mapped(pid, folder) if read_maps else {}
+    extents = [size for inode, size in mapped.items() if inode not in opened]
+    done = writes(pid)
+    written = max(done.storage_bytes, done.call_bytes)
+    most = min(len(extents) * file_bytes_max, written)
+    return sum(opened.values()) + max(sum(extents), most)
+
+
+def _deleted_but_open(pid: int) -> dict[int, int]:
+    """Bytes on disk by inode."""
     observed: dict[int, int] = {}
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
             status = os.stat(f"/proc/{pid}/fd/{name}")
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
                 observed[status.st_ino] = status.st_blocks * _BLOCK_BYTES
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return sum(observed.values())  # it ended or closed the file meanwhile
-    return sum(observed.values())
+    except OSError:
+        return observed  # it ended or closed the file meanwhile
+    return observed
+
+
+def _deleted_but_mapped(pid: int, folder: str) -> dict[int, int]:
+    """Bytes of address space by inode, for deleted files of the task's folder only.
+
+    A library that was replaced while the task runs is deleted too, and no task's doing.
+    """
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            text = file.read()
+    except OSError:
+        return {}
+    within = os.fsencode(folder).replace(b"\n", b"\\012") + b"/"
+    mapped: dict[int, int] = {}
+    for start, end, _device, inode, path in _MAPPED.findall(text):
+        if path.startswith(within):
+            size = int(end, 16) - int(start, 16)
+            mapped[int(inode)] = mapped.get(int(inode), 0) + size
+    return mapped

@@ -1,4 +1,4 @@
-"""Learn from the kernel, in the event loop, that a process has ended. No polling, no thread."""
+"""Notice in the event loop that a process has ended, by pidfd: no polling, no thread."""
 
 from __future__ import annotations
 

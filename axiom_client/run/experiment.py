@@ -1,4 +1,4 @@
-"""Run one experiment in this process: compile its script, take its run(task)."""
+"""Load an experiment's script in this process and return its ``run`` function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ExperimentBroken(Exception):
 
 
 def load_run(source: str, name: str) -> Run:
-    """The script's ``run`` function. Its top level is executed here: confine first."""
+    """The script's ``run`` function. This executes the script's top level: confine first."""
     module = types.ModuleType(name)
     module.__file__ = f"{name}.py"
     exec(compile(source, module.__file__, "exec"), module.__dict__)

@@ -1,9 +1,9 @@
-"""Put a zygote's own memory into huge pages, so that a fork copies 512 times fewer entries.
+"""Move a zygote's memory into huge pages, so that a fork copies 512 times fewer page table entries.
 
-Forking a warm torch zygote (220 MiB of its own) and reaping the child took 10 + 12 ms of CPU time
-before and 3 + 5 ms after, on the same core. Only where the kernel can (Linux 6.1, madvise(2)
-MADV_COLLAPSE, whatever the host's setting for transparent huge pages); elsewhere nothing changes.
-A child that writes gets its own small page, as before.
+Forking a warm torch zygote (220 MiB) and reaping the child took 10 + 12 ms of CPU time before and
+3 + 5 ms after, on the same core. It needs Linux 6.1 (madvise(2), MADV_COLLAPSE) and works with any
+setting for transparent huge pages; on older kernels nothing changes. A child that writes to a page
+still gets a small page of its own.
 """
 
 from __future__ import annotations

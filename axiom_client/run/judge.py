@@ -1,6 +1,6 @@
-"""How a task ended, from what was seen of it. Pure.
+"""Determine a task's outcome from what was observed of it. Pure.
 
-What the agent itself did to the task comes first, then how its process ended, then what it said.
+In order of precedence: why the agent ended it, how its process ended, what the child reported.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ MESSAGE_CHARACTERS_MAX = 8_000  # what a report may carry
 
 
 class Ending(Struct, frozen=True):
-    """Why the agent ended a task: the outcome it then has, and the words."""
+    """Why the agent ended a task: the outcome that follows, and the message."""
 
     outcome: Outcome
     message: str
-    polite: bool = False  # asked to end, rather than over a limit
+    polite: bool = False  # asked to stop, not over a limit
 
 
 class Observation(Struct, frozen=True, kw_only=True):
-    """All that is known of a task whose process is gone.
+    """All that is known of a task whose process has ended.
 
-    ending      what the agent ended it for, if it did
-    status      from wait4; None when the parent that would have waited is gone too
-    result      the line with its result; None when none came whole
-    failure     its own words on why there is no result
+    ending      why the agent ended it; None if it did not
+    status      from wait4; None when the parent that would have waited has ended too
+    result      the line with its result; None when no complete line arrived
+    failure     what the child reported instead of a result
     """
 
     limits: TaskLimits
@@ -46,7 +46,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     output_tail: str
 
 
-class Verdict(Struct, frozen=True):
+class TaskOutcome(Struct, frozen=True):
     """The outcome, the gated result on success, and a message otherwise."""
 
     outcome: Outcome
@@ -54,81 +54,95 @@ class Verdict(Struct, frozen=True):
     message: str = ""
 
 
-def judge(observed: Observation) -> Verdict:
-    """One verdict for whatever was observed."""
+def judge(observed: Observation) -> TaskOutcome:
+    """The outcome for any observation."""
     ending = observed.ending
     finished = observed.status == 0 and observed.result is not None
     if ending is not None and ending.polite:
         if observed.failure is not None and observed.failure.kind == "stopped":
-            return Verdict(ending.outcome, message=observed.failure.message)
+            return TaskOutcome(ending.outcome, message=observed.failure.message)
         ending = None if finished else ending
     if ending is not None:
-        return _with_tail(ending.outcome, ending.message, observed)
+        return _with_output(ending.outcome, ending.message, observed)
     if finished:
         return _gated(observed)
     if observed.status is None:
-        return Verdict("lost", message="the task's parent process was killed, and the task with it")
+        return TaskOutcome(
+            "lost", message="the task's parent process was killed, and the task with it"
+        )
     return _failed(observed)
 
 
-def _gated(observed: Observation) -> Verdict:
+def _gated(observed: Observation) -> TaskOutcome:
     assert observed.result is not None
     try:
-        return Verdict("success", gate(observed.manifest, decode_result(observed.result)))
-    except (ResultRefused, ArithmeticError, RecursionError) as error:  # never believed, never lost
-        return _with_tail("failed", f"the result was refused: {error}", observed)
+        return TaskOutcome("success", gate(observed.manifest, decode_result(observed.result)))
+    except (
+        ResultRefused,
+        ArithmeticError,
+        RecursionError,
+    ) as error:  # a refused result is a failure
+        return _with_output("failed", f"the result was refused: {error}", observed)
 
 
-def _failed(observed: Observation) -> Verdict:
+def _failed(observed: Observation) -> TaskOutcome:
     limits, status = observed.limits, observed.status
     assert status is not None
-    number = status & 0x7F  # of the signal that ended it, 0 when it left by itself
+    number = status & 0x7F  # of the signal that ended it, 0 when it exited
     if number == signal.SIGXCPU or (number == signal.SIGKILL and _cpu_spent(observed)):
         text = f"CPU time: {observed.cpu_seconds:.1f} s used, {limits.cpu_seconds:g} s allowed"
-        return _with_tail("timed_out", text, observed)
+        return _with_output("timed_out", text, observed)
     if observed.failure is not None and number == 0:
-        return _as_it_says(observed, observed.failure)
+        return _from_failure(observed, observed.failure)
     if number == signal.SIGKILL:
         text = "killed from outside, most likely by the kernel because the host's memory ran out"
-        return _with_tail("lost", text, observed)
+        return _with_output("lost", text, observed)
     if number and "bad_alloc" in observed.output_tail:
-        return _over_memory(observed, "the allocator gave up")
+        return _over_memory(observed, "an allocation failed")
     if number:
-        name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
-        return _with_tail("failed", f"the task's process ended by {name}", observed)
-    text = f"the task's process left with code {status >> 8} and no result"
-    return _with_tail("failed", text, observed)
+        text = f"the task's process ended by {_signal_name(number)}"
+        return _with_output("failed", text, observed)
+    text = f"the task's process exited with code {status >> 8} and no result"
+    return _with_output("failed", text, observed)
+
+
+def _signal_name(number: int) -> str:
+    """The signal's name; Python has none for most real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _cpu_spent(observed: Observation) -> bool:
     return observed.cpu_seconds >= max(1.0, observed.limits.cpu_seconds)
 
 
-def _as_it_says(observed: Observation, failure: Failure) -> Verdict:
+def _from_failure(observed: Observation, failure: Failure) -> TaskOutcome:
     if failure.kind == "memory":
         return _over_memory(observed, failure.message)
     if failure.kind == "gpu_memory":
-        return _with_tail("over_memory", f"GPU memory: {failure.message}", observed)
+        return _with_output("over_memory", f"GPU memory: {failure.message}", observed)
     if failure.kind == "disk":
         text = f"disk: {observed.limits.disk_bytes} bytes allowed; {failure.message}"
-        return _with_tail("over_disk", text, observed)
+        return _with_output("over_disk", text, observed)
     if failure.kind == "stopped":
-        return Verdict("cancelled", message=failure.message)
+        return TaskOutcome("cancelled", message=failure.message)
     if failure.kind == "error":  # the traceback is in the output too
-        return Verdict("failed", message=_tail(failure.message))
-    return _with_tail("failed", failure.message, observed)
+        return TaskOutcome("failed", message=_tail(failure.message))
+    return _with_output("failed", failure.message, observed)
 
 
-def _over_memory(observed: Observation, words: str) -> Verdict:
+def _over_memory(observed: Observation, words: str) -> TaskOutcome:
     text = f"memory: {observed.limits.memory_bytes} bytes allowed; {words}"
-    return _with_tail("over_memory", text, observed)
+    return _with_output("over_memory", text, observed)
 
 
-def _with_tail(outcome: Outcome, message: str, observed: Observation) -> Verdict:
+def _with_output(outcome: Outcome, message: str, observed: Observation) -> TaskOutcome:
     if observed.output_tail:
         room = MESSAGE_CHARACTERS_MAX - len(message) - 1
         message = f"{message}\n{_tail(observed.output_tail, room)}"
-    return Verdict(outcome, message=message[:MESSAGE_CHARACTERS_MAX])
+    return TaskOutcome(outcome, message=message[:MESSAGE_CHARACTERS_MAX])
 
 
 def _tail(text: str, most: int = MESSAGE_CHARACTERS_MAX) -> str:

@@ -1,4 +1,4 @@
-"""The two ways to give a task a process, behind one interface: a zygote's fork, or a cold exec."""
+"""The ways to start a task's process, behind one interface: fork from a zygote, or a cold exec."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ OnMessage = Callable[[ZygoteMessage], None]
 
 
 class Launcher(Protocol):
-    """Starts the processes of tasks and tells what becomes of them by ``Started`` and ``Ended``."""
+    """Starts processes of tasks and reports ``Started`` and ``Ended`` for each."""
 
     tasks: set[int]
 
     def start(self, task_id: int, channel: int, output: int) -> None:
-        """Give the task a process with these descriptors, which stay the caller's to close."""
+        """Start the task's process with these descriptors; the caller closes its own copies."""
 
     def signal(self, task_id: int, numbers: list[int]) -> None:
-        """Send signals, in order. Nothing where the task has ended."""
+        """Send signals in order; does nothing if the task has ended."""
 
 
 class Zygote:
-    """The agent's end of one zygote. ``on_gone`` is called once when it is dead and reaped."""
+    """The agent's side of one zygote. ``on_gone`` is called once, when it has ended."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Zygote:
         self._send(Signal(task_id, numbers), [])
 
     def close(self) -> None:
-        """Let it end: it has no more to do when its socket closes."""
+        """Close its socket, upon which it ends."""
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
@@ -110,7 +110,7 @@ class Zygote:
         self._outbox.clear()
 
     def kill(self) -> None:
-        """End it, and with it every child of its own."""
+        """Kill it; its children are killed with it."""
         if self._process.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
@@ -127,7 +127,7 @@ class Zygote:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
                 return
             except (BrokenPipeError, ConnectionResetError):
-                return  # it is dead; _reaped tells
+                return  # it has ended; _reaped reports that
             _close_all(descriptors)
             self._outbox.popleft()
         if self._socket.fileno() >= 0:
@@ -142,7 +142,7 @@ class Zygote:
             data = b""
         if not data:
             self._loop.remove_reader(self._socket.fileno())
-            self.kill()  # a closed socket with a living process is a zygote gone wrong
+            self.kill()  # a zygote that closes its socket and stays has failed
             return
         message = msgspec.json.decode(data, type=ZygoteMessage)
         if isinstance(message, Ready):
@@ -161,7 +161,7 @@ class Zygote:
         self._on_gone(self)
 
     def _drain(self) -> None:
-        """Hear what it said before it died."""
+        """Process the messages that it sent before it ended."""
         while self._socket.fileno() >= 0:
             try:
                 data = self._socket.recv(MESSAGE_BYTES_MAX)
@@ -178,7 +178,7 @@ class Zygote:
 
 
 class ColdProcess:
-    """One exec'd child for one task."""
+    """A new interpreter for one task."""
 
     def __init__(self, on_message: OnMessage, variables: Mapping[str, str]) -> None:
         self.tasks: set[int] = set()
@@ -232,7 +232,7 @@ class ColdProcess:
 
 
 class BubblewrappedProcess(ColdProcess):
-    """A cold child inside bubblewrap, which stands between it and the agent."""
+    """A cold child inside bubblewrap, which is its parent process."""
 
     def __init__(
         self, on_message: OnMessage, variables: Mapping[str, str], helper: str, policy: Policy
@@ -240,11 +240,13 @@ class BubblewrappedProcess(ColdProcess):
         super().__init__(on_message, variables)
         self._helper, self._policy = helper, policy
         self._info, self._info_inner = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._said = b""
+        self._info_text = b""
 
     def start(self, task_id: int, channel: int, output: int) -> None:
         """See Launcher."""
-        inner = launch.command("axiom_client.run.cold", 0, channel)  # it has no parent in there
+        inner = launch.command(
+            "axiom_client.run.cold", 0, channel
+        )  # no parent inside the namespace
         command = bubblewrap.wrap(self._helper, self._policy, inner, self._info_inner)
         try:
             self._exec(task_id, command, channel, output, self._info_inner)
@@ -252,21 +254,21 @@ class BubblewrappedProcess(ColdProcess):
             os.close(self._info_inner)
 
     def _send_signal(self, number: int) -> None:
-        """To the task itself; to bubblewrap while it has not started one yet."""
+        """Signal the task itself, or bubblewrap while it has not started the task yet."""
         assert self._process is not None
         with contextlib.suppress(BlockingIOError):
-            self._said += os.read(self._info, 4096)
+            self._info_text += os.read(self._info, 4096)
         try:
-            os.kill(bubblewrap.inner_pid(self._said) or self._process.pid, number)
+            os.kill(bubblewrap.inner_pid(self._info_text) or self._process.pid, number)
         except ProcessLookupError:
-            return  # the task has ended, and bubblewrap is about to
+            return  # the task has ended, and bubblewrap will end next
 
     def _ended(self, task_id: int, status: int, usage: resource.struct_rusage) -> None:
         os.close(self._info)
         super()._ended(task_id, status, usage)
 
     def _status(self, status: int) -> int:
-        """Bubblewrap leaves with 128 + the signal that ended the task, as shells do."""
+        """Bubblewrap exits with 128 + the signal that ended the task, as shells do."""
         code = status >> 8
         return code - 128 if status & 0x7F == 0 and code > 128 else status
 

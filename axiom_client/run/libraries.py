@@ -1,7 +1,7 @@
-"""Import an environment's libraries, and warm them as a zygote needs it.
+"""Import an environment's libraries, and use them once so that zygotes share what that allocates.
 
-What a child would import or build on first use, the zygote does once before any fork, so that its
-pages are shared: a trained child then has 10 to 16 MiB of its own, and would have 119 otherwise.
+What a child would import or build on first use, the zygote does once before any fork. After
+training a network a child then has 10 to 16 MiB of its own instead of 119.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NUMPY = ("numpy", "numpy.linalg", "numpy.fft", "numpy.random", "numpy.polynomia
 
 
 def load(environment: str) -> None:
-    """Import what experiments of this environment may use; one thread each."""
+    """Import what experiments of this environment may use, limited to one thread."""
     for name in _NUMPY:
         importlib.import_module(name)
     if environment == "torch":
@@ -26,10 +26,10 @@ def load(environment: str) -> None:
 
 
 def warm(environment: str, *, gpu: bool = False) -> None:
-    """Use everything once. Draws no random number that a task could see.
+    """Use everything once, without drawing from any generator that a task uses.
 
-    With ``gpu``, torch is imported and not used: its first backward pass starts a thread for each
-    GPU that is there, once in the life of a process, and a forked child would have none.
+    With ``gpu``, torch is imported but not used: its first backward pass starts a thread for each
+    GPU, once in the life of a process, and a forked child would not have these threads.
     """
     load(environment)
     _warm_numpy()

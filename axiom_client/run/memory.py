@@ -1,4 +1,4 @@
-"""How much memory a process holds that no file of the disk backs."""
+"""How much memory a process holds that is not backed by a file on disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ _KIB = 1024
 
 
 def resident_bytes(pid: int) -> int:
-    """Its resident pages, private and shared, without a file; 0 when it has ended.
+    """Resident anonymous and shared memory; 0 when the process has ended.
 
-    A process that drives a GPU has no limit on its address space, and the kernel's limit on data
-    leaves out memory that is shared. Source: proc_pid_status(5).
+    A GPU task has no limit on its address space, and RLIMIT_DATA does not include shared memory.
+    Source: proc_pid_status(5).
     """
     try:
         with open(f"/proc/{pid}/status") as status:

@@ -1,19 +1,21 @@
-"""Start tasks, watch them, stop them. One asyncio loop, no threads; events go to ``emit``.
+"""Starts, monitors and stops tasks in one asyncio loop, without threads; events go to ``emit``.
 
-Exactly one ``TaskFinished`` follows for every ``start``, whatever happens.
+Exactly one ``TaskFinished`` follows every ``start``, whatever happens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
 from axiom_client.decide.task_run import Environment, TaskFinished
-from axiom_client.run import disk, memory
+from axiom_client.run import disk, memory, task_folder
 from axiom_client.run.judge import Ending, Observation, judge
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, prepare
@@ -24,16 +26,19 @@ from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome
 
-DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; children lower it for themselves
-USAGE_CHECK_SECONDS = 1.0  # between looks at the folders of running tasks; only while some run
+DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; each child has a lower limit
+USAGE_CHECK_SECONDS = 1.0  # between checks of the running tasks' disk and memory use
+USAGE_CHECK_SHARE = 0.1  # of the agent's time at most; the remaining tasks are checked next
+USAGE_CHECK_STRETCH_SECONDS = 0.02  # at a time: meanwhile the event loop is blocked
+MAPS_EVERY_CHECKS = 10  # reading /proc/PID/maps takes half a millisecond and is rarely needed
 
 
 class Pool:
     """The tasks of this host that have a process.
 
-    prefer      warm: fork from a zygote where the task allows it; cold: exec each one
-    background  run them only when nothing else wants the core; off for tests on a busy machine
-    hide_gpus   environment variables that keep a process from every GPU
+    prefer      warm: fork from a zygote where the task allows it; cold: a new interpreter for each
+    background  run only when no other process wants the core; off for tests on a busy machine
+    hide_gpus   environment variables that hide every GPU from a process
     """
 
     def __init__(
@@ -52,14 +57,15 @@ class Pool:
         self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
         self._leaving: set[Zygote] = set()
         self._usage_timer: asyncio.TimerHandle | None = None
+        self._unchecked: list[int] = []  # tasks of this round that were not looked at yet
         self._changed = asyncio.Event()
         self._mode = mode.choose()
         _allow_descriptors()
 
-    # ---- what the agent asks
+    # ---- commands of the agent
 
     def start(self, spec: PlacedTask) -> None:
-        """Run a task. Returns at once."""
+        """Start a task; returns at once."""
         if spec.task_id in self._running:
             raise ValueError(f"task {spec.task_id} is running already")
         try:
@@ -69,23 +75,23 @@ class Pool:
             asyncio.get_running_loop().call_soon(self._emit, finished)
 
     def pause(self, task_id: int) -> None:
-        """Freeze a task; its clock stops."""
+        """Stop a task's process by SIGSTOP; its elapsed time stops too."""
         if (running := self._running.get(task_id)) is not None and not running.paused:
             running.launcher.signal(task_id, [signal.SIGSTOP])
             running.pause()
             self._set_timer(running)
 
     def resume(self, task_id: int) -> None:
-        """Let a frozen task go on."""
+        """Continue a paused task."""
         if (running := self._running.get(task_id)) is not None and running.paused:
             running.resume()
             running.launcher.signal(task_id, [signal.SIGCONT])
             self._set_timer(running)
 
     def stop(self, task_id: int, grace_seconds: float, outcome: Outcome = "cancelled") -> None:
-        """Ask a task to end, so that it may checkpoint, and kill it after ``grace_seconds``.
+        """Ask a task to end, so that it can checkpoint, and kill it after ``grace_seconds``.
 
-        A task that finishes meanwhile is a success all the same.
+        A task that finishes in the meantime is still a success.
         """
         if (running := self._running.get(task_id)) is None:
             return
@@ -99,23 +105,23 @@ class Pool:
         self._set_timer(running, grace_seconds)
 
     def prewarm(self, environment: Environment) -> None:
-        """Start the zygote of an environment ahead of its first task."""
+        """Start the zygote of an environment before its first task."""
         if self._warm and self._mode.mode == "kernel":
             self._zygote(environment, gpu=False)
 
     def release_idle(self) -> None:
-        """Let go of every zygote that has no task; its memory is the volunteer's again."""
+        """End every zygote that has no task, to free its memory."""
         for zygote in list(self._zygotes.values()):
             if not zygote.tasks:
                 self._release(zygote)
 
     def zygote_pids(self) -> dict[str, int]:
-        """The process id of each living zygote, by environment; those for GPUs end in "+gpu"."""
+        """Process ids of zygotes by environment; names of those for GPUs end in "+gpu"."""
         names = {key: f"{key[0]}+gpu" if key[1] else key[0] for key in sorted(self._zygotes)}
         return {name: self._zygotes[key].pid for key, name in names.items()}
 
     async def close(self, grace_seconds: float) -> None:
-        """Stop every task and zygote. Nothing of the pool's lives when this returns."""
+        """Stop every task and zygote; no process of the pool is left when this returns."""
         for task_id in list(self._running):
             self.stop(task_id, grace_seconds)
         while self._running:
@@ -130,7 +136,7 @@ class Pool:
 
     def _start(self, spec: PlacedTask) -> None:
         if self._mode.mode == "none":
-            raise CannotStart(f"no work is run unconfined: {self._mode.reason}")
+            raise CannotStart(f"no task is run without a sandbox: {self._mode.reason}")
         task_id = spec.task_id
         prepared = prepare(spec, background=self._background, landlock=self._mode.mode == "kernel")
         self._running[task_id] = RunningTask(
@@ -146,7 +152,7 @@ class Pool:
 
     def _launcher(self, spec: PlacedTask, policy: Policy) -> Launcher:
         gpu = policy.driver is not None
-        variables = {} if gpu else self._hide_gpus  # a GPU task's own come with its policy
+        variables = {} if gpu else self._hide_gpus  # a GPU task's variables come with its policy
         if self._mode.mode == "bubblewrap":
             return BubblewrappedProcess(self._handle_message, variables, self._mode.helper, policy)
         if self._warm and (spec.environment == "torch" or not gpu):
@@ -190,7 +196,7 @@ class Pool:
         for task_id in sorted(zygote.tasks):
             if (running := self._running.get(task_id)) is None:
                 continue  # it could not even be started
-            running.orphaned = True
+            running.parent_gone = True
             if zygote.broken and running.ending is None:
                 text = f"the environment {zygote.environment} cannot be loaded:\n{zygote.broken}"
                 running.ending = Ending("failed", text)
@@ -198,12 +204,12 @@ class Pool:
         self._changed.set()
 
     def _finish_if_complete(self, task_id: int) -> None:
-        """Finish the task when nothing more can come of it."""
+        """Emit the task's end if its process has ended and everything it sent was read."""
         running = self._running.get(task_id)
         if running is None or not running.complete():
             return
         del self._running[task_id]
-        self._check_disk(running)
+        _over_disk(running)
         running.close()
         self._emit(_finished(running))
         self._changed.set()
@@ -212,7 +218,7 @@ class Pool:
 
     def _end(self, task_id: int, ending: Ending) -> None:
         running = self._running.get(task_id)
-        if running is not None and _may_end(running):
+        if running is not None and _may_set_ending(running):
             running.ending = ending
             self._kill(running)
 
@@ -220,9 +226,9 @@ class Pool:
         running.launcher.signal(running.spec.task_id, [signal.SIGKILL])
 
     def _set_timer(self, running: RunningTask, grace_seconds: float | None = None) -> None:
-        """Wake when the wall time, or the grace of a stop, is over."""
+        """Set the timer for the end of the wall time, or of the grace period of a stop."""
         if grace_seconds is None and running.ending is not None:
-            return  # it is being stopped; the grace stands
+            return  # it is being stopped; its grace period stays
         if running.timer is not None:
             running.timer.cancel()
             running.timer = None
@@ -231,9 +237,9 @@ class Pool:
             running.timer = loop.call_later(grace_seconds, self._kill, running)
         elif not running.paused and running.pid is not None:
             left = running.spec.limits.wall_seconds - running.elapsed_seconds()
-            running.timer = loop.call_later(max(0.0, left), self._overdue, running)
+            running.timer = loop.call_later(max(0.0, left), self._check_wall_time, running)
 
-    def _overdue(self, running: RunningTask) -> None:
+    def _check_wall_time(self, running: RunningTask) -> None:
         allowed = running.spec.limits.wall_seconds
         if running.elapsed_seconds() < allowed:
             self._set_timer(running)
@@ -241,26 +247,25 @@ class Pool:
         text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
 
-    def _schedule_usage_check(self) -> None:
+    def _schedule_usage_check(self, delay: float = USAGE_CHECK_SECONDS) -> None:
         if self._usage_timer is None and self._running:
             loop = asyncio.get_running_loop()
-            self._usage_timer = loop.call_later(USAGE_CHECK_SECONDS, self._check_usage)
+            self._usage_timer = loop.call_later(delay, self._check_usage)
 
     def _check_usage(self) -> None:
+        """Check some tasks now and the others next: folders with many files take long."""
         self._usage_timer = None
-        for running in list(self._running.values()):
-            if not running.paused and (self._check_disk(running) or _over_memory(running)):
+        self._unchecked = self._unchecked or sorted(self._running)
+        begun = time.monotonic()
+        while self._unchecked and time.monotonic() - begun < USAGE_CHECK_STRETCH_SECONDS:
+            running = self._running.get(self._unchecked.pop())
+            if running is not None and not running.paused and self._over_a_limit(running):
                 self._kill(running)
-        self._schedule_usage_check()
+        pause = (time.monotonic() - begun) / USAGE_CHECK_SHARE
+        self._schedule_usage_check(pause if self._unchecked else max(pause, USAGE_CHECK_SECONDS))
 
-    def _check_disk(self, running: RunningTask) -> bool:
-        allowed = running.spec.limits.disk_bytes
-        bytes_, files = disk.used(running.spec.folder, running.pid)
-        over = bytes_ > allowed + disk.SLACK_BYTES or files > disk.FILES_MAX
-        if over and _may_end(running):
-            text = f"disk: {bytes_} bytes in {files} files; {allowed} bytes are allowed"
-            running.ending = Ending("over_disk", f"{text}, and {disk.FILES_MAX} files")
-        return over
+    def _over_a_limit(self, running: RunningTask) -> bool:
+        return _over_disk(running) or _over_writes(running) or _over_memory(running)
 
     def _release(self, zygote: Zygote) -> None:
         self._forget(zygote)
@@ -277,30 +282,73 @@ class Pool:
         await self._changed.wait()
 
 
+def _over_disk(running: RunningTask) -> bool:
+    """Whether the task uses more disk than allowed, or made a folder that cannot be measured."""
+    allowed = running.spec.limits.disk_bytes
+    usage = task_folder.measure(running.spec.folder)
+    size = usage.size_bytes + _deleted_bytes(running)
+    many = usage.files > task_folder.FILES_MAX
+    over = size > allowed + task_folder.SLACK_BYTES or many or bool(usage.problem)
+    if over and _may_set_ending(running):
+        text = f"disk: {size} bytes in {usage.files} files; {allowed} bytes are allowed, and "
+        text += f"{task_folder.FILES_MAX} files"
+        problem = usage.problem and f"disk: {usage.problem}"
+        running.ending = Ending("over_disk", problem or text)
+    return over
+
+
+def _deleted_bytes(running: RunningTask) -> int:
+    if running.pid is None or running.ended is not None:
+        return 0
+    allowed = running.spec.limits.disk_bytes
+    done = disk.writes(running.pid)
+    suspicious = max(done.storage_bytes, done.call_bytes) > allowed
+    running.usage_checks += 1
+    return disk.deleted_bytes(
+        running.pid,
+        os.path.realpath(running.spec.folder),
+        allowed,
+        read_maps=suspicious or running.usage_checks % MAPS_EVERY_CHECKS == 0,
+    )
+
+
+def _over_writes(running: RunningTask) -> bool:
+    """Whether the task has written more than allowed by now."""
+    if running.pid is None:
+        return False
+    written = disk.writes(running.pid).storage_bytes
+    allowed = disk.written_bytes_allowed(running.spec.limits, running.elapsed_seconds())
+    over = written > allowed
+    if over and _may_set_ending(running):
+        text = f"disk: {written} bytes written in all, {allowed} allowed by now"
+        running.ending = Ending("over_disk", text)
+    return over
+
+
 def _over_memory(running: RunningTask) -> bool:
-    """Whether a task on a GPU holds more than it may; the kernel holds all others to it."""
+    """Whether a GPU task holds more memory than allowed; for others the kernel enforces it."""
     driver = running.spec.driver
     if driver is None or running.pid is None:
         return False
     held = memory.resident_bytes(running.pid) - running.memory_at_start
     allowed = running.spec.limits.memory_bytes
     over = held > allowed + driver.memory_bytes
-    if over and _may_end(running):
+    if over and _may_set_ending(running):
         text = f"memory: {allowed} bytes allowed; the task held {held - driver.memory_bytes}"
         running.ending = Ending("over_memory", text)
     return over
 
 
 def _allow_descriptors() -> None:
-    """A task takes up to four of ours; the usual soft limit of 1,024 is short for 240 cores."""
+    """Raise the limit on open files: a task takes up to four; 1,024 are few for 240 cores."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _may_end(running: RunningTask) -> bool:
-    """The first limit that is passed names the outcome; a stop by the agent gives way to it."""
+def _may_set_ending(running: RunningTask) -> bool:
+    """The first exceeded limit determines the outcome, also after a polite stop by the agent."""
     return running.ending is None or running.ending.polite
 
 

@@ -1,4 +1,4 @@
-"""From a task's spec to what its process is handed: verified script, manifest, policy."""
+"""Prepare what a task's process receives: the verified script, its manifest and the policy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, r
 
 
 class CannotStart(Exception):
-    """The task cannot be started here; the message says why."""
+    """The task cannot be started; the message says why."""
 
 
 class Prepared(Struct, frozen=True):
-    """All that a task's process needs, and what its result is gated with."""
+    """All that a task's process needs, and the manifest that its result is checked against."""
 
     manifest: Manifest
     policy: Policy
@@ -52,7 +52,7 @@ def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
 
 
 def task_policy(spec: PlacedTask, *, background: bool) -> Policy:
-    """What this task may do."""
+    """The sandbox policy of this task."""
     limits, gpu = spec.limits, spec.driver is not None
     return Policy(
         folder=os.path.realpath(spec.folder),
@@ -69,7 +69,7 @@ def task_policy(spec: PlacedTask, *, background: bool) -> Policy:
     )
 
 
-@lru_cache(maxsize=64)  # a host runs many tasks of few scripts; the digest makes it safe
+@lru_cache(maxsize=64)  # a host runs many tasks of few scripts; the digest identifies the source
 def _parse(sha256: str, source: bytes) -> Manifest:
     try:
         return read_manifest(source.decode())

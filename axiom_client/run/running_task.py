@@ -1,9 +1,8 @@
-"""The agent's side of one task in a process: what it says, what it prints, and its clock."""
+"""The agent's side of a running task: its messages, its output and its elapsed time."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -15,6 +14,9 @@ from axiom_client.run.channel import (
     ERROR_BYTES_MAX,
     PROGRESS_BYTES_FREE,
     PROGRESS_BYTES_PER_SECOND,
+    PROGRESS_INTERVAL_SECONDS,
+    READS_FREE,
+    READS_PER_SECOND,
     Failure,
 )
 from axiom_client.run.judge import Ending
@@ -23,15 +25,16 @@ from axiom_client.run.spec import PlacedTask
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
-_READ_BYTES = 256 * 1024
-_TAIL_BYTES = 16 * 1024  # of the output; the report takes half of it
+_READ_BYTES = 64 * 1024
+_TAIL_BYTES = 16 * 1024  # of the output; the report contains half of it
 
 
 class RunningTask:
     """One task between its start and its end.
 
-    ``end(ending)`` is called here when the task passes a limit; ``changed()`` after each thing
-    that may have been the last.
+    progressed  called with each reported fraction
+    end         called when the task exceeds a limit
+    changed     called after each event that may complete the task
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class RunningTask:
         self.pid: int | None = None
         self.ending: Ending | None = None
         self.ended: Ended | None = None
-        self.orphaned = False
-        self.memory_at_start = 0  # bytes that its process had before the task took any
+        self.parent_gone = False
+        self.memory_at_start = 0  # bytes that the process held before the task ran
+        self.usage_checks = 0
         self.result: bytes | None = None
         self.failure: Failure | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -58,6 +62,8 @@ class RunningTask:
         self._loop = asyncio.get_running_loop()
         self._unsent = memoryview(assignment)
         self._line = bytearray()
+        self._progress_at = float("-inf")
+        self._reads = {"channel": 0, "output": 0}
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
         self._started_at = self._paused_at = None  # type: float | None
@@ -82,21 +88,21 @@ class RunningTask:
                 os.close(output)
         self._send()
 
-    # ---- its clock
+    # ---- elapsed time
 
     def began(self, pid: int, at: float) -> None:
-        """The task has a process; its elapsed time starts."""
+        """The task has a process: start counting its elapsed time."""
         self.pid, self._started_at = pid, at
         if self._paused_at is not None:
             self._paused_at = at
 
     def pause(self) -> None:
-        """The clock stops."""
+        """Stop counting elapsed time."""
         if self._paused_at is None:
             self._paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """The clock goes on."""
+        """Go on counting elapsed time."""
         if self._paused_at is not None:
             if self._started_at is not None:
                 self._paused_seconds += time.monotonic() - self._paused_at
@@ -104,11 +110,11 @@ class RunningTask:
 
     @property
     def paused(self) -> bool:
-        """Whether the clock stands still."""
+        """Whether the task is paused."""
         return self._paused_at is not None
 
     def elapsed_seconds(self) -> float:
-        """Monotonic time with a process, less pauses."""
+        """Monotonic time since the process started, less pauses."""
         if self._started_at is None:
             return 0.0
         now = self.ended.at if self.ended is not None else time.monotonic()
@@ -116,18 +122,18 @@ class RunningTask:
             now = min(now, self._paused_at)
         return max(0.0, now - self._started_at - self._paused_seconds)
 
-    # ---- what it says
+    # ---- messages and output
 
     def complete(self) -> bool:
-        """Whether nothing more can come of this task."""
-        return (self.ended is not None or self.orphaned) and self._open_ends == 0
+        """Whether its process has ended and everything it sent was read."""
+        return (self.ended is not None or self.parent_gone) and self._open_ends == 0
 
     def output_tail(self) -> str:
-        """The last of what it printed."""
+        """The end of what it printed."""
         return self._tail.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Let go of every descriptor that is still open."""
+        """Close every descriptor that is still open."""
         if self.timer is not None:
             self.timer.cancel()
         self._close_channel()
@@ -141,7 +147,9 @@ class RunningTask:
             self._loop.add_writer(self._channel.fileno(), self._send)
             return
         except (BrokenPipeError, ConnectionResetError):
-            self._unsent = memoryview(b"")  # it ended before it had read all; the reader tells
+            self._unsent = memoryview(
+                b""
+            )  # it ended before reading everything; the reader notices that
         self._loop.remove_writer(self._channel.fileno())
 
     def _receive_message(self) -> None:
@@ -155,37 +163,63 @@ class RunningTask:
             self._close_channel()
             self._changed()
             return
-        *lines, rest = (self._line + data).split(b"\n") if b"\n" in data else (self._line + data,)
-        self._line = bytearray(rest)
-        for line in lines:
-            self._take(bytes(line))
+        self._line += data
+        if b"\n" in data:
+            *lines, rest = self._line.split(b"\n")
+            self._line = rest
+            for line in lines:
+                if self._channel.fileno() >= 0:
+                    self._handle_line(bytes(line))
         most = self.spec.limits.result_bytes + 2
         if len(self._line) > max(most, ERROR_BYTES_MAX):
-            self._line.clear()
-            self._end(Ending("failed", f"result: more than the {most - 2} bytes that are accepted"))
+            self._flooded(f"result: more than the {most - 2} bytes that are accepted")
+        self._throttle("channel", self._channel.fileno(), self._receive_message)
 
-    def _take(self, line: bytes) -> None:
-        kind = line[:1]
-        if kind == b"p":
-            self._take_progress(line)
-        elif kind == b"r" and self.result is None and self.failure is None:
+    def _throttle(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
+        """Stop reading for a moment from a descriptor that was ready too often."""
+        self._reads[name] += 1
+        allowed = READS_FREE + READS_PER_SECOND * self.elapsed_seconds()
+        if self._reads[name] > allowed and descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            self._loop.call_later(1 / READS_PER_SECOND, self._read_again, name, read)
+
+    def _read_again(self, name: str, read: Callable[[], None]) -> None:
+        descriptor = self._channel.fileno() if name == "channel" else self._output
+        if descriptor >= 0:
+            self._loop.add_reader(descriptor, read)
+
+    def _flooded(self, text: str) -> None:
+        """End the task and stop reading its channel."""
+        self._line.clear()
+        self._close_channel()
+        self._end(Ending("failed", text))
+        self._changed()
+
+    def _handle_line(self, line: bytes) -> None:
+        kind, still_open = line[:1], self.result is None and self.failure is None
+        if kind == b"r" and still_open:
             self.result = line[1:]
-        elif kind == b"e" and self.failure is None and len(line) <= ERROR_BYTES_MAX:
-            with contextlib.suppress(msgspec.MsgspecError):  # forged: the same as nothing said
-                self.failure = msgspec.json.decode(line[1:], type=Failure)
+        elif kind == b"e" and still_open and (failure := _failure(line)) is not None:
+            self.failure = failure
+        elif self._within_allowance(line) and kind == b"p":
+            self._handle_progress(line)
 
-    def _take_progress(self, line: bytes) -> None:
+    def _within_allowance(self, line: bytes) -> bool:
+        """Whether all lines but result and failure are still within the allowed bytes."""
         self._progress_bytes += len(line) + 1
         allowed = PROGRESS_BYTES_FREE + PROGRESS_BYTES_PER_SECOND * self.elapsed_seconds()
-        if self._progress_bytes > allowed:
-            text = f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed by now"
-            self._end(Ending("failed", text))
-            return
+        if self._progress_bytes > allowed and self._channel.fileno() >= 0:
+            self._flooded(f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed")
+        return self._progress_bytes <= allowed
+
+    def _handle_progress(self, line: bytes) -> None:
         try:
             fraction = float(line[1:])
         except ValueError:
             return
-        if 0.0 <= fraction <= 1.0:
+        now = time.monotonic()
+        if 0.0 <= fraction <= 1.0 and now - self._progress_at >= PROGRESS_INTERVAL_SECONDS / 2:
+            self._progress_at = now
             self._progressed(fraction)
 
     def _read_output(self) -> None:
@@ -203,7 +237,11 @@ class RunningTask:
         most = self.spec.limits.output_bytes
         if self._output_bytes > most:
             text = f"output: more than the {most} bytes that a task may print"
+            self._close_output()
             self._end(Ending("over_disk", text))
+            self._changed()
+            return
+        self._throttle("output", self._output, self._read_output)
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
@@ -218,3 +256,13 @@ class RunningTask:
             os.close(self._output)
             self._output = -1
             self._open_ends -= 1
+
+
+def _failure(line: bytes) -> Failure | None:
+    """The child's failure message; None when it is too long or malformed."""
+    if len(line) > ERROR_BYTES_MAX:
+        return None
+    try:
+        return msgspec.json.decode(line[1:], type=Failure)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

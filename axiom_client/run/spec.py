@@ -1,4 +1,4 @@
-"""What the pool is asked to run, and the events it answers with."""
+"""What the pool is asked to run, and the events that it emits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from axiom_client.sandbox.policy import DriverAccess
 
 
 class PlacedTask(TaskSpec, frozen=True, kw_only=True):
-    """A task and what this host gives it. ``folder`` is empty or holds the task's checkpoint.
+    """A task and what this host gives it. ``folder`` is empty or contains the task's checkpoint.
 
-    device   as torch names it
-    driver   what the driver of its GPUs needs; None on cores
+    device   a torch device such as "cpu" or "cuda:0"
+    driver   access that the driver of its GPUs needs; None on CPU cores
     """
 
     folder: str
@@ -21,14 +21,14 @@ class PlacedTask(TaskSpec, frozen=True, kw_only=True):
 
 
 class TaskStarted(Struct, frozen=True, kw_only=True):
-    """The task has a process of its own."""
+    """The task has a process."""
 
     task_id: int
     pid: int
 
 
 class TaskProgressed(Struct, frozen=True, kw_only=True):
-    """How much is done, 0 to 1, in the experiment's own words."""
+    """How much is done, 0 to 1, as the experiment reports it."""
 
     task_id: int
     fraction: float

@@ -1,4 +1,4 @@
-"""What an experiment is handed: its seed, parameters, device, budget, and where to keep state."""
+"""What an experiment receives: seed, parameters, device, budget, and a place for checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 CHECKPOINT_NAME = "checkpoint.npz"
 CHECKPOINT_BYTES_MAX = (
     256 * 1024 * 1024
-)  # unpacked; a state larger than this belongs in fewer numbers
+)  # unpacked; larger states do not belong in a small experiment
 
 
 class CheckpointError(ValueError):
@@ -25,7 +25,7 @@ class CheckpointError(ValueError):
 
 
 class TaskStopped(BaseException):
-    """The agent asked the task to stop and its state is saved. Experiments let it pass."""
+    """The agent asked the task to stop and its state is saved. Experiments must not catch it."""
 
 
 class Task:
@@ -34,8 +34,8 @@ class Task:
     seed             int >= 0, always explicit: the only source of randomness
     parameters       mapping of the declared parameters, each with a value inside its range
     device           "cpu" or a torch device such as "cuda:0"
-    budget_seconds   nominal seconds; it chooses how many whole configurations run and is the same
-                     for every host that runs this workunit (it is never compared with a clock)
+    budget_seconds   nominal seconds; it determines how many configurations are run. It is the same
+                     on every host that runs this workunit and is never compared with a clock
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Task:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, stream])))
 
     def progress(self, fraction: float) -> None:
-        """Tell the agent how much is done, 0 to 1."""
+        """Report how much is done, 0 to 1."""
         if self._on_progress is not None:
             self._on_progress(min(1.0, max(0.0, float(fraction))))
         if self._stop_requested() and not self._checkpoints:
@@ -75,7 +75,7 @@ class Task:
         """Save a state: numbers, texts, lists, tables, arrays and torch tensors. Never pickle.
 
         Atomic: a crash leaves the previous checkpoint. Raises CheckpointError on anything else.
-        When the agent has asked the task to stop, this is where it ends, its state saved.
+        If the agent has asked the task to stop, the task ends here, with its state saved.
         """
         self._checkpoints = True
         arrays: list[np.ndarray] = []
@@ -99,8 +99,8 @@ class Task:
     def restore(self) -> dict[str, Any] | None:
         """The last checkpoint of this task, or None on a first run. Tensors come back as arrays.
 
-        One that is damaged, or unpacks to more than CHECKPOINT_BYTES_MAX, is put aside with a line
-        on standard error, and the task starts afresh: a resumed run equals an uninterrupted one.
+        A checkpoint that is damaged or too large is deleted, with a line on standard error, and the
+        task starts from the beginning: the results are those of an uninterrupted run.
         """
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
@@ -115,7 +115,7 @@ class Task:
         return state
 
 
-#: What numpy, zipfile and json raise on a file that is not what checkpoint() wrote.
+#: What numpy, zipfile and json raise on a damaged checkpoint.
 _DAMAGE = (
     OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RecursionError, MemoryError,
     zipfile.BadZipFile, zlib.error, NotImplementedError,

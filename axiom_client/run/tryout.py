@@ -1,4 +1,4 @@
-"""The scientist's dry run: one experiment, once, in exactly the sandbox that volunteers have."""
+"""Run an experiment once, in the same sandbox as on volunteers' hosts (``axiom-client try``)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from axiom_client.decide.place import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
 from axiom_client.decide.task_run import TaskFinished, TaskLimits
+from axiom_client.run import task_folder
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
 from axiom_client.sandbox.policy import DriverAccess
@@ -20,11 +21,11 @@ from axiom_protocol.manifest import Manifest, ManifestError, read_manifest
 
 
 class TryProblem(Exception):
-    """The experiment cannot even be started; the message says what to change."""
+    """The experiment cannot be started; the message says what to change."""
 
 
 class TryResult(Struct, frozen=True, kw_only=True):
-    """How the run ended, and what it was run with. ``finished.result`` has passed the gate."""
+    """How the run ended and what it was run with. ``finished.result`` was checked."""
 
     manifest: Manifest
     sha256: str  # of the script
@@ -46,10 +47,10 @@ def try_experiment(
 ) -> TryResult:
     """Run the script at ``path`` once and return how it ended.
 
-    ``device`` is a torch device; every one but "cpu" comes with its ``driver``'s access.
+    ``device`` is a torch device; every device but "cpu" needs its ``driver``.
 
-    Its limits are those a volunteer's host would set. The process is exec'd for this run; its
-    numbers are those of a task forked from a zygote, bit for bit. Raises TryProblem.
+    The limits are those of a volunteer's host. The run has a new interpreter; its results are
+    equal, bit for bit, to those of a task forked from a zygote. Raises TryProblem.
     """
     try:
         source = path.read_bytes()
@@ -59,7 +60,8 @@ def try_experiment(
         raise TryProblem(f"{path}: {error}") from None
     budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
     sha256 = hashlib.sha256(source).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="axiom-try-") as folder:
+    folder = tempfile.mkdtemp(prefix="axiom-try-")
+    try:
         spec = PlacedTask(
             task_id=0,
             experiment=manifest.name,
@@ -75,6 +77,8 @@ def try_experiment(
             folder=folder,
         )
         finished = asyncio.run(_run_once(spec, on_progress))
+    finally:
+        task_folder.remove(Path(folder))
     return TryResult(
         manifest=manifest,
         sha256=sha256,
@@ -86,7 +90,7 @@ def try_experiment(
 
 
 def read_parameters(manifest: Manifest, given: list[str]) -> dict[str, Any]:
-    """``name=value`` texts as values of the declared kinds; a list is separated by commas.
+    """Parse ``name=value`` texts into values of the declared types; lists are comma-separated.
 
     Raises TryProblem.
     """
@@ -132,13 +136,13 @@ def _limits(manifest: Manifest, budget_seconds: float) -> TaskLimits:
 async def _run_once(spec: PlacedTask, on_progress: Callable[[float], None] | None) -> TaskFinished:
     finished: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
 
-    def hear(event: TaskEvent) -> None:
+    def handle(event: TaskEvent) -> None:
         if isinstance(event, TaskFinished):
             finished.set_result(event)
         elif isinstance(event, TaskProgressed) and on_progress is not None:
             on_progress(event.fraction)
 
-    pool = Pool(emit=hear, prefer="cold", background=False)
+    pool = Pool(emit=handle, prefer="cold", background=False)
     try:
         pool.start(spec)
         return await finished

@@ -1,10 +1,10 @@
-"""The warm parent: one process per environment that forks a child for each task.
+"""The zygote: one process per environment, with its libraries loaded, that forks a child per task.
 
-Separately exec'd with a clean environment; it holds no secret and no file of the agent but this
-socket. One message in, one out: ``start`` brings the two descriptors of a task (its channel and its
-output); ``signal`` names a task and a signal; ``ended`` carries what wait4 said. It never sees a
-task's script. It has one thread, asserted before every fork; a second would hang the child. It
-dies with the agent, and its children with it.
+It is started with a clean environment and holds no secret and no file of the agent but its socket.
+``start`` comes with the two descriptors of a task (its channel and its output), ``signal`` names a
+task and signals, ``ended`` returns what wait4 reported. It never reads a task's script. It has one
+thread, asserted before every fork: with a second one a child could hang. It ends with the agent,
+and its children end with it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from axiom_client.run.zygote_messages import (
 from axiom_client.sandbox import libc, linux, process, seccomp
 from axiom_client.sandbox.libc import SandboxError
 
-SPARES = 2  # children forked ahead: two slots may end at once; each takes 3 MiB of its own
+SPARES = 2  # children forked in advance: two tasks may end at once; each takes 3 MiB
 _DESCRIPTORS = 2  # a task's channel and its output
 _COMMANDS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Signal)
 
 
 class _Children:
-    """The forked children: a few spares without a task, and one for each task."""
+    """The forked children: one for each task, and a few spare ones."""
 
     def __init__(self, agent: socket.socket, program: seccomp.Template) -> None:
         self._agent = agent
@@ -52,7 +52,7 @@ class _Children:
         self._spares: list[tuple[int, socket.socket]] = []
 
     def serve(self) -> None:
-        """Until the agent is gone: commands and deaths as they come; a spare when there is time."""
+        """Handle commands and ended children until the agent ends; fork spares in between."""
         while True:
             ready = self._poller.poll(0)
             if not ready and len(self._spares) < SPARES:
@@ -82,7 +82,7 @@ class _Children:
         try:
             socket.send_fds(control, [b"!"], descriptors)
         except BrokenPipeError:
-            pass  # the spare has died; its end is reported like any other
+            pass  # the spare child has ended; that is reported as for any other
         finally:
             control.close()
             for descriptor in descriptors:
@@ -113,16 +113,16 @@ class _Children:
         try:
             self._be_child(ours, theirs)
         finally:
-            os._exit(3)  # whatever was raised, a child never goes on as a second zygote
+            os._exit(3)  # after any error: a child must never continue as a second zygote
 
     def _be_child(self, ours: socket.socket, theirs: socket.socket) -> None:
         ours.close()
         self._poller.close()
-        trouble = ""
+        setup_error = ""
         try:
             linux.detach(self._own_pid)
         except (SandboxError, OSError) as error:
-            trouble = str(error)  # said on the task's channel, once there is one
+            setup_error = str(error)  # reported on the task's channel, once there is one
         self._agent.close()
         data, descriptors, _, _ = socket.recv_fds(theirs, 1, _DESCRIPTORS)
         if not data or len(descriptors) != _DESCRIPTORS:
@@ -132,19 +132,19 @@ class _Children:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-        child.run_assigned(self._program, cold=False, trouble=trouble)
+        child.run_assigned(self._program, cold=False, setup_error=setup_error)
 
     def _send(self, message: ZygoteMessage) -> None:
         self._agent.send(msgspec.json.encode(message))
 
 
 def main(environment: str, gpu: bool, parent: int, descriptor: int, background: bool) -> None:
-    """Warm up, say so, and serve the agent at the other end of ``descriptor``.
+    """Load the libraries, report readiness, serve the agent at the other end of ``descriptor``.
 
-    ``gpu``: its children drive GPUs, so nothing here may ask torch for one.
-    ``background``: it and its children take what no other session wants.
+    gpu         its children use GPUs, so torch must not initialize CUDA here
+    background  run it and its children at the lowest priority
     """
-    process.die_with(parent)
+    process.die_with_parent(parent)
     os.setsid()
     process.adopt_orphans()
     process.reset_signals()  # its children inherit them
@@ -152,18 +152,18 @@ def main(environment: str, gpu: bool, parent: int, descriptor: int, background: 
     agent.set_inheritable(False)
     try:
         libraries.warm(environment, gpu=gpu)
-        program = child.rehearse()
+        program = child.warm_up()
     except Exception:
         agent.send(msgspec.json.encode(Broken(traceback.format_exc()[-MESSAGE_BYTES_MAX // 4 :])))
         raise
     gc.collect()
-    gc.disable()  # children enable it; what is frozen here is never walked, and so never copied
+    gc.disable()  # children enable it; frozen objects are never visited, so their pages stay shared
     gc.freeze()
     huge_pages.collapse()
     if background:
-        process.step_back_session()
+        process.lower_session_priority()
     agent.send(msgspec.json.encode(Ready()))
     try:
         _Children(agent, program).serve()
     except (BrokenPipeError, ConnectionResetError):
-        return  # the agent went away in mid-sentence
+        return  # the agent ended while a message was sent

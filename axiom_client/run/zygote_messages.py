@@ -1,5 +1,5 @@
-"""What the agent and a zygote say to each other, kept apart from both: the agent must not import
-what the zygote warms.
+"""The messages between the agent and a zygote. A module of its own, because the agent must not
+import the libraries that the zygote loads.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ MESSAGE_BYTES_MAX = 8192
 
 
 class ZygoteCommand(Struct, frozen=True, tag_field="kind"):
-    """What the agent tells a zygote."""
+    """A command of the agent to a zygote."""
 
     task_id: int
 
 
 class Start(ZygoteCommand, frozen=True, tag="start"):
-    """Run this task; its channel and output come along as descriptors."""
+    """Run this task; its channel and output are sent along as descriptors."""
 
 
 class Signal(ZygoteCommand, frozen=True, tag="signal"):
-    """Send these signals to this task, in this order; nothing where it has ended."""
+    """Send these signals to this task in this order; does nothing if it has ended."""
 
     numbers: list[int]
 
 
 class Ready(Struct, frozen=True, tag="ready", tag_field="kind"):
-    """Imported and warm."""
+    """The libraries are loaded; tasks can be started."""
 
 
 class Broken(Struct, frozen=True, tag="broken", tag_field="kind"):

@@ -1,6 +1,7 @@
 """The same policy through bubblewrap, for kernels without Landlock.
 
-Namespaces hold paths, network and other processes; the child itself adds limits and seccomp.
+Namespaces confine paths, network and access to other processes; the child itself adds resource
+limits and seccomp.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from axiom_client.sandbox.policy import DriverAccess, Policy
 def wrap(
     helper: str, policy: Policy, command: list[str], info_descriptor: int | None = None
 ) -> list[str]:
-    """``command`` with bubblewrap in front. Descriptors that the caller passes on stay open.
+    """The command line that runs ``command`` inside bubblewrap. Inherited descriptors stay open.
 
-    Bubblewrap writes what it started to ``info_descriptor``; ``inner_pid`` reads it.
+    Bubblewrap writes the process id of ``command`` to ``info_descriptor``; see ``inner_pid``.
     """
     binds: list[str] = []
     driver = policy.driver or DriverAccess()
@@ -38,8 +39,8 @@ def wrap(
         *sysfs,
         *binds,
         "--bind", policy.folder, policy.folder,
-        "--remount-ro", "/dev",  # its shm would be memory that no limit counts,
-        "--remount-ro", "/",  # and so would the root itself
+        "--remount-ro", "/dev",  # otherwise its shm would be memory that no limit counts,
+        "--remount-ro", "/",  # and so would the root file system
         "--chdir", policy.folder,
         *(() if info_descriptor is None else ("--info-fd", str(info_descriptor))),
         "--",
@@ -48,13 +49,13 @@ def wrap(
 
 
 def inner_pid(info: bytes) -> int | None:
-    """The confined process, as the host numbers it, once bubblewrap has said so."""
+    """The confined process's id on the host; None until bubblewrap has written it."""
     found = re.search(rb'"child-pid"\s*:\s*(\d+)', info)
     return int(found[1]) if found else None
 
 
 def _interpreter() -> list[str]:
-    """The program itself, through every link on the way to it, and what marks a venv."""
+    """The interpreter, every symbolic link that leads to it, and the file that marks a venv."""
     paths = [os.path.join(sys.prefix, "pyvenv.cfg")]
     path = sys.executable
     while path not in paths:

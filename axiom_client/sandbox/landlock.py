@@ -1,8 +1,8 @@
-"""Landlock: which paths the process may reach, and no TCP, abstract socket or signal outward.
+"""Landlock: limits the paths that a process may open; forbids TCP, abstract sockets and signals.
 
-``abi_version`` is the one place that asks whether the kernel has it. Source: linux/landlock.h and
+Only ``abi_version`` asks whether the kernel supports it. Source: linux/landlock.h and
 Documentation/userspace-api/landlock.rst; ABI 1 is Linux 5.13, 4 (TCP) 6.7, 6 (signals) 6.12.
-What an older ABI lacks is also refused by seccomp, so each ABI from 1 on is enough.
+seccomp also refuses what an older ABI does not cover, so any ABI from 1 on is enough.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEVICE
 
 
 def abi_version() -> int:
-    """The kernel's Landlock ABI, 0 when it has none or it is switched off."""
+    """The kernel's Landlock ABI version; 0 when Landlock is missing or disabled."""
     return max(0, raw("landlock_create_ruleset", None, 0, _CREATE_VERSION))
 
 
 def handled(abi: int) -> bytes:
-    """struct landlock_ruleset_attr: everything that this ABI can hold back."""
+    """struct landlock_ruleset_attr: every access right that this ABI can restrict."""
     filesystem = _HANDLED_BY_ABI[max(v for v in _HANDLED_BY_ABI if v <= abi)]
     net = _NET_TCP if abi >= 4 else 0
     scoped = _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if abi >= 6 else 0
@@ -59,19 +59,22 @@ def rules(policy: Policy) -> list[tuple[str, int]]:
 
 
 def own_rules(policy: Policy) -> list[tuple[str, int]]:
-    """As ``rules``, for what is another path in each process."""
+    """As ``rules``, for the paths that differ from process to process."""
     names_threads = policy.driver is not None and policy.driver.names_threads
     threads = [("/proc/self", _READ), ("/proc/self/task", _THREAD_NAMES)] if names_threads else []
     return [(policy.folder, _OWN), *threads]
 
 
 def prepare(abi: int, policy: Policy) -> int:
-    """A ruleset's descriptor with the policy's rules; paths that do not exist grant nothing."""
+    """The descriptor of a ruleset with the policy's rules; missing paths grant nothing."""
     attributes = handled(abi)
     ruleset = call(
         "landlock_create_ruleset", attributes, len(attributes), 0, doing="make a Landlock ruleset"
     )
-    for rule in (*opened_once(abi, tuple(rules(policy))), *_opened(abi, tuple(own_rules(policy)))):
+    for rule in (
+        *opened_shared_rules(abi, tuple(rules(policy))),
+        *_opened(abi, tuple(own_rules(policy))),
+    ):
         call(
             "landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0,
             doing="grant a path by Landlock",
@@ -80,8 +83,8 @@ def prepare(abi: int, policy: Policy) -> int:
 
 
 @lru_cache(maxsize=4)  # without and with a GPU
-def opened_once(abi: int, paths: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
-    """As ``_opened``; what a zygote has opened, its children need only name."""
+def opened_shared_rules(abi: int, paths: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
+    """As ``_opened``, cached: forked children reuse the descriptors that the zygote opened."""
     return _opened(abi, paths)
 
 
@@ -92,14 +95,14 @@ def _opened(abi: int, paths: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
     """
     possible = struct.unpack_from("=Q", handled(abi))[0]
     return tuple(
-        struct.pack("=Qi", _possible_for(descriptor, rights & possible), descriptor)
+        struct.pack("=Qi", _rights_for(descriptor, rights & possible), descriptor)
         for path, rights in _outermost(paths)
         if (descriptor := _open(path)) is not None
     )
 
 
 def _outermost(paths: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
-    """Without those that an outer one grants the same already: each rule costs every task time."""
+    """Without paths below one that grants the same rights: each rule slows a task's start."""
     real = sorted({(os.path.realpath(path), rights) for path, rights in paths})
     return [
         (path, rights)
@@ -118,11 +121,11 @@ def _open(path: str) -> int | None:
         return None
 
 
-def _possible_for(descriptor: int, rights: int) -> int:
+def _rights_for(descriptor: int, rights: int) -> int:
     return rights if stat.S_ISDIR(os.fstat(descriptor).st_mode) else rights & _FILE_RIGHTS
 
 
 def restrict(ruleset: int) -> None:
-    """Put the calling process under the ruleset, for good, and close it."""
+    """Confine the calling process by the ruleset, irrevocably, and close its descriptor."""
     call("landlock_restrict_self", ruleset, 0, doing="restrict the process by Landlock")
     os.close(ruleset)

@@ -1,4 +1,4 @@
-"""How a zygote, a cold child or a trial is exec'd: the command and the whole of its environment."""
+"""The command line and the complete environment of a zygote, a cold child or a sandbox trial."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from axiom_client.sandbox.roots import import_paths
 
-#: What the volunteer's environment may decide for a task: how libraries are found and which of the
-#: processor's instructions they use. Everything else stays outside: it may hold secrets.
+#: Variables that are passed on: they say where libraries are found and which processor instructions
+#: they use. Everything else in the volunteer's environment may hold secrets and is dropped.
 _PASSED_ON = (
     "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NVPL_BLAS_DEBUG_CPU_TYPE", "SYSTEMROOT",
@@ -19,14 +19,14 @@ _PASSED_ON = (
 _FIXED = {
     "LANG": "C.UTF-8",
     "TZ": "UTC",
-    "PYTHONHASHSEED": "0",  # sets of texts iterate alike in a forked and a cold child
+    "PYTHONHASHSEED": "0",  # sets of strings iterate in the same order in a forked and a cold child
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",  # compiling needs a compiler, which a sandbox has not
+    "TORCHDYNAMO_DISABLE": "1",  # compiling needs a compiler, which the sandbox does not offer
 }
 
 #: The agent's own packages come before all that site-packages names: an editable install there may
@@ -41,14 +41,14 @@ _START = (
 def environment(gpus: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that will run experiments.
 
-    ``gpus`` are the variables that show it its own GPUs, or hide all of them.
+    ``gpus`` are the variables that make its own GPUs visible, or hide all GPUs.
     """
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {**passed, **_FIXED, **gpus}
 
 
 def command(module: str, *arguments: str | int | bool) -> list[str]:
-    """Call ``module.main(*arguments)`` in a clean interpreter: no user site, no current folder."""
+    """Call ``module.main(*arguments)`` in an interpreter without user site or current folder."""
     parameters = json.dumps([import_paths(), arguments])
     code = f"{_START}from {module} import main; main(*arguments)"
     return [sys.executable, "-P", "-s", "-c", code, parameters]

@@ -1,4 +1,4 @@
-"""The C library's ``syscall`` and ``prctl``, and the one error of the sandbox."""
+"""System calls through the C library, and the error that the sandbox raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 
 
 class SandboxError(Exception):
-    """The kernel would not confine this process; the message says what failed. No work is run."""
+    """This process could not be confined; the message says which step failed. No task may run."""
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -17,7 +17,7 @@ _LIBC.syscall.restype = ctypes.c_long
 _LIBC_HOLDING_THE_GIL = ctypes.PyDLL(None, use_errno=True)
 
 
-#: The few calls that have no function in the C library (or not in every one), by processor.
+#: Numbers of the calls that not every C library has a function for, by processor.
 _NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": {
         "capget": 125, "capset": 126, "prctl": 157, "ioprio_set": 251, "unshare": 272,
@@ -34,7 +34,7 @@ _SAME_EVERYWHERE = {
 
 
 def raw(name: str, *arguments: int | bytes | None) -> int:
-    """One system call; its result, or -errno. Whole numbers are passed as 64 bits."""
+    """Make one system call; returns its result, or -errno. Integers are passed as 64 bits."""
     number = _SAME_EVERYWHERE.get(name) or _NUMBERS.get(platform.machine(), {}).get(name)
     if number is None:
         return -errno.ENOSYS
@@ -44,7 +44,7 @@ def raw(name: str, *arguments: int | bytes | None) -> int:
 
 
 def call(name: str, *arguments: int | bytes | None, doing: str) -> int:
-    """One system call that must succeed. Raises SandboxError naming what was being done."""
+    """Make one system call that must succeed. Raises SandboxError with what was being done."""
     result = raw(name, *arguments)
     if result < 0:
         raise SandboxError(f"cannot {doing}: {os.strerror(-result)}")
@@ -54,9 +54,9 @@ def call(name: str, *arguments: int | bytes | None, doing: str) -> int:
 def fork() -> int:
     """fork(2) without the handlers that Python's libraries have registered for it.
 
-    Those of threading, logging and torch touch 290 pages of every child, 3 ms of its time, to make
-    good what only other threads could have left behind. Right for a process with one thread, whose
-    child seeds its generators itself. Raises OSError.
+    The handlers of threading, logging and torch repair what other threads may have left locked, and
+    write to 290 pages of every child (3 ms). They are not needed in a process with one thread whose
+    child seeds its own random generators. Raises OSError.
     """
     pid: int = _LIBC_HOLDING_THE_GIL.fork()
     if pid < 0:

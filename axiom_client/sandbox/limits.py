@@ -1,4 +1,4 @@
-"""Resource limits of a policy, as setrlimit takes them."""
+"""The resource limits of a policy in the form that setrlimit takes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from axiom_client.sandbox.policy import Policy
 #: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
 CPU_GRACE_SECONDS = 2
 _PAGE_BYTES = resource.getpagesize()
+_RLIMIT_SIGPENDING = 11  # asm-generic/resource.h; Python has no name for it
 
 
 class MemoryGauge:
-    """How much memory this process has. Opened before Landlock shuts /proc, read when it counts."""
+    """Reads this process's memory use. Opened before Landlock closes /proc, read afterwards."""
 
     def __init__(self) -> None:
         self._descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     def fileno(self) -> int:
-        """The open descriptor, to be kept when others are closed."""
+        """The descriptor that must stay open when all others are closed."""
         return self._descriptor
 
     def read_and_close(self) -> tuple[int, int]:
@@ -31,11 +32,11 @@ class MemoryGauge:
 
 
 def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
-    """(resource, (soft, hard)) for setrlimit; memory counts from what is ``held`` already.
+    """(resource, (soft, hard)) for setrlimit; memory limits are added to what is ``held`` already.
 
-    RLIMIT_AS bounds every mapping, shared ones too; RLIMIT_DATA the private ones. A GPU driver
-    reserves address space far beyond what it uses, so there only RLIMIT_DATA holds, and the
-    agent watches what is shared without a file.
+    RLIMIT_AS limits all mappings, RLIMIT_DATA the private ones. A GPU driver reserves far more
+    address space than it uses, so a GPU task has RLIMIT_DATA only, and the agent checks its
+    shared memory.
     """
     figures = policy.limits
     cpu = max(1, math.ceil(figures.cpu_seconds))
@@ -48,6 +49,7 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
         (resource.RLIMIT_CORE, (0, 0)),
         (resource.RLIMIT_MEMLOCK, (0, 0)),
         (resource.RLIMIT_MSGQUEUE, (0, 0)),
+        (_RLIMIT_SIGPENDING, (figures.queued_signals, figures.queued_signals)),
         (resource.RLIMIT_DATA, (data, data)),
     ]
     if policy.driver is None:
@@ -56,7 +58,7 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
 
 
 def apply(limits: list[tuple[int, tuple[int, int]]]) -> None:
-    """Set every limit, never above a hard limit that already holds."""
+    """Set every limit, none above a hard limit that is in force already."""
     for which, (soft, hard) in limits:
         ceiling = resource.getrlimit(which)[1]
         if ceiling != resource.RLIM_INFINITY:

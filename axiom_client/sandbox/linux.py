@@ -1,9 +1,9 @@
 """Confine the calling process on Linux, with no root and no helper program.
 
-In three steps. ``detach`` needs nothing of the task, so a spare child does it ahead of time;
-``confine_paths`` binds the process to its task's folder; ``confine_calls`` comes last, when every
-library that the experiment may use is loaded, so that memory counts from the same point in a
-forked child and in a cold one. Each raises SandboxError, and then nothing of the task may run.
+There are three steps. ``detach`` does not depend on the task, so spare children do it in advance.
+``confine_paths`` limits the process to its task's folder. ``confine_calls`` comes last, after all
+libraries are loaded, so that memory is counted from the same point in forked and cold children.
+Each step raises SandboxError on failure, and then the task must not run.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from axiom_client.sandbox.policy import Policy
 
 
 def detach(parent: int) -> None:
-    """Die with the parent; no capabilities, the first to go when memory runs out."""
-    process.die_with(parent)
-    process.volunteer_for_oom()
+    """Die with the parent, drop all capabilities, be killed first when memory runs out."""
+    process.die_with_parent(parent)
+    process.prefer_for_oom_kill()
     process.drop_capabilities()
 
 
 def confine_paths(policy: Policy, gauge: limits.MemoryGauge) -> None:
-    """Landlock: from here on only the policy's paths can be opened. Closes every other file."""
+    """Apply Landlock: only the policy's paths can be opened from now on. Closes all other files."""
     abi = landlock.abi_version()
     if abi < 1:
         raise SandboxError("the kernel has no Landlock")
     landlock.restrict(landlock.prepare(abi, policy))
-    step_aside(policy, gauge)
+    lower_priority_and_close_files(policy, gauge)
 
 
-def step_aside(policy: Policy, gauge: limits.MemoryGauge) -> None:
-    """Lowest rank, and no file but its own: all of ``confine_paths`` inside bubblewrap, whose
-    namespaces hold the paths."""
+def lower_priority_and_close_files(policy: Policy, gauge: limits.MemoryGauge) -> None:
+    """Take the lowest priority and close all other files. Inside bubblewrap, whose namespaces
+    confine the paths, this replaces ``confine_paths``."""
     if policy.background:
-        process.step_back()
+        process.lower_priority()
     process.close_others(gauge.fileno())
 
 
 def confine_calls(
     policy: Policy, gauge: limits.MemoryGauge, program: seccomp.Template | None = None
 ) -> None:
-    """Limits, then seccomp: the last thing that is done before the experiment is loaded.
+    """Set resource limits, then load seccomp: the last step before the experiment is loaded.
 
-    ``program``, when given, is the template of ``seccomp.build(policy)`` made beforehand.
+    ``program``: the template of ``seccomp.build(policy)``, if it was built in advance.
     """
     limits.apply(limits.resource_limits(policy, gauge.read_and_close()))
     program = program or seccomp.template(seccomp.build(policy))

@@ -1,7 +1,7 @@
-"""The same policy as a Seatbelt profile, and the call that puts a process under it.
+"""The policy as a macOS Seatbelt profile, and the call that applies it to a process.
 
-Written to sandbox(7) and the profiles that Chromium and Bazel ship; NOT yet run on a Mac, so
-``mode.choose`` refuses work there. See docs/sandbox.md.
+Written from sandbox(7) and the profiles that Chromium and Bazel ship. It has NOT been run on a Mac,
+so ``mode.choose`` refuses work there. See docs/sandbox.md.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import ctypes
 from axiom_client.sandbox.libc import SandboxError
 from axiom_client.sandbox.policy import Policy
 
-#: What dyld and the Python runtime read on every Mac, besides the policy's own folders.
+#: Folders that dyld and the Python runtime read on every Mac, besides those of the policy.
 _SYSTEM = ("/usr/lib", "/System/Library", "/Library/Apple", "/private/var/db/dyld")
 
 
 def profile(policy: Policy) -> str:
-    """The profile's text (SBPL): deny by default, then what the policy names."""
+    """The profile's text (SBPL): deny by default, then allow what the policy names."""
     lines = [
         "(version 1)",
         "(deny default)",
@@ -38,7 +38,7 @@ def profile(policy: Policy) -> str:
 
 
 def restrict(policy: Policy) -> None:
-    """Put the calling process under the profile, for good. Raises SandboxError."""
+    """Confine the calling process by the profile, irrevocably. Raises SandboxError."""
     library = ctypes.CDLL("/usr/lib/libSystem.B.dylib")
     message = ctypes.c_char_p()
     text = profile(policy).encode()

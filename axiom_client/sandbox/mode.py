@@ -1,4 +1,4 @@
-"""Which sandbox this host can give: the kernel's own, bubblewrap, or none, and why."""
+"""Choose the sandbox for this host: the kernel's own, bubblewrap, or none, with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRIAL_SECONDS = 10.0  # bubblewrap starts in milliseconds; a container may make
 
 
 class Mode(Struct, frozen=True, kw_only=True):
-    """The sandbox of this host. ``helper`` is bubblewrap's path where that is the mode."""
+    """The sandbox of this host. ``helper`` is the path of bubblewrap in bubblewrap mode."""
 
     mode: Literal["kernel", "bubblewrap", "none"]
     reason: str = ""
@@ -25,7 +25,7 @@ class Mode(Struct, frozen=True, kw_only=True):
 
 
 def choose() -> Mode:
-    """The best sandbox there is. Fails closed."""
+    """The strongest sandbox that works here; "none" in case of doubt."""
     if platform.system() != "Linux":
         return Mode(mode="none", reason=f"{platform.system()} has no tested sandbox yet")
     if platform.machine() not in ARCHITECTURES:
@@ -34,13 +34,15 @@ def choose() -> Mode:
         return Mode(mode="none", reason="this Python has no pidfd_open; Linux 5.3 is needed")
     if landlock.abi_version() >= 1:
         return Mode(mode="kernel")
-    lacking = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
+    no_landlock = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
     helper = shutil.which("bwrap")
-    if helper is None:
-        return Mode(mode="none", reason=f"{lacking}, and bubblewrap is not installed")
-    if trouble := _try_bubblewrap(helper):
-        return Mode(mode="none", reason=f"{lacking}, and bubblewrap does not work here: {trouble}")
-    return Mode(mode="bubblewrap", reason=lacking, helper=helper)
+    if helper is None or not os.path.isabs(helper):  # never one in the current folder
+        return Mode(mode="none", reason=f"{no_landlock}, and bubblewrap is not installed")
+    if setup_error := _try_bubblewrap(helper):
+        return Mode(
+            mode="none", reason=f"{no_landlock}, and bubblewrap does not work here: {setup_error}"
+        )
+    return Mode(mode="bubblewrap", reason=no_landlock, helper=helper)
 
 
 def _try_bubblewrap(helper: str) -> str:

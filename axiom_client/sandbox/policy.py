@@ -1,9 +1,8 @@
 """What a task may do, as data. Every sandbox is derived from this one description.
 
-``landlock.py`` takes the folders, ``seccomp.py`` the system calls, ``limits.py`` the figures,
-``bubblewrap.py`` folders and network, ``macos.py`` writes a Seatbelt profile and ``windows.py`` the
-attributes of a job object and an AppContainer from the same fields. Nothing is allowed that is not
-named here.
+``landlock.py`` uses the folders, ``seccomp.py`` the system calls, ``limits.py`` the resource limits
+and ``bubblewrap.py`` the folders. ``macos.py`` derives a Seatbelt profile and ``windows.py`` the
+attributes of a job object and an AppContainer. What is not named here is forbidden.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SELF: Final = "self"  # as a condition's value: the process id of the confined p
 
 
 class Condition(Struct, frozen=True):
-    """Holds when ``(argument & mask) == value``; all 64 bits when there is no mask."""
+    """True when ``(argument & mask) == value``; the default mask compares all 64 bits."""
 
     argument: int
     value: int | Literal["self"]
@@ -26,16 +25,16 @@ class Condition(Struct, frozen=True):
 
 
 class SyscallRule(Struct, frozen=True):
-    """A call that is allowed when one of the alternatives holds in full, and else refused."""
+    """A call that is allowed when all conditions of one alternative are true, and else refused."""
 
     name: str
     alternatives: tuple[tuple[Condition, ...], ...]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Figures that the kernel holds for the process itself; wall time and disk total are watched.
+    """Limits that the kernel enforces; the agent itself checks wall time and total disk use.
 
-    memory_bytes    beyond what the interpreter and the libraries already take
+    memory_bytes    in addition to what the interpreter and the libraries take
     file_bytes      size of any one file
     cpu_seconds     user and system time together
     """
@@ -43,7 +42,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     file_bytes: int
     cpu_seconds: float
-    open_files: int = 64  # channel, output and a few data files; bounds what pipes can hold
+    open_files: int = 64  # channel, output and a few data files; also limits the memory in pipes
+    queued_signals: int = 64  # the kernel counts them for all processes of the user together
 
 
 class DriverAccess(Struct, frozen=True, kw_only=True):
@@ -51,12 +51,12 @@ class DriverAccess(Struct, frozen=True, kw_only=True):
 
     devices         device files that it reads, writes and sends requests (ioctl) to
     read_only       folders of the driver's own libraries
-    ioctls          alternatives on ioctl's arguments; a request passes when one holds in full
-    names_threads   it writes its threads' names below /proc/self/task, and fails where it cannot
-    listens         it listens on an abstract Unix socket of type SEQPACKET, and fails where it
-                    cannot; nobody is let in, since accept and connect stay refused
-    memory_bytes    of the host's memory that the library takes for itself
-    environment     variables that show the task its own GPUs and no other
+    ioctls          alternatives on ioctl's arguments; one must be true for a request to pass
+    names_threads   it must write its threads' names below /proc/self/task
+    listens         it must listen on an abstract Unix socket of type SEQPACKET; nobody can connect,
+                    because accept and connect stay refused
+    memory_bytes    host memory that the library takes for itself
+    environment     variables that make only the task's own GPUs visible
     """
 
     devices: tuple[str, ...] = ()
@@ -74,9 +74,9 @@ class Policy(Struct, frozen=True, kw_only=True):
     folder       its own folder: read, write, create, delete, rename; no links, no devices
     read_only    folders and files of the interpreter and its libraries
     devices      device files that may be read and written
-    threads      more threads of its own; never more processes
-    driver       it drives a GPU, and this is what that needs; no address-space limit
-    background   it runs only when nothing else wants the core
+    threads      it may start threads; never processes
+    driver       access to a GPU driver, for a GPU task; it then has no address-space limit
+    background   it runs only when no other program wants the core
     """
 
     folder: str
@@ -92,14 +92,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-#: Allowed whatever their arguments: they reach only the process itself, what it already holds
-#: open, or paths, which Landlock decides on.
+#: Allowed with any arguments: they affect only the process itself and files that it has open, or
+#: take paths, which Landlock checks.
 ALLOWED = _names(
     """
     read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 lseek close close_range
     dup dup2 dup3 stat lstat fstat newfstatat statx access faccessat faccessat2
     readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat
-    rename renameat renameat2 ftruncate fallocate fadvise64 fsync fdatasync statfs fstatfs flock
+    rename renameat renameat2 ftruncate fadvise64 fsync fdatasync statfs fstatfs flock
     umask sendfile copy_file_range
     mmap munmap mprotect mremap brk madvise mincore msync membarrier get_mempolicy getcpu
     pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait
@@ -107,7 +107,6 @@ ALLOWED = _names(
     getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp
     getpgid getsid capget times getrusage getrlimit uname sysinfo getrandom
     clock_gettime clock_getres gettimeofday time nanosleep clock_nanosleep getitimer setitimer alarm
-    timer_create timer_settime timer_gettime timer_delete timer_getoverrun
     sched_yield sched_getaffinity sched_getscheduler sched_getparam sched_getattr
     sched_get_priority_max sched_get_priority_min getpriority ioprio_get
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack
@@ -117,9 +116,15 @@ ALLOWED = _names(
     """
 )
 
-#: Answered as if the kernel did not have them, so that libraries take their older way.
-ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret")
+#: Allowed for GPU tasks only, whose drivers may use them. A timer can send its process any signal,
+#: including SIGKILL, and uses up the signal queue that all processes of the user share.
+TIMERS = _names("timer_create timer_settime timer_gettime timer_delete timer_getoverrun")
 
+#: Answered with ENOSYS, so that libraries use their fallback. fallocate with FALLOC_FL_KEEP_SIZE
+#: allocates disk space beyond RLIMIT_FSIZE.
+ABSENT: tuple[str, ...] = ("clone3", "openat2", "io_uring_setup", "memfd_secret", "fallocate")
+
+_SIGKILL = 9
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 1, 5, 0xF
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 36, 37, 38)  # dup, flags, locks; not F_SETOWN (signals)
@@ -135,7 +140,7 @@ _PRCTL = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA; not PDEAT
 
 
 def _opens(flags_argument: int) -> tuple[tuple[Condition, ...], ...]:
-    """Without O_TRUNC, or with it for writing: Landlock before ABI 3 overlooks O_RDONLY|O_TRUNC."""
+    """O_TRUNC only when writing: Landlock before ABI 3 does not check O_RDONLY|O_TRUNC."""
     writing = [Condition(flags_argument, mode, _O_ACCMODE) for mode in (1, 2)]
     return ((Condition(flags_argument, 0, _O_TRUNC),), *((condition,) for condition in writing))
 
@@ -144,12 +149,19 @@ def _any_of(argument: int, values: tuple[int, ...]) -> tuple[tuple[Condition, ..
     return tuple((Condition(argument, value, 0xFFFF_FFFF),) for value in values)
 
 
+def _signals_to_itself(signal_argument: int) -> tuple[tuple[Condition, ...], ...]:
+    """Any signal but SIGKILL: a killed task counts as killed from outside, and is run again."""
+    itself = Condition(0, SELF, 0xFFFF_FFFF)
+    bits = (1 << bit for bit in range(7))  # a number that differs from 9 does so in one of these
+    return tuple((itself, Condition(signal_argument, ~_SIGKILL & bit, bit)) for bit in bits)
+
+
 CONDITIONAL: tuple[SyscallRule, ...] = (
     SyscallRule("open", _opens(1)),
     SyscallRule("openat", _opens(2)),
-    SyscallRule("kill", ((Condition(0, SELF, 0xFFFF_FFFF),),)),
-    SyscallRule("tgkill", ((Condition(0, SELF, 0xFFFF_FFFF),),)),
-    SyscallRule("sendto", ((Condition(4, 0),),)),  # only along a connection, never to an address
+    SyscallRule("kill", _signals_to_itself(1)),
+    SyscallRule("tgkill", _signals_to_itself(2)),
+    SyscallRule("sendto", ((Condition(4, 0),),)),  # only on a connected socket, never to an address
     SyscallRule(
         "socketpair",
         ((Condition(0, _AF_UNIX, 0xFFFF_FFFF), Condition(1, _SOCK_STREAM, _SOCK_TYPE)),),
@@ -170,7 +182,7 @@ THREADS = SyscallRule("clone", ((Condition(0, _CLONE_THREAD, _CLONE_THREAD | _CL
 
 
 def syscall_rules(policy: Policy) -> tuple[tuple[str, ...], tuple[SyscallRule, ...]]:
-    """The calls always allowed and those allowed on conditions, for this policy."""
+    """The calls that this policy always allows, and the rules for those allowed conditionally."""
     rules = CONDITIONAL + ((THREADS,) if policy.threads else ())
     if policy.driver is None:
         return ALLOWED, rules
@@ -178,4 +190,4 @@ def syscall_rules(policy: Policy) -> tuple[tuple[str, ...], tuple[SyscallRule, .
     ioctl = SyscallRule("ioctl", (*_any_of(1, _IOCTL), *policy.driver.ioctls))
     sockets = ("bind", "listen") if policy.driver.listens else ()
     made = (_LISTENING_SOCKET,) if policy.driver.listens else ()
-    return (*ALLOWED, *sockets), (*others, ioctl, *made)
+    return (*ALLOWED, *TIMERS, *sockets), (*others, ioctl, *made)

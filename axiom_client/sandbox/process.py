@@ -1,4 +1,4 @@
-"""What a confined process gives up besides paths and calls: parent, session, rank, capabilities."""
+"""The parts of confinement besides paths and calls: parent, session, priority, capabilities."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _AUTOGROUP_TRIES, _AUTOGROUP_WAIT_SECONDS = 20, 0.1  # the kernel's own interval
 _FIRST_OTHER = 4  # 0-2 are the standard ones, 3 the task's channel
 
 
-def die_with(parent: int) -> None:
-    """Be killed when ``parent`` dies. Raises SandboxError when it is dead already."""
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when ``parent`` ends. SandboxError if it has ended."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, doing="tie this process to its parent")
     if os.getppid() != parent:
-        raise SandboxError("the parent is already gone")
+        raise SandboxError("the parent process has already ended")
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies."""
+    """Become the parent of every descendant whose own parent ends."""
     prctl(_PR_SET_CHILD_SUBREAPER, 1, doing="adopt orphans")
 
 
-def step_back_session() -> None:
-    """Give this whole session the last share of the cores.
+def lower_session_priority() -> None:
+    """Give this whole session the lowest CPU priority.
 
-    Linux may share the cores among sessions before it looks at the ranks within each (autogroups,
-    sched(7): usual on desktops), and the lowest rank in a session of its own would then get as much
-    as all that the volunteer does in another. The kernel lets this be said ten times a second on
-    the whole host, so it is said for many tasks at once: a zygote's children stay in its session.
+    On desktops Linux divides the cores between sessions before it compares priorities within each
+    (autogroups, sched(7)): the lowest priority in a session of its own would get as much time as
+    all of the volunteer's programs in another. The kernel allows ten such changes a second on the
+    whole host, so the zygote makes one for all of its children, which stay in its session.
     """
     for _ in range(_AUTOGROUP_TRIES):
         try:
@@ -49,28 +49,28 @@ def step_back_session() -> None:
             time.sleep(_AUTOGROUP_WAIT_SECONDS)
             continue
         except OSError:
-            return  # this kernel does not share by sessions
+            return  # this kernel has no autogroups
         return
 
 
-def step_back() -> None:
-    """Run only when nothing else wants the core or the disk."""
+def lower_priority() -> None:
+    """Run only when no other process wants the core or the disk."""
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except PermissionError:  # some containers forbid it; the lowest ordinary rank is next best
+    except PermissionError:  # some containers forbid it; the lowest nice level is next best
         os.setpriority(os.PRIO_PROCESS, 0, 19)
-    raw("ioprio_set", _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)  # not every kernel has I/O ranks
+    raw("ioprio_set", _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)  # not every kernel has I/O priorities
 
 
-def volunteer_for_oom() -> None:
-    """When memory runs out, this process goes before anything of the volunteer's."""
+def prefer_for_oom_kill() -> None:
+    """Make the kernel kill this process first when memory runs out."""
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(descriptor, b"1000")
     os.close(descriptor)
 
 
 def drop_capabilities() -> None:
-    """Root keeps its number but loses its powers; nobody can gain any by exec."""
+    """Drop all capabilities, also those of root, so that exec cannot bring any back."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1, doing="set NO_NEW_PRIVS")
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, doing="clear ambient capabilities")
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
@@ -78,16 +78,16 @@ def drop_capabilities() -> None:
 
 
 def reset_signals() -> None:
-    """Default action and no mask, whatever the parent had set; broken pipes stay errors."""
+    """Restore default signal actions and an empty mask; broken pipes stay Python errors."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
         if number < signal.SIGRTMIN and number != signal.SIGXFSZ:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the agent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the agent
 
 
 def close_others(kept: int) -> None:
-    """Close every descriptor but input, output, the channel and ``kept``."""
+    """Close every descriptor except standard streams, the channel and ``kept``."""
     last = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20)
     os.closerange(_FIRST_OTHER, kept)
     os.closerange(max(kept + 1, _FIRST_OTHER), last)

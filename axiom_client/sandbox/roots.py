@@ -1,4 +1,4 @@
-"""The folders that any Python program of this installation must be able to read, and no more."""
+"""The folders that every Python program of this installation must be able to read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-#: Shared libraries of the system, and the few facts that numpy and torch ask of the machine.
+#: Shared libraries of the system, and the files from which numpy and torch learn about the machine.
 _SYSTEM = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache",
     "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node",
@@ -19,7 +19,7 @@ _OWN_PACKAGES = ("axiom_client", "axiom_protocol")
 
 
 def package_folder(name: str) -> Path | None:
-    """Where an importable top-level package lies, without importing it."""
+    """The folder of an importable top-level package, found without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
@@ -28,7 +28,7 @@ def package_folder(name: str) -> Path | None:
 def read_only_roots() -> tuple[str, ...]:
     """Standard library, site-packages, this package's own folders and shared libraries.
 
-    Not the whole prefix: a virtual environment may lie in a project or in a home.
+    Not the whole prefix: a virtual environment may contain a project or a home folder.
     """
     paths = sysconfig.get_paths()
     found = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -43,6 +43,6 @@ def read_only_roots() -> tuple[str, ...]:
 
 
 def import_paths() -> tuple[str, ...]:
-    """What a clean interpreter must add to its path to import the packages above."""
+    """What an isolated interpreter must add to ``sys.path`` to import the packages above."""
     found = (package_folder(name) for name in (*_OWN_PACKAGES, *_LIBRARIES))
     return tuple(dict.fromkeys(str(folder.parent) for folder in found if folder is not None))

@@ -1,8 +1,8 @@
-"""The seccomp program of a policy: classic BPF, built once and loaded with the child's own pid.
+"""The seccomp program of a policy: classic BPF, built once, completed with each child's own pid.
 
-A binary search over system call numbers, then one block of comparisons for each conditional call.
-Everything that is not allowed fails with EPERM; a call of another instruction set (32-bit, x32)
-ends the process. Source: linux/seccomp.h, linux/filter.h, seccomp(2).
+It is a binary search over system call numbers, with a block of comparisons for each conditional
+call. What is not allowed fails with EPERM; a 32-bit or x32 call kills the process. Source:
+linux/seccomp.h, linux/filter.h, seccomp(2).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Template = tuple[bytes, ...]  # a program as bytes, cut where the process's own 
 
 
 def build(policy: Policy, machine: str | None = None) -> list[Instruction]:
-    """The program of ``policy``; own-pid comparisons hold a placeholder.
+    """The program of ``policy``, with a placeholder for the process's own pid.
 
-    Raises SandboxError on a processor without a table.
+    Raises SandboxError on a processor without a system call table.
     """
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
@@ -57,7 +57,7 @@ def build(policy: Policy, machine: str | None = None) -> list[Instruction]:
 
 
 def template(program: list[Instruction]) -> Template:
-    """The program as an array of struct sock_filter, all but the pid: made once for many tasks."""
+    """The program as an array of struct sock_filter, split where the pid is to be inserted."""
     pieces = [b""]
     for code, yes, no, value in program:
         pieces[-1] += struct.pack("=HBB", code, yes, no)
@@ -74,9 +74,9 @@ def pack(program: Template, pid: int) -> bytes:
 
 
 def load(packed: bytes) -> None:
-    """Put the calling process under the program, for good. NO_NEW_PRIVS must be set.
+    """Confine the calling process by the program, irrevocably. NO_NEW_PRIVS must be set.
 
-    Raises SandboxError where the kernel refuses.
+    Raises SandboxError if the kernel refuses it.
     """
     buffer = ctypes.create_string_buffer(packed, len(packed))
     fprog = struct.pack("@HP", len(packed) // 8, ctypes.addressof(buffer))
@@ -111,7 +111,7 @@ def _search(segments: list[tuple[int, int | SyscallRule]]) -> list[Instruction]:
 
 
 def _decide(rule: SyscallRule) -> list[Instruction]:
-    """Try one alternative after the other; each ends in ALLOW or falls through to the next."""
+    """Test the alternatives in turn: each allows the call or falls through to the next."""
     program: list[Instruction] = []
     for alternative in rule.alternatives:
         tests = [test for condition in alternative for test in _comparisons(condition)]
@@ -126,7 +126,7 @@ def _decide(rule: SyscallRule) -> list[Instruction]:
 
 
 def _comparisons(condition: Condition) -> list[list[Instruction]]:
-    """Both halves of a 64-bit argument, each: load, mask, compare (else is filled in later)."""
+    """Load, mask and compare both halves of a 64-bit argument; ``_decide`` fills in the jumps."""
     tests: list[list[Instruction]] = []
     for half in (0, 1):  # both processors are little-endian
         mask = condition.mask >> (32 * half) & 0xFFFF_FFFF

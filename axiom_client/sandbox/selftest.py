@@ -1,4 +1,4 @@
-"""Does the sandbox hold on this host? The agent asks at its start, and refuses work if not."""
+"""Check that the sandbox works on this host. If it does not, the agent runs no task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMITS = Limits(memory_bytes=256 << 20, file_bytes=1 << 20, cpu_seconds=30)
 
 
 class Protection(Struct, frozen=True):
-    """One thing that a task must not be able to do, or must, and whether this host holds it."""
+    """One thing that a task must or must not be able to do, and whether the test confirmed it."""
 
     name: str
     enforced: bool
@@ -28,7 +28,7 @@ class Protection(Struct, frozen=True):
 
 
 class SandboxReport(Struct, frozen=True, kw_only=True):
-    """What was tried. ``ok`` is False when any protection is missing; then no work is run."""
+    """The result of the test. ``ok`` is False when any protection is missing; then no task runs."""
 
     mode: Literal["kernel", "bubblewrap", "none"]
     ok: bool
@@ -37,15 +37,15 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
 
 
 def self_test(driver: DriverAccess | None = None) -> SandboxReport:
-    """Confine a short-lived child as a task would be, and let it try to get out.
+    """Confine a short-lived child like a task, and let it try everything that must fail.
 
-    With ``driver``, as a task on that driver's GPUs would be.
+    With ``driver``, the child is confined like a task on that driver's GPUs.
     """
     return SelfTest(driver).report()
 
 
 class SelfTest:
-    """A trial that is under way: the agent loads its other parts while the child tries."""
+    """A self-test in progress: the agent starts up while the child runs."""
 
     def __init__(self, driver: DriverAccess | None = None) -> None:
         self._mode = mode.choose()
@@ -60,7 +60,7 @@ class SelfTest:
                 self._problem = f"the trial failed: {error}"
 
     def report(self) -> SandboxReport:
-        """Wait for its end; what it found. To be called once."""
+        """Wait for the child and return its findings. May be called once."""
         chosen = self._mode
         if chosen.mode == "none":
             return SandboxReport(mode="none", ok=False, reason=chosen.reason)
@@ -89,7 +89,7 @@ class SelfTest:
             threads=self._driver is not None, driver=self._driver,
         )  # fmt: skip
         kernel = self._mode.mode == "kernel"
-        parent = os.getpid() if kernel else 0  # 0: in a process namespace there is none
+        parent = os.getpid() if kernel else 0  # 0: there is no parent inside a process namespace
         text = msgspec.json.encode(policy).decode()
         command = launch.command("axiom_client.sandbox.trial", parent, text, str(outside), kernel)
         self._process = subprocess.Popen(
@@ -106,7 +106,7 @@ class SelfTest:
             raise subprocess.SubprocessError(self._problem)
         try:
             out, err = process.communicate(timeout=_SECONDS_MAX)
-        except BaseException:  # too long, or the agent is ended meanwhile: it goes too
+        except BaseException:  # a timeout, or the agent is stopped: end the child too
             process.kill()
             process.communicate()
             raise

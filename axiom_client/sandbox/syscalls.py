@@ -1,9 +1,8 @@
-"""System call numbers by name, for the two processors that Axiom's Linux sandbox knows.
+"""System call numbers by name, for the two processors that the Linux sandbox supports.
 
 Source: Linux 6.1 headers, asm/unistd_64.h (x86-64) and asm-generic/unistd.h (aarch64); these
-numbers are kernel ABI and never change. Only calls that the policy names are listed: all others are
-refused without being known. A name that a processor lacks (``open`` on aarch64) is not
-in its table.
+numbers are kernel ABI and never change. Only calls that the policy names are listed; all others are
+refused. A call that a processor does not have (``open`` on aarch64) is not in its table.
 """
 
 from __future__ import annotations
@@ -81,5 +80,5 @@ ARCHITECTURES: dict[str, tuple[int, dict[str, int]]] = {
     "aarch64": (0xC00000B7, AARCH64),
 }
 
-#: Numbers from here on are newer than the tables above; libraries probe them and have a fallback.
+#: Numbers from here on are newer than these tables; they fail with ENOSYS, so libraries fall back.
 FIRST_UNKNOWN = 450

@@ -1,6 +1,6 @@
-"""A short-lived process that confines itself as a task would, and then tries what must fail.
+"""A short-lived process that confines itself like a task and then tries what must fail.
 
-Started by ``selftest``; prints one line of JSON. Each trial is a real attempt on this host.
+``selftest`` starts it; it prints one line of JSON. Each trial makes the real system call.
 """
 
 from __future__ import annotations
@@ -23,32 +23,36 @@ from axiom_client.sandbox.libc import SandboxError, raw
 from axiom_client.sandbox.limits import MemoryGauge
 from axiom_client.sandbox.policy import Policy
 
-#: How the sandbox says no. Another error is no proof: the attempt itself may have been wrong.
+#: Errors by which the sandbox refuses. Others prove nothing: the attempt itself may be wrong.
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, errno.EFBIG)
-_IN_A_NAMESPACE = (errno.ENOENT, errno.ESRCH, errno.EROFS)  # what bubblewrap leaves out or shuts
+_IN_A_NAMESPACE = (
+    errno.ENOENT,
+    errno.ESRCH,
+    errno.EROFS,
+)  # errors for what a namespace does not contain
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _FIOSETOWN, _SIOCGIFCONF = 0x8901, 0x8912
 
 
 def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
-    """Confine, try everything, print [[name, enforced, reason], ...].
+    """Confine this process, try everything, print [[name, enforced, reason], ...].
 
-    ``outside`` is a file of this user's that a task must not reach.
+    ``outside`` is a file of this user that a task must not be able to open.
     """
     policy = msgspec.json.decode(policy_json, type=Policy)
     process.reset_signals()
-    channel = os.dup2(1, 3)  # what a task has there
+    channel = os.dup2(1, 3)  # where a task has its channel
     try:
         linux.detach(parent)
         os.setsid()
-        process.step_back_session()
+        process.lower_session_priority()
         os.chdir(policy.folder)
         gauge = MemoryGauge()
         if landlock:
             linux.confine_paths(policy, gauge)
         else:
-            linux.step_aside(policy, gauge)
+            linux.lower_priority_and_close_files(policy, gauge)
         linux.confine_calls(policy, gauge)
     except (SandboxError, OSError) as error:
         answer: list[tuple[str, bool, str]] = [("confinement", False, str(error))]
@@ -95,7 +99,7 @@ def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callab
 
 
 def _driver_trials() -> list[tuple[str, Callable[[], object]]]:
-    """What a driver's rights must not open."""
+    """What must stay forbidden although the driver needs additional rights."""
     return [
         ("no requests about other files' owners", lambda: fcntl.ioctl(0, _FIOSETOWN, bytes(4))),
         ("no network addresses", lambda: fcntl.ioctl(0, _SIOCGIFCONF, bytes(16))),
@@ -125,7 +129,7 @@ def _refused(
 
 
 def _works(policy: Policy) -> tuple[str, bool, str]:
-    """The other half of confinement: a task can still use its own folder."""
+    """A task must be able to use its own folder."""
     try:
         with open(os.path.join(policy.folder, "own.txt"), "w+") as file:
             file.write("mine")

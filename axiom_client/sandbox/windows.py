@@ -1,8 +1,8 @@
-"""The same policy as the attributes of a Windows job object and an AppContainer.
+"""The policy as the attributes of a Windows job object and an AppContainer.
 
-Written to Microsoft's documentation of SetInformationJobObject, CreateAppContainerProfile and
-UpdateProcThreadAttribute; NOT yet run on Windows, so ``mode.choose`` refuses work there. See
-docs/sandbox.md.
+Written from Microsoft's documentation of SetInformationJobObject, CreateAppContainerProfile and
+UpdateProcThreadAttribute. It has NOT been run on Windows, so ``mode.choose`` refuses work
+there. See docs/sandbox.md.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _TICKS_PER_SECOND = 10_000_000  # 100 ns
 # JOB_OBJECT_UILIMIT_*: handles, clipboard, parameters, display, atoms, desktop, exit
 _UI_ALL = 0x00FF
 
-#: What the interpreter and the libraries take of their own before an experiment is loaded; a job
-#: object counts from nothing, while a policy counts from there.
+#: Memory of the interpreter and the libraries before an experiment is loaded: a job object counts
+#: it, while a policy's limit is in addition to it.
 RUNTIME_BYTES = 1_500_000_000
 
 
@@ -51,7 +51,7 @@ class JobAttributes(Struct, frozen=True, kw_only=True):
 
 
 class ContainerAttributes(Struct, frozen=True, kw_only=True):
-    """An AppContainer: no capability at all means no network, no library, no device."""
+    """An AppContainer. Without any capability it has no network, media library or device."""
 
     name: str
     capabilities: tuple[str, ...]
@@ -62,7 +62,7 @@ class ContainerAttributes(Struct, frozen=True, kw_only=True):
 
 
 def job_attributes(policy: Policy) -> JobAttributes:
-    """One process, dead when the agent's handle closes, within memory and processor time."""
+    """One process, limited in memory and CPU time, killed when the agent's handle closes."""
     rank = _IDLE_PRIORITY_CLASS if policy.background else _NORMAL_PRIORITY_CLASS
     memory = policy.limits.memory_bytes + RUNTIME_BYTES
     return JobAttributes(
@@ -81,7 +81,7 @@ def job_attributes(policy: Policy) -> JobAttributes:
 
 
 def container_attributes(policy: Policy, name: str) -> ContainerAttributes:
-    """The container of one task; ``name`` is unique on the host, at most 64 characters."""
+    """The container of one task. ``name`` must be unique on the host; 64 characters are kept."""
     return ContainerAttributes(
         name=name[:64],
         capabilities=(),

@@ -56,12 +56,12 @@ def data_folder(environment: Mapping[str, str] | None = None) -> Path:
 
 def service_command(python: Path) -> str:
     """The command that the service manager starts."""
-    return f'"{python}" -m axiom_client.service.windows_service'
+    return f'"{python}" -P -m axiom_client.service.windows_service'
 
 
 def agent_command(python: Path) -> list[str]:
     """The command that the service starts: the agent."""
-    return [str(python), "-m", "axiom_client", "run", "--no-display"]
+    return [str(python), "-P", "-m", "axiom_client", "run", "--no-display"]
 
 
 class WindowsService(Struct, kw_only=True):

@@ -1,6 +1,6 @@
 """The part of the Windows service that needs pywin32: the service process and its registration.
 
-The service manager starts ``python -m axiom_client.service.windows_service``. When a restart may
+The service manager starts ``python -P -m axiom_client.service.windows_service``. When a restart may
 help, this process ends without reporting "stopped", which makes the service manager restart it.
 """
 

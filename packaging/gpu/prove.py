@@ -293,8 +293,8 @@ def attacks(record: Record) -> Any:
     """tests/attacks under the GPU's rules, by the GPU's path."""
     if record.device == "cpu":
         raise NotTried("make attacks runs them on cores")
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark",
-            "tests/attacks"]  # fmt: skip
+    line = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+            "-p", "no:benchmark", "tests/attacks"]  # fmt: skip
     if _has("xdist"):
         line += ["-n", "8"]
     done = subprocess.run(
@@ -377,7 +377,7 @@ class Project:
     def _start(self, module: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *words],
+                [sys.executable, "-P", "-m", module, *words],
                 env=self._environment(), stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
         self._processes.append(process)
@@ -501,8 +501,8 @@ def _experiment_run(job: tuple[str, str, int]) -> dict[str, Any]:
         "print(json.dumps({'result': result, 'seconds': time.monotonic() - begun}))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "experiments" / f"{name}.py"), device, str(seed),
-         str(BUDGETS[name])],
+        [sys.executable, "-P", "-c", code, str(ROOT / "experiments" / f"{name}.py"), device,
+         str(seed), str(BUDGETS[name])],
         cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     if done.returncode:
@@ -567,7 +567,7 @@ def _client(*words: str, folder: Path) -> str:
 
 def _command(module: str, words: tuple[str, ...], environment: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", module, *words],
+        [sys.executable, "-P", "-m", module, *words],
         env=environment, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{words} -> {done.returncode}: {done.stdout}{done.stderr}"[-2000:]

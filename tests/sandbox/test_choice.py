@@ -47,7 +47,7 @@ def test_refusal_without_either(tmp_path: Path) -> None:
     async def use(recorder: Recorder) -> None:
         finished = await recorder.finish(make_spec(tmp_path, script("value = [1]")))
         assert finished.outcome == "failed"
-        assert "no work is run unconfined" in finished.message
+        assert "no task is run without a sandbox" in finished.message
         assert not recorder.of(finished.task_id, TaskStarted)
 
     with_pool(use)

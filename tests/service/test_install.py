@@ -191,7 +191,7 @@ def test_windows_service_from_install_to_uninstall() -> None:
     service = WindowsService(manager=manager, python=Path("C:/Program Files/axiom/python.exe"))
     assert not service.status().installed
     service.install()
-    assert manager.commands[0].startswith('"C:/Program Files/axiom/python.exe" -m ')
+    assert manager.commands[0].startswith('"C:/Program Files/axiom/python.exe" -P -m ')
     assert service.status().running
     with pytest.raises(ServiceProblem, match=r"already exists.*administrator"):
         service.install()

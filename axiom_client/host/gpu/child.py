@@ -1,4 +1,4 @@
-"""The probe's child: prints one JSON report of the GPUs that can be used here, and ends."""
+"""The child process of the GPU probe: prints a JSON report of the usable GPUs and exits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from axiom_protocol.messages import GpuFacts
 
 
 def report() -> GpuReport:
-    """What each vendor that may be here finds; one that fails does not hide another's GPUs."""
+    """Probe each vendor that may be present; a failure of one does not hide another's GPUs."""
     gpus: list[GpuFacts] = []
     problems: list[str] = []
     if importlib.util.find_spec("torch") is None:
-        return GpuReport(problems=["torch is not installed, so that no GPU can be used"])
+        return GpuReport(problems=["torch is not installed, so no GPU can be used"])
     for vendor in present():
         try:
             gpus += _found_by(vendor)

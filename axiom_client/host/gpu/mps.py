@@ -1,4 +1,4 @@
-"""Apple: the one GPU of a Mac with Apple silicon, which shares its memory with the processor."""
+"""Apple: the GPU of a Mac with Apple silicon, which shares its memory with the processor."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""NVIDIA: found by its management library (NVML), confirmed by torch.
+"""NVIDIA: GPUs are listed by the management library (NVML) and confirmed by torch.
 
-What a task needs of the driver was found on an H200 with driver 580 by taking one right away at a
-time (docs/gpu.md): its own GPU's device files, its libraries, two kinds of ioctl, and two habits of
-libcuda that end in error 304 where they are refused.
+Which access a task needs was found on an H200 with driver 580 by removing one right at a time
+(docs/gpu.md): its GPU's device files, the driver's libraries, two kinds of ioctl, thread names and
+a listening socket. Without the last two libcuda fails with error 304.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ TRACES = (
 )  # fmt: skip
 SYSTEMS = ("win32",)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-#: An empty library in front of the driver's own: libcuda starts a thread of its own as soon as
-#: torch counts devices, also where it may see none, and a process with two threads cannot fork.
+#: The folder of an empty library that hides the driver's own: libcuda starts a thread as soon as
+#: torch counts devices, even if none is visible, and a process with two threads must not fork.
 _NO_LIBRARY = Path(__file__).with_name("no_cuda")
 _LIBRARY_PATHS = (str(_NO_LIBRARY), os.environ.get("LD_LIBRARY_PATH"))
 HIDDEN = {_VISIBLE: "", "LD_LIBRARY_PATH": ":".join(filter(None, _LIBRARY_PATHS))}
 
-#: Where containers and virtual machines mount the driver's libraries, outside /usr/lib.
+#: Folders outside /usr/lib in which containers and virtual machines mount the driver's libraries.
 _LIBRARIES = ("/usr/local/nvidia", "/usr/lib/wsl")
 _SHARED_NODES = ("dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-uvm-tools", "dev/dxg")
-_HOST_MEMORY_BYTES = 1_000_000_000  # a CUDA context's own; measured by packaging/gpu/prove.py
+_HOST_MEMORY_BYTES = 1_000_000_000  # taken by a CUDA context; measured by packaging/gpu/prove.py
 _REQUEST = 1  # ioctl's second argument
 #: Source: the open kernel modules, nv-ioctl-numbers.h (type 'F') and uvm_ioctl.h, uvm_linux_ioctl.h
 #: (bare numbers, and two that open and close a session).
@@ -54,7 +54,8 @@ def probe(environment: Mapping[str, str]) -> list[GpuFacts]:
 
 
 def access(gpus: Sequence[GpuFacts], root: Path = ROOT) -> DriverAccess:
-    """See Vendor. A GPU whose number no file tells gets the nodes of all; it sees only its own."""
+    """See Vendor. A GPU with an unknown device number gets the nodes of all GPUs, but only its own
+    is visible by the environment."""
     nodes = [*_SHARED_NODES, *(node for gpu in gpus for node in _own_nodes(gpu, root))]
     return DriverAccess(
         devices=tuple(dict.fromkeys(f"/{node}" for node in nodes)),
@@ -68,7 +69,7 @@ def access(gpus: Sequence[GpuFacts], root: Path = ROOT) -> DriverAccess:
 
 
 def _own_nodes(gpu: GpuFacts, root: Path) -> list[str]:
-    # which part of a divided GPU a process may use is in nodes of their own
+    # a part of a GPU (MIG) is reached through capability nodes
     capabilities = ["dev/nvidia-caps"] if gpu.mig else []
     minor = _minor(gpu.pci, root)
     if minor is not None:
@@ -78,27 +79,27 @@ def _own_nodes(gpu: GpuFacts, root: Path) -> list[str]:
 
 
 def _minor(pci: str, root: Path) -> int | None:
-    """The driver's number of the GPU. Its files write shorter bus names than its library."""
+    """The driver's number of the GPU. The driver's files have shorter bus names than NVML."""
     for folder in sorted(root.glob("proc/driver/nvidia/gpus/*")):
         if folder.name.lower().lstrip("0") == pci.lower().lstrip("0"):
             for line in (folder / "information").read_text().splitlines():
                 name, _, value = line.partition(":")
-                if name.strip() == "Device Minor" and value.strip().isdigit():
+                if name.strip() == "Device Minor" and value.strip().isdecimal():
                     return int(value)
     return None
 
 
-# --- in the probe's child -------------------------------------------------------------------------
+# --- in the probe's child process -----------------------------------------------------------------
 
 
 def _by_library() -> list[GpuFacts]:
-    """What NVIDIA's management library sees. Raises ProbeFailed."""
+    """The GPUs that NVIDIA's management library lists. Raises ProbeFailed."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise ProbeFailed(f"NVIDIA's management library says: {error}") from None
+        raise ProbeFailed(f"NVIDIA's management library failed: {error}") from None
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
         found = []
@@ -109,24 +110,24 @@ def _by_library() -> list[GpuFacts]:
                 found.append(_describe(pynvml, device, part, driver, mig=bool(parts)))
         return found
     except pynvml.NVMLError as error:
-        raise ProbeFailed(f"NVIDIA's management library says: {error}") from None
+        raise ProbeFailed(f"NVIDIA's management library failed: {error}") from None
     finally:
         pynvml.nvmlShutdown()
 
 
 def _parts(pynvml: ModuleType, device: Any) -> list[Any]:
-    """The instances of a GPU that its owner divided (MIG); none of one that is whole."""
+    """The instances of a partitioned GPU (MIG); empty if it is not partitioned."""
     try:
         current, _ = pynvml.nvmlDeviceGetMigMode(device)
         count = pynvml.nvmlDeviceGetMaxMigDeviceCount(device) if current else 0
-    except pynvml.NVMLError:  # a GPU that cannot be divided
+    except pynvml.NVMLError:  # a GPU without MIG
         return []
     parts = []
     for index in range(count):
         try:
             parts.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index))
         except pynvml.NVMLError:
-            continue  # an instance that was not made
+            continue  # an unused instance number
     return parts
 
 
@@ -149,7 +150,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _confirmed(found: list[GpuFacts]) -> list[GpuFacts]:
-    """Those of ``found`` that torch can use. Raises ProbeFailed where it can use none."""
+    """Those of ``found`` that torch can use. Raises ProbeFailed if it can use none."""
     import torch
 
     if torch.version.hip is not None:

@@ -1,4 +1,4 @@
-"""GPUs are looked for in a short-lived child process: drivers crash, hang and leak."""
+"""Probe for GPUs in a short-lived child process, because drivers crash, hang and leak."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROBE_SECONDS_MAX = 60.0  # importing torch on a cold, busy disk; a hanging driv
 
 
 class GpuReport(Struct, frozen=True):
-    """The GPUs that can be used, and why others that seem to be there cannot."""
+    """The usable GPUs, and why others that seem to be present cannot be used."""
 
     gpus: list[GpuFacts] = []
     problems: list[str] = []
 
 
 class GpuProbe:
-    """Remembers the last report: a host whose drivers stay the same pays for it once."""
+    """Keeps the last report, so that a host probes once as long as its drivers do not change."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -31,7 +31,7 @@ class GpuProbe:
         self._report = GpuReport()
 
     async def report(self) -> GpuReport:
-        """What can be used now. Asks again while drivers change or nothing usable was found."""
+        """The current report. Probes again after drivers changed or when no GPU was usable."""
         traces = vendors.traces(self._root)
         if traces != self._traces or (traces and not self._report.gpus):
             there = vendors.present(self._root)
@@ -55,8 +55,8 @@ async def _ask_child() -> GpuReport:
         await child.wait()
         return GpuReport(problems=[f"a GPU's driver did not answer in {PROBE_SECONDS_MAX:.0f} s"])
     except msgspec.DecodeError:
-        return GpuReport(problems=[f"looking for GPUs ended with code {child.returncode}"])
-    except asyncio.CancelledError:  # the agent ends: nothing of it may stay behind
+        return GpuReport(problems=[f"the GPU probe exited with code {child.returncode}"])
+    except asyncio.CancelledError:  # the agent ends: end the child too
         child.kill()
         await child.wait()
         raise

@@ -1,4 +1,4 @@
-"""AMD: found and described by torch's ROCm build. No AMD GPU has met this yet (docs/gpu.md)."""
+"""AMD: GPUs are listed by torch's ROCm build. Not yet run on an AMD GPU (docs/gpu.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from axiom_client.sandbox.policy import Condition, DriverAccess
 from axiom_protocol.messages import GpuFacts
 
 BACKEND = "rocm"
-TORCH_DEVICE = "cuda:0"  # torch's ROCm build keeps CUDA's name
+TORCH_DEVICE = "cuda:0"  # torch's ROCm build uses CUDA's device names
 TRACES = ("dev/kfd", "dev/dri/renderD*")
 SYSTEMS = ()
 _VISIBLE = "HIP_VISIBLE_DEVICES"
@@ -26,7 +26,7 @@ _IOCTLS = (
 
 
 def probe(environment: Mapping[str, str]) -> list[GpuFacts]:
-    """See Vendor. ``uuid`` is the GPU's number among all of the host, as a task will name it."""
+    """See Vendor. ``uuid`` is the GPU's number among all GPUs of the host, or its UUID."""
     import torch
 
     if torch.version.hip is None:
@@ -59,9 +59,10 @@ def access(gpus: Sequence[GpuFacts], root: Path = ROOT) -> DriverAccess:
 
 
 def _host_numbers(variable: str | None, count: int) -> list[str]:
-    """What HIP_VISIBLE_DEVICES calls each GPU that torch counts from 0.
+    """The host's number of each GPU, which torch numbers from 0.
 
-    With "2,3" torch's first GPU is the host's third, and a task must be told "2". UUIDs stay.
+    With HIP_VISIBLE_DEVICES="2,3" torch's first GPU is the host's third: a task needs "2". UUIDs
+    are kept.
     """
     if variable is None:
         return [str(index) for index in range(count)]
@@ -75,7 +76,7 @@ def _render_nodes(gpu: GpuFacts, root: Path) -> list[str]:
 
 
 def _pci(device: Any) -> str:
-    """The identity on the bus, where this version of torch tells it."""
+    """The PCI address; empty if this version of torch does not provide it."""
     numbers = [getattr(device, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
     if any(number is None for number in numbers):
         return ""

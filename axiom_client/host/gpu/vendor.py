@@ -1,6 +1,6 @@
-"""What a file for one GPU vendor offers. Nothing of a vendor is known anywhere else.
+"""The interface of a GPU vendor's module. All vendor-specific code is in these modules.
 
-A module beside this one that has these names is a vendor; ``vendors.VENDORS`` lists them.
+A module in this folder that defines these names is a vendor; ``vendors.VENDORS`` lists them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path("/")
 
 
 class ProbeFailed(Exception):
-    """A driver is installed and does not answer; the message says what it said."""
+    """A driver is installed but cannot be used; the message says why."""
 
 
 class Vendor(Protocol):
@@ -24,9 +24,9 @@ class Vendor(Protocol):
 
     BACKEND       the name on the wire, in ``GpuFacts.backend``
     TORCH_DEVICE  what torch calls the first GPU that a process sees
-    TRACES        glob patterns below the root: files that a driver brings with it
-    SYSTEMS       values of ``sys.platform`` on which there are no such files to look for
-    HIDDEN        environment variables that keep a process from every GPU of this vendor
+    TRACES        glob patterns, relative to the root, of files that an installed driver creates
+    SYSTEMS       values of ``sys.platform`` without such files, on which it is always probed
+    HIDDEN        environment variables that hide every GPU of this vendor from a process
     """
 
     @property
@@ -41,10 +41,10 @@ class Vendor(Protocol):
     def HIDDEN(self) -> Mapping[str, str]: ...
 
     def probe(self, environment: Mapping[str, str]) -> list[GpuFacts]:
-        """The GPUs that the owner's ``environment`` leaves to the agent and that torch can use.
+        """The GPUs that ``environment`` leaves visible to the agent and that torch can use.
 
         Runs in a child process, which may crash or hang. Raises ProbeFailed.
         """
 
     def access(self, gpus: Sequence[GpuFacts], root: Path = ROOT) -> DriverAccess:
-        """What a task on these GPUs needs of the driver, and nothing of another GPU."""
+        """The driver access that a task on these GPUs needs, and none to another GPU."""

@@ -1,4 +1,4 @@
-"""The vendors whose GPUs can be used, and what a task on some GPUs needs of its vendor."""
+"""The supported GPU vendors, and lookups by a task's GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VENDORS: dict[str, Vendor] = {vendor.BACKEND: vendor for vendor in (nvidia, rocm
 
 
 def present(root: Path = ROOT) -> list[Vendor]:
-    """Those of which this host may have a GPU: their files are there, or cannot be looked for."""
+    """Vendors of which this host may have a GPU: their files exist, or there are none to find."""
     return [
         vendor
         for vendor in VENDORS.values()
@@ -24,22 +24,22 @@ def present(root: Path = ROOT) -> list[Vendor]:
 
 
 def traces(root: Path = ROOT) -> list[str]:
-    """The files of all drivers; while they stay the same, so do the GPUs."""
+    """The existing files of all drivers; as long as they do not change, neither do the GPUs."""
     return sorted(path for vendor in VENDORS.values() for path in _traces(vendor, root))
 
 
 def access(gpus: Sequence[GpuFacts]) -> DriverAccess | None:
-    """What a task on ``gpus``, all of one vendor, needs of the driver; None for cores."""
+    """The driver access of a task on ``gpus``, all of one vendor; None for CPU cores."""
     return VENDORS[gpus[0].backend].access(gpus) if gpus else None
 
 
 def torch_device(gpus: Sequence[GpuFacts]) -> str:
-    """As torch names it. A task sees its own GPUs alone, so that is always the first."""
+    """The torch device of a task: always the first, since a task sees only its own GPUs."""
     return VENDORS[gpus[0].backend].TORCH_DEVICE if gpus else "cpu"
 
 
 def hidden() -> dict[str, str]:
-    """The environment that keeps a process from every GPU."""
+    """The environment variables that hide every GPU from a process."""
     return {name: value for v in VENDORS.values() for name, value in v.HIDDEN.items()}
 
 

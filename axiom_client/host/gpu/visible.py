@@ -1,4 +1,4 @@
-"""The variables by which owners, Slurm and containers leave some GPUs to a process."""
+"""Apply the variables by which owners, Slurm and containers select GPUs for a process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def visible(
     variable: str | None,
     is_named: Callable[[GpuFacts, str], bool] = lambda gpu, word: gpu.uuid.startswith(word),
 ) -> list[GpuFacts]:
-    """Those that CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES leaves, in its order.
+    """The GPUs that CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES selects, in its order.
 
-    Numbers, or what ``is_named`` accepts as a name; as in CUDA, what follows the first word that
-    names no GPU is not seen. None: the variable is not set, and all are seen.
+    Its words are numbers, or names that ``is_named`` accepts. As in CUDA, the list ends at the
+    first word that names no GPU. None: the variable is not set, and all GPUs are visible.
     """
     if variable is None:
         return list(gpus)
     seen: list[GpuFacts] = []
     for word in filter(None, (part.strip() for part in variable.split(","))):
-        if word.isdigit():
+        if word.isdecimal():
             named = list(gpus[int(word) : int(word) + 1])
         else:
             named = [gpu for gpu in gpus if is_named(gpu, word)][:1]
