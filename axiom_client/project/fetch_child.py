@@ -7,6 +7,7 @@ output a BundleReply for each. It ends when its input does.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -81,7 +82,10 @@ def main() -> None:
     from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
-    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchSettings)
+    first = sys.stdin.buffer.readline()
+    if not _is_whole(first):
+        return  # the agent was killed before it had said what it wants
+    settings = msgspec.json.decode(first, type=FetchSettings)
     received = Received()
     with httpx.Client(
         verify=trust(settings.url, settings.ca_bundle),
@@ -90,10 +94,18 @@ def main() -> None:
     ) as client:
         store = BundleStore(Path(settings.folder), settings.url, client)
         for line in sys.stdin.buffer:
+            if not _is_whole(line):
+                return
             reply = _answer(store, msgspec.json.decode(line, type=BundleRequest))
             reply = msgspec.structs.replace(reply, received_bytes=received.take())
-            sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
-            sys.stdout.buffer.flush()
+            try:
+                os.write(1, msgspec.json.encode(reply) + b"\n")
+            except BrokenPipeError:
+                return  # the agent was killed meanwhile
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")
 
 
 def _answer(store: BundleStore, request: BundleRequest) -> BundleReply:
