@@ -20,7 +20,9 @@ PROGRESS_BYTES_FREE = 100_000  # a child may say this much at once, and so much 
 PROGRESS_BYTES_PER_SECOND = 1_000  # twenty times what the interval above makes; more is a flood
 ERROR_BYTES_MAX = 64 * 1024
 
-FailureKind = Literal["error", "memory", "gpu_memory", "disk", "stopped", "sandbox", "result"]
+FailureKind = Literal[
+    "error", "memory", "gpu_memory", "disk", "full_disk", "stopped", "sandbox", "result"
+]
 
 
 class Assignment(Struct, frozen=True, kw_only=True):

@@ -112,6 +112,8 @@ def _as_it_says(observed: Observation, failure: Failure) -> Verdict:
     if failure.kind == "disk":
         text = f"disk: {observed.limits.disk_bytes} bytes allowed; {failure.message}"
         return _with_tail("over_disk", text, observed)
+    if failure.kind == "full_disk":  # no fault of the experiment's
+        return _with_tail("lost", f"the host's disk is full: {failure.message}", observed)
     if failure.kind == "stopped":
         return Verdict("cancelled", message=failure.message)
     if failure.kind == "error":  # the traceback is in the output too
