@@ -27,7 +27,7 @@ AGENT = (
 #: What a server may say: the ``event`` of a line.
 SERVER = (
     r"maintenance round failed; it will be repeated",
-    r"the database does not start",
+    r"the database does not (start|answer)",
     r"the bundles could not be re-signed",
     r"host quarantined",
 )
@@ -46,7 +46,7 @@ COMMAND = (
     r"\t(This probably means the server terminated abnormally|before or while processing.*)",
     r"DETAIL:  .*",
     r"consuming input failed: .*",
-    r"discarding closed connection: .*",
+    r"discarding (closed|broken) connection: .*",
     r"error ignored in rollback .*: .*",
     r"error ignored terminating .*: (pipeline aborted|the connection is lost.*)",
     r"couldn't (stop|get) .*",
