@@ -8,6 +8,9 @@
 #   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
 #   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
 #   make fleet      1,000 simulated hosts over ten days on the real server (SEEDS="1 2 3"; slow)
+#   make chaos      faults of every kind on real servers and agents (MINUTES=20 SEED=1; slow)
+#   make planted    are planted faults found by chaos and by the two cores together? (slow)
+#   make together   both pure cores over a lossy network, STEPS=1000000 (slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
 
@@ -22,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet packages packages-test docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -96,6 +99,20 @@ gpu: $(VENV)/.dev-stamp
 SEEDS ?= 1
 fleet: $(VENV)/.dev-stamp
 	AXIOM_FLEET_SEEDS="$(SEEDS)" $(BIN)/python -m pytest -s tests/fleet -m 'slow or not slow'
+
+MINUTES ?= 20
+SEED ?= 1
+WITHOUT ?=
+chaos: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --without "$(WITHOUT)" \
+		--json chaos.json
+
+planted: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.chaos.planted
+
+STEPS ?= 1000000
+together: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.decide.together $(STEPS)
 
 $(VENV)/.packages-stamp: $(VENV)/.dev-stamp
 	@echo "== installing the tools for documents and packages (once)"

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 #: By folder. Unit tests touch no process, socket or database; integration tests hold one room to
 #: the real thing beside it; end-to-end tests run both programs as their users do.
 UNIT = ("contract", "decide", "walls")
-END_TO_END = ("attacks", "e2e", "fleet", "packaging", "science", "trust")
+END_TO_END = ("attacks", "chaos", "e2e", "fleet", "packaging", "science", "trust")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

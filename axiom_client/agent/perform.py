@@ -22,7 +22,6 @@ from axiom_client.decide.model import SyncPlan
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.errors import (
     HostRefused,
-    NotAnAxiomServer,
     ProjectProblem,
     RequestRefused,
     ServerNotThere,
@@ -318,7 +317,7 @@ def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:
     return e.SyncFailed(
         now=time.monotonic(),
         problem=str(problem),
-        again=not isinstance(problem, (RequestRefused, HostRefused, NotAnAxiomServer)),
+        again=not isinstance(problem, (RequestRefused, HostRefused)),
         fatal=isinstance(problem, HostRefused),
         jitter=random.random(),
         retry_after_seconds=problem.retry_after_seconds if isinstance(problem, Overloaded) else 0.0,

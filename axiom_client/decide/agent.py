@@ -239,6 +239,10 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     if task is None or task.phase not in ALIVE:
         return
     retry = retry_task(finished.outcome, task.record.attempts, event.now, event.jitter)
+    if task.phase == "stopping" and not task.keep:
+        retry = None  # it was to end
+    if retry is not None:
+        _verify_again(builder, task)  # its script may be what was lost
     if (task.phase == "stopping" and task.keep and finished.outcome == "cancelled") or retry:
         _put_back(builder, task, finished, retry.at if retry else 0.0)
         return
@@ -255,6 +259,19 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
         builder.log(
             f"task {task.task_id} of {task.ref} ended: {finished.outcome}: {why[0]}", "warning"
         )
+
+
+def _verify_again(builder: StepBuilder, task: TaskState) -> None:
+    bundle = builder.state.bundles.get(task.record.grant.sha256)
+    if bundle is None or bundle.fetching:
+        return
+    builder.put_bundle(bundle, fetching=True)
+    builder.do(
+        c.FetchBundle(
+            experiment=bundle.experiment, version=bundle.version, sha256=bundle.sha256,
+            accepted=True,
+        )
+    )  # fmt: skip
 
 
 def _put_back(

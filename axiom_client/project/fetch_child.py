@@ -7,6 +7,7 @@ and writes a BundleReply for each to standard output. It ends when its input is 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,7 +64,10 @@ def main() -> None:
     from axiom_client.project.slim_httpx import httpx
 
     end_with_parent()
-    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=FetchSettings)
+    first = sys.stdin.buffer.readline()
+    if not _is_whole(first):
+        return  # the agent was killed while it wrote the settings
+    settings = msgspec.json.decode(first, type=FetchSettings)
     with httpx.Client(
         verify=trust(settings.url, settings.ca_bundle), proxy=settings.proxy or None
     ) as client:
@@ -71,12 +75,20 @@ def main() -> None:
         store = BundleStore(Path(settings.folder), settings.url, client, fetcher=fetcher)
         before = 0
         for line in sys.stdin.buffer:
+            if not _is_whole(line):
+                return
             reply = _answer(store, msgspec.json.decode(line, type=BundleRequest))
             received = fetcher.received_bytes - before
             before = fetcher.received_bytes
             reply = msgspec.structs.replace(reply, received_bytes=received)
-            sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
-            sys.stdout.buffer.flush()
+            try:
+                os.write(1, msgspec.json.encode(reply) + b"\n")
+            except BrokenPipeError:
+                return  # the agent was killed meanwhile
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")
 
 
 def _answer(store: BundleStore, request: BundleRequest) -> BundleReply:

@@ -26,7 +26,9 @@ READS_FREE = 200
 READS_PER_SECOND = 20
 ERROR_BYTES_MAX = 64 * 1024
 
-FailureKind = Literal["error", "memory", "gpu_memory", "disk", "stopped", "sandbox", "result"]
+FailureKind = Literal[
+    "error", "memory", "gpu_memory", "disk", "full_disk", "stopped", "sandbox", "result"
+]
 
 
 class Assignment(Struct, frozen=True, kw_only=True):

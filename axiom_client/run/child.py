@@ -191,8 +191,10 @@ def _explain(error: BaseException) -> tuple[FailureKind, str]:
         return "gpu_memory", text
     if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
         return "memory", text
-    if isinstance(error, OSError) and error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT
+    if isinstance(error, OSError) and error.errno == 27:  # EFBIG: its own limit
         return "disk", text
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT: the host's disk
+        return "full_disk", text
     lines = traceback.format_exception(error)
     sys.stderr.write("".join(lines))
     return "error", "".join(lines)

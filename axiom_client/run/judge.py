@@ -126,6 +126,8 @@ def _from_failure(observed: Observation, failure: Failure) -> TaskOutcome:
     if failure.kind == "disk":
         text = f"disk: {observed.limits.disk_bytes} bytes allowed; {failure.message}"
         return _with_output("over_disk", text, observed)
+    if failure.kind == "full_disk":  # no fault of the experiment's
+        return _with_output("lost", f"the host's disk is full: {failure.message}", observed)
     if failure.kind == "stopped":
         return TaskOutcome("cancelled", message=failure.message)
     if failure.kind == "error":  # the traceback is in the output too

@@ -18,7 +18,7 @@ from axiom_client.decide.task_run import Environment, TaskFinished
 from axiom_client.run import disk, memory, task_folder
 from axiom_client.run.judge import Ending, Observation, judge
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
-from axiom_client.run.prepare import CannotStart, prepare
+from axiom_client.run.prepare import CannotStart, CannotStartNow, prepare
 from axiom_client.run.running_task import RunningTask
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
 from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
@@ -71,7 +71,9 @@ class Pool:
         try:
             self._start(spec)
         except (CannotStart, OSError) as error:
-            finished = TaskFinished(task_id=spec.task_id, outcome="failed", message=str(error))
+            here = isinstance(error, (CannotStartNow, OSError))
+            outcome: Outcome = "lost" if here else "failed"
+            finished = TaskFinished(task_id=spec.task_id, outcome=outcome, message=str(error))
             asyncio.get_running_loop().call_soon(self._emit, finished)
 
     def pause(self, task_id: int) -> None:

@@ -20,6 +20,10 @@ class CannotStart(Exception):
     """The task cannot be started; the message says why."""
 
 
+class CannotStartNow(CannotStart):
+    """A fault of this host's that passes: no fault of the experiment's."""
+
+
 class Prepared(Struct, frozen=True):
     """All that a task's process needs, and the manifest that its result is checked against."""
 
@@ -32,7 +36,7 @@ def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
     """Read and verify the script, derive the policy. Raises CannotStart."""
     source, manifest = _read_bundle(spec.source_path, spec.sha256)
     if not os.path.isdir(spec.folder):
-        raise CannotStart(f"the task's folder {spec.folder} does not exist")
+        raise CannotStartNow(f"the task's folder {spec.folder} does not exist")
     if (spec.device == "cpu") != (spec.driver is None):
         raise CannotStart(f"the device {spec.device} and the driver's access do not go together")
     policy = task_policy(spec, background=background)
@@ -81,9 +85,9 @@ def _read_bundle(path: str, sha256: str) -> tuple[bytes, Manifest]:
     try:
         source = Path(path).read_bytes()
     except OSError as error:
-        raise CannotStart(f"the script cannot be read: {error}") from None
+        raise CannotStartNow(f"the script cannot be read: {error}") from None
     if hashlib.sha256(source).hexdigest() != sha256:
-        raise CannotStart(f"the script {path} is not the one that was verified; fetch it again")
+        raise CannotStartNow(f"the script {path} is not the one that was verified; fetch it again")
     if len(source) > SCRIPT_BYTES_MAX:
         raise CannotStart(f"the script is {len(source)} bytes; at most {SCRIPT_BYTES_MAX}")
     return source, _parse(sha256, source)

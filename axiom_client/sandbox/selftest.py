@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from axiom_client.sandbox import bubblewrap, launch, mode
 from axiom_client.sandbox.policy import DriverAccess, Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 
+PREFIX = "axiom-trial-"  # of the folders in which the child tries
+STALE_SECONDS = 600.0  # such a folder was left by an agent that was killed in its first second
 _SECONDS_MAX = 60.0  # it takes a tenth of a second; a loaded host may take long to schedule it
 _LIMITS = Limits(memory_bytes=256 << 20, file_bytes=1 << 20, cpu_seconds=30)
 
@@ -34,6 +38,17 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
     ok: bool
     reason: str = ""
     protections: list[Protection] = []
+
+
+def _sweep() -> None:
+    """Remove what killed agents left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            stale = folder.lstat().st_mtime < time.time() - STALE_SECONDS
+        except OSError:
+            continue  # its own agent has just removed it
+        if stale:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def self_test(driver: DriverAccess | None = None) -> SandboxReport:
@@ -79,7 +94,8 @@ class SelfTest:
         )
 
     def _start(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="axiom-trial-")
+        _sweep()
+        self._scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
         folder = Path(self._scratch.name).resolve()
         own, outside = folder / "own", folder / "outside.txt"
         own.mkdir()

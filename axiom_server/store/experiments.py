@@ -69,7 +69,10 @@ async def record_version(
     tried: dict[str, Any] | None,
     declaration: dict[str, Any] | None = None,
 ) -> bool:
-    """Store a published version and retire older ones; False when it was stored before."""
+    """Store a published version and retire older ones; False when it was stored before.
+
+    Waiting workunits of the older ones leave the queue, as they do when staff retire a version.
+    """
     ids = await ensure(connection, [manifest.name])
     done = await rows(
         connection,
@@ -88,8 +91,11 @@ async def record_version(
     if not done:
         return False
     await connection.execute(
-        """UPDATE versions SET state = 'retired', state_reason = %s
-           WHERE experiment_id = %s AND version_id <> %s AND state = 'active'""",
+        """WITH older AS (
+               UPDATE versions SET state = 'retired', state_reason = %s
+               WHERE experiment_id = %s AND version_id <> %s AND state = 'active'
+               RETURNING version_id
+           ) DELETE FROM queue q USING older o WHERE q.version_id = o.version_id""",
         (f"version {manifest.version} replaced it", ids[manifest.name], done[0][0]),
     )
     return True

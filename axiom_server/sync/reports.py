@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -82,6 +82,10 @@ class SyncChanges:
     allowance: float
     failing: int
     pace: float
+
+    def without_leases(self) -> SyncChanges:
+        """What an outdated request may change: its reports count, its tasks in hand do not."""
+        return replace(self, lost=[], kept=[], cancelled=[])
 
 
 def evaluate_sync(catalogue: Catalogue, policy: ReplicationPolicy, sync: HostSync) -> SyncChanges:

@@ -135,9 +135,12 @@ def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> Non
     how: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
         how = BestAvailableEncryption(passphrase.encode())
-    _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    if path.exists():
+        raise KeysError(f"{path} is already there, and a key is never overwritten")
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    path.with_suffix(".pub").write_bytes(public)
+    _write_whole(path.with_suffix(".pub"), public)
+    # Last: where there is a key, on a full disk or after a crash, it is whole and has its .pub.
+    _write_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
 
 
 def read_public_key(path: Path) -> SSlibKey:
@@ -179,16 +182,20 @@ def make_private_folder(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner can read. Raises KeysError when it exists."""
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read: all of it, or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise KeysError(f"{path} exists already, and a key is never overwritten") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _names(role: Role, count: int) -> list[str]:

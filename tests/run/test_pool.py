@@ -19,7 +19,15 @@ import pytest
 
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run.spec import TaskProgressed, TaskStarted
-from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script, with_pool
+from tests.support.running import (
+    DEADLINE_SECONDS,
+    LIMITS,
+    Recorder,
+    finish,
+    make_spec,
+    script,
+    with_pool,
+)
 
 GONE_SECONDS = 1.0  # after a kill -9, the promise of the design
 
@@ -257,10 +265,23 @@ def test_changed_script_is_not_run(tmp_path: Path) -> None:
 
     async def use(recorder: Recorder) -> None:
         finished = await recorder.finish(spec)
-        assert finished.outcome == "failed"
+        assert finished.outcome == "lost"  # a fault of this host's: it is fetched and run again
         assert "verified" in finished.message
 
     with_pool(use)
+
+
+def test_script_that_is_gone_is_no_fault_of_the_experiment(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, script("value = [1]"))
+    Path(spec.source_path).unlink()
+    assert finish(spec).outcome == "lost"
+
+
+def test_full_disk_of_the_host_is_no_fault_of_the_experiment(tmp_path: Path) -> None:
+    body = "raise OSError(28, 'No space left on device')"
+    finished = finish(make_spec(tmp_path, script(body)))
+    assert finished.outcome == "lost"
+    assert "the host's disk is full" in finished.message
 
 
 def test_zygotes_are_let_go_when_idle(tmp_path: Path) -> None:

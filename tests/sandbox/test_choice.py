@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,7 +14,7 @@ import pytest
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run.spec import TaskStarted
 from axiom_client.sandbox import landlock, mode
-from axiom_client.sandbox.selftest import self_test
+from axiom_client.sandbox.selftest import PREFIX, self_test
 from tests.run.test_pool import COUNTING, until
 from tests.support.running import LIMITS, Recorder, make_spec, script, with_pool
 
@@ -35,6 +38,19 @@ def test_kernel_first() -> None:
     assert report.mode == "kernel"
     assert report.ok, report.reason
     assert len(report.protections) >= 15
+
+
+def test_what_a_killed_agent_left_of_its_trial_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, new = tmp_path / f"{PREFIX}old", tmp_path / f"{PREFIX}new"
+    for folder in (left, new):
+        (folder / "own").mkdir(parents=True)
+    hour_ago = time.time() - 3600
+    os.utime(left, (hour_ago, hour_ago))
+    assert self_test().ok
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]  # another agent's, perhaps
 
 
 @pytest.mark.usefixtures("no_landlock", "no_bubblewrap")

@@ -52,6 +52,36 @@ def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
     assert len(answer.grants) == 4
 
 
+def test_a_request_that_was_overtaken_takes_nothing_back(project: ServerProject) -> None:
+    """A server that stood still finds it when the agent has long gone on."""
+    project.deploy("short_walk", count=10)
+    host = project.host(cores=4)
+    host.sync(request_id="run-000001")
+    project.later(60)
+    done = [host.success(grant) for grant in host.held.values()]
+    host.sync(done, request_id="run-000002")
+    held = dict(host.held)
+    assert len(held) == 4
+    late = host.sync(request_id="run-000001", forget=True)
+    assert (late.grants, late.cancelled) == ([], [])
+    host.held = held
+    assert host.sync(request_id="run-000003").cancelled == []
+    assert project.value("SELECT count(*) FROM tasks WHERE state = 'lost'") == 0
+    assert project.value("SELECT count(*) FROM tasks WHERE state = 'leased'") == 4
+
+
+def test_work_of_a_version_leaves_the_queue_when_the_next_takes_its_place(
+    project: ServerProject,
+) -> None:
+    project.deploy("short_walk", count=10)
+    host = project.host(cores=4)
+    host.sync()
+    project.publish(version="1.0.1")
+    assert project.value("SELECT count(*) FROM queue") == 0
+    project.later(60)
+    assert [a.refusal for a in host.succeed_all().acknowledged] == [""] * 4  # what runs may finish
+
+
 def test_reports_sent_again_later_are_acknowledged_and_count_once(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +205,21 @@ def test_a_rotation_that_was_interrupted_goes_on(
     rotate(project.repository, keys_dir, "timestamp")
     assert project.repository.refresh_online(force=True)
     assert get(store, walk).exists()
+
+
+def test_a_rotation_on_a_full_disk_goes_on_when_there_is_room(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        rotate(project.repository, project.folder / "keys", "timestamp")
+    monkeypatch.undo()
+    assert not list((project.folder / "keys" / "next").iterdir())
+    rotate(project.repository, project.folder / "keys", "timestamp")
+    assert project.repository.refresh_online(force=True)
 
 
 # Requests signed elsewhere

@@ -183,6 +183,22 @@ def test_lost_process_is_run_again_twice_then_reported() -> None:
     assert save.report.elapsed_seconds == pytest.approx(3.0)
 
 
+def test_lost_process_has_its_script_verified_before_it_runs_again() -> None:
+    world = World().working(1)
+    [fetch] = of(world.ended(1, "lost"), c.FetchBundle)
+    assert fetch.accepted
+    world.fetched()
+    world.wait(60)
+    assert world.phases() == {1: "running"}
+
+
+def test_cancelled_task_whose_process_is_lost_does_not_run_again() -> None:
+    world = World().working(1)
+    world.do(e.AbortRequested(now=world.now, task_id=1))
+    assert of(world.ended(1, "lost"), c.SaveReport)
+    assert world.phases() == {1: "ended"}
+
+
 def test_failed_task_is_not_repeated_here() -> None:
     world = World().working(1)
     [save] = of(world.ended(1, "failed", message="boom"), c.SaveReport)

@@ -1,0 +1,152 @@
+"""Who decides what happens when: faults drawn from a seed, work deployed, everything healed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+import psycopg
+
+from tests.chaos import disk
+from tests.chaos.experiments import PAUSES, POISON
+from tests.chaos.faults import FAULTS, Heal, Run
+from tests.chaos.proxy import Weather
+from tests.chaos.site import Site
+
+GAP_SECONDS = 2.6  # between two faults, on average
+WAITING_MIN = 12  # workunits in the queue, below which more are deployed
+QUIET_SECONDS = 12.0  # before the end, in which nothing more is deployed
+LOOK_SECONDS = 1.0  # between two looks at the database in mid-run
+LEASED_TWICE = """
+SELECT workunit_id, purpose FROM tasks WHERE state = 'leased' AND workunit_id IS NOT NULL
+GROUP BY workunit_id, purpose HAVING count(*) > 1"""
+
+
+@dataclass
+class Director:
+    """Runs one site under faults for some time."""
+
+    site: Site
+    seed: int
+    without: Collection[str] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    run: Run = field(init=False)
+    _heals: list[tuple[float, int, str, Callable[[], None]]] = field(default_factory=list)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _looked_at: float = 0.0
+    _deploys_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.run = Run(self.site, random.Random(self.seed))
+
+    def direct(self, seconds: float) -> None:
+        """Let faults happen for so long; they are not healed yet when this returns."""
+        until = time.monotonic() + seconds
+        self._deploys_until, next_at = until - QUIET_SECONDS, time.monotonic()
+        self.run.staff(lambda: self._deploy(POISON, 1))
+        while (now := time.monotonic()) < until:
+            self._heal_due(now)
+            self.site.keep_services()
+            self._look(now)
+            if now >= next_at:
+                self._happen()
+                next_at = time.monotonic() + self.run.rng.expovariate(1 / GAP_SECONDS)
+            time.sleep(0.05)
+
+    def _happen(self) -> None:
+        """One fault, of a kind that can happen now."""
+        kinds = sorted(set(FAULTS) - set(self.without))
+        for name in self.run.rng.sample(kinds, len(kinds)):
+            with suppress(psutil.NoSuchProcess):
+                if (heal := FAULTS[name](self.run)) is not None:
+                    self.counts[name] += 1
+                    print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+                    self._later(name, heal)
+                    return
+
+    def _later(self, name: str, heal: Heal) -> None:
+        at = time.monotonic() + heal.after
+        heapq.heappush(self._heals, (at, next(self._numbers), name, heal.do))
+
+    def _heal_due(self, now: float) -> None:
+        while self._heals and self._heals[0][0] <= now:
+            heapq.heappop(self._heals)[3]()
+
+    # --- work -------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Deploy what is missing; nothing may be leased twice at any moment."""
+        if now < self._looked_at + LOOK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            waiting = self.site.value("SELECT count(*) FROM queue", seconds=0)
+            twice = self.site.rows(LEASED_TWICE, seconds=0)
+        except psycopg.Error:
+            return  # it is down: that is what this is for
+        if twice:
+            self.run.breaches.append(f"leased twice at once: {twice}")
+        few = waiting < WAITING_MIN and now < self._deploys_until
+        if few and not self.site.servers_stand_still:
+            self.run.staff(self._deploy_some)
+
+    def _deploy_some(self) -> None:
+        for name, count in zip(sorted(PAUSES), (20, 4), strict=True):
+            self._deploy(name, count)
+
+    def _deploy(self, name: str, count: int) -> None:
+        self.site.staff_does("deploy", name, "--count", str(count))
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Undo every fault that goes on, and see that everything runs."""
+        for _, _, _, do in sorted(self._heals, key=lambda h: h[:2]):
+            do()
+        self._heals.clear()
+        self.run.people.shutdown(wait=True)
+        self.run.staff_queue.shutdown(wait=True)
+        for future in self.run.staff_pending:
+            future.result()
+        for agent in self.site.agents:
+            agent.gate.weather = Weather()
+            agent.clock.write_text("0")
+            agent.busy = ""
+            if disk.may_mount():
+                disk.free(agent.program.folder)
+        for process in self.site.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+        self.site.revive_postgres()
+        self.site.keep_services()
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until nothing waits, runs or is compared; False when that does not come."""
+        until = time.monotonic() + seconds
+        hurried_at = 0.0
+        while time.monotonic() < until:
+            self.site.keep_services()
+            if time.monotonic() > hurried_at + 10:  # else a late retry may be minutes away
+                hurried_at = time.monotonic()
+                for agent in self.site.agents:
+                    self.site.ask(agent.program, "resume")
+                    self.site.ask(agent.program, "sync")
+            with suppress(psycopg.Error):
+                if not self.site.value(OPEN, seconds=0):
+                    return True
+            time.sleep(0.5)
+        return False
+
+
+#: What has not ended yet.
+OPEN = """
+SELECT (SELECT count(*) FROM queue) + (SELECT count(*) FROM tasks WHERE state = 'leased')
+     + (SELECT count(*) FROM comparisons WHERE state IN ('wanted', 'placed', 'disputed'))"""

@@ -1,0 +1,64 @@
+"""Small disks that can be full: a tmpfs in a mount namespace that ends with this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+VARIABLE = "CHAOS_MOUNTS"  # set in a process that may mount
+BALLAST = "ballast"
+CHUNK = b"\0" * 65536
+
+
+def enter_namespace(words: list[str]) -> None:
+    """Become a process that may mount, where root is allowed to; else go on without."""
+    if VARIABLE in os.environ or os.geteuid() != 0 or shutil.which("unshare") is None:
+        return
+    line = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*line, "true"], capture_output=True, check=False).returncode:
+        return
+    os.environ[VARIABLE] = "1"
+    os.execvp("unshare", [*line, sys.executable, "-m", "tests.chaos", *words])
+
+
+def may_mount() -> bool:
+    """Whether small disks are to be had."""
+    return VARIABLE in os.environ
+
+
+def mount(folder: Path, size: str) -> None:
+    """An empty disk of its own for a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if may_mount():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+        folder.chmod(0o755)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with (folder / BALLAST).open("ab", buffering=0) as file:
+        for chunk in (CHUNK, b"\0" * 512, b"\0"):
+            try:
+                while True:
+                    file.write(chunk)
+            except OSError:
+                continue
+
+
+def free(folder: Path) -> None:
+    """Give the room back."""
+    (folder / BALLAST).unlink(missing_ok=True)
+
+
+def make_read_only(file: Path) -> None:
+    """Nobody may write the file from now on: root too, which ignores its mode."""
+    subprocess.run(["mount", "--bind", file, file], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", file], check=True)
+
+
+def make_writable(file: Path) -> None:
+    """As it was."""
+    subprocess.run(["umount", file], check=True)

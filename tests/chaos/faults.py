@@ -1,0 +1,515 @@
+"""What may happen: each fault is a function of the run that does it, and returns how it heals.
+
+A fault that has nobody to befall just now returns None, and another is drawn in its place. What
+takes long (staff's commands) goes through ``Run.staff_queue``, so that faults overlap.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+from tests.chaos import disk
+from tests.chaos.proxy import Trouble, Weather
+from tests.chaos.site import Agent, Site
+
+FORGIVEN_SECONDS = 120.0  # after a fault that makes an agent forget, or a server take work back
+REPLAYED_SECONDS = 30.0
+
+
+@dataclass
+class Heal:
+    """What undoes a fault, and in how many seconds."""
+
+    after: float
+    do: Callable[[], None]
+
+
+@dataclass
+class Run:
+    """A site under faults."""
+
+    site: Site
+    rng: random.Random
+    staff_queue: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    people: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
+    staff_pending: list[Future[None]] = field(default_factory=list)
+    breaches: list[str] = field(default_factory=list)
+    clones: int = 0
+    restores: int = 0
+    disk_full_until: float = 0.0
+
+    def staff(self, work: Callable[[], None]) -> bool:
+        """Let staff do something beside everything else; False while they have their hands full."""
+        self.staff_pending = [f for f in self.staff_pending if not _done(f)]
+        if len(self.staff_pending) > 1:
+            return False
+        self.staff_pending.append(self.staff_queue.submit(self._noted, work))
+        return True
+
+    def _noted(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except AssertionError as error:
+            self.breaches.append(str(error))
+
+    def agent(self, fault: str) -> Agent | None:
+        """An agent that is under no fault yet; it is under this one now."""
+        free = [a for a in self.site.agents if not a.busy and a.alive]
+        if not free:
+            return None
+        chosen = self.rng.choice(free)
+        chosen.busy = fault
+        return chosen
+
+    def seconds(self, least: float, most: float) -> float:
+        """A duration."""
+        return self.rng.uniform(least, most)
+
+
+def _done(future: Future[None]) -> bool:
+    """Whether it has ended; what it raised is raised here."""
+    if future.done():
+        future.result()
+    return future.done()
+
+
+Fault = Callable[[Run], Heal | None]
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(function: Fault) -> Fault:
+    """Offer a fault to the director."""
+    FAULTS[function.__name__] = function
+    return function
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def _freed(agent: Agent, do: Callable[[], None] | None = None) -> Callable[[], None]:
+    def heal() -> None:
+        if do is not None:
+            do()
+        agent.busy = ""
+
+    return heal
+
+
+@fault
+def kill_agent(run: Run) -> Heal | None:
+    """kill -9, and a new start soon after."""
+    if (agent := run.agent("kill_agent")) is None:
+        return None
+    agent.kill()
+    return Heal(run.seconds(0, 3), _freed(agent, agent.start))
+
+
+@fault
+def restart_agent(run: Run) -> Heal | None:
+    """SIGTERM, and a new start when it has ended."""
+    if (agent := run.agent("restart_agent")) is None:
+        return None
+    assert agent.program.process is not None
+    agent.wanted = False
+    agent.program.process.send_signal(signal.SIGTERM)
+
+    def again() -> None:
+        agent.program.stop()
+        agent.start()
+
+    return Heal(run.seconds(3, 8), _freed(agent, again))
+
+
+@fault
+def stop_agent(run: Run) -> Heal | None:
+    """SIGSTOP, SIGCONT: a laptop's lid, a debugger, a frozen container."""
+    if (agent := run.agent("stop_agent")) is None:
+        return None
+    assert agent.program.process is not None
+    process = psutil.Process(agent.program.process.pid)
+    _signal(process, signal.SIGSTOP)
+    return Heal(run.seconds(1, 10), _freed(agent, lambda: _signal(process, signal.SIGCONT)))
+
+
+@fault
+def kill_zygote(run: Run) -> Heal | None:
+    """All its tasks die with it."""
+    return _one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGKILL)
+
+
+@fault
+def stop_zygote(run: Run) -> Heal | None:
+    """It forks nothing for a while."""
+    return _one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGSTOP)
+
+
+@fault
+def kill_task(run: Run) -> Heal | None:
+    """For want of memory, perhaps."""
+    return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGKILL)
+
+
+@fault
+def stop_task(run: Run) -> Heal | None:
+    """It stands still and goes on."""
+    return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGSTOP)
+
+
+@fault
+def kill_server(run: Run) -> Heal | None:
+    """kill -9, and a new start soon after."""
+    server = run.rng.choice(run.site.servers)
+    if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
+        return None
+    server.kill()
+    return Heal(0, lambda: None)  # whatever keeps services starts it
+
+
+@fault
+def restart_server(run: Run) -> Heal | None:
+    """SIGTERM: a new release is put in place."""
+    server = run.rng.choice(run.site.servers)
+    if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
+        return None
+    server.process.send_signal(signal.SIGTERM)
+    return Heal(0, lambda: None)
+
+
+@fault
+def stop_server(run: Run) -> Heal | None:
+    """It stands still in the middle of whatever it does."""
+    server = run.rng.choice(run.site.servers)
+    if server.process is None or server.process.poll() is not None:
+        return None
+    for agent in run.site.agents:
+        agent.forgive(REPLAYED_SECONDS)
+    return _one_of(run, [psutil.Process(server.process.pid)], signal.SIGSTOP, 12)
+
+
+@fault
+def kill_backend(run: Run) -> Heal | None:
+    """PostgreSQL then ends every other connection too, and recovers."""
+    return _one_of(run, run.site.backends(), signal.SIGKILL)
+
+
+@fault
+def stop_backend(run: Run) -> Heal | None:
+    """A transaction that holds its locks for seconds."""
+    return _one_of(run, run.site.backends(), signal.SIGSTOP)
+
+
+@fault
+def kill_postmaster(run: Run) -> Heal | None:
+    """PostgreSQL is gone until somebody starts it."""
+    master = run.site.postmaster()
+    return _one_of(run, [master] if master else [], signal.SIGKILL)
+
+
+@fault
+def kill_database(run: Run) -> Heal | None:
+    """Every process of PostgreSQL at once: what was not written to the disk is lost."""
+    master = run.site.postmaster()
+    if master is None:
+        return None
+    with suppress(psutil.Error):
+        for process in (master, *master.children()):
+            _signal(process, signal.SIGSTOP)  # so that none sees another one die
+        for process in (*master.children(), master):
+            _signal(process, signal.SIGKILL)
+    return Heal(run.seconds(0.5, 2), run.site.revive_postgres)
+
+
+def _one_of(
+    run: Run, found: list[psutil.Process], number: signal.Signals, most_seconds: float = 6
+) -> Heal | None:
+    if not found:
+        return None
+    victim = run.rng.choice(sorted(found, key=lambda p: p.pid))
+    _signal(victim, number)
+    if number == signal.SIGSTOP:
+        return Heal(run.seconds(0.5, most_seconds), lambda: _signal(victim, signal.SIGCONT))
+    return Heal(run.seconds(0.5, 2), run.site.revive_postgres)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+# --- network --------------------------------------------------------------------------------------
+
+
+def _network(trouble: Trouble, *, forgives: bool = False) -> Fault:
+    def befall(run: Run) -> Heal | None:
+        everybody = run.rng.random() < 0.2
+        agents = run.site.agents if everybody else [run.rng.choice(run.site.agents)]
+        weather = Weather(trouble, run.rng.uniform(0.4, 1.0))
+        for agent in agents:
+            agent.gate.weather = weather
+            if forgives:
+                agent.forgive(REPLAYED_SECONDS)
+
+        def clear() -> None:
+            for agent in agents:
+                if agent.gate.weather is weather:
+                    agent.gate.weather = Weather()
+
+        return Heal(run.seconds(2, 10), clear)
+
+    befall.__name__ = f"net_{trouble}"
+    befall.__doc__ = f"Requests and answers: {trouble}."
+    return fault(befall)
+
+
+for _trouble in (
+    "delay", "cut_request", "cut_answer", "truncate", "half_close", "duplicate", "replay",
+    "status_502", "html", "nonsense", "refuse",
+):  # fmt: skip
+    _network(_trouble, forgives=_trouble == "replay")  # type: ignore[arg-type]
+
+
+# --- storage --------------------------------------------------------------------------------------
+
+
+@fault
+def fill_agent_disk(run: Run) -> Heal | None:
+    """No byte free where an agent keeps everything."""
+    if not disk.may_mount() or (agent := run.agent("fill_agent_disk")) is None:
+        return None
+    folder = agent.program.folder
+    agent.busy = ""  # it may end of that, and is started again until there is room
+    disk.fill(folder)
+    return Heal(run.seconds(2, 8), lambda: disk.free(folder))
+
+
+@fault
+def fill_server_disk(run: Run) -> Heal | None:
+    """No byte free where the project and its database are."""
+    if not disk.may_mount():
+        return None
+    disk.fill(run.site.project_disk)
+
+    def heal() -> None:
+        disk.free(run.site.project_disk)
+        run.site.revive_postgres()
+
+    return Heal(run.seconds(2, 6), heal)
+
+
+@fault
+def make_journal_read_only(run: Run) -> Heal | None:
+    """The agent says so and ends; with its rights back it goes on."""
+    if not disk.may_mount() or (agent := run.agent("make_journal_read_only")) is None:
+        return None
+    journal = agent.state / "journal.sqlite"
+    agent.kill()
+    disk.make_read_only(journal)
+    agent.start()
+
+    def heal() -> None:
+        agent.kill()
+        disk.make_writable(journal)
+        agent.start()
+
+    return Heal(run.seconds(3, 6), _freed(agent, heal))
+
+
+@fault
+def tear_journal_tail(run: Run) -> Heal | None:
+    """A power cut: the end of the journal's log was never written."""
+    if (agent := run.agent("tear_journal_tail")) is None:
+        return None
+    agent.kill()
+    agent.forgive(FORGIVEN_SECONDS)
+    _tear(agent, "journal.sqlite-wal", run.rng)
+    return Heal(run.seconds(0, 2), _freed(agent, agent.start))
+
+
+@fault
+def tear_journal(run: Run) -> Heal | None:
+    """The journal itself ends in the middle of a page, and begins with nonsense."""
+    if (agent := run.agent("tear_journal")) is None:
+        return None
+    agent.kill()
+    agent.forgive(FORGIVEN_SECONDS)
+    with suppress(OSError, sqlite3.Error):
+        sqlite3.connect(agent.state / "journal.sqlite").close()
+    _tear(agent, "journal.sqlite", run.rng)
+    with (agent.state / "journal.sqlite").open("r+b") as file:
+        file.write(run.rng.randbytes(64))
+    return Heal(run.seconds(0, 2), _freed(agent, agent.start))
+
+
+def _tear(agent: Agent, name: str, rng: random.Random) -> None:
+    path = agent.state / name
+    with suppress(FileNotFoundError), path.open("r+b") as file:
+        size = path.stat().st_size
+        file.truncate(max(0, size - rng.randrange(1, max(2, size // 2))))
+
+
+@fault
+def drop_bundles(run: Run) -> Heal | None:
+    """Somebody clears what the agent has fetched."""
+    agent = run.rng.choice(run.site.agents)
+    for path in list((agent.state / "bundles").rglob("*.py")):
+        path.unlink(missing_ok=True)
+    return Heal(0, lambda: None)
+
+
+# --- clocks ---------------------------------------------------------------------------------------
+
+
+@fault
+def step_clock(run: Run) -> Heal | None:
+    """An agent's time of day is set, by seconds or by days, and set right again."""
+    agent = run.rng.choice(run.site.agents)
+    agent.clock.write_text(str(run.rng.choice([-86400 * 3, -3600, -5, 5, 3600, 86400 * 3])))
+    return Heal(run.seconds(2, 12), lambda: _set_right(agent))
+
+
+def _set_right(agent: Agent) -> None:
+    agent.clock.write_text("0")
+
+
+# --- staff and volunteers -------------------------------------------------------------------------
+
+
+@fault
+def review_twice(run: Run) -> Heal | None:
+    """Two of the staff review at the same moment."""
+
+    def work() -> None:
+        with ThreadPoolExecutor(2) as both:
+            list(both.map(lambda _: run.site.staff_does("review", "--json"), range(2)))
+
+    return Heal(0, lambda: None) if run.staff(work) else None
+
+
+@fault
+def publish_anew(run: Run) -> Heal | None:
+    """The next version takes a version's place while that one is being computed."""
+    name = run.rng.choice(["brief_walk", "long_walk"])
+    return Heal(0, lambda: None) if run.staff(lambda: run.site.publish(name)) else None
+
+
+@fault
+def withdraw_and_publish(run: Run) -> Heal | None:
+    """A version is taken back in the middle of the work, and another is published."""
+    name = run.rng.choice(["brief_walk", "long_walk"])
+
+    def work() -> None:
+        version = f"{name}@1.0.{run.site.patches[name]}"
+        run.site.retired.add(version)
+        run.site.staff_does("withdraw", version)
+        run.site.publish(name)
+
+    return Heal(0, lambda: None) if run.staff(work) else None
+
+
+@fault
+def quarantine(run: Run) -> Heal | None:
+    """A host is kept from work, and let back."""
+    if (agent := run.agent("quarantine")) is None:
+        return None
+    agent.busy = ""
+    agent.forgive(2 * FORGIVEN_SECONDS)
+
+    def work() -> None:
+        run.site.staff_does("host", "quarantine", str(agent.host_id))
+        time.sleep(4)
+        run.site.staff_does("host", "release", str(agent.host_id))
+        agent.forgive(FORGIVEN_SECONDS)
+
+    return Heal(0, lambda: None) if run.staff(work) else None
+
+
+@fault
+def rotate_keys(run: Run) -> Heal | None:
+    """New signing keys; agents follow."""
+    role = run.rng.choice(["targets", "snapshot", "timestamp", "root"])
+    done = run.staff(lambda: _ignore(run.site.staff_does("keys", "rotate", role)))
+    return Heal(0, lambda: None) if done else None
+
+
+def _ignore(_said: str) -> None:
+    return None
+
+
+@fault
+def pause_agent(run: Run) -> Heal | None:
+    """Its owner pauses it and lets it go on, or drains it."""
+    if (agent := run.agent("pause_agent")) is None:
+        return None
+    run.people.submit(run.site.ask, agent.program, run.rng.choice(["pause", "drain"]))
+
+    def resume() -> None:
+        run.people.submit(run.site.ask, agent.program, "resume")
+
+    return Heal(run.seconds(2, 6), _freed(agent, resume))
+
+
+@fault
+def clone_agent(run: Run) -> Heal | None:
+    """A copied disk image: two agents with one identity, from now on."""
+    if run.clones or (agent := run.agent("clone_agent")) is None:
+        return None
+    run.clones += 1
+    agent.kill()
+    agent.forgive(3600)
+    folder = run.site.root / f"{agent.name}-copy" / "home"
+    disk.mount(folder, "96m")
+    shutil.copytree(agent.program.folder, folder, symlinks=True, dirs_exist_ok=True)
+    copy = run.site.add_agent(f"{agent.name}-copy", folder)
+    copy.gate, copy.host_id = agent.gate, agent.host_id
+    copy.forgive(3600)
+    agent.start()
+    copy.start()
+    run.site.agents.append(copy)
+    return Heal(0, _freed(agent))
+
+
+@fault
+def restore_backup(run: Run) -> Heal | None:
+    """The project's machine dies; what is there is a backup of some seconds before."""
+    if run.restores:
+        return None
+    run.restores += 1
+    file = run.site.root / "backup.tar.gz"
+
+    def work() -> None:
+        run.site.staff_does("backup", str(file))
+        time.sleep(6)
+        _restore(run)
+
+    return Heal(0, lambda: None) if run.staff(work) else None
+
+
+def _restore(run: Run) -> None:
+    site = run.site
+    for agent in site.agents:
+        agent.forgive(FORGIVEN_SECONDS)
+    site.servers_stand_still = True
+    for server in site.servers:
+        server.kill()
+    keys = site.staff.folder / "keys"
+    folder = site.project_disk / f"project{run.restores + 1}"
+    if site.owns_postgres:
+        site.use_new_database(run.restores + 1)
+    site.staff_does("restore", str(site.root / "backup.tar.gz"), str(folder))
+    shutil.copytree(keys, folder / "keys", dirs_exist_ok=True)
+    site.use_folder(folder)
+    for server in site.servers:
+        site.start_server(server)
+    site.servers_stand_still = False
+    for agent in site.agents:
+        agent.forgive(FORGIVEN_SECONDS)

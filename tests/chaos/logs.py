@@ -1,0 +1,143 @@
+"""Every line at warning or above is of a known kind: what is not known is a finding."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.chaos.site import Site
+
+#: What an agent may say, by the fault that makes it.
+AGENT = (
+    r"no contact: .*; working on, trying again",
+    r".* could not be fetched: .*",
+    r".* was changed on disk; it is fetched again",
+    r"the metadata kept on disk is of no use: .*",
+    r"task \d+ of \S+: (lost|cancelled|failed): .*",
+    r"task \d+ of \S+ earns nothing: (this host is quarantined: .*|this task was never granted.*)",
+    r"\S+ is refused: .*(withdrawn|not offered|no longer).*",
+    r"no space left .*",
+    r"task \d+ of \S+ gives way: memory is short",
+    r"refused: .*",
+)
+
+#: What a server may say: the ``event`` of a line.
+SERVER = (
+    r"maintenance round failed; it will be repeated",
+    r"the database does not (start|answer)",
+    r"the bundles could not be re-signed",
+    r"host quarantined",
+)
+
+#: What a command may print as its one line.
+COMMAND = (
+    r"axiom-client: .*(no space left|space).*",
+    r"axiom-client: .*journal\.sqlite: .*",
+    r"axiom-client: .*: (Read-only file system|Permission denied).*",
+    r"axiom-server: PostgreSQL .*",
+    r"axiom-server: no space left .*",
+    r"axiom-server: cannot use the database folder .*",
+    r"error connecting in 'pool-\d+': .*",
+    r"\t?(Is the server running locally|connection to server).*",
+    r"\t?Is the server running .*",
+    r"\t(This probably means the server terminated abnormally|before or while processing.*)",
+    r"DETAIL:  .*",
+    r"consuming input failed: .*",
+    r"discarding (closed|broken) connection: .*",
+    r"error ignored in rollback .*: .*",
+    r"error ignored terminating .*: (pipeline aborted|the connection is lost.*)",
+    r"couldn't (stop|get) .*",
+)
+
+POSTGRES = (
+    r"terminating connection .*",
+    r"the database system is .*",
+    r"(server process|all server processes|background worker|database system was).*",
+    r"\S+ \(PID \d+\).*",
+    r"terminating any other active server processes",
+    r"could not (write|extend|open|create|resize|fsync|access|close|rename|read|remove|link).*",
+    r"could not (receive|send|load).*",
+    r".*No space left on device.*",
+    r"canceling (statement|autovacuum task).*",
+    r"terminating (autovacuum|background|walwriter|logical).*",
+    r"issuing SIG\w+ to recalcitrant children",
+    r"connection to client lost",
+    r"worker took too long to start; canceled",
+    r"autovacuum worker took too long to start; canceled",
+    r"unexpected EOF on client connection.*",
+    r"startup process .*",
+    r"deadlock detected",
+    r"(log file|lock file|data directory lock file|performing immediate shutdown because).*",
+    r"could not translate .*|archive .*|using stale statistics.*",
+    r"there is no transaction in progress",
+)
+POSTGRES_LEVEL = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC):  ?(.*)")
+#: Lines of no level: what a console shows is in the agent's log with its level.
+PLAIN = re.compile(r"serving http://|ended: |^\d\d:\d\d:\d\d |^refused: |^# |^$")
+
+
+def unknown(site: Site) -> Iterator[str]:
+    """The lines that nobody has accounted for, each kind once, with how often it was said."""
+    found: Counter[str] = Counter()
+    for agent in site.agents:
+        for path in agent.state.glob("agent.log*"):
+            found.update(_of_agent(path))
+        found.update(_of_console(agent.program.folder.parent / "axiom-client.log"))
+    found.update(_of_console(site.root / "staff.log"))
+    for path in site.root.rglob("axiom-server.log"):
+        found.update(_of_server(path))
+    for path in site.root.rglob("postgres.log"):
+        found.update(_of_postgres(path))
+    for line, times in found.most_common():
+        yield f"{times} x {line}"
+
+
+def _of_agent(path: Path) -> Iterator[str]:
+    for line in _lines(path):
+        if match := re.match(r"\S+ \S+ (WARNING|ERROR|CRITICAL) +(.*)", line):
+            if not _known(AGENT, match[2]):
+                yield f"agent: {_without_numbers(match[2])}"
+        elif not re.match(r"\S+ \S+ (INFO|DEBUG) ", line) and line:
+            yield f"agent: {_without_numbers(line)}"
+
+
+def _of_console(path: Path) -> Iterator[str]:
+    for line in _lines(path):
+        if not PLAIN.search(line) and not _known(COMMAND, line):
+            yield f"command: {_without_numbers(line)}"
+
+
+def _of_server(path: Path) -> Iterator[str]:
+    for line in _lines(path):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            if not PLAIN.search(line) and not _known(COMMAND, line):
+                yield f"server: {_without_numbers(line)}"
+            continue
+        quiet = said.get("level") in ("debug", "info")
+        if not quiet and not _known(SERVER, str(said.get("event"))):
+            yield f"server: {_without_numbers(line)}"
+
+
+def _of_postgres(path: Path) -> Iterator[str]:
+    for line in _lines(path):
+        match = POSTGRES_LEVEL.search(line)
+        if match and not _known(POSTGRES, match[2]):
+            yield f"postgres: {match[1]}: {_without_numbers(match[2])}"
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        yield from path.read_text(errors="replace").splitlines()
+
+
+def _known(kinds: tuple[str, ...], line: str) -> bool:
+    return any(re.fullmatch(kind, line) for kind in kinds)
+
+
+def _without_numbers(line: str) -> str:
+    return re.sub(r"\d+", "N", line)[:300]

@@ -1,0 +1,178 @@
+"""The check from outside, when all is healed: by SQL, by /proc and by the files that stay."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from tests.chaos.experiments import POISON
+from tests.chaos.site import Agent, Site
+
+ATTEMPTS_MAX = 6  # of a workunit that fails by itself, the retry policy's own bound
+END_SECONDS = 20.0  # for processes to be gone when both programs have ended
+JOURNAL_BYTES_MAX = 8_000_000
+LOG_BYTES_MAX = 4_000_000
+DEAD_ROWS_MAX = 30_000
+
+#: Each finds what must not be: (what it is, the query whose rows are shown).
+NOTHING = (
+    ("waits in the queue", "SELECT queue_id, workunit_id, version_id, host_id, purpose FROM queue"),
+    ("is leased", "SELECT task_id, host_id FROM tasks WHERE state = 'leased'"),
+    ("is not reviewed", "SELECT task_id, host_id FROM tasks WHERE state = 'reported'"),
+    ("is not compared", """SELECT workunit_id, state FROM comparisons
+        WHERE state IN ('wanted', 'placed', 'disputed')"""),
+    ("is good and was not credited", """SELECT t.task_id
+        FROM tasks t LEFT JOIN credit c USING (task_id)
+        WHERE t.state = 'reviewed' AND t.outcome = 'success' AND t.refusal = ''
+          AND t.cpu_seconds > 0 AND t.elapsed_seconds > 0 AND c.task_id IS NULL"""),
+    ("is credited and not good", """SELECT c.task_id, t.state, t.outcome, t.refusal
+        FROM credit c LEFT JOIN tasks t USING (task_id)
+        WHERE t.task_id IS NULL OR t.outcome <> 'success' OR t.state <> 'reviewed'"""),
+    ("is credited twice", """SELECT task_id FROM credit GROUP BY task_id HAVING count(*) > 1"""),
+    ("has another total than the ledger (user)", """SELECT user_id, credit_total FROM users u
+        WHERE credit_total <> COALESCE((SELECT sum(amount) FROM credit c
+                                        WHERE c.user_id = u.user_id), 0)"""),
+    ("has another total than the ledger (host)", """SELECT host_id, credit_total FROM hosts h
+        WHERE credit_total <> COALESCE((SELECT sum(amount) FROM credit c
+                                        WHERE c.host_id = h.host_id), 0)"""),
+    ("has another total than the ledger (session)", """SELECT session_id, results, credit
+        FROM sessions s WHERE (results, credit) <> (
+            SELECT count(*), COALESCE(sum(amount), 0) FROM credit c
+            WHERE c.session_id = s.session_id)"""),
+    ("has reports that wait for ever (host)", """SELECT host_id, pending FROM hosts
+        WHERE pending <> 0"""),
+    ("is quarantined, and not by staff", """SELECT host_id, state_reason FROM hosts
+        WHERE state = 'quarantined'"""),
+    ("was charged with a wrong result", "SELECT host_id, note FROM mismatches"),
+    ("has a seed twice", """SELECT parameters_id, seed FROM workunits
+        GROUP BY parameters_id, seed HAVING count(*) > 1"""),
+    ("has two results for one purpose of one host", """SELECT workunit_id, host_id FROM tasks t
+        JOIN results r USING (task_id, workunit_id) WHERE purpose = 'first'
+        GROUP BY workunit_id, host_id HAVING count(*) > 1"""),
+)  # fmt: skip
+
+UNENDED = """
+SELECT w.workunit_id, e.name || '@' || v.version, v.state
+FROM workunits w JOIN versions v USING (version_id) JOIN experiments e USING (experiment_id)
+WHERE NOT EXISTS (SELECT FROM results r WHERE r.workunit_id = w.workunit_id)
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w.workunit_id
+                  AND t.attempt >= %s AND t.outcome IN ('failed', 'timed_out'))"""
+
+TAKEN_BACK = """
+SELECT task_id, host_id, extract(epoch FROM ended_at)::float8 FROM tasks
+WHERE state = 'lost' ORDER BY task_id"""
+
+ENDED = "SELECT state, outcome, refusal FROM tasks WHERE task_id = %s"
+
+
+def findings(site: Site) -> Iterator[str]:
+    """What the database says that must not be; empty when all is well."""
+    for what, query in NOTHING:
+        if found := site.rows(query):
+            yield f"{len(found)} times something {what}: {found[:5]}"
+    yield from _unended(site)
+    yield from _taken_back(site)
+    yield from _acknowledged(site)
+    yield from _grown(site)
+
+
+def _unended(site: Site) -> Iterator[str]:
+    """Workunits without a result, other than of what was withdrawn or fails by itself."""
+    for workunit, ref, state in site.rows(UNENDED, ATTEMPTS_MAX):
+        if ref not in site.retired:
+            yield f"workunit {workunit} of {ref} ({state}) has no result"
+    query = f"""SELECT count(*) FROM tasks t JOIN experiments e USING (experiment_id)
+        WHERE e.name = '{POISON}' AND outcome = 'failed'"""
+    if (tries := site.value(query)) > ATTEMPTS_MAX:
+        yield f"the workunit that always fails was tried {tries} times"
+
+
+def _taken_back(site: Site) -> Iterator[str]:
+    """Tasks that a host is said to have lost, though nothing made it forget."""
+    windows = [(a.host_id, window) for a in site.agents for window in a.forgiven]
+    for task_id, host_id, at in site.rows(TAKEN_BACK):
+        excused = any(h == host_id and begin <= at <= end for h, (begin, end) in windows)
+        if not excused:
+            when = time.strftime("%H:%M:%S", time.localtime(at))
+            yield f"task {task_id} was taken from host {host_id} at {when}, which had it"
+
+
+def _acknowledged(site: Site) -> Iterator[str]:
+    """What a server took as a success is credited, or refused for a reason that can be read."""
+    for task_id, said in sorted(site.traffic.acknowledged.items()):
+        found = site.rows(ENDED, task_id)
+        if not found:
+            yield f"task {task_id} of {said.agent} was acknowledged, and is not known"
+            continue
+        state, outcome, refusal = found[0]
+        if state != "reviewed" or (outcome != "success" and not refusal):
+            yield f"task {task_id} of {said.agent} was acknowledged, and is {state}: {outcome}"
+        elif refusal and not _was_quarantined(site, said.agent):
+            yield f"task {task_id} of {said.agent} was acknowledged, and then refused: {refusal}"
+
+
+def _was_quarantined(site: Site, name: str) -> bool:
+    return any(a.name == name and a.forgiven for a in site.agents)
+
+
+def _grown(site: Site) -> Iterator[str]:
+    query = "SELECT relname, n_dead_tup FROM pg_stat_user_tables WHERE n_dead_tup > %s"
+    for table, rows in site.rows(query, DEAD_ROWS_MAX):
+        yield f"table {table} holds {rows} dead rows"
+    for agent in site.agents:
+        journal = agent.state / "journal.sqlite"
+        if journal.exists() and journal.stat().st_size > JOURNAL_BYTES_MAX:
+            yield f"{agent.name}'s journal holds {journal.stat().st_size} bytes"
+    for log in (*site.root.rglob("*.log"), *site.root.rglob("*.log.*")):
+        if log.is_file() and log.stat().st_size > LOG_BYTES_MAX:
+            yield f"{log.relative_to(site.root)} holds {log.stat().st_size} bytes"
+
+
+# --- what stays when both programs have ended -----------------------------------------------------
+
+
+def leftovers(site: Site) -> Iterator[str]:
+    """Processes, sockets, folders and locks that nobody needs any more."""
+    until = time.monotonic() + END_SECONDS
+    while (alive := site.processes()) and time.monotonic() < until:
+        time.sleep(0.2)
+    for process in alive:
+        with suppress(Exception):
+            yield f"process {process.pid} lives: {' '.join(process.cmdline())[:200]}"
+    for agent in site.agents:
+        yield from _of_agent(agent)
+    for path in (site.root / "tmp").iterdir():
+        yield f"{path.name} is left in the temporary folder"
+    for path in site.root.rglob("*"):
+        if path.is_socket() or path.suffix == ".partial" or path.name.endswith(".tmp"):
+            yield f"{path.relative_to(site.root)} is left"
+
+
+def _of_agent(agent: Agent) -> Iterator[str]:
+    for folder in (agent.state / "tasks").iterdir():
+        yield f"{agent.name} keeps the folder of task {folder.name}"
+    with (agent.state / "agent.lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield f"{agent.name}'s folder is locked"
+    for table, rows in _journal(agent).items():
+        if rows:
+            yield f"{agent.name}'s journal keeps {table}: {rows[:3]}"
+
+
+def _journal(agent: Agent) -> dict[str, list[Any]]:
+    database = sqlite3.connect(agent.state / "journal.sqlite")
+    try:
+        found = {
+            table: [row[0] for row in database.execute(f"SELECT task_id FROM {table}")]
+            for table in ("tasks", "reports")
+        }
+        kept = database.execute("SELECT key FROM kept WHERE key IN ('request', 'drain', 'pause')")
+        return found | {"kept": [row[0] for row in kept]}
+    finally:
+        database.close()

@@ -1,0 +1,379 @@
+"""A whole project as real processes: PostgreSQL, one server or two, agents, the proxy between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from axiom_server.store.embedded import EmbeddedPostgres
+from tests.chaos import disk, experiments
+from tests.chaos.proxy import Gate, Proxy
+from tests.chaos.traffic import Traffic
+from tests.support.processes import runs, wait_for
+from tests.support.programs import Program, Server, finished, free_port
+
+MARK = "CHAOS_RUN"  # in the environment of every process that belongs to a run
+CLOCK = Path(__file__).parent / "clock"
+AGENT_DISK, SERVER_DISK = "96m", "1500m"
+SQL_SECONDS = 60.0
+CONFIG = """
+[project]
+name = "Chaos"
+[serve]
+sync_seconds = 3.0
+idle_sync_seconds = 1.0
+round_seconds = 1.0
+"""
+
+
+@dataclass(kw_only=True)
+class Agent:
+    """An agent, its way to the servers and its clock. ``busy``: the fault that it is under."""
+
+    name: str
+    program: Program
+    gate: Gate
+    clock: Path
+    host_id: int = 0
+    busy: str = ""
+    wanted: bool = True  # should run; whatever keeps services would start it again
+    exits: list[int] = field(default_factory=list)
+    forgiven: list[tuple[float, float]] = field(default_factory=list)  # may lose tasks, since 1970
+
+    @property
+    def state(self) -> Path:
+        return self.program.folder / "state"
+
+    @property
+    def alive(self) -> bool:
+        return self.program.process is not None and self.program.process.poll() is None
+
+    def start(self) -> None:
+        self.wanted = True
+        self.program.start("run", "--no-display")
+
+    def kill(self) -> None:
+        self.wanted = False
+        if self.alive:
+            self.program.kill()
+
+    def zygotes(self) -> list[psutil.Process]:
+        """Its warm parents."""
+        return [p for p in self._children() if _runs_module(p, "zygote")]
+
+    def tasks(self) -> list[psutil.Process]:
+        """What its zygotes have forked."""
+        found = []
+        for zygote in self.zygotes():
+            with suppress(psutil.NoSuchProcess):
+                found += zygote.children()
+        return found
+
+    def _children(self) -> list[psutil.Process]:
+        if not self.alive:
+            return []
+        assert self.program.process is not None
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.program.process.pid).children()
+        return []
+
+    def forgive(self, seconds: float) -> None:
+        """From now on for so long, tasks that it is said to have lost are not counted."""
+        now = time.time()
+        self.forgiven.append((now - 1, now + seconds))
+
+
+def _runs_module(process: psutil.Process, name: str) -> bool:
+    with suppress(psutil.Error):
+        return any(name in word for word in process.cmdline())
+    return False
+
+
+@dataclass
+class Site:
+    """Everything of one run, below one folder."""
+
+    root: Path
+    seed: int
+    server_count: int
+    servers: list[Server] = field(default_factory=list)
+    agents: list[Agent] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+    proxy: Proxy = field(init=False)
+    staff: Server = field(init=False)
+    postgres: EmbeddedPostgres = field(init=False)
+    conninfo: str = ""
+    server_exits: list[int] = field(default_factory=list)
+    patches: dict[str, int] = field(default_factory=dict)  # newest version of each experiment
+    retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
+    servers_stand_still: bool = False
+
+    @property
+    def owns_postgres(self) -> bool:
+        """Whether PostgreSQL is an operator's, so that nobody else starts it again."""
+        return self.server_count > 1
+
+    @property
+    def project_disk(self) -> Path:
+        return self.root / "disk"
+
+    # --- building ---------------------------------------------------------------------------------
+
+    def build(self, agents: int) -> None:
+        """A project with published experiments, and attached agents that run."""
+        (self.root / "tmp").mkdir()
+        self.proxy = Proxy(self.seed, self.traffic)
+        disk.mount(self.project_disk, SERVER_DISK)
+        self._make_project()
+        for name in (*experiments.PAUSES, experiments.POISON):
+            self.publish(name)
+        for _ in range(self.server_count):
+            self.servers.append(self._program(Server, "axiom-server", self.staff.folder))
+        self.start_servers()
+        for number in range(1, agents + 1):
+            self.agents.append(self._make_agent(f"agent{number}"))
+
+    def _make_project(self) -> None:
+        folder = self.project_disk / "project"
+        self.staff = self._program(Server, "axiom-server", folder)
+        if self.owns_postgres:
+            self.postgres = EmbeddedPostgres(self.project_disk / "pg", self.root / "postgres.log")
+            base = self.postgres.open()
+            with psycopg.connect(base, autocommit=True) as connection:
+                connection.execute("CREATE DATABASE project")
+            self._use_database("project")
+        self.staff.run("init", str(folder))
+        if not self.owns_postgres:
+            self.use_folder(folder)
+        (folder / "project.toml").write_text(CONFIG)
+
+    def _use_database(self, name: str) -> None:
+        self.conninfo = make_conninfo(self.postgres.conninfo, dbname=name)
+        for program in (self.staff, *self.servers):
+            program.environment["AXIOM_DATABASE_URL"] = self.conninfo
+
+    def use_folder(self, folder: Path) -> None:
+        """The project lies there now."""
+        for program in (self.staff, *self.servers):
+            program.folder = folder
+        if not self.owns_postgres:
+            self.postgres = EmbeddedPostgres(folder / "postgres", folder / "logs" / "postgres.log")
+            self.conninfo = self.postgres.conninfo
+
+    def use_new_database(self, number: int) -> None:
+        """An empty database of the operator's, to restore into."""
+        name = f"project{number}"
+        with psycopg.connect(self.postgres.conninfo, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        self._use_database(name)
+
+    def _program(self, kind: type[Any], name: str, folder: Path) -> Any:
+        variable = "AXIOM_SERVER_DIR" if name == "axiom-server" else "AXIOM_CLIENT_DIR"
+        made = kind(name=name, folder=folder, variable=variable)
+        made.environment |= {MARK: str(self.root), "TMPDIR": str(self.root / "tmp")}
+        if self.conninfo and self.owns_postgres and name == "axiom-server":
+            made.environment["AXIOM_DATABASE_URL"] = self.conninfo
+        return made
+
+    def _make_agent(self, name: str) -> Agent:
+        folder = self.root / name / "home"
+        disk.mount(folder, AGENT_DISK)
+        agent = self.add_agent(name, folder)
+        wait_for("the project to answer", lambda: self.ask(agent.program, "attach", agent.gate.url,
+                 "--user", name, "--name", name).returncode == 0)  # fmt: skip
+        agent.host_id = int(self.value("SELECT host_id FROM hosts WHERE name = %s", name))
+        agent.start()
+        return agent
+
+    def add_agent(self, name: str, folder: Path) -> Agent:
+        """An agent of this folder, which may be attached already; not started."""
+        program = self._program(Program, "axiom-client", folder)
+        clock = folder.parent / "clock"
+        clock.write_text("0")
+        program.environment |= {
+            "PYTHONPATH": str(CLOCK), "CHAOS_CLOCK": str(clock), "AXIOM_WORK_BUFFER": "5 s",
+            "AXIOM_DISK_KEEP_FREE": "0%", "AXIOM_DISK_TOTAL": "60 MB", "AXIOM_CPU_CORES": "2",
+        }  # fmt: skip
+        return Agent(name=name, program=program, gate=self.proxy.open(name), clock=clock)
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def ask(self, program: Program, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command, whatever it answers."""
+        return finished(*program.command(*words))
+
+    def staff_does(self, *words: str, tries: int = 20) -> str:
+        """A command of the staff's that must succeed in the end: they try again, as people do."""
+        for _ in range(tries):
+            done = self.ask(self.staff, *words)
+            if done.returncode == 0:
+                return done.stdout
+            self.note_output(words, done)
+            time.sleep(1)
+        raise AssertionError(f"axiom-server {words} failed {tries} times: {done.stderr}")
+
+    def note_output(self, words: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> None:
+        """Keep what a command complained of: its lines are judged with the logs."""
+        with (self.root / "staff.log").open("a") as log:
+            log.write(f"# {' '.join(words)} -> {done.returncode}\n{done.stderr}")
+
+    def publish(self, name: str) -> None:
+        """The next version of an experiment; the older ones retire."""
+        patch = self.patches.get(name, -1) + 1
+        path = experiments.write(self.root, name, patch)
+        self.staff_does("publish", "--skip", "dry-run", str(path))
+        self.retired |= {f"{name}@1.0.{old}" for old in range(patch)}
+        self.patches[name] = patch
+
+    # --- servers and database ---------------------------------------------------------------------
+
+    def start_servers(self) -> None:
+        """All of them, and wait until one answers."""
+        for server in self.servers:
+            self.start_server(server)
+        wait_for("a server to answer", lambda: any(s.ready() for s in self.servers))
+
+    def start_server(self, server: Server) -> None:
+        """One of them; its port is new, for the old one may still be in TIME_WAIT."""
+        server.port = free_port()
+        server.start("serve", "--port", str(server.port))
+        self.proxy.servers = [s.port for s in self.servers]
+
+    def stop_servers(self) -> None:
+        """All of them, politely."""
+        for server in self.servers:
+            server.stop()
+
+    def postmaster(self) -> psutil.Process | None:
+        """The database's first process, if it lives."""
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            pid = int((self.postgres.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            found = psutil.Process(pid)
+            return found if runs(found) else None
+        return None
+
+    def backends(self) -> list[psutil.Process]:
+        """Processes of PostgreSQL that serve a connection."""
+        if (master := self.postmaster()) is None:
+            return []
+        with suppress(psutil.Error):
+            return [p for p in master.children() if "axiom" in " ".join(p.cmdline())]
+        return []
+
+    def revive_postgres(self) -> None:
+        """As an operator's service manager does; a server's own database is the server's care."""
+        if self.owns_postgres:
+            wait_for("PostgreSQL to start", self._opens)
+
+    def _opens(self) -> bool:
+        try:
+            self.postgres.open()
+        except Exception:  # noqa: BLE001  it is tried again
+            return False
+        return True
+
+    @contextmanager
+    def _connected(self, seconds: float) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(self.conninfo, connect_timeout=2, autocommit=True) as connection:
+            connection.execute(f"SET statement_timeout = '{max(3.0, seconds):.0f}s'")
+            yield connection
+
+    def rows(self, query: str, *values: Any, seconds: float = SQL_SECONDS) -> list[Any]:
+        """What SQL says from outside; tried until the database answers."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                with self._connected(seconds) as connection:
+                    return connection.execute(query, values).fetchall()  # type: ignore[call-overload,no-any-return]
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.3)
+
+    def value(self, query: str, *values: Any, seconds: float = SQL_SECONDS) -> Any:
+        """The one value of a query."""
+        return self.rows(query, *values, seconds=seconds)[0][0]
+
+    # --- looking after ----------------------------------------------------------------------------
+
+    def keep_services(self) -> None:
+        """Start again what ended by itself, as a service manager would; its exit code is kept."""
+        for server in self.servers:
+            if server.process is not None and (code := server.process.poll()) is not None:
+                self.server_exits.append(code)
+                if not self.servers_stand_still:
+                    self.start_server(server)
+        for agent in self.agents:
+            if agent.wanted and not agent.busy and not agent.alive:
+                assert agent.program.process is not None
+                agent.exits.append(agent.program.process.returncode)
+                agent.start()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that belongs to this run and is not this one."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and runs(process) and self._owns(process):
+                    found.append(process)
+        return found
+
+    def _owns(self, process: psutil.Process) -> bool:
+        where = f"/proc/{process.pid}"
+        places = [os.readlink(f"{where}/cwd"), *process.cmdline()]
+        environment = Path(f"{where}/environ").read_bytes()
+        return any(str(self.root) in place for place in places) or (
+            f"{MARK}={self.root}".encode() in environment
+        )
+
+    def destroy(self) -> None:
+        """Nothing stays, whatever happened."""
+        if hasattr(self, "postgres"):
+            with suppress(Exception):
+                self.postgres.close()
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+        self.proxy.close()
+        if disk.may_mount():
+            subprocess.run(["umount", "-l", *self._mounts()], capture_output=True, check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _mounts(self) -> list[str]:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.split()[1].startswith(str(self.root))]
+
+
+@contextmanager
+def site(seed: int, servers: int, agents: int, *, keep: bool) -> Iterator[Site]:
+    """Build, and leave nothing behind. ``keep``: the folder stays, to be looked at."""
+    root = Path(tempfile.mkdtemp(prefix="chaos-"))
+    root.chmod(0o755)
+    made = Site(root, seed, servers)
+    try:
+        made.build(agents)
+        yield made
+    finally:
+        if keep:
+            kept = Path(f"{root}-kept")
+            shutil.copytree(root, kept, symlinks=True, ignore=_sockets, dirs_exist_ok=True)
+            print(f"kept in {kept}")
+        made.destroy()
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not (p := Path(folder, name)).is_file() and not p.is_dir()]
