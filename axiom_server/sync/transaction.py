@@ -15,8 +15,9 @@ from typing import TypeVar
 from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
+from axiom_server.decide import retry
 from axiom_server.decide.credit import decayed
-from axiom_server.store import comparisons, reported_tasks, syncing_hosts
+from axiom_server.store import reported_tasks, standing, syncing_hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.reported_tasks import TaskRow
 from axiom_server.store.syncing_hosts import HostRow, HostUpdate
@@ -84,8 +85,13 @@ async def answer_syncs(
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
     syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
-    evaluated = [(sync, evaluate_sync(catalogue, config.replication, sync)) for sync in syncs]
+    evaluated = [
+        (sync, evaluate_sync(catalogue, config.replication, config.standing, sync))
+        for sync in syncs
+    ]
     await _store_changes(connection, config, [changes for _, changes in evaluated], now)
+    if counts := _count_returned(evaluated):
+        await syncing_hosts.update_returned(connection, counts)
     new = [(s, c) for s, c in evaluated if s.host.last_request != s.request.request_id]
     granted = await grant_work(connection, catalogue, config, new, now)
     answers, updates = {}, []
@@ -161,7 +167,7 @@ async def _store_changes(
     ended = _joined(changes.ended for changes in all_changes)
     lost = _joined(changes.lost for changes in all_changes)
     requeued = _joined(changes.requeued for changes in all_changes)
-    requeued += [(task, task.attempt) for task in lost]
+    requeued += _after_loss(lost)
     late_workunits = _joined(changes.late_workunits for changes in all_changes)
     to_replicate = _joined(changes.to_replicate for changes in all_changes)
     mismatches = _joined(changes.mismatches for changes in all_changes)
@@ -170,11 +176,33 @@ async def _store_changes(
     await reported_tasks.requeue(connection, requeued)
     await reported_tasks.remove_from_queue(connection, late_workunits)
     await reported_tasks.request_comparisons(connection, to_replicate)
-    await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
+    await standing.record_mismatches(connection, mismatches, config.replication.distrust)
 
 
 def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
     return [item for items in lists for item in items]
+
+
+def _after_loss(lost: Sequence[TaskRow]) -> list[tuple[TaskRow, int]]:
+    """Lost tasks whose workunits wait again, as which attempt."""
+    decisions = [(task, retry.decide_requeue_lost(task.attempt)) for task in lost]
+    return [(task, decision.attempt) for task, decision in decisions if decision.requeue]
+
+
+def _count_returned(
+    evaluated: Sequence[tuple[HostSync, SyncChanges]],
+) -> dict[int, tuple[int, int]]:
+    """By user: tasks that ended with a result, and tasks that were lost or given back."""
+    counts: dict[int, tuple[int, int]] = {}
+    for sync, changes in evaluated:
+        given_back = sum(end.outcome in ("cancelled", "lost") for _, end in changes.ended)
+        given_back += len(changes.lost)
+        good = sum(end.valid is not None for _, end in changes.ended)
+        user_id = sync.host.user_id
+        if user_id is not None and (given_back or (good and sync.host.returned)):
+            before = counts.get(user_id, (0, 0))
+            counts[user_id] = (before[0] + good, before[1] + given_back)
+    return counts
 
 
 def _repeated_grants(catalogue: Catalogue, sync: HostSync, changes: SyncChanges) -> list[Grant]:

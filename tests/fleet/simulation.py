@@ -146,9 +146,7 @@ class Simulation:
         began = time.perf_counter()
         async with self._connection() as connection:
             await self._prepare(connection)
-            catalogue = Catalogue(
-                live_seconds=CONFIG.deploy.live_minutes * 60, clock=lambda: self.now
-            )
+            catalogue = Catalogue(clock=lambda: self.now)
             for tick in itertools.count(1):
                 await self._set_clock(connection, tick * self.tick)
                 if self.now > self.days * DAY and await self._at_rest(connection):
@@ -199,7 +197,7 @@ class Simulation:
                 Order(names=list(LIBRARY), count=round((slots - gpus) * per_slot)),
                 Order(names=["sam_vs_sgd"], count=round(gpus * per_slot), gpu=True),
             ):
-                await deploy.execute_order(connection, order, CONFIG.deploy)
+                await deploy.execute_order(connection, order, CONFIG.deploy, CONFIG.standing)
 
     async def _tick(self, connection: Connection, catalogue: Catalogue) -> None:
         due = [h for h in self.hosts if h.due <= self.now and h.speaks(self.now)]

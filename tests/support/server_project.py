@@ -74,7 +74,9 @@ class ServerProject:
         """As the command does."""
         return transaction(
             self.conninfo,
-            lambda c: deploy.execute_order(c, Order(names=names, **order), self.config.deploy),
+            lambda c: deploy.execute_order(
+                c, Order(names=names, **order), self.config.deploy, self.config.standing
+            ),
         )
 
     def host(self, user: str = "", cores: int = 4, gpus: int = 0) -> Host:
@@ -138,7 +140,7 @@ class ServerProject:
         """One exchange, as a freshly started serving process would make it."""
 
         async def inside() -> SyncAnswer:
-            catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
+            catalogue = Catalogue()
             async with connect(self.conninfo) as connection:
                 await catalogue.refresh(connection)
                 return await answer_sync(connection, catalogue, self.config, token, request)

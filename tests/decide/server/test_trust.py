@@ -136,9 +136,9 @@ def test_failures_count_until_a_success_and_not_while_spared() -> None:
 def ended(
     faults: int, successes: int, hosts: int = 3, ratio: float = 1.0, declared: float = 60.0
 ) -> list[Ended]:
-    tasks = [Ended(host_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
+    tasks = [Ended(account_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
     return tasks + [
-        Ended(host_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
+        Ended(account_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
         for i in range(successes)
     ]
 
@@ -158,40 +158,44 @@ def test_the_watchdog(recent: list[Ended], kind: str | None) -> None:
 
 
 def test_one_bad_host_does_not_stop_an_experiment() -> None:
-    recent = [Ended(host_id=1, fault=True, ratio=0.0)] * 5
-    recent += [Ended(host_id=2, fault=False, ratio=1.0)] * 20
+    recent = [Ended(account_id=1, fault=True, ratio=0.0)] * 5
+    recent += [Ended(account_id=2, fault=False, ratio=1.0)] * 20
     assert watchdog.watch(recent) is None
 
 
 def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     """They fail at once, and honest hosts need hours: the first results are all theirs."""
-    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)]
+    recent = [
+        Ended(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
+    ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
     assert alarm.outlived_after_seconds == 310.0
-    assert watchdog.is_of_hosts(alarm, recent, range(100, 130))
-    assert not watchdog.is_of_hosts(alarm, recent, range(100, 120))
-    assert not watchdog.is_of_hosts(alarm, recent, ())
+    assert watchdog.is_of_accounts(alarm, recent, range(100, 130))
+    assert not watchdog.is_of_accounts(alarm, recent, range(100, 120))
+    assert not watchdog.is_of_accounts(alarm, recent, ())
 
 
 def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
     """Near the end of a deployment: the newest results are theirs, for the others have no work."""
-    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0) for i in range(9)]
-    recent += [Ended(host_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
+    recent = [Ended(account_id=i % 3, fault=True, ratio=0.0) for i in range(9)]
+    recent += [Ended(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert not watchdog.is_of_hosts(alarm, recent, ())
+    assert not watchdog.is_of_accounts(alarm, recent, ())
     well = dict.fromkeys(range(10, 60), False)
-    assert watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(3), True))
-    assert not watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(60, 70), True))
+    assert watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(3), True))
+    assert not watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(60, 70), True))
 
 
 def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
-    recent = [Ended(host_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)]
+    recent = [
+        Ended(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)
+    ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert watchdog.is_of_hosts(alarm, recent, range(100, 110))
-    assert not watchdog.is_of_hosts(alarm, recent, range(100, 103))
+    assert watchdog.is_of_accounts(alarm, recent, range(100, 110))
+    assert not watchdog.is_of_accounts(alarm, recent, range(100, 103))
 
 
 def twin(seeds: int, *hosts: int) -> Twin:
