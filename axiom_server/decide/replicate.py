@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from axiom_server.decide.standing import Level, StandingPolicy, is_established
 
-WAITING_MAX = 2  # replicas for each believed slot of a host; with more, it is passed over
+WAITING_MAX = 8  # replicas for each believed slot of a host; with more, it is passed over
 BROKEN_SHARE_MIN = 0.1  # of a host's compared results: fewer refuted ones are no habit
 
 
