@@ -27,7 +27,7 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
            FROM results r JOIN tasks t USING (task_id)
            JOIN workunits w ON w.workunit_id = r.workunit_id
            JOIN parameter_sets p USING (parameters_id)
-           WHERE r.version_id = %s AND p.budget_seconds >= %s AND NOT EXISTS (
+           WHERE r.version_id = %s AND r.validated AND p.budget_seconds >= %s AND NOT EXISTS (
                SELECT FROM comparisons c WHERE c.workunit_id = r.workunit_id
                AND c.state IN ('disputed', 'given_up') AND c.note <> ''
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)

@@ -17,7 +17,7 @@ from axiom_protocol.messages import Grant
 from axiom_server.config import Config
 from axiom_server.decide import lease
 from axiom_server.decide.lease import PoolView, Room
-from axiom_server.decide.standing import tasks_in_hand
+from axiom_server.decide.standing import StandingPolicy, tasks_in_hand
 from axiom_server.store import leases
 from axiom_server.store.database import Connection
 from axiom_server.store.leases import CandidateRow, Lease
@@ -94,8 +94,8 @@ async def _recipients(
     user_leased: dict[int | None, int] = {}
     quotas = {
         sync.host.user_id: quota
-        for sync, _ in syncs
-        if (quota := tasks_in_hand(config.standing, sync.host.standing)) is not None
+        for sync, changes in syncs
+        if (quota := _quota(config.standing, sync, changes)) is not None
     }
     counted = {sync.host.user_id for sync, _ in syncs} if config.lease.tasks_per_user else quotas
     if users := sorted(user_id for user_id in counted if user_id is not None):
@@ -120,6 +120,13 @@ async def _recipients(
             )
         )  # fmt: skip
     return recipients
+
+
+def _quota(policy: StandingPolicy, sync: HostSync, changes: SyncChanges) -> int | None:
+    """Tasks that its account may hold, after what it has just given back."""
+    earned = sync.host.standing
+    returned = earned.returned + changes.given_back
+    return tasks_in_hand(policy, replace(earned, returned=returned))
 
 
 def _host_view(

@@ -84,6 +84,12 @@ class SyncChanges:
     failing: int
     pace: float
 
+    @property
+    def given_back(self) -> int:
+        """Tasks that ended without having been tried to the end."""
+        returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
+        return returned + len(self.lost)
+
 
 def evaluate_sync(
     catalogue: Catalogue, policy: ReplicationPolicy, standing: StandingPolicy, sync: HostSync

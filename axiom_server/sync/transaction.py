@@ -195,13 +195,11 @@ def _count_returned(
     """By user: tasks that ended with a result, and tasks that were lost or given back."""
     counts: dict[int, tuple[int, int]] = {}
     for sync, changes in evaluated:
-        given_back = sum(end.outcome in ("cancelled", "lost") for _, end in changes.ended)
-        given_back += len(changes.lost)
         good = sum(end.valid is not None for _, end in changes.ended)
         user_id = sync.host.user_id
-        if user_id is not None and (given_back or (good and sync.host.returned)):
+        if user_id is not None and (changes.given_back or (good and sync.host.returned)):
             before = counts.get(user_id, (0, 0))
-            counts[user_id] = (before[0] + good, before[1] + given_back)
+            counts[user_id] = (before[0] + good, before[1] + changes.given_back)
     return counts
 
 
