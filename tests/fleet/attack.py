@@ -29,7 +29,7 @@ from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, standing, users
 from axiom_server.store.database import Connection
 from axiom_server.sync.catalogue import Catalogue
-from tests.fleet.attackers import LIE_LOW, attackers
+from tests.fleet.attackers import KINDS, LIE_LOW, attackers
 from tests.fleet.hosts import DAY, HOUR, SimulatedHost
 from tests.fleet.simulation import Simulation, host_facts, manifests
 from tests.support.cluster import cluster
@@ -271,20 +271,22 @@ def play(conninfo: str, scenario: Scenario, seed: int = 1) -> Figures:
 
 
 def scenarios(honest: int) -> Iterator[Scenario]:
-    """The table's, for a number of honest hosts: each kind alone, then crowds."""
-    few, days = max(3, honest * 3 // 20), 8.0 if honest < 1000 else 6.0
-    cores = 16 if honest < 100 else 4 if honest < 1000 else 2
+    """The table's, for a number of honest hosts: attackers of each kind, then crowds.
+
+    Few hosts meet each kind alone; more of them meet all kinds together.
+    """
+    few, kinds = max(3, honest * 3 // 20), KINDS
+    days = {20: 8.0, 100: 7.0}.get(honest, 5.5)
+    cores = {20: 16, 100: 4}.get(honest, 2)
+    attacks: Sequence[Mapping[str, int]] = (
+        [{kind: few} for kind in kinds] if honest <= 20 else [dict.fromkeys(kinds, few // 6)]
+    )
     for old in (False, True):
-        kinds = ("colluder", "sybil", "hoarder", "refuser", "poisoner", "cherry_picker")
-        attacks: Sequence[Mapping[str, int]] = (
-            [{kind: few} for kind in kinds] if honest < 1000 else [dict.fromkeys(kinds, few // 6)]
-        )
         for attack in attacks:
             yield Scenario(honest=honest, attack=attack, old=old, days=days, cores_max=cores)
-        crowd = {"sybil": 2 * honest}
         yield Scenario(
-            honest=honest, attack=crowd, old=old, anchors=0 if old else max(1, honest // 50),
-            days=days, cores_max=cores,
+            honest=honest, attack={"sybil": 2 * honest}, old=old,
+            anchors=0 if old else max(1, honest // 50), days=4.0, cores_max=cores,
         )  # fmt: skip
 
 
