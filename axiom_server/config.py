@@ -12,6 +12,7 @@ from axiom_server.decide.credit import CreditPolicy
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.rates import Limits
 from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.decide.standing import StandingPolicy
 from axiom_server.errors import ConfigWrong
 
 
@@ -46,6 +47,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     deploy: DeployConfig = DeployConfig()
     lease: LeasePolicy = LeasePolicy()
     replication: ReplicationPolicy = ReplicationPolicy()
+    standing: StandingPolicy = StandingPolicy()
     credit: CreditPolicy = CreditPolicy()
 
 
@@ -97,13 +99,23 @@ name = {name}
 # silent_hours = 24.0              # a host silent for this long loses its tasks to others
 
 [replication]
-# trusted_after = 10               # agreements in a row
-# distrust = 100                   # after a mismatch, so many more results are checked
-# one_in = 50                      # one in this many results of a trusted host is checked
+# trusted_after = 10               # confirmed results in a row until which all are checked
+# distrust = 100                   # so many more of its results are checked after a mismatch
+# one_in = 50                      # results of a trusted host: one in this many is checked
 # mismatches_to_quarantine = 3     # within window_days
 # window_days = 7.0
 # hold_hours = 6.0
-# tries = 4
+
+[standing]                         # what accounts earn, by what others confirmed
+# newcomer_cores = 8               # that a new account is believed to have, over all its hosts
+# cores_per_result = 2             # more for each confirmed result
+# unconfirmed_max = 4              # results that may wait to be confirmed, a believed core
+# judge_results = 10               # an account judges others after so many confirmed results ...
+# judge_accounts = 3               # ... by so many accounts, or by a host of staff's ...
+# judge_days = 2.0                 # ... and so long after it joined
+# senior_days = 30.0               # after so long, it settles disputes of younger judges
+# judges_min = 5                   # with fewer judges, newcomers judge each other by majority
+# young_share = 0.25               # of the checks that judges younger than senior_days make
 
 [credit]
 # kind = "tiers"                   # or "flops", or "workunit"

@@ -59,7 +59,7 @@ class Project:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.catalogue = Catalogue(live_seconds=1800)
+        self.catalogue = Catalogue()
         self._numbers = itertools.count()
 
     async def sync(self, connection: Connection, held: list[Grant], cores: int) -> list[Grant]:
@@ -119,7 +119,7 @@ class Project:
 async def deploy(connection: Connection, config: Config, count: int) -> None:
     """Queue workunits."""
     order = Order(names=["short_walk"], count=count)
-    await execute_order(connection, order, config.deploy)
+    await execute_order(connection, order, config.deploy, config.standing)
 
 
 async def populate(connection: Connection, host_count: int, entries: int) -> None:

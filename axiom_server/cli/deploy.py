@@ -66,7 +66,9 @@ def deploy(
         budget_seconds=budget, weight=weight, ceiling=ceiling,
     )  # fmt: skip
     config = folder.config()
-    deployed = run_transaction(folder, lambda c: execute_order(c, order, config.deploy))
+    deployed = run_transaction(
+        folder, lambda c: execute_order(c, order, config.deploy, config.standing)
+    )
     if as_json:
         print_json(_as_json(deployed))
     else:

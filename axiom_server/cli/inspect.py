@@ -13,7 +13,9 @@ import typer
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
 users_app = typer.Typer(help="Manage volunteers' accounts.", no_args_is_help=True)
-host_app = typer.Typer(help="Quarantine one host, or release it.", no_args_is_help=True)
+hosts_app = typer.Typer(
+    help="List hosts; quarantine, release or trust one.", invoke_without_command=True
+)
 experiments_app = typer.Typer(
     help="List published experiments, retire or resume them.", invoke_without_command=True
 )
@@ -22,10 +24,11 @@ export_app = typer.Typer(help="Export data for analysis.", no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (status, hosts, tasks):
+    for command in (status, tasks):
         app.command()(command)
     app.add_typer(users_app, name="users")
-    app.add_typer(host_app, name="host")
+    app.add_typer(hosts_app, name="hosts")
+    app.add_typer(hosts_app, name="host", hidden=True)  # as it was called in 0.1.0
     app.add_typer(experiments_app, name="experiments")
     app.add_typer(export_app, name="export")
 
@@ -49,12 +52,15 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         print(f"alarm: {alarm['experiment']}: {alarm['message']}")
 
 
+@hosts_app.callback()
 def hosts(
     context: typer.Context,
     limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """List hosts, the most recently seen first."""
+    if context.invoked_subcommand is not None:
+        return
     from axiom_server.store import hosts as store
 
     found = run_transaction(project_of(context), lambda c: store.listing(c, limit))
@@ -71,7 +77,7 @@ def hosts(
     )  # fmt: skip
 
 
-@host_app.command()
+@hosts_app.command()
 def quarantine(
     context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
@@ -79,10 +85,27 @@ def quarantine(
     _set_host(context, host, "quarantined", reason)
 
 
-@host_app.command()
+@hosts_app.command()
 def release(context: typer.Context, host: int) -> None:
     """Give a quarantined host work again; its results are checked like a new host's."""
     _set_host(context, host, "active", "")
+
+
+@hosts_app.command()
+def trust(
+    context: typer.Context,
+    host: int,
+    undo: Annotated[bool, typer.Option("--undo", help="Trust it no longer.")] = False,
+) -> None:
+    """Trust a host of your own: its results are the truth that all others are held against."""
+    from axiom_server.errors import NotFound
+    from axiom_server.store import standing
+
+    if not run_transaction(
+        project_of(context), lambda c: standing.set_trusted(c, host, trusted=not undo)
+    ):
+        raise NotFound(f"no active host {host} has joined; axiom-server hosts lists them")
+    print(f"host {host} is {'no longer ' if undo else ''}trusted")
 
 
 def _set_host(context: typer.Context, host: int, state: str, reason: str) -> None:
@@ -114,6 +137,26 @@ def users_add(
         print_json({"user_id": user_id, "user": name, "account_key": key})
     else:
         print(f"user {user_id} {name}\naccount key {key}")
+
+
+@users_app.command("vouch")
+def users_vouch(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The volunteer's name.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Answer for them no longer.")] = False,
+) -> None:
+    """Answer for somebody you know: their hosts get work for all their cores at once.
+
+    Their results are checked like everybody's. Accounts made by `users add` are vouched for.
+    """
+    from axiom_server.errors import NotFound
+    from axiom_server.store import standing
+
+    if not run_transaction(
+        project_of(context), lambda c: standing.vouch(c, name, vouched=not undo)
+    ):
+        raise NotFound(f"no user {name!r}; axiom-server users list names them")
+    print(f"user {name} is {'no longer ' if undo else ''}vouched for")
 
 
 @users_app.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Device = Literal["cpu", "gpu"]
@@ -11,11 +11,16 @@ Device = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class IdleHost:
-    """A host with slots that run nothing and that no queued workunit is reserved for."""
+    """A host with slots that run nothing and that no queued workunit is reserved for.
+
+    earned  tasks that its user may still have in hand, over all hosts; None: no limit
+    """
 
     host_id: int
     cpu: int
     gpu: int
+    user_id: int | None = None
+    earned: int | None = None
     environments: frozenset[str] = frozenset()  # empty: unknown (imported), assumed to have all
 
 
@@ -45,6 +50,21 @@ class Placement:
     host_id: int | None
     device: Device
     count: int
+
+
+def bound_by_standing(hosts: Sequence[IdleHost]) -> list[IdleHost]:
+    """The same hosts with no more idle than their users are believed to have together."""
+    left: dict[int | None, int] = {}
+    bounded = []
+    for host in hosts:
+        if host.earned is not None:
+            room = left.setdefault(host.user_id, host.earned)
+            gpu = min(host.gpu, room)
+            cpu = min(host.cpu, room - gpu)
+            left[host.user_id] = room - gpu - cpu
+            host = replace(host, cpu=cpu, gpu=gpu)
+        bounded.append(host)
+    return [host for host in bounded if host.cpu > 0 or host.gpu > 0]
 
 
 def fill_idle(

@@ -12,6 +12,10 @@ from msgspec import Meta, Struct
 from axiom_protocol.messages import GRANTS_MAX, Capacity
 
 FAILS_REPEATEDLY = 2  # failed tasks in a row; a single failure is common on a host with 240 cores
+EARNING = (
+    "a new account gets more work as its results are confirmed; "
+    "it has as much in hand as it has earned"
+)
 
 Device = Literal["cpu", "gpu"]
 HOUR, DAY = 3600.0, 86400.0
@@ -44,6 +48,7 @@ class HostView:
     failing     tasks failed since its last success
     leased      tasks that it holds after this request, by device
     user_leased tasks that all hosts of its user hold
+    quota       tasks that its user's standing allows those; None: no limit of this kind
     """
 
     cpu_cores: int
@@ -54,6 +59,7 @@ class HostView:
     failing: int = 0
     leased: Mapping[Device, int]
     user_leased: int = 0
+    quota: int | None = None
     quarantined: str = ""  # the reason; empty when it is not
 
 
@@ -118,13 +124,13 @@ def room(
         limit = min(limit, max(0, policy.tasks_per_host - held))
     if policy.tasks_per_user:
         limit = min(limit, max(0, policy.tasks_per_user - host.user_leased))
+    reason = "" if limit else "the limit of tasks for this host or user is reached"
+    if host.quota is not None and cpu + gpu > (earned := max(0, host.quota - host.user_leased)):
+        limit = min(limit, earned)
+        reason = reason or ("" if limit else EARNING)
     gpu = min(gpu, limit)
     cpu = min(cpu, limit - gpu)
-    return Room(
-        cpu=cpu,
-        gpu=gpu,
-        reason="" if limit else "the limit of tasks for this host or user is reached",
-    )
+    return Room(cpu=cpu, gpu=gpu, reason=reason)
 
 
 def _device_room(

@@ -1,4 +1,9 @@
-"""Compare results for one seed from several hosts: which agree, and which are outliers."""
+"""Results of one seed held against each other: which are believed, and who is the outlier.
+
+One account has one vote, and one address has one, whatever they claim. Only the highest level of
+standing that took part decides: staff's hosts before seniors, seniors before judges, judges before
+newcomers. Newcomers, of whom nobody knows how many are one person, need a wide margin.
+"""
 
 from __future__ import annotations
 
@@ -9,68 +14,114 @@ from typing import Literal
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
+from axiom_server.decide.standing import Level
 
-RESULTS_MAX = 5  # without a majority by then, the experiment is at fault and no host
+RESULTS_MAX = 9  # when there is no majority by then, the experiment is at fault, not a host
+ACCOUNTS_MIN = {  # that must agree where nobody disagrees, by the highest level among them
+    Level.NEWCOMER: 3,  # two of three attackers among twenty meet in 1 of 200 draws
+    Level.JUDGE: 2,
+    Level.SENIOR: 2,
+    Level.STAFF: 1,
+}
+MARGIN_MIN = {  # votes of that level ahead of any other answer, where somebody disagrees
+    Level.NEWCOMER: 3,
+    Level.JUDGE: 2,
+    Level.SENIOR: 2,
+    Level.STAFF: 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedResult:
-    """One checked result of the workunit. ``trusted``: its host has agreed many times before."""
+    """One gated result of the workunit, by whom, and what his answer counts."""
 
     task_id: int
     host_id: int
+    user_id: int | None
     result: Result
-    trusted: bool = False
+    level: Level = Level.NEWCOMER
+    address: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonDecision:
     """The outcome of a comparison.
 
-    verdict   agreed: a majority agrees; disputed: another result is needed; unsettled: still no
-              majority, so the results are not reproducible and no host is at fault
-    agreeing  tasks whose results agree
-    outliers  (task, why) for the tasks that do not; their hosts get a mismatch
+    verdict   agreed: enough agree; wanted: nobody disagrees, and more must agree; disputed: another
+              opinion is needed; unsettled: there is still no majority, so the numbers are not
+              reproducible and nobody is to blame
+    agreeing  the tasks that agree
+    outliers  (task, why), whose hosts are charged with a mismatch
+    missing   opinions that would be enough if they agreed
     """
 
-    verdict: Literal["agreed", "disputed", "unsettled"]
+    verdict: Literal["agreed", "wanted", "disputed", "unsettled"]
     agreeing: tuple[int, ...] = ()
     outliers: tuple[tuple[int, str], ...] = ()
     note: str = ""
+    missing: int = 0
 
 
-def compare(manifest: Manifest, results: Sequence[ComparedResult]) -> ComparisonDecision:
-    """Compare two or more results for one seed, field by field.
+def compare(
+    manifest: Manifest, results: Sequence[ComparedResult], *, all_asked: bool = False
+) -> ComparisonDecision:
+    """Hold the results of one seed against each other, field by field. One at least.
 
-    Two new hosts do not outvote a trusted one, because they may be two accounts of one cheater. A
-    fourth result decides, from a trusted host where there is one.
+    ``all_asked``: nobody is left who could give another opinion, so that the strict majority of all
+    there are decides, and agreement of two is enough.
     """
-    ordered = sorted(results, key=lambda r: r.task_id)
+    ordered = sorted(results, key=lambda o: o.task_id)
+    highest = max(result.level for result in ordered)
     groups = _groups(manifest, ordered)
+    groups.sort(key=lambda group: (-votes(group, highest), group[0].task_id))
     largest, others = groups[0], groups[1:]
-    outliers = [compared for group in others for compared in group]
-    if not outliers:
-        return ComparisonDecision(verdict="agreed", agreeing=_task_ids(largest))
-    note = disagreements(manifest, largest[0].result, outliers[0].result, limit=1)[0]
-    majority = len(largest) > len(others[0]) and len(largest) > 1
-    doubtful = any(r.trusted for r in outliers) and not any(r.trusted for r in largest)
-    if majority and (not doubtful or len(ordered) > RESULTS_MAX - 2):
+    if not others:
+        return _unanimous(largest, highest, all_asked)
+    note = disagreements(manifest, largest[0].result, others[0][0].result, limit=1)[0]
+    margin = votes(largest, highest) - votes(others[0], highest)
+    alone = highest < Level.STAFF and len(_people(largest)) < 2
+    if margin >= (1 if all_asked else MARGIN_MIN[highest]) and not alone:
         return ComparisonDecision(
             verdict="agreed",
             agreeing=_task_ids(largest),
-            outliers=tuple(
-                (r.task_id, disagreements(manifest, largest[0].result, r.result, limit=1)[0])
-                for r in sorted(outliers, key=lambda r: r.task_id)
-            ),
+            outliers=_outliers(manifest, largest, others),
+            note=note,
         )
-    verdict: Literal["disputed", "unsettled"] = (
-        "disputed" if len(ordered) < RESULTS_MAX else "unsettled"
+    if all_asked or len(ordered) >= RESULTS_MAX:
+        return ComparisonDecision(verdict="unsettled", note=note)
+    return ComparisonDecision(verdict="disputed", note=note, missing=1)
+
+
+def _unanimous(
+    group: Sequence[ComparedResult], highest: Level, all_asked: bool
+) -> ComparisonDecision:
+    needed = min(2, ACCOUNTS_MIN[highest]) if all_asked else ACCOUNTS_MIN[highest]
+    missing = needed - len(_people(group))
+    if missing <= 0:
+        return ComparisonDecision(verdict="agreed", agreeing=_task_ids(group))
+    return ComparisonDecision(verdict="wanted", missing=missing)
+
+
+def votes(group: Sequence[ComparedResult], level: Level) -> int:
+    """Votes of that level: one for each account, and for each address."""
+    return len(_people([result for result in group if result.level == level]))
+
+
+def _people(group: Sequence[ComparedResult]) -> set[int | str | None]:
+    return {result.address or result.user_id for result in group}
+
+
+def _outliers(
+    manifest: Manifest, largest: Sequence[ComparedResult], others: Sequence[list[ComparedResult]]
+) -> tuple[tuple[int, str], ...]:
+    wrong = sorted((r for group in others for r in group), key=lambda r: r.task_id)
+    return tuple(
+        (r.task_id, disagreements(manifest, largest[0].result, r.result, limit=1)[0]) for r in wrong
     )
-    return ComparisonDecision(verdict=verdict, note=note)
 
 
 def _groups(manifest: Manifest, ordered: Sequence[ComparedResult]) -> list[list[ComparedResult]]:
-    """Groups of results that agree with the first of their group; the largest group first."""
+    """Results that agree with the first of their group."""
     groups: list[list[ComparedResult]] = []
     for compared in ordered:
         for group in groups:
@@ -79,7 +130,7 @@ def _groups(manifest: Manifest, ordered: Sequence[ComparedResult]) -> list[list[
                 break
         else:
             groups.append([compared])
-    return sorted(groups, key=lambda group: (-len(group), group[0].task_id))
+    return groups
 
 
 def _task_ids(group: Sequence[ComparedResult]) -> tuple[int, ...]:

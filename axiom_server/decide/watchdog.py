@@ -2,7 +2,8 @@
 
 In the original project one broken script put every host into back-off. Here it is the experiment
 that is stopped, and the hosts are spared any penalty. The other way round, a few broken or lying
-hosts must not stop a sound experiment: they answer at once, while honest hosts still compute.
+hosts must not stop a sound experiment: they answer at once, while honest hosts still compute. So
+accounts are counted and not hosts, and those that others have confirmed before all others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 RESULTS_MIN = 10  # fewer say nothing
 ERROR_RATE_MAX = 0.10
+FAULTY_SHARE_MAX = 0.25  # of the accounts: a few that fail on purpose stop nothing
+FAULTY_NEWCOMERS_MAX = 0.5  # ... of newcomers, of whom nobody knows how many are one person
 SLOWER_MAX = 10.0  # times the declared seconds, by the median, at each host's own pace
 SLOWER_SECONDS = 1.0  # a task that took less spent it on being started, whatever it declares
 FASTER_MAX = 1_000.0  # the same the other way: it does nothing; a fast host is no fault
@@ -26,10 +29,11 @@ REPEATS_ALONE = 10  # ... before an experiment that nobody else computes is
 class Ended:
     """One recent task of the experiment that ended by itself.
 
-    ratio  elapsed over declared seconds, divided by the host's pace on other experiments
+    account_id  whose task it was
+    ratio       elapsed over declared seconds, divided by the host's pace on other experiments
     """
 
-    host_id: int
+    account_id: int
     fault: bool
     ratio: float
     elapsed_seconds: float = 0.0
@@ -37,31 +41,34 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Why an experiment is stopped, unless it is the fault of ``hosts``.
+    """Why an experiment is stopped, unless it is the fault of ``accounts``.
 
-    share_max  of the hosts that compute it: with more of them at fault, it is the experiment
+    share_max  of the accounts that compute it: with more of them at fault, it is the experiment
     """
 
     kind: str
     message: str
-    hosts: frozenset[int] = frozenset()
+    accounts: frozenset[int] = frozenset()
     outlived_after_seconds: float = 0.0
     share_max: float = 0.0
 
 
-def watch(recent: Sequence[Ended]) -> Alarm | None:
-    """Judge the newest tasks of one version (successes and faults, any order)."""
+def watch(recent: Sequence[Ended], *, known: bool = True) -> Alarm | None:
+    """Judge the newest tasks of one version (successes and faults, any order).
+
+    ``known``: their accounts have standing. Of newcomers, half must be at fault.
+    """
     if len(recent) < RESULTS_MIN:
         return None
     faults = [task for task in recent if task.fault]
-    hosts, faulty_hosts = {t.host_id for t in recent}, {t.host_id for t in faults}
-    # One host that fails at everything is that host's trouble, unless nobody else tried.
-    spread = len(faulty_hosts) > 1 or len(hosts) == 1
+    accounts, faulty = {t.account_id for t in recent}, {t.account_id for t in faults}
+    # One account that fails at everything is its own trouble, unless nobody else tried.
+    spread = len(faulty) > 1 or len(accounts) == 1
     if spread and len(faults) > ERROR_RATE_MAX * len(recent):
         return _alarm(
-            "error_rate", faults, ERROR_RATE_MAX,
+            "error_rate", faults, FAULTY_SHARE_MAX if known else FAULTY_NEWCOMERS_MAX,
             f"{len(faults)} of its last {len(recent)} tasks failed, "
-            f"on {len(faulty_hosts)} of {len(hosts)} hosts",
+            f"for {len(faulty)} of {len(accounts)} accounts",
         )  # fmt: skip
     timed = [task for task in recent if not task.fault and task.ratio > 0]
     if len(timed) < RESULTS_MIN:
@@ -83,24 +90,24 @@ def _alarm(kind: str, at_fault: Sequence[Ended], share_max: float, message: str)
     longest = max(task.elapsed_seconds for task in at_fault)
     return Alarm(
         kind=kind, message=message, share_max=share_max,
-        hosts=frozenset(task.host_id for task in at_fault),
+        accounts=frozenset(task.account_id for task in at_fault),
         outlived_after_seconds=OUTLIVED_FACTOR * longest + OUTLIVED_SECONDS,
     )  # fmt: skip
 
 
-def is_of_hosts(
+def is_of_accounts(
     alarm: Alarm, recent: Sequence[Ended], outliving: Collection[int],
     lately: Mapping[int, bool] | None = None,
 ) -> bool:  # fmt: skip
-    """Whether it is a few hosts that fail, and not the experiment.
+    """Whether it is a few accounts that fail, and not the experiment.
 
-    outliving  hosts on which a task of it has run on for longer than ``outlived_after_seconds``
-    lately     hosts that computed it within a day, and whether their newest task failed: broken
+    outliving  accounts whose task of it has run on for longer than ``outlived_after_seconds``
+    lately     accounts that computed it within a day, and whether their newest task failed: broken
                hosts fill the newest results, for they are done at once and come back for more
     """
     lately = lately or {}
-    at_fault = alarm.hosts | {host for host, fault in lately.items() if fault}
-    computing = {task.host_id for task in recent} | set(outliving) | lately.keys()
+    at_fault = alarm.accounts | {account for account, fault in lately.items() if fault}
+    computing = {task.account_id for task in recent} | set(outliving) | lately.keys()
     spared = computing - at_fault
     return bool(spared) and len(at_fault) <= alarm.share_max * len(computing)
 

@@ -13,6 +13,7 @@ from axiom_protocol.manifest import ManifestError, Parameters
 from axiom_server.config import DeployConfig
 from axiom_server.decide import deploy
 from axiom_server.decide.deploy import Candidate, Device, Placement
+from axiom_server.decide.standing import StandingPolicy
 from axiom_server.errors import ExperimentUnknown, NotFound, Usage
 from axiom_server.store import experiments, hosts, workunits
 from axiom_server.store.database import Connection, rows
@@ -57,13 +58,15 @@ class Deployed:
     standing: bool = False
 
 
-async def execute_order(connection: Connection, order: Order, config: DeployConfig) -> Deployed:
+async def execute_order(
+    connection: Connection, order: Order, config: DeployConfig, policy: StandingPolicy
+) -> Deployed:
     """Make the workunits, in the caller's transaction.
 
     Raises ExperimentUnknown, NotFound, Usage.
     """
     chosen = await _select_versions(connection, order.names)
-    placements = await _placements(connection, order, config, chosen)
+    placements = await _placements(connection, order, config, policy, chosen)
     wanted = await _with_parameters(connection, order, chosen, placements)
     if order.ceiling is not None:
         wanted = _apply_ceiling(order.ceiling, await workunits.count_pool(connection), wanted)
@@ -92,8 +95,10 @@ async def execute_order(connection: Connection, order: Order, config: DeployConf
     )  # fmt: skip
 
 
-async def fill_new_host(connection: Connection, host_id: int, config: DeployConfig) -> None:
-    """Give a new host work from ``--fill-idle`` orders that found no idle host.
+async def fill_new_host(
+    connection: Connection, host_id: int, config: DeployConfig, policy: StandingPolicy
+) -> None:
+    """Give a host that has just joined what --fill-idle promised while nothing was idle.
 
     An order waits as long as a workunit is reserved for its host. Slots that one order fills are
     not idle for the next, so a host never gets more than it can run.
@@ -101,7 +106,7 @@ async def fill_new_host(connection: Connection, host_id: int, config: DeployConf
     for standing in await workunits.standing_orders(connection, config.hold_hours * 3600):
         order = msgspec.convert({**standing, "hosts": (host_id,)}, Order)
         try:
-            await execute_order(connection, order, config)
+            await execute_order(connection, order, config, policy)
         except ExperimentUnknown:
             continue  # retired or withdrawn since the order was given
 
@@ -148,12 +153,16 @@ async def _select_versions(connection: Connection, names: Sequence[str]) -> list
 
 
 async def _placements(
-    connection: Connection, order: Order, config: DeployConfig, chosen: Sequence[VersionRow]
+    connection: Connection,
+    order: Order,
+    config: DeployConfig,
+    policy: StandingPolicy,
+    chosen: Sequence[VersionRow],
 ) -> list[Placement]:
     candidates = [_candidate(v) for v in chosen]
     device: Device = "gpu" if order.gpu else "cpu"
     if order.fill_idle:
-        idle = await hosts.idle_hosts(connection, config.live_minutes * 60)
+        idle = await hosts.idle_hosts(connection, policy, config.live_minutes * 60)
         if order.hosts:
             idle = [host for host in idle if host.host_id in set(order.hosts)]
         return deploy.fill_idle(candidates, idle, ("gpu",) if order.gpu else ("cpu", "gpu"))

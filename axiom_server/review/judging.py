@@ -12,14 +12,14 @@ from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
 
 
-async def judge_all(connection: Connection, trusted_after: int) -> list[FindingLine]:
+async def judge_all(connection: Connection) -> list[FindingLine]:
     """The verdict on every finding of every active version, all decided together."""
     chosen = [
         version
         for version in await experiments.versions(connection)
         if version.state == "active" and version.manifest.findings
     ]
-    studies = [await _study(connection, version, trusted_after) for version in chosen]
+    studies = [await _study(connection, version) for version in chosen]
     return [
         line_of(version.name, verdict)
         for version, verdicts in zip(chosen, judge_together(studies), strict=True)
@@ -27,11 +27,11 @@ async def judge_all(connection: Connection, trusted_after: int) -> list[FindingL
     ]
 
 
-async def _study(connection: Connection, version: VersionRow, trusted_after: int) -> Study:
+async def _study(connection: Connection, version: VersionRow) -> Study:
     manifest, version_id = version.manifest, version.version_id
     return Study(
         manifest=manifest,
-        samples=await findings.samples(connection, version_id, manifest, trusted_after),
+        samples=await findings.samples(connection, version_id, manifest),
         issued=await issued_seeds.issued(connection, version_id, manifest),
         seed_ignored=is_seed_ignored(manifest, await findings.probes(connection, version_id)),
     )

@@ -66,7 +66,7 @@ async def _record(
     entries: Sequence[CreditEntry],
 ) -> dict[str, Any]:
     """What the session log needs and cannot be read from the database later."""
-    judged = await judge_all(connection, config.replication.trusted_after)
+    judged = await judge_all(connection)
     return {
         "tiers": msgspec.to_builtins(credit_by_tier(config.credit, entries)),
         "unpaid": _unpaid(reported, decisions),

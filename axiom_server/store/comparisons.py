@@ -1,4 +1,4 @@
-"""Comparisons of results for one seed: which need a replica, and how they ended."""
+"""Comparisons of results of one seed: which wait for other opinions, and what came of them."""
 
 from __future__ import annotations
 
@@ -6,89 +6,110 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from axiom_server.decide.lease import FAILS_REPEATEDLY
-from axiom_server.decide.replicate import Need, Opinion
+from axiom_server.decide.replicate import Checker, Need
+from axiom_server.decide.standing import Standing, StandingPolicy, believed_cores, level
 from axiom_server.store.database import Connection, rows
 
-COMPARISONS_MAX = 2_000  # comparisons in one round of maintenance
+COMPARISONS_MAX = 2_000  # comparisons handled in one round
+KNOWN_SECONDS = 7 * 86400.0  # hosts heard of since then may come back, and are waited for
+
+#: Of a host ``h`` and its user ``u``: what ``Standing`` is made of, in its order.
+STANDING = """h.trusted, u.vouched, u.validated, u.agreeing, u.confirmed_by_staff,
+    EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed"""
 
 
 class OpenRow(NamedTuple):
-    """One result of a workunit whose comparison is open."""
+    """One result of a workunit whose comparison is open, by a host that is not quarantined.
+
+    ``involved``: users who had a task of the workunit, whatever became of it, and their
+    ``addresses``.
+    """
 
     workunit_id: int
     version_id: int
     device: str
+    parameters_id: int
+    seed: int
     state: str
-    tries: int
+    involved: list[int | None]
+    addresses: list[str]
     task_id: int
     host_id: int
     user_id: int | None
-    trusted: bool
+    address: str
     result: dict[str, Any]
+    standing: Standing
 
 
-async def open_results(
-    connection: Connection, states: Sequence[str], trusted_after: int
-) -> list[OpenRow]:
-    """Results of workunits under comparison, locked, by workunit and task."""
+def make_standing(values: Sequence[Any]) -> Standing:
+    """A row of ``STANDING``; hosts without an owner have none."""
+    trusted, vouched, validated, agreeing, by_staff, age, streak, returned, unconfirmed = values
+    return Standing(
+        trusted=trusted, vouched=bool(vouched), validated=validated or 0, agreeing=agreeing or 0,
+        confirmed_by_staff=bool(by_staff), age_seconds=age or 0.0, streak=streak,
+        returned=returned or 0, unconfirmed=unconfirmed or 0,
+    )  # fmt: skip
+
+
+async def open_results(connection: Connection) -> list[OpenRow]:
+    """Results of workunits under comparison for which nothing is waited for, by workunit and task.
+
+    Drawn at random where they are many, so that those nobody can compute now do not block others.
+    """
     found = await rows(
         connection,
-        f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
-                   t.user_id, h.agreements >= %s, r.result
-            FROM (SELECT * FROM comparisons WHERE state = ANY(%s)
-                    AND state IN ('wanted', 'placed', 'disputed')
-                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
-            JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
-            JOIN hosts h ON h.host_id = t.host_id
-            ORDER BY c.workunit_id, t.task_id""",
-        (trusted_after, list(states)),
-    )
-    return [OpenRow._make(r) for r in found]
-
-
-async def answered_results(connection: Connection, trusted_after: int) -> list[OpenRow]:
-    """As ``open_results``, for placed comparisons whose replica has ended or was lost."""
-    found = await rows(
-        connection,
-        f"""SELECT c.workunit_id, t.version_id, t.device, c.state, c.tries, t.task_id, t.host_id,
-                   t.user_id, h.agreements >= %s, r.result
-            FROM (SELECT * FROM comparisons p WHERE state = 'placed'
+        f"""SELECT c.workunit_id, t.version_id, t.device, w.parameters_id, w.seed, c.state,
+                   ARRAY(SELECT DISTINCT a.user_id FROM tasks a
+                         WHERE a.workunit_id = c.workunit_id ORDER BY 1),
+                   ARRAY(SELECT DISTINCT b.address FROM tasks a JOIN users b USING (user_id)
+                         WHERE a.workunit_id = c.workunit_id AND b.address <> '' ORDER BY 1),
+                   t.task_id, t.host_id, t.user_id, COALESCE(u.address, ''), r.result, {STANDING}
+            FROM (SELECT * FROM comparisons p WHERE state IN ('wanted', 'placed', 'disputed')
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
                                     AND l.state = 'leased')
-                  ORDER BY workunit_id LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
+                  ORDER BY random() LIMIT {COMPARISONS_MAX} FOR UPDATE SKIP LOCKED) c
+            JOIN workunits w USING (workunit_id)
             JOIN tasks t USING (workunit_id) JOIN results r ON r.task_id = t.task_id
-            JOIN hosts h ON h.host_id = t.host_id
+            JOIN hosts h ON h.host_id = t.host_id LEFT JOIN users u ON u.user_id = t.user_id
+            WHERE h.state = 'active'
             ORDER BY c.workunit_id, t.task_id""",
-        (trusted_after,),
     )
-    return [OpenRow._make(r) for r in found]
+    return [OpenRow._make((*r[:13], make_standing(r[13:]))) for r in found]
 
 
-async def replica_hosts(
-    connection: Connection, live_seconds: float, trusted_after: int
-) -> list[Opinion]:
-    """Live hosts that could compute a replica, with how many are reserved for each, shuffled."""
+async def checkers(
+    connection: Connection, policy: StandingPolicy, live_seconds: float
+) -> list[Checker]:
+    """Hosts that could compute a replica, now or when they are back, each with a drawn rank."""
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
-                  h.agreements >= %s, COALESCE(q.waiting, 0), random()
-           FROM hosts h LEFT JOIN (SELECT host_id, count(*) AS waiting FROM queue
-                                   WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
-           WHERE h.state = 'active' AND NOT h.imported AND h.draining = ''
-             AND h.failing < {FAILS_REPEATEDLY}
-             AND h.last_seen_at > now() - %s * interval '1 second' AND h.cpu_cores > 0
-           ORDER BY h.host_id""",
-        (trusted_after, live_seconds),
+                   u.address, h.draining = '' AND h.failing < {FAILS_REPEATEDLY}
+                       AND h.last_seen_at > now() - %s * interval '1 second',
+                   COALESCE(q.waiting, 0), random(), {STANDING}
+            FROM hosts h JOIN users u USING (user_id)
+            LEFT JOIN (SELECT host_id, count(*) AS waiting FROM queue
+                       WHERE host_id IS NOT NULL AND purpose <> 'first'
+                       GROUP BY host_id) q USING (host_id)
+            WHERE h.state = 'active' AND NOT h.imported AND h.cpu_cores > 0
+              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second'
+            ORDER BY h.host_id""",
+        (live_seconds,),
     )
-    return [
-        Opinion(
-            host_id=host, user_id=user, slots=cores + gpus, gpus=gpus, memory_bytes=memory,
-            environments=frozenset(environments), trusted=trusted, asked=waiting,
-            rank=rank,
-        )
-        for host, user, cores, gpus, memory, environments, trusted, waiting, rank in found
-    ]  # fmt: skip
+    made = []
+    for host, user, cores, gpus, memory, environments, address, live, asked, rank, *values in found:
+        standing = make_standing(values)
+        believed = believed_cores(policy, standing)
+        slots = cores + gpus if believed is None else min(cores + gpus, believed)
+        made.append(
+            Checker(
+                host_id=host, user_id=user, slots=slots, gpus=gpus, memory_bytes=memory,
+                environments=frozenset(environments), level=level(policy, standing),
+                address=address, live=live, asked=asked, rank=rank,
+            )
+        )  # fmt: skip
+    return made
 
 
 async def queue_replicas(
@@ -100,6 +121,10 @@ async def queue_replicas(
     """Queue replicas, reserved for the hosts chosen. ``versions``: workunit -> version."""
     if not placed:
         return
+    purposes = [
+        ("tiebreak" if need.contested else "replica") + (f"_{count}" if count > 1 else "")
+        for need, count in _numbered(placed)
+    ]
     await connection.execute(
         """INSERT INTO queue (workunit_id, version_id, device, host_id, purpose, release_at)
            SELECT *, now() + %s * interval '1 second'
@@ -111,10 +136,71 @@ async def queue_replicas(
             [versions[need.workunit_id] for need, _ in placed],
             [need.device for need, _ in placed],
             [host for _, host in placed],
-            [need.purpose for need, _ in placed],
+            purposes,
         ),
     )
-    await set_state(connection, [need.workunit_id for need, _ in placed], "placed")
+    waiting = {contested: [n.workunit_id for n, _ in placed if n.contested is contested]
+               for contested in (False, True)}  # fmt: skip
+    await set_state(connection, waiting[False], "placed")
+    await set_state(connection, waiting[True], "placed", "hosts disagree")
+
+
+def _numbered(placed: Sequence[tuple[Need, int]]) -> list[tuple[Need, int]]:
+    """Each need with which of its replicas it is, from 1."""
+    counts: dict[int, int] = {}
+    numbered = []
+    for need, _ in placed:
+        counts[need.workunit_id] = counts.get(need.workunit_id, 0) + 1
+        numbered.append((need, counts[need.workunit_id]))
+    return numbered
+
+
+async def queue_checks(connection: Connection, hosts: Sequence[int], hold_seconds: float) -> int:
+    """Give each host a workunit whose answer a host of staff's knows; it looks like any other.
+
+    Returns how many. A host whose account has one in hand already, or did them all, gets none.
+    """
+    found = await rows(
+        connection,
+        """WITH asked AS (
+               SELECT host_id, user_id, environments, memory_bytes FROM hosts
+               WHERE host_id = ANY(%(hosts)s) AND NOT EXISTS (
+                   SELECT FROM queue q JOIN hosts o ON o.host_id = q.host_id
+                   WHERE q.purpose = 'check' AND o.user_id = hosts.user_id
+               ) AND NOT EXISTS (
+                   SELECT FROM tasks t JOIN hosts o USING (host_id)
+                   WHERE t.state = 'leased' AND t.purpose = 'check' AND o.user_id = hosts.user_id)
+           ), known AS (
+               SELECT t.workunit_id, t.version_id, t.device, v.manifest FROM hosts s
+               JOIN tasks t USING (host_id) JOIN results r USING (task_id)
+               JOIN versions v ON v.version_id = t.version_id
+               WHERE s.trusted AND s.state = 'active' AND v.state = 'active' AND t.device = 'cpu'
+               ORDER BY random() LIMIT 200
+           ), drawn AS (
+               SELECT DISTINCT ON (a.user_id) a.host_id, k.workunit_id, k.version_id, k.device
+               FROM asked a CROSS JOIN known k
+               WHERE (k.manifest -> 'resources' ->> 'memory_bytes') IS NULL
+                  OR (k.manifest -> 'resources' ->> 'memory_bytes')::bigint <= a.memory_bytes
+               ORDER BY a.user_id, random()
+           ), queued AS (
+               INSERT INTO queue (workunit_id, version_id, device, host_id, purpose, release_at)
+               SELECT DISTINCT ON (d.workunit_id) d.workunit_id, d.version_id, d.device, d.host_id,
+                      'check', now() + %(hold)s * interval '1 second'
+               FROM drawn d WHERE NOT EXISTS (
+                   SELECT FROM tasks t JOIN hosts h ON h.host_id = d.host_id
+                   WHERE t.workunit_id = d.workunit_id AND t.user_id = h.user_id)
+               ON CONFLICT (workunit_id, purpose) DO NOTHING
+               RETURNING workunit_id
+           ), opened AS (
+               INSERT INTO comparisons (workunit_id, task_id, state)
+               SELECT q.workunit_id, (SELECT min(task_id) FROM results r
+                                      WHERE r.workunit_id = q.workunit_id), 'placed' FROM queued q
+               ON CONFLICT (workunit_id) DO UPDATE SET state = 'placed'
+           )
+           SELECT count(*) FROM queued""",
+        {"hosts": list(hosts), "hold": hold_seconds},
+    )
+    return int(found[0][0])
 
 
 async def set_state(
@@ -126,41 +212,6 @@ async def set_state(
                settled_at = CASE WHEN %s IN ('agreed', 'settled', 'given_up') THEN now() END
            WHERE workunit_id = ANY(%s)""",
         (state, note[:500], state, list(workunits)),
-    )
-
-
-async def record_agreements(connection: Connection, tasks: Sequence[int]) -> None:
-    """Count one more agreement for the host of each task."""
-    await connection.execute(
-        """UPDATE hosts h SET agreements = h.agreements + a.n
-           FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
-                 GROUP BY host_id) a
-           WHERE h.host_id = a.host_id""",
-        (list(tasks),),
-    )
-
-
-async def record_mismatches(
-    connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
-) -> None:
-    """Record one mismatch for the host of each task: (task, why).
-
-    distrust  agreements that these hosts need before they count as new hosts again
-    """
-    if not tasks:
-        return
-    ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
-    await connection.execute(
-        """INSERT INTO mismatches (task_id, host_id, note)
-           SELECT t.task_id, t.host_id, m.note
-           FROM unnest(%s::bigint[], %s::text[]) AS m (task_id, note) JOIN tasks t USING (task_id)
-           ON CONFLICT DO NOTHING""",
-        (ids, notes),
-    )
-    await connection.execute(
-        """UPDATE hosts SET agreements = -%s
-           WHERE host_id IN (SELECT host_id FROM tasks WHERE task_id = ANY(%s))""",
-        (distrust, ids),
     )
 
 
@@ -177,45 +228,65 @@ async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]
     await connection.execute("DELETE FROM results WHERE task_id = ANY(%s)", (ids,))
 
 
-async def count_mismatches(connection: Connection, window_seconds: float) -> dict[int, int]:
-    """Mismatches of each active host in the window and since its release from quarantine."""
+async def reopen_trusted(connection: Connection, hosts: Sequence[int], seconds: float) -> int:
+    """Ask for other opinions on what these hosts returned lately and nobody checked."""
     found = await rows(
         connection,
-        """SELECT h.host_id, count(*) FROM hosts h JOIN mismatches m USING (host_id)
-           WHERE h.state = 'active' AND m.at > now() - %s * interval '1 second'
-             AND (h.released_at IS NULL OR m.at > h.released_at)
-           GROUP BY h.host_id ORDER BY h.host_id""",
-        (window_seconds,),
+        """WITH unchecked AS (
+               SELECT r.task_id, r.workunit_id FROM versions v JOIN tasks t USING (version_id)
+               JOIN results r USING (task_id) JOIN hosts h ON h.host_id = t.host_id
+               WHERE t.host_id = ANY(%s) AND r.validated AND NOT h.trusted
+                 AND t.ended_at > now() - %s * interval '1 second' AND v.state = 'active'
+                 AND NOT EXISTS (SELECT FROM comparisons c WHERE c.workunit_id = t.workunit_id)
+           ), doubted AS (
+               UPDATE results r SET validated = false FROM unchecked u WHERE r.task_id = u.task_id
+           ), opened AS (
+               INSERT INTO comparisons (workunit_id, task_id)
+               SELECT workunit_id, task_id FROM unchecked ON CONFLICT DO NOTHING
+           )
+           SELECT count(*) FROM unchecked""",
+        (list(hosts), seconds),
     )
-    return {int(h): int(n) for h, n in found}
+    return int(found[0][0])
 
 
 async def withdraw_results(
-    connection: Connection, host_id: int, reason: str, window_seconds: float
+    connection: Connection, hosts: Sequence[int], reason: str, window_seconds: float
 ) -> int:
-    """Delete a quarantined host's results of the window that no other host has confirmed.
+    """Take back what quarantined hosts returned lately and no active host confirmed.
 
-    Those not reviewed yet earn no credit. Workunits left without a result are queued again, unless
-    a replica is being computed. Returns the number of results.
+    What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the
+    replica that is being computed; what these hosts confirmed of others' is compared anew without
+    them. Returns how many results.
     """
     found = await rows(
         connection,
-        """WITH unconfirmed AS (
-               SELECT t.task_id, t.workunit_id FROM versions v JOIN tasks t USING (version_id)
-               JOIN results r USING (task_id) LEFT JOIN comparisons c
-                    ON c.workunit_id = t.workunit_id
-               WHERE t.host_id = %(host)s AND t.ended_at > now() - %(window)s * interval '1 second'
-                 AND COALESCE(c.state, '') NOT IN ('agreed', 'settled')
-           ), refused AS (
-               UPDATE tasks t SET refusal = left(%(reason)s, 200) FROM unconfirmed u
-               WHERE t.task_id = u.task_id AND t.state = 'reported'
-           ), gone AS (
-               DELETE FROM results r USING unconfirmed u WHERE r.task_id = u.task_id
+        """WITH touched AS (
+               SELECT DISTINCT t.workunit_id FROM versions v JOIN tasks t USING (version_id)
+               JOIN results r USING (task_id)
+               WHERE t.host_id = ANY(%(hosts)s)
+                 AND t.ended_at > now() - %(window)s * interval '1 second'
+           ), kept AS (
+               SELECT r.workunit_id, r.task_id FROM touched JOIN results r USING (workunit_id)
+               JOIN tasks t ON t.task_id = r.task_id JOIN hosts h ON h.host_id = t.host_id
+               WHERE h.state = 'active'
            ), alone AS (
-               SELECT DISTINCT u.workunit_id FROM unconfirmed u WHERE NOT EXISTS (
-                   SELECT FROM tasks t JOIN results r USING (task_id)
-                   WHERE t.workunit_id = u.workunit_id
-                     AND task_id NOT IN (SELECT task_id FROM unconfirmed))
+               SELECT workunit_id FROM touched
+               WHERE workunit_id NOT IN (SELECT workunit_id FROM kept)
+           ), gone AS (
+               DELETE FROM results r USING touched WHERE r.workunit_id = touched.workunit_id
+                 AND r.task_id NOT IN (SELECT task_id FROM kept)
+               RETURNING r.task_id
+           ), refused AS (
+               UPDATE tasks t SET refusal = left(%(reason)s, 200) FROM gone
+               WHERE t.task_id = gone.task_id AND t.state = 'reported'
+           ), doubted AS (
+               UPDATE results r SET validated = false FROM kept WHERE r.task_id = kept.task_id
+           ), opened AS (
+               INSERT INTO comparisons (workunit_id, task_id)
+               SELECT DISTINCT ON (workunit_id) workunit_id, task_id FROM kept
+               ORDER BY workunit_id, task_id
+               ON CONFLICT (workunit_id) DO UPDATE SET state = 'wanted', note = ''
            ), computed AS (
                UPDATE tasks t SET purpose = 'first' FROM alone a
                WHERE t.workunit_id = a.workunit_id AND t.state = 'leased'
@@ -233,7 +304,7 @@ async def withdraw_results(
                  AND workunit_id NOT IN (SELECT workunit_id FROM computed)
                ON CONFLICT DO NOTHING
            )
-           SELECT count(*) FROM unconfirmed""",
-        {"host": host_id, "reason": reason, "window": window_seconds},
+           SELECT count(*) FROM gone""",
+        {"hosts": list(hosts), "reason": reason, "window": window_seconds},
     )
     return int(found[0][0])

@@ -10,22 +10,17 @@ from axiom_server.decide.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.issued_seeds import PLANNED
 
-#: A result stands when another host agrees, or when its host has earned trust by agreeing often
-#: enough. In a project of one user alone there is nobody whose results could be in doubt.
-STANDS = """COALESCE(c.state IN ('agreed', 'settled'), false)
-    OR (COALESCE(c.state, 'given_up') = 'given_up'
-        AND (h.agreements >= %(trusted_after)s OR alone))"""
+#: A result stands when others confirmed it, or when its host need not be checked. In a project
+#: of one user alone, nobody's results are in doubt.
+STANDS = "(r.validated OR alone)"
 ALONE = """(SELECT count(DISTINCT user_id) <= 1 FROM hosts WHERE NOT imported)"""
 
 
-async def samples(
-    connection: Connection, version_id: int, manifest: Manifest, trusted_after: int
-) -> list[Sample]:
+async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
     """Results of a version, reduced to what its findings read.
 
     Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
-    the configurations that the findings speak of. ``trusted_after``: agreements that make a host
-    trusted.
+    the configurations that the findings speak of.
     """
     fields = _fields(manifest)
     found = await rows(
@@ -36,7 +31,7 @@ async def samples(
                         WITH ORDINALITY AS a (f, n) ORDER BY n)
            FROM results r JOIN tasks t USING (task_id)
            JOIN planned w ON w.workunit_id = r.workunit_id
-           JOIN parameter_sets p USING (parameters_id) JOIN hosts h ON h.host_id = t.host_id
+           JOIN parameter_sets p USING (parameters_id)
            CROSS JOIN {ALONE} AS a (alone)
            LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
            WHERE r.version_id = %(version)s AND NOT (
@@ -44,10 +39,7 @@ async def samples(
                AND (SELECT count(*) FROM results o JOIN tasks USING (task_id)
                     WHERE tasks.workunit_id = r.workunit_id) > 1)
            ORDER BY r.task_id""",
-        {
-            "fields": fields, "version": version_id, "budget": manifest.expected_seconds,
-            "trusted_after": trusted_after,
-        },
+        {"fields": fields, "version": version_id, "budget": manifest.expected_seconds},
     )  # fmt: skip
     return [
         Sample(

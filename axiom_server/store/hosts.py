@@ -8,8 +8,10 @@ from typing import NamedTuple
 import msgspec
 
 from axiom_protocol.messages import HostFacts
-from axiom_server.decide.deploy import IdleHost
+from axiom_server.decide.deploy import IdleHost, bound_by_standing
 from axiom_server.decide.lease import FAILS_REPEATEDLY
+from axiom_server.decide.standing import Standing, StandingPolicy, tasks_in_hand
+from axiom_server.store.comparisons import STANDING, make_standing
 from axiom_server.store.database import Connection, row, rows
 
 
@@ -85,18 +87,25 @@ async def live_users(connection: Connection, live_seconds: float) -> frozenset[i
     return frozenset(int(r[0]) for r in found)
 
 
-async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHost]:
-    """Live hosts with idle slots that no queued workunit is reserved for.
+async def idle_hosts(
+    connection: Connection, policy: StandingPolicy, live_seconds: float
+) -> list[IdleHost]:
+    """Live hosts with slots that nothing runs on and nothing waits for, locked against deploys.
 
-    Locks out other deployments until the transaction ends. An imported host is idle as its file
-    says, until it was given work once.
+    Imported hosts count by the file's word until they have been filled once: that takes it away.
+    All others together have no more idle than their account is believed to have.
     """
     await connection.execute("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.idle_cpu - COALESCE(q.cpu, 0), h.idle_gpu - COALESCE(q.gpu, 0),
-                  h.environments
-           FROM hosts h LEFT JOIN (
+                  h.environments, h.user_id, h.imported, (
+                      SELECT count(*) FROM hosts o JOIN tasks t USING (host_id)
+                      WHERE o.user_id = h.user_id AND t.state = 'leased'
+                  ) + (
+                      SELECT count(*) FROM hosts o JOIN queue w USING (host_id)
+                      WHERE o.user_id = h.user_id), {STANDING}
+           FROM hosts h LEFT JOIN users u USING (user_id) LEFT JOIN (
                SELECT host_id, count(*) FILTER (WHERE device = 'cpu') AS cpu,
                       count(*) FILTER (WHERE device = 'gpu') AS gpu
                FROM queue WHERE host_id IS NOT NULL GROUP BY host_id) q USING (host_id)
@@ -106,11 +115,21 @@ async def idle_hosts(connection: Connection, live_seconds: float) -> list[IdleHo
            ORDER BY h.host_id""",
         (live_seconds,),
     )
-    return [
-        IdleHost(host_id=h, cpu=max(0, cpu), gpu=max(0, gpu), environments=frozenset(environments))
-        for h, cpu, gpu, environments in found
+    idle = [
+        IdleHost(
+            host_id=h, cpu=max(0, cpu), gpu=max(0, gpu), environments=frozenset(environments),
+            user_id=user_id,
+            earned=None if imported else _left(policy, make_standing(values), in_hand),
+        )
+        for h, cpu, gpu, environments, user_id, imported, in_hand, *values in found
         if cpu > 0 or gpu > 0
-    ]
+    ]  # fmt: skip
+    return bound_by_standing(idle)
+
+
+def _left(policy: StandingPolicy, standing: Standing, in_hand: int) -> int | None:
+    quota = tasks_in_hand(policy, standing)
+    return None if quota is None else max(0, quota - in_hand)
 
 
 async def slots_of(connection: Connection, ids: list[int]) -> dict[int, tuple[int, int]]:
@@ -147,7 +166,7 @@ async def listing(connection: Connection, limit: int) -> list[HostLine]:
 
 
 async def set_state(connection: Connection, host_id: int, state: str, reason: str) -> bool:
-    """Quarantine or release a host; False when no host has this id.
+    """Quarantine a host, or release it and its account; False when there is none of that id.
 
     Mismatches from before its release no longer count.
     """
@@ -158,6 +177,12 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
            WHERE host_id = %s""",
         (state, reason, state, state, host_id),
     )
+    if state == "active":
+        await connection.execute(
+            """UPDATE users SET state = 'active', state_reason = ''
+               WHERE user_id = (SELECT user_id FROM hosts WHERE host_id = %s)""",
+            (host_id,),
+        )
     return cursor.rowcount == 1
 
 

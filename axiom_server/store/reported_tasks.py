@@ -35,7 +35,7 @@ class EndedTask(Struct, frozen=True, kw_only=True):
     """How a task ended, by the names that END_TASKS reads.
 
     ``valid``, ``digest`` (sha256 in hexadecimal) and ``result`` are set only for a result that
-    passed the schema check.
+    passed the schema check; ``validated`` when nobody else need confirm it.
     """
 
     task_id: int
@@ -49,6 +49,7 @@ class EndedTask(Struct, frozen=True, kw_only=True):
     valid: int | None = None
     digest: str = ""
     result: Raw = Raw(b"null")
+    validated: bool = False
 
 
 _TASK = """t.task_id, t.host_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.device,
@@ -79,12 +80,12 @@ WITH ended AS (
     FROM json_to_recordset(%(ended)s::json) AS r (
         task_id bigint, outcome text, claimed_seconds float8, elapsed_seconds float8,
         cpu_seconds float8, peak_memory_bytes bigint, refusal text, message text, valid smallint,
-        digest text, result jsonb)
+        digest text, result jsonb, validated boolean)
     WHERE t.task_id = r.task_id AND t.state IN ('leased', 'lost')
-    RETURNING t.task_id, t.workunit_id, t.version_id, r.valid, r.digest, r.result
+    RETURNING t.task_id, t.workunit_id, t.version_id, r.valid, r.digest, r.result, r.validated
 )
-INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result)
-SELECT task_id, workunit_id, version_id, valid, decode(digest, 'hex'), result
+INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result, validated)
+SELECT task_id, workunit_id, version_id, valid, decode(digest, 'hex'), result, validated
 FROM ended WHERE valid IS NOT NULL"""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_protocol.messages import HostFacts
+from axiom_server.decide.standing import Standing
 from axiom_server.store.database import Connection, as_json
 from axiom_server.store.reported_tasks import LEASED_TASKS, TaskRow
 
@@ -38,7 +39,20 @@ class HostRow(NamedTuple):
     user_average: float | None
     user_average_at: datetime | None
     pending: int
+    trusted: bool
+    vouched: bool | None
+    validated: int | None
+    returned: int | None
+    unconfirmed: int | None
     now: datetime
+
+    @property
+    def standing(self) -> Standing:
+        """What bounds how much its account may hold."""
+        return Standing(
+            trusted=self.trusted, vouched=bool(self.vouched), validated=self.validated or 0,
+            returned=self.returned or 0, unconfirmed=self.unconfirmed or 0,
+        )  # fmt: skip
 
 
 class HostUpdate(Struct, frozen=True, kw_only=True):
@@ -71,7 +85,7 @@ LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
        h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
-       clock_timestamp()
+       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp()
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
 
@@ -132,6 +146,18 @@ async def update_facts(connection: Connection, host_id: int, facts: HostFacts) -
             host_id,
         ),
     )
+
+
+UPDATE_RETURNED = """
+UPDATE users u SET returned = LEAST(GREATEST(0, u.returned - r.ended) + r.given_back, 1000)
+FROM json_to_recordset(%s::json) AS r (user_id bigint, ended int, given_back int)
+WHERE u.user_id = r.user_id"""
+
+
+async def update_returned(connection: Connection, counts: Mapping[int, tuple[int, int]]) -> None:
+    """Count what accounts ended well and gave back: ``(ended, given back)`` by user."""
+    found = [{"user_id": u, "ended": e, "given_back": g} for u, (e, g) in sorted(counts.items())]
+    await connection.execute(UPDATE_RETURNED, (as_json(found),))
 
 
 async def update_hosts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
+from axiom_server.decide.retry import LOSSES_MAX
 from axiom_server.decide.watchdog import Company, Ended, Twin
 from axiom_server.store.database import Connection, rows
 
@@ -50,13 +51,17 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
            ), lost AS (
                UPDATE tasks t SET state = 'lost', outcome = 'lost', ended_at = now()
                WHERE t.task_id IN (SELECT task_id FROM late UNION SELECT task_id FROM silent)
-               RETURNING t.workunit_id, t.version_id, t.device, t.purpose, t.attempt
+               RETURNING t.workunit_id, t.version_id, t.device, t.purpose, t.attempt, t.user_id
            ), again AS (
                INSERT INTO queue (workunit_id, version_id, device, attempt)
-               SELECT l.workunit_id, l.version_id, l.device, l.attempt
+               SELECT l.workunit_id, l.version_id, l.device, l.attempt + 1
                FROM lost l JOIN versions v USING (version_id)
-               WHERE l.purpose = 'first' AND v.state = 'active'
+               WHERE l.purpose = 'first' AND v.state = 'active' AND l.attempt < {LOSSES_MAX}
                ON CONFLICT (workunit_id, purpose) DO NOTHING
+           ), returned AS (
+               UPDATE users u SET returned = LEAST(u.returned + l.tasks, 1000)
+               FROM (SELECT user_id, count(*) AS tasks FROM lost GROUP BY user_id) l
+               WHERE u.user_id = l.user_id
            ), replicas AS (
                UPDATE comparisons c SET state = 'wanted', tries = c.tries + 1
                FROM lost l WHERE c.workunit_id = l.workunit_id AND l.purpose <> 'first'
@@ -96,62 +101,79 @@ async def release_held(connection: Connection, hold_seconds_max: float) -> int:
     return cursor.rowcount
 
 
-#: Tasks ``s`` that ended by themselves. Tasks of quarantined hosts and results that other hosts
-#: contradict are left out: they are not the experiment's fault.
+#: Of a host ``h`` and its user ``u``: somebody speaks for the account, as ``standing.is_known``.
+KNOWN = "(h.trusted OR COALESCE(u.vouched, false) OR COALESCE(u.validated, 0) > 0)"
+#: Whom a task ``t`` counts for: its user, or its host where it has none.
+ACCOUNT = "COALESCE(t.user_id, -t.host_id)"
+
+#: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
+#: refuted: they are no fault of the experiment's.
 ENDED_BY_ITSELF = """ended_at IS NOT NULL
-    AND outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
+    AND (s.outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
+         OR s.outcome = 'lost' AND s.state <> 'lost')
     AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
     AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
 
-async def recently_ended(connection: Connection, version_id: int) -> list[Ended]:
-    """The newest tasks of a version that ended by themselves."""
+async def recently_ended(connection: Connection, version_id: int, known: bool) -> list[Ended]:
+    """The newest tasks of a version that ended by themselves; with ``known``, of such accounts."""
     found = await rows(
         connection,
-        f"""SELECT t.host_id, t.outcome <> 'success' OR t.refusal <> '',
+        f"""SELECT {ACCOUNT}, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
                    COALESCE(t.elapsed_seconds, 0)
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
+            FROM (SELECT s.* FROM tasks s JOIN hosts h USING (host_id)
+                  LEFT JOIN users u ON u.user_id = s.user_id
+                  WHERE version_id = %s AND {ENDED_BY_ITSELF} AND ({KNOWN} OR NOT %s)
                   ORDER BY ended_at DESC LIMIT {RECENT_TASKS_MAX}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)
             JOIN hosts h ON h.host_id = t.host_id""",
-        (version_id,),
+        (version_id, known),
     )
     return [
-        Ended(host_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
+        Ended(account_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
         for h, fault, ratio, elapsed in found
     ]
 
 
-async def newest_faults(connection: Connection, version_id: int) -> dict[int, bool]:
-    """Hosts that ran a version within a day, and whether the newest task of each failed."""
+async def newest_faults(connection: Connection, version_id: int, known: bool) -> dict[int, bool]:
+    """Accounts that computed a version within a day, and whether the newest task of each failed."""
     found = await rows(
         connection,
-        f"""SELECT DISTINCT ON (t.host_id) t.host_id, t.outcome <> 'success' OR t.refusal <> ''
-            FROM (SELECT * FROM tasks s WHERE version_id = %s AND {ENDED_BY_ITSELF}
+        f"""SELECT DISTINCT ON ({ACCOUNT}) {ACCOUNT}, t.outcome <> 'success' OR t.refusal <> ''
+            FROM (SELECT s.* FROM tasks s JOIN hosts h USING (host_id)
+                  LEFT JOIN users u ON u.user_id = s.user_id
+                  WHERE version_id = %s AND {ENDED_BY_ITSELF} AND ({KNOWN} OR NOT %s)
                     AND ended_at > now() - %s * interval '1 second'
                   ORDER BY ended_at DESC LIMIT {FAULT_TASKS_MAX}) t
-            ORDER BY t.host_id, t.ended_at DESC, t.task_id DESC""",
-        (version_id, FAULT_WINDOW_SECONDS),
+            ORDER BY {ACCOUNT}, t.ended_at DESC, t.task_id DESC""",
+        (version_id, known, FAULT_WINDOW_SECONDS),
     )
     return dict(found)
 
 
-async def hosts_running_longer(connection: Connection, version_id: int, seconds: float) -> set[int]:
-    """Hosts on which a task of a version has run for more than ``seconds``."""
+async def accounts_running_longer(
+    connection: Connection, version_id: int, seconds: float, known: bool
+) -> set[int]:
+    """Accounts of which a task of a version is known to have run for longer than this."""
     found = await rows(
         connection,
-        """SELECT DISTINCT t.host_id FROM tasks t JOIN hosts h USING (host_id)
+        f"""SELECT DISTINCT {ACCOUNT} FROM tasks t JOIN hosts h USING (host_id)
+           LEFT JOIN users u ON u.user_id = t.user_id
            WHERE t.state = 'leased' AND t.version_id = %s AND h.failing = 0
+             AND ({KNOWN} OR NOT %s)
              AND h.last_seen_at - t.granted_at > %s * interval '1 second'""",
-        (version_id, seconds),
+        (version_id, known, seconds),
     )
     return {int(r[0]) for r in found}
 
 
-async def twins(connection: Connection, version_id: int) -> list[Twin]:
-    """Groups of equal results under different seeds, among a version's newest valid results."""
+async def twins(connection: Connection, version_id: int, known: bool) -> list[Twin]:
+    """Numbers among a version's newest valid results that it also gave under another seed.
+
+    With ``known``, of accounts that others have confirmed before.
+    """
     found = await rows(
         connection,
         f"""WITH fresh AS (
@@ -169,7 +191,9 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                FROM fresh f CROSS JOIN LATERAL (
                    SELECT w.seed, t.host_id, t.user_id
                    FROM results r JOIN workunits w USING (workunit_id) JOIN tasks t USING (task_id)
+                   JOIN hosts h USING (host_id) LEFT JOIN users u ON u.user_id = t.user_id
                    WHERE r.version_id = %(version)s AND r.digest = f.digest AND r.valid = 1
+                     AND ({KNOWN} OR NOT %(known)s)
                      AND w.parameters_id = f.parameters_id LIMIT {TWIN_RESULTS_MAX}) o
            ), hosts AS (
                SELECT parameters_id, digest, host_id, count(DISTINCT seed) AS seeds
@@ -180,7 +204,7 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
                    WHERE h.parameters_id = s.parameters_id AND h.digest = s.digest)
            FROM same s GROUP BY s.parameters_id, s.digest HAVING count(DISTINCT s.seed) > 1
            ORDER BY 1""",
-        {"version": version_id},
+        {"version": version_id, "known": known},
     )
     return [
         Twin(
@@ -192,28 +216,31 @@ async def twins(connection: Connection, version_id: int) -> list[Twin]:
     ]
 
 
-async def company(connection: Connection, version_id: int, live_users: int) -> Company:
-    """Users with results of a version that differ between seeds, and users who run it now."""
+async def company(connection: Connection, version_id: int, live_users: int, known: bool) -> Company:
+    """Users with valid results of a version that are not twins, and users who compute it now."""
     others = await rows(
         connection,
         f"""WITH newest AS (
                SELECT t.user_id, w.parameters_id, w.seed, r.digest
-               FROM (SELECT task_id, workunit_id, user_id FROM tasks
+               FROM (SELECT task_id, workunit_id, user_id, host_id FROM tasks
                      WHERE version_id = %s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
                      ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
-               WHERE r.valid = 1
+               JOIN hosts h ON h.host_id = t.host_id LEFT JOIN users u ON u.user_id = t.user_id
+               WHERE r.valid = 1 AND ({KNOWN} OR NOT %s)
            )
            SELECT DISTINCT n.user_id FROM newest n WHERE NOT EXISTS (
                SELECT FROM newest o WHERE o.parameters_id = n.parameters_id
                  AND o.digest = n.digest AND o.seed <> n.seed)""",
-        (version_id,),
+        (version_id, known),
     )
     waiting = await rows(
         connection,
-        "SELECT DISTINCT user_id FROM tasks WHERE state = 'leased' AND version_id = %s",
-        (version_id,),
+        f"""SELECT DISTINCT t.user_id FROM tasks t JOIN hosts h USING (host_id)
+            LEFT JOIN users u ON u.user_id = t.user_id
+            WHERE t.state = 'leased' AND t.version_id = %s AND ({KNOWN} OR NOT %s)""",
+        (version_id, known),
     )
     return Company(
         others=frozenset(r[0] for r in others),

@@ -36,6 +36,15 @@ class UserLine(NamedTuple):
     has_key: bool
 
 
+class AccountRow(NamedTuple):
+    """An account that somebody has the key of."""
+
+    user_id: int
+    name: str
+    state: str
+    state_reason: str
+
+
 def new_secret() -> tuple[str, bytes]:
     """A random key or token to show once, and its sha256 to store."""
     secret = secrets.token_urlsafe(KEY_BYTES)
@@ -48,16 +57,16 @@ def digest(secret: str) -> bytes:
 
 
 async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
-    """Create an account, or set the key of an imported user without one.
+    """Make an account that staff answer for, or give an imported user who has none his key.
 
     Returns the user's id; None when the name, or one that looks the same, is taken.
     """
     await _lock_names(connection)
     found = await rows(
         connection,
-        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+        f"""INSERT INTO users (name, account_key, vouched) SELECT %(name)s, %(key)s, true
            WHERE EXISTS (SELECT 1 FROM users WHERE name = %(name)s) OR NOT EXISTS ({LOOK_ALIKE})
-           ON CONFLICT (name) DO UPDATE SET account_key = EXCLUDED.account_key
+           ON CONFLICT (name) DO UPDATE SET account_key = EXCLUDED.account_key, vouched = true
                WHERE users.account_key IS NULL
            RETURNING user_id""",
         {"name": name, "key": key, **SHAPES},
@@ -65,15 +74,18 @@ async def create_or_claim(connection: Connection, name: str, key: bytes) -> int 
     return int(found[0][0]) if found else None
 
 
-async def create(connection: Connection, name: str, key: bytes) -> int | None:
-    """Create an account; None when the name, or one that looks the same, is taken."""
+async def create(connection: Connection, name: str, key: bytes, address: str = "") -> int | None:
+    """Create an account; None when the name, or one that looks the same, is taken.
+
+    address  where it joins from, of which one account judges another's no result
+    """
     await _lock_names(connection)
     found = await rows(
         connection,
-        f"""INSERT INTO users (name, account_key) SELECT %(name)s, %(key)s
+        f"""INSERT INTO users (name, account_key, address) SELECT %(name)s, %(key)s, %(address)s
            WHERE NOT EXISTS ({LOOK_ALIKE})
            ON CONFLICT (name) DO NOTHING RETURNING user_id""",
-        {"name": name, "key": key, **SHAPES},
+        {"name": name, "key": key, "address": address, **SHAPES},
     )
     return int(found[0][0]) if found else None
 
@@ -83,10 +95,14 @@ async def _lock_names(connection: Connection) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
 
 
-async def by_key(connection: Connection, key: bytes) -> tuple[int, str] | None:
-    """The (id, name) of the account with this key's sha256."""
-    found = await rows(connection, "SELECT user_id, name FROM users WHERE account_key = %s", (key,))
-    return (int(found[0][0]), str(found[0][1])) if found else None
+async def by_key(connection: Connection, key: bytes) -> AccountRow | None:
+    """The account with this key's sha256."""
+    found = await rows(
+        connection,
+        "SELECT user_id, name, state, state_reason FROM users WHERE account_key = %s",
+        (key,),
+    )
+    return AccountRow._make(found[0]) if found else None
 
 
 async def ensure(connection: Connection, names: list[str]) -> dict[str, int]:

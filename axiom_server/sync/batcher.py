@@ -63,7 +63,7 @@ class SyncBatcher:
     _locked_worker: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
+        self.catalogue = Catalogue()
 
     async def sync(self, token: bytes, request: SyncRequest) -> SyncAnswer:
         """Answer one host. Raises TokenUnknown, and what the database raises."""

@@ -22,17 +22,17 @@ SCAN_START_SECONDS = (
     5.0  # how long the start of a pool's scan is kept; earlier rows are found after that
 )
 PARAMETER_SETS_MAX = 100_000  # cached; beyond that the cache is emptied
+KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back and confirm results
 
 
 @dataclass
 class Catalogue:
     """The cache of one serving process."""
 
-    live_seconds: float
     clock: Callable[[], float] = time.monotonic  # seconds; a simulation passes its own
     versions: dict[int, VersionRow] = field(default_factory=dict)
     parameters: dict[int, ParametersRow] = field(default_factory=dict)
-    live_users: frozenset[int] = frozenset()
+    known_users: frozenset[int] = frozenset()
     pools: list[PoolView] = field(default_factory=list)
     granted: dict[tuple[int, str], float] = field(default_factory=dict)
     _empty_until: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Catalogue:
                 known = self.versions[version_id]
                 if (known.state, known.weight) != (state, weight):
                     self.versions[version_id] = known._replace(state=state, weight=weight)
-            self.live_users = await hosts.live_users(connection, self.live_seconds)
+            self.known_users = await hosts.live_users(connection, KNOWN_SECONDS)
             self.pools = [
                 p for v in self.versions.values() if v.state == "active" for p in pools_of(v)
             ]

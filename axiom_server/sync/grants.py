@@ -17,6 +17,7 @@ from axiom_protocol.messages import Grant
 from axiom_server.config import Config
 from axiom_server.decide import lease
 from axiom_server.decide.lease import PoolView, Room
+from axiom_server.decide.standing import StandingPolicy, tasks_in_hand
 from axiom_server.store import leases
 from axiom_server.store.database import Connection
 from axiom_server.store.leases import CandidateRow, Lease
@@ -91,13 +92,20 @@ async def _recipients(
     syncs: Sequence[tuple[HostSync, SyncChanges]],
 ) -> list[_Recipient]:  # fmt: skip
     user_leased: dict[int | None, int] = {}
-    if config.lease.tasks_per_user:
-        users = sorted({v.host.user_id for v, _ in syncs if v.host.user_id is not None})
+    quotas = {
+        sync.host.user_id: quota
+        for sync, changes in syncs
+        if (quota := _quota(config.standing, sync, changes)) is not None
+    }
+    counted = {sync.host.user_id for sync, _ in syncs} if config.lease.tasks_per_user else quotas
+    if users := sorted(user_id for user_id in counted if user_id is not None):
         user_leased |= await leases.leased_by_users(connection, users)
     recipients = []
     for sync, changes in syncs:
         user_id = sync.host.user_id
-        view = _host_view(catalogue, sync, changes, user_leased.get(user_id, 0))
+        view = _host_view(
+            catalogue, sync, changes, user_leased.get(user_id, 0), quotas.get(user_id)
+        )
         run_seconds = _mean_run_seconds(catalogue, view)
         request = sync.request
         room = lease.room(config.lease, view, request.capacity, request.draining, run_seconds)
@@ -114,15 +122,23 @@ async def _recipients(
     return recipients
 
 
+def _quota(policy: StandingPolicy, sync: HostSync, changes: SyncChanges) -> int | None:
+    """Tasks that its account may hold, after what it has just given back."""
+    earned = sync.host.standing
+    returned = earned.returned + changes.given_back
+    return tasks_in_hand(policy, replace(earned, returned=returned))
+
+
 def _host_view(
-    catalogue: Catalogue, sync: HostSync, changes: SyncChanges, user_leased: int
-) -> lease.HostView:
+    catalogue: Catalogue, sync: HostSync, changes: SyncChanges, user_leased: int,
+    quota: int | None,
+) -> lease.HostView:  # fmt: skip
     host = sync.host
     return lease.HostView(
         cpu_cores=host.cpu_cores, gpus=host.gpus, memory_bytes=host.memory_bytes,
         environments=frozenset(host.environments), pace=changes.pace, failing=changes.failing,
         leased={d: _slots(catalogue, changes.kept, d) for d in ("cpu", "gpu")},
-        user_leased=user_leased,
+        user_leased=user_leased, quota=quota,
         quarantined=host.state_reason or "see its owner" if host.state == "quarantined" else "",
     )  # fmt: skip
 

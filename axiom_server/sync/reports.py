@@ -25,6 +25,7 @@ from axiom_server.decide.elapsed import (
     find_mismatch,
 )
 from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.decide.standing import StandingPolicy, believed_cores
 from axiom_server.store.reported_tasks import EndedTask, TaskRow
 from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
@@ -83,31 +84,43 @@ class SyncChanges:
     failing: int
     pace: float
 
+    @property
+    def given_back(self) -> int:
+        """Tasks that ended without having been tried to the end."""
+        returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
+        return returned + len(self.lost)
+
     def without_leases(self) -> SyncChanges:
         """What an outdated request may change: its reports count, its tasks in hand do not."""
         return replace(self, lost=[], kept=[], cancelled=[])
 
 
-def evaluate_sync(catalogue: Catalogue, policy: ReplicationPolicy, sync: HostSync) -> SyncChanges:
+def evaluate_sync(
+    catalogue: Catalogue, policy: ReplicationPolicy, standing: StandingPolicy, sync: HostSync
+) -> SyncChanges:
     """Evaluate one sync. The catalogue must hold the versions and parameters of its tasks."""
     host = sync.host
     new_reports = _new_reports(sync)
     claims = _claims(sync, new_reports)
-    accepted_time = _accepted_time(sync, claims)
-    mismatch = find_mismatch(claims, accepted_time)
+    accepted_time = _accepted_time(sync, claims, _believed_slots(standing, sync))
+    # A host that is believed less than it has may have run all that it claims: no lie is proven.
+    possible = _accepted_time(sync, claims, host.cpu_cores + host.gpus)
+    mismatch = find_mismatch(claims, possible)
     ended = []
     for task_id, report in new_reports.items():
         task = sync.tasks[task_id]
         elapsed = accepted_time.elapsed_seconds[task_id]
         ended.append((task, _check_report(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
+    to_replicate = [task for task in good if _needs_replica(catalogue, policy, host, task)]
+    ended = _mark_validated(ended, to_replicate)
     kept, lost, cancelled = _reconcile(catalogue, sync, new_reports)
     return SyncChanges(
         acknowledged=_acknowledge(sync, ended),
         ended=ended,
         requeued=_to_requeue(host, ended),
         late_workunits=[task.workunit_id for task in good if task.state == "lost"],
-        to_replicate=[task for task in good if _needs_replica(catalogue, policy, host, task)],
+        to_replicate=to_replicate,
         kept=kept,
         lost=lost,
         cancelled=cancelled,
@@ -139,9 +152,28 @@ def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
     ]
 
 
-def _accepted_time(sync: HostSync, claims: Sequence[Claim]) -> AcceptedTime:
+def _believed_slots(policy: StandingPolicy, sync: HostSync) -> int:
+    """Slots that it may have used: its own word, within what it has earned or was handed."""
+    claimed = sync.host.cpu_cores + sync.host.gpus
+    believed = believed_cores(policy, sync.host.standing)
+    return claimed if believed is None else min(claimed, max(believed, len(sync.leased)))
+
+
+def _mark_validated(
+    ended: Sequence[tuple[TaskRow, EndedTask]], to_replicate: Sequence[TaskRow]
+) -> list[tuple[TaskRow, EndedTask]]:
+    """First results that nobody is asked to confirm count from now on."""
+    checked = {task.task_id for task in to_replicate}
+    return [
+        (task, msgspec.structs.replace(end, validated=True))
+        if task.purpose == "first" and task.task_id not in checked
+        else (task, end)
+        for task, end in ended
+    ]
+
+
+def _accepted_time(sync: HostSync, claims: Sequence[Claim], slots: int) -> AcceptedTime:
     host = sync.host
-    slots = host.cpu_cores + host.gpus
     since = (host.now - (host.last_seen_at or host.now)).total_seconds()
     held = any(task.state in ("leased", "lost") for task in sync.tasks.values())
     return cap_claims(claims, allowance_after(host.allowance, slots, since, held), slots)
@@ -196,8 +228,8 @@ def _to_requeue(
 ) -> list[tuple[TaskRow, int]]:
     requeued = []
     for task, end in ended:
-        if host.state == "quarantined":  # as for a lost task: it is not the workunit's fault
-            decision = retry.decide_requeue("lost", False, task.attempt)
+        if host.state == "quarantined":  # as if it had never been tried
+            decision = retry.decide_requeue("cancelled", False, task.attempt)
         else:
             decision = retry.decide_requeue(end.outcome, bool(end.refusal), task.attempt)
         if decision.requeue and task.state == "leased":
@@ -210,8 +242,9 @@ def _needs_replica(
 ) -> bool:
     return (
         task.purpose == "first"
-        # Where no other user could compute it, the schema check has to do.
-        and replicate.others(host.user_id, catalogue.live_users)
+        and not host.trusted
+        # In a project of one account, its results stand on their gate.
+        and replicate.others(host.user_id, catalogue.known_users)
         and replicate.wants_replica(policy, host.agreements, _random_fraction())
     )
 

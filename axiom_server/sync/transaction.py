@@ -15,9 +15,10 @@ from typing import TypeVar
 from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
+from axiom_server.decide import retry
 from axiom_server.decide.credit import decayed
 from axiom_server.decide.request_order import is_outdated
-from axiom_server.store import comparisons, reported_tasks, syncing_hosts
+from axiom_server.store import reported_tasks, standing, syncing_hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.reported_tasks import TaskRow
 from axiom_server.store.syncing_hosts import HostRow, HostUpdate
@@ -87,6 +88,8 @@ async def answer_syncs(
     syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
     evaluated = [(sync, _evaluate(catalogue, config, sync)) for sync in syncs]
     await _store_changes(connection, config, [changes for _, changes in evaluated], now)
+    if counts := _count_returned(evaluated):
+        await syncing_hosts.update_returned(connection, counts)
     new = [(s, c) for s, c in evaluated if _is_new(s)]
     granted = await grant_work(connection, catalogue, config, new, now)
     answers, updates = {}, []
@@ -100,7 +103,7 @@ async def answer_syncs(
 
 
 def _evaluate(catalogue: Catalogue, config: Config, sync: HostSync) -> SyncChanges:
-    changes = evaluate_sync(catalogue, config.replication, sync)
+    changes = evaluate_sync(catalogue, config.replication, config.standing, sync)
     return changes.without_leases() if _is_outdated(sync) else changes
 
 
@@ -176,7 +179,7 @@ async def _store_changes(
     ended = _joined(changes.ended for changes in all_changes)
     lost = _joined(changes.lost for changes in all_changes)
     requeued = _joined(changes.requeued for changes in all_changes)
-    requeued += [(task, task.attempt) for task in lost]
+    requeued += _after_loss(lost)
     late_workunits = _joined(changes.late_workunits for changes in all_changes)
     to_replicate = _joined(changes.to_replicate for changes in all_changes)
     mismatches = _joined(changes.mismatches for changes in all_changes)
@@ -185,11 +188,31 @@ async def _store_changes(
     await reported_tasks.requeue(connection, requeued)
     await reported_tasks.remove_from_queue(connection, late_workunits)
     await reported_tasks.request_comparisons(connection, to_replicate)
-    await comparisons.record_mismatches(connection, mismatches, config.replication.distrust)
+    await standing.record_mismatches(connection, mismatches, config.replication.distrust)
 
 
 def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
     return [item for items in lists for item in items]
+
+
+def _after_loss(lost: Sequence[TaskRow]) -> list[tuple[TaskRow, int]]:
+    """Lost tasks whose workunits wait again, as which attempt."""
+    decisions = [(task, retry.decide_requeue_lost(task.attempt)) for task in lost]
+    return [(task, decision.attempt) for task, decision in decisions if decision.requeue]
+
+
+def _count_returned(
+    evaluated: Sequence[tuple[HostSync, SyncChanges]],
+) -> dict[int, tuple[int, int]]:
+    """By user: tasks that ended with a result, and tasks that were lost or given back."""
+    counts: dict[int, tuple[int, int]] = {}
+    for sync, changes in evaluated:
+        good = sum(end.valid is not None for _, end in changes.ended)
+        user_id = sync.host.user_id
+        if user_id is not None and (changes.given_back or (good and sync.host.returned)):
+            before = counts.get(user_id, (0, 0))
+            counts[user_id] = (before[0] + good, before[1] + changes.given_back)
+    return counts
 
 
 def _repeated_grants(catalogue: Catalogue, sync: HostSync, changes: SyncChanges) -> list[Grant]:

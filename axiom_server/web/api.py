@@ -43,7 +43,7 @@ from axiom_server.web import openapi
 from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
-from axiom_server.web.rate_limits import JoinLimits
+from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused
 
 ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
@@ -103,19 +103,27 @@ class Api:
         facts = plain_message(asked.host)
         self.joins.admit(request.scope, new_account=not asked.account_key)
         async with self.pool.connection() as connection, connection.transaction():
-            user_id, user, key = await self._account(connection, asked)
+            user_id, user, key = await self._account(connection, asked, joined_from(request.scope))
             token, stored = users.new_secret()
             host_id = await hosts.enrol(connection, user_id, facts, stored)
-            await deploy.fill_new_host(connection, host_id, self.config.deploy)
+            await deploy.fill_new_host(
+                connection, host_id, self.config.deploy, self.config.standing
+            )
         made = EnrolAnswer(host_id=host_id, token=token, user=user, account_key=key)
         return answer(request, made, status=201)
 
-    async def _account(self, connection: Connection, asked: EnrolRequest) -> tuple[int, str, str]:
+    async def _account(
+        self, connection: Connection, asked: EnrolRequest, address: str
+    ) -> tuple[int, str, str]:
         if asked.account_key:
             found = await users.by_key(connection, users.digest(asked.account_key))
             if found is None:
                 raise Refused(403, "No account has this key", "Check the key, or leave it out.")
-            return (*found, "")
+            if found.state == "quarantined":
+                raise Refused(
+                    403, "This account is quarantined", found.state_reason or "Ask the staff."
+                )
+            return found.user_id, found.name, ""
         if not self.config.project.anonymous_hosts:
             raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
@@ -123,7 +131,7 @@ class Api:
         if name and (why := names.refusal(name)):
             raise Refused(400, "Nobody can have this name", f"{why}: choose another name.")
         name = name or f"volunteer-{stored.hex()[:8]}"
-        user_id = await users.create(connection, name, stored)
+        user_id = await users.create(connection, name, stored, address)
         if user_id is None:
             raise Refused(
                 409, f"The name {name!r} is taken, or looks like one that is"[:200],

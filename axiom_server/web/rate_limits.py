@@ -134,6 +134,18 @@ class JoinLimits:
             meter.charge(key, now, 1)
 
 
+def joined_from(scope: Scope) -> str:
+    """Where a host joins from, as one customer's; "" where that says nothing of who it is.
+
+    An address that is not public is a proxy's that names no client, or of one's own network.
+    """
+    address = network_of(scope)
+    try:
+        return address if ipaddress.ip_network(address).is_global else ""
+    except ValueError:
+        return ""
+
+
 def network_of(scope: Scope) -> str:
     """The address that a request is counted by; of IPv6 its network."""
     client = scope.get("client")

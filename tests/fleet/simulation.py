@@ -11,7 +11,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -128,6 +128,8 @@ class Simulation:
     workunits_per_slot: float = 6.0
     tick: float = TICK
     cores_share: int = 1  # of the log's hosts: 8 makes each an eighth as large
+    config: Config = CONFIG
+    library: Mapping[str, tuple[str, float]] = field(default_factory=lambda: LIBRARY)
     verbose: bool = False
     now: float = 0.0
     rng: random.Random = field(init=False)
@@ -146,9 +148,7 @@ class Simulation:
         began = time.perf_counter()
         async with self._connection() as connection:
             await self._prepare(connection)
-            catalogue = Catalogue(
-                live_seconds=CONFIG.deploy.live_minutes * 60, clock=lambda: self.now
-            )
+            catalogue = Catalogue(clock=lambda: self.now)
             for tick in itertools.count(1):
                 await self._set_clock(connection, tick * self.tick)
                 if self.now > self.days * DAY and await self._at_rest(connection):
@@ -185,32 +185,34 @@ class Simulation:
     async def _prepare(self, connection: Connection) -> None:
         """Publish, enrol, deploy."""
         async with connection.transaction():
-            for manifest in _library():
+            for manifest in manifests(self.library):
                 await experiments.record_version(connection, manifest, "0" * 64, None)
             ids = await users.ensure(connection, sorted({h.user for h in self.hosts}))
             for host in self.hosts:
                 host.host_id = await hosts.enrol(
-                    connection, ids[host.user], _facts(host), host.token
+                    connection, ids[host.user], host_facts(host), host.token
                 )
             slots = sum(sum(h.slots.values()) for h in self.hosts)
             gpus = sum(h.slots["gpu"] for h in self.hosts)
             per_slot = self.workunits_per_slot
             for order in (
-                Order(names=list(LIBRARY), count=round((slots - gpus) * per_slot)),
+                Order(names=list(self.library), count=round((slots - gpus) * per_slot)),
                 Order(names=["sam_vs_sgd"], count=round(gpus * per_slot), gpu=True),
             ):
-                await deploy.execute_order(connection, order, CONFIG.deploy)
+                await deploy.execute_order(
+                    connection, order, self.config.deploy, self.config.standing
+                )
 
     async def _tick(self, connection: Connection, catalogue: Catalogue) -> None:
         due = [h for h in self.hosts if h.due <= self.now and h.speaks(self.now)]
         for turn in _turns([(host, host.request(self.now)) for host in due]):
             await self._sync(connection, catalogue, turn)
         if self.now % ROUND_EVERY < self.tick:
-            await maintenance.run_round(connection, CONFIG)
+            await maintenance.run_round(connection, self.config)
             await self._look(connection)
         if self.now % REVIEW_EVERY < self.tick:
             async with connection.transaction():
-                log = await review(connection, CONFIG)
+                log = await review(connection, self.config)
             if self.verbose:
                 print(f"day {self.now / DAY:.0f}: {log.results:,} credited", flush=True)
 
@@ -221,7 +223,7 @@ class Simulation:
         asked = [SyncCall(token=host.token, request=request) for host, request in turn]
         await catalogue.refresh(connection)
         async with connection.pipeline(), connection.transaction():
-            said = await answer_syncs(connection, catalogue, CONFIG, asked)
+            said = await answer_syncs(connection, catalogue, self.config, asked)
         for host, _ in turn:
             host.hear(said.answers[host.token], self.now)
         self.syncs += len(turn)
@@ -344,16 +346,17 @@ FROM (
 ORDER BY w.workunit_id"""
 
 
-def _library() -> Iterator[Manifest]:
+def manifests(library: Mapping[str, tuple[str, float]]) -> Iterator[Manifest]:
+    """Experiments of these names, environments and hours; all of them are the short walk."""
     walk = read_manifest((EXPERIMENTS / "short_walk.py").read_text())
-    for name, (environment, hours) in LIBRARY.items():
+    for name, (environment, hours) in library.items():
         yield msgspec.structs.replace(
             walk, name=name, expected_seconds=hours * HOUR, findings=[],
             dependencies=["numpy"] if environment == "numpy" else ["numpy", "torch"],
         )  # fmt: skip
 
 
-def _facts(host: SimulatedHost) -> HostFacts:
+def host_facts(host: SimulatedHost) -> HostFacts:
     gpus = [GpuFacts(uuid=str(n), name="gpu", memory_bytes=GIB) for n in range(host.slots["gpu"])]
     return HostFacts(
         name=host.name, os="linux", architecture="x86_64", cpu_cores=host.slots["cpu"],

@@ -53,7 +53,7 @@ def test_a_newcomers_results_wait_until_another_host_agrees(project: ServerProje
     project.round()
     other.sync()
     assert len(other.held) == 40
-    finding = transaction(project.conninfo, lambda c: judge_all(c, 10))[0]
+    finding = transaction(project.conninfo, lambda c: judge_all(c))[0]
     assert (finding.seeds, finding.pending) == (0, 40)
     assert finding.verdict == "insufficient"
     project.later(60)

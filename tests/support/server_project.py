@@ -31,7 +31,7 @@ from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Deployed, Order
 from axiom_server.review.log import SessionLog
 from axiom_server.review.review import review
-from axiom_server.store import experiments, hosts, users
+from axiom_server.store import experiments, hosts, standing, users
 from axiom_server.store.database import Connection, connect
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.transaction import answer_sync
@@ -43,7 +43,7 @@ GIB = 1 << 30
 #: Every column that holds a point in time.
 TIMES = {
     "hosts": ("last_seen_at", "average_at"),
-    "users": ("average_at",),
+    "users": ("average_at", "created_at"),
     "tasks": ("granted_at", "deadline_at", "ended_at"),
     "queue": ("release_at",),
     "comparisons": ("wanted_at",),
@@ -74,11 +74,16 @@ class ServerProject:
         """As the command does."""
         return transaction(
             self.conninfo,
-            lambda c: deploy.execute_order(c, Order(names=names, **order), self.config.deploy),
+            lambda c: deploy.execute_order(
+                c, Order(names=names, **order), self.config.deploy, self.config.standing
+            ),
         )
 
-    def host(self, user: str = "", cores: int = 4, gpus: int = 0) -> Host:
-        """Enrol a host of a user's, who is made when new."""
+    def host(
+        self, user: str = "", cores: int = 4, gpus: int = 0, *, vouched: bool = True,
+        trusted: bool = False,
+    ) -> Host:  # fmt: skip
+        """Enrol a host of a user's, who is made when new; staff answer for him, unless told."""
         number = next(self._numbers)
         facts = HostFacts(
             name=f"host{number}", os="linux", architecture="x86_64", cpu_cores=cores,
@@ -92,7 +97,11 @@ class ServerProject:
         async def work(connection: Connection) -> int:
             await users.ensure(connection, [owner])
             ids = await users.ensure(connection, [owner])
-            return await hosts.enrol(connection, ids[owner], facts, token)
+            await standing.vouch(connection, owner, vouched)
+            host_id = await hosts.enrol(connection, ids[owner], facts, token)
+            if trusted:
+                await standing.set_trusted(connection, host_id, True)
+            return host_id
 
         host_id = transaction(self.conninfo, work)
         return Host(self, host_id, token, cores, gpus)
@@ -138,7 +147,7 @@ class ServerProject:
         """One exchange, as a freshly started serving process would make it."""
 
         async def inside() -> SyncAnswer:
-            catalogue = Catalogue(live_seconds=self.config.deploy.live_minutes * 60)
+            catalogue = Catalogue()
             async with connect(self.conninfo) as connection:
                 await catalogue.refresh(connection)
                 return await answer_sync(connection, catalogue, self.config, token, request)

@@ -63,7 +63,9 @@ def test_7858_workunits_lost_to_a_race_between_creating_and_staging(project: Ser
     host = project.host(cores=5)
 
     async def deploy(connection: Connection, *names: str) -> None:
-        await execute_order(connection, Order(names=names, count=5), project.config.deploy)
+        await execute_order(
+            connection, Order(names=names, count=5), project.config.deploy, project.config.standing
+        )
 
     async def in_the_middle(*names: str) -> None:
         async with connect(project.conninfo) as connection:
@@ -138,7 +140,10 @@ def test_replications_that_all_ran_with_seed_42(project: ServerProject) -> None:
     async def deploy() -> None:
         async with connect(project.conninfo) as connection:
             await execute_order(
-                connection, Order(names=["short_walk"], count=50), project.config.deploy
+                connection,
+                Order(names=["short_walk"], count=50),
+                project.config.deploy,
+                project.config.standing,
             )
 
     async def at_once() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from axiom_protocol.manifest import Field, Manifest
-from axiom_server.decide import replicate, retry, validate, watchdog
-from axiom_server.decide.replicate import Need, Opinion, ReplicationPolicy
+from axiom_server.decide import retry, validate, watchdog
+from axiom_server.decide.standing import Level
 from axiom_server.decide.watchdog import Company, Ended, Twin
 
-POLICY = ReplicationPolicy()
 MANIFEST = Manifest(
     name="known", version="1.0.0", title="Known", question="Is it?", expected_seconds=1.0,
     result={
@@ -19,44 +16,17 @@ MANIFEST = Manifest(
         "x": Field(rtol=1e-6), "huge": Field(rtol=1e-6), "noise": Field(chaotic=True),
     },
 )  # fmt: skip
-NEED = Need(workunit_id=1, device="cpu", environment="numpy", memory_bytes=1, users=frozenset({1}))
-HOST = Opinion(
-    host_id=10, user_id=2, slots=4, gpus=0, memory_bytes=8, trusted=False,
-    environments=frozenset({"numpy"}),
-)  # fmt: skip
 
 
-def opinion(task_id: int, x: float, noise: float = 0.0) -> validate.ComparedResult:
+def opinion(
+    task_id: int, x: float, noise: float = 0.0, level: Level = Level.NEWCOMER, address: str = ""
+) -> validate.ComparedResult:
+    """A result of a host and an account of its own."""
     result = {"valid": 1, "configs_done": 1, "x": x, "huge": 1e12, "noise": noise}
-    return validate.ComparedResult(task_id=task_id, host_id=task_id, result=result)
-
-
-def test_new_hosts_are_checked_always_trusted_ones_in_one_of_fifty() -> None:
-    assert all(replicate.wants_replica(POLICY, 9, draw / 1000) for draw in range(1000))
-    checked = sum(replicate.wants_replica(POLICY, 10, draw / 1000) for draw in range(1000))
-    assert checked == 20
-
-
-def test_a_replica_goes_to_another_user_and_the_least_loaded_host() -> None:
-    mine = replace(HOST, host_id=9, user_id=1)
-    busy = replace(HOST, host_id=11, asked=8)
-    placed, nowhere = replicate.place([NEED], [mine, busy, HOST])
-    assert (placed, nowhere) == ([(NEED, 10)], [])
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        replace(HOST, user_id=1),
-        replace(HOST, user_id=None),
-        replace(HOST, memory_bytes=0),
-        replace(HOST, environments=frozenset({"torch"})),
-    ],
-)
-def test_where_nobody_fits_a_result_stands_alone(host: Opinion) -> None:
-    assert replicate.place([NEED], [host]) == ([], [NEED])
-    gpu = replace(NEED, device="gpu")
-    assert replicate.place([gpu], [HOST]) == ([], [gpu])
+    return validate.ComparedResult(
+        task_id=task_id, host_id=task_id, user_id=task_id, result=result, level=level,
+        address=address,
+    )  # fmt: skip
 
 
 def test_a_wrong_seed_is_seen_beside_a_large_entry() -> None:
@@ -67,44 +37,8 @@ def test_a_wrong_seed_is_seen_beside_a_large_entry() -> None:
 
 
 def test_last_digits_and_chaotic_fields_may_differ() -> None:
-    pair = [opinion(1, 0.5, noise=1.0), opinion(2, 0.5 + 1e-9, noise=9.0)]
-    assert validate.compare(MANIFEST, pair).agreeing == (1, 2)
-
-
-def test_a_third_opinion_finds_the_outlier() -> None:
-    decision = validate.compare(MANIFEST, [opinion(1, 0.9), opinion(2, 0.5), opinion(3, 0.5)])
-    assert decision.agreeing == (2, 3)
-    assert [task for task, _ in decision.outliers] == [1]
-
-
-def test_when_no_two_agree_more_are_asked_and_in_the_end_nobody_is_blamed() -> None:
-    numbers = [opinion(i, i / 10) for i in range(1, 6)]
-    for some in (numbers[:3], numbers[:4]):
-        assert validate.compare(MANIFEST, some).verdict == "disputed"
-    decision = validate.compare(MANIFEST, numbers)
-    assert (decision.verdict, decision.outliers) == ("unsettled", ())
-
-
-def test_two_camps_of_the_same_size_decide_nothing() -> None:
-    pairs = [opinion(1, 0.5), opinion(2, 0.9), opinion(3, 0.5), opinion(4, 0.9)]
-    assert validate.compare(MANIFEST, pairs).verdict == "disputed"
-    decision = validate.compare(MANIFEST, [*pairs, opinion(5, 0.9)])
-    assert decision.agreeing == (2, 4, 5)
-    assert [task for task, _ in decision.outliers] == [1, 3]
-
-
-def test_two_new_hosts_do_not_outvote_a_trusted_one() -> None:
-    """They may be two accounts of one liar: another is asked before anyone is blamed."""
-    honest = replace(opinion(1, 0.5), trusted=True)
-    accomplices = [opinion(2, 0.9), opinion(3, 0.9)]
-    assert validate.compare(MANIFEST, [honest, *accomplices]).verdict == "disputed"
-    fourth = replace(opinion(4, 0.5), trusted=True)
-    fifth = replace(opinion(5, 0.5), trusted=True)
-    assert validate.compare(MANIFEST, [honest, *accomplices, fourth]).verdict == "disputed"
-    decision = validate.compare(MANIFEST, [honest, *accomplices, fourth, fifth])
-    assert decision.agreeing == (1, 4, 5)
-    accepted = validate.compare(MANIFEST, [honest, *accomplices, opinion(4, 0.9)])
-    assert accepted.agreeing == (2, 3, 4)
+    results = [opinion(1, 0.5, noise=1.0), opinion(2, 0.5 + 1e-9, noise=9.0), opinion(3, 0.5)]
+    assert validate.compare(MANIFEST, results).agreeing == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +48,8 @@ def test_two_new_hosts_do_not_outvote_a_trusted_one() -> None:
         ("success", True, 1, True, 2),
         ("failed", False, 1, True, 2),
         ("failed", False, 6, False, 7),
-        ("lost", False, 6, True, 6),
+        ("lost", False, 5, True, 6),
+        ("lost", False, 6, False, 7),
         ("cancelled", False, 3, True, 3),
     ],
 )
@@ -136,9 +71,9 @@ def test_failures_count_until_a_success_and_not_while_spared() -> None:
 def ended(
     faults: int, successes: int, hosts: int = 3, ratio: float = 1.0, declared: float = 60.0
 ) -> list[Ended]:
-    tasks = [Ended(host_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
+    tasks = [Ended(account_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
     return tasks + [
-        Ended(host_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
+        Ended(account_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
         for i in range(successes)
     ]
 
@@ -158,40 +93,44 @@ def test_the_watchdog(recent: list[Ended], kind: str | None) -> None:
 
 
 def test_one_bad_host_does_not_stop_an_experiment() -> None:
-    recent = [Ended(host_id=1, fault=True, ratio=0.0)] * 5
-    recent += [Ended(host_id=2, fault=False, ratio=1.0)] * 20
+    recent = [Ended(account_id=1, fault=True, ratio=0.0)] * 5
+    recent += [Ended(account_id=2, fault=False, ratio=1.0)] * 20
     assert watchdog.watch(recent) is None
 
 
 def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     """They fail at once, and honest hosts need hours: the first results are all theirs."""
-    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)]
+    recent = [
+        Ended(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
+    ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
     assert alarm.outlived_after_seconds == 310.0
-    assert watchdog.is_of_hosts(alarm, recent, range(100, 130))
-    assert not watchdog.is_of_hosts(alarm, recent, range(100, 120))
-    assert not watchdog.is_of_hosts(alarm, recent, ())
+    assert watchdog.is_of_accounts(alarm, recent, range(100, 130))
+    assert not watchdog.is_of_accounts(alarm, recent, range(100, 108))
+    assert not watchdog.is_of_accounts(alarm, recent, ())
 
 
 def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
     """Near the end of a deployment: the newest results are theirs, for the others have no work."""
-    recent = [Ended(host_id=i % 3, fault=True, ratio=0.0) for i in range(9)]
-    recent += [Ended(host_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
+    recent = [Ended(account_id=i % 4, fault=True, ratio=0.0) for i in range(9)]
+    recent += [Ended(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert not watchdog.is_of_hosts(alarm, recent, ())
+    assert not watchdog.is_of_accounts(alarm, recent, ())
     well = dict.fromkeys(range(10, 60), False)
-    assert watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(3), True))
-    assert not watchdog.is_of_hosts(alarm, recent, (), well | dict.fromkeys(range(60, 70), True))
+    assert watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(4), True))
+    assert not watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(60, 80), True))
 
 
 def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
-    recent = [Ended(host_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)]
+    recent = [
+        Ended(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)
+    ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert watchdog.is_of_hosts(alarm, recent, range(100, 110))
-    assert not watchdog.is_of_hosts(alarm, recent, range(100, 103))
+    assert watchdog.is_of_accounts(alarm, recent, range(100, 110))
+    assert not watchdog.is_of_accounts(alarm, recent, range(100, 103))
 
 
 def twin(seeds: int, *hosts: int) -> Twin:
@@ -236,26 +175,3 @@ def test_same_numbers_for_different_seeds(
 ) -> None:
     found = watchdog.same_results(twins, around)
     assert (found[0], found[1] is not None) == (suspects, alarm)
-
-
-def test_a_tiebreak_goes_to_a_trusted_host_even_when_it_has_more_to_do() -> None:
-    trusted = replace(HOST, host_id=11, user_id=3, asked=40, trusted=True)
-    assert replicate.place([NEED], [HOST, trusted])[0] == [(NEED, 10)]
-    tiebreak = replace(NEED, purpose="tiebreak")
-    assert replicate.place([tiebreak], [HOST, trusted])[0] == [(tiebreak, 11)]
-
-
-def test_many_replicas_spread_by_slots_and_never_reach_their_own_user() -> None:
-    hosts = [
-        replace(HOST, host_id=i, user_id=i % 7, slots=1 + i % 5, rank=i / 9) for i in range(40)
-    ]
-    needs = [replace(NEED, workunit_id=i, users=frozenset({i % 7})) for i in range(360)]
-    placed, nowhere = replicate.place(needs, hosts)
-    assert (len(placed), nowhere) == (360, [])
-    by_id = {host.host_id: host for host in hosts}
-    load = dict.fromkeys(by_id, 0)
-    for need, host_id in placed:
-        assert by_id[host_id].user_id not in need.users
-        load[host_id] += 1
-    per_slot = [load[i] / by_id[i].slots for i in by_id]
-    assert max(per_slot) - min(per_slot) <= 1

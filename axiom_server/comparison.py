@@ -1,0 +1,232 @@
+"""Hold results of one seed against each other: confirm, charge, quarantine, and ask for more.
+
+What `decide/` rules on a round's open comparisons is written here, in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import structlog
+
+from axiom_server.config import Config
+from axiom_server.decide import replicate, validate
+from axiom_server.decide.replicate import Checker, Need, Panel
+from axiom_server.decide.standing import Level, level
+from axiom_server.decide.validate import ComparedResult, ComparisonDecision
+from axiom_server.store import alarms, comparisons, experiments, hosts, standing
+from axiom_server.store.comparisons import OpenRow
+from axiom_server.store.database import Connection
+from axiom_server.store.experiments import ParametersRow, VersionRow
+
+DAY_SECONDS = 86400.0
+WITHDRAW_SECONDS = 30 * DAY_SECONDS  # what a host returned since is doubted when it is charged
+KNOWN_ANSWER = 0  # task id of an answer that the server had before: its own dry run's
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class _Changes:
+    """What a round's comparisons come to. ``states``: workunits by (state, note)."""
+
+    states: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    confirmed: list[tuple[int, ...]] = field(default_factory=list)
+    outliers: list[tuple[int, str]] = field(default_factory=list)
+    irreproducible: list[tuple[int, str]] = field(default_factory=list)  # (version, why)
+    needs: list[Need] = field(default_factory=list)
+
+    def add(self, group: Sequence[OpenRow], decision: ComparisonDecision) -> None:
+        """Take up what was decided of a workunit; more opinions are asked for apart."""
+        workunit_id, version_id = group[0].workunit_id, group[0].version_id
+        state = "agreed"
+        if decision.verdict == "agreed":
+            self.confirmed.append(decision.agreeing)
+            self.outliers += decision.outliers
+            state = "settled" if decision.outliers else "agreed"
+        elif decision.verdict == "unsettled":
+            self.irreproducible.append(
+                (version_id, f"{len(group)} hosts gave different results for one seed: "
+                             f"{decision.note}")
+            )  # fmt: skip
+            state = "given_up"
+        else:
+            state = "given_up" if decision.missing == 0 else decision.verdict
+        self.states.setdefault((state, decision.note), []).append(workunit_id)
+
+
+async def compare_and_place(connection: Connection, config: Config) -> None:
+    """Decide every open comparison that waits for nothing, and ask for the opinions it lacks."""
+    found = await comparisons.open_results(connection)
+    live = config.deploy.live_minutes * 60
+    panel = Panel(config.standing, await comparisons.checkers(connection, config.standing, live))
+    if found:
+        known = await _load_versions(connection, found)
+        answers = await _known_answers(connection, found, known)
+        changes = _decide(config, panel, found, known, answers)
+        await _place(connection, config, panel, found, changes, known, answers)
+        await _write(connection, config, changes)
+    await _check_newcomers(connection, config, panel.checkers)
+    await standing.count_unconfirmed(connection)
+
+
+def _decide(
+    config: Config, panel: Panel, found: Sequence[OpenRow], known: Mapping[int, VersionRow],
+    answers: Mapping[int, ComparedResult],
+) -> _Changes:  # fmt: skip
+    changes = _Changes()
+    for workunit_id, rows in groupby(found, key=lambda r: r.workunit_id):
+        group = list(rows)
+        version = known[group[0].version_id]
+        opinions = _opinions(config, group, answers.get(workunit_id))
+        decision = validate.compare(version.manifest, opinions)
+        if decision.missing and version.state == "active":
+            changes.needs.append(_need(group, version, decision))
+        else:
+            changes.add(group, decision)
+    return changes
+
+
+def _opinions(
+    config: Config, group: Sequence[OpenRow], answer: ComparedResult | None
+) -> list[ComparedResult]:
+    opinions = [
+        ComparedResult(
+            task_id=row.task_id, host_id=row.host_id, user_id=row.user_id, address=row.address,
+            result=row.result, level=level(config.standing, row.standing),
+        )
+        for row in group
+    ]  # fmt: skip
+    return opinions if answer is None else [answer, *opinions]
+
+
+def _need(group: Sequence[OpenRow], version: VersionRow, decision: ComparisonDecision) -> Need:
+    return Need(
+        workunit_id=group[0].workunit_id,
+        device=group[0].device,
+        environment=version.manifest.environment,
+        memory_bytes=version.manifest.resources.memory_bytes,
+        users=frozenset(group[0].involved),
+        addresses=frozenset(group[0].addresses),
+        contested=decision.verdict == "disputed",
+        count=decision.missing,
+    )
+
+
+async def _place(
+    connection: Connection, config: Config, panel: Panel, found: Sequence[OpenRow],
+    changes: _Changes, known: Mapping[int, VersionRow], answers: Mapping[int, ComparedResult],
+) -> None:  # fmt: skip
+    """Draw who is asked. Where nobody is left, those who answered decide among themselves."""
+    draws = {need.workunit_id: secrets.randbits(53) / 2**53 for need in changes.needs}
+    placed, nowhere = replicate.place(panel, changes.needs, draws)
+    versions = {row.workunit_id: row.version_id for row in found}
+    hold_seconds = config.replication.hold_hours * 3600
+    await comparisons.queue_replicas(connection, placed, versions, hold_seconds)
+    groups = {w: list(rows) for w, rows in groupby(found, key=lambda r: r.workunit_id)}
+    for need in nowhere:
+        group = groups[need.workunit_id]
+        opinions = _opinions(config, group, answers.get(need.workunit_id))
+        manifest = known[group[0].version_id].manifest
+        decision = validate.compare(manifest, opinions, all_asked=True)
+        if decision.verdict == "wanted":  # one account alone can compute it
+            decision = ComparisonDecision(verdict="wanted", note="nobody else could compute it")
+        changes.add(group, decision)
+
+
+async def _write(connection: Connection, config: Config, changes: _Changes) -> None:
+    for (state, note), workunits in changes.states.items():
+        await comparisons.set_state(connection, workunits, state, note)
+    for version_id, why in changes.irreproducible:
+        await alarms.raise_alarm(connection, version_id, "irreproducible", why)
+    tasks = [tuple(t for t in group if t != KNOWN_ANSWER) for group in changes.confirmed]
+    if tasks:
+        await standing.confirm(connection, tasks)
+        with_answer = [t for group in changes.confirmed if KNOWN_ANSWER in group for t in group]
+        await standing.confirm_by_answer(connection, with_answer)
+    if outliers := [(t, why) for t, why in changes.outliers if t != KNOWN_ANSWER]:
+        charged = await standing.record_mismatches(
+            connection, outliers, config.replication.distrust
+        )
+        await comparisons.refuse_results(connection, outliers)
+        reopened = await comparisons.reopen_trusted(connection, charged, WITHDRAW_SECONDS)
+        log.warning("results refuted", hosts=charged, reopened=reopened)
+
+
+async def _check_newcomers(
+    connection: Connection, config: Config, checkers: Sequence[Checker]
+) -> None:
+    """Have newcomers compute what a host of staff's has computed: they cannot tell it apart."""
+    if not await standing.has_trusted_hosts(connection):
+        return
+    newcomers = {c.user_id: c.host_id for c in checkers if c.live and c.level == Level.NEWCOMER}
+    await comparisons.queue_checks(
+        connection, sorted(newcomers.values()), config.replication.hold_hours * 3600
+    )
+
+
+async def _known_answers(
+    connection: Connection, found: Sequence[OpenRow], known: Mapping[int, VersionRow]
+) -> dict[int, ComparedResult]:
+    """The dry run's result where a workunit has its very seed, budget and parameters."""
+    tried = [row for row in found if _seed_was_tried(known[row.version_id], row)]
+    ids = sorted({row.parameters_id for row in tried})
+    sets = {p.parameters_id: p for p in await experiments.parameter_sets(connection, ids)}
+    return {
+        row.workunit_id: ComparedResult(
+            task_id=KNOWN_ANSWER, host_id=0, user_id=None, level=Level.STAFF,
+            result=(known[row.version_id].tried or {})["result"],
+        )
+        for row in tried
+        if _is_as_tried(known[row.version_id], sets[row.parameters_id])
+    }  # fmt: skip
+
+
+def _seed_was_tried(version: VersionRow, row: OpenRow) -> bool:
+    tried = version.tried or {}
+    return row.device == "cpu" and bool(tried.get("same_bytes")) and tried.get("seed") == row.seed
+
+
+def _is_as_tried(version: VersionRow, parameters: ParametersRow) -> bool:
+    tried = version.tried or {}
+    return not parameters.parameters and tried.get("budget_seconds") == parameters.budget_seconds
+
+
+async def quarantine_hosts(connection: Connection, config: Config) -> None:
+    """Keep hosts that were charged too often from further work."""
+    policy = config.replication
+    for suspect in await standing.suspects(connection, policy.window_days * DAY_SECONDS):
+        lies = suspect.time_lies >= policy.mismatches_to_quarantine
+        if lies or replicate.quarantines(policy, suspect.mismatches, suspect.compared):
+            reason = (
+                f"{suspect.mismatches} of its results in {policy.window_days:g} days differ from "
+                "other hosts', or claim time that did not pass"
+            )
+            await quarantine(connection, suspect.host_id, reason)
+
+
+async def quarantine(connection: Connection, host_id: int, reason: str) -> None:
+    """Quarantine a host; and its whole account, unless most of its hosts have a good record."""
+    all_hosts = await standing.hosts_of_account(connection, host_id)
+    good = [
+        h for h, state, streak in all_hosts if h != host_id and state == "active" and streak > 0
+    ]
+    bad = [h for h, state, _ in all_hosts if h == host_id or state == "quarantined"]
+    chosen = [host_id]
+    if len(good) <= len(bad):
+        chosen = sorted({host_id} | {h for h, _, _ in all_hosts})
+        await standing.quarantine_account(connection, host_id, reason)
+    for chosen_id in chosen:
+        await hosts.set_state(connection, chosen_id, "quarantined", reason)
+    withdrawn = await comparisons.withdraw_results(
+        connection, chosen, f"this host is quarantined: {reason}", WITHDRAW_SECONDS
+    )
+    log.warning("hosts quarantined", hosts=chosen, reason=reason, withdrawn=withdrawn)
+
+
+async def _load_versions(connection: Connection, found: Sequence[OpenRow]) -> dict[int, VersionRow]:
+    ids = sorted({row.version_id for row in found})
+    return {v.version_id: v for v in await experiments.versions_by_id(connection, ids)}

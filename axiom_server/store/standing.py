@@ -1,0 +1,172 @@
+"""What accounts earn and lose: confirmed results, mismatches, quarantine, and staff's trust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from axiom_server.store.database import Connection, rows
+
+
+class SuspectRow(NamedTuple):
+    """A host with mismatches in the window and since its last release.
+
+    ``time_lies``: of them, claims of time that did not pass; ``compared``: its results in the
+    window that were compared with others'.
+    """
+
+    host_id: int
+    mismatches: int
+    time_lies: int
+    compared: int
+
+
+async def confirm(connection: Connection, groups: Sequence[Sequence[int]]) -> None:
+    """Results whose tasks agree, by workunit: they count, and their accounts have earned it."""
+    tasks = [task_id for group in groups for task_id in group]
+    number = [n for n, group in enumerate(groups) for _ in group]
+    await connection.execute(
+        """WITH agreed AS (
+               SELECT a.n, t.task_id, t.host_id, t.user_id, h.trusted
+               FROM unnest(%(tasks)s::bigint[], %(number)s::int[]) AS a (task_id, n)
+               JOIN tasks t USING (task_id) JOIN hosts h USING (host_id)
+           ), counted AS (
+               UPDATE results r SET validated = true FROM agreed a
+               WHERE r.task_id = a.task_id AND NOT r.validated RETURNING r.task_id
+           ), streaks AS (
+               UPDATE hosts h SET agreements = h.agreements + c.results FROM (
+                   SELECT host_id, count(*) AS results FROM agreed JOIN counted USING (task_id)
+                   GROUP BY host_id) c
+               WHERE h.host_id = c.host_id
+           ), met AS (
+               INSERT INTO account_agreements (user_id, other_id)
+               SELECT DISTINCT a.user_id, b.user_id FROM agreed a JOIN agreed b USING (n)
+               WHERE a.user_id <> b.user_id
+               ON CONFLICT DO NOTHING RETURNING user_id
+           )
+           UPDATE users u SET validated = u.validated + e.results, agreeing = u.agreeing + e.others,
+               confirmed_by_staff = u.confirmed_by_staff OR e.by_staff
+           FROM (SELECT a.user_id, count(*) FILTER (
+                            WHERE a.task_id IN (SELECT task_id FROM counted)) AS results,
+                        (SELECT count(*) FROM met WHERE met.user_id = a.user_id) AS others,
+                        bool_or(EXISTS (SELECT FROM agreed b WHERE b.n = a.n AND b.trusted
+                                        AND b.task_id <> a.task_id)) AS by_staff
+                 FROM agreed a GROUP BY a.user_id) e
+           WHERE u.user_id = e.user_id""",
+        {"tasks": tasks, "number": number},
+    )
+
+
+async def confirm_by_answer(connection: Connection, tasks: Sequence[int]) -> None:
+    """Accounts whose results agree with an answer that the server has known before."""
+    await connection.execute(
+        """UPDATE users SET confirmed_by_staff = true
+           WHERE user_id IN (SELECT user_id FROM tasks WHERE task_id = ANY(%s))""",
+        (list(tasks),),
+    )
+
+
+async def record_mismatches(
+    connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
+) -> list[int]:
+    """Charge the hosts of these tasks with a mismatch each; they are checked for long after.
+
+    Their accounts lose half of what they earned. Returns the hosts.
+    """
+    if not tasks:
+        return []
+    ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
+    charged = await rows(
+        connection,
+        """INSERT INTO mismatches (task_id, host_id, note)
+           SELECT t.task_id, t.host_id, m.note
+           FROM unnest(%s::bigint[], %s::text[]) AS m (task_id, note) JOIN tasks t USING (task_id)
+           ON CONFLICT DO NOTHING RETURNING host_id""",
+        (ids, notes),
+    )
+    hosts = sorted({int(host) for (host,) in charged})
+    await connection.execute(
+        "UPDATE hosts SET agreements = -%s WHERE host_id = ANY(%s)", (distrust, hosts)
+    )
+    await connection.execute(
+        """UPDATE users SET validated = validated / 2
+           WHERE user_id IN (SELECT user_id FROM hosts WHERE host_id = ANY(%s))""",
+        (hosts,),
+    )
+    return hosts
+
+
+async def suspects(connection: Connection, window_seconds: float) -> list[SuspectRow]:
+    """Active hosts that were charged in the window."""
+    found = await rows(
+        connection,
+        """SELECT h.host_id, count(*), count(*) FILTER (WHERE m.note LIKE 'claims %% passed'),
+                  (SELECT count(*) FROM versions v JOIN tasks t USING (version_id)
+                   JOIN comparisons c USING (workunit_id)
+                   WHERE t.host_id = h.host_id AND c.state IN ('agreed', 'settled')
+                     AND t.ended_at > now() - %(window)s * interval '1 second')
+           FROM hosts h JOIN mismatches m USING (host_id)
+           WHERE h.state = 'active' AND NOT h.trusted
+             AND m.at > now() - %(window)s * interval '1 second'
+             AND (h.released_at IS NULL OR m.at > h.released_at)
+           GROUP BY h.host_id HAVING count(*) > 1 ORDER BY h.host_id""",
+        {"window": window_seconds},
+    )
+    return [SuspectRow._make(r) for r in found]
+
+
+async def hosts_of_account(connection: Connection, host_id: int) -> list[tuple[int, str, int]]:
+    """(host, state, streak of confirmed results) of all hosts of this host's account."""
+    found = await rows(
+        connection,
+        """SELECT o.host_id, o.state, o.agreements FROM hosts h JOIN hosts o USING (user_id)
+           WHERE h.host_id = %s ORDER BY o.host_id""",
+        (host_id,),
+    )
+    return [(int(h), str(state), int(streak)) for h, state, streak in found]
+
+
+async def quarantine_account(connection: Connection, host_id: int, reason: str) -> None:
+    """Quarantine the account of a host: none of its hosts, now or later, gets work."""
+    await connection.execute(
+        """UPDATE users SET state = 'quarantined', state_reason = %s, validated = 0
+           WHERE user_id = (SELECT user_id FROM hosts WHERE host_id = %s)""",
+        (reason, host_id),
+    )
+
+
+async def count_unconfirmed(connection: Connection) -> None:
+    """Bring up to date how many results of each account wait to be confirmed."""
+    await connection.execute(
+        """UPDATE users u SET unconfirmed = COALESCE(w.results, 0)
+           FROM users o LEFT JOIN (
+               SELECT t.user_id, count(*) AS results FROM comparisons c
+               JOIN tasks t ON t.task_id = c.task_id
+               WHERE c.state IN ('wanted', 'placed', 'disputed') GROUP BY t.user_id) w
+             ON w.user_id = o.user_id
+           WHERE u.user_id = o.user_id AND u.unconfirmed <> COALESCE(w.results, 0)"""
+    )
+
+
+async def has_trusted_hosts(connection: Connection) -> bool:
+    """Whether staff have named any host as their own."""
+    found = await rows(connection, "SELECT EXISTS (SELECT FROM hosts WHERE trusted)")
+    return bool(found[0][0])
+
+
+async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bool:
+    """Make a host's results the truth that others are held against; False when there is none."""
+    cursor = await connection.execute(
+        """UPDATE hosts SET trusted = %s WHERE host_id = %s AND NOT imported
+           AND (state = 'active' OR NOT %s)""",
+        (trusted, host_id, trusted),
+    )
+    return cursor.rowcount == 1
+
+
+async def vouch(connection: Connection, name: str, vouched: bool) -> bool:
+    """Answer for a user: his hosts are believed what they have. False when there is none."""
+    cursor = await connection.execute(
+        "UPDATE users SET vouched = %s WHERE name = %s", (vouched, name)
+    )
+    return cursor.rowcount == 1

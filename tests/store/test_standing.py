@@ -1,0 +1,234 @@
+"""What strangers may hold and judge, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from axiom_protocol.messages import Report
+from axiom_server.config import Config
+from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.decide.retry import ATTEMPTS_MAX, LOSSES_MAX
+from axiom_server.store import database, standing
+from tests.support.cluster import fresh_database, transaction
+from tests.support.server_project import Host, ServerProject
+
+
+@pytest.fixture
+def project(postgres: str) -> Iterator[ServerProject]:
+    with fresh_database(postgres) as conninfo:
+        made = ServerProject(conninfo)
+        made.publish()
+        yield made
+
+
+def cancelled(task_id: int) -> Report:
+    return Report(task_id=task_id, outcome="cancelled", elapsed_seconds=0, cpu_seconds=0)
+
+
+def lie(host: Host) -> None:
+    """Report everything in hand, with a number that is another host's as well."""
+    host.project.later(60)
+    host.sync([host.success(g, exponent=0.9 + g.seed * 1e-4) for g in host.held.values()], cpu=0)
+
+
+def test_a_newcomer_that_claims_65536_cores_gets_a_newcomers_share(project: ServerProject) -> None:
+    project.deploy("short_walk", count=12_000)
+    greedy = project.host(cores=65_536, vouched=False)
+    for _ in range(3):
+        greedy.sync(buffer_seconds=86_400.0)
+    assert len(greedy.held) == 8
+    assert "confirmed" in greedy.sync(buffer_seconds=86_400.0).no_work_reason
+    assert len(project.host(cores=64).sync().grants) == 64
+
+
+def test_all_hosts_of_a_newcomer_share_what_he_may_hold(project: ServerProject) -> None:
+    project.deploy("short_walk", count=100)
+    hosts = [project.host("many", cores=6, vouched=False) for _ in range(3)]
+    assert [len(host.sync().grants) for host in hosts] == [6, 2, 0]
+
+
+def test_fake_joins_make_few_workunits(project: ServerProject) -> None:
+    for _ in range(5):
+        project.host(cores=65_536, vouched=False).sync(cpu=65_536)
+    assert project.deploy("short_walk", fill_idle=True).workunits <= 40
+
+
+def test_who_gives_work_back_gets_less_of_it(project: ServerProject) -> None:
+    project.deploy("short_walk", count=100)
+    host = project.host(cores=64, vouched=False)
+    host.sync()
+    host.sync([cancelled(task_id) for task_id in host.held], cpu=64)
+    assert len(host.held) <= 1
+
+
+def test_what_a_newcomer_claims_beyond_his_cores_is_not_believed(project: ServerProject) -> None:
+    project.deploy("short_walk", count=100)
+    host = project.host(cores=65_536, vouched=False)
+    host.sync(buffer_seconds=86_400.0)
+    project.later(105)
+    host.sync([host.success(g, 105.0) for g in host.held.values()], cpu=0)
+    believed = float(project.value("SELECT sum(elapsed_seconds) FROM tasks"))
+    assert believed <= 8 * 105 * 1.02 + 16
+    assert project.value("SELECT count(*) FROM mismatches") == 0, "and no lie is proven"
+
+
+def test_results_count_when_others_confirmed_them(project: ServerProject) -> None:
+    validated = "SELECT count(*) FROM results WHERE validated"
+    project.deploy("short_walk", count=4)
+    first, *others = (project.host(vouched=False) for _ in range(3))
+    for host in others:
+        host.sync(cpu=0)
+    first.sync()
+    project.later(60)
+    first.succeed_all(cpu=0)
+    project.round()
+    assert project.value(validated) == 0
+    for host in others:
+        host.sync()
+        project.later(60)
+        host.succeed_all(cpu=0)
+    project.round()
+    assert project.value(validated) == 12
+    assert project.rows("SELECT validated, agreeing FROM users") == [(4, 2)] * 3
+
+
+def test_a_host_of_staffs_is_the_truth_and_checks_look_like_any_other(
+    project: ServerProject,
+) -> None:
+    project.deploy("short_walk", count=40)
+    staff = project.host("staff", trusted=True)
+    for _ in range(3):
+        staff.sync()
+        project.later(60)
+        staff.succeed_all(cpu=0)
+    assert project.value("SELECT count(*) FROM results WHERE validated") == 12
+    assert project.value("SELECT count(*) FROM comparisons") == 0
+    liar, honest = project.host("liar", vouched=False), project.host("honest", vouched=False)
+    for host in (liar, honest):
+        host.sync(cpu=0)
+    for _ in range(4):
+        project.round()
+        for host in (liar, honest):
+            host.sync(cpu=1)
+        assert all(g.experiment == "short_walk" for g in honest.held.values())
+        lie(liar)
+        project.later(60)
+        honest.succeed_all(cpu=0)
+    project.round()
+    assert project.value("SELECT count(*) FROM tasks WHERE purpose = 'check'") >= 6
+    assert project.rows("SELECT name FROM users WHERE state = 'quarantined'") == [("liar",)]
+    assert project.value("SELECT validated FROM users WHERE name = 'honest'") >= 3
+    assert project.value("SELECT confirmed_by_staff FROM users WHERE name = 'honest'")
+
+
+def test_quarantine_is_of_the_account_and_takes_back_what_accomplices_confirmed(
+    postgres: str,
+) -> None:
+    policy = ReplicationPolicy(mismatches_to_quarantine=3)
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo, Config(replication=policy))
+        project.publish()
+        project.deploy("short_walk", count=3)
+        evil = [project.host(f"evil{n}", cores=3, vouched=False) for n in range(3)]
+        spare = project.host("evil0", vouched=False)
+        for host in evil:  # alone in the project, they confirm each other
+            host.sync(cpu=0)
+        evil[0].sync()
+        lie(evil[0])
+        project.round()
+        for host in evil[1:]:
+            host.sync()
+            lie(host)
+        project.round()
+        assert project.value("SELECT count(*) FROM results WHERE validated") == 9
+        for host in evil:
+            transaction(
+                conninfo,
+                lambda c, host=host: standing_quarantine(c, host.host_id),  # type: ignore[misc]
+            )
+        assert project.value("SELECT count(*) FROM results") == 0
+        assert project.value("SELECT count(*) FROM queue") == 3, "they are computed again"
+        state = "SELECT state FROM hosts WHERE host_id = %s"
+        assert project.value(state, spare.host_id) == "quarantined"
+        assert project.review().results == 0
+
+
+async def standing_quarantine(connection: database.Connection, host_id: int) -> None:
+    from axiom_server.comparison import quarantine
+
+    await quarantine(connection, host_id, "for a test")
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_workunit_that_is_always_lost_is_given_up(project: ServerProject, forgets: bool) -> None:
+    project.deploy("short_walk", count=1)
+    handed_out = 0
+    for _ in range(LOSSES_MAX + 3):
+        host = project.host()
+        for grant in host.sync(cpu=1).grants:
+            handed_out += 1
+            lost = Report(
+                task_id=grant.task_id, outcome="lost", elapsed_seconds=1, cpu_seconds=1
+            )  # fmt: skip
+            host.sync([] if forgets else [lost], cpu=0, forget=True)
+    assert handed_out == (LOSSES_MAX if forgets else ATTEMPTS_MAX)
+    assert project.value("SELECT count(*) FROM queue") == 0
+
+
+def test_two_failing_newcomers_stop_nothing_for_ten_honest_ones(project: ServerProject) -> None:
+    project.deploy("short_walk", count=500)
+    honest = [project.host(cores=2, vouched=False) for _ in range(10)]
+    broken = [project.host(cores=1, vouched=False) for _ in range(2)]
+    for _ in range(5):
+        for host in broken:
+            host.sync([host.failure(g) for g in host.held.values()], cpu=1)
+        for host in honest:
+            host.sync()
+        project.later(60)
+        for host in honest[:4]:
+            host.succeed_all(cpu=0)
+        project.round()
+    assert project.value("SELECT state FROM versions") == "active"
+
+
+def test_a_database_of_010_keeps_what_its_accounts_earned(postgres: str) -> None:
+    name = "test_from_010"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    conninfo = psycopg.conninfo.make_conninfo(postgres, dbname=name)
+    head, database.HEAD = database.HEAD, "0002"
+    try:
+        database.migrate(conninfo)
+    finally:
+        database.HEAD = head
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            """INSERT INTO users (name) VALUES ('ann'), ('ben'), ('new');
+               INSERT INTO hosts (user_id, name) SELECT user_id, name FROM users;
+               INSERT INTO tasks (workunit_id, experiment_id, version_id, host_id, user_id, state,
+                                  granted_at, deadline_at)
+               SELECT w, 1, 1, u, u, 'reviewed', now(), now()
+               FROM generate_series(1, 12) w, generate_series(1, 2) u;
+               INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result)
+               SELECT task_id, workunit_id, 1, 1, '', '{}' FROM tasks;
+               INSERT INTO comparisons (workunit_id, task_id, state)
+               SELECT w, w, CASE WHEN w > 10 THEN 'wanted' ELSE 'agreed' END
+               FROM generate_series(1, 12) w"""
+        )
+    database.migrate(conninfo)
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute("SELECT name, validated, agreeing FROM users ORDER BY name")
+        assert found.fetchall() == [("ann", 10, 1), ("ben", 10, 1), ("new", 0, 0)]
+        counted = connection.execute("SELECT count(*) FROM results WHERE validated").fetchone()
+        assert counted == (20,)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_only_a_host_that_has_joined_can_be_trusted(project: ServerProject) -> None:
+    assert not transaction(project.conninfo, lambda c: standing.set_trusted(c, 99, True))
+    host = project.host()
+    assert transaction(project.conninfo, lambda c: standing.set_trusted(c, host.host_id, True))
