@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,14 @@ SMALL = TaskLimits(
     memory_bytes=400_000_000, disk_bytes=10_000_000, cpu_seconds=60, wall_seconds=60,
     output_bytes=100_000, result_bytes=10_000,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_folder_stays(tmp_path: Path) -> Iterator[None]:
+    """pytest's own cleaning is recursive, and fails on what is left here."""
+    yield
+    for folder in tmp_path.glob("task-*"):
+        task_folder.remove(folder)
 
 
 def worked(finished: TaskFinished) -> None:
