@@ -85,12 +85,12 @@ class Checker:
 def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
     """Whether to check a result. ``draw`` is uniform in [0, 1), and no host can foresee it.
 
-    The share falls with the square of the record, so that whoever behaves until he is trusted pays
-    for it with many times the honest work that he then can spoil.
+    The share falls with the cube of what was confirmed, and only what was checked is: after 270
+    results 32 were, and 3 % are. Whoever behaves until he is trusted pays for it with honest work.
     """
     if streak < policy.trusted_after:
         return True
-    return draw < max(1.0 / policy.one_in, (policy.trusted_after / streak) ** 2)
+    return draw < max(1.0 / policy.one_in, (policy.trusted_after / streak) ** 3)
 
 
 class Panel:
