@@ -19,12 +19,19 @@ from tests.science.runs import KERNELS, Asked, fresh, result, run
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
+    "activation_functions": {"steps": 20},
     "catapult_phase": {"widths": [64], "steps": 60},
+    "depth_and_width": {"units": [32], "steps": 20},
     "double_descent_v2": {"steps": 60},
+    "edge_of_chaos": {"steps": 10, "depth": 5},
+    "eigenspectrum": {},
     "feature_learning_phase": {"samples": 16, "target_loss": 0.3},
+    "grokking": {"steps": 50},
+    "loss_landscape_curvature": {"target_loss": 1.2},
     "progressive_sharpening": {"widths": [8], "steps_max": 200},
     "rank_dynamics": {"epochs": 10},
     "rank_lottery": {"steps": 20},
+    "simplicity_bias": {"steps": 50},
     "sam_vs_sgd_v2": {"widths": [16], "steps": 100, "rhos": [0.1]},
 }
 QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration

@@ -109,6 +109,79 @@ def make_data(rng, task_is_spiral, noise):
     return [train, held_out, _sound_data(rng, 1 - task_is_spiral, noise)[2]]
 """
 
+_GROK_SHUFFLED = """
+_sound_arm = draw_arm
+
+
+def draw_arm(arm, rng, parameters):
+    (pairs, classes), test = _sound_arm(arm, rng, parameters)
+    return (pairs, rng.permutation(classes)), test
+"""
+
+_GROK_OTHER = """
+_sound_arm = draw_arm
+
+
+def draw_arm(arm, rng, parameters):
+    train, (pairs, _) = _sound_arm(arm, rng, parameters)
+    return train, (pairs, (pairs[:, 0] - pairs[:, 1]) % DIGITS)
+"""
+
+_SIMPLE_SHUFFLED = """
+_sound_draw = draw
+
+
+def draw(rng, count, net, parameters):
+    inputs, classes = _sound_draw(rng, count, net, parameters)
+    return inputs, rng.permutation(classes) if count == SAMPLES else classes
+"""
+
+_SIMPLE_OTHER = """
+_sound_draw = draw
+
+
+def draw(rng, count, net, parameters):
+    inputs, classes = _sound_draw(rng, count, net, parameters)
+    return (inputs, classes) if count == SAMPLES else (inputs, 1 - classes)
+"""
+
+_PIECES_SHUFFLED = """
+_sound_task = draw_task
+
+
+def draw_task(rng):
+    (inputs, targets), test = _sound_task(rng)
+    return (inputs, rng.permutation(targets)), test
+"""
+
+_PIECES_OTHER = """
+_sound_task = draw_task
+
+
+def draw_task(rng):
+    return _sound_task(rng)[0], _sound_task(rng)[1]
+"""
+
+_SPECTRUM_SHUFFLED = """
+_sound_task = draw_task
+
+
+def draw_task(rng, count):
+    directions, (inputs, targets), test = _sound_task(rng, count)
+    return directions, (inputs, rng.permutation(targets)), test
+"""
+
+_SPECTRUM_OTHER = """
+_sound_task = draw_task
+
+
+def draw_task(rng, count):
+    directions, train, _ = _sound_task(rng, count)
+    return directions, train, _sound_task(rng, count)[2]
+"""
+
+_BLOBS = _SHUFFLED_CLASSES.format(draw="blobs"), _OTHER_CENTRES.format(draw="blobs")
+
 BROKEN: dict[str, dict[str, str]] = {
     name: {"shuffled_labels": shuffled, "another_test_set": other, "seed_ignored": SEED_IGNORED}
     for name, shuffled, other in (
@@ -127,6 +200,13 @@ BROKEN: dict[str, dict[str, str]] = {
             _OTHER_CENTRES.format(draw="clusters"),
         ),
         ("sam_vs_sgd_v2", _SAM_SHUFFLED, _SAM_OTHER),
+        ("activation_functions", *_BLOBS),
+        ("depth_and_width", _PIECES_SHUFFLED, _PIECES_OTHER),
+        ("edge_of_chaos", *_BLOBS),
+        ("eigenspectrum", _SPECTRUM_SHUFFLED, _SPECTRUM_OTHER),
+        ("grokking", _GROK_SHUFFLED, _GROK_OTHER),
+        ("loss_landscape_curvature", *_BLOBS),
+        ("simplicity_bias", _SIMPLE_SHUFFLED, _SIMPLE_OTHER),
     )
 }
 
@@ -138,5 +218,12 @@ BUDGET_SECONDS: dict[str, float] = {
     "progressive_sharpening": 17.0,  # all rates at the first width
     "rank_dynamics": 3.7,  # the shallow net at every rate
     "rank_lottery": 5.0,  # one trial of eight
+    "activation_functions": 20.0,  # every activation: each is the others' control
+    "depth_and_width": 4.0,  # two numbers of units at every depth
+    "edge_of_chaos": 22.0,  # the three scales that findings read
+    "eigenspectrum": 4.0,  # one and two directions
+    "grokking": 20.0,  # every arm: each is the others' control
+    "loss_landscape_curvature": 4.0,  # the four nets that findings read
+    "simplicity_bias": 2.0,  # every net: each is the others' control
     "sam_vs_sgd_v2": 12.0,  # both tasks, clean and noisy, at the first width and rate
 }
