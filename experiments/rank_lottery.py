@@ -5,15 +5,17 @@
 Frankle & Carbin 2019 (ICLR) found winning tickets: train a network, remove its smallest weights,
 put the rest back to their initial values, train again, and repeat. The sparse net that remains
 trains better than the same sparse net with new initial weights. Training can also make weight
-matrices low-rank (Feng & Tu 2021; Huh et al. 2021; `rank_dynamics`). The two meet in one question:
-does magnitude pruning take away the few large singular directions, or the bulk?
+matrices low-rank (Huh et al. 2021; `rank_dynamics`). The two meet in one question: does magnitude
+pruning take away the few large singular directions, or the bulk?
 
 Each trial trains a dense net [20, 128, 64, 5] on Gaussian clusters and prunes it in six rounds to
-98 %. At each sparsity three nets train alike, on the same batches, from masks of the same size:
+98 %. At each sparsity five nets train alike, on the same batches, from masks of the same size:
 
     ticket    the magnitude mask, the initial weights of the dense net
     reinit    the magnitude mask, new initial weights          (control: is it the mask alone?)
     random    a random mask, the dense net's initial weights   (control: is it the size alone?)
+    signs     the magnitude mask, initial magnitudes permuted within each layer, their signs kept
+    unsigned  the magnitude mask, initial magnitudes kept, new signs
 
 Then the trained dense weights W = sum_i s_i u_i v_i' are pruned to the same sparsities without
 training. A mask M keeps of the singular energy in a set I of directions the share
@@ -31,8 +33,8 @@ weights, whose rank training does compress, since with He's initial weights it h
 
 What comes out is neither: magnitude keeps several times what a random mask keeps, of the top and of
 the bulk alike. It looks at entries, and entries of singular vectors that are spread out over many
-units do not tell which direction they belong to. Tickets win by their mask and their initial
-weights, not by being low-rank.
+units do not tell which direction they belong to. Tickets win by their mask and the signs of their
+initial weights (Zhou et al. 2019), not by being low-rank, and not by the weights' magnitudes.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -40,18 +42,18 @@ weights, not by being low-rank.
 #
 # [tool.axiom]
 # name = "rank_lottery"
-# version = "1.0.0"
+# version = "2.0.0"
 # title = "Lottery tickets and the rank of what pruning keeps"
 # question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
 #   "Links rank dynamics to the confirmed lottery ticket: both say that few directions suffice.",
 #   "Random masks of equal size and untrained weights separate the effect of training from trivia.",
 #   "Ticket, re-initialised and random nets see the same batches, so differences are paired.",
-#   "Manual gradients, three nets in one batched product: six rounds cost seconds on one core.",
+#   "Manual gradients, five nets in one batched product: six rounds cost seconds on one core.",
 # ]
 # references = [
 #   "Frankle & Carbin 2019, ICLR: the lottery ticket hypothesis",
-#   "Feng & Tu 2021, PNAS 118: the inverse variance-flatness relation in SGD",
+#   "Zhou et al. 2019, arXiv:1905.01067: deconstructing lottery tickets",
 #   "Huh et al. 2021, arXiv:2103.10427: the low-rank simplicity bias in deep networks",
 # ]
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
@@ -75,15 +77,22 @@ weights, not by being low-rank.
 # about = "standard deviation of the cluster centres, in units of that within a cluster"
 #
 # [tool.axiom.result]
-# valid = { kind = "flag", about = "the dense net fits and generalises, untrained it does not" }
+# valid = { kind = "flag", about = "fits and generalises; rewound; masks and new weights as told" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and its six rounds" }
 # dense_accuracy = { min = 0, max = 1, atol = 0.002 }
 # untrained_accuracy = { min = 0, max = 1, atol = 0.002 }
 # ticket_accuracy = { min = 0, max = 1, atol = 0.002, about = "test, mean of sparsities >= 93 %" }
 # reinit_accuracy = { min = 0, max = 1, atol = 0.002 }
 # random_accuracy = { min = 0, max = 1, atol = 0.002 }
+# signs_accuracy = { min = 0, max = 1, atol = 0.002, about = "magnitudes permuted, signs kept" }
+# unsigned_accuracy = { min = 0, max = 1, atol = 0.002, about = "magnitudes kept, new signs" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are in the training set" }
+# rewind_error = { min = 0, about = "most by which a ticket's start differs from initial weights" }
+# reinit_scale = { min = 0, rtol = 1e-9, about = "deviation of new weights over initial ones" }
+# sign_agreement = { min = 0, max = 1, rtol = 1e-9, about = "signs arm with initial weights" }
 # ticket_wins = { kind = "flag", about = "beats reinit at every sparsity >= 93 %" }
 # top_kept_magnitude = { rtol = 1e-4, about = "singular energy kept, top five, at 93 %" }
+# top_kept_untrained = { rtol = 1e-4, about = "the same of untrained weights" }
 # bulk_kept_magnitude = { rtol = 1e-4, about = "the same, all other directions" }
 # top_kept_random = { rtol = 1e-4, about = "by a random mask of the same size" }
 # bulk_kept_random = { rtol = 1e-4 }
@@ -112,6 +121,16 @@ weights, not by being low-rank.
 # max = 1
 # atol = 0.002
 # [tool.axiom.result.random_curve]
+# dims = 1
+# min = 0
+# max = 1
+# atol = 0.002
+# [tool.axiom.result.signs_curve]
+# dims = 1
+# min = 0
+# max = 1
+# atol = 0.002
+# [tool.axiom.result.unsigned_curve]
 # dims = 1
 # min = 0
 # max = 1
@@ -156,12 +175,37 @@ weights, not by being low-rank.
 # criterion = { above = 0.0 }
 #
 # [[tool.axiom.findings]]
-# name = "magnitude_keeps_more"
-# claim = "At 93 % magnitude keeps more than three times the top energy that a random mask keeps."
+# name = "signs_are_enough"
+# claim = "With magnitudes permuted and signs kept the mask still beats new weights by 0.02."
+# field = "signs_accuracy"
+# control = "reinit_accuracy"
+# statistic = "difference"
+# criterion = { above = 0.02 }
+#
+# [[tool.axiom.findings]]
+# name = "magnitudes_do_not_matter"
+# claim = "The ticket is no better than its mask and signs with permuted magnitudes, to 0.02."
+# field = "ticket_accuracy"
+# control = "signs_accuracy"
+# statistic = "difference"
+# criterion = { above = -0.02, below = 0.02 }
+#
+# [[tool.axiom.findings]]
+# name = "without_signs_nothing_is_won"
+# claim = "With the ticket's magnitudes and new signs the mask is no better than with new weights."
+# field = "unsigned_accuracy"
+# control = "reinit_accuracy"
+# statistic = "difference"
+# criterion = { above = -0.02, below = 0.02 }
+#
+# [[tool.axiom.findings]]
+# name = "top_kept_as_if_untrained"
+# claim = "Magnitude keeps as much of the trained top directions as of untrained ones, to a tenth."
+# about = "Not against a random mask: magnitude keeps five times its share of Gaussian noise."
 # field = "top_kept_magnitude"
-# control = "top_kept_random"
+# control = "top_kept_untrained"
 # statistic = "ratio"
-# criterion = { above = 3.0 }
+# criterion = { above = 0.9, below = 1.1 }
 #
 # [[tool.axiom.findings]]
 # name = "blind_to_rank"
@@ -187,8 +231,8 @@ weights, not by being low-rank.
 # name = "tickets"
 # title = "The ticket, its mask with new weights, a random mask"
 # x = "sparsity"
-# y = ["ticket_curve", "reinit_curve", "random_curve"]
-# legend = ["ticket", "re-initialised", "random mask"]
+# y = ["ticket_curve", "signs_curve", "unsigned_curve", "reinit_curve", "random_curve"]
+# legend = ["ticket", "signs kept", "magnitudes kept", "re-initialised", "random mask"]
 # x_label = "share of weights removed"
 # y_label = "test accuracy"
 # x_mark = [0.93]
@@ -228,12 +272,13 @@ SPARSE = 0.93  # where tickets are held against their controls
 TOP = CLASSES  # directions that five classes can need
 PRUNED_LAYERS = (0, 1)  # whose spectra are read; the output layer has no bulk: its rank is TOP
 
-TICKET, REINIT, RANDOM = range(3)
+ARMS = ("ticket", "reinit", "random", "signs", "unsigned")
+TICKET, REINIT, RANDOM, SIGNS, UNSIGNED = range(len(ARMS))
 
 SMALL_DEVIATION = 0.05  # initial weights from which training compresses rank, as in rank_dynamics
 
-TRIALS_MAX = 8  # tasks averaged in one run
-TRIAL_SECONDS = 5.0  # nominal, at 600 steps on one core
+TRIALS_MAX = 6  # tasks averaged in one run
+TRIAL_SECONDS = 6.5  # nominal, at 600 steps on one core
 
 
 # --- where arrays live: nets are trained where the task says, spectra and masks are the host's ----
@@ -368,6 +413,41 @@ def shuffled_mask(rng, mask):
     return mixed
 
 
+def with_permuted_magnitudes(rng, net, mask):
+    """Signs where they are; the magnitudes that ``mask`` leaves permuted within each layer."""
+    mixed = net.copy()
+    for weight, alive in zip(*(layers(a[None])[0] for a in (mixed, mask)), strict=True):
+        kept = alive[0] > 0
+        weight[0][kept] = np.sign(weight[0][kept]) * rng.permutation(np.abs(weight[0][kept]))
+    return mixed
+
+
+def with_new_signs(rng, net):
+    """Every weight's magnitude with a sign drawn anew; biases are 0 at the start."""
+    return net * rng.choice([-1.0, 1.0], len(net))
+
+
+def start_checks(starts, first, mask):
+    """What the arms' starts must be, measured on the arrays that are trained: (3,).
+
+    The ticket's largest distance from the initial weights, the deviation of new weights over that
+    of initial ones, and the share of signs that the signs arm has in common with them.
+    """
+    kept = np.flatnonzero(mask[:WEIGHTS])
+    was = first[kept]
+    return [
+        float(np.abs(starts[TICKET][kept] - was).max()),
+        float(np.sqrt(np.mean(starts[REINIT][:WEIGHTS] ** 2) / np.mean(first[:WEIGHTS] ** 2))),
+        float(np.mean(np.sign(starts[SIGNS][kept]) == np.sign(was))),
+    ]
+
+
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def sparsity(mask):
     return 1.0 - mask[:WEIGHTS].sum() / WEIGHTS
 
@@ -428,19 +508,20 @@ def small_net(net):
 
 
 def dense_numbers(first, dense, compressed, spectrum, data, test):
-    """The seven numbers of DENSE_NUMBERS; ``spectrum`` is that of the dense net."""
+    """The eight numbers of DENSE_NUMBERS; ``spectrum`` is that of the dense net."""
     top, bulk = (restricted(dense, i, spectrum) for i in (slice(0, TOP), slice(TOP, None)))
     return [
         *accuracy(dense[None], *data),
         *accuracy(np.stack([dense, first, top, bulk]), *test),
         middle_rank(dense) / middle_rank(first),
         middle_rank(compressed) / middle_rank(first),
+        shared_samples(data[0], test[0]),
     ]
 
 
 DENSE_NUMBERS = (
     *("fit", "dense_accuracy", "untrained_accuracy", "top_only_accuracy", "bulk_only_accuracy"),
-    *("rank_left", "rank_left_compressed"),
+    *("rank_left", "rank_left_compressed", "overlap"),
 )
 
 
@@ -450,9 +531,10 @@ def probe_masks(weights, masks):
 
 
 def trial(rng, parameters, device):
-    """One task: its DENSE_NUMBERS, and for each round sparsity, accuracies, ranks and kept shares.
+    """One task: its DENSE_NUMBERS, and for each round sparsity, accuracies, ranks, kept shares.
 
-    Rounds are (ROUNDS, 1 + 3 + 3 + 8); the eight are top and bulk for each of KEPT_RULES.
+    Rounds are (ROUNDS, 1 + 5 + 5 + 8 + 3): a number for each of ARMS, twice; top and bulk for each
+    of KEPT_RULES; and the start_checks.
     """
     centres = parameters["separation"] * rng.standard_normal((CLASSES * CLUSTERS, INPUTS))
     inputs, classes = clusters(rng, centres, SAMPLES)
@@ -470,8 +552,12 @@ def trial(rng, parameters, device):
     for _ in range(ROUNDS):
         mask = magnitude_mask(ticket, mask)
         scattered = shuffled_mask(rng, mask)
-        starts = np.stack([first, initial_net(rng), first])
-        nets = train(starts, np.stack([mask, mask, scattered]), *training)
+        starts = np.stack([
+            first, initial_net(rng), first,
+            with_permuted_magnitudes(rng, first, mask), with_new_signs(rng, first),
+        ])  # fmt: skip
+        masks = np.stack([scattered if arm == RANDOM else mask for arm in range(len(ARMS))])
+        nets = train(starts, masks, *training)
         ticket = nets[TICKET]
         probes = probe_masks(probed, probes)
         shares = [kept_energy(*each) for each in zip(probed, probes, whole, strict=True)]
@@ -481,6 +567,7 @@ def trial(rng, parameters, device):
                 *accuracy(nets, *test),
                 *map(middle_rank, nets),
                 *np.ravel([*shares, kept_energy(dense, scattered, whole[0])]),
+                *start_checks(starts, first, mask),
             ]
         )
     numbers = dense_numbers(first, dense, compressed, whole[0], (inputs, classes), test)
@@ -496,6 +583,7 @@ def kept_numbers(kept, at):
     selectivity = {name: top / bulk for name, (top, bulk) in rule.items()}
     return {
         "top_kept_magnitude": rule["magnitude"][0],
+        "top_kept_untrained": rule["untrained"][0],
         "bulk_kept_magnitude": rule["magnitude"][1],
         "top_kept_random": rule["random"][0],
         "bulk_kept_random": rule["random"][1],
@@ -514,35 +602,42 @@ def ticket_numbers(levels, test, ranks):
     sparse = levels >= SPARSE
     high = test[:, sparse].mean(axis=1)
     return {
-        "ticket_accuracy": float(high[TICKET]),
-        "reinit_accuracy": float(high[REINIT]),
-        "random_accuracy": float(high[RANDOM]),
+        **{f"{arm}_accuracy": value for arm, value in zip(ARMS, high.tolist(), strict=True)},
+        **{f"{arm}_curve": row.tolist() for arm, row in zip(ARMS, test, strict=True)},
         "ticket_wins": int((test[TICKET, sparse] > test[REINIT, sparse]).all()),
         "sparsity": levels.tolist(),
-        "ticket_curve": test[TICKET].tolist(),
-        "reinit_curve": test[REINIT].tolist(),
-        "random_curve": test[RANDOM].tolist(),
         "ticket_rank": ranks[TICKET].tolist(),
         "reinit_rank": ranks[REINIT].tolist(),
     }
 
 
 def summary(dense, rounds):
-    """The result from the numbers of all trials: dense (trials, 7), rounds (trials, ROUNDS, 15)."""
+    """The result from the numbers of all trials: dense (trials, 8), rounds (trials, ROUNDS, 22)."""
     whole = dict(zip(DENSE_NUMBERS, np.mean(dense, axis=0).tolist(), strict=True))
     table = np.mean(rounds, axis=0).T
-    levels, test, ranks = table[0], table[1:4], table[4:7]
-    kept = table[7:].reshape(len(KEPT_RULES), 2, ROUNDS)
+    levels, test, ranks = table[0], table[1:6], table[6:11]
+    kept = table[11:19].reshape(len(KEPT_RULES), 2, ROUNDS)
+    checks = {
+        "overlap": int(sum(numbers[-1] for numbers in dense)),
+        "rewind_error": float(np.max(np.array(rounds)[:, :, 19])),
+        "reinit_scale": float(table[20].mean()),
+        "sign_agreement": float(table[21].mean()),
+    }
     sane = (
         whole.pop("fit") > 0.95
         and whole["dense_accuracy"] > 0.6  # chance is 0.2: the test data are of the task
         and whole["untrained_accuracy"] < 0.45
         and test[:, 0].min() > whole["dense_accuracy"] - 0.1  # half is dispensable, whichever half
+        and checks["overlap"] == 0
+        and checks["rewind_error"] == 0
+        and abs(checks["reinit_scale"] - 1) < 0.05  # of 11,000 weights: five deviations
+        and checks["sign_agreement"] == 1
     )
     return {
         "valid": int(sane),
         "configs_done": len(dense),
         **whole,
+        **checks,
         **ticket_numbers(levels, test, ranks),
         **kept_numbers(kept, int(np.argmax(levels >= SPARSE))),
     }
