@@ -57,6 +57,7 @@ rescaled curve should do as well as tanh, and the sigmoid should do well in a ne
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "tanh learns deep, sigmoid learns with two layers" }
 # configs_done = { kind = "integer", min = 1, about = "activation functions" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # sigmoid_accuracy = { min = 0, max = 1, atol = 0.01, about = "deep" }
 # tanh_accuracy = { min = 0, max = 1, atol = 0.004, about = "deep" }
 # rescaled_accuracy = { min = 0, max = 1, atol = 0.004, about = "deep, 4 sigmoid - 2" }
@@ -216,6 +217,12 @@ def draw_task(rng, separation):
     return blobs(rng, centres, SAMPLES), blobs(rng, centres, TEST_SAMPLES)
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def initial(rng, depth):
     """[W, b] of each layer: Glorot's uniform weights, biases 0."""
     sizes = [INPUTS, *[WIDTH] * depth, CLASSES]
@@ -280,22 +287,26 @@ def accuracy(net, inputs, classes, activation):
 
 
 def learnt(task, depth, activation):
-    """(test accuracy, gradient decay before training). Draws are the same for every activation."""
+    """(test accuracy, gradient decay, overlap). Draws are the same for every activation."""
     rng, device = task.rng(0), task.device
     (inputs, classes), test = draw_task(rng, task.parameters["separation"])
+    overlap = shared_samples(inputs, test[0])
     batches = place(rng.integers(0, SAMPLES, (task.parameters["steps"], BATCH)), device)
     net = [[place(part, device) for part in layer] for layer in initial(task.rng(depth), depth)]
     inputs, targets = place(inputs, device), place(np.eye(CLASSES)[classes], device)
     decay = gradient_decay(net, inputs, targets, activation)
     train(net, inputs, targets, batches, activation)
-    return accuracy(net, *(place(part, device) for part in test), activation), decay
+    return accuracy(net, *(place(part, device) for part in test), activation), decay, overlap
 
 
 def run_activation(task, index):
     activation = ACTIVATIONS[index]
-    deep, decay = learnt(task, task.parameters["depth"], activation)
-    shallow, _ = learnt(task, SHALLOW, activation)
-    return {"activation": index, "deep": deep, "shallow": shallow, "decay": decay}
+    deep, decay, here = learnt(task, task.parameters["depth"], activation)
+    shallow, _, there = learnt(task, SHALLOW, activation)
+    return {
+        "activation": index, "deep": deep, "shallow": shallow, "decay": decay,
+        "overlap": here + there,
+    }  # fmt: skip
 
 
 def run(task):
@@ -314,10 +325,14 @@ def report(done):
     missing = {"deep": 0.0, "shallow": 0.0, "decay": 0.0}
     of = done + [missing] * (len(ACTIVATIONS) - len(done))
     ran = len(done) == len(ACTIVATIONS)
-    sane = ran and of[TANH]["deep"] > 0.7 and of[SIGMOID]["shallow"] > 0.6  # chance is 0.2
+    overlap = sum(one["overlap"] for one in done)
+    sane = (
+        ran and overlap == 0 and of[TANH]["deep"] > 0.7 and of[SIGMOID]["shallow"] > 0.6
+    )  # chance is 0.2
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "sigmoid_accuracy": of[SIGMOID]["deep"],
         "tanh_accuracy": of[TANH]["deep"],
         "rescaled_accuracy": of[RESCALED]["deep"],
@@ -328,5 +343,5 @@ def report(done):
         "sigmoid_decay": of[SIGMOID]["decay"],
         "tanh_decay": of[TANH]["decay"],
         "rescaled_decay": of[RESCALED]["decay"],
-        "configs": done,
+        "configs": [{k: v for k, v in one.items() if k != "overlap"} for one in done],
     }

@@ -28,7 +28,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 #
 # [tool.axiom]
 # name = "catapult_phase"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Catapult phase"
 # question = "Does training above the initial stability edge spike, recover and end flatter?"
 # rationale = [
@@ -68,6 +68,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the controls ran; nets below the edge fit and generalise" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # lazy_peak_ratio = { min = 0, rtol = 1e-8, about = "largest max L / L0 at rates up to 1.9" }
 # lazy_lambda_shift = { min = 0, rtol = 1e-6, atol = 1e-9, about = "largest move of lambda there" }
 # catapult_peak_ratio = { min = 0, rtol = 1e-8, about = "smallest max L / L0, rates 2.5 to 3.5" }
@@ -403,8 +404,16 @@ def plan(parameters, budget_seconds):
     return pairs
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def run(task):
-    data = {name: place(part, task.device) for name, part in make_data(task.rng(0)).items()}
+    drawn = make_data(task.rng(0))
+    overlap = shared_samples(drawn["inputs"], drawn["test_inputs"])
+    data = {name: place(part, task.device) for name, part in drawn.items()}
     steps = task.parameters["steps"]
     pairs = plan(task.parameters, task.budget_seconds)
     done = (task.restore() or {"done": []})["done"]
@@ -412,10 +421,10 @@ def run(task):
         done.append(run_config(task, data, width, rate, steps))
         task.checkpoint({"done": done})
         task.progress(len(done) / len(pairs))
-    return report(done, half_mean_square(data["test_targets"]))
+    return report(done, half_mean_square(data["test_targets"]), overlap)
 
 
-def report(done, naive_loss):
+def report(done, naive_loss, overlap):
     """Headline numbers and curves of the first width, and a record for each pair.
 
     A number whose rates did not run is 0, and then the run is not valid: a spike without the
@@ -428,6 +437,7 @@ def report(done, naive_loss):
     stable = [c["rate"] for c in main if not c["diverged"]]
     sane = (
         bool(lazy and thrown)
+        and overlap == 0
         and all(c["final_loss"] < 0.1 * c["loss0"] for c in lazy)
         and all(c["test_loss"] < 0.5 * naive_loss for c in lazy)  # against guessing the mean, 0
     )
@@ -436,6 +446,7 @@ def report(done, naive_loss):
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "lazy_peak_ratio": max((c["peak_ratio"] for c in lazy), default=0.0),
         "lazy_lambda_shift": max((abs(c["lambda_ratio"] - 1) for c in lazy), default=0.0),
         "catapult_peak_ratio": min((c["peak_ratio"] for c in thrown), default=0.0),

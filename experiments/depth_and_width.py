@@ -65,6 +65,7 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "sawtooth counted exactly; trained nets learn; all sizes ran" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of units and depth" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # units_slope = { rtol = 1e-6, about = "of log pieces on log units, depth held" }
 # depth_slope = { rtol = 1e-6, atol = 1e-6, about = "of log pieces on log depth, units held" }
 # sawtooth_slope = { rtol = 1e-9, about = "of log2 pieces on depth, of the sawtooth net: 1" }
@@ -218,6 +219,12 @@ def draw_task(rng):
     return (inputs[:SAMPLES], targets[:SAMPLES]), (inputs[SAMPLES:], targets[SAMPLES:])
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def forward(net, inputs):
     """States of all layers, from the inputs to the output (n, 1)."""
     states = [inputs]
@@ -274,6 +281,7 @@ def run_pair(task, units, depth):
     return {
         "units": units, "depth": depth, "pieces": float(np.mean(counts)),
         "trained": float(np.mean(after)), "before": float(np.mean(counts[:TRAINED_NETS])),
+        "overlap": shared_samples(data[0], test[0]),
         "error": max(test_error(net, test) for net in trained),
     }  # fmt: skip
 
@@ -323,11 +331,18 @@ def report(done):
     teeth = sawtooth_counts()
     deepest = [c for c in done if c["depth"] == max(d["depth"] for d in done)]
     error = float(np.median([c["error"] for c in done]))  # now and then one net of many is lost
-    sane = units_slope != 0 and teeth == [2**d for d in SAWTOOTH_DEPTHS] and error < 0.9
+    overlap = sum(c["overlap"] for c in done)
+    sane = (
+        overlap == 0
+        and units_slope != 0
+        and teeth == [2**d for d in SAWTOOTH_DEPTHS]
+        and error < 0.9
+    )
     shown = ("units", "depth", "pieces", "trained")
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "units_slope": units_slope,
         "depth_slope": depth_slope,
         "sawtooth_slope": float(np.polyfit(list(SAWTOOTH_DEPTHS), np.log2(teeth), 1)[0]),

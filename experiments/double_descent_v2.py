@@ -27,7 +27,7 @@ descent is a property of networks trained to the end, not of width alone.
 #
 # [tool.axiom]
 # name = "double_descent_v2"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Double descent over width, with label noise"
 # question = "Does test error peak where a network can only just fit its data, and fall beyond?"
 # rationale = [
@@ -71,6 +71,7 @@ descent is a property of networks trained to the end, not of width alone.
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "narrow nets misfit, wide ones fit and beat chance" }
 # configs_done = { kind = "integer", min = 1, about = "trials: task, training set, all widths" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # peak_error = { min = 0, max = 1, atol = 0.005, about = "test error at the peak, noisy labels" }
 # peak_ratio = { min = 0, atol = 0.12, about = "parameters / (n k) at the peak" }
 # first_descent = { min = -1, max = 1, atol = 0.01, about = "peak less the least error before it" }
@@ -226,6 +227,12 @@ def blobs(rng, centres, count):
     return np.vstack([inputs.T, np.ones(count)]), classes
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def noisy(classes, share, luck, shift):
     """The labels with a ``share`` of them moved to another class; ``luck`` in [0, 1) says which."""
     return np.where(luck < share, (classes + shift) % CLASSES, classes)
@@ -340,7 +347,10 @@ def measure(networks, inputs, labels):
 
 
 def trial(rng, parameters, device):
-    """Draw a task, train every net on it: training error, test error, test loss, (3, nets)."""
+    """Draw a task, train every net on it: training error, test error, test loss, (3, nets).
+
+    And the overlap of test and training samples.
+    """
     arms = network_list(parameters["label_noise"])
     centres = parameters["separation"] * rng.standard_normal((CLASSES, INPUTS))
     inputs, classes = blobs(rng, centres, SAMPLES)
@@ -355,7 +365,8 @@ def trial(rng, parameters, device):
     networks = Networks(drawn.widths, fetch(networks.flat))
     train_error, _ = measure(networks, inputs, labels)
     test_error, test_loss = measure(networks, test_inputs, [test_classes] * len(arms))
-    return np.stack([train_error, test_error, test_loss])
+    overlap = shared_samples(inputs.T, test_inputs.T)
+    return np.stack([train_error, test_error, test_loss]), overlap
 
 
 def ratios():
@@ -390,7 +401,7 @@ def curve(label_noise, train_error, test_error, test_loss):
     }
 
 
-def summary(outcomes, parameters):
+def summary(outcomes, parameters, overlap):
     """The result from the outcomes (trials, 3, nets)."""
     mean = np.mean(outcomes, axis=0)
     count = len(WIDTHS)
@@ -399,7 +410,8 @@ def summary(outcomes, parameters):
     clean_top, _, _, clean_second = descents(clean[1])
     fits = noise[0] <= 0.01
     sane = (
-        noise[0, 0] > 0.1  # the narrowest cannot fit: there is a threshold to cross
+        overlap == 0
+        and noise[0, 0] > 0.1  # the narrowest cannot fit: there is a threshold to cross
         and fits[-1]  # the widest does
         and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises: the test data are of the task
         and noise[1, -1] < CHANCE_ERROR - 0.2
@@ -408,6 +420,7 @@ def summary(outcomes, parameters):
     return {
         "valid": int(sane),
         "configs_done": len(outcomes),
+        "overlap": overlap,
         "peak_error": float(top),
         "peak_ratio": float(ratios()[peak]),
         "first_descent": float(first),
@@ -434,10 +447,12 @@ def trials_within(budget_seconds, steps):
 def run(task):
     parameters = task.parameters
     count = trials_within(task.budget_seconds, parameters["steps"])
-    state = task.restore() or {"outcomes": []}
+    state = task.restore() or {"outcomes": [], "overlap": 0}
     outcomes = state["outcomes"]
     while len(outcomes) < count:
-        outcomes.append(trial(task.rng(len(outcomes)), parameters, task.device))
-        task.checkpoint({"outcomes": outcomes})
+        outcome, overlap = trial(task.rng(len(outcomes)), parameters, task.device)
+        outcomes.append(outcome)
+        state["overlap"] += overlap
+        task.checkpoint(state)
         task.progress(len(outcomes) / count)
-    return summary(np.array(outcomes), parameters)
+    return summary(np.array(outcomes), parameters, state["overlap"])

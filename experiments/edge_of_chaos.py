@@ -67,6 +67,7 @@ shows that the measurement finds another value where there is one.
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the shallow nets and the critical one learn the task" }
 # configs_done = { kind = "integer", min = 1, about = "sigmas trained" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # critical_theory = { min = 0, rtol = 1e-9, unit = "sigma_w" }
 # critical_measured = { min = 0, rtol = 1e-6, unit = "sigma_w", about = "growth 0" }
 # critical_gap = { min = 0, atol = 1e-6, about = "|measured - theory|" }
@@ -283,6 +284,12 @@ def draw_task(rng):
     return blobs(rng, centres, SAMPLES), blobs(rng, centres, TEST_SAMPLES)
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def initial(rng, depth, bias):
     """[W, b] of each layer, of variance 1 / fan-in and ``bias``; sigma_w multiplies W later."""
     sizes = [INPUTS, *[WIDTH] * depth, CLASSES]
@@ -332,7 +339,7 @@ def accuracy(net, inputs, classes):
 
 
 def learnt(task, depth, sigma):
-    """Test accuracy of a trained net. Data, draws and batches are the same at every sigma."""
+    """(test accuracy, overlap). Data, draws and batches are the same at every sigma."""
     rng, device = task.rng(1), task.device
     (inputs, classes), test = draw_task(rng)
     batches = rng.integers(0, SAMPLES, (task.parameters["steps"], BATCH))
@@ -340,7 +347,8 @@ def learnt(task, depth, sigma):
     net = [[place(sigma * weight, device), place(bias, device)] for weight, bias in net]
     targets = np.eye(CLASSES)[classes]
     train(net, place(inputs, device), place(targets, device), place(batches, device))
-    return accuracy(net, *(place(part, device) for part in test))
+    found = accuracy(net, *(place(part, device) for part in test))
+    return found, shared_samples(inputs, test[0])
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -355,15 +363,16 @@ def plan(parameters, budget_seconds):
 
 def run(task):
     sigmas = plan(task.parameters, task.budget_seconds)
-    state = task.restore() or {"growth": None, "done": []}
+    state = task.restore() or {"growth": None, "done": [], "overlap": 0}
     if state["growth"] is None:
         state["growth"] = probe(task.rng(0), task.parameters["sigma_b_squared"], task.device)
         task.checkpoint(state)
     for sigma in sigmas[len(state["done"]) :]:
-        deep = learnt(task, task.parameters["depth"], sigma)
-        state["done"].append(
-            {"sigma": sigma, "deep": deep, "shallow": learnt(task, SHALLOW, sigma)}
+        (deep, here), (shallow, there) = (
+            learnt(task, depth, sigma) for depth in (task.parameters["depth"], SHALLOW)
         )
+        state["done"].append({"sigma": sigma, "deep": deep, "shallow": shallow})
+        state["overlap"] += here + there
         task.checkpoint(state)
         task.progress(len(state["done"]) / len(sigmas))
     return report(state, task.parameters["sigma_b_squared"])
@@ -376,10 +385,13 @@ def report(state, bias):
     predicted, found = critical_sigma(bias), crossing(GRID, measured)
     deep = [*(c["deep"] for c in done), 0.0, 0.0, 0.0]
     shallow = [c["shallow"] for c in done]
-    sane = len(done) >= 3 and min(shallow) > 0.8 and deep[0] > 0.6  # chance is 0.2
+    sane = (
+        len(done) >= 3 and state["overlap"] == 0 and min(shallow) > 0.8 and deep[0] > 0.6
+    )  # chance is 0.2
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": state["overlap"],
         "critical_theory": predicted,
         "critical_measured": found,
         "critical_gap": abs(found - predicted),

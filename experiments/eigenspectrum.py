@@ -62,6 +62,7 @@ Controls: permuted targets at the same learning rate; the untrained net; steps b
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the features predict the target; theory's bulk fits untrained" }
 # configs_done = { kind = "integer", min = 1, about = "numbers of directions" }
+# shared = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # all_counted = { kind = "flag", about = "above: as many outliers as directions, every time" }
 # outliers_below = { kind = "integer", min = 0, about = "below the threshold, over all directions" }
 # outliers_untrained = { kind = "integer", min = 0, about = "before the step" }
@@ -194,6 +195,12 @@ def draw_task(rng, count):
     return directions, (inputs[train], targets[train]), (inputs[test], targets[test])
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def initial(rng, outputs):
     """Entries of variance 1 / fan-in."""
     first = rng.standard_normal((INPUTS, UNITS)) / np.sqrt(INPUTS)
@@ -267,6 +274,7 @@ def run_config(task, count):
     permuted = look(first, -rate * noise, rate * sizes, directions, 0.0)
     return {
         "looks": looks, "permuted": permuted,
+        "overlap": shared_samples(data[0], test[0]),
         "untrained": outliers(spectrum(first, directions)[0]),
         "errors": [ridge_error(w, data, test) for w in nets],
     }  # fmt: skip
@@ -296,11 +304,13 @@ def report(done):
     below = [c["looks"][BELOW] for c in done]
     before, after, permuted = np.mean([c["errors"] for c in done], axis=0).tolist()
     untrained = sum(c["untrained"] for c in done)
-    sane = len(done[0]["looks"]) > 1 and untrained == 0 and after < 0.8
+    shared = sum(c["overlap"] for c in done)
+    sane = shared == 0 and len(done[0]["looks"]) > 1 and untrained == 0 and after < 0.8
     shown = ("directions", "step", "largest", "theory", "overlap", "overlap_theory", "outliers")
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "shared": shared,
         "all_counted": int(all(c["outliers"] == c["directions"] for c in above)),
         "outliers_below": sum(c["outliers"] for c in below),
         "outliers_untrained": untrained,

@@ -29,7 +29,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 #
 # [tool.axiom]
 # name = "feature_learning_phase"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Lazy and rich phases over width and output scale"
 # question = "At which width and output scale does training change the features of a network?"
 # rationale = [
@@ -61,6 +61,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "all cells reached the loss, beat chance; extremes differ" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and a whole map" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # lazy_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the lazy corner" }
 # lazy_slope_width = { rtol = 1e-5, about = "d log movement / d log width in the lazy corner" }
 # rich_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the rich corner" }
@@ -242,6 +243,12 @@ def product_task(rng, count):
 # --- the network: f(x) = a . relu(W x) / sqrt(h), all weights of order 1 --------------------------
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def initial_weights(rng, width):
     """W (h, INPUTS) and a (h,), standard normal: the parameterisation of the tangent kernel."""
     return rng.standard_normal((width, INPUTS)), rng.standard_normal(width)
@@ -344,21 +351,22 @@ def cell(data, test, weights, alpha, target_loss):
 
 
 def trial(rng, parameters, device):
-    """One task and one draw of weights for each width: (widths, alphas, numbers)."""
+    """One task and one draw of weights for each width: (widths, alphas, numbers); overlap."""
 
     def here(arrays):
         return [place(array, device) for array in arrays]
 
-    data = here(product_task(rng, parameters["samples"]))
-    test = here(product_task(rng, TEST_SAMPLES))
+    train, held_out = (product_task(rng, n) for n in (parameters["samples"], TEST_SAMPLES))
+    data, test = here(train), here(held_out)
     drawn = [here(initial_weights(rng, width)) for width in WIDTHS]
-    return np.array(
+    table = np.array(
         [
             [cell(data, test, weights, alpha, parameters["target_loss"]) for alpha in ALPHAS]
             for weights in drawn
         ],
         dtype=float,
     )
+    return table, shared_samples(train[0], held_out[0])
 
 
 # --- what the map says ----------------------------------------------------------------------------
@@ -437,15 +445,16 @@ def rows(table):
     ]
 
 
-def summary(outcomes):
+def summary(outcomes, overlap):
     table = averaged(outcomes)
     lazy, rich = pick(ALPHAS, LAZY_ALPHAS), pick(ALPHAS, RICH_ALPHAS)
     wide = pick(WIDTHS, LAZY_WIDTHS)
     movement = table["movement"]
     turned = table["alignment"][wide].mean(axis=0)
     return {
-        "valid": int(sane(table)),
+        "valid": int(overlap == 0 and sane(table)),
         "configs_done": len(outcomes),
+        "overlap": overlap,
         "lazy_slope_alpha": slope(LAZY_ALPHAS, movement[np.ix_(wide, lazy)].T),
         "lazy_slope_width": slope(LAZY_WIDTHS, movement[np.ix_(wide, lazy)]),
         "rich_slope_alpha": slope(RICH_ALPHAS, movement[:, rich].T),
@@ -471,10 +480,12 @@ def trials_within(budget_seconds):
 
 def run(task):
     count = trials_within(task.budget_seconds)
-    state = task.restore() or {"outcomes": []}
+    state = task.restore() or {"outcomes": [], "overlap": 0}
     outcomes = state["outcomes"]
     while len(outcomes) < count:
-        outcomes.append(trial(task.rng(len(outcomes)), task.parameters, task.device))
-        task.checkpoint({"outcomes": outcomes})
+        outcome, overlap = trial(task.rng(len(outcomes)), task.parameters, task.device)
+        outcomes.append(outcome)
+        state["overlap"] += overlap
+        task.checkpoint(state)
         task.progress(len(outcomes) / count)
-    return summary(outcomes)
+    return summary(outcomes, state["overlap"])

@@ -68,6 +68,7 @@ wrong; the gradient is checked against differences of the loss, and the result c
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "all at the target loss; tests above chance; gradient right" }
 # configs_done = { kind = "integer", min = 1, about = "nets" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # noisy_curvature = { min = 0, rtol = 0.02, about = "top eigenvalue, first net" }
 # quiet_curvature = { min = 0, rtol = 1e-4, about = "second net" }
 # flattening = { min = 0, rtol = 0.02, about = "noisy / quiet" }
@@ -161,6 +162,12 @@ def draw_task(rng, separation):
     """Training and test samples of one task."""
     centres = separation * rng.standard_normal((CLASSES, INPUTS))
     return blobs(rng, centres, SAMPLES), blobs(rng, centres, TEST_SAMPLES)
+
+
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
 
 
 def initial(rng):
@@ -266,6 +273,7 @@ def run_net(task, index):
         "rate": rate, "batch": batch, "noise": rate / batch, "steps": steps, "loss": now,
         "curvature": top_eigenvalue(lambda v: hvp(theta, v, data), direction),
         "test_accuracy": float(np.mean(right)),
+        "overlap": shared_samples(inputs, test),
         "start": top_eigenvalue(lambda v: hvp(start, v, data), direction) if index == 0 else 0.0,
         "gradient_error": gradient_error(theta, direction / np.linalg.norm(direction), data),
     }  # fmt: skip
@@ -288,16 +296,19 @@ def report(done, target):
     tests = [c["test_accuracy"] for c in done] + [0.0] * 4
     gap = max(1 - c["loss"] / target for c in done)
     error = max(c["gradient_error"] for c in done)
+    overlap = sum(c["overlap"] for c in done)
     sane = (
         len(done) >= 4
+        and overlap == 0
         and all(ARRIVED * target <= c["loss"] <= target for c in done)
         and min(c["test_accuracy"] for c in done) > 0.35  # chance is 0.2
         and error < 1e-4
     )
-    inner = ("start", "gradient_error")
+    inner = ("start", "gradient_error", "overlap")
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "noisy_curvature": of[0],
         "quiet_curvature": of[1],
         "flattening": of[0] / of[1] if of[1] else 0.0,

@@ -28,7 +28,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 #
 # [tool.axiom]
 # name = "progressive_sharpening"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Progressive sharpening"
 # question = "Does sharpness rise to 2/lr and stay there while the loss still falls?"
 # rationale = [
@@ -67,6 +67,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the control ran, fits and generalises; an edge rate ran" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # sharpness0 = { min = 0, rtol = 1e-6, about = "before training, first width" }
 # control_rise = { min = 0, rtol = 1e-5, about = "largest sharpness of the control over its first" }
 # control_edge = { min = 0, rtol = 1e-5, about = "largest lr * sharpness / 2 of the control" }
@@ -478,8 +479,16 @@ def plan(parameters, budget_seconds):
     return pairs
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def run(task):
-    data = {name: place(part, task.device) for name, part in make_data(task.rng(0)).items()}
+    drawn = make_data(task.rng(0))
+    overlap = shared_samples(drawn["inputs"], drawn["test_inputs"])
+    data = {name: place(part, task.device) for name, part in drawn.items()}
     pairs = plan(task.parameters, task.budget_seconds)
     done = (task.restore() or {"done": []})["done"]
     for width, rate in pairs[len(done) :]:
@@ -487,10 +496,10 @@ def run(task):
         task.checkpoint({"done": done})
         task.progress(len(done) / len(pairs))
     guessing = half_mean_square(data["test_targets"] - data["targets"].mean())
-    return report(done, min(task.parameters["rates"]), guessing)
+    return report(done, min(task.parameters["rates"]), guessing, overlap)
 
 
-def report(done, control_rate, guessing):
+def report(done, control_rate, guessing, overlap):
     """Headline numbers and curves of the first width, and a record for each pair.
 
     A number whose rates did not run is 0, and then the run is not valid: an edge without the
@@ -502,6 +511,7 @@ def report(done, control_rate, guessing):
     sane = (
         control is not None
         and bool(edge)
+        and overlap == 0
         and control["final_loss"] < 1e-3 * control["curve"]["loss"][0]
         and control["test_loss"] < 0.9 * guessing  # shuffled labels: above 2
     )
@@ -510,6 +520,7 @@ def report(done, control_rate, guessing):
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "sharpness0": done[0]["sharpness0"],
         **control_numbers(control, guessing),
         **edge_numbers(edge),

@@ -37,7 +37,7 @@ What does not survive:
 #
 # [tool.axiom]
 # name = "rank_dynamics"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Rank dynamics"
 # question = """\
 #   How does the stable rank of weights and hidden representations change in training, and does \
@@ -75,6 +75,7 @@ What does not survive:
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "every sanity gate passed" }
 # configs_done = { kind = "integer", min = 1, max = 24 }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # epochs = { kind = "integer", dims = 1, unit = "epoch", min = 0, about = "of the curves" }
 # weight_change_small.about = "stable rank, relative; mean over layers, then configurations"
 # weight_change_small.min = -1
@@ -281,6 +282,12 @@ def draw_task(rng):
     frame, _ = np.linalg.qr(rng.standard_normal((INPUTS, CLASSES)))
     centres = frame.T * SEPARATION / math.sqrt(2)
     return draw_points(rng, centres), draw_points(rng, centres)
+
+
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
 
 
 def draw_points(rng, centres):
@@ -637,6 +644,7 @@ def passes_gates(records, result):
             for arm in ARMS
         )
         and abs(result["untrained_change"]) < UNTRAINED_GATE
+        and result["overlap"] == 0
     )
 
 
@@ -658,6 +666,7 @@ def run(task):
         done += len(rates)
     result = summarise(records)
     result["untrained_change"] = untrained_change(task)
+    result["overlap"] = shared_samples(data[0][0], data[1][0])
     result["epochs"] = list(range(0, p["epochs"] + 1, p["snapshot_every"]))
     result["configs"] = records
     result["configs_done"] = len(records)

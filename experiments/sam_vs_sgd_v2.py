@@ -28,7 +28,7 @@ What does not survive a fair test, and is declared so that the results may say i
 #
 # [tool.axiom]
 # name = "sam_vs_sgd_v2"
-# version = "2.0.0"
+# version = "2.1.0"
 # title = "SAM against SGD"
 # question = "Does SAM end flatter than SGD, and is it more accurate at the same cost?"
 # rationale = [
@@ -72,8 +72,11 @@ What does not survive a fair test, and is declared so that the results may say i
 # about = "steps of SAM; SGD takes as many, and twice as many"
 #
 # [tool.axiom.result]
-# valid = { kind = "flag", about = "clean and noisy ran, SGD learns the clean, none diverged" }
+# valid = { kind = "flag", about = "all kinds ran and none diverged; SGD learns; costs are equal" }
 # configs_done = { kind = "integer", min = 1, about = "noise x task x width x rate" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
+# gradients_sam = { kind = "integer", min = 0, about = "taken by each SAM arm, counted" }
+# gradients_equal = { kind = "integer", min = 0, about = "by SGD of equal cost, counted" }
 # diverged = { kind = "integer", min = 0, about = "configurations in which an arm diverged" }
 # rho = { dims = 1, rtol = 1e-9 }
 # lambda_ratio = { dims = 1, rtol = 1e-6, about = "SAM / SGD of equal steps, per rho" }
@@ -209,6 +212,10 @@ LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
 SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
 
 
+#: Gradients taken, counted where they are taken: proof that arms of equal cost had equal cost.
+SPENT = {"gradients": 0}
+
+
 # Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
 
 
@@ -260,6 +267,7 @@ def logistic_loss(f, y):
 
 def gradient(U, v, x, y):
     """Gradients of the mean logistic loss by U and v, for every arm."""
+    SPENT["gradients"] += 1
     slope, active, f = forward(U, v, x)
     pull = (sigmoid(f) - y) / len(y)
     slope *= v[:, None, :]
@@ -367,6 +375,12 @@ def make_data(rng, task_is_spiral, noise):
     return [(x[cut], y[cut]) for cut in cuts]
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def accuracies(U, v, test):
     right = (forward(U, v, test[0])[2] > 0) == test[1]
     return fetch(right).mean(axis=-1).tolist()
@@ -387,12 +401,16 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
     xp = library(U)
     same = xp.concat([U] * len(rhos)), xp.concat([v] * len(rhos))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is a flag, found in `measure`
+        spent = [SPENT["gradients"]]
         sams = train_sam(*same, *train, rate, here(rhos), batches[:steps])
+        spent.append(SPENT["gradients"])
         sgds = train_sgd(U, v, *train, rate, batches, held_out)
+        spent.append(SPENT["gradients"])
     U, v = (xp.concat(parts) for parts in zip(sams, *sgds, strict=True))
     start = here(task.rng(4).standard_normal(4 * width))  # of Lanczos: one number a weight
     return measure(U, v, train, test, start) | {
         "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
+        "spent": np.diff(spent).tolist(), "overlap": shared_samples(sets[0][0], sets[2][0]),
     }  # fmt: skip
 
 
@@ -478,9 +496,16 @@ def report(done, rhos):
     clean_equal_ratio, noisy_equal_ratio = (
         mean_log_ratio(kind, "sgd_equal_lambda") if kind else none for kind in (clean, noisy)
     )
+    overlap = sum(c["overlap"] for c in done)
+    spent = np.array([c["spent"] for c in done])
+    ran = bool(noisy) and bool(small.any()) and failed == 0
+    sane = ran and worst > LEARNT and overlap == 0 and bool(np.all(spent[:, 0] == spent[:, 1]))
     return {
-        "valid": int(bool(noisy) and worst > LEARNT and failed == 0 and bool(small.any())),
+        "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
+        "gradients_sam": int(spent[:, 0].max()),
+        "gradients_equal": int(spent[:, 1].min()),
         "diverged": failed,
         "rho": list(rhos),
         "lambda_ratio": ratio.tolist(),
@@ -497,7 +522,7 @@ def report(done, rhos):
         "noisy_gain_large_equal": float(noisy_equal[large]),
         "noisy_gain_over_early": float(noisy_early[large]),
         "clean_accuracy": worst,
-        "configs": done,
+        "configs": [{k: v for k, v in c.items() if k not in ("spent", "overlap")} for c in done],
     }
 
 

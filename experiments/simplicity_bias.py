@@ -58,6 +58,7 @@ one is not what shuffling always finds.
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "every net fits and generalises; shuffling all leaves chance" }
 # configs_done = { kind = "integer", min = 1, about = "nets: both, slab, linear, two linear" }
+# overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # accuracy = { min = 0, max = 1, atol = 0.002, about = "both predictive, nothing shuffled" }
 # slab_shuffled = { min = 0, max = 1, atol = 0.004, about = "of the same net" }
 # linear_shuffled = { min = 0, max = 1, atol = 0.004 }
@@ -183,6 +184,12 @@ def draw(rng, count, net, parameters):
     return inputs, classes
 
 
+def shared_samples(inputs, test_inputs):
+    """How many test samples are training samples too: none, or the test says nothing."""
+    seen = {row.tobytes() for row in inputs}
+    return sum(row.tobytes() in seen for row in test_inputs)
+
+
 def shuffled(rng, inputs, columns):
     """The inputs with each of these columns permuted over the samples."""
     changed = inputs.copy()
@@ -251,7 +258,8 @@ def run_net(task, kind):
         return accuracy(net, asked, place(truth, task.device))
 
     return {
-        "net": kind, "train": accuracy(net, *placed[:2]), "whole": score(),
+        "net": kind, "overlap": shared_samples(inputs, test),
+        "train": accuracy(net, *placed[:2]), "whole": score(),
         "first_shuffled": score(0), "second_shuffled": score(1), "all_shuffled": score(0, 1),
     }  # fmt: skip
 
@@ -271,8 +279,10 @@ def report(done):
     """The numbers; a net that did not run gives 0, and then the run is not valid."""
     ran = len(done) == len(NETS)
     both, slab, linear, twins = done if ran else [done[0]] * 4
+    overlap = sum(net["overlap"] for net in done)
     sane = (
         ran
+        and overlap == 0
         and min(net["train"] for net in done) > 0.95
         and min(both["whole"], linear["whole"], twins["whole"]) > 0.9
         and slab["whole"] > 0.8
@@ -282,6 +292,7 @@ def report(done):
     return {
         "valid": int(sane),
         "configs_done": len(done),
+        "overlap": overlap,
         "accuracy": both["whole"],
         "slab_shuffled": both["second_shuffled"],
         "linear_shuffled": both["first_shuffled"],

@@ -10,7 +10,7 @@ from itertools import product
 
 from tests.science.harness import EXPERIMENTS
 from tests.science.runs import KERNELS, Asked
-from tests.science.twins import BROKEN, BUDGET_SECONDS
+from tests.science.twins import BROKEN, BUDGET_SECONDS, FAULTS
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
@@ -23,7 +23,7 @@ TWINS = {
 
 DRIFTING = {"haswell": 1, "sandybridge": 1, "prescott": 2}  # seeds of each: the last differs most
 
-TWIN_KINDS = ("shuffled_labels", "another_test_set", "seed_ignored")
+TWIN_KINDS = ("shuffled_labels", "another_test_set", "seed_ignored", "test_is_training")
 assert set(DRIFTING) == set(KERNELS)
 assert all(tuple(kinds) == TWIN_KINDS for kinds in BROKEN.values())
 
@@ -57,6 +57,11 @@ def everything() -> list[Asked]:
             small(name, seed, twin)
             for name in NAMES
             for twin, seed in product((None, *TWIN_KINDS), TWINS[name])
+        ),
+        *(
+            small(name, FIRST_SEED[name], fault)
+            for name, kinds in FAULTS.items()
+            for fault in kinds
         ),
         *(
             drifted(name, seed, kernel)

@@ -53,7 +53,7 @@ class Asked:
     """Which run is wanted.
 
     budget_seconds  None: the experiment's own
-    twin            how it is broken on purpose: a key of ``twins.BROKEN``; None: not
+    twin            how it is broken on purpose: see ``twins.broken``; None: not
     kernel          the processor to be imitated: a key of KERNELS; None: the machine's own
     how             what went before in the process or on the disk: see ``child.run``
     """
@@ -139,7 +139,7 @@ def _path(asked: Asked) -> Path:
 def source(asked: Asked) -> str:
     """The script that is run: the library's, or its broken twin."""
     sound = (ROOT / "experiments" / f"{asked.name}.py").read_text()
-    return sound + twins.BROKEN[asked.name][asked.twin] if asked.twin else sound
+    return sound + twins.broken(asked.name, asked.twin) if asked.twin else sound
 
 
 def key(asked: Asked) -> str:

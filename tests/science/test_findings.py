@@ -11,7 +11,9 @@ from axiom_protocol.manifest import Manifest
 from axiom_server.decide.findings import Verdicts
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
-from tests.science.plan import NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
+from tests.science.plan import FIRST_SEED, NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
+from tests.science.runs import run
+from tests.science.twins import FAULTS
 
 CONFIRMED, REJECTED = {"confirmed"}, {"rejected"}
 OPEN = {"preliminary", "confirmed"}  # near the border, and chaotic: a processor may decide it
@@ -65,3 +67,9 @@ def test_it_is_not_their_size_that_fails_the_twins(name: str) -> None:
     found = verdicts(name, wanted)
     assert all(verdict.seeds == len(wanted) for verdict in found.values())
     assert any(verdict.verdict == "confirmed" for verdict in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fault"), [(n, f) for n, kinds in FAULTS.items() for f in kinds])
+def test_every_fault_is_seen_by_a_gate(name: str, fault: str) -> None:
+    assert run(small(name, FIRST_SEED[name], fault)).result["valid"] == 0

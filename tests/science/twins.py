@@ -3,6 +3,7 @@
 shuffled_labels    training labels (or targets) say nothing about their inputs
 another_test_set   test data are drawn from a task of their own
 seed_ignored       every seed computes the same
+test_is_training   the test set repeats the training set
 
 None of them may come out as confirmed. They run at BUDGET_SECONDS, a part of the default budget;
 so that their size is not what fails them, the sound experiment is run at the same budget beside.
@@ -182,8 +183,95 @@ def draw_task(rng, count):
 
 _BLOBS = _SHUFFLED_CLASSES.format(draw="blobs"), _OTHER_CENTRES.format(draw="blobs")
 
+_REPEATED_CLASSES = """
+_sound_draw = {draw}
+_trained_on = None
+
+
+def {draw}(rng, *given):
+    global _trained_on
+    count = given[{place}]
+    if count < TEST_SAMPLES:
+        _trained_on = _sound_draw(rng, *given)
+        return _trained_on
+    rows = np.arange(count) % len(_trained_on[1])
+    return tuple(part[..., rows] if part.shape[0] != len(_trained_on[1]) else part[rows]
+                 for part in _trained_on)
+"""
+
+_REPEATED_TARGETS = """
+_sound_data = make_data
+
+
+def make_data(rng):
+    data = _sound_data(rng)
+    rows = np.arange(TEST_SAMPLES) % SAMPLES
+    return data | {"test_inputs": data["inputs"][rows], "test_targets": data["targets"][rows]}
+"""
+
+_REPEATED_PAIR = """
+_sound_draw = draw_task
+
+
+def draw_task(rng):
+    train, _ = _sound_draw(rng)
+    return train, train
+"""
+
+_REPEATED_SPECTRUM = """
+_sound_draw = draw_task
+
+
+def draw_task(rng, count):
+    directions, (inputs, targets), _ = _sound_draw(rng, count)
+    return directions, (inputs, targets), (inputs[:TEST_SAMPLES], targets[:TEST_SAMPLES])
+"""
+
+_REPEATED_ARM = """
+_sound_arm = draw_arm
+
+
+def draw_arm(arm, rng, parameters):
+    train, _ = _sound_arm(arm, rng, parameters)
+    return train, train
+"""
+
+_REPEATED_SETS = """
+_sound_data = make_data
+
+
+def make_data(rng, task_is_spiral, noise):
+    (x, y), held_out, _ = _sound_data(rng, task_is_spiral, noise)
+    rows = np.arange(TEST_SAMPLES) % SAMPLES
+    return [(x, y), held_out, (x[rows], y[rows])]
+"""
+
+_BLOBS_REPEATED = _REPEATED_CLASSES.format(draw="blobs", place=1)
+
+REPEATED: dict[str, str] = {
+    "activation_functions": _BLOBS_REPEATED,
+    "catapult_phase": _REPEATED_TARGETS,
+    "depth_and_width": _REPEATED_PAIR,
+    "double_descent_v2": _BLOBS_REPEATED,
+    "edge_of_chaos": _BLOBS_REPEATED,
+    "eigenspectrum": _REPEATED_SPECTRUM,
+    "feature_learning_phase": _REPEATED_CLASSES.format(draw="product_task", place=0),
+    "grokking": _REPEATED_ARM,
+    "loss_landscape_curvature": _BLOBS_REPEATED,
+    "progressive_sharpening": _REPEATED_TARGETS,
+    "rank_dynamics": _REPEATED_PAIR,
+    "rank_lottery": _REPEATED_CLASSES.format(draw="clusters", place=1),
+    "sam_vs_sgd_v2": _REPEATED_SETS,
+    "simplicity_bias": _REPEATED_CLASSES.format(draw="draw", place=0),
+}
+
 BROKEN: dict[str, dict[str, str]] = {
-    name: {"shuffled_labels": shuffled, "another_test_set": other, "seed_ignored": SEED_IGNORED}
+    name: {
+        "shuffled_labels": shuffled,
+        "another_test_set": other,
+        "seed_ignored": SEED_IGNORED,
+        "test_is_training": REPEATED[name],
+    }
     for name, shuffled, other in (
         ("catapult_phase", _SHUFFLED_TARGETS, _OTHER_TEST_TARGETS),
         (
@@ -210,6 +298,122 @@ BROKEN: dict[str, dict[str, str]] = {
     )
 }
 
+#: What else may go wrong in one experiment, each seen by a gate: `valid` is 0.
+FAULTS: dict[str, dict[str, str]] = {
+    "activation_functions": {
+        "relu_for_sigmoid_in_two_layers": """
+_sound_learnt = learnt
+
+
+def learnt(task, depth, activation):
+    return _sound_learnt(task, task.parameters["depth"], activation)
+""",
+    },
+    "depth_and_width": {
+        "breaks_of_the_last_layer_alone": """
+def breaks(net, start, end):
+    state = np.stack([start, end])
+    for weight, bias in net[:-2]:
+        state = (state @ weight + bias).clip(0.0)
+    at, _ = with_zeros(np.array([0.0, 1.0]), state @ net[-2][0] + net[-2][1])
+    return at[1:-1]
+""",
+    },
+    "edge_of_chaos": {
+        "labels_of_the_test_set_noisy": """
+_sound_blobs = blobs
+
+
+def blobs(rng, centres, count):
+    inputs, classes = _sound_blobs(rng, centres, count)
+    wrong = (rng.random(count) < 0.3) & (count == TEST_SAMPLES)
+    return inputs, np.where(wrong, (classes + 1) % CLASSES, classes)
+""",
+    },
+    "eigenspectrum": {
+        "bulk_of_twice_the_variance": """
+_sound_initial = initial
+
+
+def initial(rng, outputs):
+    first, second = _sound_initial(rng, outputs)
+    return 1.4 * first, second
+""",
+    },
+    "grokking": {
+        "no_rule_in_the_plentiful_arm": """
+_sound_arm = draw_arm
+
+
+def draw_arm(arm, rng, parameters):
+    (pairs, classes), test = _sound_arm(arm, rng, parameters)
+    return (pairs, rng.permutation(classes) if arm == PLENTY else classes), test
+""",
+    },
+    "loss_landscape_curvature": {
+        "gradient_of_half_the_loss": """
+_sound_gradient = gradient
+
+
+def gradient(theta, inputs, targets):
+    return 0.5 * _sound_gradient(theta, inputs, targets)
+""",
+        "equal_steps_in_place_of_equal_loss": """
+def descend(theta, data, rng, rate, batch, target):
+    for _ in range(1000):
+        chosen = rng.integers(0, SAMPLES, batch)
+        theta = theta - rate * gradient(theta, *(part[chosen] for part in data))
+    return theta, 1000, loss(theta, *data)
+""",
+    },
+    "rank_lottery": {
+        "no_rewinding": """
+_sound_train = train
+
+
+def with_permuted_magnitudes(rng, net, mask):
+    global _trained
+    net[:] = _trained
+    return net.copy()
+
+
+def train(nets, masks, data, batches, learning_rate, device="cpu"):
+    global _trained
+    found = _sound_train(nets, masks, data, batches, learning_rate, device)
+    if len(nets) == 2:
+        _trained = found[0]
+    return found
+""",
+        "new_weights_of_half_the_scale": """
+_sound_initial, _drawn = initial_net, [0]
+
+
+def initial_net(rng):
+    _drawn[0] += 1
+    return _sound_initial(rng) * (1.0 if _drawn[0] % (ROUNDS + 1) == 1 else 0.5)
+""",
+        "signs_are_not_kept": """
+def with_permuted_magnitudes(rng, net, mask):
+    return rng.permutation(net)
+""",
+    },
+    "sam_vs_sgd_v2": {
+        "equal_cost_of_half_the_gradients": """
+_sound_sgd = train_sgd
+
+
+def train_sgd(U, v, x, y, rate, batches, held_out):
+    return _sound_sgd(U, v, x, y, rate, batches[: len(batches) // 2], held_out)
+""",
+    },
+    "simplicity_bias": {
+        "nothing_is_shuffled": """
+def shuffled(rng, inputs, columns):
+    return inputs
+""",
+    },
+}
+
 #: Of twins, nominal: what is the least that still tests the claims.
 BUDGET_SECONDS: dict[str, float] = {
     "catapult_phase": 2.5,  # all rates at the first width
@@ -227,3 +431,8 @@ BUDGET_SECONDS: dict[str, float] = {
     "simplicity_bias": 2.0,  # every net: each is the others' control
     "sam_vs_sgd_v2": 12.0,  # both tasks, clean and noisy, at the first width and rate
 }
+
+
+def broken(name: str, twin: str) -> str:
+    """The text that breaks an experiment in this way: a key of BROKEN or of FAULTS."""
+    return {**BROKEN[name], **FAULTS.get(name, {})}[twin]
