@@ -62,6 +62,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 # valid = { kind = "flag", about = "all cells reached the loss, beat chance; extremes differ" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and a whole map" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
+# alignment_shift = { min = 0, max = 10, atol = 1e-8, about = "when a constant joins a kernel" }
 # lazy_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the lazy corner" }
 # lazy_slope_width = { rtol = 1e-5, about = "d log movement / d log width in the lazy corner" }
 # rich_slope_alpha = { rtol = 1e-5, about = "d log movement / d log alpha in the rich corner" }
@@ -204,6 +205,7 @@ MOVE_FRACTION = 0.02  # largest relative movement of a step: the flow bends wher
 CURVATURE_EVERY = 10  # steps; the curvature moves by a few percent meanwhile
 STEPS_MAX = 4000  # a cell that needs more counts as not trained; typical are 50 to 300
 
+PROBE = 1_000_000  # random stream; trials have the first ones
 TRIALS_MAX = 8  # tasks and initial weights averaged in one run
 TRIAL_SECONDS = 4.0  # nominal, on one core
 
@@ -279,6 +281,13 @@ def alignment(kernel, targets):
     centred = centred - centred.mean(1)[:, None]
     y = targets - targets.mean()
     return float(y @ centred @ y / (norm(centred) * (y @ y)))
+
+
+def alignment_shift(rng):
+    """What a constant added to a kernel does to its alignment: nothing, as both are centred."""
+    factor, targets = rng.standard_normal((20, 5)), rng.standard_normal(20)
+    kernel = factor @ factor.T
+    return abs(alignment(kernel + 10.0, targets) - alignment(kernel, targets))
 
 
 def norm(*parts):
@@ -445,16 +454,17 @@ def rows(table):
     ]
 
 
-def summary(outcomes, overlap):
+def summary(outcomes, overlap, shift):
     table = averaged(outcomes)
     lazy, rich = pick(ALPHAS, LAZY_ALPHAS), pick(ALPHAS, RICH_ALPHAS)
     wide = pick(WIDTHS, LAZY_WIDTHS)
     movement = table["movement"]
     turned = table["alignment"][wide].mean(axis=0)
     return {
-        "valid": int(overlap == 0 and sane(table)),
+        "valid": int(overlap == 0 and shift < 1e-6 and sane(table)),
         "configs_done": len(outcomes),
         "overlap": overlap,
+        "alignment_shift": shift,
         "lazy_slope_alpha": slope(LAZY_ALPHAS, movement[np.ix_(wide, lazy)].T),
         "lazy_slope_width": slope(LAZY_WIDTHS, movement[np.ix_(wide, lazy)]),
         "rich_slope_alpha": slope(RICH_ALPHAS, movement[:, rich].T),
@@ -488,4 +498,4 @@ def run(task):
         state["overlap"] += overlap
         task.checkpoint(state)
         task.progress(len(outcomes) / count)
-    return summary(outcomes, state["overlap"])
+    return summary(outcomes, state["overlap"], alignment_shift(task.rng(PROBE)))

@@ -69,6 +69,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 # configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
 # sharpness0 = { min = 0, rtol = 1e-6, about = "before training, first width" }
+# hessian_error = { min = 0, max = 1e9, atol = 1e-3, about = "of the eigenpair, by differences" }
 # control_rise = { min = 0, rtol = 1e-5, about = "largest sharpness of the control over its first" }
 # control_edge = { min = 0, rtol = 1e-5, about = "largest lr * sharpness / 2 of the control" }
 # control_sharpness = { min = 0, rtol = 1e-5, about = "late median of the control" }
@@ -225,6 +226,8 @@ ARRIVED = 0.95  # of the edge
 CURVE_POINTS = 120
 LANCZOS_MAX = 60  # more than it ever takes from a warm start
 LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
+DIFFERENCE = 1e-4  # step of differences: their error is about its square
+HESSIAN_ERROR_MAX = 1e-2  # a hundred times the residual at which Lanczos stops
 SECONDS_PER_STEP = (3e-4, 1e-5)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
 STEPS_NOMINAL = 2500  # of a run at the edge; the control takes about three times as many
 
@@ -363,6 +366,20 @@ def sharpness(theta, data, width, seen, start):
     return lanczos(lambda direction: hvp(theta, direction, data, width, seen), start)
 
 
+def eigenpair_error(theta, data, width, value, vector):
+    """|H v - value v| / value with H v from differences of the gradient: no second formula.
+
+    At the start of training, where residuals are large: a matrix of Gauss and Newton or of Fisher
+    agrees with the Hessian where they vanish, and there alone.
+    """
+    xp = library(vector)
+    unit = vector / xp.linalg.norm(vector)
+    ahead, behind = (
+        loss_and_gradient(theta + sign * DIFFERENCE * unit, data, width)[1] for sign in (1, -1)
+    )
+    return float(xp.linalg.norm((ahead - behind) / (2 * DIFFERENCE) - value * unit)) / abs(value)
+
+
 def reaches_edge(ratios):
     """Do these lr * sharpness / 2 rise to 1 and stay? Rising past 1, or crossing it, is not enough.
 
@@ -428,8 +445,10 @@ def run_config(task, data, width, rate):
     rng = task.rng(width)
     theta = place(initial(rng, width), task.device)
     start = place(rng.standard_normal(size_of(width)), task.device)
+    first = sharpness(theta, data, width, loss_and_gradient(theta, data, width)[2], start)
+    error = eigenpair_error(theta, data, width, *first)
     path = descend(data, theta, start, rate, width, task.parameters["steps_max"])
-    return summarise(path, width, rate)
+    return summarise(path, width, rate) | {"hessian_error": min(error, 1e9)}
 
 
 def summarise(path, width, rate):
@@ -508,19 +527,22 @@ def report(done, control_rate, guessing, overlap):
     main = [c for c in done if c["width"] == done[0]["width"]]
     control = next((c for c in main if c["rate"] == control_rate), None)
     edge = [c for c in main if EDGE_RATES[0] <= c["rate"] <= EDGE_RATES[1]]
+    error = max(c["hessian_error"] for c in done)
     sane = (
         control is not None
         and bool(edge)
         and overlap == 0
+        and error < HESSIAN_ERROR_MAX
         and control["final_loss"] < 1e-3 * control["curve"]["loss"][0]
         and control["test_loss"] < 0.9 * guessing  # shuffled labels: above 2
     )
     tables = sorted(done, key=lambda c: (c["width"], c["rate"]))
-    inner = ("sharpness0", "rise", "curve")
+    inner = ("sharpness0", "rise", "curve", "hessian_error")
     return {
         "valid": int(sane),
         "configs_done": len(done),
         "overlap": overlap,
+        "hessian_error": error,
         "sharpness0": done[0]["sharpness0"],
         **control_numbers(control, guessing),
         **edge_numbers(edge),

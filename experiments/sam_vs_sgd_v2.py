@@ -75,6 +75,8 @@ What does not survive a fair test, and is declared so that the results may say i
 # valid = { kind = "flag", about = "all kinds ran and none diverged; SGD learns; costs are equal" }
 # configs_done = { kind = "integer", min = 1, about = "noise x task x width x rate" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
+# hessian_error = { min = 0, max = 1e9, atol = 1e-3, about = "untrained, against differences" }
+# test_purity = { min = 0, max = 1, atol = 1e-3, about = "test neighbours of one label, least" }
 # gradients_sam = { kind = "integer", min = 0, about = "taken by each SAM arm, counted" }
 # gradients_equal = { kind = "integer", min = 0, about = "by SGD of equal cost, counted" }
 # diverged = { kind = "integer", min = 0, about = "configurations in which an arm diverged" }
@@ -209,8 +211,13 @@ DIVERGED = 1e3  # loss; a net that knows nothing has log 2
 CHECK_EVERY = 50  # steps between looks of the early stopper
 LANCZOS_MAX = 80
 LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
+DIFFERENCE = 1e-6  # step of differences, so small that it crosses hardly any of relu's kinks
+HESSIAN_ERROR_MAX = 0.02
+PURITY_SAMPLES, PURITY_MIN = 400, 0.85  # true labels: above 0.9; a fifth wrong: 0.68 at most
 SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
 
+
+PROBES = ("spent", "overlap", "hessian_error", "purity")  # of a configuration, for the gates
 
 #: Gradients taken, counted where they are taken: proof that arms of equal cost had equal cost.
 SPENT = {"gradients": 0}
@@ -324,6 +331,35 @@ def hvp(U, v, x, y):
     return product
 
 
+def hessian_error(U, v, x, y, direction):
+    """Relative error of `hvp` along a direction, against differences of the gradient.
+
+    For untrained weights (1, 3, width): where outputs are not yet right, a matrix of Fisher or of
+    Gauss and Newton is not the Hessian.
+    """
+    xp, split = library(U), math.prod(U.shape)
+    unit = direction / xp.linalg.norm(direction)
+    told = hvp(U[0], v[0], x, y)(unit)
+    dU, dv = unit[:split].reshape(U.shape), unit[split:].reshape(v.shape)
+    ahead, behind = (
+        xp.concat([part.ravel() for part in gradient(U + step * dU, v + step * dv, x, y)])
+        for step in (DIFFERENCE, -DIFFERENCE)
+    )
+    seen = (ahead - behind) / (2 * DIFFERENCE)
+    return float(xp.linalg.norm(told - seen) / xp.linalg.norm(seen))
+
+
+def purity(points, labels):
+    """Share of points whose nearest neighbour has their label: wrong labels are seen by it.
+
+    Of PURITY_SAMPLES points among all.
+    """
+    few = points[:PURITY_SAMPLES]
+    distances = ((few[:, None] - points[None]) ** 2).sum(axis=-1)
+    distances[np.arange(len(few)), np.arange(len(few))] = np.inf
+    return float(np.mean(labels[distances.argmin(axis=1)] == labels[: len(few)]))
+
+
 def top_eigenvalue(product, start):
     """Largest eigenvalue of a symmetric operator by Lanczos with full reorthogonalisation."""
     xp, most = library(start), min(LANCZOS_MAX, len(start))
@@ -399,6 +435,7 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
     U, v = here(rng.standard_normal((1, 3, width))), here(rng.standard_normal((1, width)))
     batches = here(task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH)))
     xp = library(U)
+    error = hessian_error(U, v, *train, here(task.rng(4).standard_normal(4 * width)))
     same = xp.concat([U] * len(rhos)), xp.concat([v] * len(rhos))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is a flag, found in `measure`
         spent = [SPENT["gradients"]]
@@ -410,6 +447,7 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
     start = here(task.rng(4).standard_normal(4 * width))  # of Lanczos: one number a weight
     return measure(U, v, train, test, start) | {
         "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
+        "hessian_error": min(error, 1e9), "purity": purity(*sets[2]),
         "spent": np.diff(spent).tolist(), "overlap": shared_samples(sets[0][0], sets[2][0]),
     }  # fmt: skip
 
@@ -498,12 +536,16 @@ def report(done, rhos):
     )
     overlap = sum(c["overlap"] for c in done)
     spent = np.array([c["spent"] for c in done])
+    error, pure = max(c["hessian_error"] for c in done), min(c["purity"] for c in done)
     ran = bool(noisy) and bool(small.any()) and failed == 0
     sane = ran and worst > LEARNT and overlap == 0 and bool(np.all(spent[:, 0] == spent[:, 1]))
+    sane = sane and error < HESSIAN_ERROR_MAX and pure > PURITY_MIN
     return {
         "valid": int(sane),
         "configs_done": len(done),
         "overlap": overlap,
+        "hessian_error": error,
+        "test_purity": pure,
         "gradients_sam": int(spent[:, 0].max()),
         "gradients_equal": int(spent[:, 1].min()),
         "diverged": failed,
@@ -522,7 +564,7 @@ def report(done, rhos):
         "noisy_gain_large_equal": float(noisy_equal[large]),
         "noisy_gain_over_early": float(noisy_early[large]),
         "clean_accuracy": worst,
-        "configs": [{k: v for k, v in c.items() if k not in ("spent", "overlap")} for c in done],
+        "configs": [{k: v for k, v in c.items() if k not in PROBES} for c in done],
     }
 
 

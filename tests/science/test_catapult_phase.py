@@ -33,7 +33,7 @@ def signature(result: dict[str, Any]) -> dict[str, bool]:
         "spike_above": result["catapult_peak_ratio"] > 3 and result["all_caught"] == 1,
         "recovery": result["catapult_final_loss"] < 1e-3,
         "flatter": result["catapult_lambda_ratio"] < 0.75,
-        "stable_again": result["catapult_edge"] < 2,
+        "overshoots": result["catapult_edge"] < 1.7,
         "divergence": 3.5 < result["first_divergent_rate"] < 5.5,
     }
 

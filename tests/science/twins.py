@@ -300,6 +300,41 @@ BROKEN: dict[str, dict[str, str]] = {
 
 #: What else may go wrong in one experiment, each seen by a gate: `valid` is 0.
 FAULTS: dict[str, dict[str, str]] = {
+    "feature_learning_phase": {
+        "uncentred_alignment": """
+def alignment(kernel, targets):
+    return float(targets @ kernel @ targets / (norm(kernel) * (targets @ targets)))
+""",
+    },
+    "progressive_sharpening": {
+        "gauss_newton_for_the_hessian": """
+_sound_hvp = hvp
+
+
+def hvp(theta, direction, data, width, seen):
+    first, second, slope1, slope2, pull, back1, back2, delta2 = seen
+    fitted = (first, second, slope1, slope2, 0 * pull, 0 * back1, 0 * back2, 0 * delta2)
+    return _sound_hvp(theta, direction, data, width, fitted)
+""",
+    },
+    "rank_dynamics": {
+        "he_arm_at_a_tenth_of_the_rate": """
+_sound_step = sgd_step
+
+
+def sgd_step(xp, weights, updates, outputs, deltas, x, y, rates, zero):
+    tenth = rates.copy() if hasattr(rates, "copy") else rates.clone()
+    tenth[1 :: len(ARMS)] *= 0.1
+    return _sound_step(xp, weights, updates, outputs, deltas, x, y, tenth, zero)
+""",
+        "rank_of_centred_weights": """
+_sound_rank = stable_rank
+
+
+def stable_rank(matrices):
+    return _sound_rank(matrices - matrices.mean(axis=1, keepdims=True))
+""",
+    },
     "activation_functions": {
         "relu_for_sigmoid_in_two_layers": """
 _sound_learnt = learnt
@@ -398,6 +433,28 @@ def with_permuted_magnitudes(rng, net, mask):
 """,
     },
     "sam_vs_sgd_v2": {
+        "fisher_for_the_hessian": """
+def hvp(U, v, x, y):
+    slope, active, f = (part[0] for part in forward(U[None], v[None], x))
+    p = sigmoid(f)
+    bend, split = p * (1 - p) / len(y), math.prod(U.shape)
+
+    def product(direction):
+        dU, dv = direction[:split].reshape(U.shape), direction[split:]
+        moved = bend * (((x @ dU) * slope) @ v + active @ dv)
+        hU = x.T @ (slope * (moved[:, None] * v))
+        return library(U).concat([hU.ravel(), active.T @ moved])
+
+    return product
+""",
+        "wrong_labels_in_the_test_set": """
+_sound_data = make_data
+
+
+def make_data(rng, task_is_spiral, noise):
+    *seen, (x, y) = _sound_data(rng, task_is_spiral, noise)
+    return [*seen, (x, np.where(rng.random(len(y)) < noise, 1 - y, y))]
+""",
         "equal_cost_of_half_the_gradients": """
 _sound_sgd = train_sgd
 
