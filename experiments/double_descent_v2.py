@@ -72,6 +72,7 @@ descent is a property of networks trained to the end, not of width alone.
 # valid = { kind = "flag", about = "narrow nets misfit, wide ones fit and beat chance" }
 # configs_done = { kind = "integer", min = 1, about = "trials: task, training set, all widths" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
+# label_gap = { min = -1, max = 1, atol = 1e-6, about = "of test labels; see label_gap" }
 # peak_error = { min = 0, max = 1, atol = 0.005, about = "test error at the peak, noisy labels" }
 # peak_ratio = { min = 0, atol = 0.12, about = "parameters / (n k) at the peak" }
 # first_descent = { min = -1, max = 1, atol = 0.01, about = "peak less the least error before it" }
@@ -168,6 +169,7 @@ HIDDEN_GAIN = 0.5
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
 
+LABEL_GAP_MAX = 0.06  # of mean nearest-centre errors: chance alone gives 0.01
 TRIALS_MAX = 4  # training sets averaged in one run; the peak of a single one wanders
 TRIAL_SECONDS = 12.0  # nominal, at 3000 steps on one core
 
@@ -231,6 +233,23 @@ def shared_samples(inputs, test_inputs):
     """How many test samples are training samples too: none, or the test says nothing."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
+
+
+def nearest_error(centres, inputs, classes):
+    """Share of samples (count, INPUTS) that are not nearest to their own class's centre."""
+    distances = ((inputs[:, None] - centres[None]) ** 2).sum(axis=-1)
+    return float(np.mean(distances.argmin(axis=1) != classes))
+
+
+def label_gap(rng, centres, inputs, classes):
+    """How much worse the nearest centre does on the test set than on samples drawn here, afresh.
+
+    Labels are of the class that a sample was drawn from; where some are not, this is far above 0.
+    """
+    fresh = np.arange(TEST_SAMPLES) % CLASSES
+    drawn = centres[fresh] + rng.standard_normal((TEST_SAMPLES, INPUTS))
+    here = nearest_error(centres, inputs[:INPUTS].T, classes)
+    return here - nearest_error(centres, drawn, fresh)
 
 
 def noisy(classes, share, luck, shift):
@@ -349,7 +368,7 @@ def measure(networks, inputs, labels):
 def trial(rng, parameters, device):
     """Draw a task, train every net on it: training error, test error, test loss, (3, nets).
 
-    And the overlap of test and training samples.
+    And what the gates need: overlap of test and training samples, and label_gap.
     """
     arms = network_list(parameters["label_noise"])
     centres = parameters["separation"] * rng.standard_normal((CLASSES, INPUTS))
@@ -365,8 +384,11 @@ def trial(rng, parameters, device):
     networks = Networks(drawn.widths, fetch(networks.flat))
     train_error, _ = measure(networks, inputs, labels)
     test_error, test_loss = measure(networks, test_inputs, [test_classes] * len(arms))
-    overlap = shared_samples(inputs.T, test_inputs.T)
-    return np.stack([train_error, test_error, test_loss]), overlap
+    checks = (
+        shared_samples(inputs.T, test_inputs.T),
+        label_gap(rng, centres, test_inputs, test_classes),
+    )
+    return np.stack([train_error, test_error, test_loss]), checks
 
 
 def ratios():
@@ -401,7 +423,7 @@ def curve(label_noise, train_error, test_error, test_loss):
     }
 
 
-def summary(outcomes, parameters, overlap):
+def summary(outcomes, parameters, checks):
     """The result from the outcomes (trials, 3, nets)."""
     mean = np.mean(outcomes, axis=0)
     count = len(WIDTHS)
@@ -409,8 +431,10 @@ def summary(outcomes, parameters, overlap):
     top, peak, first, second = descents(noise[1])
     clean_top, _, _, clean_second = descents(clean[1])
     fits = noise[0] <= 0.01
+    overlap, gap = sum(shared for shared, _ in checks), mean_of(gap for _, gap in checks)
     sane = (
         overlap == 0
+        and abs(gap) < LABEL_GAP_MAX
         and noise[0, 0] > 0.1  # the narrowest cannot fit: there is a threshold to cross
         and fits[-1]  # the widest does
         and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises: the test data are of the task
@@ -421,6 +445,7 @@ def summary(outcomes, parameters, overlap):
         "valid": int(sane),
         "configs_done": len(outcomes),
         "overlap": overlap,
+        "label_gap": gap,
         "peak_error": float(top),
         "peak_ratio": float(ratios()[peak]),
         "first_descent": float(first),
@@ -438,6 +463,10 @@ def summary(outcomes, parameters, overlap):
     }
 
 
+def mean_of(values):
+    return float(np.mean(list(values)))
+
+
 def trials_within(budget_seconds, steps):
     """Whole trials that the budget pays for, at their nominal price; at least one."""
     price = TRIAL_SECONDS * steps / 3000
@@ -447,12 +476,12 @@ def trials_within(budget_seconds, steps):
 def run(task):
     parameters = task.parameters
     count = trials_within(task.budget_seconds, parameters["steps"])
-    state = task.restore() or {"outcomes": [], "overlap": 0}
+    state = task.restore() or {"outcomes": [], "checks": []}
     outcomes = state["outcomes"]
     while len(outcomes) < count:
-        outcome, overlap = trial(task.rng(len(outcomes)), parameters, task.device)
+        outcome, checks = trial(task.rng(len(outcomes)), parameters, task.device)
         outcomes.append(outcome)
-        state["overlap"] += overlap
+        state["checks"].append(checks)
         task.checkpoint(state)
         task.progress(len(outcomes) / count)
-    return summary(np.array(outcomes), parameters, state["overlap"])
+    return summary(np.array(outcomes), parameters, state["checks"])

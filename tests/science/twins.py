@@ -300,6 +300,17 @@ BROKEN: dict[str, dict[str, str]] = {
 
 #: What else may go wrong in one experiment, each seen by a gate: `valid` is 0.
 FAULTS: dict[str, dict[str, str]] = {
+    "double_descent_v2": {
+        "wrong_labels_in_the_test_set": """
+_sound_blobs = blobs
+
+
+def blobs(rng, centres, count):
+    inputs, classes = _sound_blobs(rng, centres, count)
+    wrong = (rng.random(count) < 0.2) & (count == TEST_SAMPLES)
+    return inputs, np.where(wrong, (classes + 1) % CLASSES, classes)
+""",
+    },
     "feature_learning_phase": {
         "uncentred_alignment": """
 def alignment(kernel, targets):
