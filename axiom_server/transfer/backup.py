@@ -76,9 +76,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
                 tmp / "project.toml", path / "project.toml"
             )  # last: a folder with it is complete
     except (tarfile.TarError, EOFError):
-        raise FileUnreadable(
-            f"{source} is not a backup of axiom-server, or cut short"
-        ) from None
+        raise FileUnreadable(f"{source} is not a backup of axiom-server, or cut short") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None

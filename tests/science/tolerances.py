@@ -23,6 +23,7 @@ from tests.science.plan import DRIFTING, FIRST_SEED, drifted, whole
 from tests.science.runs import run
 
 SEEDS = 10
+ROUNDING = 1e-12  # of numbers that no seed changes
 MARGIN = 10.0  # a tolerance is at least so many times below the scatter between seeds
 
 
@@ -38,7 +39,7 @@ class Spread:
     @property
     def is_tight(self) -> bool:
         """Constant fields, which no seed changes, have nothing to be confused with."""
-        return self.seeds == 0 or self.tolerance <= self.seeds / MARGIN
+        return self.seeds < ROUNDING or self.tolerance <= self.seeds / MARGIN
 
 
 def numbers(fields: Mapping[str, Field], result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
