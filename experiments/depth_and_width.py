@@ -70,10 +70,10 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 # depth_slope = { rtol = 1e-6, atol = 1e-6, about = "of log pieces on log depth, units held" }
 # sawtooth_slope = { rtol = 1e-9, about = "of log2 pieces on depth, of the sawtooth net: 1" }
 # doubling_slope = { rtol = 1e-6, atol = 1e-6, about = "of log2 pieces on depth, of these nets" }
-# pieces_per_unit = { min = 0, rtol = 1e-4, about = "mean over all pairs" }
-# trained_units_slope = { rtol = 1e-2, about = "units_slope after training" }
-# trained_ratio = { min = 0, rtol = 1e-2, about = "pieces after training / before, largest depth" }
-# trained_error = { min = 0, rtol = 1e-2, about = "their median test error, in units of guessing" }
+# pieces_per_unit = { min = 0, rtol = 1e-6, about = "mean over all pairs" }
+# trained_units_slope = { rtol = 1e-6, about = "units_slope after training" }
+# trained_ratio = { min = 0, rtol = 1e-6, about = "pieces after training / before, largest depth" }
+# trained_error = { min = 0, rtol = 1e-6, about = "their median test error, in units of guessing" }
 #
 # [tool.axiom.result.configs]
 # kind = "records"
@@ -81,8 +81,8 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 # [tool.axiom.result.configs.fields]
 # units = { kind = "integer" }
 # depth = { kind = "integer" }
-# pieces = { min = 0, rtol = 1e-3, about = "mean over nets and lines" }
-# trained = { min = 0, rtol = 2e-2, about = "mean pieces after training" }
+# pieces = { min = 0, rtol = 1e-6, about = "mean over nets and lines" }
+# trained = { min = 0, rtol = 1e-6, about = "mean pieces after training" }
 #
 # [[tool.axiom.findings]]
 # name = "pieces_grow_with_units"

@@ -139,8 +139,8 @@ eleven holds about a quarter of the power, by luck.
 # x = "curves.step"
 # y = ["curves.test"]
 # label = "arm {arm}"
-# x_label = "step"
-# y_label = "test accuracy; arm 0 rule, 1 random, 2 undecayed, 3 plentiful"
+# x_label = "step; arms: 0 rule, 1 random, 2 undecayed, 3 plentiful"
+# y_label = "test accuracy"
 # x_scale = "log"
 #
 # [[tool.axiom.figures]]

@@ -196,7 +196,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # field = "unsigned_accuracy"
 # control = "reinit_accuracy"
 # statistic = "difference"
-# criterion = { above = -0.02, below = 0.02 }
+# criterion = { above = -0.03, below = 0.03 }
 #
 # [[tool.axiom.findings]]
 # name = "top_kept_as_if_untrained"

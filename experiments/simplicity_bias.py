@@ -59,23 +59,23 @@ one is not what shuffling always finds.
 # valid = { kind = "flag", about = "every net fits and generalises; shuffling all leaves chance" }
 # configs_done = { kind = "integer", min = 1, about = "nets: both, slab, linear, two linear" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
-# accuracy = { min = 0, max = 1, atol = 0.002, about = "both predictive, nothing shuffled" }
-# slab_shuffled = { min = 0, max = 1, atol = 0.004, about = "of the same net" }
-# linear_shuffled = { min = 0, max = 1, atol = 0.004 }
-# all_shuffled = { min = 0, max = 1, atol = 0.004, about = "both: chance" }
-# slab_alone = { min = 0, max = 1, atol = 0.004, about = "trained where the linear one is noise" }
-# linear_alone = { min = 0, max = 1, atol = 0.004, about = "trained where the slab is noise" }
-# twin_shuffled = { min = 0, max = 1, atol = 0.004, about = "two linear, one of them shuffled" }
-# train_accuracy = { min = 0, max = 1, atol = 0.002, about = "least of all nets" }
+# accuracy = { min = 0, max = 1, atol = 1e-9, about = "both predictive, nothing shuffled" }
+# slab_shuffled = { min = 0, max = 1, atol = 1e-9, about = "of the same net" }
+# linear_shuffled = { min = 0, max = 1, atol = 1e-9 }
+# all_shuffled = { min = 0, max = 1, atol = 1e-9, about = "both: chance" }
+# slab_alone = { min = 0, max = 1, atol = 1e-9, about = "trained where the linear one is noise" }
+# linear_alone = { min = 0, max = 1, atol = 1e-9, about = "trained where the slab is noise" }
+# twin_shuffled = { min = 0, max = 1, atol = 1e-9, about = "two linear, one of them shuffled" }
+# train_accuracy = { min = 0, max = 1, atol = 1e-9, about = "least of all nets" }
 #
 # [tool.axiom.result.configs]
 # kind = "records"
 # max_items = 4
 # [tool.axiom.result.configs.fields]
 # net = { kind = "integer", about = "0 both, 1 slab alone, 2 linear alone, 3 two linear" }
-# whole = { min = 0, max = 1, atol = 0.004, about = "test accuracy" }
-# first_shuffled = { min = 0, max = 1, atol = 0.004, about = "the linear coordinate" }
-# second_shuffled = { min = 0, max = 1, atol = 0.004, about = "the slab, or second linear one" }
+# whole = { min = 0, max = 1, atol = 1e-9, about = "test accuracy" }
+# first_shuffled = { min = 0, max = 1, atol = 1e-9, about = "the linear coordinate" }
+# second_shuffled = { min = 0, max = 1, atol = 1e-9, about = "the slab, or second linear one" }
 #
 # [[tool.axiom.findings]]
 # name = "without_linear_nothing_is_left"

@@ -126,7 +126,7 @@ class Volunteer:
 
         patch.setattr(perform, "Api", HeardApi)
         patch.setattr(perform, "Pool", HeldPool)
-        patch.setattr(perform, "Look", IdleMachine)
+        patch.setattr(perform, "LoadMeter", IdleMachine)
 
     def recorded(self, facts: HostFacts, patch: pytest.MonkeyPatch) -> Volunteer:
         """Be such a host from now on."""

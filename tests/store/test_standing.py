@@ -118,7 +118,9 @@ def test_a_host_of_staffs_is_the_truth_and_checks_look_like_any_other(
         project.later(60)
         honest.succeed_all(cpu=0)
     project.round()
-    assert project.value("SELECT count(*) FROM tasks WHERE purpose = 'check'") >= 4  # 3 refute the liar
+    assert (
+        project.value("SELECT count(*) FROM tasks WHERE purpose = 'check'") >= 4
+    )  # 3 refute the liar
     assert project.rows("SELECT name FROM users WHERE state = 'quarantined'") == [("liar",)]
     assert project.value("SELECT validated FROM users WHERE name = 'honest'") >= 3
     assert project.value("SELECT confirmed_by_staff FROM users WHERE name = 'honest'")
