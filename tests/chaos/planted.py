@@ -61,7 +61,7 @@ PLANTS = (
              "                await asyncio.sleep(0.3)\n"
              "                return replies"),
         ),
-        chaos(1, "kill_server", "kill_database"),
+        chaos(1, "kill_database"),
     ),
     Plant(
         "journal_without_write_ahead",
