@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("axiom_client", "axiom_protocol", "axiom_server", "tests", "experiments", "pyproject.toml")
-CHECK_SECONDS_MAX = 900.0
+CHECK_SECONDS_MAX = 1500.0  # a busy machine takes long to settle
 MACHINE = ("-m", "tests.decide.together", "20000")
 
 
@@ -29,7 +29,7 @@ def chaos(servers: int, *kinds: str) -> tuple[str, ...]:
     """A run of chaos with a few kinds of faults."""
     return (
         "-m", "tests.chaos", "--minutes", "0.75", "--servers", str(servers), "--seed", "5",
-        "--settle", "100", "--only", ",".join(kinds),
+        "--settle", "400", "--only", ",".join(kinds),
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ PLANTS = (
              "                await asyncio.sleep(0.3)\n"
              "                return replies"),
         ),
-        chaos(1, "kill_server", "kill_database"),
+        chaos(1, "kill_database"),
     ),
     Plant(
         "journal_without_write_ahead",

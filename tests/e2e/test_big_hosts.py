@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ class Volunteer:
 
     def join(self) -> Volunteer:
         # Staff know whose hosts these are: a stranger's would begin with a few tasks.
-        name = f"owner of {self.folders.config.parent.name}"
+        name = f"owner of {secrets.token_hex(4)}"
         key = self._project.json("users", "add", name)["account_key"]
         asyncio.run(attach(self.folders, self._url, Network(), account_key=key))
         return self
