@@ -7,7 +7,7 @@
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
 #   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
-#   make fleet      1,000 simulated hosts over ten days on the real server (SEEDS="1 2 3"; slow)
+#   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
 
