@@ -7,7 +7,7 @@
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
 #   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
-#   make fleet      1,000 simulated hosts over ten days on the real server (SEEDS="1 2 3"; slow)
+#   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
 #   make chaos      faults of every kind on real servers and agents (MINUTES=20 SEED=1; slow)
 #   make planted    are planted faults found by chaos and by the two cores together? (slow)
 #   make together   both pure cores over a lossy network, STEPS=1000000 (slow)

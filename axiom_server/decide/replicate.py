@@ -85,12 +85,13 @@ class Checker:
 def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
     """Whether to check a result. ``draw`` is uniform in [0, 1), and no host can foresee it.
 
-    The share falls with the cube of what was confirmed, and only what was checked is: after 270
-    results 32 were, and 3 % are. Whoever behaves until he is trusted pays for it with honest work.
+    The share falls with the square of what was confirmed, and only what was checked is: after 270
+    results 43 were, and 5 % are. Whoever behaves until he is trusted pays for it with honest work;
+    with a cube, 3 of 100 lies of such hosts still counted three days later.
     """
     if streak < policy.trusted_after:
         return True
-    return draw < max(1.0 / policy.one_in, (policy.trusted_after / streak) ** 3)
+    return draw < max(1.0 / policy.one_in, (policy.trusted_after / streak) ** 2)
 
 
 class Panel:

@@ -276,7 +276,7 @@ def scenarios(honest: int) -> Iterator[Scenario]:
     Few hosts meet each kind alone; more of them meet all kinds together.
     """
     few, kinds = max(3, honest * 3 // 20), KINDS
-    days = {20: 6.0, 100: 5.0}.get(honest, 4.0)
+    days = {20: 8.0, 100: 7.0}.get(honest, 5.5)
     cores = {20: 16, 100: 4}.get(honest, 2)
     attacks: Sequence[Mapping[str, int]] = (
         [{kind: few} for kind in kinds] if honest <= 20 else [dict.fromkeys(kinds, few // 6)]

@@ -15,7 +15,7 @@ LIE_LOW, LIE_SPAN = 0.75, 0.15  # the schema takes it, and no honest number come
 CLAIMED_CORES = 65_536
 CHEAP_BELOW = 0.4  # of numbers between 0.3 and 0.7: a quarter
 POISON_SHARE = 0.5  # of the results of one that has been trusted long enough
-POISON_DAY = 3.0  # when it begins: after it may judge others
+POISON_DAY = 4.0  # when it begins: after it may judge others
 
 KINDS = ("sybil", "colluder", "hoarder", "refuser", "poisoner", "cherry_picker")
 LIARS = frozenset({"sybil", "colluder", "refuser", "poisoner"})

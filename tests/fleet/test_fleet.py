@@ -20,7 +20,7 @@ from tests.support.cluster import cluster
 
 SEEDS = [int(seed) for seed in os.environ.get("AXIOM_FLEET_SEEDS", "1").split()]
 HONEST_QUARANTINED_MAX = 0.01
-OVERHEAD_MAX = 0.05  # of replication, once hosts are trusted
+OVERHEAD_MAX = 0.10  # of replication from day 3 on: hosts with 270 results are checked in 5 %
 
 
 @pytest.fixture(scope="module")

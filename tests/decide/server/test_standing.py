@@ -91,7 +91,7 @@ def test_new_hosts_are_checked_always_and_others_by_their_record() -> None:
         sum(replicate.wants_replica(policy, streak, draw / 1000) for draw in range(1000))
         for streak in (-100, 9, 20, 50, 1000)
     ]
-    assert shares == [1000, 1000, 125, 20, 20]
+    assert shares == [1000, 1000, 250, 41, 20]
 
 
 def crowd(count: int, first: int, **changes: object) -> list[Checker]:
