@@ -7,6 +7,7 @@ need not know the field.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -41,6 +42,24 @@ def declaration_of(file: TargetFile) -> dict[str, Any] | None:
     """A version's record; None of versions published before records were kept."""
     found = file.unrecognized_fields.get(CUSTOM, {}).get(FIELD)
     return dict(found) if found is not None else None
+
+
+def is_true_record(before: Targets, file: TargetFile, manifest: Manifest) -> bool:
+    """Whether a file has exactly the record that ``declare`` writes, at the time that it names."""
+    record = declaration_of(file)
+    targets = copy.deepcopy(before)
+    expected = TargetFile(file.length, file.hashes, file.path)
+    targets.targets[file.path] = expected
+    try:
+        declare(targets, manifest, datetime.strptime(str((record or {})["declared_at"]), TIME))
+    except (KeyError, ValueError):
+        return False
+    return bool(expected == file)
+
+
+def declared_changes(file: TargetFile) -> list[str]:
+    """How a version's criteria differ from those of the version before, one line a finding."""
+    return list((declaration_of(file) or {}).get("changes", []))
 
 
 def declarations(targets: Targets) -> dict[str, dict[str, Any]]:

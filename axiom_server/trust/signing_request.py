@@ -18,7 +18,9 @@ from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
+from axiom_protocol.manifest import Manifest
 from axiom_server.errors import FileUnreadable
+from axiom_server.trust.declaration import declared_changes, is_true_record
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError, check_signatures, root_fingerprint
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
@@ -154,7 +156,8 @@ def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> lis
             )
         sha256 = file.hashes["sha256"]
         source = sources.get(sha256, "").encode()
-        if file != TargetFile.from_data(path, source, ["sha256"]):
+        plain = TargetFile.from_data(path, source, ["sha256"])
+        if (file.length, file.hashes) != (plain.length, plain.hashes):
             raise BundlesError(
                 f"the source of {path} is not in the request; write the request again"
             )
@@ -162,10 +165,22 @@ def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> lis
         if f"{published.manifest.ref}.py" != path:
             raise BundlesError(f"{path} contains {published.manifest.ref}; write the request again")
         lines.append(f"publish {published.manifest.ref} ({file.length} bytes, sha256 {sha256})")
+        lines += [f"  {change}" for change in _declared_changes(old, file, published.manifest)]
     gone = sorted(withdrawn_in(new).keys() - withdrawn_in(old).keys())
     lines += [f"withdraw {ref}" for ref in gone]
     _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
     return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
+
+
+def _declared_changes(old: Targets, file: TargetFile, manifest: Manifest) -> list[str]:
+    """How the claims differ from the version before. Raises BundlesError on a false record."""
+    if not file.unrecognized_fields:
+        return []  # written by axiom-server 0.1.0
+    if not is_true_record(old, file, manifest):
+        raise BundlesError(
+            f"the declaration of {manifest.ref} is not that of its source; write the request again"
+        )
+    return declared_changes(file)
 
 
 def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None:

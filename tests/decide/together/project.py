@@ -17,6 +17,7 @@ from axiom_server.decide.credit import CreditPolicy, Earning
 from axiom_server.decide.lease import HostView, LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.decide.request_order import is_outdated
+from axiom_server.decide.standing import StandingPolicy
 from axiom_server.store.experiments import ParametersRow, VersionRow
 from axiom_server.store.reported_tasks import TaskRow
 from axiom_server.store.syncing_hosts import HostRow
@@ -62,7 +63,7 @@ class Project:
     ledger: dict[int, Decimal] = field(default_factory=dict)
     totals: dict[int, Decimal] = field(default_factory=dict)
     reviewed: set[int] = field(default_factory=set)
-    catalogue: Catalogue = field(default_factory=lambda: Catalogue(live_seconds=1800.0))
+    catalogue: Catalogue = field(default_factory=Catalogue)
 
     def __post_init__(self) -> None:
         for version_id, sha256 in SHAS.items():
@@ -83,7 +84,8 @@ class Project:
             state_reason="", cpu_cores=CORES, gpus=0, memory_bytes=64 << 30,
             environments=["numpy"], last_seen_at=None, last_request="", allowance=0.0, failing=0,
             agreements=0, pace=1.0, host_total=Decimal(0), user_total=Decimal(0),
-            user_average=0.0, user_average_at=None, pending=0, now=self.at,
+            user_average=0.0, user_average_at=None, pending=0, trusted=False, vouched=True,
+            validated=0, returned=0, unconfirmed=0, now=self.at,
         )  # fmt: skip
 
     def deploy(self, version_id: int, count: int) -> None:
@@ -101,7 +103,7 @@ class Project:
         host = self.hosts[host_id]._replace(now=self.at)
         outdated = is_outdated(request.request_id, host.last_request)
         sync = HostSync(host=host, request=request, tasks=self._tasks_of(host_id, request))
-        changes = evaluate_sync(self.catalogue, ReplicationPolicy(), sync)
+        changes = evaluate_sync(self.catalogue, ReplicationPolicy(), StandingPolicy(), sync)
         if outdated:
             changes = changes.without_leases()
         self._write(host, changes)
