@@ -12,15 +12,16 @@ from tests.chaos.site import Site
 
 #: What an agent may say, by the fault that makes it.
 AGENT = (
-    r"no contact: .*; working on, trying again",
+    r"no contact: .*; tasks go on and contact is tried again",
     r".* could not be fetched: .*",
     r".* was changed on disk; it is fetched again",
-    r"the metadata kept on disk is of no use: .*",
-    r"task \d+ of \S+: (lost|cancelled|failed): .*",
-    r"task \d+ of \S+ earns nothing: (this host is quarantined: .*|this task was never granted.*)",
-    r"\S+ is refused: .*(withdrawn|not offered|no longer).*",
+    r"the metadata on disk cannot be used: .*",
+    r"task \d+ of \S+ ended: (lost|cancelled|failed): .*",
+    r"task \d+ of \S+ gets no credit: (this host is quarantined: .*|this task was never granted.*)",
+    r"\S+ is refused and not run: .*(withdrawn|not offered|no longer).*",
+    r"task \d+ of \S+ is given back: .*",
     r"no space left .*",
-    r"task \d+ of \S+ gives way: memory is short",
+    r"task \d+ of \S+ is stopped until later: memory is short",
     r"refused: .*",
 )
 
@@ -29,7 +30,8 @@ SERVER = (
     r"maintenance round failed; it will be repeated",
     r"the database does not (start|answer)",
     r"the bundles could not be re-signed",
-    r"host quarantined",
+    r"hosts? quarantined",
+    r"results refuted",
 )
 
 #: What a command may print as its one line.

@@ -98,6 +98,13 @@ def test_one_bad_host_does_not_stop_an_experiment() -> None:
     assert watchdog.watch(recent) is None
 
 
+def test_one_bad_host_and_a_stray_fault_of_two_others_do_not_stop_it_either() -> None:
+    recent = [Ended(account_id=1, fault=True, ratio=0.0)] * 4
+    recent += [Ended(account_id=account, fault=True, ratio=0.0) for account in (2, 3)]
+    recent += [Ended(account_id=2 + i % 4, fault=False, ratio=1.0) for i in range(44)]
+    assert watchdog.watch(recent) is None
+
+
 def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     """They fail at once, and honest hosts need hours: the first results are all theirs."""
     recent = [
