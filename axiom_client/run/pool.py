@@ -176,7 +176,11 @@ class Pool:
     # ---- watching
 
     def _progressed(self, task_id: int, fraction: float) -> None:
-        self._emit(TaskProgressed(task_id=task_id, fraction=fraction))
+        running = self._running.get(task_id)
+        if running is not None and running.pid is None:
+            running.early_progress = fraction  # it came before the zygote's message of the start
+        else:
+            self._emit(TaskProgressed(task_id=task_id, fraction=fraction))
 
     def _handle_message(self, message: ZygoteMessage) -> None:
         if not isinstance(message, (Started, Ended)):
@@ -187,6 +191,8 @@ class Pool:
             running.began(message.pid, message.at)
             running.memory_at_start = memory.resident_bytes(message.pid)
             self._emit(TaskStarted(task_id=message.task_id, pid=message.pid))
+            if running.early_progress is not None:
+                self._progressed(message.task_id, running.early_progress)
             self._set_timer(running)
         else:
             running.ended = message

@@ -53,6 +53,7 @@ class RunningTask:
         self.ending: Ending | None = None
         self.ended: Ended | None = None
         self.parent_gone = False
+        self.early_progress: float | None = None  # told before the start was
         self.memory_at_start = 0  # bytes that the process held before the task ran
         self.usage_checks = 0
         self.result: bytes | None = None
