@@ -122,7 +122,8 @@ def serve(
     if tls is not None:
         tls.check()
     listener = listen(host, port)
-    print(f"serving {'https' if tls else 'http'}://{host}:{port}", flush=True)
+    shown = f"[{host}]" if ":" in host else host  # RFC 3986, of an IPv6 address
+    print(f"serving {'https' if tls else 'http'}://{shown}:{port}", flush=True)
     if tls is None and not is_loopback(host):
         print("agents refuse plain HTTP to another machine: give --certificate and --key, or put "
               "a web server with a certificate in front of this one", file=sys.stderr)  # fmt: skip

@@ -230,7 +230,7 @@ class Api:
 
 
 def application(api: Api, maintenance: Maintenance) -> Starlette:
-    """The ASGI application; it owns the pool and the rounds for its lifetime."""
+    """The ASGI application; it opens and closes the pool and the maintenance."""
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -313,7 +313,7 @@ async def _database_gone(_request: Request, error: Exception) -> Response:
 
 
 def _no_database(error: Exception) -> Refused:
-    """What clients are told. The database's own words name addresses and users: they are logged."""
+    """What clients are told: the database's message names addresses and is only logged."""
     structlog.get_logger().error("the database does not answer", error=str(error)[:2000])
     return Refused(
         503, "The database does not answer",
@@ -322,7 +322,7 @@ def _no_database(error: Exception) -> Refused:
 
 
 async def _fault(_request: Request, _error: Exception) -> Response:
-    """A mistake of the program's; its traceback goes to the log."""
+    """An internal error; its traceback goes to the log."""
     return _problem(
         Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500)
     )

@@ -113,7 +113,7 @@ async def _receive(request: Request, share: _Share) -> bytearray:
 
 
 def _unpack(packed: bytearray, share: _Share) -> bytes:
-    """One gzip member. ``packed`` is let go as soon as it is unpacked."""
+    """One gzip member. ``packed`` is released as soon as it is unpacked."""
     unpacker = zlib.decompressobj(GZIP_WINDOW)
     unpacked = bytearray()
     rest: bytes | bytearray = packed

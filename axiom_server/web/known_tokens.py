@@ -48,7 +48,7 @@ class KnownTokens:
         self._bytes.charge(token, self._clock(), count)
 
     def forget(self, token: bytes) -> None:
-        """It has been revoked."""
+        """Forget a token that has been revoked."""
         self._known.pop(token, None)
 
     def _keep(self, token: bytes) -> None:
@@ -58,5 +58,5 @@ class KnownTokens:
 
 
 def host_unknown() -> Refused:
-    """Nobody has this token."""
+    """The refusal of a token that no host has."""
     return Refused(401, "This host is not known here", "Attach it again: axiom-client attach URL")

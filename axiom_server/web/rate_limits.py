@@ -135,7 +135,7 @@ class JoinLimits:
 
 
 def joined_from(scope: Scope) -> str:
-    """Where a host joins from, as one customer's; "" where that says nothing of who it is.
+    """The network that a host joins from; "" where it does not tell clients apart.
 
     An address that is not public is a proxy's that names no client, or of one's own network.
     """

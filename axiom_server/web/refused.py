@@ -1,4 +1,4 @@
-"""A request that is not answered as asked: what the client is told instead."""
+"""The exception for a refused request, with what the client is told."""
 
 from __future__ import annotations
 

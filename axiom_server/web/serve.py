@@ -1,4 +1,4 @@
-"""`axiom-server serve`: one process that answers hosts and makes the rounds until stopped."""
+"""`axiom-server serve`: one process that answers hosts and runs the maintenance until stopped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOP_SECONDS = 10  # for requests under way, at a graceful stop
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What the server shows to be itself: PEM files, the chain and its private key."""
+    """The server's TLS certificate: PEM files with the chain and its private key."""
 
     chain: Path
     key: Path

@@ -1,4 +1,4 @@
-"""Clients that are slow on purpose: how long a connection may keep the server waiting.
+"""Time limits for clients that send or read slowly, on purpose or not.
 
 uvicorn closes an idle connection, but it waits without limit for a head or a body that comes byte
 by byte, takes a head of any length, and keeps an answer that nobody reads. Its documented options
