@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.importorskip("psycopg")  # the server's own; `make fast` does without
+
 from tests.decide.together.__main__ import main
 from tests.decide.together.machine import Together
 
