@@ -1,4 +1,4 @@
-"""Clean text from strangers, so that it can be stored, logged and shown in a terminal.
+"""Texts for people: strangers' texts cleaned to be stored, logged and shown, and plurals.
 
 A name may be in any script. It must not move the cursor, break a log line, change the writing
 direction of what follows, or imitate another name with invisible characters.
@@ -30,6 +30,11 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """The text without control and format characters, on one line with single spaces."""
     return " ".join(plain(text).split())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural: "1 task", "2 tasks", "1,500 bytes"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def plain_message(message: T) -> T:

@@ -1,6 +1,6 @@
-"""Hold results of one seed against each other: confirm, charge, quarantine, and ask for more.
+"""Compare results of one seed: confirm results, charge hosts, quarantine accounts, add replicas.
 
-What `decide/` rules on a round's open comparisons is written here, in the caller's transaction.
+The pure decisions of `decide/` are stored here, in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 @dataclass(kw_only=True)
 class _Changes:
-    """What a round's comparisons come to. ``states``: workunits by (state, note)."""
+    """The changes that comparisons make. ``states``: workunits by (state, note)."""
 
     states: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     confirmed: list[tuple[int, ...]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class _Changes:
     needs: list[Need] = field(default_factory=list)
 
     def add(self, group: Sequence[OpenRow], decision: ComparisonDecision) -> None:
-        """Take up what was decided of a workunit; more opinions are asked for apart."""
+        """Add the decision on a workunit."""
         workunit_id, version_id = group[0].workunit_id, group[0].version_id
         state = "agreed"
         if decision.verdict == "agreed":
@@ -59,7 +59,7 @@ class _Changes:
 
 
 async def compare_and_place(connection: Connection, config: Config) -> None:
-    """Decide every open comparison that waits for nothing, and ask for the opinions it lacks."""
+    """Decide every open comparison that waits for no replica, and queue the replicas it lacks."""
     found = await comparisons.open_results(connection)
     live = config.deploy.live_minutes * 60
     panel = Panel(config.standing, await comparisons.checkers(connection, config.standing, live))
@@ -120,7 +120,7 @@ async def _place(
     connection: Connection, config: Config, panel: Panel, found: Sequence[OpenRow],
     changes: _Changes, known: Mapping[int, VersionRow], answers: Mapping[int, ComparedResult],
 ) -> None:  # fmt: skip
-    """Draw who is asked. Where nobody is left, those who answered decide among themselves."""
+    """Draw hosts for the replicas. Where none is left, the results that are there decide."""
     draws = {need.workunit_id: secrets.randbits(53) / 2**53 for need in changes.needs}
     placed, nowhere = replicate.place(panel, changes.needs, draws)
     versions = {row.workunit_id: row.version_id for row in found}
@@ -159,7 +159,7 @@ async def _write(connection: Connection, config: Config, changes: _Changes) -> N
 async def _check_newcomers(
     connection: Connection, config: Config, checkers: Sequence[Checker]
 ) -> None:
-    """Have newcomers compute what a host of staff's has computed: they cannot tell it apart."""
+    """Let newcomers compute workunits whose result a trusted host has given; they cannot tell."""
     if not await standing.has_trusted_hosts(connection):
         return
     newcomers = {c.user_id: c.host_id for c in checkers if c.live and c.level == Level.NEWCOMER}
@@ -199,8 +199,8 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
     """Keep hosts that were charged too often from further work."""
     policy = config.replication
     for suspect in await standing.suspects(connection, policy.window_days * DAY_SECONDS):
-        lies = suspect.time_lies >= policy.mismatches_to_quarantine
-        if lies or replicate.quarantines(policy, suspect.mismatches, suspect.compared):
+        impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
+        if impossible_times or replicate.quarantines(policy, suspect.mismatches, suspect.compared):
             reason = (
                 f"{suspect.mismatches} of its results in {policy.window_days:g} days differ from "
                 "other hosts', or claim time that did not pass"

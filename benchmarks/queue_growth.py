@@ -28,8 +28,8 @@ from typing import TypeAlias
 from axiom_protocol.messages import Capacity, Grant, HostFacts, Report, SyncRequest
 from axiom_server.config import Config
 from axiom_server.project_folder import initialise
-from axiom_server.publish import publish as publishing
 from axiom_server.publish.deploy import Order, execute_order
+from axiom_server.publish.publish import publish, read_source
 from axiom_server.review import review
 from axiom_server.store import hosts, users
 from axiom_server.store.database import Connection, connect
@@ -158,8 +158,8 @@ async def opened(queued: int, host_count: int, entries: int) -> AsyncIterator[Si
                 project = Project(folder.config())
                 await users.ensure(connection, ["bench"])
                 await hosts.enrol(connection, 1, FACTS, TOKEN)
-                source = publishing.read_source(EXPERIMENT)
-                await publishing.publish(connection, folder, [source], {}, None)
+                source = read_source(EXPERIMENT)
+                await publish(connection, folder, [source], {}, None)
                 await deploy(connection, project.config, queued)
                 if entries:
                     await populate(connection, host_count, entries)

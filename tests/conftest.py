@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.server_project import ServerProject
 
 HERE = Path(__file__).parent
 #: By folder. Unit tests touch no process, socket or database; integration tests hold one room to
@@ -37,3 +41,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
         yield conninfo
+
+
+@pytest.fixture
+def project(postgres: str) -> Iterator[ServerProject]:
+    """A new project in a database of its own, with the short walk published."""
+    from tests.support.cluster import fresh_database
+    from tests.support.server_project import ServerProject
+
+    with fresh_database(postgres) as conninfo:
+        made = ServerProject(conninfo)
+        made.publish()
+        yield made

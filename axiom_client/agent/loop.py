@@ -27,7 +27,6 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits
-from axiom_client.decide.wording import counted
 from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ServerNotThere
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
@@ -35,6 +34,7 @@ from axiom_client.host.file_watch import FileWatch
 from axiom_client.project.api import Network
 from axiom_client.project.identity import Identity
 from axiom_client.service.notify import Notifier
+from axiom_protocol.text import counted
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
 CLOCK_SLACK_SECONDS = 1.0  # a clock kept right by NTP drifts by less between two events

@@ -18,7 +18,7 @@ from rich.text import Text
 from axiom_client.config.quantities import show_seconds, show_size
 from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import SlotView, Snapshot, TaskView
-from axiom_client.decide.wording import counted
+from axiom_protocol.text import counted
 
 REFRESH_SECONDS = 0.5  # often enough to see progress, at hardly any cost
 REFRESH_BY_SOCKET_SECONDS = 1.0  # of ``top``, which asks the agent each time

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from axiom_client.decide.wording import counted
 from axiom_client.errors import SandboxMissing, TrialFailed
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe
@@ -17,6 +16,7 @@ from axiom_client.run.tryout import TryProblem, TryResult, read_parameters, try_
 from axiom_client.sandbox.selftest import SandboxReport, self_test
 from axiom_protocol.manifest import ManifestError, read_manifest
 from axiom_protocol.messages import GpuFacts
+from axiom_protocol.text import counted
 
 LINE_CHARACTERS = 100
 

@@ -15,8 +15,8 @@ from axiom_client.decide.place import allocation_now, ran_seconds, room_now
 from axiom_client.decide.schedule import moment
 from axiom_client.decide.sync import credit_today
 from axiom_client.decide.task import ALIVE, WAITING
-from axiom_client.decide.wording import counted
 from axiom_protocol.messages import Credit, Outcome
+from axiom_protocol.text import counted
 
 PROGRESS_MIN = 0.02  # from here on, an experiment's own progress gives the better estimate
 SLOT_KINDS: tuple[Literal["cpu"], Literal["gpu"]] = ("cpu", "gpu")

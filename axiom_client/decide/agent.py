@@ -30,8 +30,8 @@ from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.sync import handle_answer, handle_failure
 from axiom_client.decide.task import ALIVE, GRACE_SECONDS, WAITING
 from axiom_client.decide.task_run import TaskFinished
-from axiom_client.decide.wording import counted
 from axiom_protocol.messages import GpuFacts, HostFacts
+from axiom_protocol.text import counted
 
 # Most that an orderly stop takes. systemd allows 90 s, a shutdown often less; a checkpoint takes
 # under a second.

@@ -15,9 +15,9 @@ from msgspec import Struct
 from axiom_client.decide.capacity import Room
 from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
-from axiom_client.decide.wording import counted
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
+from axiom_protocol.text import counted
 
 # The agent asks for work when less than this share of the buffer is left: few but larger requests.
 REFILL_SHARE = 0.5

@@ -21,7 +21,7 @@ def advance_drain(builder: StepBuilder) -> None:
             builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
         elif late and task.phase in WAITING:
             builder.end_without_run(task, "cancelled", message)
-    if drain.then == "pause" and not _has_open_work(state):
+    if drain.then == "pause" and not (has_open_work(state) or state.sync.wanted_now):
         state.pause, state.drain = Pause(reason=f"paused: drained, {drain.reason}"), None
         builder.save_value("pause", state.pause)
         builder.save_value("drain", None)
@@ -36,10 +36,9 @@ def deadline_passed(state: AgentState) -> bool:
     )
 
 
-def _has_open_work(state: AgentState) -> bool:
-    """Whether tasks, reports or requests are still open, at this host or with the server."""
-    sync = state.sync
-    return bool(state.tasks or sync.in_flight or sync.unanswered or sync.wanted_now)
+def has_open_work(state: AgentState) -> bool:
+    """Whether a task or its report is in hand, or a request has no answer yet."""
+    return bool(state.tasks or state.sync.in_flight or state.sync.unanswered)
 
 
 def give_back_waiting(builder: StepBuilder) -> None:

@@ -7,9 +7,9 @@ import msgspec
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.wording import counted
 from axiom_protocol.manifest import Manifest, Resources
 from axiom_protocol.messages import HostFacts
+from axiom_protocol.text import counted
 
 
 def accept(builder: StepBuilder, task: TaskState, manifest: Manifest) -> None:

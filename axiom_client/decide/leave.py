@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from axiom_client.decide import commands as c
-from axiom_client.decide.drain import deadline_passed
+from axiom_client.decide.drain import deadline_passed, has_open_work
 from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.task import ALIVE
+from axiom_client.decide.task import has_running, has_unended
 
 # Failed requests in a row, over some two minutes, after which ``run --until-idle`` gives up.
 SERVER_FAILURES_MAX = 7
@@ -31,9 +31,8 @@ def _stopped(state: AgentState) -> c.Exit | None:
     """A stop was asked for, and tasks and reports are settled or the time for that is over."""
     if state.stop is None:
         return None
-    alive = any(task.phase in ALIVE for task in state.tasks.values())
     reported = state.reports_since > state.now or state.sync.not_before == NEVER
-    settled = reported and not alive and state.sync.in_flight is None
+    settled = reported and not has_running(state) and state.sync.in_flight is None
     if settled or state.now >= state.stop.give_up_at:
         return c.Exit(reason=state.stop.reason)
     return None
@@ -41,7 +40,7 @@ def _stopped(state: AgentState) -> c.Exit | None:
 
 def _unreachable(state: AgentState) -> c.Exit | None:
     """No task is left to run, and the server that could give one does not answer."""
-    if not state.sync.failures or _has_tasks_to_run(state):
+    if not state.sync.failures or has_unended(state):
         return None
     if state.until_idle and state.sync.failures >= SERVER_FAILURES_MAX:
         return c.Exit(reason=state.sync.problem, fault="unreachable")
@@ -53,7 +52,7 @@ def _unreachable(state: AgentState) -> c.Exit | None:
 def _drained(state: AgentState) -> c.Exit | None:
     """A drain that ends the agent is complete, and the server has the last reports."""
     unsent = state.sync.wanted_now and not state.sync.failures
-    if _drains_to_exit(state) and not _has_open_work(state) and not unsent:
+    if _drains_to_exit(state) and not has_open_work(state) and not unsent:
         return _drain_exit(state)
     return None
 
@@ -61,7 +60,7 @@ def _drained(state: AgentState) -> c.Exit | None:
 def _out_of_work(state: AgentState) -> c.Exit | None:
     """``run --until-idle`` has asked for work for all cores and GPUs, and the server has none."""
     asked_for_all = state.gpus_known and not state.sync.wanted_now
-    idle = state.sync.out_of_work and not _has_open_work(state)
+    idle = state.sync.out_of_work and not has_open_work(state)
     if state.until_idle and idle and asked_for_all:
         return c.Exit(reason="the server has no more work")
     return None
@@ -74,14 +73,3 @@ def _drains_to_exit(state: AgentState) -> bool:
 def _drain_exit(state: AgentState, remark: str = "") -> c.Exit:
     assert state.drain is not None
     return c.Exit(reason=f"drained: {state.drain.reason}{remark}")
-
-
-def _has_open_work(state: AgentState) -> bool:
-    """Whether a task or its report is in hand, or a request has no answer yet."""
-    sync = state.sync
-    return bool(state.tasks) or sync.in_flight is not None or sync.unanswered is not None
-
-
-def _has_tasks_to_run(state: AgentState) -> bool:
-    """Whether a task is still to be run. Unsent reports do not count: they are kept."""
-    return any(task.phase != "ended" for task in state.tasks.values())

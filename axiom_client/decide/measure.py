@@ -7,6 +7,7 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.task import has_unended
 
 # Between two measurements of other programs, presence, temperature and free space.
 MEASURE_SECONDS = 10.0
@@ -18,13 +19,12 @@ def needed_measurement(state: AgentState) -> c.MeasureLoad | None:
     """What the limits need measured regularly; None: nothing."""
     limits = state.limits
     battery = state.load.has_battery and not limits.on_battery
-    has_work = any(t.phase != "ended" for t in state.tasks.values())
     measurement = c.MeasureLoad(
         others=bool(limits.other_load_share),
         presence=battery or not limits.while_in_use,
         heat=bool(limits.temperature_max),
         programs=list(limits.exclusive),
-        space=has_work and bool(limits.memory_keep_free or limits.disk_keep_free),
+        space=has_unended(state) and bool(limits.memory_keep_free or limits.disk_keep_free),
     )
     return measurement if measurement != c.MeasureLoad() else None
 
@@ -33,8 +33,7 @@ def next_measurement_at(state: AgentState) -> float:
     """When to measure next, monotonic seconds. Less often while no task is in hand."""
     if needed_measurement(state) is None:
         return NEVER
-    has_work = any(t.phase != "ended" for t in state.tasks.values())
-    return state.measured_at + (MEASURE_SECONDS if has_work else MEASURE_IDLE_SECONDS)
+    return state.measured_at + (MEASURE_SECONDS if has_unended(state) else MEASURE_IDLE_SECONDS)
 
 
 def measure(builder: StepBuilder) -> None:

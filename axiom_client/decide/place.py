@@ -12,13 +12,8 @@ from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.model import AgentState, Bundle, TaskState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import GRACE_SECONDS
-from axiom_client.decide.task_run import TaskLimits, TaskSpec
+from axiom_client.decide.task_run import TaskSpec, limits_for
 from axiom_protocol.manifest import Manifest
-
-# A task counts as hung after this many times its expected duration: some hosts are that slow.
-WALL_MARGIN = 10.0
-WALL_FLOOR_SECONDS = 300.0
-CPU_MARGIN = 1.5  # CPU seconds a core allowed in each second of the wall-clock limit
 
 
 def room_now(state: AgentState) -> Room:
@@ -92,9 +87,7 @@ def _start_command(
     state: AgentState, task: TaskState, bundle: Bundle, manifest: Manifest, gpus: list[int]
 ) -> c.StartTask:
     grant = task.record.grant
-    needs = needs_of(task, state.bundles)
-    expected = max(manifest.expected_seconds, grant.budget_seconds)
-    wall_seconds = max(WALL_FLOOR_SECONDS, WALL_MARGIN * expected)
+    expected_seconds = max(manifest.expected_seconds, grant.budget_seconds)
     spec = TaskSpec(
         task_id=grant.task_id,
         experiment=grant.experiment,
@@ -104,11 +97,6 @@ def _start_command(
         parameters=bind(grant, manifest),
         seed=grant.seed,
         budget_seconds=grant.budget_seconds,
-        limits=TaskLimits(
-            memory_bytes=needs.memory_bytes,
-            disk_bytes=needs.disk_bytes,
-            cpu_seconds=CPU_MARGIN * wall_seconds * needs.cpu_cores,
-            wall_seconds=wall_seconds,
-        ),
+        limits=limits_for(needs_of(task, state.bundles), expected_seconds),
     )
     return c.StartTask(spec=spec, gpus=[state.facts.gpus[i] for i in gpus] if state.facts else [])

@@ -21,8 +21,9 @@ from axiom_client.decide.model import (
 )
 from axiom_client.decide.retry import retry_sync
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.wording import counted
+from axiom_client.decide.task import has_running
 from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
+from axiom_protocol.text import counted
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
 # Between an answer and the next request: tasks that fail at once cause no flood of requests.
@@ -65,7 +66,7 @@ def _wanted_at(state: AgentState, capacity: Capacity) -> float:
     """When a request is wanted, before the least spacing between requests is considered."""
     sync = state.sync
     if state.stop is not None:
-        return NEVER if _any_alive(state) else state.reports_since
+        return NEVER if has_running(state) else state.reports_since
     if sync.wanted_now or _should_report_now(state) or _should_ask_now(state, capacity):
         return state.now
     return min(sync.next_at, state.reports_since + COALESCE_SECONDS)
@@ -73,7 +74,7 @@ def _wanted_at(state: AgentState, capacity: Capacity) -> float:
 
 def _should_report_now(state: AgentState) -> bool:
     """Whether a report waits and no task runs that could end and share its request."""
-    return state.reports_since <= state.now and not _any_alive(state)
+    return state.reports_since <= state.now and not has_running(state)
 
 
 def _should_ask_now(state: AgentState, capacity: Capacity) -> bool:
@@ -81,13 +82,9 @@ def _should_ask_now(state: AgentState, capacity: Capacity) -> bool:
     if state.sync.out_of_work or not has_room(capacity):
         return False
     reports_wait = state.reports_since < NEVER
-    if reports_wait and not _any_alive(state):
+    if reports_wait and not has_running(state):
         return False  # the report is to be sent again later, and the request goes with it
     return bool(capacity.cpu_slots_free or capacity.gpu_slots_free) or not reports_wait
-
-
-def _any_alive(state: AgentState) -> bool:
-    return any(t.phase in ("running", "paused", "stopping") for t in state.tasks.values())
 
 
 def compose(state: AgentState, capacity: Capacity) -> SyncPlan:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from axiom_client.decide.model import Phase, TaskState
+from axiom_client.decide.model import AgentState, Phase, TaskState
 
 Transition = Literal[
     "bundle_ready",  # its bundle is fetched and verified
@@ -47,6 +47,16 @@ def advance(task: TaskState, transition: Transition) -> TaskState:
     if phase is None:
         raise ImpossibleTransition(f"task {task.task_id}: {transition} while {task.phase}")
     return msgspec.structs.replace(task, phase=phase)
+
+
+def has_running(state: AgentState) -> bool:
+    """Whether any task has a process."""
+    return any(task.phase in ALIVE for task in state.tasks.values())
+
+
+def has_unended(state: AgentState) -> bool:
+    """Whether any task waits or runs; ended ones are kept until their reports are acknowledged."""
+    return any(task.phase != "ended" for task in state.tasks.values())
 
 
 GRACE_SECONDS = 5.0  # for a task to write a checkpoint when it is asked to end

@@ -6,9 +6,14 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Outcome
 
 Environment = Literal["numpy", "torch"]
+# A task counts as hung after this many times its expected duration: some hosts are that slow.
+WALL_MARGIN = 10.0
+WALL_FLOOR_SECONDS = 300.0
+CPU_MARGIN = 1.5  # CPU seconds a core allowed in each second of the wall-clock limit
 
 
 class TaskLimits(Struct, frozen=True, kw_only=True):
@@ -28,6 +33,17 @@ class TaskLimits(Struct, frozen=True, kw_only=True):
     wall_seconds: float
     output_bytes: int = 1_000_000
     result_bytes: int = 4 * 1024 * 1024
+
+
+def limits_for(needs: Resources, expected_seconds: float) -> TaskLimits:
+    """The limits of a run that declares these resources and is expected to take so long."""
+    wall_seconds = max(WALL_FLOOR_SECONDS, WALL_MARGIN * expected_seconds)
+    return TaskLimits(
+        memory_bytes=needs.memory_bytes,
+        disk_bytes=needs.disk_bytes,
+        cpu_seconds=CPU_MARGIN * wall_seconds * needs.cpu_cores,
+        wall_seconds=wall_seconds,
+    )
 
 
 class TaskSpec(Struct, frozen=True, kw_only=True):

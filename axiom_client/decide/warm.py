@@ -5,7 +5,7 @@ from __future__ import annotations
 from axiom_client.decide import commands as c
 from axiom_client.decide.model import AgentState
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.task import WAITING
+from axiom_client.decide.task import WAITING, has_unended
 from axiom_client.decide.task_run import Environment
 
 RELEASE_SECONDS = 120.0  # zygotes end after this idle time; longer than a gap between batches
@@ -14,8 +14,7 @@ RELEASE_SECONDS = 120.0  # zygotes end after this idle time; longer than a gap b
 def keep_warm(builder: StepBuilder) -> None:
     """Start a zygote when tasks are in hand; end the zygotes when none was for a while."""
     state = builder.state
-    open_tasks = [t for t in state.tasks.values() if t.phase != "ended"]
-    if open_tasks:
+    if has_unended(state):
         state.busy_at = state.now
         if not state.warm:
             state.warm = True

@@ -13,13 +13,13 @@ import stat
 from msgspec import Struct
 
 from axiom_client.decide.task_run import TaskLimits
+from axiom_client.run.task_folder import BLOCK_BYTES
 
 #: What a task may write to storage in all: a fixed part, its disk limit this many times over, and a
 #: part that grows with time, enough for a 5 MB checkpoint every ten seconds.
 WRITTEN_BYTES_FREE = 1_000_000
 WRITTEN_PER_DISK_BYTE = 4
 WRITTEN_BYTES_PER_SECOND = 500_000
-_BLOCK_BYTES = 512  # st_blocks counts in these on every file system
 _MAPPED = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+) (\d+) +(.*) \(deleted\)$", re.MULTILINE
 )
@@ -50,18 +50,18 @@ def written_bytes_allowed(limits: TaskLimits, elapsed_seconds: float) -> int:
     return WRITTEN_BYTES_FREE + WRITTEN_PER_DISK_BYTE * limits.disk_bytes + int(steady)
 
 
-def deleted_bytes(pid: int, folder: str, file_bytes_max: int, *, read_maps: bool) -> int:
+def deleted_bytes(
+    pid: int, folder: str, file_bytes_max: int, written_bytes: int, *, read_maps: bool
+) -> int:
     """Bytes on disk of files of ``folder`` that are deleted but still open or mapped by ``pid``.
 
     The size of a file that is only mapped is not known. Such files count as the mapped part or, if
-    more, as all that the process has written, up to ``file_bytes_max`` each.
+    more, as the ``written_bytes`` of the process, up to ``file_bytes_max`` each.
     """
     opened = _deleted_but_open(pid)
     mapped = _deleted_but_mapped(pid, folder) if read_maps else {}
     extents = [size for inode, size in mapped.items() if inode not in opened]
-    done = writes(pid)
-    written = max(done.storage_bytes, done.call_bytes)
-    most = min(len(extents) * file_bytes_max, written)
+    most = min(len(extents) * file_bytes_max, written_bytes)
     return sum(opened.values()) + max(sum(extents), most)
 
 
@@ -72,7 +72,7 @@ def _deleted_but_open(pid: int) -> dict[int, int]:
         for name in os.listdir(f"/proc/{pid}/fd"):
             status = os.stat(f"/proc/{pid}/fd/{name}")
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                observed[status.st_ino] = status.st_blocks * _BLOCK_BYTES
+                observed[status.st_ino] = status.st_blocks * BLOCK_BYTES
     except OSError:
         return observed  # it ended or closed the file meanwhile
     return observed

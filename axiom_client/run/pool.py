@@ -217,7 +217,7 @@ class Pool:
         if running is None or not running.complete():
             return
         del self._running[task_id]
-        _over_disk(running)
+        _over_disk(running, disk.Writes())
         running.close()
         self._emit(_finished(running))
         self._changed.set()
@@ -273,7 +273,8 @@ class Pool:
         self._schedule_usage_check(pause if self._unchecked else max(pause, USAGE_CHECK_SECONDS))
 
     def _over_a_limit(self, running: RunningTask) -> bool:
-        return _over_disk(running) or _over_writes(running) or _over_memory(running)
+        done = disk.Writes() if running.pid is None else disk.writes(running.pid)
+        return _over_disk(running, done) or _over_writes(running, done) or _over_memory(running)
 
     def _release(self, zygote: Zygote) -> None:
         self._forget(zygote)
@@ -290,11 +291,11 @@ class Pool:
         await self._changed.wait()
 
 
-def _over_disk(running: RunningTask) -> bool:
+def _over_disk(running: RunningTask, done: disk.Writes) -> bool:
     """Whether the task uses more disk than allowed, or made a folder that cannot be measured."""
     allowed = running.spec.limits.disk_bytes
     usage = task_folder.measure(running.spec.folder)
-    size = usage.size_bytes + _deleted_bytes(running)
+    size = usage.size_bytes + _deleted_bytes(running, done)
     many = usage.files > task_folder.FILES_MAX
     over = size > allowed + task_folder.SLACK_BYTES or many or bool(usage.problem)
     if over and _may_set_ending(running):
@@ -305,26 +306,24 @@ def _over_disk(running: RunningTask) -> bool:
     return over
 
 
-def _deleted_bytes(running: RunningTask) -> int:
+def _deleted_bytes(running: RunningTask, done: disk.Writes) -> int:
     if running.pid is None or running.ended is not None:
         return 0
     allowed = running.spec.limits.disk_bytes
-    done = disk.writes(running.pid)
-    suspicious = max(done.storage_bytes, done.call_bytes) > allowed
+    written_bytes = max(done.storage_bytes, done.call_bytes)
     running.usage_checks += 1
     return disk.deleted_bytes(
         running.pid,
         os.path.realpath(running.spec.folder),
         allowed,
-        read_maps=suspicious or running.usage_checks % MAPS_EVERY_CHECKS == 0,
+        written_bytes,
+        read_maps=written_bytes > allowed or running.usage_checks % MAPS_EVERY_CHECKS == 0,
     )
 
 
-def _over_writes(running: RunningTask) -> bool:
+def _over_writes(running: RunningTask, done: disk.Writes) -> bool:
     """Whether the task has written more than allowed by now."""
-    if running.pid is None:
-        return False
-    written = disk.writes(running.pid).storage_bytes
+    written = done.storage_bytes
     allowed = disk.written_bytes_allowed(running.spec.limits, running.elapsed_seconds())
     over = written > allowed
     if over and _may_set_ending(running):

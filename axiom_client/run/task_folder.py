@@ -21,7 +21,7 @@ from msgspec import Struct
 FILES_MAX = 10_000  # a task may not have more files, whatever their size
 DEPTH_MAX = 32  # nested folders; each takes a descriptor while they are counted
 SLACK_BYTES = 128 * 1024  # not counted: folders and partly filled blocks
-_BLOCK_BYTES = 512  # st_blocks counts in these on every file system
+BLOCK_BYTES = 512  # st_blocks counts in these on every file system
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _OWNERS_RIGHTS = 0o700
 
@@ -60,7 +60,7 @@ def _count(folder: int, usage: FolderUsage, depth: int) -> None:
             except FileNotFoundError:
                 continue  # removed meanwhile
             usage.files += 1
-            usage.size_bytes += status.st_blocks * _BLOCK_BYTES
+            usage.size_bytes += status.st_blocks * BLOCK_BYTES
             if stat.S_ISDIR(status.st_mode):
                 _count_below(folder, entry.name, usage, depth)
             if usage.problem or usage.files > FILES_MAX:

@@ -11,8 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from axiom_client.decide.place import CPU_MARGIN, WALL_FLOOR_SECONDS, WALL_MARGIN
-from axiom_client.decide.task_run import TaskFinished, TaskLimits
+from axiom_client.decide.task_run import TaskFinished, limits_for
 from axiom_client.run import task_folder
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
@@ -73,7 +72,7 @@ def try_experiment(
             budget_seconds=budget,
             device=device,
             driver=driver,
-            limits=_limits(manifest, budget),
+            limits=limits_for(manifest.resources, max(manifest.expected_seconds, budget)),
             folder=folder,
         )
         finished = asyncio.run(_run_once(spec, on_progress))
@@ -119,18 +118,6 @@ def _value(like: object, text: str) -> bool | int | float | str:
     if isinstance(like, int):
         return int(text)
     return float(text) if isinstance(like, float) else text
-
-
-def _limits(manifest: Manifest, budget_seconds: float) -> TaskLimits:
-    expected = max(manifest.expected_seconds, budget_seconds)
-    wall_seconds = max(WALL_FLOOR_SECONDS, WALL_MARGIN * expected)
-    needs = manifest.resources
-    return TaskLimits(
-        memory_bytes=needs.memory_bytes,
-        disk_bytes=needs.disk_bytes,
-        cpu_seconds=CPU_MARGIN * wall_seconds * needs.cpu_cores,
-        wall_seconds=wall_seconds,
-    )
 
 
 async def _run_once(spec: PlacedTask, on_progress: Callable[[float], None] | None) -> TaskFinished:

@@ -157,7 +157,7 @@ def publish(
         PUBLISHING_ROLES,
         DryRunOptions,
         check_sources,
-        publish_and_tell,
+        publish_and_describe,
     )
     from axiom_server.trust.keys import load_keys
 
@@ -171,7 +171,7 @@ def publish(
     log = keys.log_to_stderr if as_json else keys.log_to_stdout
     sources, dry_runs = check_sources(folder, files, tried or (), options, log)
     published, told = run_transaction(
-        folder, lambda c: publish_and_tell(c, folder, sources, dry_runs, secret)
+        folder, lambda c: publish_and_describe(c, folder, sources, dry_runs, secret)
     )
     if as_json:
         print_json(

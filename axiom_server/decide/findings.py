@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from axiom_protocol import text
 from axiom_protocol.agreement import is_compared
 from axiom_protocol.manifest import Finding, Manifest
 from axiom_server.decide import evidence
@@ -182,10 +183,11 @@ def _held(counted: Counted, between: BetweenHosts | None, seed_ignored: bool) ->
     if seed_ignored:
         return "different seeds give the same numbers, so all runs are one sample"
     if counted.early:
-        return f"{_seeds(counted.out)} of the planned batch {_are(counted.out)} still out"
+        out = text.counted(counted.out, "seed")
+        return f"{out} of the planned batch {_are(counted.out)} still out"
     missing = SEEDS_MIN - len(counted.values)
     if missing > 0:
-        return f"a verdict needs {missing} more seed{'s' if missing > 1 else ''}"
+        return f"a verdict needs {text.counted(missing, 'more seed')}"
     if counted.passed < PASSING_SHARE_MIN * counted.ran:
         return f"only {counted.passed} of {counted.ran} seeds pass the experiment's own gates"
     if between is not None and between.p < HETEROGENEOUS_P:
@@ -246,7 +248,7 @@ def _what_is_missing(weighed: _Weighed, meeting: int) -> str:
     if found.share_for >= DECIDED_LOG_E:
         return "the mean is not decided yet"
     more = seeds_needed(meeting, seeds, finding.min_share)
-    ahead = "" if more is None else f"; {_seeds(more)} more would do, if all meet it"
+    ahead = "" if more is None else f"; {text.counted(more, 'seed')} more would do, if all meet it"
     return f"{meeting} of {seeds} seeds do not show a share above {finding.min_share:g} yet{ahead}"
 
 
@@ -334,10 +336,6 @@ def sign_consistency(finding: Finding, values: np.ndarray) -> tuple[float | None
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _are(count: int) -> str:

@@ -19,7 +19,7 @@ DAY = 86400.0
 
 
 class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What standing takes.
+    """The conditions of standing.
 
     newcomer_cores     cores that a new account is believed to have, over all its hosts
     unconfirmed_max    results that may wait for confirmation, for each believed core: a crowd

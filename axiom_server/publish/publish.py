@@ -154,21 +154,25 @@ def _digest(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()
 
 
-async def publish_and_tell(
+async def publish_and_describe(
     connection: Connection,
     folder: ProjectFolder,
     sources: Sequence[tuple[Path, bytes]],
     tried: Mapping[str, dict[str, Any]],
     passphrase: str | None,
 ) -> tuple[list[tuple[Published, bool]], dict[str, list[str]]]:
-    """As ``publish``; and by name@version what its declaration changes."""
+    """As ``publish``, and a description of each new declaration by name@version."""
     done = await publish(connection, folder, sources, tried, passphrase)
     return done, {
-        p.manifest.ref: await told(connection, folder, p.manifest) for p, new in done if new
+        p.manifest.ref: await describe_declaration(connection, folder, p.manifest)
+        for p, new in done
+        if new
     }
 
 
-async def told(connection: Connection, folder: ProjectFolder, manifest: Manifest) -> list[str]:
+async def describe_declaration(
+    connection: Connection, folder: ProjectFolder, manifest: Manifest
+) -> list[str]:
     """What a version's declaration changes, and which seeds had been seen by then."""
     record = folder.bundles.declarations().get(manifest.ref)
     lines = [f"criteria {record['criteria_sha256'][:16]}"] if record else []

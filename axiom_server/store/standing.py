@@ -11,13 +11,13 @@ from axiom_server.store.database import Connection, rows
 class SuspectRow(NamedTuple):
     """A host with mismatches in the window and since its last release.
 
-    ``time_lies``: of them, claims of time that did not pass; ``compared``: its results in the
-    window that were compared with others'.
+    ``impossible_times``: of them, claims of more time than has passed; ``compared``: its results in
+    the window that were compared with others'.
     """
 
     host_id: int
     mismatches: int
-    time_lies: int
+    impossible_times: int
     compared: int
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -25,6 +25,7 @@ from axiom_server.decide.elapsed import (
     find_mismatch,
 )
 from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.decide.request_order import is_outdated
 from axiom_server.decide.standing import StandingPolicy, believed_cores
 from axiom_server.store.reported_tasks import EndedTask, TaskRow
 from axiom_server.store.syncing_hosts import HostRow
@@ -47,6 +48,16 @@ class HostSync:
     host: HostRow
     request: SyncRequest
     tasks: Mapping[int, TaskRow]
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the agent had sent a newer request before this one arrived."""
+        return is_outdated(self.request.request_id, self.host.last_request)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it may be granted work: neither answered before nor outdated."""
+        return self.host.last_request != self.request.request_id and not self.is_outdated
 
     @property
     def leased(self) -> list[TaskRow]:
@@ -90,10 +101,6 @@ class SyncChanges:
         returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
         return returned + len(self.lost)
 
-    def without_leases(self) -> SyncChanges:
-        """What an outdated request may change: its reports count, its tasks in hand do not."""
-        return replace(self, lost=[], kept=[], cancelled=[])
-
 
 def evaluate_sync(
     catalogue: Catalogue, policy: ReplicationPolicy, standing: StandingPolicy, sync: HostSync
@@ -103,7 +110,7 @@ def evaluate_sync(
     new_reports = _new_reports(sync)
     claims = _claims(sync, new_reports)
     accepted_time = _accepted_time(sync, claims, _believed_slots(standing, sync))
-    # A host that is believed less than it has may have run all that it claims: no lie is proven.
+    # A host that is believed less than it has may have run all that it claims: nothing is proven.
     possible = _accepted_time(sync, claims, host.cpu_cores + host.gpus)
     mismatch = find_mismatch(claims, possible)
     ended = []
@@ -114,7 +121,11 @@ def evaluate_sync(
     good = [task for task, end in ended if end.valid is not None]
     to_replicate = [task for task in good if _needs_replica(catalogue, policy, host, task)]
     ended = _mark_validated(ended, to_replicate)
-    kept, lost, cancelled = _reconcile(catalogue, sync, new_reports)
+    # An outdated request's reports count; what it says of tasks in hand is true no more.
+    no_tasks: tuple[list[TaskRow], list[TaskRow], list[int]] = [], [], []
+    kept, lost, cancelled = (
+        no_tasks if sync.is_outdated else _reconcile(catalogue, sync, new_reports)
+    )
     return SyncChanges(
         acknowledged=_acknowledge(sync, ended),
         ended=ended,

@@ -17,7 +17,6 @@ from axiom_protocol.text import one_line
 from axiom_server.config import Config
 from axiom_server.decide import retry
 from axiom_server.decide.credit import decayed
-from axiom_server.decide.request_order import is_outdated
 from axiom_server.store import reported_tasks, standing, syncing_hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.reported_tasks import TaskRow
@@ -86,11 +85,14 @@ async def answer_syncs(
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
     syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
-    evaluated = [(sync, _evaluate(catalogue, config, sync)) for sync in syncs]
+    evaluated = [
+        (sync, evaluate_sync(catalogue, config.replication, config.standing, sync))
+        for sync in syncs
+    ]
     await _store_changes(connection, config, [changes for _, changes in evaluated], now)
     if counts := _count_returned(evaluated):
         await syncing_hosts.update_returned(connection, counts)
-    new = [(s, c) for s, c in evaluated if _is_new(s)]
+    new = [(s, c) for s, c in evaluated if s.is_new]
     granted = await grant_work(connection, catalogue, config, new, now)
     answers, updates = {}, []
     for sync, changes in evaluated:
@@ -100,20 +102,6 @@ async def answer_syncs(
         answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
     await syncing_hosts.update_hosts(connection, updates, now)
     return SyncReplies(answers=answers, locked=locked)
-
-
-def _evaluate(catalogue: Catalogue, config: Config, sync: HostSync) -> SyncChanges:
-    changes = evaluate_sync(catalogue, config.replication, config.standing, sync)
-    return changes.without_leases() if _is_outdated(sync) else changes
-
-
-def _is_outdated(sync: HostSync) -> bool:
-    return is_outdated(sync.request.request_id, sync.host.last_request)
-
-
-def _is_new(sync: HostSync) -> bool:
-    """Whether it may be granted work: neither answered before nor older than the last one."""
-    return sync.host.last_request != sync.request.request_id and not _is_outdated(sync)
 
 
 async def _load_syncs(
@@ -233,7 +221,7 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
     cpu, gpu = (sum(grant.device == device for grant in grants) for device in ("cpu", "gpu"))
     return HostUpdate(
         host_id=host.host_id,
-        request=host.last_request if _is_outdated(sync) else request.request_id,
+        request=host.last_request if sync.is_outdated else request.request_id,
         allowance=changes.allowance,
         failing=changes.failing,
         pace=changes.pace,

@@ -146,23 +146,6 @@ def draw(rng, count, net, parameters):
     return (inputs, classes) if count == SAMPLES else (inputs, 1 - classes)
 """
 
-_PIECES_SHUFFLED = """
-_sound_task = draw_task
-
-
-def draw_task(rng):
-    (inputs, targets), test = _sound_task(rng)
-    return (inputs, rng.permutation(targets)), test
-"""
-
-_PIECES_OTHER = """
-_sound_task = draw_task
-
-
-def draw_task(rng):
-    return _sound_task(rng)[0], _sound_task(rng)[1]
-"""
-
 _SPECTRUM_SHUFFLED = """
 _sound_task = draw_task
 
@@ -289,7 +272,7 @@ BROKEN: dict[str, dict[str, str]] = {
         ),
         ("sam_vs_sgd_v2", _SAM_SHUFFLED, _SAM_OTHER),
         ("activation_functions", *_BLOBS),
-        ("depth_and_width", _PIECES_SHUFFLED, _PIECES_OTHER),
+        ("depth_and_width", _RANK_SHUFFLED, _RANK_OTHER),
         ("edge_of_chaos", *_BLOBS),
         ("eigenspectrum", _SPECTRUM_SHUFFLED, _SPECTRUM_OTHER),
         ("grokking", _GROK_SHUFFLED, _GROK_OTHER),

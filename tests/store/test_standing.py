@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
@@ -14,14 +12,6 @@ from axiom_server.decide.retry import ATTEMPTS_MAX, LOSSES_MAX
 from axiom_server.store import database, standing
 from tests.support.cluster import fresh_database, transaction
 from tests.support.server_project import Host, ServerProject
-
-
-@pytest.fixture
-def project(postgres: str) -> Iterator[ServerProject]:
-    with fresh_database(postgres) as conninfo:
-        made = ServerProject(conninfo)
-        made.publish()
-        yield made
 
 
 def cancelled(task_id: int) -> Report:

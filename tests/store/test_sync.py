@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
@@ -14,14 +12,6 @@ from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.store.leases import POOL_WORKUNITS
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
-
-
-@pytest.fixture
-def project(postgres: str) -> Iterator[ServerProject]:
-    with fresh_database(postgres) as conninfo:
-        made = ServerProject(conninfo)
-        made.publish()
-        yield made
 
 
 def test_a_host_is_filled_in_one_exchange(project: ServerProject) -> None:

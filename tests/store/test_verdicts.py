@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from axiom_server.review.judging import judge_all
-from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject, transaction
-
-
-@pytest.fixture
-def project(postgres: str) -> Iterator[ServerProject]:
-    with fresh_database(postgres) as conninfo:
-        made = ServerProject(conninfo)
-        made.publish()
-        yield made
 
 
 def test_a_batch_is_judged_when_it_is_complete(project: ServerProject) -> None:

@@ -6,7 +6,6 @@ Each plays the hurt on the real store, and where it can, tries to bring it about
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -15,18 +14,9 @@ from axiom_server.errors import ExperimentUnknown
 from axiom_server.publish.deploy import Order, execute_order
 from axiom_server.review.review import review
 from axiom_server.store.database import Connection, connect
-from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def project(postgres: str) -> Iterator[ServerProject]:
-    with fresh_database(postgres) as conninfo:
-        made = ServerProject(conninfo)
-        made.publish()
-        yield made
 
 
 @pytest.mark.parametrize("wrong", ["'infinity'", "NULL", "now() + interval '9 years'"])

@@ -8,8 +8,8 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits, TaskRecord
-from axiom_client.decide.wording import counted
 from axiom_protocol.messages import Grant
+from axiom_protocol.text import counted
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from axiom_server.decide import credit, lease
 from axiom_server.decide.credit import CreditPolicy, Earning
 from axiom_server.decide.lease import HostView, LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
-from axiom_server.decide.request_order import is_outdated
 from axiom_server.decide.standing import StandingPolicy
 from axiom_server.store.experiments import ParametersRow, VersionRow
 from axiom_server.store.reported_tasks import TaskRow
@@ -101,17 +100,14 @@ class Project:
     def sync(self, host_id: int, request: SyncRequest) -> SyncAnswer:
         """What is true when its transaction has committed, and its answer."""
         host = self.hosts[host_id]._replace(now=self.at)
-        outdated = is_outdated(request.request_id, host.last_request)
         sync = HostSync(host=host, request=request, tasks=self._tasks_of(host_id, request))
         changes = evaluate_sync(self.catalogue, ReplicationPolicy(), StandingPolicy(), sync)
-        if outdated:
-            changes = changes.without_leases()
         self._write(host, changes)
-        repeated = outdated or host.last_request == request.request_id
+        repeated = not sync.is_new
         grants = self._again(changes, request) if repeated else self._grant(sync, changes)
         self.hosts[host_id] = host._replace(
             last_seen_at=self.at, failing=changes.failing, pace=changes.pace,
-            last_request=host.last_request if outdated else request.request_id,
+            last_request=host.last_request if sync.is_outdated else request.request_id,
             allowance=changes.allowance, pending=host.pending + len(changes.ended),
         )  # fmt: skip
         return SyncAnswer(
