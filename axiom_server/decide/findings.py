@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy  # loads its parts when they are used
 
 from axiom_protocol import text
 from axiom_protocol.agreement import is_compared
@@ -325,13 +325,15 @@ def sign_consistency(finding: Finding, values: np.ndarray) -> tuple[float | None
     """Share of seeds on the mean's side of no effect, and the exact binomial p of it."""
     if finding.statistic == "share":
         met = float(values.mean())
-        return max(met, 1 - met), float(stats.binomtest(int(values.sum()), len(values)).pvalue)
+        return max(met, 1 - met), float(
+            scipy.stats.binomtest(int(values.sum()), len(values)).pvalue
+        )
     away = values - no_effect(finding)
     away = away[away != 0]  # ties say nothing
     if not len(away):
         return None, None
     same = int(np.sum(np.sign(away) == np.sign(away.mean())))
-    return same / len(away), float(stats.binomtest(same, len(away)).pvalue)
+    return same / len(away), float(scipy.stats.binomtest(same, len(away)).pvalue)
 
 
 def _finite(value: float) -> float | None:

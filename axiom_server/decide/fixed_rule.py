@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import special, stats
+import scipy  # loads its parts when they are used
 
 from axiom_protocol.manifest import Criterion, Finding
 
@@ -43,10 +43,12 @@ def interval(finding: Finding, values: np.ndarray) -> tuple[float, float]:
     """The 95 % confidence interval of the mean, or of the share, at a fixed number of seeds."""
     n = len(values)
     if finding.statistic == "share":
-        exact = stats.binomtest(int(values.sum()), n).proportion_ci(CONFIDENCE, method="exact")
+        exact = scipy.stats.binomtest(int(values.sum()), n).proportion_ci(
+            CONFIDENCE, method="exact"
+        )
         return float(exact.low), float(exact.high)
     mean = float(values.mean())
-    quantile = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))  # Student's t
+    quantile = float(scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))  # Student's t
     half = quantile * float(values.std(ddof=1)) / n**0.5
     return mean - half, mean + half
 

@@ -8,7 +8,7 @@ are listed; other alphabets are told apart from Latin by not being mixed with it
 
 from __future__ import annotations
 
-import sys
+import itertools
 import unicodedata
 
 #: Letters that are written together in one language.
@@ -17,12 +17,15 @@ WRITTEN_TOGETHER = frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", 
 #: Drawn as nothing although not of category Cf: fillers, joiners and selectors of variants.
 _FILLERS = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)
 _SELECTORS = (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+_WITHOUT_SHAPE = frozenset(map(chr, (*_FILLERS, *_SELECTORS)))
+#: The planes of Unicode that have characters of category Cf: 0, 1 and 14. The others are large.
+_SEARCHED = (range(0x20000), range(0xE0000, 0xF0000))
 
 #: Every character that is drawn as nothing.
 INVISIBLE = "".join(
-    chr(code)
-    for code in range(sys.maxunicode + 1)
-    if code in _FILLERS or code in _SELECTORS or unicodedata.category(chr(code)) == "Cf"
+    character
+    for character in map(chr, itertools.chain(*_SEARCHED))
+    if character in _WITHOUT_SHAPE or unicodedata.category(character) == "Cf"
 )
 
 #: Characters of one shape, each before the one that stands for it.

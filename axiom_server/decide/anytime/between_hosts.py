@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # loads its parts when they are used
 
 POWER = 0.8  # with which a difference is said to be detectable
 
@@ -47,7 +47,7 @@ def compare(
     within = sum(float(((g - g.mean()) ** 2).sum()) for g in usable)
     if len(usable) < 2 or within == 0:
         return None
-    p = float(stats.f_oneway(*usable).pvalue)
+    p = float(scipy.stats.f_oneway(*usable).pvalue)
     if not math.isfinite(p):
         return None
     within /= seeds - len(usable)
@@ -73,7 +73,7 @@ def between_variance(means: np.ndarray, variances: np.ndarray) -> float:
     if excess(0.0) <= 0:
         return 0.0
     most = float(((means - means.mean()) ** 2).sum())  # there the squares sum to at most 1
-    return float(optimize.brentq(excess, 0.0, most, xtol=1e-300, rtol=1e-12))
+    return float(scipy.optimize.brentq(excess, 0.0, most, xtol=1e-300, rtol=1e-12))
 
 
 def mean_over_hosts(
@@ -84,7 +84,7 @@ def mean_over_hosts(
     mean = float((weights * means).sum() / weights.sum())
     freedom = len(means) - 1
     spread = float((weights * (means - mean) ** 2).sum()) / (freedom * float(weights.sum()))
-    half = float(stats.t.ppf(1 - alpha / 2, freedom)) * math.sqrt(spread)
+    half = float(scipy.stats.t.ppf(1 - alpha / 2, freedom)) * math.sqrt(spread)
     return mean, mean - half, mean + half
 
 
@@ -96,6 +96,6 @@ def detectable_ratio(sizes: Sequence[int], level: float) -> float:
     """
     seeds, hosts = sum(sizes), len(sizes)
     each = (seeds - sum(n * n for n in sizes) / seeds) / (hosts - 1)
-    needed = float(stats.f.isf(level, hosts - 1, seeds - hosts))
-    reached = float(stats.f.isf(POWER, hosts - 1, seeds - hosts))
+    needed = float(scipy.stats.f.isf(level, hosts - 1, seeds - hosts))
+    reached = float(scipy.stats.f.isf(POWER, hosts - 1, seeds - hosts))
     return math.sqrt(max(0.0, needed / reached - 1) / each)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy import special
+import scipy  # loads its parts when they are used
 
 PRIOR = 0.5  # Jeffreys' Beta(1/2, 1/2): dense near 0 and 1, where claims about "all seeds" live
 TOLERANCE = 1e-6  # of an interval's ends
@@ -27,8 +27,8 @@ def log_e_above(successes: int, seeds: int, share: float) -> float:
         return math.inf if successes else 0.0
     failures = seeds - successes
     a, b = successes + PRIOR, failures + PRIOR
-    mixed = float(special.betaln(a, b)) + _log_upper(a, b, share)
-    prior = float(special.betaln(PRIOR, PRIOR)) + _log_upper(PRIOR, PRIOR, share)
+    mixed = float(scipy.special.betaln(a, b)) + _log_upper(a, b, share)
+    prior = float(scipy.special.betaln(PRIOR, PRIOR)) + _log_upper(PRIOR, PRIOR, share)
     return mixed - prior - successes * math.log(share) - failures * math.log1p(-share)
 
 
@@ -48,11 +48,11 @@ def interval(successes: int, seeds: int, alpha: float) -> tuple[float, float]:
 
 def _log_upper(a: float, b: float, share: float) -> float:
     """Log of the Beta(a, b) mass above ``share``."""
-    mass = float(special.betaincc(a, b, share))
+    mass = float(scipy.special.betaincc(a, b, share))
     if mass > 0:
         return math.log(mass)
     # So far out that it underflows: the density at the edge bounds it from below.
-    edge = a * math.log(share) + b * math.log1p(-share) - float(special.betaln(a, b))
+    edge = a * math.log(share) + b * math.log1p(-share) - float(scipy.special.betaln(a, b))
     return edge - math.log(a + b)
 
 
