@@ -1,7 +1,7 @@
-"""How strongly seeds speak for a finding and against it, as e-values; see ``anytime``.
+"""Evidence of seeds for a finding and against it, as e-values; see ``anytime``.
 
 A finding claims two things: that the mean meets the criterion, and that a declared share of seeds
-does so one by one. What speaks for it is the weaker of the two; what speaks against it is their
+does so one by one. The evidence for it is the weaker of the two; the evidence against it is their
 average.
 
 On a side where the number has a declared bound, the mean is decided by betting, which holds for any

@@ -86,7 +86,7 @@ def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
     """Whether to check a result. ``draw`` is uniform in [0, 1), and no host can foresee it.
 
     The share falls with the square of what was confirmed, and only what was checked is: after 270
-    results 43 were, and 5 % are. Whoever behaves until he is trusted pays for it with honest work;
+    results 43 were, and 5 % are. A host that behaves until it is trusted has paid with honest work;
     with a cube, 3 of 100 lies of such hosts still counted three days later.
     """
     if streak < policy.trusted_after:
@@ -95,7 +95,7 @@ def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
 
 
 class Panel:
-    """Whom a project can ask. ``checkers``: hosts heard of in the last days, live or not."""
+    """Hosts that can be asked for replicas. ``checkers``: seen in the last days, live or not."""
 
     def __init__(self, policy: StandingPolicy, checkers: Sequence[Checker]) -> None:
         self.policy = policy
@@ -105,7 +105,7 @@ class Panel:
         self._able: dict[tuple[str, str, int, bool], list[Checker]] = {}
 
     def able(self, need: Need) -> list[Checker]:
-        """Whoever could be asked, in a drawn order: judges where there are any."""
+        """The hosts that could be asked, in random order: only judges where there are any."""
         key = (need.device, need.environment, need.memory_bytes, need.contested)
         if key not in self._able:
             fitting = [checker for checker in self.checkers if _fits(need, checker)]

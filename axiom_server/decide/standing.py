@@ -107,7 +107,7 @@ def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
 
 
 def is_known(standing: Standing) -> bool:
-    """Whether anybody but the account itself speaks for it; the watchdog counts only such."""
+    """Whether staff or other accounts vouch for it; the watchdog counts only such accounts."""
     return standing.trusted or standing.vouched or standing.validated > 0
 
 

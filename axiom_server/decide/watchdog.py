@@ -88,7 +88,7 @@ def watch(recent: Sequence[Ended], *, known: bool = True) -> Alarm | None:
 
 
 def _fails_too_often(tasks: Sequence[Ended]) -> bool:
-    """Whether the error rate is passed; of no tasks, nothing speaks against it."""
+    """Whether the error rate is passed. True of no tasks: they are no evidence of success."""
     return not tasks or sum(task.fault for task in tasks) > ERROR_RATE_MAX * len(tasks)
 
 

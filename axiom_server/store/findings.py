@@ -11,7 +11,7 @@ from axiom_server.store.database import Connection, rows
 from axiom_server.store.issued_seeds import PLANNED
 
 #: A result stands when others confirmed it, or when its host need not be checked. In a project
-#: of one user alone, nobody's results are in doubt.
+#: of one user alone, there is nobody to confirm them, and all stand.
 STANDS = "(r.validated OR alone)"
 ALONE = """(SELECT count(DISTINCT user_id) <= 1 FROM hosts WHERE NOT imported)"""
 

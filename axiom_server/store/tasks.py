@@ -101,7 +101,7 @@ async def release_held(connection: Connection, hold_seconds_max: float) -> int:
     return cursor.rowcount
 
 
-#: Of a host ``h`` and its user ``u``: somebody speaks for the account, as ``standing.is_known``.
+#: Staff or other accounts vouch for a host ``h`` and its user ``u``, as ``standing.is_known``.
 KNOWN = "(h.trusted OR COALESCE(u.vouched, false) OR COALESCE(u.validated, 0) > 0)"
 #: Whom a task ``t`` counts for: its user, or its host where it has none.
 ACCOUNT = "COALESCE(t.user_id, -t.host_id)"

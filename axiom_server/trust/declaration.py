@@ -1,7 +1,7 @@
 """The record of a declaration: what a version claims, since when, and what that changed.
 
-It is kept in the signed targets metadata, as the ``custom`` field of the version's file: whoever
-trusts the experiment's bytes can trust that its criteria stood before there was data. TUF's clients
+It is kept in the signed targets metadata, as the ``custom`` field of the version's file: who trusts
+the experiment's bytes can trust that its criteria stood before there was data. TUF's clients
 need not know the field.
 """
 

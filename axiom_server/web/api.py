@@ -129,7 +129,7 @@ class Api:
         key, stored = users.new_secret()
         name = one_line(asked.user)[:NAME_LENGTH_MAX]
         if name and (why := names.refusal(name)):
-            raise Refused(400, "Nobody can have this name", f"{why}: choose another name.")
+            raise Refused(400, "This name cannot be used", f"{why}: choose another name.")
         name = name or f"volunteer-{stored.hex()[:8]}"
         user_id = await users.create(connection, name, stored, address)
         if user_id is None:
@@ -291,8 +291,8 @@ def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Resp
 def _check_version(version: int) -> None:
     if version != PROTOCOL_VERSION:
         raise Refused(
-            426, "This server speaks another protocol version",
-            f"It speaks {PROTOCOL_VERSION}, not {version}: update the older side.",
+            426, "This server uses another protocol version",
+            f"It uses {PROTOCOL_VERSION}, not {version}: update the older side.",
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 The t-statistic's likelihood ratio of a Gaussian mixture over effect sizes mu / sigma ~ N(0, 1 /
 PRECISION) to no effect (Lai 1976; their theorem on Gaussian mixtures): exact for normal values of
 any spread. No test of a mean without bounds is valid for every distribution (Bahadur & Savage
-1956), so whoever uses this guards it against rare, large values; see ``findings.py``.
+1956), so callers must guard it against rare, large values; see ``findings.py``.
 """
 
 from __future__ import annotations
