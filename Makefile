@@ -86,7 +86,9 @@ science: $(VENV)/.dev-stamp
 
 BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.dev-stamp
-	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@failed=; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "make: these benchmarks did not run through:$$failed" >&2; exit 1; }
 
 fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \
