@@ -1,9 +1,9 @@
 """The agent's own metadata client behind the command line of the TUF conformance suite.
 
 The suite (https://github.com/theupdateframework/tuf-conformance) is not part of this project.
-``make tuf-conformance SUITE=its-folder`` runs its tests of metadata on this file. Download tests are
-left out: bundles are found by name, version and hash, never by a target path that a caller chooses,
-and projects publish without delegations.
+``make tuf-conformance SUITE=its-folder`` runs its tests of metadata on this file. Those of downloads
+are left out: bundles are found by name, version and hash, never by a target path that a caller
+chooses, and projects publish without delegations.
 """
 
 from __future__ import annotations
