@@ -1,7 +1,7 @@
 """The agent's own metadata client behind the command line of the TUF conformance suite.
 
 The suite (https://github.com/theupdateframework/tuf-conformance) is not part of this project.
-``make tuf-conformance SUITE=its-folder`` runs its tests of metadata on this file. Those of downloads
+``make tuf-conformance SUITE=its-folder`` runs its metadata tests on this file. Tests of downloads
 are left out: bundles are found by name, version and hash, never by a target path that a caller
 chooses, and projects publish without delegations.
 """
