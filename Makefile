@@ -10,6 +10,7 @@
 #   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
 #   make chaos      faults of every kind on real servers and agents (MINUTES=20 SEED=1; slow)
 #   make planted    are planted faults found by chaos and by the two cores together? (slow)
+#   make tuf-conformance SUITE=DIR   the suite of theupdateframework on the agent's metadata client (slow)
 #   make together   both pure cores over a lossy network, STEPS=1000000 (slow)
 #   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
 #   make release    all that is published         make packages-test  built, linted, installed (slow)
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together packages packages-test docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -120,6 +121,18 @@ $(VENV)/.packages-stamp: $(VENV)/.dev-stamp
 	@echo "== installing the tools for documents and packages (once)"
 	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev,docs,packages]'
 	@touch $@
+
+# The suite is nobody's dependency: get github.com/theupdateframework/tuf-conformance by yourself.
+tuf-conformance: $(VENV)/.dev-stamp
+	@test -d "$(SUITE)/tuf_conformance" || { echo "make: SUITE is to be a checkout of" \
+		"github.com/theupdateframework/tuf-conformance: make tuf-conformance SUITE=DIR" >&2; exit 1; }
+	@command -v faketime >/dev/null || { echo "make: install the program faketime" >&2; exit 1; }
+	@echo "== the suite's tests of metadata, on tests/trust/conformance_client.py"
+	PYTHONPATH=$(CURDIR):$(SUITE) $(BIN)/python -m pytest -q -c /dev/null --rootdir $(SUITE) \
+		-p no:cacheprovider $(SUITE)/tuf_conformance \
+		--entrypoint "$(abspath $(BIN))/python $(CURDIR)/tests/trust/conformance_client.py" \
+		-k "not test_file_download and not test_quoting_issues and not test_static_repositories \
+		and not test_updater_delegation_graphs and not test_implicit_refresh"
 
 packages: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/build_packages.py dist

@@ -19,6 +19,7 @@ AxiomError
 │   └── BundlesNotTrusted
 ├── DiskFull
 ├── JournalBroken
+│   └── JournalDamaged       its contents, not its permissions or its disk: it is put aside
 ├── ServiceProblem           the operating system could not install or control the service
 ├── SandboxMissing           this host cannot confine tasks, so it runs none
 ├── TrialFailed              ``axiom-client try``: the experiment did not succeed
@@ -196,6 +197,17 @@ class JournalBroken(AxiomError):
 
     exit_code = 21
     meaning = "the agent's own files cannot be read or written"
+
+
+class JournalDamaged(JournalBroken):
+    """The journal is torn, or is no journal of this version; the next run replaces it."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"{path}: {problem}; the next start puts it aside and saves what can be read: "
+            "axiom-client run"
+        )
 
 
 class ServiceProblem(AxiomError):

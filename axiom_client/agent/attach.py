@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from axiom_client.agent.journal import Journal
 from axiom_client.agent.lock import Lock
+from axiom_client.agent.recovery import open_journal, remove_journals
 from axiom_client.decide.model import TaskRecord
 from axiom_client.errors import (
     AlreadyAttached,
@@ -115,9 +115,7 @@ async def detach(folders: Folders, network: Network) -> str:
         problem = await _send_last_request(folders, identity, network)
         for folder in (folders.tasks, folders.bundles):
             shutil.rmtree(folder, ignore_errors=True)
-        for suffix in ("", "-wal", "-shm"):
-            journal = folders.journal_file
-            journal.with_name(journal.name + suffix).unlink(missing_ok=True)
+        remove_journals(folders.journal_file)
         folders.identity_file.unlink()
     finally:
         lock.release()
@@ -127,7 +125,7 @@ async def detach(folders: Folders, network: Network) -> str:
 async def _send_last_request(folders: Folders, identity: Identity, network: Network) -> str:
     """Send all reports, with unfinished tasks given back. Returns why it failed, if it did."""
     try:
-        journal = Journal(folders.journal_file)
+        journal = open_journal(folders.journal_file)
     except JournalBroken as broken:
         return str(broken)
     try:

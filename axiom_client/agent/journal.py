@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from axiom_client.decide import commands as c
 from axiom_client.decide.events import WaitingReport
-from axiom_client.decide.model import CreditDay, Drain, Pause, SyncPlan, TaskRecord
-from axiom_client.errors import DiskFull, JournalBroken
+from axiom_client.decide.model import CreditDay, Drain, Incident, Pause, SyncPlan, TaskRecord
+from axiom_client.errors import DiskFull, JournalBroken, JournalDamaged
 from axiom_protocol.messages import Credit, Report
 
 SCHEMA_VERSION = 1
@@ -26,9 +26,13 @@ CREATE TABLE tasks (task_id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE reports (task_id INTEGER PRIMARY KEY, report BLOB NOT NULL);
 CREATE TABLE kept (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
+TABLES = {"tasks", "reports", "kept"}
 # With NORMAL in WAL mode a power cut may undo the last transactions, but no part of one. What is
 # undone is done again, so it is safe, and it saves an fsync (some 10 ms on a disk) between tasks.
-PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;"
+PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+BUSY_MILLISECONDS = 5000  # another command reads for a few of them
+#: What SQLite says of a file that is torn or of another kind. Others are the disk's or the rights'.
+DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_IOERR_SHORT_READ")
 
 
 class JournalContents(Struct, frozen=True, kw_only=True):
@@ -43,19 +47,42 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     durations: dict[str, float] = {}
     credit: Credit | None = None
     credit_day: CreditDay | None = None
+    incident: Incident | None = None
 
 
 class Journal:
-    """The open journal. Its methods raise DiskFull or JournalBroken."""
+    """The open journal. Its methods raise DiskFull, JournalBroken or JournalDamaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+        try:
+            self._open()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            self._refuse_foreign()
             self._database.executescript(PRAGMAS)
             self._prepare()
         except sqlite3.Error as error:
             raise self._fault(error) from None
+
+    def _refuse_foreign(self) -> None:
+        """Look before anything is written: the file may be another program's."""
+        self._database.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+        query = "SELECT name, user_version FROM pragma_user_version LEFT JOIN sqlite_schema"
+        rows = self._database.execute(query).fetchall()
+        names, version = {name for name, _ in rows}, rows[0][1]
+        if version > SCHEMA_VERSION and names >= TABLES:
+            raise JournalDamaged(self.path, f"written by a newer axiom-client (format {version})")
+        if names != {None} and not (names >= TABLES and version == SCHEMA_VERSION):
+            raise JournalDamaged(self.path, "another program's database")
 
     def _prepare(self) -> None:
         """Create the tables once, even if the agent and a command open a new file together."""
@@ -66,12 +93,6 @@ class Journal:
                     self._database.execute(statement)
                 self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._database.execute("COMMIT")
-        version = self._version()
-        if version != SCHEMA_VERSION:
-            raise JournalBroken(
-                f"{self.path} was written by another version of axiom-client (format {version}); "
-                "update axiom-client, or detach and attach again"
-            )
 
     def _version(self) -> int:
         version: int = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -138,19 +159,9 @@ class Journal:
                 for (blob,) in self._database.execute("SELECT report FROM reports ORDER BY task_id")
             ]
             kept = dict(self._database.execute("SELECT key, value FROM kept"))
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+            return _contents(tasks, reports, kept)
+        except (sqlite3.Error, msgspec.MsgspecError, TypeError) as error:
             raise self._fault(error) from None
-        return JournalContents(
-            tasks=sorted(tasks, key=lambda record: record.order),
-            reports=reports,
-            unanswered=_decode(kept, "request", SyncPlan),
-            pause=_decode(kept, "pause", Pause),
-            gpu_pauses=_decode(kept, "gpu_pauses", dict[str, Pause]) or {},
-            drain=_decode(kept, "drain", Drain),
-            durations=_decode(kept, "durations", dict[str, float]) or {},
-            credit=_decode(kept, "credit", Credit),
-            credit_day=_decode(kept, "credit_day", CreditDay),
-        )
 
     def reports(self, task_ids: Iterable[int]) -> list[Report]:
         """The full reports of these tasks, without those that are no longer there."""
@@ -163,18 +174,54 @@ class Journal:
                 found.append(msgspec.json.decode(row[0], type=Report))
         return found
 
+    def check(self) -> None:
+        """Read all of it, so that damage is found before work is done. Raises JournalDamaged."""
+        self.contents()
+        try:
+            (answer,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+        if answer != "ok":
+            raise JournalDamaged(self.path, answer)
+
     def _fault(self, error: Exception) -> DiskFull | JournalBroken:
-        if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+        name = getattr(error, "sqlite_errorname", "")
+        if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
             return DiskFull(self.path.parent)
+        if _is_damage(error, name):
+            return JournalDamaged(self.path, str(error))
         return JournalBroken(
             f"{self.path}: {error}; check the file's permissions and the disk, "
             "or start with an empty journal: axiom-client detach, then attach"
         )
 
 
+def _is_damage(error: Exception, name: str) -> bool:
+    if isinstance(error, sqlite3.OperationalError) and name == "SQLITE_ERROR":
+        return True  # a table or a column is not there
+    return isinstance(error, (msgspec.MsgspecError, TypeError)) or name.startswith(DAMAGE)
+
+
 def _waiting(blob: bytes) -> WaitingReport:
     report = msgspec.json.decode(blob, type=Report)
     return WaitingReport(task_id=report.task_id, outcome=report.outcome, size_bytes=len(blob))
+
+
+def _contents(
+    tasks: list[TaskRecord], reports: list[WaitingReport], kept: dict[str, bytes]
+) -> JournalContents:
+    return JournalContents(
+        tasks=sorted(tasks, key=lambda record: record.order),
+        reports=reports,
+        unanswered=_decode(kept, "request", SyncPlan),
+        pause=_decode(kept, "pause", Pause),
+        gpu_pauses=_decode(kept, "gpu_pauses", dict[str, Pause]) or {},
+        drain=_decode(kept, "drain", Drain),
+        durations=_decode(kept, "durations", dict[str, float]) or {},
+        credit=_decode(kept, "credit", Credit),
+        credit_day=_decode(kept, "credit_day", CreditDay),
+        incident=_decode(kept, "incident", Incident),
+    )
 
 
 def _decode(kept: dict[str, bytes], key: str, kind: Any) -> Any:

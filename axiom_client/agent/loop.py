@@ -19,6 +19,7 @@ import msgspec
 from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.lock import Lock
 from axiom_client.agent.perform import Performer, Setup
+from axiom_client.agent.recovery import open_journal
 from axiom_client.agent.run_options import RunOptions
 from axiom_client.config.schema import Config, load_config, read_flags
 from axiom_client.control.server import ControlServer
@@ -67,7 +68,7 @@ class Agent:
         self._folders.make()
         lock = Lock(self._folders.lock_file)
         try:
-            journal = Journal(self._folders.journal_file)
+            journal = open_journal(self._folders.journal_file)
             try:
                 return await self._run(journal)
             finally:
@@ -262,6 +263,7 @@ def _started(contents: JournalContents, limits: Limits, options: RunOptions) -> 
         durations=contents.durations,
         credit=contents.credit,
         credit_day=contents.credit_day,
+        incident=contents.incident,
         until_idle=options.until_idle,
         seconds=options.seconds,
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 
 from axiom_client.agent.attach import facts_only, known_identity
 from axiom_client.agent.journal import Journal, JournalContents
+from axiom_client.agent.recovery import visible_damage
 from axiom_client.config.schema import Config
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
-from axiom_client.decide.model import AgentState
+from axiom_client.decide.model import AgentState, Incident
+from axiom_client.errors import JournalDamaged
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
 
@@ -18,7 +21,7 @@ from axiom_client.host.clock import utc_offset_seconds
 def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
     """A snapshot of the tasks and reports in the journal. Raises NotAttached."""
     identity = known_identity(folders)
-    contents = _contents(folders)
+    contents, damage = _contents(folders)
     now = time.monotonic()
     started = e.AgentStarted(
         now=now,
@@ -32,6 +35,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         gpu_pauses=contents.gpu_pauses,
         credit=contents.credit,
         credit_day=contents.credit_day,
+        incident=Incident(text=damage, wall=time.time()) if damage else contents.incident,
     )
     state, _ = step(AgentState(), started)
     state.facts = facts_only(config["host.name"] or identity.host_name, folders)
@@ -44,11 +48,15 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
     return snapshot(state, who, now, running=False)
 
 
-def _contents(folders: Folders) -> JournalContents:
-    if not folders.journal_file.exists():
-        return JournalContents()
-    journal = Journal(folders.journal_file)
+def _contents(folders: Folders) -> tuple[JournalContents, str]:
+    """What the journal holds, and what is wrong with it: an agent mends it when it starts."""
+    path = folders.journal_file
     try:
-        return journal.contents()
-    finally:
-        journal.close()
+        if problem := visible_damage(path):
+            raise JournalDamaged(path, problem)
+        if not path.exists():
+            return JournalContents(), ""
+        with closing(Journal(path)) as journal:
+            return journal.contents(), ""
+    except JournalDamaged as damage:
+        return JournalContents(), str(damage)

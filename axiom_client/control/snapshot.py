@@ -142,7 +142,7 @@ def snapshot(
         problem=sync.problem,
         gpu_problems=state.gpu_problems,
         no_work_reason=sync.no_work_reason,
-        notices=sync.notices,
+        notices=[*([state.incident.text] if state.incident else []), *sync.notices],
     )
 
 

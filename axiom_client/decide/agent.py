@@ -19,6 +19,7 @@ from axiom_client.decide.model import (
     AgentState,
     Bundle,
     Drain,
+    Incident,
     Pause,
     Phase,
     Stop,
@@ -36,6 +37,7 @@ from axiom_protocol.text import counted
 # Most that an orderly stop takes. systemd allows 90 s, a shutdown often less; a checkpoint takes
 # under a second.
 STOP_SECONDS = 20.0
+INCIDENT_SECONDS = 7 * 86_400.0  # how long people are told of an incident
 DURATION_WEIGHT = 0.3  # of the newest run in the moving average of how long a bundle takes here
 
 
@@ -62,6 +64,7 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
     state.pause = event.pause
     state.gpu_pauses = dict(event.gpu_pauses)
     state.credit_day = event.credit_day
+    _recall_incident(builder, event.incident)
     state.drain = event.drain
     state.durations = dict(event.durations)
     state.sync.unanswered = event.unanswered
@@ -83,6 +86,17 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
         builder.log(f"{counted(len(event.tasks), 'task')} kept from the last run of the agent")
     state.probed_at = event.now
     builder.do(c.ProbeHost())
+
+
+def _recall_incident(builder: StepBuilder, incident: Incident | None) -> None:
+    """Say in the log and to people what went wrong, for some days."""
+    if incident is None:
+        return
+    if builder.state.wall - incident.wall > INCIDENT_SECONDS:
+        builder.save_value("incident", None)
+        return
+    builder.state.incident = incident
+    builder.log(incident.text, "warning")
 
 
 def _clock_changed(builder: StepBuilder, event: e.ClockChanged) -> None:

@@ -11,6 +11,7 @@ from axiom_client.decide.model import (
     AfterDrain,
     CreditDay,
     Drain,
+    Incident,
     Limits,
     Load,
     Pause,
@@ -48,6 +49,7 @@ class AgentStarted(_Event, frozen=True, kw_only=True):
     gpu_pauses: dict[str, Pause] = {}
     drain: Drain | None = None
     credit_day: CreditDay | None = None
+    incident: Incident | None = None
     durations: dict[str, float] = {}
     credit: Credit | None = None
     until_idle: bool = False

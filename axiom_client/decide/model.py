@@ -204,6 +204,13 @@ class CreditDay(Struct, frozen=True, kw_only=True):
     host_total: float
 
 
+class Incident(Struct, frozen=True, kw_only=True):
+    """What went wrong on this host that its volunteer should know of for some days."""
+
+    text: str
+    wall: float
+
+
 class Stop(Struct, frozen=True, kw_only=True):
     """The agent is stopping; what is open at ``give_up_at`` waits for the next start."""
 
@@ -234,6 +241,7 @@ class AgentState(Struct, kw_only=True):
     drain: Drain | None = None
     blocked: Blocked | None = None
     credit_day: CreditDay | None = None
+    incident: Incident | None = None
     stop: Stop | None = None
     until_idle: bool = False
     stop_at: float = NEVER  # end of a run with --seconds

@@ -182,5 +182,8 @@ def _intact(path: Path, sha256: str) -> bool:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave an empty file: a pin that refuses all
     os.replace(partial, path)

@@ -21,6 +21,7 @@ from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launch
 from axiom_client.run.prepare import CannotStart, CannotStartNow, prepare
 from axiom_client.run.running_task import RunningTask
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
+from axiom_client.run.stillness import TICK_SECONDS
 from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
 from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
@@ -57,6 +58,7 @@ class Pool:
         self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
         self._leaving: set[Zygote] = set()
         self._usage_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
         self._unchecked: list[int] = []  # tasks of this round that were not looked at yet
         self._changed = asyncio.Event()
         self._mode = mode.choose()
@@ -151,6 +153,7 @@ class Pool:
             changed=lambda: self._finish_if_complete(task_id),
         )
         self._schedule_usage_check()
+        self._schedule_look()
 
     def _launcher(self, spec: PlacedTask, policy: Policy) -> Launcher:
         gpu = policy.driver is not None
@@ -254,6 +257,18 @@ class Pool:
             return
         text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
+
+    def _schedule_look(self) -> None:
+        if self._look_timer is None and self._running:
+            loop = asyncio.get_running_loop()
+            self._look_timer = loop.call_later(TICK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Look at every task, so that time in which all stood still is seen."""
+        self._look_timer = None
+        for running in self._running.values():
+            running.look()
+        self._schedule_look()
 
     def _schedule_usage_check(self, delay: float = USAGE_CHECK_SECONDS) -> None:
         if self._usage_timer is None and self._running:

@@ -22,6 +22,7 @@ from axiom_client.run.channel import (
 from axiom_client.run.judge import Ending
 from axiom_client.run.launchers import Launcher
 from axiom_client.run.spec import PlacedTask
+from axiom_client.run.stillness import GAP_SECONDS, Sample, sample, stood_still
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
@@ -68,7 +69,8 @@ class RunningTask:
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
         self._started_at = self._paused_at = None  # type: float | None
-        self._paused_seconds = 0.0
+        self._paused_seconds = self._still_seconds = 0.0
+        self._seen = Sample(0.0)  # when it was last looked at
         self._open()
 
     def _open(self) -> None:
@@ -94,12 +96,14 @@ class RunningTask:
     def began(self, pid: int, at: float) -> None:
         """The task has a process: start counting its elapsed time."""
         self.pid, self._started_at = pid, at
+        self._seen = Sample(at)
         if self._paused_at is not None:
             self._paused_at = at
 
     def pause(self) -> None:
         """Stop counting elapsed time."""
         if self._paused_at is None:
+            self.look()
             self._paused_at = time.monotonic()
 
     def resume(self) -> None:
@@ -107,6 +111,7 @@ class RunningTask:
         if self._paused_at is not None:
             if self._started_at is not None:
                 self._paused_seconds += time.monotonic() - self._paused_at
+            self.look()
             self._paused_at = None
 
     @property
@@ -114,14 +119,31 @@ class RunningTask:
         """Whether the task is paused."""
         return self._paused_at is not None
 
+    def look(self) -> None:
+        """Leave out the time since the last look in which it stood still by no order of ours."""
+        if self.pid is None:
+            return
+        now = self._sampled(self.pid)
+        if self._paused_at is None:
+            self._still_seconds += stood_still(self._until(self._seen.at), self._seen, now)
+        self._seen = now
+
+    def _sampled(self, pid: int) -> Sample:
+        if (ended := self.ended) is not None:
+            return Sample(ended.at, ended.user_seconds + ended.system_seconds)
+        return sample(pid, time.monotonic())
+
     def elapsed_seconds(self) -> float:
-        """Monotonic time since the process started, less pauses."""
+        """Monotonic time since the process started, less pauses and time without life in it."""
+        now = self.ended.at if self.ended is not None else time.monotonic()
+        if now - self._seen.at >= GAP_SECONDS:
+            self.look()  # after a standstill this may come before the next tick
+        return self._until(now if self._paused_at is None else min(now, self._paused_at))
+
+    def _until(self, at: float) -> float:
         if self._started_at is None:
             return 0.0
-        now = self.ended.at if self.ended is not None else time.monotonic()
-        if self._paused_at is not None:
-            now = min(now, self._paused_at)
-        return max(0.0, now - self._started_at - self._paused_seconds)
+        return max(0.0, at - self._started_at - self._paused_seconds - self._still_seconds)
 
     # ---- messages and output
 

@@ -14,7 +14,7 @@ import pytest
 from axiom_client.agent.journal import Journal
 from axiom_client.decide import commands as c
 from axiom_client.decide.model import SyncPlan, TaskRecord
-from axiom_client.errors import DiskFull, JournalBroken
+from axiom_client.errors import DiskFull, JournalBroken, JournalDamaged
 from axiom_protocol.messages import Capacity, Report
 from tests.support.world import WALL, grant
 
@@ -90,8 +90,10 @@ def test_journal_of_another_format_is_not_touched(path: Path) -> None:
     journal = Journal(path)
     journal._database.execute("PRAGMA user_version=99")
     journal.close()
-    with pytest.raises(JournalBroken, match="another version"):
+    before = path.read_bytes()
+    with pytest.raises(JournalDamaged, match="newer"):
         Journal(path)
+    assert path.read_bytes() == before
 
 
 def test_file_that_is_no_journal_is_named(path: Path) -> None:

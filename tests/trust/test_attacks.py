@@ -6,6 +6,7 @@ Each is refused, logged with its name, and the host goes on with what it has.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -568,3 +569,43 @@ def test_withdrawn_sources_leave_the_cache(
     assert not old.exists()
     shutil.rmtree(store.folder / "sources")
     assert get(store, newer).exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "half"])
+def test_metadata_torn_on_disk_is_fetched_again(
+    store: BundleStore, tmp_path: Path, server: HostileServer, walk: Published, damage: str
+) -> None:
+    """A power cut is no attack: whatever the host had stored, but its pin, may be torn."""
+    get(store, walk)
+    folder = tmp_path / "host"
+    pin = folder / "pinned.root.json"
+    torn = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and p != pin]
+    assert len(torn) >= 5
+    for path in torn:
+        data = path.read_bytes()
+        kept = {"empty": b"", "garbage": b"\x00\xff" * 500, "half": data[: len(data) // 2]}
+        path.write_bytes(kept[damage])
+    with host(folder, server.url) as again:
+        assert get(again, walk).read_bytes()
+
+
+def test_what_is_stored_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HostileServer
+) -> None:
+    """Else a power cut leaves an empty pin, and the host refuses everything for ever."""
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noting(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def checking(source: Path, to: Path) -> None:
+        if ".partial" in str(source):
+            assert str(source) in synced
+        replace(source, to)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(os, "replace", checking)
+    with host(tmp_path / "other", server.url):
+        assert any("pinned.root.json" in path for path in synced)

@@ -1,0 +1,138 @@
+"""Opens the agent's journal; a damaged one is put aside, and what can be read goes into a new one.
+
+The new journal is complete, under a name of its own, before the damaged one is moved. After a crash
+at any time, the next start finishes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from axiom_client.agent.journal import Journal
+from axiom_client.agent.salvage import Salvaged, salvage
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import Incident
+from axiom_client.errors import JournalBroken, JournalDamaged
+from axiom_protocol.text import counted
+
+PARTS = ("", "-wal", "-shm", "-journal")  # of one SQLite database
+ASIDE_MAX = 3  # damaged journals that are kept: a disk that tears each of them must not fill up
+
+
+def open_journal(path: Path) -> Journal:
+    """The journal, ready for use. Only who holds the agent's lock may call this.
+
+    Raises DiskFull, JournalBroken.
+    """
+    _finish_replacement(path)
+    try:
+        return _checked(path)
+    except JournalDamaged as damage:
+        _build_replacement(path, damage.problem)
+    _finish_replacement(path)
+    return Journal(path)
+
+
+def _checked(path: Path) -> Journal:
+    if problem := visible_damage(path):
+        raise JournalDamaged(path, problem)
+    journal = Journal(path)
+    try:
+        journal.check()
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def visible_damage(path: Path) -> str:
+    """What is wrong with the files without opening them; empty when nothing is.
+
+    An empty file is a new database to SQLite, and so it would be lost without a word.
+    """
+    for part in _parts(path):
+        if os.path.lexists(part) and not part.is_file():
+            return f"{part.name} is no file"
+    if path.is_file() and path.stat().st_size == 0:
+        return "it is empty"
+    return ""
+
+
+def remove_journals(path: Path) -> None:
+    """Delete the journal, with all that were put aside."""
+    for part in (*_parts(path), *_parts(_replacement(path)), *_put_aside(path)):
+        _remove(part)
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in PARTS]
+
+
+def _replacement(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-new{path.suffix}")
+
+
+def _put_aside(path: Path) -> list[Path]:
+    """All files of earlier damaged journals, by date."""
+    return sorted(path.parent.glob(f"{path.stem}-damaged-*"))
+
+
+def _build_replacement(path: Path, problem: str) -> None:
+    unfinished = path.with_name(f"{path.stem}-unfinished{path.suffix}")
+    for part in _parts(unfinished):
+        _remove(part)
+    saved = _salvaged(path)
+    journal = Journal(unfinished)
+    try:
+        incident = Incident(text=_text(path, problem, saved), wall=time.time())
+        journal.write([*saved.commands(), c.SaveValue(key="incident", value=incident)])
+    finally:
+        journal.close()
+    os.replace(unfinished, _replacement(path))
+
+
+def _salvaged(path: Path) -> Salvaged:
+    try:
+        return salvage(path)
+    except PermissionError as error:
+        raise JournalBroken(
+            f"{error.filename}: {error.strerror}; let the agent's user read it, or delete it"
+        ) from None
+
+
+def _text(path: Path, problem: str, saved: Salvaged) -> str:
+    return (
+        f"{path.name} was damaged ({problem}) and is put aside in its folder, under its date; "
+        f"{counted(len(saved.tasks), 'task')} and {counted(len(saved.reports), 'report')} could be "
+        "saved; the server gives all others to other hosts"
+    )
+
+
+def _finish_replacement(path: Path) -> None:
+    """Put the damaged files aside and the new one in their place."""
+    new = _replacement(path)
+    if not new.exists():
+        return
+    date = _date()
+    for part, suffix in zip(_parts(path), PARTS, strict=True):
+        if os.path.lexists(part):
+            os.replace(part, path.with_name(f"{path.stem}-damaged-{date}{path.suffix}{suffix}"))
+    os.replace(new, path)
+    dates = sorted({file.name.split(path.suffix)[0] for file in _put_aside(path)})
+    for file in _put_aside(path):
+        if file.name.split(path.suffix)[0] in dates[:-ASIDE_MAX]:
+            _remove(file)
+
+
+def _date() -> str:
+    return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""What can still be read of a damaged journal: a row that cannot is skipped, with no other.
+
+It is read from a copy, for opening an SQLite file changes it, and its log above all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+from msgspec import Struct
+
+from axiom_client.agent.journal import JournalContents
+from axiom_client.decide import commands as c
+from axiom_client.decide.model import SyncPlan, TaskRecord
+from axiom_protocol.messages import Grant, Report
+
+T = TypeVar("T")
+
+COPY_BYTES_MAX = 1 << 30  # a larger file is nobody's journal, and is not read
+QUERIES_MAX = 4096  # for each table: enough for dozens of bad pages
+ID_MAX = 2**63 - 1
+WAL_HEADER_BYTES = 32
+
+
+class Salvaged(Struct, frozen=True, kw_only=True):
+    """The tasks, the full reports and the named values that could be read."""
+
+    tasks: list[TaskRecord] = []
+    reports: list[Report] = []
+    request: SyncPlan | None = None
+    kept: dict[c.ValueKey, Any] = {}
+
+    def commands(self) -> list[c.Persistent]:
+        """What writes all of it into a new journal."""
+        known = {record.grant.task_id for record in self.tasks}
+        orphans = [report for report in self.reports if report.task_id not in known]
+        return [
+            *(c.SaveTask(record=record) for record in self.tasks),
+            *(c.SaveTask(record=_stand_in(report)) for report in orphans),
+            *(c.SaveReport(report=report) for report in self.reports),
+            *([c.SaveRequest(plan=self.request)] if self.request else []),
+            *(c.SaveValue(key=key, value=value) for key, value in self.kept.items()),
+        ]
+
+
+def _stand_in(report: Report) -> TaskRecord:
+    """A record for a report whose own is lost: of an ended task, only the number is needed."""
+    grant = Grant(
+        task_id=report.task_id, experiment="unknown", version="0.0.0", sha256="0" * 64,
+        parameters={}, seed=0, budget_seconds=0.0, lease_seconds=0.0,
+    )  # fmt: skip
+    return TaskRecord(grant=grant, order=0, lease_until_wall=0.0, attempts=report.attempts)
+
+
+def salvage(path: Path) -> Salvaged:
+    """Read what can be read; nothing, where ``path`` is no SQLite file. Raises OSError."""
+    files = [path, path.with_name(path.name + "-wal")]
+    if not path.is_file() or sum(f.stat().st_size for f in files if f.is_file()) > COPY_BYTES_MAX:
+        return Salvaged()
+    folder = path.with_name("salvage")
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that was broken off
+    folder.mkdir(mode=0o700)
+    try:
+        for file in files:
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+        _let_log_be_read(folder / path.name)
+        with closing(sqlite3.connect(folder / path.name, isolation_level=None)) as database:
+            return _read(database)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _let_log_be_read(path: Path) -> None:
+    """SQLite deletes the log of an empty file, though all pages may be in it."""
+    log = path.with_name(path.name + "-wal")
+    if path.stat().st_size == 0 and log.is_file() and log.stat().st_size > WAL_HEADER_BYTES:
+        with log.open("rb") as file:
+            page_bytes = int.from_bytes(file.read(12)[8:], "big")  # sqlite.org/fileformat2.html
+        if page_bytes <= 65_536:
+            path.write_bytes(bytes(page_bytes))
+
+
+def _read(database: sqlite3.Connection) -> Salvaged:
+    database.execute("PRAGMA writable_schema=ON")  # reads also a file that was cut short
+    kept = dict(_kept(database))
+    request = kept.pop("request", None)
+    return Salvaged(
+        tasks=list(_decoded(_rows(database, "tasks", "record"), TaskRecord)),
+        reports=list(_decoded(_rows(database, "reports", "report"), Report)),
+        request=request,
+        kept=kept,
+    )
+
+
+def _decoded(blobs: Iterator[bytes], kind: type[T]) -> Iterator[T]:
+    for blob in blobs:
+        try:
+            yield msgspec.json.decode(blob, type=kind)
+        except (msgspec.MsgspecError, TypeError):
+            continue  # this row is what was torn
+
+
+def _kept(database: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
+    kinds = {field.name: field.type for field in msgspec.structs.fields(JournalContents)}
+    kinds["request"] = SyncPlan
+    for key in ("request", *get_args(c.ValueKey)):
+        query = "SELECT value FROM kept NOT INDEXED WHERE key = ?"
+        try:
+            (row,) = database.execute(query, (key,)).fetchall()
+            value = msgspec.json.decode(row[0], type=kinds[key])
+        except (sqlite3.Error, ValueError, TypeError):
+            continue  # it was not kept, or cannot be read
+        yield key, value if key == "request" else msgspec.to_builtins(value)
+
+
+def _rows(database: sqlite3.Connection, table: str, column: str) -> Iterator[bytes]:
+    """The rows that can be read: where reading fails, each half of the rest is tried by itself."""
+    ranges, query = (
+        deque([(0, ID_MAX)]),
+        (f"SELECT task_id, {column} FROM {table} WHERE task_id BETWEEN ? AND ? ORDER BY task_id"),
+    )
+    for _ in range(QUERIES_MAX):
+        if not ranges:
+            return
+        low, high = ranges.popleft()
+        try:
+            for task_id, blob in database.execute(query, (low, high)):
+                low = task_id + 1
+                yield blob
+        except sqlite3.Error:
+            if low < high:
+                middle = (low + high) // 2
+                ranges += [(low, middle), (middle + 1, high)]
