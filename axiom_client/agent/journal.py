@@ -124,6 +124,16 @@ class Journal:
             "INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, msgspec.json.encode(value))
         )
 
+    def forget_project(self) -> None:
+        """Delete the tasks, their reports and the credit; what a person asked for stays."""
+        try:
+            self._database.executescript(
+                "BEGIN IMMEDIATE; DELETE FROM tasks; DELETE FROM reports; "
+                "DELETE FROM kept WHERE key IN ('request', 'credit', 'credit_day'); COMMIT"
+            )
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
     # --- reading ----------------------------------------------------------------------------------
 
     def contents(self) -> JournalContents:

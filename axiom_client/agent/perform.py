@@ -27,6 +27,7 @@ from axiom_client.errors import (
     ServerNotThere,
 )
 from axiom_client.folders import Folders
+from axiom_client.host.boot import place
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu import vendors
@@ -39,7 +40,7 @@ from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSe
 from axiom_client.project.identity import Identity
 from axiom_client.run import spec, task_folder
 from axiom_client.run.pool import Pool
-from axiom_protocol.messages import SyncRequest
+from axiom_protocol.messages import AgentRun, SyncRequest
 
 REMOVAL_STRETCH_SECONDS = 0.01  # of deleting in one go: meanwhile the agent hears nothing else
 REMOVAL_PAUSE_SECONDS = 0.04
@@ -55,6 +56,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     identity: Identity
     network: Network
     host_name: str
+    run: str  # random, made at this start of the agent
 
 
 class Performer:
@@ -71,6 +73,7 @@ class Performer:
         self._gpu_probe = GpuProbe()
         self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
+        self._place = place(setup.folders.state, setup.identity.token)
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._removals: deque[Iterator[None]] = deque()
@@ -248,6 +251,7 @@ class Performer:
             in_hand=plan.in_hand,
             reports=self._journal.reports(plan.report_ids),
             draining=plan.draining,
+            run=AgentRun(run=self._setup.run, place=self._place, ending=plan.ending),
         )
         try:
             answer = await self._api.sync(request)

@@ -253,7 +253,7 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     seconds = task.record.elapsed_seconds + finished.elapsed_seconds
     if success:
         _remember_duration(builder, task.ref, seconds)
-        builder.log(f"task {task.task_id} of {task.ref} succeeded after {seconds:.1f} s")
+        builder.log(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
     else:
         why = finished.message.strip().splitlines()[-1:] or [""]
         builder.log(

@@ -158,10 +158,11 @@ class Exit(_Command, frozen=True, kw_only=True):
 
     fault   refused: the project does not accept this host
             unreachable: the server may have more work, but does not answer
+            copied: another agent uses this identity; join as a new host, without the tasks
     """
 
     reason: str
-    fault: Literal["", "refused", "unreachable"] = ""
+    fault: Literal["", "refused", "unreachable", "copied"] = ""
 
 
 Command = (

@@ -150,6 +150,7 @@ class SyncPlan(Struct, frozen=True, kw_only=True):
     report_ids: list[int] = []
     host: HostFacts | None = None
     draining: str = ""
+    ending: bool = False  # the agent stops
 
 
 class SyncState(Struct, kw_only=True):

@@ -22,7 +22,15 @@ from axiom_client.decide.model import (
 from axiom_client.decide.retry import retry_sync
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import has_running
-from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
+from axiom_protocol.messages import (
+    IDENTITY_COPIED,
+    IDENTITY_UNCLEAR,
+    REPORTS_MAX,
+    Capacity,
+    Credit,
+    InHand,
+    SyncAnswer,
+)
 from axiom_protocol.text import counted
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
@@ -104,6 +112,7 @@ def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
         report_ids=sorted(reports),
         host=state.facts if state.facts != known else None,
         draining=state.drain.reason if state.drain else "",
+        ending=state.stop is not None,
     )
 
 
@@ -139,6 +148,11 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     sync.answered_at = state.now
     sync.not_before = state.now + SPACING_SECONDS
     sync.next_at = state.now + max(answer.next_sync_seconds, SPACING_SECONDS)
+    if answer.identity == IDENTITY_COPIED:
+        _give_up_identity(builder)
+        return []
+    if answer.identity == IDENTITY_UNCLEAR:
+        sync.not_before = sync.next_at  # nothing is granted before
     sync.no_work_reason = answer.no_work_reason
     sync.notices = list(answer.notices)
     if plan.host is not None:
@@ -148,6 +162,12 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     _forget_acknowledged(builder, plan, answer)
     _accept_grants(builder, plan, answer)
     return sorted(set(answer.cancelled))
+
+
+def _give_up_identity(builder: StepBuilder) -> None:
+    """This folder is a copy of another agent's. The tasks in it are the other agent's work."""
+    builder.state.exited = True
+    builder.do(c.Exit(reason="this folder is a copy of another agent's", fault="copied"))
 
 
 def _record_credit(builder: StepBuilder, credit: Credit) -> None:
@@ -206,7 +226,7 @@ def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> 
     if answer.grants:
         state.sync.out_of_work = False
         builder.log(f"{counted(len(answer.grants), 'task')} granted")
-    elif has_room(plan.capacity):
+    elif has_room(plan.capacity) and answer.identity != IDENTITY_UNCLEAR:
         state.sync.out_of_work = True
 
 

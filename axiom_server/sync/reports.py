@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,7 @@ from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
 from axiom_protocol.result import ResultRefused, gate
 from axiom_protocol.text import one_line, plain
 from axiom_server.decide import replicate, retry
+from axiom_server.decide.agent_runs import RunDecision
 from axiom_server.decide.elapsed import (
     AcceptedTime,
     Claim,
@@ -48,11 +49,19 @@ class HostSync:
     host: HostRow
     request: SyncRequest
     tasks: Mapping[int, TaskRow]
+    run: RunDecision | None = None  # None: an agent of 0.1.0, which does not say
 
     @property
     def is_outdated(self) -> bool:
         """Whether the agent had sent a newer request before this one arrived."""
+        if self.run is not None and self.run.verdict != "accepted":
+            return True
         return is_outdated(self.request.request_id, self.host.last_request)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it comes from a copy of the agent, or from what may be one."""
+        return self.run is not None and self.run.verdict in ("waiting", "copy")
 
     @property
     def is_new(self) -> bool:
@@ -147,9 +156,17 @@ def _new_reports(sync: HostSync) -> dict[int, Report]:
     new_reports: dict[int, Report] = {}
     for report in sync.request.reports:
         task = sync.tasks.get(report.task_id)
-        if task is not None and task.state in ("leased", "lost"):
+        if task is not None and _may_end(sync, task, report):
             new_reports.setdefault(report.task_id, report)
     return new_reports
+
+
+def _may_end(sync: HostSync, task: TaskRow, report: Report) -> bool:
+    """Whether a report may end this task. What a copy says must not end another run's task."""
+    if sync.is_held:
+        copied = sync.run is not None and sync.run.verdict == "copy"
+        return copied and task.state == "lost" and report.outcome == "success"
+    return task.state in ("leased", "lost")
 
 
 def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
@@ -223,10 +240,20 @@ def _acknowledge(
 ) -> list[Acknowledgement]:
     refusals = {task_id: task.refusal for task_id, task in sync.tasks.items()}
     refusals |= {end.task_id: end.refusal for _, end in ended}
+    just_ended = {end.task_id for _, end in ended}
     return [
         Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NEVER_GRANTED))
         for r in sync.request.reports
+        if not sync.is_held or _is_settled(sync, r, just_ended)
     ]
+
+
+def _is_settled(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:
+    """Whether a report need not be sent again."""
+    task = sync.tasks.get(report.task_id)
+    return task is not None and (
+        task.task_id in just_ended or task.state in ("reported", "reviewed")
+    )
 
 
 def quarantine_notice(host: HostRow) -> str:
