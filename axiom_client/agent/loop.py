@@ -43,7 +43,7 @@ from axiom_protocol.text import counted
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
 CLOCK_SLACK_SECONDS = 1.0  # a clock kept right by NTP drifts by less between two events
-REJOIN_FAULTS = ("copied",)  # after which the agent becomes a new host
+REJOIN_FAULTS = ("copied", "restored")  # after which the agent becomes a new host
 CLOSE_SECONDS = 2.0  # for tasks to end when the agent ends without waiting for them
 
 log = logging.getLogger("axiom_client")
@@ -100,7 +100,10 @@ class Agent:
         assert facts is not None  # they were sent with the request that was answered
         for failures in itertools.count(1):
             try:
-                joined = await join_anew(self._identity, facts, _network(self._config))
+                joined = await join_anew(
+                    self._identity, facts, _network(self._config),
+                    account_may_be_gone=leave.fault == "restored",
+                )  # fmt: skip
                 break
             except ProjectProblem as problem:
                 if not is_temporary(problem):
@@ -313,6 +316,8 @@ def _started(
         durations=contents.durations,
         credit=contents.credit,
         credit_day=contents.credit_day,
+        kept=contents.kept,
+        epoch=contents.epoch,
         until_idle=options.until_idle,
         seconds=options.seconds,
     )

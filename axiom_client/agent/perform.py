@@ -158,6 +158,8 @@ class Performer:
                 self._spawn(self._sync(plan))
             case c.WakeAt(at=at):
                 self._set_timer(at)
+            case c.ReloadTasks(task_ids=task_ids):
+                self._reload(task_ids)
             case c.ProbeHost():
                 self._probe()
             case c.MeasureLoad():
@@ -249,7 +251,8 @@ class Performer:
             host=plan.host,
             capacity=plan.capacity,
             in_hand=plan.in_hand,
-            reports=self._journal.reports(plan.report_ids),
+            reports=self._journal.reports(plan.report_ids, plan.epoch),
+            epoch=plan.epoch,
             draining=plan.draining,
             run=AgentRun(run=self._setup.run, place=self._place, ending=plan.ending),
         )
@@ -258,9 +261,22 @@ class Performer:
             if answer.request_id != plan.request_id:
                 raise ServerNotThere("the server's answer belongs to another request; trying again")
         except ProjectProblem as problem:
-            self._emit(_sync_failed(problem))
+            restored = isinstance(problem, HostRefused) and await self._is_restored(plan.epoch)
+            self._emit(_sync_failed(problem, restored=restored))
             return
         self._emit(e.SyncAnswered(now=time.monotonic(), answer=answer))
+
+    async def _is_restored(self, epoch: str) -> bool:
+        """Whether the server is in another epoch than ``epoch``, in which it knew this host."""
+        try:
+            found = (await self._api.project()).epoch
+        except ProjectProblem:
+            return False
+        return bool(epoch and found) and found != epoch
+
+    def _reload(self, task_ids: list[int]) -> None:
+        records, reports = self._journal.tasks_again(task_ids)
+        self._emit(e.TasksReloaded(now=time.monotonic(), tasks=records, reports=reports))
 
     # --- the host ---------------------------------------------------------------------------------
 
@@ -317,12 +333,13 @@ def _bundle_event(reply: BundleReply) -> e.Event:
     return e.BundleFailed(now=now, sha256=sha256, problem=reply.problem, jitter=jitter)
 
 
-def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:
+def _sync_failed(problem: ProjectProblem, *, restored: bool) -> e.SyncFailed:
     return e.SyncFailed(
         now=time.monotonic(),
         problem=str(problem),
         again=not isinstance(problem, (RequestRefused, HostRefused)),
         fatal=isinstance(problem, HostRefused),
+        restored=restored,
         jitter=random.random(),
         retry_after_seconds=problem.retry_after_seconds if isinstance(problem, Overloaded) else 0.0,
     )

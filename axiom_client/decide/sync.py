@@ -11,6 +11,12 @@ from axiom_client.decide import events as e
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.answer_bounds import within_bounds
 from axiom_client.decide.capacity import NO_ROOM, Room
+from axiom_client.decide.kept_results import (
+    drop_results,
+    enter_epoch,
+    is_worth_keeping,
+    keep_result,
+)
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -113,6 +119,7 @@ def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
         host=state.facts if state.facts != known else None,
         draining=state.drain.reason if state.drain else "",
         ending=state.stop is not None,
+        epoch=state.epoch,
     )
 
 
@@ -159,7 +166,9 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
         sync.facts_known_to_server = plan.host
     if answer.credit is not None and answer.credit != sync.credit:
         _record_credit(builder, answer.credit)
+    enter_epoch(builder, answer)
     _forget_acknowledged(builder, plan, answer)
+    drop_results(builder, answer)
     _accept_grants(builder, plan, answer)
     return sorted(set(answer.cancelled))
 
@@ -201,7 +210,10 @@ def _forget_acknowledged(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswe
                 f"task {ack.task_id} of {task.ref} gets no credit: {ack.refusal}", "warning"
             )
         del state.tasks[ack.task_id]
-        builder.do(c.ForgetTask(task_id=ack.task_id))
+        if not ack.refusal and is_worth_keeping(task, answer):
+            keep_result(builder, task, answer)
+        else:
+            builder.do(c.ForgetTask(task_id=ack.task_id))
     ended = [t.task_id for t in state.tasks.values() if t.phase == "ended"]
     sent = set(plan.report_ids)
     if not ended:
@@ -218,8 +230,9 @@ def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> 
         if grant.task_id in state.tasks:
             continue
         record = TaskRecord(
-            grant=grant, order=state.next_order, lease_until_wall=state.wall + grant.lease_seconds
-        )
+            grant=grant, order=state.next_order, epoch=answer.epoch,
+            lease_until_wall=state.wall + grant.lease_seconds,
+        )  # fmt: skip
         state.next_order += 1
         builder.save(record)
         builder.put(TaskState(record=record))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
+import msgspec
+
 from axiom_protocol.messages import (
     IDENTITY_COPIED,
     IDENTITY_UNCLEAR,
@@ -25,12 +27,14 @@ from axiom_server.config import Config
 from axiom_server.decide import retry
 from axiom_server.decide.agent_runs import Caller, RunDecision, decide_run, request_number
 from axiom_server.decide.credit import decayed
+from axiom_server.decide.epoch import Epoch
 from axiom_server.store import reported_tasks, standing, syncing_hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.reported_tasks import TaskRow
 from axiom_server.store.syncing_hosts import HostRow, HostUpdate
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.grants import grant_work, to_grant
+from axiom_server.sync.recovery import recover_tasks
 from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
 
 T = TypeVar("T")
@@ -98,8 +102,7 @@ async def answer_syncs(
     if not hosts:
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
-    silent = SILENT_SYNCS * config.serve.sync_seconds + SILENT_MARGIN_SECONDS
-    syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now, silent)
+    syncs = await _load_syncs(connection, catalogue, config, calls, hosts, leased, now)
     evaluated = [
         (sync, evaluate_sync(catalogue, config.replication, config.standing, sync))
         for sync in syncs
@@ -114,27 +117,34 @@ async def answer_syncs(
         repeated = _repeated_grants(catalogue, sync, changes), ""
         grants, reason = granted.get(sync.host.host_id) or repeated
         updates.append(_host_update(sync, changes, grants))
-        answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
+        answer = _make_answer(config, sync, changes, grants, reason)
+        answers[sync.host.token] = _with_epoch(answer, catalogue.epoch, now)
     await syncing_hosts.update_hosts(connection, updates, now)
     return SyncReplies(answers=answers, locked=locked)
 
 
 async def _load_syncs(
-    connection: Connection, catalogue: Catalogue, calls: Sequence[SyncCall],
-    hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime, silent_seconds: float,
+    connection: Connection, catalogue: Catalogue, config: Config, calls: Sequence[SyncCall],
+    hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
 ) -> list[HostSync]:  # fmt: skip
     """Each host with its request and tasks, and in the catalogue what these tasks refer to."""
     requests = {call.token: call.request for call in calls}
     tasks = await _load_tasks(
         connection, {host.host_id: requests[host.token] for host in hosts}, leased
     )
+    by_host = {host.host_id: requests[host.token] for host in hosts}
+    refusals = await recover_tasks(
+        connection, catalogue, config.standing, hosts, by_host, tasks, now
+    )
+    silent = SILENT_SYNCS * config.serve.sync_seconds + SILENT_MARGIN_SECONDS
     every_task = [task for of_host in tasks.values() for task in of_host.values()]
     await catalogue.load_versions(connection, {task.version_id for task in every_task})
     await catalogue.load_parameters(connection, {task.parameters_id for task in every_task})
     syncs = [
         HostSync(
             host=host._replace(now=now), request=requests[host.token], tasks=tasks[host.host_id],
-            run=_decide_run(host, requests[host.token], now, silent_seconds),
+            run=_decide_run(host, requests[host.token], now, silent), epoch=catalogue.epoch,
+            unrecovered={number: why for (h, number), why in refusals.items() if h == host.host_id},
         )
         for host in hosts
     ]  # fmt: skip
@@ -284,6 +294,15 @@ def _make_answer(
         identity=identity,
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
+
+
+def _with_epoch(answer: SyncAnswer, epoch: Epoch | None, now: datetime) -> SyncAnswer:
+    if epoch is None:
+        return answer
+    return msgspec.structs.replace(
+        answer, epoch=epoch.epoch, answered_at=now.timestamp(),
+        restored_from=epoch.surely_restored, backed_up_at=epoch.surely_backed_up,
+    )  # fmt: skip
 
 
 def _identity(sync: HostSync) -> tuple[str, str]:
