@@ -35,7 +35,7 @@ async def begin(connection: Connection) -> str:
     last, now = await row(
         connection,
         """SELECT GREATEST((SELECT COALESCE(max(task_id), 0) FROM tasks),
-                           (SELECT COALESCE(max(first_task_id), 0) FROM epochs)),
+                           (SELECT COALESCE(max(first_task_id) - 1, 0) FROM epochs)),
                   extract(epoch FROM clock_timestamp())::float8""",
     )
     first, name = first_task_id(now, last), secrets.token_hex(16)
