@@ -46,18 +46,24 @@ def run(task):
         time.sleep(0.02)
     return {"valid": 1, "configs_done": 1, "value": float(task.rng(0).standard_normal())}
 '''
-SERVE = "\n[serve]\nsync_seconds = 3.0\nidle_sync_seconds = 1.0\nround_seconds = 1.0\n"
+CONFIG = """[project]
+name = "Days"
+[serve]
+sync_seconds = 3.0
+idle_sync_seconds = 1.0
+round_seconds = 1.0
+"""
 
 
 @pytest.fixture
 def programs(tmp_path: Path):  # type: ignore[no-untyped-def]
     """A serving project with one experiment, and an attached agent; all are stopped at the end."""
     made = server(tmp_path)
-    with (made.folder / "project.toml").open("a") as file:
-        file.write(SERVE)
-    script = tmp_path / "quick.py"
-    script.write_text(QUICK)
-    made.run("publish", "--skip", "dry-run", str(script))
+    (made.folder / "project.toml").write_text(CONFIG)
+    for name, seconds in (("quick", "1.0"), ("slow", "4.0")):
+        script = tmp_path / f"{name}.py"
+        script.write_text(QUICK.replace('"quick"', f'"{name}"').replace("= 1.0,", f"= {seconds},"))
+        made.run("publish", "--skip", "dry-run", str(script))
     made.serve()
     first = agent(tmp_path)
     first.environment |= {"AXIOM_CPU_CORES": "2", "AXIOM_WORK_BUFFER": "4 s"}
@@ -87,7 +93,7 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
     tmp_path: Path, programs: tuple[Server, Program, list[Program]]
 ) -> None:
     project, first, started = programs
-    project.run("deploy", "quick", "--count", "10", "--parameter", "seconds=4")
+    project.run("deploy", "slow", "--count", "10")
     first.start("run", "--no-display")
     wait_for("tasks to run", lambda: "granted" in log(first))
     folder = tmp_path / "elsewhere" / "agent"

@@ -45,11 +45,12 @@ def test_a_run_until_idle_does_not_end_while_it_is_unclear() -> None:
 
 def test_its_last_request_says_that_it_ends() -> None:
     world = World()
-    world.answer(grant(1))
+    world.answer(grant(1), grant(2), grant(3))  # the third waits, and is given back
     world.fetched()
     world.hear_nothing()
     world.do(e.StopRequested(now=world.now, reason="stopped"))
     world.ended(1, "cancelled")
+    world.ended(2, "cancelled")
     world.wait(2)
     assert world.saying(c.Sync)[-1].plan.ending
     assert not world.saying(c.Sync)[0].plan.ending
