@@ -73,6 +73,12 @@ def _private_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
+def begin_epoch(folder: ProjectFolder) -> None:
+    """Note that the database was restored: no task number since the backup is given out again."""
+    with folder.database() as conninfo:
+        _noted(conninfo, epochs.begin)
+
+
 def restore(source: Path, path: Path) -> ProjectFolder:
     """Create a project from an archive, in the new folder ``path``."""
     if (path / "project.toml").exists():
@@ -87,8 +93,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             with folder.database(schema=False) as conninfo:
                 _tool(folder, "pg_restore", "--exit-on-error", "--no-owner", "--single-transaction",
                       f"--dbname={conninfo}", str(tmp / DUMP))  # fmt: skip
-            with folder.database() as conninfo:  # now migrated
-                _noted(conninfo, epochs.begin)
+            begin_epoch(folder)
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
                     shutil.move(tmp / part, path / part)

@@ -39,11 +39,9 @@ import time
 
 
 def run(task):
-    began = time.process_time()
     end = time.monotonic() + task.parameters["seconds"]
-    while time.monotonic() < end or time.process_time() < began + 0.05:
-        sum(range(10_000))
-        time.sleep(0.02)
+    while time.monotonic() < end:
+        time.sleep(0.05)
     return {"valid": 1, "configs_done": 1, "value": float(task.rng(0).standard_normal())}
 '''
 CONFIG = """[project]
@@ -105,7 +103,7 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
     started.append(copy)
     copy.start("run", "--no-display")
     wait_for("the copy to join", lambda: "is now host 2 of the same account" in log(copy))
-    wait_for("all to be done", lambda: reported(project) == 10)
+    wait_for("all to be done", lambda: reported(project) == 10, 300)
     assert "cancelled by the server" not in log(first) + log(copy)
     assert rows(project, "SELECT count(DISTINCT user_id), count(*) FROM hosts") == [(1, 2)]
     assert rows(project, "SELECT count(*) FROM tasks WHERE state = 'lost'") == [(0,)]
@@ -120,7 +118,7 @@ def test_results_since_the_backup_are_reported_again_and_credited_once(
     wait_for("the first results", lambda: reported(project) == 6)
     project.run("backup", str(tmp_path / "b.tar.gz"), "--with-keys")
     project.run("deploy", "quick", "--count", "6")
-    wait_for("more results", lambda: reported(project) == 12)
+    wait_for("more results", lambda: reported(project) == 12, 200)
     before = rows(project, "SELECT task_id FROM tasks")
     project.stop()
     restored = Server(name="axiom-server", folder=tmp_path / "restored", port=project.port,
@@ -128,7 +126,7 @@ def test_results_since_the_backup_are_reported_again_and_credited_once(
     restored.run("restore", str(tmp_path / "b.tar.gz"), str(restored.folder))
     started.append(restored)
     restored.serve()
-    wait_for("the results again", lambda: reported(restored) == 12)
+    wait_for("the results again", lambda: reported(restored) == 12, 200)
     restored.run("deploy", "quick", "--count", "4")
     wait_for("new results", lambda: reported(restored) == 16)
     for _ in range(2):
