@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -72,6 +73,9 @@ def programs(tmp_path: Path):  # type: ignore[no-untyped-def]
         program.stop()
 
 
+wait = partial(wait_for, seconds=300.0)  # a loaded machine starts a program in half a minute
+
+
 def log(program: Program) -> str:
     return (program.folder.parent / "axiom-client.log").read_text()
 
@@ -93,7 +97,7 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
     project, first, started = programs
     project.run("deploy", "slow", "--count", "10")
     first.start("run", "--no-display")
-    wait_for("tasks to run", lambda: "granted" in log(first))
+    wait("tasks to run", lambda: "granted" in log(first))
     folder = tmp_path / "elsewhere" / "agent"
     shutil.copytree(
         first.folder, folder, ignore=lambda d, names: [n for n in names if n.endswith(".sock")]
@@ -102,8 +106,8 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
                    environment=dict(first.environment))  # fmt: skip
     started.append(copy)
     copy.start("run", "--no-display")
-    wait_for("the copy to join", lambda: "is now host 2 of the same account" in log(copy))
-    wait_for("all to be done", lambda: reported(project) == 10, 300)
+    wait("the copy to join", lambda: "is now host 2 of the same account" in log(copy))
+    wait("all to be done", lambda: reported(project) == 10)
     assert "cancelled by the server" not in log(first) + log(copy)
     assert rows(project, "SELECT count(DISTINCT user_id), count(*) FROM hosts") == [(1, 2)]
     assert rows(project, "SELECT count(*) FROM tasks WHERE state = 'lost'") == [(0,)]
@@ -115,10 +119,10 @@ def test_results_since_the_backup_are_reported_again_and_credited_once(
     project, first, started = programs
     project.run("deploy", "quick", "--count", "6")
     first.start("run", "--no-display")
-    wait_for("the first results", lambda: reported(project) == 6)
+    wait("the first results", lambda: reported(project) == 6)
     project.run("backup", str(tmp_path / "b.tar.gz"), "--with-keys")
     project.run("deploy", "quick", "--count", "6")
-    wait_for("more results", lambda: reported(project) == 12, 200)
+    wait("more results", lambda: reported(project) == 12)
     before = rows(project, "SELECT task_id FROM tasks")
     project.stop()
     restored = Server(name="axiom-server", folder=tmp_path / "restored", port=project.port,
@@ -126,9 +130,9 @@ def test_results_since_the_backup_are_reported_again_and_credited_once(
     restored.run("restore", str(tmp_path / "b.tar.gz"), str(restored.folder))
     started.append(restored)
     restored.serve()
-    wait_for("the results again", lambda: reported(restored) == 12, 200)
+    wait("the results again", lambda: reported(restored) == 12)
     restored.run("deploy", "quick", "--count", "4")
-    wait_for("new results", lambda: reported(restored) == 16)
+    wait("new results", lambda: reported(restored) == 16)
     for _ in range(2):
         restored.run("review", "--json")
     assert rows(restored, "SELECT count(*), count(DISTINCT task_id) FROM credit") == [(16, 16)]
@@ -149,7 +153,7 @@ def test_a_host_that_joined_after_the_backup_joins_again(
     project.run("deploy", "quick", "--count", "4")
     started.append(late)
     late.start("run", "--no-display")
-    wait_for("results", lambda: reported(project) == 4)
+    wait("results", lambda: reported(project) == 4)
     project.stop()
     restored = Server(name="axiom-server", folder=tmp_path / "restored", port=free_port(),
                       variable="AXIOM_SERVER_DIR")  # fmt: skip
@@ -157,7 +161,7 @@ def test_a_host_that_joined_after_the_backup_joins_again(
     restored.run("restore", str(tmp_path / "b.tar.gz"), str(restored.folder))
     started.append(restored)
     restored.serve()
-    wait_for("the results again", lambda: reported(restored) == 4)
+    wait("the results again", lambda: reported(restored) == 4)
     restored.run("review", "--json")
     assert rows(restored, "SELECT count(*) FROM credit") == [(4,)]
     assert "of the same account" in log(late)
