@@ -23,6 +23,7 @@ GRANTS_MAX = 2_000  # in one answer; a 240-core host with a buffer asks for fewe
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
+Timestamp = Annotated[float, Meta(ge=0, le=1e11)]
 ShortText = Annotated[str, Meta(max_length=200)]
 TaskId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # PostgreSQL's bigint
 Device = Literal["cpu", "gpu"]
@@ -102,11 +103,23 @@ class InHand(Struct, frozen=True, kw_only=True):
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
+class Work(Struct, frozen=True, kw_only=True):
+    """What a task computes. It identifies a result whose task number is not known any more."""
+
+    experiment: ShortText
+    version: ShortText
+    parameters: dict[str, Any]
+    seed: Annotated[int, Meta(ge=0, le=2**53)]
+    budget_seconds: Seconds
+    device: Device = "cpu"
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """How a task ended. Both sides check ``result`` against the experiment's schema.
 
     elapsed_seconds   monotonic time, without pauses by the agent and the host's sleep
     cpu_seconds       user and system time of the task's process, from wait4
+    work              of a task that was granted in an earlier epoch of the server
     """
 
     task_id: TaskId
@@ -117,6 +130,26 @@ class Report(Struct, frozen=True, kw_only=True):
     result: Any = None
     message: Annotated[str, Meta(max_length=8_000)] = ""
     attempts: Count = 1
+    work: Work | None = None
+
+
+class AgentRun(Struct, frozen=True, kw_only=True):
+    """Which run of which copy of the agent sends a request: the server recognises copies by it.
+
+    run      random, made at each start of the agent
+    place    keyed hash of the running system and the agent's folder: the same only for runs that
+             cannot be alive at the same time; empty: not known
+    ending   the run stops and takes no more work
+    """
+
+    run: ShortText
+    place: ShortText = ""
+    ending: bool = False
+
+
+#: What an answer says of the identity that a request used.
+IDENTITY_UNCLEAR = "unclear"  # another run may be using it: nothing is granted or taken back yet
+IDENTITY_COPIED = "copied"  # another run is using it: join as a host of your own
 
 
 class SyncRequest(Struct, frozen=True, kw_only=True):
@@ -133,6 +166,8 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
     in_hand: Annotated[list[InHand], Meta(max_length=20_000)] = []
     reports: Annotated[list[Report], Meta(max_length=REPORTS_MAX)] = []
     draining: ShortText = ""  # why no new tasks are taken; empty when they are
+    run: AgentRun | None = None
+    epoch: ShortText = ""  # of the server, as its last answer said
 
 
 class Grant(Struct, frozen=True, kw_only=True):
@@ -166,7 +201,16 @@ class Credit(Struct, frozen=True, kw_only=True):
 
 
 class SyncAnswer(Struct, frozen=True, kw_only=True):
-    """The server's answer to a sync. ``next_sync_seconds``: latest time of the next sync."""
+    """The server's answer to a sync.
+
+    next_sync_seconds   latest time of the next sync
+    identity            "", IDENTITY_UNCLEAR or IDENTITY_COPIED
+    epoch               random; another one when the database was restored from a backup
+    answered_at         time of this answer. Like the next two it is the server's time in seconds
+                        since 1970, to be compared with one another only; 0: not known
+    restored_from       what was acknowledged before this is in the database of this epoch
+    backed_up_at        what was acknowledged before this is in a backup
+    """
 
     request_id: str
     protocol_version: int = PROTOCOL_VERSION
@@ -177,6 +221,11 @@ class SyncAnswer(Struct, frozen=True, kw_only=True):
     no_work_reason: ShortText = ""
     notices: list[ShortText] = []
     credit: Credit | None = None
+    identity: ShortText = ""
+    epoch: ShortText = ""
+    answered_at: Timestamp = 0.0
+    restored_from: Timestamp = 0.0
+    backed_up_at: Timestamp = 0.0
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):
@@ -207,6 +256,7 @@ class ProjectInfo(Struct, frozen=True, kw_only=True):
     oldest_protocol_version: int = PROTOCOL_VERSION
     server_version: ShortText = ""
     anonymous_hosts: bool = True
+    epoch: ShortText = ""
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 
 from axiom_client.agent.lock import Lock
@@ -17,6 +18,7 @@ from axiom_client.errors import (
     ProjectProblem,
 )
 from axiom_client.folders import Folders
+from axiom_client.host.boot import place
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu.probe import GpuProbe
@@ -25,7 +27,7 @@ from axiom_client.project.address import check_url
 from axiom_client.project.api import Api, Network, trust
 from axiom_client.project.identity import Identity, read_identity, write_identity
 from axiom_client.project.slim_httpx import httpx
-from axiom_protocol.messages import Capacity, EnrolRequest, HostFacts, Report, SyncRequest
+from axiom_protocol.messages import AgentRun, Capacity, EnrolRequest, HostFacts, Report, SyncRequest
 
 
 def known_identity(folders: Folders) -> Identity:
@@ -137,14 +139,20 @@ async def _send_last_request(folders: Folders, identity: Identity, network: Netw
         journal.close()
     api = Api(identity.url, network, identity.token)
     try:
-        await api.sync(
+        answer = await api.sync(
             SyncRequest(
                 request_id=f"leaving-{identity.host_id:08d}",
                 capacity=Capacity(),
                 reports=reports,
                 draining="detached",
+                run=AgentRun(
+                    run=secrets.token_hex(8), place=place(folders.state, identity.token),
+                    ending=True,
+                ),
             )
-        )
+        )  # fmt: skip
+        if answer.identity:
+            return "another agent with this host's identity is at work: it keeps host and tasks"
         await api.detach()
     except HostRefused:
         return ""  # the project has removed this host, and its tasks with it

@@ -16,9 +16,17 @@ from msgspec import Struct
 
 from axiom_client.decide import commands as c
 from axiom_client.decide.events import WaitingReport
-from axiom_client.decide.model import CreditDay, Drain, Incident, Pause, SyncPlan, TaskRecord
+from axiom_client.decide.model import (
+    CreditDay,
+    Drain,
+    Incident,
+    KeptResult,
+    Pause,
+    SyncPlan,
+    TaskRecord,
+)
 from axiom_client.errors import DiskFull, JournalBroken, JournalDamaged
-from axiom_protocol.messages import Credit, Report
+from axiom_protocol.messages import Credit, Report, Work
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -27,6 +35,11 @@ CREATE TABLE reports (task_id INTEGER PRIMARY KEY, report BLOB NOT NULL);
 CREATE TABLE kept (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 TABLES = {"tasks", "reports", "kept"}
+#: Journals of 0.1.0 lack it, and 0.1.0 does not mind it: acknowledged results, see KeepResult.
+KEPT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS kept_results (
+    task_id INTEGER PRIMARY KEY, kept BLOB NOT NULL, record BLOB NOT NULL, report BLOB NOT NULL)
+"""
 # With NORMAL in WAL mode a power cut may undo the last transactions, but no part of one. What is
 # undone is done again, so it is safe, and it saves an fsync (some 10 ms on a disk) between tasks.
 PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
@@ -48,6 +61,8 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     credit: Credit | None = None
     credit_day: CreditDay | None = None
     incident: Incident | None = None
+    kept: list[KeptResult] = []
+    epoch: str = ""
 
 
 class Journal:
@@ -93,6 +108,7 @@ class Journal:
                     self._database.execute(statement)
                 self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._database.execute("COMMIT")
+        self._database.execute(KEPT_SCHEMA)
 
     def _version(self) -> int:
         version: int = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -125,10 +141,35 @@ class Journal:
             case c.ForgetTask(task_id=task_id):
                 self._database.execute("DELETE FROM tasks WHERE task_id=?", (task_id,))
                 self._database.execute("DELETE FROM reports WHERE task_id=?", (task_id,))
+            case c.KeepResult(kept=kept):
+                self._keep_result(kept)
+            case c.DropResults(task_ids=task_ids):
+                for task_id in task_ids:
+                    self._database.execute("DELETE FROM kept_results WHERE task_id=?", (task_id,))
+            case c.ReportAgain(task_ids=task_ids):
+                for task_id in task_ids:
+                    self._report_again(task_id)
             case c.SaveRequest(plan=plan):
                 self._keep("request", plan)
             case c.SaveValue(key=key, value=value):
                 self._keep(key, value)
+
+    def _keep_result(self, kept: KeptResult) -> None:
+        self._database.execute(
+            """INSERT OR REPLACE INTO kept_results
+               SELECT t.task_id, ?, t.record, r.report FROM tasks t JOIN reports r USING (task_id)
+               WHERE t.task_id=?""",
+            (msgspec.json.encode(kept), kept.task_id),
+        )
+        self._write_one(c.ForgetTask(task_id=kept.task_id))
+
+    def _report_again(self, task_id: int) -> None:
+        for table, column in (("tasks", "record"), ("reports", "report")):
+            self._database.execute(
+                f"INSERT OR IGNORE INTO {table} SELECT task_id, {column} FROM kept_results "
+                "WHERE task_id=?", (task_id,),
+            )  # fmt: skip
+        self._write_one(c.DropResults(task_ids=[task_id]))
 
     def _put(self, table: str, task_id: int, value: Struct) -> None:
         column = {"tasks": "record", "reports": "report"}[table]
@@ -145,6 +186,17 @@ class Journal:
             "INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, msgspec.json.encode(value))
         )
 
+    def forget_project(self) -> None:
+        """Delete the tasks, their reports and the credit; what a person asked for stays."""
+        try:
+            self._database.executescript(
+                "BEGIN IMMEDIATE; DELETE FROM tasks; DELETE FROM reports; "
+                "DELETE FROM kept_results; "
+                "DELETE FROM kept WHERE key IN ('request', 'credit', 'credit_day', 'epoch'); COMMIT"
+            )
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
     # --- reading ----------------------------------------------------------------------------------
 
     def contents(self) -> JournalContents:
@@ -159,19 +211,36 @@ class Journal:
                 for (blob,) in self._database.execute("SELECT report FROM reports ORDER BY task_id")
             ]
             kept = dict(self._database.execute("SELECT key, value FROM kept"))
-            return _contents(tasks, reports, kept)
+            results = [
+                msgspec.json.decode(blob, type=KeptResult)
+                for (blob,) in self._database.execute("SELECT kept FROM kept_results")
+            ]
+            return _contents(tasks, reports, results, kept)
         except (sqlite3.Error, msgspec.MsgspecError, TypeError) as error:
             raise self._fault(error) from None
 
-    def reports(self, task_ids: Iterable[int]) -> list[Report]:
-        """The full reports of these tasks, without those that are no longer there."""
+    def tasks_again(self, task_ids: Iterable[int]) -> tuple[list[TaskRecord], list[WaitingReport]]:
+        """These tasks and what waits to be reported of them."""
+        wanted = set(task_ids)
+        contents = self.contents()
+        return (
+            [record for record in contents.tasks if record.grant.task_id in wanted],
+            [report for report in contents.reports if report.task_id in wanted],
+        )
+
+    def reports(self, task_ids: Iterable[int], epoch: str = "") -> list[Report]:
+        """The full reports of these tasks, without those that are no longer there.
+
+        Those of tasks that were granted in another epoch than ``epoch`` describe their work.
+        """
         found = []
         for task_id in task_ids:
             row = self._database.execute(
-                "SELECT report FROM reports WHERE task_id=?", (task_id,)
-            ).fetchone()
+                "SELECT report, record FROM reports LEFT JOIN tasks USING (task_id) "
+                "WHERE task_id=?", (task_id,),
+            ).fetchone()  # fmt: skip
             if row is not None:
-                found.append(msgspec.json.decode(row[0], type=Report))
+                found.append(_described(row[0], row[1], epoch))
         return found
 
     def check(self) -> None:
@@ -202,13 +271,29 @@ def _is_damage(error: Exception, name: str) -> bool:
     return isinstance(error, (msgspec.MsgspecError, TypeError)) or name.startswith(DAMAGE)
 
 
+def _described(report: bytes, record: bytes | None, epoch: str) -> Report:
+    decoded = msgspec.json.decode(report, type=Report)
+    task = None if record is None else msgspec.json.decode(record, type=TaskRecord)
+    if task is None or task.epoch == epoch:
+        return decoded
+    grant = task.grant
+    work = Work(
+        experiment=grant.experiment, version=grant.version, parameters=grant.parameters,
+        seed=grant.seed, budget_seconds=grant.budget_seconds, device=grant.device,
+    )  # fmt: skip
+    return msgspec.structs.replace(decoded, work=work)
+
+
 def _waiting(blob: bytes) -> WaitingReport:
     report = msgspec.json.decode(blob, type=Report)
     return WaitingReport(task_id=report.task_id, outcome=report.outcome, size_bytes=len(blob))
 
 
 def _contents(
-    tasks: list[TaskRecord], reports: list[WaitingReport], kept: dict[str, bytes]
+    tasks: list[TaskRecord],
+    reports: list[WaitingReport],
+    results: list[KeptResult],
+    kept: dict[str, bytes],
 ) -> JournalContents:
     return JournalContents(
         tasks=sorted(tasks, key=lambda record: record.order),
@@ -221,6 +306,8 @@ def _contents(
         credit=_decode(kept, "credit", Credit),
         credit_day=_decode(kept, "credit_day", CreditDay),
         incident=_decode(kept, "incident", Incident),
+        kept=results,
+        epoch=_decode(kept, "epoch", str) or "",
     )
 
 

@@ -6,16 +6,20 @@ event -> step (pure) -> journal -> effects -> events
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import random
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO
 
 import msgspec
 
+from axiom_client.agent.join import is_temporary, join_anew
 from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.lock import Lock
 from axiom_client.agent.perform import Performer, Setup
@@ -28,17 +32,19 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits
-from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ServerNotThere
+from axiom_client.decide.retry import retry_sync
+from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ProjectProblem, ServerNotThere
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
 from axiom_client.host.file_watch import FileWatch
 from axiom_client.project.api import Network
-from axiom_client.project.identity import Identity
+from axiom_client.project.identity import Identity, write_identity
 from axiom_client.service.notify import Notifier
 from axiom_protocol.text import counted
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
 CLOCK_SLACK_SECONDS = 1.0  # a clock kept right by NTP drifts by less between two events
+REJOIN_FAULTS = ("copied", "restored")  # after which the agent becomes a new host
 CLOSE_SECONDS = 2.0  # for tasks to end when the agent ends without waiting for them
 
 log = logging.getLogger("axiom_client")
@@ -68,13 +74,58 @@ class Agent:
         self._folders.make()
         lock = Lock(self._folders.lock_file)
         try:
-            journal = open_journal(self._folders.journal_file)
-            try:
-                return await self._run(journal)
-            finally:
-                journal.close()
+            while True:
+                leave = await self._run_once()
+                if leave.fault not in REJOIN_FAULTS:
+                    return _ended(leave)
+                if await self._join_anew(leave) is None:
+                    return "stopped before it had joined anew"
         finally:
             lock.release()
+
+    async def _run_once(self) -> c.Exit:
+        """Run with the present identity until there is a reason to end it."""
+        self._queue, self.state = asyncio.Queue(), AgentState()
+        journal = open_journal(self._folders.journal_file)
+        try:
+            leave = await self._run(journal)
+            if leave.fault == "copied":
+                journal.forget_project()
+            return leave
+        finally:
+            journal.close()
+
+    async def _join_anew(self, leave: c.Exit) -> Identity | None:
+        """Become a new host of the same account; None when the agent is told to stop meanwhile."""
+        facts = self.state.facts
+        assert facts is not None  # they were sent with the request that was answered
+        for failures in itertools.count(1):
+            try:
+                joined = await join_anew(
+                    self._identity, facts, _network(self._config),
+                    account_may_be_gone=leave.fault == "restored",
+                )  # fmt: skip
+                break
+            except ProjectProblem as problem:
+                if not is_temporary(problem):
+                    raise HostRefused(self._attach_by_hand(str(problem))) from None
+                log.warning("%s; joining as a new host is tried again", problem)
+            wait = retry_sync(0.0, failures, random.random()).at
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_asked.wait(), wait)
+            if self._stop_asked.is_set():
+                return None
+        write_identity(self._folders.identity_file, joined)
+        log.warning(
+            "%s: it was host %d and is now host %d of the same account",
+            leave.reason, self._identity.host_id, joined.host_id,
+        )  # fmt: skip
+        self._identity = joined
+        return joined
+
+    def _attach_by_hand(self, problem: str) -> str:
+        file = self._folders.identity_file
+        return f"{problem}; delete {file} and run: axiom-client attach {self._identity.url}"
 
     def put(self, event: e.Event) -> None:
         """Queue an event."""
@@ -132,13 +183,14 @@ class Agent:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    async def _run(self, journal: Journal) -> str:
+    async def _run(self, journal: Journal) -> c.Exit:
         contents = journal.contents()
         setup = Setup(
             folders=self._folders,
             identity=self._identity,
             network=_network(self._config),
             host_name=self._config["host.name"] or self._identity.host_name,
+            run=secrets.token_hex(8),
         )
         performer = self._performer = Performer(setup, journal, self.put)
         watch = FileWatch(self._folders.config_file)
@@ -151,7 +203,7 @@ class Agent:
             self._open_record()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
-            self.put(_started(contents, self._config.limits(), self._options))
+            self.put(_started(contents, self._config.limits(), self._options, setup.run))
             self._notifier.ready()
             while performer.exit is None:
                 await self._handle(performer, await self._queue.get())
@@ -166,7 +218,7 @@ class Agent:
             await performer.close(CLOSE_SECONDS)
             if self._record is not None:
                 self._record.close()
-        return _ended(performer.exit)
+        return performer.exit
 
     async def _handle(self, performer: Performer, event: e.Event) -> None:
         if (changed := self._clock_changed(event)) is not None:
@@ -247,12 +299,14 @@ def _ended(leave: c.Exit) -> str:
     return leave.reason
 
 
-def _started(contents: JournalContents, limits: Limits, options: RunOptions) -> e.AgentStarted:
+def _started(
+    contents: JournalContents, limits: Limits, options: RunOptions, run: str
+) -> e.AgentStarted:
     return e.AgentStarted(
         now=time.monotonic(),
         wall=time.time(),
         utc_offset_seconds=utc_offset_seconds(),
-        instance=secrets.token_hex(8),
+        instance=run,
         limits=limits,
         tasks=contents.tasks,
         reports=contents.reports,
@@ -264,6 +318,8 @@ def _started(contents: JournalContents, limits: Limits, options: RunOptions) -> 
         credit=contents.credit,
         credit_day=contents.credit_day,
         incident=contents.incident,
+        kept=contents.kept,
+        epoch=contents.epoch,
         until_idle=options.until_idle,
         seconds=options.seconds,
     )

@@ -27,6 +27,7 @@ from axiom_client.errors import (
     ServerNotThere,
 )
 from axiom_client.folders import Folders
+from axiom_client.host.boot import place
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu import vendors
@@ -39,7 +40,7 @@ from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSe
 from axiom_client.project.identity import Identity
 from axiom_client.run import spec, task_folder
 from axiom_client.run.pool import Pool
-from axiom_protocol.messages import SyncRequest
+from axiom_protocol.messages import AgentRun, SyncRequest
 
 REMOVAL_STRETCH_SECONDS = 0.01  # of deleting in one go: meanwhile the agent hears nothing else
 REMOVAL_PAUSE_SECONDS = 0.04
@@ -55,6 +56,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     identity: Identity
     network: Network
     host_name: str
+    run: str  # random, made at this start of the agent
 
 
 class Performer:
@@ -71,6 +73,7 @@ class Performer:
         self._gpu_probe = GpuProbe()
         self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
+        self._place = place(setup.folders.state, setup.identity.token)
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._removals: deque[Iterator[None]] = deque()
@@ -155,6 +158,8 @@ class Performer:
                 self._spawn(self._sync(plan))
             case c.WakeAt(at=at):
                 self._set_timer(at)
+            case c.ReloadTasks(task_ids=task_ids):
+                self._reload(task_ids)
             case c.ProbeHost():
                 self._probe()
             case c.MeasureLoad():
@@ -246,17 +251,32 @@ class Performer:
             host=plan.host,
             capacity=plan.capacity,
             in_hand=plan.in_hand,
-            reports=self._journal.reports(plan.report_ids),
+            reports=self._journal.reports(plan.report_ids, plan.epoch),
+            epoch=plan.epoch,
             draining=plan.draining,
+            run=AgentRun(run=self._setup.run, place=self._place, ending=plan.ending),
         )
         try:
             answer = await self._api.sync(request)
             if answer.request_id != plan.request_id:
                 raise ServerNotThere("the server's answer belongs to another request; trying again")
         except ProjectProblem as problem:
-            self._emit(_sync_failed(problem))
+            restored = isinstance(problem, HostRefused) and await self._is_restored(plan.epoch)
+            self._emit(_sync_failed(problem, restored=restored))
             return
         self._emit(e.SyncAnswered(now=time.monotonic(), answer=answer))
+
+    async def _is_restored(self, epoch: str) -> bool:
+        """Whether the server is in another epoch than ``epoch``, in which it knew this host."""
+        try:
+            found = (await self._api.project()).epoch
+        except ProjectProblem:
+            return False
+        return bool(epoch and found) and found != epoch
+
+    def _reload(self, task_ids: list[int]) -> None:
+        records, reports = self._journal.tasks_again(task_ids)
+        self._emit(e.TasksReloaded(now=time.monotonic(), tasks=records, reports=reports))
 
     # --- the host ---------------------------------------------------------------------------------
 
@@ -313,12 +333,13 @@ def _bundle_event(reply: BundleReply) -> e.Event:
     return e.BundleFailed(now=now, sha256=sha256, problem=reply.problem, jitter=jitter)
 
 
-def _sync_failed(problem: ProjectProblem) -> e.SyncFailed:
+def _sync_failed(problem: ProjectProblem, *, restored: bool) -> e.SyncFailed:
     return e.SyncFailed(
         now=time.monotonic(),
         problem=str(problem),
         again=not isinstance(problem, (RequestRefused, HostRefused)),
         fatal=isinstance(problem, HostRefused),
+        restored=restored,
         jitter=random.random(),
         retry_after_seconds=problem.retry_after_seconds if isinstance(problem, Overloaded) else 0.0,
     )

@@ -8,7 +8,7 @@ events can leave something undone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +23,7 @@ from axiom_client.decide.model import (
     Pause,
     Phase,
     Stop,
+    TaskRecord,
     TaskState,
 )
 from axiom_client.decide.plan import plan
@@ -67,25 +68,39 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
     _recall_incident(builder, event.incident)
     state.drain = event.drain
     state.durations = dict(event.durations)
+    state.kept = {kept.task_id: kept for kept in event.kept}
+    state.epoch = event.epoch
     state.sync.unanswered = event.unanswered
     state.sync.credit = event.credit
     state.until_idle = event.until_idle
     state.stop_at = NEVER if event.seconds is None else event.now + event.seconds
     state.busy_at = event.now
-    outcomes = {report.task_id: report for report in event.reports}
-    for record in sorted(event.tasks, key=lambda r: r.order):
+    _take_up(builder, event.tasks, event.reports)
+    if event.tasks:
+        builder.log(f"{counted(len(event.tasks), 'task')} kept from the last run of the agent")
+    state.probed_at = event.now
+    builder.do(c.ProbeHost())
+
+
+def _take_up(
+    builder: StepBuilder, records: list[TaskRecord], reports: list[e.WaitingReport]
+) -> None:
+    """Take up tasks from the journal; those with a report have ended."""
+    state = builder.state
+    outcomes = {report.task_id: report for report in reports}
+    for record in sorted(records, key=lambda r: r.order):
         task = TaskState(record=record)
         if report := outcomes.get(task.task_id):
             task = msgspec.structs.replace(
                 task, phase="ended", outcome=report.outcome, report_bytes=report.size_bytes
             )
-            state.reports_since = event.now
+            state.reports_since = state.now
         builder.put(task)
         state.next_order = max(state.next_order, record.order + 1)
-    if event.tasks:
-        builder.log(f"{counted(len(event.tasks), 'task')} kept from the last run of the agent")
-    state.probed_at = event.now
-    builder.do(c.ProbeHost())
+
+
+def _tasks_reloaded(builder: StepBuilder, event: e.TasksReloaded) -> None:
+    _take_up(builder, event.tasks, event.reports)
 
 
 def _recall_incident(builder: StepBuilder, incident: Incident | None) -> None:
@@ -267,7 +282,7 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     seconds = task.record.elapsed_seconds + finished.elapsed_seconds
     if success:
         _remember_duration(builder, task.ref, seconds)
-        builder.log(f"task {task.task_id} of {task.ref} succeeded after {seconds:.1f} s")
+        builder.log(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
     else:
         why = finished.message.strip().splitlines()[-1:] or [""]
         builder.log(
@@ -330,7 +345,8 @@ def _sync_failed(builder: StepBuilder, event: e.SyncFailed) -> None:
     handle_failure(builder, event)
     if event.fatal:
         builder.state.exited = True
-        builder.do(c.Exit(reason=event.problem, fault="refused"))
+        fault: Literal["restored", "refused"] = "restored" if event.restored else "refused"
+        builder.do(c.Exit(reason=event.problem, fault=fault))
 
 
 # --- people ---------------------------------------------------------------------------------------
@@ -433,6 +449,7 @@ _HANDLERS: dict[type, Callable[[StepBuilder, Any], None]] = {
     e.TimerFired: _timer_fired,
     e.SyncAnswered: _sync_answered,
     e.SyncFailed: _sync_failed,
+    e.TasksReloaded: _tasks_reloaded,
     e.BundleFetched: _bundle_fetched,
     e.BundleRefused: _bundle_refused,
     e.BundleFailed: _bundle_failed,

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from axiom_client.decide.model import SyncPlan, TaskRecord
+from axiom_client.decide.model import KeptResult, SyncPlan, TaskRecord
 from axiom_client.decide.task_run import Environment, TaskSpec
 from axiom_protocol.messages import GpuFacts, Report
 
-ValueKey = Literal["pause", "gpu_pauses", "drain", "durations", "credit", "credit_day", "incident"]
+ValueKey = Literal[
+    "pause", "gpu_pauses", "drain", "durations", "credit", "credit_day", "incident", "epoch"
+]
 
 
 class _Command(Struct, frozen=True, kw_only=True, tag=True):
@@ -38,6 +40,24 @@ class ForgetTask(_Command, frozen=True, kw_only=True):
     task_id: int
 
 
+class KeepResult(_Command, frozen=True, kw_only=True):
+    """Keep a task's acknowledged result in the journal, apart from tasks and reports in hand."""
+
+    kept: KeptResult
+
+
+class DropResults(_Command, frozen=True, kw_only=True):
+    """Delete kept results from the journal."""
+
+    task_ids: list[int]
+
+
+class ReportAgain(_Command, frozen=True, kw_only=True):
+    """Make kept results tasks in hand again, with their reports."""
+
+    task_ids: list[int]
+
+
 class SaveRequest(_Command, frozen=True, kw_only=True):
     """Write the next request to the journal before it is sent; None: it was answered, delete it."""
 
@@ -52,6 +72,12 @@ class SaveValue(_Command, frozen=True, kw_only=True):
 
 
 # --- effects --------------------------------------------------------------------------------------
+
+
+class ReloadTasks(_Command, frozen=True, kw_only=True):
+    """Read these tasks and their reports from the journal, and send TasksReloaded."""
+
+    task_ids: list[int]
 
 
 class ProbeHost(_Command, frozen=True, kw_only=True):
@@ -158,15 +184,21 @@ class Exit(_Command, frozen=True, kw_only=True):
 
     fault   refused: the project does not accept this host
             unreachable: the server may have more work, but does not answer
+            copied: another agent uses this identity; join as a new host, without the tasks
+            restored: the server's database is older than this host; join again, with the tasks
     """
 
     reason: str
-    fault: Literal["", "refused", "unreachable"] = ""
+    fault: Literal["", "refused", "unreachable", "copied", "restored"] = ""
 
 
 Command = (
-    SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue
-    | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | StartTask | PauseTask
-    | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | LogLine | Exit
+    SaveTask | SaveReport | ForgetTask | KeepResult | DropResults | ReportAgain | SaveRequest
+    | SaveValue
+    | ReloadTasks | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | StartTask
+    | PauseTask | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | LogLine | Exit
 )  # fmt: skip
-Persistent = SaveTask | SaveReport | ForgetTask | SaveRequest | SaveValue
+Persistent = (
+    SaveTask | SaveReport | ForgetTask | KeepResult | DropResults | ReportAgain | SaveRequest
+    | SaveValue
+)  # fmt: skip

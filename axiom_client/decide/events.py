@@ -12,6 +12,7 @@ from axiom_client.decide.model import (
     CreditDay,
     Drain,
     Incident,
+    KeptResult,
     Limits,
     Load,
     Pause,
@@ -52,6 +53,8 @@ class AgentStarted(_Event, frozen=True, kw_only=True):
     incident: Incident | None = None
     durations: dict[str, float] = {}
     credit: Credit | None = None
+    kept: list[KeptResult] = []
+    epoch: str = ""
     until_idle: bool = False
     seconds: float | None = None  # stop after this many seconds; None: run on
 
@@ -96,14 +99,23 @@ class SyncFailed(_Event, frozen=True, kw_only=True):
 
     again    true: the request may have arrived, so send it again unchanged; false: make a new one
     fatal    the project does not accept this host, so the agent ends
+    restored the server's database is older than this host, so the agent joins again
     jitter   0 to 1, spreads the retries of many hosts
     """
 
     problem: str
     again: bool = True
     fatal: bool = False
+    restored: bool = False
     jitter: float
     retry_after_seconds: float = 0.0
+
+
+class TasksReloaded(_Event, frozen=True, kw_only=True):
+    """Kept results are tasks in hand again, to be reported once more."""
+
+    tasks: list[TaskRecord]
+    reports: list[WaitingReport]
 
 
 class BundleFetched(_Event, frozen=True, kw_only=True):
@@ -197,7 +209,7 @@ class ConfigChanged(_Event, frozen=True, kw_only=True):
 
 Event = (
     AgentStarted | ClockChanged | FactsProbed | LoadMeasured | TimerFired
-    | SyncAnswered | SyncFailed | BundleFetched | BundleRefused | BundleFailed
+    | SyncAnswered | SyncFailed | TasksReloaded | BundleFetched | BundleRefused | BundleFailed
     | TaskStarted | TaskProgressed | TaskEnded
     | PauseRequested | ResumeRequested | DrainRequested | SyncRequested | AbortRequested
     | StopRequested | ConfigChanged

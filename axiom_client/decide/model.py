@@ -109,6 +109,16 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     attempts: int = 0
     elapsed_seconds: float = 0.0  # of earlier runs that the agent stopped
     cpu_seconds: float = 0.0
+    epoch: str = ""  # of the server, when it granted the task
+
+
+class KeptResult(Struct, frozen=True, kw_only=True):
+    """A result in the journal that the server has acknowledged, at its own ``acknowledged_at``."""
+
+    task_id: int
+    acknowledged_at: float
+    kept_wall: float
+    size_bytes: int
 
 
 class TaskState(Struct, frozen=True, kw_only=True):
@@ -150,6 +160,8 @@ class SyncPlan(Struct, frozen=True, kw_only=True):
     report_ids: list[int] = []
     host: HostFacts | None = None
     draining: str = ""
+    ending: bool = False  # the agent stops
+    epoch: str = ""  # of the server, as its last answer said
 
 
 class SyncState(Struct, kw_only=True):
@@ -234,6 +246,8 @@ class AgentState(Struct, kw_only=True):
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by sha256
     durations: dict[str, float] = field(default_factory=dict)  # seconds a bundle takes here
     sync: SyncState = field(default_factory=SyncState)
+    kept: dict[int, KeptResult] = field(default_factory=dict)
+    epoch: str = ""  # of the server; empty: not known
     reports_since: float = NEVER  # since when the oldest unsent report waits
     next_order: int = 0
     pause: Pause | None = None

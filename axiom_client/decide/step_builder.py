@@ -24,6 +24,7 @@ class StepBuilder:
         self.state = copy.copy(state)
         self.state.tasks = dict(state.tasks)
         self.state.bundles = dict(state.bundles)
+        self.state.kept = dict(state.kept)
         self.state.durations = dict(state.durations)
         self.state.gpu_pauses = dict(state.gpu_pauses)
         self.state.sync = copy.copy(state.sync)

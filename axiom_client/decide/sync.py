@@ -11,6 +11,12 @@ from axiom_client.decide import events as e
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.answer_bounds import within_bounds
 from axiom_client.decide.capacity import NO_ROOM, Room
+from axiom_client.decide.kept_results import (
+    drop_results,
+    enter_epoch,
+    is_worth_keeping,
+    keep_result,
+)
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -22,7 +28,15 @@ from axiom_client.decide.model import (
 from axiom_client.decide.retry import retry_sync
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import has_running
-from axiom_protocol.messages import REPORTS_MAX, Capacity, Credit, InHand, SyncAnswer
+from axiom_protocol.messages import (
+    IDENTITY_COPIED,
+    IDENTITY_UNCLEAR,
+    REPORTS_MAX,
+    Capacity,
+    Credit,
+    InHand,
+    SyncAnswer,
+)
 from axiom_protocol.text import counted
 
 COALESCE_SECONDS = 1.0  # reports of tasks that end together share a request
@@ -104,6 +118,8 @@ def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
         report_ids=sorted(reports),
         host=state.facts if state.facts != known else None,
         draining=state.drain.reason if state.drain else "",
+        ending=state.stop is not None,
+        epoch=state.epoch,
     )
 
 
@@ -139,15 +155,28 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     sync.answered_at = state.now
     sync.not_before = state.now + SPACING_SECONDS
     sync.next_at = state.now + max(answer.next_sync_seconds, SPACING_SECONDS)
+    if answer.identity == IDENTITY_COPIED:
+        _give_up_identity(builder)
+        return []
+    if answer.identity == IDENTITY_UNCLEAR:
+        sync.not_before = sync.next_at  # nothing is granted before
     sync.no_work_reason = answer.no_work_reason
     sync.notices = list(answer.notices)
     if plan.host is not None:
         sync.facts_known_to_server = plan.host
     if answer.credit is not None and answer.credit != sync.credit:
         _record_credit(builder, answer.credit)
+    enter_epoch(builder, answer)
     _forget_acknowledged(builder, plan, answer)
+    drop_results(builder, answer)
     _accept_grants(builder, plan, answer)
     return sorted(set(answer.cancelled))
+
+
+def _give_up_identity(builder: StepBuilder) -> None:
+    """This folder is a copy of another agent's. The tasks in it are the other agent's work."""
+    builder.state.exited = True
+    builder.do(c.Exit(reason="this folder is a copy of another agent's", fault="copied"))
 
 
 def _record_credit(builder: StepBuilder, credit: Credit) -> None:
@@ -181,7 +210,10 @@ def _forget_acknowledged(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswe
                 f"task {ack.task_id} of {task.ref} gets no credit: {ack.refusal}", "warning"
             )
         del state.tasks[ack.task_id]
-        builder.do(c.ForgetTask(task_id=ack.task_id))
+        if not ack.refusal and is_worth_keeping(task, answer):
+            keep_result(builder, task, answer)
+        else:
+            builder.do(c.ForgetTask(task_id=ack.task_id))
     ended = [t.task_id for t in state.tasks.values() if t.phase == "ended"]
     sent = set(plan.report_ids)
     if not ended:
@@ -198,15 +230,16 @@ def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> 
         if grant.task_id in state.tasks:
             continue
         record = TaskRecord(
-            grant=grant, order=state.next_order, lease_until_wall=state.wall + grant.lease_seconds
-        )
+            grant=grant, order=state.next_order, epoch=answer.epoch,
+            lease_until_wall=state.wall + grant.lease_seconds,
+        )  # fmt: skip
         state.next_order += 1
         builder.save(record)
         builder.put(TaskState(record=record))
     if answer.grants:
         state.sync.out_of_work = False
         builder.log(f"{counted(len(answer.grants), 'task')} granted")
-    elif has_room(plan.capacity):
+    elif has_room(plan.capacity) and answer.identity != IDENTITY_UNCLEAR:
         state.sync.out_of_work = True
 
 

@@ -318,6 +318,18 @@ def restore(
         print(f"its keys were not in the backup: copy them to {folder.keys}")
 
 
+@app.command(name="new-epoch")
+def new_epoch(context: typer.Context) -> None:
+    """Tell hosts that the database was restored from an older backup, by other means than restore.
+
+    Give it once, after the dump is loaded and before the server starts.
+    """
+    from axiom_server.transfer.backup import begin_epoch
+
+    begin_epoch(project_of(context))
+    print("a new epoch has begun: hosts report again what they have reported since the backup")
+
+
 def _print_log(log: Any, as_json: bool, markdown: bool) -> None:
     from axiom_server.review import log_text
     from axiom_server.review.log import as_json as log_as_json

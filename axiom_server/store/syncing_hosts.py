@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from axiom_protocol.messages import HostFacts
+from axiom_server.decide.agent_runs import KnownRun
 from axiom_server.decide.standing import Standing
 from axiom_server.store.database import Connection, as_json
 from axiom_server.store.reported_tasks import LEASED_TASKS, TaskRow
@@ -45,6 +46,7 @@ class HostRow(NamedTuple):
     returned: int | None
     unconfirmed: int | None
     now: datetime
+    runs: Sequence[KnownRun] = ()
 
     @property
     def standing(self) -> Standing:
@@ -58,7 +60,7 @@ class HostRow(NamedTuple):
 class HostUpdate(Struct, frozen=True, kw_only=True):
     """What to store of a host after its sync, by the names that UPDATE_HOSTS reads.
 
-    ``pending``: how many tasks it has just reported.
+    ``pending``: how many tasks it has just reported. What is None stays as it is.
     """
 
     host_id: int
@@ -66,10 +68,11 @@ class HostUpdate(Struct, frozen=True, kw_only=True):
     allowance: float
     failing: int
     pace: float
-    idle_cpu: int
-    idle_gpu: int
-    draining: str
+    idle_cpu: int | None
+    idle_gpu: int | None
+    draining: str | None
     pending: int
+    runs: list[KnownRun]
 
 
 #: Every statement of a sync finds few rows by a key. A cached plan from when a table was small must
@@ -85,7 +88,7 @@ LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
        h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
-       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp()
+       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp(), h.runs
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
 
@@ -95,11 +98,12 @@ LOCK_UNLOCKED_HOSTS = LOCK_HOSTS + " SKIP LOCKED"
 
 UPDATE_HOSTS = """
 UPDATE hosts h SET last_seen_at = %(now)s, last_request = u.request, allowance = u.allowance,
-    failing = u.failing, pace = u.pace, idle_cpu = u.idle_cpu, idle_gpu = u.idle_gpu,
-    draining = u.draining, pending = h.pending + u.pending
+    failing = u.failing, pace = u.pace, idle_cpu = COALESCE(u.idle_cpu, h.idle_cpu),
+    idle_gpu = COALESCE(u.idle_gpu, h.idle_gpu), draining = COALESCE(u.draining, h.draining),
+    pending = h.pending + u.pending, runs = u.runs
 FROM json_to_recordset(%(hosts)s::json) AS u (
     host_id bigint, request text, allowance float8, failing int, pace float8, idle_cpu int,
-    idle_gpu int, draining text, pending int)
+    idle_gpu int, draining text, pending int, runs jsonb)
 WHERE h.host_id = u.host_id"""
 
 
@@ -121,9 +125,14 @@ async def lock_hosts(
     hosts = await connection.execute(LOCK_HOSTS if wait else LOCK_UNLOCKED_HOSTS, (tokens,))
     leased = await connection.execute(LEASED_TASKS, (tokens,))
     return (
-        [HostRow._make(row) for row in await hosts.fetchall()],
+        [_host(row) for row in await hosts.fetchall()],
         [TaskRow._make(row) for row in await leased.fetchall()],
     )
+
+
+def _host(row: Sequence[Any]) -> HostRow:
+    host = HostRow._make(row)
+    return host._replace(runs=msgspec.convert(host.runs, list[KnownRun]))
 
 
 async def existing_tokens(connection: Connection, tokens: list[bytes]) -> set[bytes]:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from axiom_server.decide.epoch import Epoch
 from axiom_server.decide.lease import Device, PoolView
-from axiom_server.store import experiments, hosts
+from axiom_server.store import epochs, experiments, hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import ParametersRow, VersionRow
 
@@ -33,6 +34,7 @@ class Catalogue:
     versions: dict[int, VersionRow] = field(default_factory=dict)
     parameters: dict[int, ParametersRow] = field(default_factory=dict)
     known_users: frozenset[int] = frozenset()
+    epoch: Epoch | None = None
     pools: list[PoolView] = field(default_factory=list)
     granted: dict[tuple[int, str], float] = field(default_factory=dict)
     _empty_until: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Catalogue:
                 known = self.versions[version_id]
                 if (known.state, known.weight) != (state, weight):
                     self.versions[version_id] = known._replace(state=state, weight=weight)
+            self.epoch = await epochs.current(connection)
             self.known_users = await hosts.live_users(connection, KNOWN_SECONDS)
             self.pools = [
                 p for v in self.versions.values() if v.state == "active" for p in pools_of(v)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -17,6 +17,7 @@ from axiom_protocol.messages import Acknowledgement, Report, SyncRequest
 from axiom_protocol.result import ResultRefused, gate
 from axiom_protocol.text import one_line, plain
 from axiom_server.decide import replicate, retry
+from axiom_server.decide.agent_runs import RunDecision
 from axiom_server.decide.elapsed import (
     AcceptedTime,
     Claim,
@@ -24,6 +25,7 @@ from axiom_server.decide.elapsed import (
     cap_claims,
     find_mismatch,
 )
+from axiom_server.decide.epoch import Epoch
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.decide.request_order import is_outdated
 from axiom_server.decide.standing import StandingPolicy, believed_cores
@@ -42,17 +44,37 @@ NEVER_GRANTED = "this task was never granted to this host"
 class HostSync:
     """One host's sync request, with the host's row and tasks.
 
-    ``tasks``: by id, those leased to the host and those that its reports name.
+    tasks         those leased to the host and those that its reports name, by their number there
+    unrecovered   reported numbers of the epoch before that get no task, and why
     """
 
     host: HostRow
     request: SyncRequest
     tasks: Mapping[int, TaskRow]
+    run: RunDecision | None = None  # None: an agent of 0.1.0, which does not say
+    epoch: Epoch | None = None
+    unrecovered: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def is_outdated(self) -> bool:
         """Whether the agent had sent a newer request before this one arrived."""
+        if self.run is not None and self.run.verdict != "accepted":
+            return True
         return is_outdated(self.request.request_id, self.host.last_request)
+
+    def may_be_of_epoch_before(self, task_id: int) -> bool:
+        """Whether the agent may have a task that only the epoch before knew."""
+        return (
+            self.epoch is not None
+            and bool(self.request.epoch)
+            and task_id not in self.tasks
+            and self.epoch.may_recover(task_id, self.host.now.timestamp())
+        )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it comes from a copy of the agent, or from what may be one."""
+        return self.run is not None and self.run.verdict in ("waiting", "copy")
 
     @property
     def is_new(self) -> bool:
@@ -114,12 +136,17 @@ def evaluate_sync(
     possible = _accepted_time(sync, claims, host.cpu_cores + host.gpus)
     mismatch = find_mismatch(claims, possible)
     ended = []
-    for task_id, report in new_reports.items():
-        task = sync.tasks[task_id]
-        elapsed = accepted_time.elapsed_seconds[task_id]
+    for number, report in new_reports.items():
+        task = sync.tasks[number]
+        elapsed = accepted_time.elapsed_seconds[task.task_id]
         ended.append((task, _check_report(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
-    to_replicate = [task for task in good if _needs_replica(catalogue, policy, host, task)]
+    recovered = {t.task_id for number, t in sync.tasks.items() if number != t.task_id}
+    to_replicate = [
+        task
+        for task in good
+        if _needs_replica(catalogue, policy, host, task, always=task.task_id in recovered)
+    ]
     ended = _mark_validated(ended, to_replicate)
     # An outdated request's reports count; what it says of tasks in hand is true no more.
     no_tasks: tuple[list[TaskRow], list[TaskRow], list[int]] = [], [], []
@@ -145,21 +172,31 @@ def evaluate_sync(
 def _new_reports(sync: HostSync) -> dict[int, Report]:
     """The reports that end a task: of the host's own tasks, and not reported before."""
     new_reports: dict[int, Report] = {}
+    ending: set[int] = set()
     for report in sync.request.reports:
         task = sync.tasks.get(report.task_id)
-        if task is not None and task.state in ("leased", "lost"):
-            new_reports.setdefault(report.task_id, report)
+        if task is not None and _may_end(sync, task, report) and task.task_id not in ending:
+            ending.add(task.task_id)
+            new_reports[report.task_id] = report
     return new_reports
+
+
+def _may_end(sync: HostSync, task: TaskRow, report: Report) -> bool:
+    """Whether a report may end this task. What a copy says must not end another run's task."""
+    if sync.is_held:
+        copied = sync.run is not None and sync.run.verdict == "copy"
+        return copied and task.state == "lost" and report.outcome == "success"
+    return task.state in ("leased", "lost")
 
 
 def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
     return [
         Claim(
-            task_id=task_id,
+            task_id=sync.tasks[number].task_id,
             claimed_seconds=report.elapsed_seconds,
-            wall_seconds=(sync.host.now - sync.tasks[task_id].granted_at).total_seconds(),
+            wall_seconds=(sync.host.now - sync.tasks[number].granted_at).total_seconds(),
         )
-        for task_id, report in sorted(new_reports.items())
+        for number, report in sorted(new_reports.items())
     ]
 
 
@@ -221,12 +258,34 @@ def _check_report(
 def _acknowledge(
     sync: HostSync, ended: Sequence[tuple[TaskRow, EndedTask]]
 ) -> list[Acknowledgement]:
-    refusals = {task_id: task.refusal for task_id, task in sync.tasks.items()}
-    refusals |= {end.task_id: end.refusal for _, end in ended}
+    just_ended = {end.task_id: end.refusal for _, end in ended}
     return [
-        Acknowledgement(task_id=r.task_id, refusal=refusals.get(r.task_id, NEVER_GRANTED))
+        Acknowledgement(task_id=r.task_id, refusal=_refusal(sync, r, just_ended))
         for r in sync.request.reports
+        if _is_answered(sync, r, just_ended)
     ]
+
+
+def _refusal(sync: HostSync, report: Report, just_ended: Mapping[int, str]) -> str:
+    task = sync.tasks.get(report.task_id)
+    if task is None:
+        return sync.unrecovered.get(report.task_id, NEVER_GRANTED)
+    return just_ended.get(task.task_id, task.refusal)
+
+
+def _is_answered(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:
+    """Whether a report is acknowledged now: not one whose work the agent has yet to describe."""
+    if sync.is_held:
+        return _is_settled(sync, report, just_ended)
+    return report.work is not None or not sync.may_be_of_epoch_before(report.task_id)
+
+
+def _is_settled(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:
+    """Whether a report need not be sent again."""
+    task = sync.tasks.get(report.task_id)
+    return task is not None and (
+        task.task_id in just_ended or task.state in ("reported", "reviewed")
+    )
 
 
 def quarantine_notice(host: HostRow) -> str:
@@ -249,14 +308,15 @@ def _to_requeue(
 
 
 def _needs_replica(
-    catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow
+    catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow, *, always: bool
 ) -> bool:
+    """``always``: nobody knows that this host was ever asked for it."""
     return (
         task.purpose == "first"
         and not host.trusted
         # In a project of one account, its results stand on their gate.
         and replicate.others(host.user_id, catalogue.known_users)
-        and replicate.wants_replica(policy, host.agreements, _random_fraction())
+        and (always or replicate.wants_replica(policy, host.agreements, _random_fraction()))
     )
 
 
@@ -293,10 +353,11 @@ def _reconcile(
     """
     quarantined = sync.host.state == "quarantined"
     in_hand = {task.task_id: task.state for task in sync.request.in_hand}
+    reported = {sync.tasks[number].task_id for number in new_reports}
     kept: list[TaskRow] = []
     lost: list[TaskRow] = []
     for task in sync.leased:
-        if task.task_id in new_reports:
+        if task.task_id in reported:
             continue
         if task.task_id in in_hand:
             is_lost = quarantined or catalogue.versions[task.version_id].state == "stopped"
@@ -306,5 +367,9 @@ def _reconcile(
             )  # else the answer with the grant got lost
         (lost if is_lost else kept).append(task)
     kept_ids = {task.task_id for task in kept}
-    cancelled = sorted(t for t, state in in_hand.items() if t not in kept_ids and state != "ended")
+    cancelled = sorted(
+        t
+        for t, state in in_hand.items()
+        if t not in kept_ids and state != "ended" and not sync.may_be_of_epoch_before(t)
+    )
     return kept, lost, cancelled

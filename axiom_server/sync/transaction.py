@@ -8,26 +8,44 @@ and its grants made, and gets the same answer again.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
+import msgspec
+
+from axiom_protocol.messages import (
+    IDENTITY_COPIED,
+    IDENTITY_UNCLEAR,
+    Credit,
+    Grant,
+    SyncAnswer,
+    SyncRequest,
+)
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
 from axiom_server.decide import retry
+from axiom_server.decide.agent_runs import Caller, RunDecision, decide_run, request_number
 from axiom_server.decide.credit import decayed
+from axiom_server.decide.epoch import Epoch
 from axiom_server.store import reported_tasks, standing, syncing_hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.reported_tasks import TaskRow
 from axiom_server.store.syncing_hosts import HostRow, HostUpdate
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.grants import grant_work, to_grant
+from axiom_server.sync.recovery import recover_tasks
 from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
 
 T = TypeVar("T")
 
 TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
+#: Seconds without a request after which a run has ended: it is told when to come back, and some
+#: requests fail.
+SILENT_SYNCS, SILENT_MARGIN_SECONDS = 2, 30.0
+
+UNCLEAR_REASON = "another agent with this host's identity was here a moment ago; work comes soon"
+COPIED_REASON = "another agent uses this host's identity: join as a host of your own"
 
 
 class TokenUnknown(Exception):
@@ -84,7 +102,7 @@ async def answer_syncs(
     if not hosts:
         return SyncReplies(answers={}, locked=locked)
     now = max(host.now for host in hosts)
-    syncs = await _load_syncs(connection, catalogue, calls, hosts, leased, now)
+    syncs = await _load_syncs(connection, catalogue, config, calls, hosts, leased, now)
     evaluated = [
         (sync, evaluate_sync(catalogue, config.replication, config.standing, sync))
         for sync in syncs
@@ -99,13 +117,14 @@ async def answer_syncs(
         repeated = _repeated_grants(catalogue, sync, changes), ""
         grants, reason = granted.get(sync.host.host_id) or repeated
         updates.append(_host_update(sync, changes, grants))
-        answers[sync.host.token] = _make_answer(config, sync, changes, grants, reason)
+        answer = _make_answer(config, sync, changes, grants, reason)
+        answers[sync.host.token] = _with_epoch(answer, catalogue.epoch, now)
     await syncing_hosts.update_hosts(connection, updates, now)
     return SyncReplies(answers=answers, locked=locked)
 
 
 async def _load_syncs(
-    connection: Connection, catalogue: Catalogue, calls: Sequence[SyncCall],
+    connection: Connection, catalogue: Catalogue, config: Config, calls: Sequence[SyncCall],
     hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
 ) -> list[HostSync]:  # fmt: skip
     """Each host with its request and tasks, and in the catalogue what these tasks refer to."""
@@ -113,17 +132,40 @@ async def _load_syncs(
     tasks = await _load_tasks(
         connection, {host.host_id: requests[host.token] for host in hosts}, leased
     )
+    by_host = {host.host_id: requests[host.token] for host in hosts}
+    refusals = await recover_tasks(
+        connection, catalogue, config.standing, hosts, by_host, tasks, now
+    )
+    silent = SILENT_SYNCS * config.serve.sync_seconds + SILENT_MARGIN_SECONDS
     every_task = [task for of_host in tasks.values() for task in of_host.values()]
     await catalogue.load_versions(connection, {task.version_id for task in every_task})
     await catalogue.load_parameters(connection, {task.parameters_id for task in every_task})
-    return [
+    syncs = [
         HostSync(
-            host=await _update_facts(connection, host._replace(now=now), requests[host.token]),
-            request=requests[host.token],
-            tasks=tasks[host.host_id],
+            host=host._replace(now=now), request=requests[host.token], tasks=tasks[host.host_id],
+            run=_decide_run(host, requests[host.token], now, silent), epoch=catalogue.epoch,
+            unrecovered={number: why for (h, number), why in refusals.items() if h == host.host_id},
         )
         for host in hosts
+    ]  # fmt: skip
+    return [
+        replace(sync, host=await _update_facts(connection, sync.host, sync.request))
+        if not sync.is_held
+        else sync
+        for sync in syncs
     ]
+
+
+def _decide_run(
+    host: HostRow, request: SyncRequest, now: datetime, silent_seconds: float
+) -> RunDecision | None:
+    """Which run of the host's agent this is; None for an agent that does not say."""
+    run = request.run
+    if run is None:
+        return None
+    number = request_number(request.request_id, run.run)
+    caller = Caller(run=run.run, place=run.place, number=number, ending=run.ending)
+    return decide_run(host.runs, caller, now.timestamp(), silent_seconds)
 
 
 async def _load_tasks(
@@ -219,16 +261,19 @@ def _seconds_left(now: datetime, deadline: datetime) -> float:
 def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) -> HostUpdate:
     host, request, capacity = sync.host, sync.request, sync.request.capacity
     cpu, gpu = (sum(grant.device == device for grant in grants) for device in ("cpu", "gpu"))
+    free_cpu = min(capacity.cpu_slots_free, host.cpu_cores)
+    free_gpu = min(capacity.gpu_slots_free, host.gpus)
     return HostUpdate(
         host_id=host.host_id,
         request=host.last_request if sync.is_outdated else request.request_id,
         allowance=changes.allowance,
         failing=changes.failing,
         pace=changes.pace,
-        idle_cpu=max(0, min(capacity.cpu_slots_free, host.cpu_cores) - cpu),
-        idle_gpu=max(0, min(capacity.gpu_slots_free, host.gpus) - gpu),
-        draining=one_line(request.draining),
+        idle_cpu=None if sync.is_held else max(0, free_cpu - cpu),
+        idle_gpu=None if sync.is_held else max(0, free_gpu - gpu),
+        draining=None if sync.is_held else one_line(request.draining),
         pending=len(changes.ended),
+        runs=list(host.runs) if sync.run is None else sync.run.runs,
     )
 
 
@@ -236,6 +281,7 @@ def _make_answer(
     config: Config, sync: HostSync, changes: SyncChanges, grants: list[Grant], reason: str
 ) -> SyncAnswer:
     may_take_work = not grants and not changes.kept and not sync.request.draining
+    identity, held_reason = _identity(sync)
     return SyncAnswer(
         request_id=sync.request.request_id,
         grants=grants,
@@ -244,9 +290,27 @@ def _make_answer(
         next_sync_seconds=config.serve.idle_sync_seconds
         if may_take_work
         else config.serve.sync_seconds,
-        no_work_reason=reason,
+        no_work_reason=held_reason or reason,
+        identity=identity,
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
+
+
+def _with_epoch(answer: SyncAnswer, epoch: Epoch | None, now: datetime) -> SyncAnswer:
+    if epoch is None:
+        return answer
+    return msgspec.structs.replace(
+        answer, epoch=epoch.epoch, answered_at=now.timestamp(),
+        restored_from=epoch.surely_restored, backed_up_at=epoch.surely_backed_up,
+    )  # fmt: skip
+
+
+def _identity(sync: HostSync) -> tuple[str, str]:
+    """What the answer says of the identity that the request used, and why no work comes."""
+    verdict = "accepted" if sync.run is None else sync.run.verdict
+    if verdict == "waiting":
+        return IDENTITY_UNCLEAR, UNCLEAR_REASON
+    return (IDENTITY_COPIED, COPIED_REASON) if verdict == "copy" else ("", "")
 
 
 def _credit(host: HostRow, pending: int) -> Credit:

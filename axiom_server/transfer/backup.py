@@ -7,18 +7,24 @@ because a backup is copied to places where the targets key must not be.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
 from axiom_server.project_folder import ProjectFolder
+from axiom_server.store import epochs
+from axiom_server.store.database import Connection, connect
 from axiom_server.store.embedded import find_binaries
+
+T = TypeVar("T")
 
 DUMP = "database.dump"
 PARTS = ("project.toml", "bundles")
@@ -31,6 +37,7 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
     partial = target.with_name(target.name + ".partial")
     try:
         with folder.database() as conninfo, tempfile.TemporaryDirectory(dir=target.parent) as tmp:
+            number = _noted(conninfo, epochs.begin_backup)
             dump = Path(tmp) / DUMP
             _tool(folder, "pg_dump", "--format=custom", f"--file={dump}", f"--dbname={conninfo}")
             with (
@@ -40,7 +47,8 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
                 archive.add(dump, DUMP)
                 for part in (*PARTS, *(("keys",) if with_keys else ())):
                     archive.add(folder.path / part, part)
-        os.replace(partial, target)
+            os.replace(partial, target)
+            _noted(conninfo, lambda connection: epochs.finish_backup(connection, number))
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
@@ -49,10 +57,26 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
     return target.stat().st_size
 
 
+def _noted(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do one transaction's work."""
+
+    async def inside() -> T:
+        async with connect(conninfo) as connection:
+            return await work(connection)
+
+    return asyncio.run(inside())
+
+
 def _private_file(path: Path) -> BinaryIO:
     """A new file that no other user can read, not even while it is written."""
     path.unlink(missing_ok=True)  # of an interrupted backup; a link is removed, not its target
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def begin_epoch(folder: ProjectFolder) -> None:
+    """Note that the database was restored: no task number since the backup is given out again."""
+    with folder.database() as conninfo:
+        _noted(conninfo, epochs.begin)
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
@@ -69,6 +93,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             with folder.database(schema=False) as conninfo:
                 _tool(folder, "pg_restore", "--exit-on-error", "--no-owner", "--single-transaction",
                       f"--dbname={conninfo}", str(tmp / DUMP))  # fmt: skip
+            begin_epoch(folder)
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
                     shutil.move(tmp / part, path / part)

@@ -35,7 +35,7 @@ from axiom_server.decide import names
 from axiom_server.maintenance import Maintenance
 from axiom_server.pages import render
 from axiom_server.publish import deploy
-from axiom_server.store import hosts, users
+from axiom_server.store import epochs, hosts, users
 from axiom_server.store.database import HEAD, Connection, Pool, row
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.sync.transaction import TokenUnknown
@@ -88,7 +88,12 @@ class Api:
 
     async def project(self, request: Request) -> Response:
         """``GET /api/v1/project``."""
+        epoch = self.batcher.catalogue.epoch
+        if epoch is None:
+            async with self.pool.connection() as connection:
+                epoch = await epochs.current(connection)
         info = ProjectInfo(
+            epoch=epoch.epoch,
             name=self.config.project.name,
             server_version=__version__,
             anonymous_hosts=self.config.project.anonymous_hosts,

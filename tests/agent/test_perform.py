@@ -30,7 +30,7 @@ def test_a_folder_that_cannot_be_made_loses_its_task_only(tmp_path: Path) -> Non
     folders.make()
     (folders.tasks / "7").write_text("in the way")
     identity = Identity(url="http://127.0.0.1:9", project="p", host_id=1, token="t", user="u")
-    setup = Setup(folders=folders, identity=identity, network=Network(), host_name="h")
+    setup = Setup(folders=folders, identity=identity, network=Network(), host_name="h", run="r")
     events: list[e.Event] = []
 
     async def start() -> None:

@@ -1,0 +1,208 @@
+"""A database restored from an older backup, on a real PostgreSQL: each result is credited once."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from axiom_protocol.messages import Grant, Report, Work
+from axiom_server.store import epochs
+from axiom_server.store.database import Connection
+from tests.support.cluster import transaction
+from tests.support.server_project import Host, ServerProject
+
+
+def work_of(grant: Grant) -> Work:
+    return Work(
+        experiment=grant.experiment, version=grant.version, parameters=grant.parameters,
+        seed=grant.seed, budget_seconds=grant.budget_seconds,
+    )  # fmt: skip
+
+
+def described(report: Report, grant: Grant) -> Report:
+    return msgspec.structs.replace(report, work=work_of(grant))
+
+
+def restore(project: ServerProject) -> None:
+    """Undo all that was granted and reported, as if a backup from before had been restored."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("""INSERT INTO queue (workunit_id, version_id, device)
+            SELECT DISTINCT workunit_id, version_id, device FROM tasks ON CONFLICT DO NOTHING""")
+        await connection.execute("DELETE FROM tasks")
+        await connection.execute("DELETE FROM results")
+        await connection.execute("ALTER TABLE tasks ALTER COLUMN task_id RESTART WITH 1")
+        await epochs.begin(connection)
+
+    transaction(project.conninfo, work)
+
+
+@pytest.fixture
+def lost(project: ServerProject) -> tuple[Host, list[Grant], list[Report]]:
+    """A host whose four reported results the restored server has lost."""
+    project.deploy("short_walk", count=8)
+    host = project.host(cores=4)
+    epoch = host.sync().epoch
+    grants = list(host.held.values())
+    project.later(60)
+    reports = [host.success(grant) for grant in grants]
+    host.sync(reports, cpu=0)
+    assert project.value("SELECT count(*) FROM results") == 4
+    restore(project)
+    assert host.sync(cpu=0).epoch not in ("", epoch)
+    return host, grants, reports
+
+
+def again(grants: list[Grant], reports: list[Report]) -> list[Report]:
+    return [described(report, grant) for report, grant in zip(reports, grants, strict=True)]
+
+
+def test_results_of_the_epoch_before_are_credited_once(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, reports = lost
+    for _ in range(3):
+        answer = host.sync(again(grants, reports), cpu=0, epoch="new")
+        assert [a.refusal for a in answer.acknowledged] == [""] * 4
+        assert {a.task_id for a in answer.acknowledged} == {g.task_id for g in grants}
+    assert project.value("SELECT count(*) FROM results") == 4
+    assert project.value("SELECT count(*) FROM queue") == 4
+    project.review()
+    project.review()
+    assert project.value("SELECT count(*) FROM credit") == 4
+    assert project.value("SELECT count(DISTINCT task_id) FROM credit") == 4
+
+
+def test_task_numbers_are_never_given_out_again(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, _ = lost
+    new = host.sync().grants
+    assert min(g.task_id for g in new) > max(g.task_id for g in grants) + 1_000_000
+    restore(project)
+    newest = host.sync(forget=True).grants
+    assert min(g.task_id for g in newest) > max(g.task_id for g in new)
+
+
+def test_a_report_without_its_work_is_asked_for_again(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    """Of an agent that hears of the new epoch only in the answer."""
+    host, grants, reports = lost
+    assert host.sync(reports, cpu=0, epoch="before").acknowledged == []
+    answer = host.sync(again(grants, reports), cpu=0, epoch="before")
+    assert len(answer.acknowledged) == 4
+
+
+def test_an_agent_of_0_1_0_is_told_and_sends_no_more(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, _, reports = lost
+    answer = host.sync(reports, cpu=0)
+    assert all("never granted" in a.refusal for a in answer.acknowledged)
+    assert len(answer.acknowledged) == 4
+
+
+def test_tasks_of_the_epoch_before_may_be_finished(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, _ = lost
+    host.held = {g.task_id: g for g in grants}
+    assert host.sync(cpu=0, epoch="before").cancelled == []
+    assert host.sync(cpu=0).cancelled == sorted(g.task_id for g in grants)  # 0.1.0 cannot report
+
+
+def test_a_workunit_that_the_host_has_again_is_reported_with_the_old_result(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, reports = lost
+    project.execute(
+        "DELETE FROM queue WHERE workunit_id IN (SELECT workunit_id FROM workunits WHERE seed > 4)"
+    )
+    host.sync(cpu=4)
+    same = {g.seed: g for g in host.held.values()}
+    assert set(same) & {g.seed for g in grants}
+    answer = host.sync(again(grants, reports), cpu=0, epoch="new")
+    assert sorted(answer.cancelled) == sorted(
+        same[g.seed].task_id for g in grants if g.seed in same
+    )
+    project.review()
+    assert project.value("SELECT count(*) FROM credit") == 4
+
+
+def test_a_workunit_deployed_after_the_backup_is_made_again_and_its_seed_not_reused(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, reports = lost
+    seeds = [g.seed for g in grants]
+    project.execute("DELETE FROM queue")
+    project.execute("DELETE FROM workunits")
+    project.execute("UPDATE parameter_sets SET next_seed = 1")
+    answer = host.sync(again(grants, reports), cpu=0, epoch="new")
+    assert [a.refusal for a in answer.acknowledged] == [""] * 4
+    project.deploy("short_walk", count=5)
+    project.review()
+    assert project.value("SELECT count(*) FROM credit") == 4
+    assert project.value("SELECT count(*) FROM workunits WHERE seed = ANY(%s)", seeds) == 4
+
+
+def test_what_cannot_have_been_granted_is_refused(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
+) -> None:
+    host, grants, reports = lost
+    wrong = [
+        {"seed": 2**52}, {"version": "9.9.9"}, {"parameters": {"no_such": 1}}, {"experiment": "x"},
+    ]  # fmt: skip
+    claims = [
+        msgspec.structs.replace(r, work=msgspec.structs.replace(work_of(g), **change))
+        for r, g, change in zip(reports, grants, wrong, strict=True)
+    ]
+    answer = host.sync(claims, cpu=0, epoch="new")
+    assert all(a.refusal for a in answer.acknowledged)
+    assert len(answer.acknowledged) == 4
+    assert project.value("SELECT count(*) FROM tasks") == 0
+    assert project.value("SELECT max(next_seed) FROM parameter_sets") < 100
+
+
+def test_a_newcomer_may_not_report_without_bound(project: ServerProject) -> None:
+    project.deploy("short_walk", count=1)
+    host = project.host(cores=4, vouched=False)
+    [grant] = host.sync(cpu=1).grants
+    restore(project)
+    many = [
+        described(
+            msgspec.structs.replace(host.success(grant), task_id=grant.task_id + n),
+            msgspec.structs.replace(grant, seed=grant.seed + n),
+        )
+        for n in range(400)
+    ]
+    host.held = {}
+    answer = host.sync(many, cpu=0, epoch="new")
+    refused = [a for a in answer.acknowledged if "more results" in a.refusal]
+    assert len(answer.acknowledged) == 400
+    assert len(refused) == 400 - 20 * 8
+    again = host.sync(many[-300:], cpu=0, epoch="new")
+    assert all(a.refusal for a in again.acknowledged if a.task_id >= grant.task_id + 160)
+
+
+def test_a_project_that_was_never_restored_recovers_nothing(project: ServerProject) -> None:
+    project.deploy("short_walk", count=1)
+    host = project.host()
+    [grant] = host.sync().grants
+    claim = described(
+        msgspec.structs.replace(host.success(grant), task_id=grant.task_id + 5), grant
+    )  # fmt: skip
+    answer = host.sync([claim], cpu=0, epoch="x")
+    assert "never granted" in answer.acknowledged[0].refusal
+
+
+def test_backups_are_noted_and_told_to_hosts(project: ServerProject) -> None:
+    host = project.host()
+    assert host.sync().backed_up_at == 0
+    number = transaction(project.conninfo, epochs.begin_backup)
+    assert host.sync().backed_up_at == 0
+    transaction(project.conninfo, lambda c: epochs.finish_backup(c, number))
+    answer = host.sync()
+    assert 0 < answer.backed_up_at < answer.answered_at
+    transaction(project.conninfo, epochs.begin)
+    assert host.sync().restored_from == answer.backed_up_at
