@@ -23,7 +23,7 @@ wrong; the gradient is checked against differences of the loss, and the result c
 #
 # [tool.axiom]
 # name = "loss_landscape_curvature"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Loss-landscape curvature and the noise of SGD"
 # question = "At equal training loss, is the Hessian's top eigenvalue lower where lr/B is higher?"
 # rationale = [
@@ -69,14 +69,14 @@ wrong; the gradient is checked against differences of the loss, and the result c
 # valid = { kind = "flag", about = "all at the target loss; tests above chance; gradient right" }
 # configs_done = { kind = "integer", min = 1, about = "nets" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
-# noisy_curvature = { min = 0, rtol = 0.02, about = "top eigenvalue, first net" }
-# quiet_curvature = { min = 0, rtol = 1e-4, about = "second net" }
-# flattening = { min = 0, rtol = 0.02, about = "noisy / quiet" }
-# same_ratio = { min = 0, rtol = 0.02, about = "fourth / third, which have one lr/B" }
-# noise_slope = { rtol = 0.02, atol = 0.001, about = "of log curvature on log lr/B" }
-# noisy_test = { min = 0, max = 1, atol = 0.01, about = "test accuracy" }
-# quiet_test = { min = 0, max = 1, atol = 0.002 }
-# worst_loss_gap = { min = 0, max = 1, atol = 0.02, about = "most that a loss is below the target" }
+# noisy_curvature = { min = 0, rtol = 1e-6, about = "top eigenvalue, first net" }
+# quiet_curvature = { min = 0, rtol = 1e-6, about = "second net" }
+# flattening = { min = 0, rtol = 1e-6, about = "noisy / quiet" }
+# same_ratio = { min = 0, rtol = 1e-6, about = "fourth / third, which have one lr/B" }
+# noise_slope = { rtol = 1e-6, atol = 1e-6, about = "of log curvature on log lr/B" }
+# noisy_test = { min = 0, max = 1, atol = 5e-4, about = "test accuracy" }
+# quiet_test = { min = 0, max = 1, atol = 5e-4 }
+# worst_loss_gap = { min = 0, max = 1, atol = 1e-6, about = "most that a loss is below the target" }
 # start_curvature = { min = 0, rtol = 1e-6, about = "of the untrained net" }
 # gradient_error = { min = 0, max = 1, chaotic = true, about = "relative, against differences" }
 #
@@ -88,9 +88,9 @@ wrong; the gradient is checked against differences of the loss, and the result c
 # batch = { kind = "integer" }
 # noise = { min = 0, rtol = 1e-9, about = "lr / B" }
 # steps = { kind = "integer", chaotic = true }
-# loss = { min = 0, rtol = 0.02 }
-# curvature = { min = 0, rtol = 0.02 }
-# test_accuracy = { min = 0, max = 1, atol = 0.01 }
+# loss = { min = 0, rtol = 1e-6 }
+# curvature = { min = 0, rtol = 1e-6 }
+# test_accuracy = { min = 0, max = 1, atol = 5e-4 }
 #
 # [[tool.axiom.findings]]
 # name = "noise_flattens"
