@@ -75,7 +75,7 @@ What does not survive a fair test, and is declared so that the results may say i
 # valid = { kind = "flag", about = "all kinds ran and none diverged; SGD learns; costs are equal" }
 # configs_done = { kind = "integer", min = 1, about = "noise x task x width x rate" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
-# hessian_error = { min = 0, max = 1e9, rtol = 1e-3, atol = 1e-7, about = "untrained, against differences" }
+# hessian_error = { min = 0, max = 1e9, rtol = 1e-3, atol = 1e-7, about = "by differences" }
 # test_purity = { min = 0, max = 1, atol = 1e-3, about = "test neighbours of one label, least" }
 # gradients_sam = { kind = "integer", min = 0, about = "taken by each SAM arm, counted" }
 # gradients_equal = { kind = "integer", min = 0, about = "by SGD of equal cost, counted" }
@@ -84,20 +84,20 @@ What does not survive a fair test, and is declared so that the results may say i
 # lambda_ratio = { dims = 1, rtol = 1e-6, about = "SAM / SGD of equal steps, per rho" }
 # clean_lambda_equal = { dims = 1, rtol = 1e-6, about = "SAM / SGD of equal gradients, per rho" }
 # noisy_lambda_equal = { dims = 1, rtol = 1e-6, about = "with 20 % label noise; 0: did not run" }
-# lambda_equal_loss = { dims = 1, rtol = 1e-6, about = "SAM / SGD at equal training loss, per rho" }
-# clean_gain = { dims = 1, unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "over equal steps, per rho" }
-# noisy_gain = { dims = 1, unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "with 20 % label noise" }
-# worst_lambda_ratio = { min = 0, max = 2, rtol = 1e-6, about = "of lambda_ratio; 2: or more" }
-# clean_lambda_equal_small = { min = 0, max = 4, rtol = 1e-6, about = "mean, rho <= 0.2; 4: or more" }
-# lambda_equal_large = { min = 0, max = 2, rtol = 1e-6, about = "largest rho, worse kind of labels" }
-# lambda_equal_loss_large = { min = 0, max = 2, rtol = 1e-6, about = "largest rho, equal loss" }
-# noisy_gain_equal_loss = { unit = "accuracy", min = -1, max = 1, atol = 5e-4, about = "largest rho" }
+# lambda_equal_loss = { dims = 1, rtol = 1e-6, about = "SAM / SGD at equal loss, per rho" }
+# clean_gain = { dims = 1, min = -1, max = 1, atol = 2e-4, about = "over equal steps, per rho" }
+# noisy_gain = { dims = 1, min = -1, max = 1, atol = 2e-4, about = "with 20 % label noise" }
+# worst_lambda_ratio = { min = 0, max = 2, rtol = 1e-6, about = "largest of lambda_ratio, to 2" }
+# clean_lambda_equal_small = { min = 0, max = 4, rtol = 1e-6, about = "mean, rho <= 0.2, to 4" }
+# lambda_equal_large = { min = 0, max = 2, rtol = 1e-6, about = "largest rho, worse labels, to 2" }
+# lambda_equal_loss_large = { min = 0, max = 2, rtol = 1e-6, about = "largest rho, to 2" }
+# noisy_gain_equal_loss = { min = -1, max = 1, atol = 5e-4, about = "largest rho" }
 # unreached_share = { min = 0, max = 1, about = "SAM arms with a loss that SGD did not come to" }
-# clean_gain_small = { unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "mean over rho up to 0.2" }
-# clean_gain_small_equal = { unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "over equal gradients" }
-# noisy_gain_large = { unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "largest rho, 20 % label noise" }
-# noisy_gain_large_equal = { unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "over equal gradients" }
-# noisy_gain_over_early = { unit = "accuracy", min = -1, max = 1, atol = 2e-4, about = "over SGD stopped early" }
+# clean_gain_small = { min = -1, max = 1, atol = 2e-4, about = "mean over rho up to 0.2" }
+# clean_gain_small_equal = { min = -1, max = 1, atol = 2e-4, about = "over equal gradients" }
+# noisy_gain_large = { min = -1, max = 1, atol = 2e-4, about = "largest rho, 20 % label noise" }
+# noisy_gain_large_equal = { min = -1, max = 1, atol = 2e-4, about = "over equal gradients" }
+# noisy_gain_over_early = { min = -1, max = 1, atol = 2e-4, about = "over SGD stopped early" }
 # clean_accuracy = { min = 0, max = 1, atol = 5e-4, about = "SGD, worst clean config" }
 #
 # [tool.axiom.result.configs]
