@@ -69,9 +69,9 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 # valid = { kind = "flag", about = "the controls ran; nets below the edge fit and generalise" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
-# lazy_peak_ratio = { min = 0, max = 1e5, rtol = 1e-8, about = "largest max L / L0 at rates up to 1.9" }
+# lazy_peak_ratio = { min = 0, max = 1e5, rtol = 1e-8, about = "largest max L / L0 up to 1.9" }
 # lazy_lambda_shift = { min = 0, rtol = 1e-6, atol = 1e-9, about = "largest move of lambda there" }
-# catapult_peak_ratio = { min = 0, max = 1e5, rtol = 1e-8, about = "smallest max L / L0, rates 2.5 to 3.5" }
+# catapult_peak_ratio = { min = 0, max = 1e5, rtol = 1e-8, about = "smallest there, 2.5 to 3.5" }
 # catapult_final_loss = { min = 0, max = 1, rtol = 1e-8, about = "largest last loss there, to 1" }
 # catapult_lambda_ratio = { min = 0, rtol = 1e-8, about = "largest last lambda / lambda0 there" }
 # unseen_lambda_ratio = { min = 0, max = 2, rtol = 1e-8, about = "of unseen inputs; 2: or more" }
@@ -79,7 +79,7 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 # catapult_edge = { min = 0, max = 4, rtol = 1e-8, about = "largest last lr * lambda, to 4" }
 # all_caught = { kind = "flag", about = "the detector finds every rate from 2.5 to 3.5" }
 # false_alarms = { kind = "integer", min = 0, about = "its finds up to 1.9" }
-# first_divergent_rate = { min = 0, max = 20, rtol = 1e-9, about = "smallest that diverged; 0: none" }
+# first_divergent_rate = { min = 0, max = 20, rtol = 1e-9, about = "least that diverged; 0: none" }
 # last_stable_rate = { min = 0, rtol = 1e-9, about = "largest that did not diverge; 0: none" }
 # peak_width_slope = { rtol = 1e-8, atol = 1e-9, about = "d log max L / d log width; 0: too few" }
 # test_ratio = { min = 0, max = 3, rtol = 1e-8, about = "test loss, catapulted / best lazy" }
