@@ -96,7 +96,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # magnitude_gain.about = "ticket_accuracy - signs_accuracy"
 # magnitude_gain.min = -0.1
 # magnitude_gain.max = 0.1
-# magnitude_gain.atol = 2e-4
+# magnitude_gain.atol = 1e-4
 # unsigned_gain.about = "unsigned_accuracy - reinit_accuracy"
 # unsigned_gain.min = -0.1
 # unsigned_gain.max = 0.1
