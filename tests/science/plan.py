@@ -10,7 +10,7 @@ from itertools import product
 
 from tests.science.harness import EXPERIMENTS
 from tests.science.runs import KERNELS, Asked
-from tests.science.twins import BROKEN, BUDGET_SECONDS, FAULTS
+from tests.science.twins import BROKEN, BUDGET_SECONDS, FALSIFIED, FAULTS
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
@@ -60,7 +60,7 @@ def everything() -> list[Asked]:
         ),
         *(
             small(name, FIRST_SEED[name], fault)
-            for name, kinds in FAULTS.items()
+            for name, kinds in (*FAULTS.items(), *FALSIFIED.items())
             for fault in kinds
         ),
         *(

@@ -36,7 +36,11 @@ SECONDS_MAX = 1800  # far above the 120 s that an experiment may take, on a crow
 
 #: Processors to be imitated: fused multiply-add or not, vectors of 4, 4 and 2 float64.
 KERNELS: dict[str, dict[str, str]] = {
-    "haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    "haswell": {
+        "OPENBLAS_CORETYPE": "Haswell",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_CBWR": "AVX2",
+    },
     "sandybridge": {"OPENBLAS_CORETYPE": "SandyBridge", "MKL_CBWR": "AVX"},
     "prescott": {
         "OPENBLAS_CORETYPE": "Prescott",

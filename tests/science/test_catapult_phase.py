@@ -32,7 +32,7 @@ def signature(result: dict[str, Any]) -> dict[str, bool]:
         "no_spike_below": result["lazy_peak_ratio"] <= 1.05 and result["false_alarms"] == 0,
         "spike_above": result["catapult_peak_ratio"] > 3 and result["all_caught"] == 1,
         "recovery": result["catapult_final_loss"] < 1e-3,
-        "flatter": result["catapult_lambda_ratio"] < 0.75,
+        "flatter": result["unseen_lambda_ratio"] < 0.9 < 0.95 < result["lazy_unseen_ratio"],
         "overshoots": result["catapult_edge"] < 1.7,
         "divergence": 3.5 < result["first_divergent_rate"] < 5.5,
     }

@@ -5,15 +5,18 @@ Most claims are confirmed; those that are not are as much a result, and named he
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from axiom_protocol.manifest import Manifest
+from axiom_server.decide.evidence import meeting
 from axiom_server.decide.findings import Verdicts, uncompared
+from axiom_server.decide.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
 from tests.science.runs import run
-from tests.science.twins import FAULTS
+from tests.science.twins import FALSIFIED, FAULTS
 
 CONFIRMED, REJECTED = {"confirmed"}, {"rejected"}
 OPEN = {"preliminary", "confirmed"}  # near the border, and chaotic: a processor may decide it
@@ -81,3 +84,17 @@ def test_it_is_not_their_size_that_fails_the_twins(name: str) -> None:
 @pytest.mark.parametrize(("name", "fault"), [(n, f) for n, kinds in FAULTS.items() for f in kinds])
 def test_every_fault_is_seen_by_a_gate(name: str, fault: str) -> None:
     assert run(small(name, FIRST_SEED[name], fault)).result["valid"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "fault"), [(n, f) for n, kinds in FALSIFIED.items() for f in kinds]
+)
+def test_every_fault_that_no_gate_sees_fails_a_claim(name: str, fault: str) -> None:
+    claim, _ = FALSIFIED[name][fault]
+    finding = next(f for f in experiment(name)[0].findings if f.name == claim)
+    for twin, meets in ((None, 1), (fault, 0)):
+        result = run(small(name, FIRST_SEED[name], twin)).result
+        value = value_of(finding, result)
+        assert value is not None
+        assert meeting(finding, np.array([value])) == meets, (twin, value)

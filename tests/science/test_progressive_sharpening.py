@@ -8,13 +8,16 @@ fixed before they were run.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from axiom_client.run.task import Task
 from axiom_protocol.agreement import disagreements
+from axiom_protocol.result import gate
 from tests.science import nulls
 from tests.science.harness import experiment, run_once
 from tests.science.plan import TEN
@@ -32,6 +35,7 @@ def signature(result: dict[str, Any]) -> dict[str, bool]:
     return {
         "valid": result["valid"] == 1,
         "sharpens": result["control_rise"] > 2,
+        "linear_does_not": result["linear_rise"] < 1.5,
         "edge": result["edge_gap"] < 0.05 and result["most_at_edge"] == 1,
         "loss_falls": result["loss_fall"] < 0.1,
         "not_at_every_step": result["upward"] - result["control_upward"] > 0.01,
@@ -100,6 +104,23 @@ def test_gradient_and_sharpness_are_the_derivatives() -> None:
     top, vector = PARTS["sharpness"](theta, data, width, seen, rng.standard_normal(len(theta)))
     assert top == pytest.approx(np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1], rel=1e-6)
     np.testing.assert_allclose(hessian @ vector, top * vector, atol=1e-3 * top)
+
+
+def test_last_digits_are_rounded_away_at_the_edge_of_stability() -> None:
+    """What another processor does to a gradient leaves no trace in a chaotic run."""
+    clean = run_once(NAME, 111, widths=[16], rates=[0.05, 0.2], steps_max=600)
+    own, noise = parts(NAME), np.random.default_rng(9)
+    sound = own["loss_and_gradient"]
+
+    def disturbed(theta: Any, data: Any, width: int) -> Any:
+        loss, gradient, seen = sound(theta, data, width)
+        return loss, gradient * (1 + 1e-15 * noise.standard_normal(len(gradient))), seen
+
+    own["loss_and_gradient"] = disturbed
+    parameters = MANIFEST.resolve({"widths": [16], "rates": [0.05, 0.2], "steps_max": 600})
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task(seed=111, parameters=parameters, budget_seconds=45.0, folder=Path(folder))
+        assert disagreements(MANIFEST, clean, gate(MANIFEST, own["run"](task))) == []
 
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers() -> None:

@@ -86,9 +86,16 @@ def test_sam_of_a_vanishing_radius_is_sgd() -> None:
     U, v = rng.standard_normal((1, 3, width)), rng.standard_normal((1, width))
     batches = rng.integers(0, len(train[0]), (40, 25))
     sam = PARTS["train_sam"](U, v, *train, 1.0, np.array([1e-12]), batches)
-    _, sgd, _ = PARTS["train_sgd"](U, v, *train, 1.0, batches, held_out)
+    (_, sgd, _), _ = PARTS["train_sgd"](U, v, *train, 1.0, batches, held_out)
     for a, b in zip(sam, sgd, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_equal_loss_is_the_first_look_that_came_to_it() -> None:
+    path = [(0.7, "start"), (0.4, "early"), (0.5, "back"), (0.2, "late")]
+    assert PARTS["at_loss"](path, 0.5) == ("early", True)
+    assert PARTS["at_loss"](path, 0.3) == ("late", True)
+    assert PARTS["at_loss"](path, 0.1) == ("late", False)  # never: the least there was
 
 
 def test_uphill_is_a_distance_rho_away() -> None:

@@ -2,15 +2,19 @@
 
     python -m tests.science.tolerances NAME ...
 
-prints, for each compared number of a result, the spread between seeds, the largest difference
-between this processor's kernels and others', and the declared tolerance at a typical value.
+measures, for each compared number of a result, the scatter between seeds, the largest difference
+between this processor's kernels and others', and a typical value; prints them beside the declared
+tolerance; and writes them to measured_tolerances.json, which the quick tests hold the declarations
+against. Runs are those of the broken twins' budgets, of the sound experiments.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,30 +23,42 @@ from numpy.typing import NDArray
 from axiom_protocol.manifest import Field
 from axiom_protocol.result import Result
 from tests.science.harness import experiment
-from tests.science.plan import DRIFTING, FIRST_SEED, drifted, whole
-from tests.science.runs import run
+from tests.science.plan import FIRST_SEED
+from tests.science.runs import KERNELS, Asked, run
+from tests.science.twins import BUDGET_SECONDS
 
-SEEDS = 10
-ROUNDING = 1e-12  # of numbers that no seed changes
+MEASURED = Path(__file__).with_name("measured_tolerances.json")
+SEEDS = 5
+ROUNDING = 1e-6  # relative scatter of numbers that no seed changes
 MARGIN = 10.0  # a tolerance is at least so many times below the scatter between seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """One field: standard deviation between seeds, largest drift, and the declared tolerance."""
+    """One field: deviation between seeds, largest drift between kernels, and typical value.
+
+    ``relative`` is the largest drift over the larger of the two numbers.
+    """
 
     path: str
     seeds: float
     drift: float
-    tolerance: float
+    relative: float
+    typical: float
 
-    @property
-    def is_tight(self) -> bool:
-        """Constant fields, which no seed changes, have nothing to be confused with."""
-        return self.seeds < ROUNDING or self.tolerance <= self.seeds / MARGIN
+    def tolerance(self, field: Field) -> float:
+        return field.atol + field.rtol * self.typical
+
+    def is_tight(self, field: Field) -> bool:
+        """Numbers that no seed changes have nothing to be confused with."""
+        constant = self.seeds <= ROUNDING * self.typical or self.seeds < 1e-12
+        return constant or self.tolerance(field) <= self.seeds / MARGIN
+
+    def is_wide_enough(self, field: Field) -> bool:
+        return self.drift <= self.tolerance(field) or self.relative <= field.rtol
 
 
-def numbers(fields: Mapping[str, Field], result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def numbers(fields: Mapping[str, Field], result: Result) -> Iterator[tuple[str, Any]]:
     """(path, values) of each compared number or list of numbers; records one list a field."""
     for name, field in sorted(fields.items()):
         if field.chaotic:
@@ -51,29 +67,63 @@ def numbers(fields: Mapping[str, Field], result: Any, path: str = "") -> Iterato
             rows = result[name]
             for inner, of in field.fields.items():
                 if not of.chaotic and of.kind == "number":
-                    yield f"{name}.{inner}", (of, np.ravel([row[inner] for row in rows]))
+                    yield (
+                        f"{name}.{inner}",
+                        (of, np.concatenate([np.ravel(row[inner]) for row in rows])),
+                    )
         elif field.kind == "number":
-            yield f"{path}{name}", (field, np.ravel(result[name]))
+            yield name, (field, np.ravel(result[name]))
+
+
+def small(name: str, seed: int, kernel: str | None = None) -> Result:
+    asked = Asked(name=name, seed=seed, kernel=kernel, budget_seconds=BUDGET_SECONDS[name])
+    return run(asked).result
 
 
 def spreads(name: str) -> list[Spread]:
     """Of every compared number of an experiment, from kept runs."""
     fields, first = experiment(name)[0].result, FIRST_SEED[name]
-    seeds = [run(whole(name, first + i)).result for i in range(SEEDS)]
-    pairs = [
-        (run(whole(name, first + i)).result, run(drifted(name, first + i, kernel)).result)
-        for kernel, count in DRIFTING.items()
-        for i in range(count)
-    ]
+    seeds = [small(name, first + i) for i in range(SEEDS)]
+    pairs = [(seeds[0], small(name, first, kernel)) for kernel in KERNELS]
+    return of_results(fields, seeds, pairs)
+
+
+def of_results(
+    fields: Mapping[str, Field], seeds: list[Result], pairs: list[tuple[Result, Result]]
+) -> list[Spread]:
+    """From results of different seeds, and pairs of one seed under two kernels."""
     return [
         Spread(
             path=path,
             seeds=between_seeds([_values(fields, path, one) for one in seeds]),
             drift=max(_difference(*(_values(fields, path, one) for one in pair)) for pair in pairs),
-            tolerance=field.atol + field.rtol * float(np.median(np.abs(values))),
+            relative=max(_relative(*(_values(fields, path, one) for one in p)) for p in pairs),
+            typical=float(np.median(np.abs(values))),
         )
-        for path, (field, values) in numbers(fields, seeds[0])
-    ]  # fmt: skip
+        for path, (_, values) in numbers(fields, seeds[0])
+    ]
+
+
+def declared(fields: Mapping[str, Field]) -> dict[str, Field]:
+    """The fields of ``numbers`` by their paths."""
+    found = {}
+    for name, field in fields.items():
+        inner = field.fields if field.kind == "records" else {"": field}
+        paths = {f"{name}.{k}" if k else name: f for k, f in inner.items() if f.kind == "number"}
+        if not field.chaotic:
+            found |= {path: f for path, f in paths.items() if not f.chaotic}
+    return found
+
+
+def measured() -> dict[str, list[Spread]]:
+    """What was written last, by experiment."""
+    kept = json.loads(MEASURED.read_text())
+    return {name: [Spread(**row) for row in rows] for name, rows in kept.items()}
+
+
+def write(found: Mapping[str, list[Spread]]) -> None:
+    rows = {name: [asdict(one) for one in found[name]] for name in sorted(found)}
+    MEASURED.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _values(fields: Mapping[str, Field], path: str, result: Result) -> NDArray[Any]:
@@ -91,12 +141,23 @@ def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(a - b).max()) if len(a) == len(b) else float("inf")
 
 
+def _relative(a: NDArray[Any], b: NDArray[Any]) -> float:
+    larger = np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-300)
+    return float((np.abs(a - b) / larger).max()) if len(a) == len(b) else float("inf")
+
+
 def main(names: list[str]) -> None:
+    found = measured() if MEASURED.exists() else {}
     for name in names:
         print(f"== {name}: seeds, drift, tolerance")
-        for one in spreads(name):
-            mark = " " if one.is_tight and one.drift <= one.tolerance else "!"
-            print(f"{mark} {one.path:32} {one.seeds:9.2g} {one.drift:9.2g} {one.tolerance:9.2g}")
+        found[name] = spreads(name)
+        fields = declared(experiment(name)[0].result)
+        for one in found[name]:
+            field = fields[one.path]
+            mark = " " if one.is_tight(field) and one.is_wide_enough(field) else "!"
+            told = f"{one.seeds:9.2g} {one.drift:9.2g} {one.tolerance(field):9.2g}"
+            print(f"{mark} {one.path:32} {told}")
+    write(found)
 
 
 if __name__ == "__main__":
