@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from axiom_server.decide.findings import Study, Verdicts, judge_together
-from axiom_server.decide.samples import is_seed_ignored
+from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
+from axiom_protocol.verdicts.samples import is_seed_ignored
 from axiom_server.review.log import FindingLine
 from axiom_server.store import experiments, findings, issued_seeds
 from axiom_server.store.database import Connection

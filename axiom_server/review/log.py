@@ -59,7 +59,7 @@ class NewExperiment(Struct, frozen=True, kw_only=True):
 
 
 class BetweenHostsLine(Struct, frozen=True, kw_only=True):
-    """What hosts add to the scatter between seeds; see decide/anytime/between_hosts.py."""
+    """What hosts add to the scatter between seeds; see `anytime.between_hosts`."""
 
     hosts: int
     mean: float
@@ -71,7 +71,7 @@ class BetweenHostsLine(Struct, frozen=True, kw_only=True):
 
 
 class FindingLine(Struct, frozen=True, kw_only=True):
-    """A finding with its verdict and numbers; see decide/findings.py.
+    """A finding with its verdict and numbers; see axiom_protocol/verdicts/findings.py.
 
     Fields with a default are not in the records of sessions before the rule of today.
     """

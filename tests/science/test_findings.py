@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from axiom_protocol.manifest import Manifest
-from axiom_server.decide.findings import Verdicts, uncompared
+from axiom_protocol.verdicts.findings import Verdicts, uncompared
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole

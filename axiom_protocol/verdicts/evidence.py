@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from axiom_protocol.manifest import Criterion, Finding, Manifest
-from axiom_server.decide.anytime import bounded, share, student
+from axiom_protocol.verdicts.anytime import bounded, share, student
 
 TYPICAL = 0.95  # of seeds, one by one, where a number has no bound
 ALPHA = 0.05  # of an interval; half of it for false "confirmed", half for false verdicts against

@@ -20,13 +20,13 @@ import scipy  # loads its parts when they are used
 from axiom_protocol import text
 from axiom_protocol.agreement import is_compared
 from axiom_protocol.manifest import Finding, Manifest
-from axiom_server.decide import evidence
-from axiom_server.decide.anytime import share
-from axiom_server.decide.anytime.between_hosts import BetweenHosts, compare
-from axiom_server.decide.anytime.discoveries import discoveries
-from axiom_server.decide.evidence import ALPHA, Evidence
-from axiom_server.decide.fixed_rule import FixedVerdict, fixed_verdict
-from axiom_server.decide.samples import Counted, IssuedSeed, Sample, count
+from axiom_protocol.verdicts import evidence
+from axiom_protocol.verdicts.anytime import share
+from axiom_protocol.verdicts.anytime.between_hosts import BetweenHosts, compare
+from axiom_protocol.verdicts.anytime.discoveries import discoveries
+from axiom_protocol.verdicts.evidence import ALPHA, Evidence
+from axiom_protocol.verdicts.fixed_rule import FixedVerdict, fixed_verdict
+from axiom_protocol.verdicts.samples import Counted, IssuedSeed, Sample, count
 
 #: rejected: the mean fails; fails seed by seed: too few seeds meet the criterion one by one.
 Verdict = Literal["confirmed", "rejected", "fails seed by seed", "preliminary", "insufficient"]
