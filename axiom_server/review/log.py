@@ -123,6 +123,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     findings: list[FindingLine]
     alarms: list[str]
     next_steps: list[str]
+    seeds: list[str] = []  # what budgets of seeds did and saved
 
     @property
     def workunits(self) -> int:
@@ -167,6 +168,7 @@ def as_json(log: SessionLog) -> dict[str, Any]:
         },
         "new_experiments": log.new_experiments,
         "findings": log.findings,
+        "seeds": log.seeds,
         "alarms": log.alarms,
         "next_steps": log.next_steps,
     }  # fmt: skip

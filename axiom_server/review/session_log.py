@@ -67,6 +67,7 @@ async def session_log(
         new_experiments=await _new_experiments(connection, deployments),
         findings=findings,
         alarms=record.get("alarms", []),
+        seeds=record.get("seeds", []),
         next_steps=[
             *next_steps(findings, deployments, pending),
             *(await sessions.notes(connection, session.session_id) if session else []),
