@@ -139,7 +139,7 @@ def _boundary(axes: Axes, data: StudyData, drawn: StudyMap, finding: StudyFindin
         axes.plot(*_on_axes(data, drawn, line, swapped), color="white", lw=0.6, alpha=0.35)
     if lines:
         mean = np.mean(lines, axis=0)
-        label = f"{finding.field} = {finding.level:g}, mean of {len(lines)} seeds"
+        label = f"{finding.name}, mean of {len(lines)} seeds"
         axes.plot(*_on_axes(data, drawn, mean, swapped), color="#D55E00", lw=2.2, label=label)
         axes.legend(loc="upper right", framealpha=0.85, frameon=True)
 

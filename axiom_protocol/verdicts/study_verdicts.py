@@ -16,7 +16,14 @@ from axiom_protocol import text
 from axiom_protocol.manifest import Manifest, Parameters
 from axiom_protocol.verdicts import evidence
 from axiom_protocol.verdicts.evidence import NOTHING, Evidence
-from axiom_protocol.verdicts.findings import SEEDS_MIN, Decision, Verdict, decide, seeds_needed
+from axiom_protocol.verdicts.findings import (
+    DECIDED_LOG_E,
+    SEEDS_MIN,
+    Decision,
+    Verdict,
+    decide,
+    seeds_needed,
+)
 from axiom_protocol.verdicts.study_design import StudyDesign, StudyFinding
 from axiom_protocol.verdicts.study_numbers import bounds_of, number_of
 
@@ -115,6 +122,8 @@ def _verdict(
         bounds = bounds_of(data.design, finding, data.sets, data.manifest)
         low, high = evidence.interval_of_mean(numbers, missing, bounds)
     verdict, reason = _worded(data, finding, len(numbers), meeting, decision)
+    if verdict == "preliminary" and weighed.confirming >= DECIDED_LOG_E:
+        reason = "decided by itself, but not yet together with the study's other findings"
     return StudyVerdict(
         name=finding.name, claim=finding.claim, kind=finding.kind, verdict=verdict, reason=reason,
         seeds=len(numbers), planned=len(data.seeds), missing=missing, out=data.out,

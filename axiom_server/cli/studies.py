@@ -59,6 +59,19 @@ def start(
     print(f"study {study.name} declared, {study.digest[:16]}; {count:,} {part}workunits deployed")
 
 
+@app.command()
+def extend(
+    context: typer.Context,
+    name: StudyName,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="How many more.")],
+) -> None:
+    """Give a study more seeds, for all its parameter sets; its verdicts are valid at any time."""
+    from axiom_server.review import studies
+
+    made = run_transaction(project_of(context), lambda c: studies.extend(c, name, seeds))
+    print(f"{made:,} workunits deployed")
+
+
 @app.command("list")
 def list_studies(context: typer.Context, as_json: Json = False) -> None:
     """List studies, in the order in which they were declared."""

@@ -14,7 +14,7 @@ from axiom_protocol.manifest import Parameters
 from axiom_protocol.verdicts.study_design import StudyDesign, check
 from axiom_protocol.verdicts.study_verdicts import StudyData
 from axiom_server.decide import refine
-from axiom_server.errors import NotFound
+from axiom_server.errors import NotFound, Usage
 from axiom_server.store import experiments, studies, workunits
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
@@ -47,6 +47,20 @@ async def advance_all(connection: Connection) -> None:
             if version.state == "active":
                 made = await _advance(connection, study, version)
                 log.info("study advanced", study=study.name, workunits=made)
+
+
+async def extend(connection: Connection, name: str, seeds: int) -> int:
+    """Give a study more seeds, for all its parameter sets; returns how many workunits were queued.
+
+    Raises NotFound, Usage.
+    """
+    study, _ = await load(connection, name)
+    if study.state == "pilot":
+        raise Usage(f"the pilot of {name} is not complete; axiom-server study show {name}")
+    (version,) = await experiments.versions_by_id(connection, [study.version_id])
+    await studies.extend(connection, study.study_id, seeds)
+    more = study._replace(more_seeds=study.more_seeds + seeds)
+    return await _issue(connection, more, version)
 
 
 async def _advance(connection: Connection, study: StudyRow, version: VersionRow) -> int:
@@ -131,7 +145,7 @@ async def data_of(connection: Connection, study: StudyRow) -> StudyData:
     fields = sorted({f.field for f in design.findings} | {m.field for m in design.maps})
     out = await studies.count_out(connection, study, first_last)
     if study.state == "pilot":
-        out += len(sets) * design.seeds
+        out += len(sets) * (design.seeds + study.more_seeds)
     return StudyData(
         design=design, manifest=version.manifest, sets=sets, out=out,
         seeds=range(first_last[0], first_last[1] + 1),

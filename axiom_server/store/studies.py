@@ -26,6 +26,7 @@ class StudyRow(NamedTuple):
     first_seed: int
     rounds: int
     state: str
+    more_seeds: int
 
     @property
     def pilot(self) -> tuple[int, int]:
@@ -36,10 +37,11 @@ class StudyRow(NamedTuple):
     def judged(self) -> tuple[int, int]:
         """First and last seed that the findings are judged by."""
         first = self.first_seed + self.design.pilot_seeds
-        return first, first + self.design.seeds - 1
+        return first, first + self.design.seeds + self.more_seeds - 1
 
 
-_COLUMNS = "study_id, name, version_id, design, digest, declared_at, first_seed, rounds, state"
+_COLUMNS = """study_id, name, version_id, design, digest, declared_at, first_seed, rounds, state,
+              more_seeds"""
 _STUDY = f"SELECT {_COLUMNS} FROM studies"
 
 
@@ -116,6 +118,13 @@ async def advance(connection: Connection, study_id: int, rounds: int, state: str
     """Store that a round of refinement was made, or the last of them."""
     await connection.execute(
         "UPDATE studies SET rounds = %s, state = %s WHERE study_id = %s", (rounds, state, study_id)
+    )
+
+
+async def extend(connection: Connection, study_id: int, seeds: int) -> None:
+    """Store that a study has more seeds than were declared; its verdicts are valid at any time."""
+    await connection.execute(
+        "UPDATE studies SET more_seeds = more_seeds + %s WHERE study_id = %s", (seeds, study_id)
     )
 
 

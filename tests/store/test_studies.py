@@ -98,6 +98,9 @@ def test_pilot_refinement_and_verdicts(project: ServerProject) -> None:
     assert falls.verdict in ("rejected", "fails seed by seed")
     project.round()
     assert not host.sync().grants, "a judged study makes no more work"
+    made = transaction(project.conninfo, lambda c: studies.extend(c, "walks", 5))
+    assert made == compute(host) == 8 * 5
+    assert (judge_study(data(project))[0].seeds, data(project).out) == (45, 0)
 
 
 def test_a_lost_cell_takes_its_seed_out_and_counts_against(project: ServerProject) -> None:

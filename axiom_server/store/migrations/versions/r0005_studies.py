@@ -15,6 +15,7 @@ CREATE TABLE studies (
     declared_at     timestamptz NOT NULL DEFAULT now(),
     first_seed      bigint NOT NULL,                     -- the pilot's, then those to be judged
     rounds          smallint NOT NULL DEFAULT 0,         -- of refinement that were made
+    more_seeds      integer NOT NULL DEFAULT 0,          -- given later than declared
     state           text NOT NULL                        -- pilot, judged
 );
 CREATE TABLE study_sets (
