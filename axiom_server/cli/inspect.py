@@ -282,7 +282,7 @@ def export_results(
 @export_app.command("study")
 def export_study(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The study's name.")],
+    name: Annotated[str, typer.Argument(help="A study, or an experiment with findings.")],
     folder: Annotated[
         Path | None, typer.Argument(help="The new folder (default: its name, here).")
     ] = None,
@@ -291,6 +291,6 @@ def export_study(
     from axiom_server.transfer.export_study import export_study as write_study
 
     project, target = project_of(context), folder or Path(name)
-    data = run_transaction(project, lambda c: write_study(c, project, name, target))
-    print(f"{target}: {len(data.cells):,} results of {len(data.sets):,} parameter sets")
+    held = run_transaction(project, lambda c: write_study(c, project, name, target))
+    print(f"{target}: {held}")
     print(f"check it: jupyter execute {target / 'reproduce.ipynb'}")

@@ -5,6 +5,7 @@ It needs numpy, scipy and msgspec; the rule itself lies beside it, as the server
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,20 @@ JUDGE = """verdicts = judge_study(data)
 for v in verdicts:
     print(f"{v.name}: {v.verdict}. {v.estimate} [{v.low}, {v.high}], {v.seeds} seeds")"""
 
-COMPARE = """printed = json.load(open("verdicts.json"))
+COMPARE = """def compare(old, new, where):
+    if isinstance(old, dict):
+        assert old.keys() == new.keys(), where
+        for key in old:
+            compare(old[key], new[key], (*where, key))
+    elif isinstance(old, float) and isinstance(new, float):
+        assert abs(old - new) <= 1e-9 * max(1.0, abs(old)), (where, old, new)
+    else:
+        assert old == new, (where, old, new)
+
+printed = json.load(open("verdicts.json"))
 assert len(printed) == len(verdicts)
-for old, new in zip(printed, msgspec.to_builtins(verdicts), strict=True):
-    for key, value in old.items():
-        same = value == new[key]
-        if isinstance(value, float):
-            same = abs(value - new[key]) <= 1e-9 * max(1.0, abs(value))
-        assert same, (old["name"], key, value, new[key])
+for old, new in zip(printed, json.loads(msgspec.json.encode(verdicts)), strict=True):
+    compare(old, new, (old["name"],))
 print("every number of", len(printed), "findings is reproduced")"""
 
 DRAW = """if design.maps:
@@ -66,11 +73,47 @@ DRAW = """if design.maps:
         print(error)"""
 
 
-def write_notebook(path: Path, name: str, question: str) -> None:
+VERSION_INTRODUCTION = """# {name}
+
+{question}
+
+A finding is one number a seed. This notebook reads `samples.json` and `issued.json`, applies the
+rule in `rule/`, and holds its numbers against `verdicts.json`. `others.json` is the evidence of the
+project's other findings, which were decided together with these (e-BH). Run it from this folder,
+with numpy, scipy and msgspec."""
+
+VERSION_LOAD = """import json, sys
+
+sys.path.insert(0, "rule")
+import msgspec
+
+from axiom_protocol.manifest import read_manifest
+from axiom_protocol.verdicts.evidence import Evidence
+from axiom_protocol.verdicts.findings import Study, judge_together
+from axiom_protocol.verdicts.samples import IssuedSeed, Sample
+
+manifest = read_manifest(open("script.py").read())
+study = Study(
+    manifest=manifest,
+    samples=[Sample(**s) for s in json.load(open("samples.json"))],
+    issued=[IssuedSeed(**s) for s in json.load(open("issued.json"))],
+    seed_ignored=json.load(open("study.json"))["seed_ignored"],
+)
+others = [Evidence(**e) for e in json.load(open("others.json"))]
+print(len(study.samples), "results,", len(study.issued), "seeds,", len(others), "other findings")"""
+
+VERSION_JUDGE = """(verdicts,) = judge_together([study], others)
+for v in verdicts:
+    print(f"{v.name}: {v.verdict}. {v.estimate} [{v.low}, {v.high}], {v.seeds} seeds")"""
+
+STUDY_CELLS = (LOAD, JUDGE, COMPARE, DRAW)
+VERSION_CELLS = (VERSION_LOAD, VERSION_JUDGE, COMPARE)
+
+
+def write_notebook(path: Path, introduction: str, code: Sequence[str]) -> None:
     """Write the notebook (nbformat 4.5)."""
-    introduction = INTRODUCTION.format(name=name, question=question)
     cells = [_cell(0, "markdown", introduction)]
-    cells += [_cell(i, "code", text) for i, text in enumerate((LOAD, JUDGE, COMPARE, DRAW), 1)]
+    cells += [_cell(i, "code", text) for i, text in enumerate(code, 1)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = {
         "cells": cells, "nbformat": 4, "nbformat_minor": 5,

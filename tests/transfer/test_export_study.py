@@ -56,11 +56,13 @@ def exported(folder: Path, staff: Program, volunteer: Program) -> Path:
     walk = FIXTURES / "experiments" / "short_walk.py"
     staff.run("publish", "--skip", "dry-run", str(walk))
     staff.run("study", "start", str(folder / "walks.toml"))
+    staff.run("deploy", "short_walk", "--count", "7")
     volunteer.run("attach", staff.url, "--user", "Ada")  # type: ignore[attr-defined]
     volunteer.run("run", "--until-idle", "--no-display")
     shown = staff.json("study", "show", "walks")
     assert (shown["results"], shown["out"], shown["parameter_sets"]) == (24, 0, 4)
     staff.run("export", "study", "walks", str(folder / "crate"))
+    staff.run("export", "study", "short_walk", str(folder / "findings"))
     return folder / "crate"
 
 
@@ -121,3 +123,12 @@ def test_the_notebook_finds_a_changed_result(crate: Path) -> None:
         path.write_text(before)
     assert done.returncode != 0
     assert "AssertionError" in done.stderr
+
+
+def test_an_experiments_own_findings_are_reproduced_too(crate: Path) -> None:
+    findings = crate.parent / "findings"
+    printed = json.loads((findings / "verdicts.json").read_text())
+    assert [(v["name"], v["seeds"]) for v in printed] == [("diffusive", 7)]
+    done = run_notebook(findings)
+    assert done.returncode == 0, done.stderr
+    assert "every number of 1 findings is reproduced" in done.stdout
