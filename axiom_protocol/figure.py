@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (9.0, 4.9)  # of one figure; several are stacked. 900 px wide on screen
 DOTS_PER_INCH = 150  # sharp on a dense screen
+NEEDS_MATPLOTLIB = "drawing needs matplotlib: pip install 'axiom-client[plot]'"
 DOTTED_MAX = 20  # largest number of points in a line that get markers
 
 #: Okabe & Ito 2008, distinguishable with any colour vision; black is kept for reference lines.
@@ -68,10 +69,10 @@ def draw(
         import matplotlib
         from matplotlib.figure import Figure as Sheet
     except ImportError as error:
-        raise FigureError("drawing needs matplotlib: pip install 'axiom-client[plot]'") from error
+        raise FigureError(NEEDS_MATPLOTLIB) from error
 
     passed = [r for r in results if r["valid"]] or results
-    with matplotlib.rc_context(_style()):
+    with matplotlib.rc_context(style()):
         width, height = PANEL_INCHES
         sheet = Sheet(figsize=(width, height * len(figures)), layout="constrained")
         panels = sheet.subfigures(len(figures), 1, squeeze=False)[:, 0]
@@ -81,7 +82,8 @@ def draw(
         sheet.savefig(path, dpi=DOTS_PER_INCH)
 
 
-def _style() -> Any:
+def style() -> Any:
+    """What all pictures look like, as matplotlib's parameters."""
     return {
         "font.family": "sans-serif",
         "font.size": 12,
@@ -279,7 +281,7 @@ def _bar_axes(axes: Axes, figure: Figure, names: list[str]) -> None:
     axes.grid(axis="y", visible=False)
     if figure.y_scale == "log":
         axes.set_xscale("log", nonpositive="clip")
-        _label_decades(axes.xaxis)
+        label_decades(axes.xaxis)
     axes.set_xlabel(figure.y_label)
     axes.set_ylabel(figure.x_label)
     for mark in (*figure.y_mark, *([0.0] if figure.y_scale == "linear" else [])):
@@ -343,13 +345,13 @@ def _scales_and_marks(axes: Axes, figure: Figure) -> None:
     axes.margins(x=0.02)
     if figure.x_scale == "log":
         axes.set_xscale("log", nonpositive="mask")
-        _label_decades(axes.xaxis)
+        label_decades(axes.xaxis)
     if figure.y_scale == "log":
         axes.set_yscale("log", nonpositive="mask")
-        _label_decades(axes.yaxis)
+        label_decades(axes.yaxis)
 
 
-def _label_decades(axis: Axis) -> None:
+def label_decades(axis: Axis) -> None:
     """Plain numbers on a log axis: decades, or 1, 2 and 5 of each when there are few decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

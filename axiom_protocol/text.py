@@ -32,9 +32,9 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun in the singular or plural: "1 task", "2 tasks", "1,500 bytes"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
 def plain_message(message: T) -> T:

@@ -18,6 +18,7 @@ from axiom_server import comparison
 from axiom_server.config import Config
 from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
+from axiom_server.review import seed_budgets, studies
 from axiom_server.store import alarms, experiments, hosts, tasks
 from axiom_server.store.database import Connection, Pool, row
 from axiom_server.trust.keys import KeysError
@@ -106,6 +107,8 @@ async def run_round(connection: Connection, config: Config) -> bool:
         await comparison.compare_and_place(connection, config)
         await comparison.quarantine_hosts(connection, config)
         await stop_faulty_experiments(connection, config)
+        await studies.advance_all(connection)
+        await seed_budgets.spend(connection)
     return True
 
 

@@ -242,16 +242,33 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command("try")
 def try_(
     file: Annotated[Path, typer.Argument(help="The experiment's script.")],
-    seed: Annotated[int, typer.Option(help="Seed of all its random numbers.", min=0)],
+    seed: Annotated[int | None, typer.Option(help="Seed of all its random numbers.", min=0)] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="1..8", help="Run these seeds, and judge the findings by them."),
+    ] = None,
     param: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     budget: Annotated[float | None, typer.Option(help="Nominal seconds of work.", min=0)] = None,
     device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="File to draw its figures into.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an experiment once, in the sandbox that volunteers use."""
+    """Run an experiment in the sandbox that volunteers use: once, or as a small study."""
     from axiom_client.cli.try_experiment import try_file
+    from axiom_client.errors import TrialFailed
 
+    if seeds is not None:
+        if seed is not None or plot is not None or device != "cpu":
+            raise TrialFailed("--seeds does not go with --seed, --plot or --device")
+        from axiom_client.cli.try_seeds import read_seeds, try_seeds
+
+        try_seeds(
+            file, seeds=read_seeds(seeds), given=param or [], budget_seconds=budget,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    if seed is None:
+        raise TrialFailed("say which random numbers: --seed 1, or --seeds 1..8 for a small study")
     try_file(
         file,
         seed=seed,

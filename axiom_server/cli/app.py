@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
-from axiom_server.cli import deploy, inspect, keys
+from axiom_server.cli import deploy, inspect, keys, seeds, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
 from axiom_server.errors import DiskFull, ServerError
 
@@ -342,6 +342,8 @@ def _print_log(log: Any, as_json: bool, markdown: bool) -> None:
 
 inspect.register(app)
 keys.register(app)
+app.add_typer(studies.app, name="study")
+app.add_typer(seeds.app, name="seeds")
 
 if __name__ == "__main__":
     main()

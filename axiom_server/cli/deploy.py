@@ -50,9 +50,26 @@ def deploy(
         float | None,
         typer.Option(min=0.0, help="The experiment's share of the work for any host (default 1)."),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=V1,V2",
+            help="Values of a parameter; with several, every combination. Needs --seeds.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="With --sweep: seeds of each combination.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make new workunits, with seeds that were never used before."""
+    if sweep or seeds is not None:
+        _refuse_with_sweep(
+            fill_idle=fill_idle, count=count, hosts=hosts, gpu=gpu, parameters=parameters,
+            ceiling=ceiling, weight=weight,
+        )  # fmt: skip
+        _deploy_sweep(context, names, sweep or (), seeds, budget, as_json)
+        return
     from axiom_server.publish.deploy import Order, execute_order
     from axiom_server.publish.publish import read_sweep
 
@@ -74,6 +91,34 @@ def deploy(
     else:
         _print_deployed(deployed)
         _print_why_little(deployed, ceiling, config.deploy.hold_hours)
+
+
+def _refuse_with_sweep(**others: object) -> None:
+    """Raise Usage when --sweep comes with options of another way to deploy."""
+    from axiom_server.errors import Usage
+
+    for name, value in others.items():
+        if value:
+            raise Usage(f"--sweep does not go with --{name.replace('_', '-')}")
+
+
+def _deploy_sweep(
+    context: typer.Context, names: Sequence[str], sweep: Sequence[str], seeds: int | None,
+    budget: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    from axiom_server.errors import Usage
+    from axiom_server.publish.sweeps import deploy_sweep, read_axes
+
+    if len(names) != 1 or not sweep or seeds is None:
+        raise Usage("a sweep needs one experiment, --sweep NAME=V1,V2 and --seeds N")
+    axes = read_axes(sweep)
+    made = run_transaction(
+        project_of(context), lambda c: deploy_sweep(c, names[0], axes, seeds, budget)
+    )
+    if as_json:
+        print_json({"workunits": made, "parameter_sets": made // seeds, "seeds": seeds})
+    else:
+        print(f"{made:,} workunits deployed: {made // seeds:,} parameter sets, {seeds} seeds each")
 
 
 def _separate_host_ids(names: list[str], given: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -277,3 +277,20 @@ def export_results(
         lambda c: write_results(c, target, list(experiment or ()), parquet=parquet),
     )
     print(f"{target}: {target.stat().st_size:,} bytes")
+
+
+@export_app.command("study")
+def export_study(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A study, or an experiment with findings.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="The new folder (default: its name, here).")
+    ] = None,
+) -> None:
+    """Export a study as an RO-Crate: script, declaration, results, verdicts, maps, notebook."""
+    from axiom_server.transfer.export_study import export_study as write_study
+
+    project, target = project_of(context), folder or Path(name)
+    held = run_transaction(project, lambda c: write_study(c, project, name, target))
+    print(f"{target}: {held}")
+    print(f"check it: jupyter execute {target / 'reproduce.ipynb'}")

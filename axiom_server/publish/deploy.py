@@ -16,7 +16,7 @@ from axiom_server.decide.deploy import Candidate, Device, Placement
 from axiom_server.decide.standing import StandingPolicy
 from axiom_server.errors import ExperimentUnknown, NotFound, Usage
 from axiom_server.store import experiments, hosts, workunits
-from axiom_server.store.database import Connection, rows
+from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
 from axiom_server.store.workunits import NewWorkunits
 
@@ -65,7 +65,7 @@ async def execute_order(
 
     Raises ExperimentUnknown, NotFound, Usage.
     """
-    chosen = await _select_versions(connection, order.names)
+    chosen = await select_versions(connection, order.names)
     placements = await _placements(connection, order, config, policy, chosen)
     wanted = await _with_parameters(connection, order, chosen, placements)
     if order.ceiling is not None:
@@ -81,7 +81,9 @@ async def execute_order(
         return Deployed(deployment_id=None, workunits=0, pool=0, experiments={}, standing=standing)
     by_id = {v.version_id: v for v in chosen}
     made = _summary(by_id, wanted)
-    new = await _mark_used(connection, [v for v in chosen if made.experiments.get(v.name)])
+    new = await experiments.mark_used(
+        connection, [v.experiment_id for v in chosen if made.experiments.get(v.name)]
+    )
     record = _record(by_id, order, made, new)
     kind = "idle" if order.fill_idle else "hosts" if order.hosts else "pool"
     deployment_id = await workunits.deploy(
@@ -128,7 +130,7 @@ def suggest_names(name: str, known: Sequence[str]) -> str:
     )
 
 
-async def _select_versions(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
+async def select_versions(connection: Connection, names: Sequence[str]) -> list[VersionRow]:
     """The active version for each NAME or NAME@VERSION, in the order given."""
     every = await experiments.versions(connection)
     active = {v.name: v for v in every if v.state == "active"}
@@ -252,17 +254,6 @@ def _summary(by_id: dict[int, VersionRow], wanted: Sequence[NewWorkunits]) -> De
         experiments=names,
         hosts=dict(sorted(per_host.items(), key=lambda i: (-sum(i[1].values()), i[0]))),
     )
-
-
-async def _mark_used(connection: Connection, chosen: Sequence[VersionRow]) -> set[int]:
-    """Mark experiments as used; returns the ids of those that were not used before."""
-    found = await rows(
-        connection,
-        """UPDATE experiments SET used_at = now()
-           WHERE experiment_id = ANY(%s) AND used_at IS NULL RETURNING experiment_id""",
-        ([v.experiment_id for v in chosen],),
-    )
-    return {int(r[0]) for r in found}
 
 
 def _record(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from axiom_server.decide.findings import Study, Verdicts, judge_together
-from axiom_server.decide.samples import is_seed_ignored
+from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
+from axiom_protocol.verdicts.samples import is_seed_ignored
 from axiom_server.review.log import FindingLine
 from axiom_server.store import experiments, findings, issued_seeds
 from axiom_server.store.database import Connection
@@ -14,16 +14,22 @@ from axiom_server.store.experiments import VersionRow
 
 async def judge_all(connection: Connection) -> list[FindingLine]:
     """The verdict on every finding of every active version, all decided together."""
-    chosen = [
-        version
-        for version in await experiments.versions(connection)
-        if version.state == "active" and version.manifest.findings
-    ]
-    studies = [await _study(connection, version) for version in chosen]
+    found = await in_use(connection)
     return [
         line_of(version.name, verdict)
-        for version, verdicts in zip(chosen, judge_together(studies), strict=True)
+        for (version, _), verdicts in zip(
+            found, judge_together([study for _, study in found]), strict=True
+        )
         for verdict in verdicts
+    ]
+
+
+async def in_use(connection: Connection) -> list[tuple[VersionRow, Study]]:
+    """Every active version with findings, and all that is known of its seeds."""
+    return [
+        (version, await _study(connection, version))
+        for version in await experiments.versions(connection)
+        if version.state == "active" and version.manifest.findings
     ]
 
 

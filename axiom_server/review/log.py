@@ -59,7 +59,7 @@ class NewExperiment(Struct, frozen=True, kw_only=True):
 
 
 class BetweenHostsLine(Struct, frozen=True, kw_only=True):
-    """What hosts add to the scatter between seeds; see decide/anytime/between_hosts.py."""
+    """What hosts add to the scatter between seeds; see `anytime.between_hosts`."""
 
     hosts: int
     mean: float
@@ -71,7 +71,7 @@ class BetweenHostsLine(Struct, frozen=True, kw_only=True):
 
 
 class FindingLine(Struct, frozen=True, kw_only=True):
-    """A finding with its verdict and numbers; see decide/findings.py.
+    """A finding with its verdict and numbers; see axiom_protocol/verdicts/findings.py.
 
     Fields with a default are not in the records of sessions before the rule of today.
     """
@@ -123,6 +123,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     findings: list[FindingLine]
     alarms: list[str]
     next_steps: list[str]
+    seeds: list[str] = []  # what budgets of seeds did and saved
 
     @property
     def workunits(self) -> int:
@@ -167,6 +168,7 @@ def as_json(log: SessionLog) -> dict[str, Any]:
         },
         "new_experiments": log.new_experiments,
         "findings": log.findings,
+        "seeds": log.seeds,
         "alarms": log.alarms,
         "next_steps": log.next_steps,
     }  # fmt: skip

@@ -82,6 +82,8 @@ def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
             lines += _dry_run(new.tried)
         yield f"NEW EXPERIMENT: {new.title.upper()}", lines
     yield "KEY SCIENTIFIC FINDINGS", _findings(log)
+    if log.seeds:
+        yield "BUDGETS OF SEEDS", [f"- {line}" for line in log.seeds]
     if log.alarms:
         yield "ALARMS", [f"- {line}" for line in log.alarms]
     yield "NEXT STEPS", [f"- {line}" for line in log.next_steps] or ["- None."]

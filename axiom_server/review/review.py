@@ -15,6 +15,7 @@ import msgspec
 
 from axiom_server.config import Config
 from axiom_server.decide.credit import CreditDecision, Earning, decide
+from axiom_server.review import seed_budgets
 from axiom_server.review.judging import judge_all
 from axiom_server.review.log import SessionLog
 from axiom_server.review.session_log import credit_by_tier, session_log
@@ -72,6 +73,7 @@ async def _record(
         "unpaid": _unpaid(reported, decisions),
         "pending": await credit.count_pending(connection),
         "findings": msgspec.to_builtins(judged),
+        "seeds": await seed_budgets.described(connection),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
 

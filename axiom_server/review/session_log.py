@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.verdicts.findings import SEEDS_MIN
 from axiom_server.config import Config
 from axiom_server.decide.credit import CreditPolicy, tier_of
-from axiom_server.decide.findings import SEEDS_MIN
 from axiom_server.review.log import (
     ExperimentWork,
     FindingLine,
@@ -67,6 +67,7 @@ async def session_log(
         new_experiments=await _new_experiments(connection, deployments),
         findings=findings,
         alarms=record.get("alarms", []),
+        seeds=record.get("seeds", []),
         next_steps=[
             *next_steps(findings, deployments, pending),
             *(await sessions.notes(connection, session.session_id) if session else []),

@@ -171,6 +171,17 @@ async def requeue_all(connection: Connection, version_id: int) -> int:
     return cursor.rowcount
 
 
+async def mark_used(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Mark experiments as used; returns the ids of those that were not used before."""
+    found = await rows(
+        connection,
+        """UPDATE experiments SET used_at = now()
+           WHERE experiment_id = ANY(%s) AND used_at IS NULL RETURNING experiment_id""",
+        (list(ids),),
+    )
+    return {int(r[0]) for r in found}
+
+
 async def set_weight(connection: Connection, experiment_id: int, weight: float) -> None:
     """Set an experiment's share of the workunits granted to any host, relative to the others."""
     await connection.execute(

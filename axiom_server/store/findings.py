@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
-from axiom_server.decide.samples import PROBES, Sample
+from axiom_protocol.verdicts.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.issued_seeds import PLANNED
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axiom_protocol.manifest import Manifest
-from axiom_server.decide.samples import IssuedSeed
+from axiom_protocol.verdicts.samples import IssuedSeed
 from axiom_server.store.database import Connection, rows
 
 WORKUNITS_MOST = 50_000  # first workunits of a version; more seeds change no verdict

@@ -27,6 +27,8 @@ class CandidateRow(NamedTuple):
     purpose: str
     parameters_id: int
     seed: int
+    attempt: int = 1
+    had_by: Sequence[int] = ()  # hosts that lost it or failed, while others could have it
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -62,9 +64,20 @@ CROSS JOIN LATERAL (
 ORDER BY q.queue_id"""
 
 
+#: Hosts that had a workunit and did not complete it. Not of one whose last attempt ended a day ago,
+#: and not where no other host is there: then anybody may have it.
+HAD_BY = """
+SELECT w, ARRAY(SELECT t.host_id FROM tasks t WHERE t.workunit_id = w)
+FROM unnest(%s::bigint[]) w
+WHERE EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w
+              AND t.ended_at > now() - interval '1 day')
+  AND EXISTS (SELECT FROM hosts h WHERE h.state = 'active'
+              AND h.last_seen_at > now() - interval '1 hour' AND NOT EXISTS (
+                  SELECT FROM tasks t WHERE t.workunit_id = w AND t.host_id = h.host_id))"""
+
 POOL_WORKUNITS = """
 SELECT q.queue_id, q.host_id, q.workunit_id, q.version_id, q.device, q.purpose,
-       w.parameters_id, w.seed
+       w.parameters_id, w.seed, q.attempt
 FROM json_to_recordset(%s::json)
      AS want (version_id bigint, device text, start bigint, row_limit int)
 CROSS JOIN LATERAL (
@@ -121,7 +134,7 @@ async def reserved_workunits(
     """Lock workunits that are reserved for hosts: ``(host, device, limit)``."""
     wants = [{"host_id": h, "device": d, "row_limit": m} for h, d, m in wanted]
     cursor = await connection.execute(RESERVED_WORKUNITS, (as_json(wants),))
-    return [CandidateRow._make(row) for row in await cursor.fetchall()]
+    return [CandidateRow(*row) for row in await cursor.fetchall()]
 
 
 async def pool_workunits(
@@ -130,7 +143,13 @@ async def pool_workunits(
     """Lock workunits that wait for any host: ``(version, device, first place, limit)``."""
     wants = [{"version_id": v, "device": d, "start": f, "row_limit": m} for v, d, f, m in wanted]
     cursor = await connection.execute(POOL_WORKUNITS, (as_json(wants),))
-    return [CandidateRow._make(row) for row in await cursor.fetchall()]
+    found = [CandidateRow(*row) for row in await cursor.fetchall()]
+    again = [c.workunit_id for c in found if c.attempt > 1]
+    if not again:
+        return found
+    cursor = await connection.execute(HAD_BY, (again,))
+    had_by: dict[int, list[int]] = dict(await cursor.fetchall())
+    return [c._replace(had_by=had_by.get(c.workunit_id, ())) for c in found]
 
 
 async def lease_to_hosts(

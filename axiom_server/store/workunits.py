@@ -78,6 +78,17 @@ async def deploy(
     return deployment_id
 
 
+async def set_total(connection: Connection, deployment_id: int, count: int) -> None:
+    """Correct how many workunits a deployment made; its record's numbers too."""
+    await connection.execute(
+        """UPDATE deployments SET workunits = %(n)s, record = jsonb_set(jsonb_set(
+               record, '{pool}', to_jsonb(%(n)s::bigint)),
+               '{experiments,0,workunits}', to_jsonb(%(n)s::bigint))
+           WHERE deployment_id = %(id)s""",
+        {"n": count, "id": deployment_id},
+    )
+
+
 async def _reserve_seeds(connection: Connection, wanted: Sequence[NewWorkunits]) -> list[int]:
     """Reserve seeds; the first seed of each entry. Locks rows in order of id: no deadlock."""
     totals: dict[int, int] = {}

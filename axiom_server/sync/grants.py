@@ -28,6 +28,8 @@ from axiom_server.sync.reports import HostSync, SyncChanges
 
 PASSES_MAX = 4  # over the pools
 
+SPARES = 4  # candidates beyond a share, in place of those that a host has had and not completed
+
 NOTHING_FITS = "no work is waiting for a host like this"
 
 
@@ -177,19 +179,26 @@ async def _offer_pools(
         totals[key] = totals.get(key, 0) + count
     starts = {key: catalogue.scan_start(key) for key in totals}
     offered = defaultdict[tuple[int, str], list[CandidateRow]](list)
-    wanted = [(*key, starts[key], limit) for key, limit in totals.items()]
+    wanted = [(*key, starts[key], limit + SPARES) for key, limit in totals.items()]
     for candidate in await leases.pool_workunits(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
     for key, limit in totals.items():
-        places = [candidate.queue_id for candidate in offered[key]]
+        places = [candidate.queue_id for candidate in offered[key][:limit]]
         catalogue.record_offers(key, starts[key], places, limit)
     for recipient, pool, count in shares:
-        waiting = offered[pool.version_id, pool.device]
-        offers, waiting[:count] = waiting[:count], []
+        offers = _take(offered[pool.version_id, pool.device], recipient.host.host_id, count)
         declined = count - recipient.accept_offers(catalogue, offers)
         catalogue.record_granted((pool.version_id, pool.device), -declined)
     return True
+
+
+def _take(waiting: list[CandidateRow], host_id: int, count: int) -> list[CandidateRow]:
+    """Take the first ``count`` that this host has not lost or failed; those are for others."""
+    taken = [c for c in waiting if host_id not in c.had_by][:count]
+    for candidate in taken:
+        waiting.remove(candidate)
+    return taken
 
 
 def _shares(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axiom_server.decide.findings import Study, Verdicts, judge_together
-from axiom_server.decide.samples import PROBES, Sample, is_seed_ignored
+from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
+from axiom_protocol.verdicts.samples import PROBES, Sample, is_seed_ignored
 from tests.science.harness import experiment
 from tests.science.runs import Asked, run
 

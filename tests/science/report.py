@@ -16,7 +16,7 @@ from pathlib import Path
 
 from axiom_protocol.figure import draw
 from axiom_protocol.manifest import Finding
-from axiom_server.decide.samples import value_of
+from axiom_protocol.verdicts.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, whole

@@ -15,7 +15,7 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Finding
 from axiom_protocol.result import Result
-from axiom_server.decide.samples import value_of
+from axiom_protocol.verdicts.samples import value_of
 from tests.science.harness import experiment, run_once
 from tests.science.plan import TEN
 from tests.science.promises import parts, resumed

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from axiom_protocol.manifest import Manifest
-from axiom_server.decide.evidence import meeting
-from axiom_server.decide.findings import Verdicts, uncompared
-from axiom_server.decide.samples import value_of
+from axiom_protocol.verdicts.evidence import meeting
+from axiom_protocol.verdicts.findings import Verdicts, uncompared
+from axiom_protocol.verdicts.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
 from tests.science.plan import FIRST_SEED, NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole

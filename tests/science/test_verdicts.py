@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from axiom_server.decide.findings import judge
-from axiom_server.decide.samples import IssuedSeed, Sample
+from axiom_protocol.verdicts.findings import judge
+from axiom_protocol.verdicts.samples import IssuedSeed, Sample
 from tests.science.verdicts import (
     FIRST,
     LAST,

@@ -20,9 +20,9 @@ from functools import cache
 import numpy as np
 
 from axiom_protocol.manifest import Criterion, Field, Finding, Manifest
-from axiom_server.decide.evidence import weigh
-from axiom_server.decide.findings import Decision, decide
-from axiom_server.decide.fixed_rule import fixed_verdict
+from axiom_protocol.verdicts.evidence import weigh
+from axiom_protocol.verdicts.findings import Decision, decide
+from axiom_protocol.verdicts.fixed_rule import fixed_verdict
 
 FIRST, LAST = 5, 200
 LOOKS = range(FIRST, LAST + 1)

@@ -14,9 +14,9 @@ from axiom_protocol.manifest import Criterion, Field, Finding, Manifest, Paramet
 
 stats = pytest.importorskip("scipy.stats")  # the server's own; `make fast` does without
 
-from axiom_server.decide import findings, samples  # noqa: E402
-from axiom_server.decide.findings import Verdicts  # noqa: E402
-from axiom_server.decide.samples import IssuedSeed, Sample, SeedState  # noqa: E402
+from axiom_protocol.verdicts import findings, samples  # noqa: E402
+from axiom_protocol.verdicts.findings import Verdicts  # noqa: E402
+from axiom_protocol.verdicts.samples import IssuedSeed, Sample, SeedState  # noqa: E402
 
 MANIFEST = Manifest(
     name="known", version="1.0.0", title="Known", question="Is it?", expected_seconds=1.0,

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("scipy.stats")  # the server's own; `make fast` does without
 
-from axiom_server.decide.anytime import between_hosts
+from axiom_protocol.verdicts.anytime import between_hosts
 
 #: Log risk ratios of 13 trials of BCG vaccine (Colditz 1994), the usual example; their variances.
 RATIOS = np.array([

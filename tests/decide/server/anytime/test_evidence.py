@@ -12,8 +12,8 @@ stats = pytest.importorskip("scipy.stats")  # the server's own; `make fast` does
 
 from scipy import integrate  # noqa: E402
 
-from axiom_server.decide.anytime import bounded, share, student  # noqa: E402
-from axiom_server.decide.anytime.discoveries import discoveries  # noqa: E402
+from axiom_protocol.verdicts.anytime import bounded, share, student  # noqa: E402
+from axiom_protocol.verdicts.anytime.discoveries import discoveries  # noqa: E402
 
 
 @pytest.mark.parametrize("border", [0.3, 0.5, 0.9, 0.95])

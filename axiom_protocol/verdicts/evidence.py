@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from axiom_protocol.manifest import Criterion, Finding, Manifest
-from axiom_server.decide.anytime import bounded, share, student
+from axiom_protocol.verdicts.anytime import bounded, share, student
 
 TYPICAL = 0.95  # of seeds, one by one, where a number has no bound
 ALPHA = 0.05  # of an interval; half of it for false "confirmed", half for false verdicts against
@@ -56,8 +56,16 @@ def weigh(manifest: Manifest, finding: Finding, values: np.ndarray, missing: int
     """The evidence of one value a seed, and of ``missing`` seeds without one."""
     if finding.statistic == "share":
         return _of_share(finding, int(values.sum()), len(values), missing)
-    low, high = support(manifest, finding)
-    above, below = finding.criterion.above, finding.criterion.below
+    bounds = support(manifest, finding)
+    return weigh_numbers(finding.criterion, finding.min_share, values, missing, bounds)
+
+
+def weigh_numbers(
+    criterion: Criterion, needed: float, values: np.ndarray, missing: int,
+    bounds: tuple[float, float],
+) -> Evidence:  # fmt: skip
+    """The evidence of numbers within ``bounds``, of which the share ``needed`` shall meet it."""
+    (low, high), above, below = bounds, criterion.above, criterion.below
     sides_for, sides_against = [], []
     if above is not None:
         sides_for.append(mean_above(values, missing, low, above))
@@ -65,8 +73,7 @@ def weigh(manifest: Manifest, finding: Finding, values: np.ndarray, missing: int
     if below is not None:
         sides_for.append(mean_below(values, missing, high, below))
         sides_against.append(mean_above(values, missing, low, below))
-    met, seeds = meeting(finding, values), len(values) + missing
-    needed = finding.min_share
+    met, seeds = meeting_of(criterion, values), len(values) + missing
     return Evidence(
         mean_for=min(sides_for),
         share_for=share.log_e_above(met, seeds, needed) if needed > 0 else math.inf,
@@ -118,7 +125,14 @@ def interval(
         seeds = len(values) + missing
         low, _ = share.interval(int(values.sum()), seeds, ALPHA)
         return low, share.interval(int(values.sum()) + missing, seeds, ALPHA)[1]
-    low, high = support(manifest, finding)
+    return interval_of_mean(values, missing, support(manifest, finding))
+
+
+def interval_of_mean(
+    values: np.ndarray, missing: int, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95 % confidence sequence of the mean of numbers within ``bounds``."""
+    low, high = bounds
     free_low, free_high = student.interval(values, ALPHA / 2)
     if math.isfinite(low):
         free_low = bounded.lower(with_missing(values, missing, low), low, ALPHA / 2)

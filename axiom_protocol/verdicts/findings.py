@@ -20,13 +20,13 @@ import scipy  # loads its parts when they are used
 from axiom_protocol import text
 from axiom_protocol.agreement import is_compared
 from axiom_protocol.manifest import Finding, Manifest
-from axiom_server.decide import evidence
-from axiom_server.decide.anytime import share
-from axiom_server.decide.anytime.between_hosts import BetweenHosts, compare
-from axiom_server.decide.anytime.discoveries import discoveries
-from axiom_server.decide.evidence import ALPHA, Evidence
-from axiom_server.decide.fixed_rule import FixedVerdict, fixed_verdict
-from axiom_server.decide.samples import Counted, IssuedSeed, Sample, count
+from axiom_protocol.verdicts import evidence
+from axiom_protocol.verdicts.anytime import share
+from axiom_protocol.verdicts.anytime.between_hosts import BetweenHosts, compare
+from axiom_protocol.verdicts.anytime.discoveries import discoveries
+from axiom_protocol.verdicts.evidence import ALPHA, Evidence
+from axiom_protocol.verdicts.fixed_rule import FixedVerdict, fixed_verdict
+from axiom_protocol.verdicts.samples import Counted, IssuedSeed, Sample, count
 
 #: rejected: the mean fails; fails seed by seed: too few seeds meet the criterion one by one.
 Verdict = Literal["confirmed", "rejected", "fails seed by seed", "preliminary", "insufficient"]
@@ -136,14 +136,19 @@ def judge(
     return judge_together([study])[0][0]
 
 
-def judge_together(studies: Sequence[Study]) -> list[list[Verdicts]]:
-    """The verdicts on the findings of several versions, decided together by e-BH, by version."""
+def judge_together(
+    studies: Sequence[Study], others: Sequence[Evidence] = ()
+) -> list[list[Verdicts]]:
+    """The verdicts on the findings of several versions, decided together by e-BH, by version.
+
+    others  evidence of further findings that are decided together with these
+    """
     weighed = [(s.manifest, w) for s in studies for w in s.weigh(unsettled_too=False)]
-    now = _decided([w for _, w in weighed])
+    now = _decided([w for _, w in weighed], others)
     pending = [w.counted.missing.get("pending", 0) for _, w in weighed]
     then = now
     if any(pending):
-        then = _decided([w for s in studies for w in s.weigh(unsettled_too=True)])
+        then = _decided([w for s in studies for w in s.weigh(unsettled_too=True)], others)
     verdicts = iter(
         _verdicts(manifest, w, verdict, reason, waiting, changed)
         for (manifest, w), (verdict, reason), (changed, _), waiting in zip(
@@ -154,8 +159,8 @@ def judge_together(studies: Sequence[Study]) -> list[list[Verdicts]]:
     return [list(islice(verdicts, size)) for size in sizes]
 
 
-def _decided(weighed: Sequence[_Weighed]) -> list[tuple[Verdict, str]]:
-    decisions = decide([w.evidence for w in weighed])
+def _decided(weighed: Sequence[_Weighed], others: Sequence[Evidence]) -> list[tuple[Verdict, str]]:
+    decisions = decide([*(w.evidence for w in weighed), *others])[: len(weighed)]
     return [_verdict(w, d) for w, d in zip(weighed, decisions, strict=True)]
 
 

@@ -1,0 +1,156 @@
+"""A study's numbers, its bounds, its refinement, and which seeds a budget goes to: all pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("scipy")
+
+from axiom_protocol.manifest import Field, Manifest
+from axiom_protocol.verdicts.study_design import StudyDesign, read_study
+from axiom_protocol.verdicts.study_numbers import (
+    bounds_of,
+    crossing,
+    number_of,
+)
+from axiom_protocol.verdicts.study_verdicts import Cell, StudyData, judge_study
+from axiom_server.decide.refine import middle, refined
+from axiom_server.decide.seeds import Open, Question, decide_seeds
+
+TEXT = """
+name = "map"
+experiment = "walk"
+question = "?"
+seeds = 60
+[axes.x]
+values = [1, 10, 100]
+scale = "log"
+[axes.y]
+values = [0.0, 1.0, 2.0]
+[[findings]]
+name = "c"
+claim = "c"
+kind = "contrast"
+field = "z"
+high = { x = 100 }
+low = { x = 1 }
+criterion = { above = 0.0 }
+min_share = 0.5
+[[findings]]
+name = "t"
+claim = "t"
+kind = "trend"
+field = "z"
+along = "x"
+criterion = { above = 0.2 }
+min_share = 0.5
+[[findings]]
+name = "b"
+claim = "b"
+kind = "boundary"
+field = "z"
+level = 0.5
+along = "y"
+over = "x"
+criterion = { below = 0.0 }
+min_share = 0.5
+[refine]
+finding = "b"
+rounds = 1
+"""
+MANIFEST = Manifest(
+    name="walk", version="1.0.0", title="w", question="?", expected_seconds=1,
+    result={"valid": Field(kind="flag"), "configs_done": Field(), "z": Field(min=0.0, max=1.0)},
+)  # fmt: skip
+
+
+def design() -> StudyDesign:
+    return read_study(TEXT)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=9, max_size=9))
+def test_numbers_lie_within_their_bounds(values: list[float]) -> None:
+    made, sets = design(), design().sets()
+    for finding in made.findings:
+        low, high = bounds_of(made, finding, sets, MANIFEST)
+        number = number_of(made, finding, sets, values)
+        assert number is not None
+        assert low - 1e-9 <= number <= high + 1e-9
+        assert math.isfinite(high - low)
+
+
+def test_the_numbers_of_a_plane() -> None:
+    """z = (log10 x + y) / 4: the border at one half falls by one for each decade of x."""
+    made, sets = design(), design().sets()
+    plane = [(math.log10(s["x"]) + s["y"]) / 4 for s in sets]
+    numbers = [number_of(made, finding, sets, plane) for finding in made.findings]
+    assert numbers == [pytest.approx(0.5), pytest.approx(0.25), pytest.approx(-1.0)]
+    assert number_of(made, made.findings[0], sets, [None, *plane[1:]]) is None
+
+
+def test_a_crossing_is_on_the_axis() -> None:
+    assert crossing([(0, 0), (1, 1)], 0.25) == 0.25
+    assert crossing([(0, 0.9), (1, 0.6)], 0.5) == 1, "it ends nearer to the level there"
+    assert crossing([(0, 0.6), (1, 0.9)], 0.5) == 0
+    assert crossing([(0, 0), (1, 1), (2, 0)], 0.5) == 1.0, "the mean of two places"
+
+
+def test_sets_are_added_on_both_sides_of_the_boundary() -> None:
+    made, sets = design(), design().sets()
+    plane: list[float | None] = [(math.log10(s["x"]) + s["y"]) / 4.2 for s in sets]
+    assert made.refine is not None
+    added = refined(made, made.refine, sets, plane)
+    assert sorted((s["x"], s["y"]) for s in added) == [(10, 1.5), (100, 0.5)]
+    assert (middle(10, 1000, log=True), middle(1, 2, log=False)) == (100, 2)
+    assert middle(0.1, 0.2, log=True) == 0.141421
+
+
+def data(slope: float, seeds: int = 60, **more: Any) -> StudyData:
+    sets = design().sets()
+    cells = [
+        Cell(position=i, seed=seed, values={"z": 0.4 + slope * math.log10(s["x"]) + seed * 1e-4})
+        for seed in range(seeds)
+        for i, s in enumerate(sets)
+    ]
+    fields: dict[str, Any] = {"sets": sets, "seeds": range(60), "cells": cells, **more}
+    return StudyData(design=design(), manifest=MANIFEST, **fields)
+
+
+def test_verdicts_follow_the_data() -> None:
+    assert judge_study(data(0.25))[0].verdict == "confirmed"
+    assert judge_study(data(-0.15))[0].verdict in ("rejected", "fails seed by seed")
+    assert {v.verdict for v in judge_study(data(0.25, out=3))} == {"preliminary"}
+    assert {v.verdict for v in judge_study(data(0.25, seeds=3))} == {"insufficient"}
+
+
+def test_missing_seeds_count_against_the_claim() -> None:
+    found = judge_study(data(0.25, seeds=12))[0]
+    assert (found.seeds, found.missing, found.verdict) == (12, 48, "preliminary")
+
+
+def question(*findings: Open, **more: Any) -> Question:
+    return Question(version_id=more.pop("version_id", 1), parameters=1, findings=findings, **more)
+
+
+def test_a_budget_is_spent_where_a_seed_decides_most() -> None:
+    near, far = Open(name="near", seeds=40, log_e=3.0), Open(name="far", seeds=40, log_e=0.3)
+    one, two = question(far, version_id=1), question(near, near, version_id=2)
+    chosen = decide_seeds([one, two], 1000)
+    assert chosen.question == two
+    assert chosen.seeds == 12, "(3.69 - 3) / (3 / 40), and a fifth more"
+    assert chosen.findings == ("near", "near")
+
+
+def test_a_budget_ends_or_waits() -> None:
+    far = Open(name="far", seeds=40, log_e=0.3)
+    assert decide_seeds([question()], 10).close
+    assert not decide_seeds([question(far, out=2)], 500).close
+    assert not decide_seeds([question(far, pending=2)], 500).close
+    assert decide_seeds([question(far)], 0).reason == "the budget is spent"
+    assert "decide nothing more" in decide_seeds([question(far)], 10).reason
