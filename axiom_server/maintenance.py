@@ -18,7 +18,7 @@ from axiom_server import comparison
 from axiom_server.config import Config
 from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
-from axiom_server.store import alarms, experiments, hosts, tasks
+from axiom_server.store import alarms, experiments, hosts, statistics, tasks
 from axiom_server.store.database import Connection, Pool, row
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError
@@ -106,6 +106,10 @@ async def run_round(connection: Connection, config: Config) -> bool:
         await comparison.compare_and_place(connection, config)
         await comparison.quarantine_hosts(connection, config)
         await stop_faulty_experiments(connection, config)
+    async with connection.transaction():
+        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+            return False
+        await statistics.refresh(connection)
     return True
 
 
