@@ -253,6 +253,18 @@ def _set_experiment(context: typer.Context, name: str, state: str, reason: str) 
     print(f"{name} is {state}; {count} {what}")
 
 
+@export_app.command("statistics")
+def export_statistics(
+    context: typer.Context,
+    target: Annotated[Path, typer.Argument(help="A folder; it is made when it is not there.")],
+) -> None:
+    """Write tables.xml, user.gz, host.gz and team.gz, as BOINC's statistics sites read them."""
+    from axiom_server.transfer.export_statistics import export_statistics as write_statistics
+
+    run_transaction(project_of(context), lambda c: write_statistics(c, target))
+    print(f"{target}: tables.xml, user.gz, host.gz, team.gz")
+
+
 @export_app.command("results")
 def export_results(
     context: typer.Context,
