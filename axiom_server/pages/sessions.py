@@ -36,7 +36,8 @@ async def one(connection: Connection, config: Config, session_id: int) -> str | 
     )
     return render(
         "session.html", project=config.project.name, path=f"/sessions/{session_id}",
-        session=session_id, listed=ROWS, newer=session_id + 1 if newer else None, heading=heading_of(log),
+        session=session_id, listed=ROWS, newer=session_id + 1 if newer else None,
+        heading=heading_of(log),
         log=log, user_ids=dict(found),
         summary=texts[0][1], texts=[(h, "\n".join(lines)) for h, lines in texts[1:]],
     )  # fmt: skip
