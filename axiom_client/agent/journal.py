@@ -18,7 +18,7 @@ from axiom_client.decide import commands as c
 from axiom_client.decide.events import WaitingReport
 from axiom_client.decide.model import CreditDay, Drain, Pause, SyncPlan, TaskRecord
 from axiom_client.errors import DiskFull, JournalBroken
-from axiom_protocol.messages import Credit, Report
+from axiom_protocol.messages import AccountSettings, Credit, HostSettings, Report
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -43,6 +43,9 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     durations: dict[str, float] = {}
     credit: Credit | None = None
     credit_day: CreditDay | None = None
+    account: AccountSettings | None = None
+    mode: str = ""
+    modes: dict[str, HostSettings] = {}
 
 
 class Journal:
@@ -150,6 +153,9 @@ class Journal:
             durations=_decode(kept, "durations", dict[str, float]) or {},
             credit=_decode(kept, "credit", Credit),
             credit_day=_decode(kept, "credit_day", CreditDay),
+            account=_decode(kept, "account", AccountSettings),
+            mode=_decode(kept, "mode", str) or "",
+            modes=_decode(kept, "modes", dict[str, HostSettings]) or {},
         )
 
     def reports(self, task_ids: Iterable[int]) -> list[Report]:

@@ -26,7 +26,7 @@ from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
-from axiom_client.decide.model import AgentState, Limits
+from axiom_client.decide.model import AgentState
 from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ServerNotThere
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
@@ -127,7 +127,11 @@ class Agent:
         if self._performer is not None and _network(before) != _network(config):
             self._performer.use_network(_network(config))
         log.info("the changed configuration is in use")
-        self.put(e.ConfigChanged(now=time.monotonic(), limits=config.limits()))
+        self.put(
+            e.ConfigChanged(
+                now=time.monotonic(), limits=config.limits(), control=config.account_control()
+            )
+        )
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class Agent:
             self._open_record()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
-            self.put(_started(contents, self._config.limits(), self._options))
+            self.put(_started(contents, self._config, self._options))
             self._notifier.ready()
             while performer.exit is None:
                 await self._handle(performer, await self._queue.get())
@@ -246,13 +250,17 @@ def _ended(leave: c.Exit) -> str:
     return leave.reason
 
 
-def _started(contents: JournalContents, limits: Limits, options: RunOptions) -> e.AgentStarted:
+def _started(contents: JournalContents, config: Config, options: RunOptions) -> e.AgentStarted:
     return e.AgentStarted(
         now=time.monotonic(),
         wall=time.time(),
         utc_offset_seconds=utc_offset_seconds(),
         instance=secrets.token_hex(8),
-        limits=limits,
+        limits=config.limits(),
+        control=config.account_control(),
+        account=contents.account,
+        mode=contents.mode,
+        modes=contents.modes,
         tasks=contents.tasks,
         reports=contents.reports,
         unanswered=contents.unanswered,

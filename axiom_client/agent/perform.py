@@ -248,6 +248,7 @@ class Performer:
             in_hand=plan.in_hand,
             reports=self._journal.reports(plan.report_ids),
             draining=plan.draining,
+            status=plan.status,
         )
         try:
             answer = await self._api.sync(request)

@@ -6,11 +6,14 @@ import time
 
 from axiom_client.agent.attach import facts_only, known_identity
 from axiom_client.agent.journal import Journal, JournalContents
+from axiom_client.cli.shared import load
 from axiom_client.config.schema import Config
+from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState
+from axiom_client.errors import NotRunning
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
 
@@ -26,6 +29,10 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         utc_offset_seconds=utc_offset_seconds(),
         instance="offline",
         limits=config.limits(),
+        control=config.account_control(),
+        account=contents.account,
+        mode=contents.mode,
+        modes=contents.modes,
         tasks=contents.tasks,
         reports=contents.reports,
         pause=contents.pause,
@@ -52,3 +59,11 @@ def _contents(folders: Folders) -> JournalContents:
         return journal.contents()
     finally:
         journal.close()
+
+
+def known_snapshot(folders: Folders) -> Snapshot:
+    """The running agent's snapshot, else one from its journal. Raises NotAttached."""
+    try:
+        return request_snapshot(folders.control_socket)
+    except NotRunning:
+        return offline_snapshot(folders, load(folders))

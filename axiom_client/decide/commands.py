@@ -10,7 +10,9 @@ from axiom_client.decide.model import SyncPlan, TaskRecord
 from axiom_client.decide.task_run import Environment, TaskSpec
 from axiom_protocol.messages import GpuFacts, Report
 
-ValueKey = Literal["pause", "gpu_pauses", "drain", "durations", "credit", "credit_day"]
+ValueKey = Literal[
+    "pause", "gpu_pauses", "drain", "durations", "credit", "credit_day", "account", "mode", "modes"
+]
 
 
 class _Command(Struct, frozen=True, kw_only=True, tag=True):
