@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from axiom_protocol.messages import Credit, Grant, SyncAnswer, SyncRequest
-from axiom_protocol.text import one_line
+import msgspec
+
+from axiom_protocol.messages import AccountSettings, Credit, Grant, SyncAnswer, SyncRequest
+from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.decide import retry
 from axiom_server.decide.credit import decayed
@@ -229,6 +231,7 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
         idle_gpu=max(0, min(capacity.gpu_slots_free, host.gpus) - gpu),
         draining=one_line(request.draining),
         pending=len(changes.ended),
+        status=plain_message(request.status) if request.status is not None else None,
     )
 
 
@@ -245,8 +248,17 @@ def _make_answer(
         if may_take_work
         else config.serve.sync_seconds,
         no_work_reason=reason,
+        account=_account(sync),
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
+
+
+def _account(sync: HostSync) -> AccountSettings | None:
+    """What the account sets, where the host has not the newest; older hosts know nothing of it."""
+    host, status = sync.host, sync.request.status
+    if status is None or host.account_answer is None or status.revision == host.account_revision:
+        return None
+    return msgspec.json.decode(host.account_answer, type=AccountSettings)
 
 
 def _credit(host: HostRow, pending: int) -> Credit:

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from axiom_protocol import __version__
 from axiom_protocol.messages import (
     PROTOCOL_VERSION,
+    AccountLink,
     EnrolAnswer,
     EnrolRequest,
     Problem,
@@ -34,12 +35,14 @@ from axiom_server.config import Config
 from axiom_server.decide import names
 from axiom_server.maintenance import Maintenance
 from axiom_server.publish import deploy
-from axiom_server.store import hosts, users
+from axiom_server.store import hosts, users, web_sessions
 from axiom_server.store.database import HEAD, Connection, Pool, row
+from axiom_server.store.web_sessions import LINK_SECONDS
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.sync.transaction import TokenUnknown
 from axiom_server.trust.repository import Repository
 from axiom_server.web import openapi
+from axiom_server.web.accounts import Accounts
 from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
@@ -160,6 +163,17 @@ class Api:
             await self._revoke(token)
         return answered
 
+    async def account_link(self, request: Request) -> Response:
+        """``POST /api/v1/account-links``: a page that signs the owner of this host in once."""
+        token = users.digest(bearer(request))
+        await self.known.check(token)
+        secret, stored = users.new_secret()
+        async with self.pool.connection() as connection, connection.transaction():
+            if not await web_sessions.make_link(connection, token, stored):
+                raise Refused(409, "This host belongs to no account", "Attach it to one.")
+        link = AccountLink(path=f"/account/link/{secret}", expires_seconds=LINK_SECONDS)
+        return answer(request, link, status=201)
+
     async def leave(self, request: Request) -> Response:
         """``DELETE /api/v1/hosts/self``: the host detaches; its token is worth nothing after."""
         token = users.digest(bearer(request))
@@ -222,9 +236,11 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             Route("/api/v1/project", api.project),
             Route("/api/v1/hosts", api.enrol, methods=["POST"]),
             Route("/api/v1/hosts/self", api.leave, methods=["DELETE"]),
+            Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
             *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
+            *Accounts(config=api.config, pool=api.pool).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),

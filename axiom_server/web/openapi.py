@@ -11,6 +11,7 @@ import msgspec
 from axiom_protocol import __version__
 from axiom_protocol.messages import (
     PROTOCOL_VERSION,
+    AccountLink,
     EnrolAnswer,
     EnrolRequest,
     Problem,
@@ -20,7 +21,7 @@ from axiom_protocol.messages import (
 )
 
 Json = dict[str, Any]
-MESSAGES = (ProjectInfo, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
+MESSAGES = (ProjectInfo, AccountLink, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
 REQUESTS = ("EnrolRequest", "SyncRequest")
 #: What any route may answer instead; docs/api.md says what to do then.
 ALWAYS = {
@@ -77,6 +78,12 @@ def _paths() -> Json:
             **_post("Reports and needs in; grants and acknowledgements out", "SyncRequest",
                     "SyncAnswer", 200, NO_TOKEN),
             "security": [{"host": []}],
+        }},
+        "/api/v1/account-links": {"post": {
+            "summary": "A page that signs the owner of this host in once",
+            "security": [{"host": []}],
+            "responses": {"201": _body("the link", "AccountLink"), **_refusals(
+                NO_TOKEN | ALWAYS | {409: "the host belongs to no account"})},
         }},
         "/api/v1/hosts/self": {"delete": {
             "summary": "Detach: the host's token is worth nothing after",
