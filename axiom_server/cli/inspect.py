@@ -111,8 +111,15 @@ def trust(
 def _set_host(context: typer.Context, host: int, state: str, reason: str) -> None:
     from axiom_server.errors import NotFound
     from axiom_server.store import hosts as store
+    from axiom_server.store import staff
+    from axiom_server.store.database import Connection
 
-    if not run_transaction(project_of(context), lambda c: store.set_state(c, host, state, reason)):
+    async def work(connection: Connection) -> bool:
+        detail = {"host": host, "reason": reason}
+        await staff.record(connection, staff.command_user(), f"host {state}", detail)
+        return await store.set_state(connection, host, state, reason)
+
+    if not run_transaction(project_of(context), work):
         raise NotFound(f"no host {host}; axiom-server hosts lists them")
     print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
 

@@ -49,6 +49,7 @@ from axiom_server.web.metrics import Metrics
 from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused
+from axiom_server.web.staff import Staff
 from axiom_server.web.statistics_files import StatisticsFiles
 
 ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
@@ -241,6 +242,7 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             Route("/bundles/{kind}/{name}", api.bundle_file),
             *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
             *Accounts(config=api.config, pool=api.pool).routes(),
+            *Staff(config=api.config, pool=api.pool).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),
