@@ -19,6 +19,7 @@ NAVIGATION = {
     "/teams": "Teams",
     "/sessions": "Sessions",
     "/status": "Status",
+    "/account/sign-in": "Your account",
 }
 
 

@@ -64,7 +64,8 @@ class Accounts:
     async def sign_in(self, request: Request) -> Response:
         """``/account/sign-in``: by account key."""
         if request.method != "POST":
-            return self._page("sign_in.html", request)
+            known = await self._user_id(request) is not None
+            return _to("/account") if known else self._page("sign_in.html", request)
         form = await read_form(request, self.budget)
         self._throttle(request)
         async with self.pool.connection() as connection:
@@ -110,12 +111,15 @@ class Accounts:
 
     async def _who(self, request: Request) -> SignedIn:
         """Raises Refused: 401, nobody is signed in."""
-        session = request.cookies.get(COOKIE, "")
-        async with self.pool.connection() as connection:
-            user_id = await web_sessions.user_of(connection, users.digest(session))
+        user_id = await self._user_id(request)
         if user_id is None:
             raise Refused(401, "Sign in first", "At /account/sign-in, or by a link from a host.")
-        return SignedIn(user_id=user_id, session=session)
+        return SignedIn(user_id=user_id, session=request.cookies.get(COOKIE, ""))
+
+    async def _user_id(self, request: Request) -> int | None:
+        session = request.cookies.get(COOKIE, "")
+        async with self.pool.connection() as connection:
+            return await web_sessions.user_of(connection, users.digest(session))
 
     async def _form(self, request: Request) -> tuple[SignedIn, Form]:
         who = await self._who(request)
