@@ -7,6 +7,7 @@
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
 #   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
 #   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
+#   make pages-check  the pages in chromium with axe-core and html-validate (npm)
 #   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
 #   make chaos      faults of every kind on real servers and agents (MINUTES=20 SEED=1; slow)
 #   make planted    are planted faults found by chaos and by the two cores together? (slow)
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance packages packages-test docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -79,6 +80,10 @@ attacks: $(VENV)/.dev-stamp
 	$(BIN)/python -m pytest tests/attacks
 	AXIOM_ATTACKS_IN=bubblewrap $(BIN)/python -m pytest tests/attacks
 	AXIOM_ATTACKS_IN=gpu $(BIN)/python -m pytest tests/attacks
+
+pages-check: $(VENV)/.dev-stamp
+	npm install --prefix .npm --no-audit --no-fund --no-save axe-core@4 html-validate@10
+	AXIOM_NPM=.npm/node_modules $(BIN)/python -m pytest tests/pages/test_browser.py
 
 science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science

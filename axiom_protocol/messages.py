@@ -152,6 +152,69 @@ IDENTITY_UNCLEAR = "unclear"  # another run may be using it: nothing is granted 
 IDENTITY_COPIED = "copied"  # another run is using it: join as a host of your own
 
 
+Span = tuple[Annotated[int, Meta(ge=0, lt=10_080)], Annotated[int, Meta(gt=0, le=11_520)]]
+
+
+class HostSettings(Struct, frozen=True, kw_only=True):
+    """Limits set by the owner of an account. Each can only lower what a host may do.
+
+    cpu_share    largest share of the host's cores; None: as the host's own config says, as below
+    cpu_cores    largest number of cores
+    gpus         largest number of GPUs
+    on_battery   False: no tasks on battery power; True lifts nothing
+    schedule     hours in which tasks may run, as minutes since Monday 00:00, local time
+    """
+
+    paused: bool = False
+    draining: bool = False
+    cpu_share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    cpu_cores: Count | None = None
+    gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    on_battery: bool | None = None
+    schedule: Annotated[list[Span], Meta(max_length=64)] = []
+
+
+class AccountSettings(Struct, frozen=True, kw_only=True):
+    """What the owner of this host's account has set for it on the project's pages.
+
+    revision   changes with the settings; the host sends it back as ``HostStatus.revision``
+    set_at     when, seconds since 1970
+    settings   of the host, its group and its mode: all of them hold together
+    mode       name of the mode that the owner chose there; empty: none
+    modes      the modes of the account by name, for the owner to switch on the host itself
+    """
+
+    revision: ShortText
+    set_at: Annotated[float, Meta(ge=0, le=1e11)] = 0.0
+    settings: Annotated[list[HostSettings], Meta(max_length=3)] = []
+    mode: ShortText = ""
+    modes: Annotated[dict[ShortText, HostSettings], Meta(max_length=20)] = {}
+
+
+class IdleSlots(Struct, frozen=True, kw_only=True):
+    """How many cores or GPUs are idle for one reason."""
+
+    slots: Count
+    reason: ShortText
+
+
+class HostStatus(Struct, frozen=True, kw_only=True):
+    """What the account's pages show of a host.
+
+    state      running, paused, draining or stopping
+    revision   of the account's settings that are in force here
+    refuses    this host's config (account.control) keeps the account's settings out
+    mode       the mode that was switched on the host itself
+    """
+
+    state: ShortText = ""
+    reason: ShortText = ""
+    idle: Annotated[list[IdleSlots], Meta(max_length=16)] = []
+    revision: ShortText = ""
+    refuses: bool = False
+    mode: ShortText = ""
+
+
 class SyncRequest(Struct, frozen=True, kw_only=True):
     """What a host sends in one sync.
 
@@ -168,6 +231,7 @@ class SyncRequest(Struct, frozen=True, kw_only=True):
     draining: ShortText = ""  # why no new tasks are taken; empty when they are
     run: AgentRun | None = None
     epoch: ShortText = ""  # of the server, as its last answer said
+    status: HostStatus | None = None
 
 
 class Grant(Struct, frozen=True, kw_only=True):
@@ -226,6 +290,17 @@ class SyncAnswer(Struct, frozen=True, kw_only=True):
     answered_at: Timestamp = 0.0
     restored_from: Timestamp = 0.0
     backed_up_at: Timestamp = 0.0
+    account: AccountSettings | None = None  # None: no change since ``HostStatus.revision``
+
+
+class AccountLink(Struct, frozen=True, kw_only=True):
+    """``POST /api/v1/account-links``: a page that signs the owner of this host's account in, once.
+
+    path   to be opened at the project's address; it is a secret
+    """
+
+    path: Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/_-]{1,200}\Z")]
+    expires_seconds: Seconds
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):

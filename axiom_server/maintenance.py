@@ -19,7 +19,7 @@ from axiom_server.config import Config
 from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
 from axiom_server.review import seed_budgets, studies
-from axiom_server.store import alarms, experiments, hosts, tasks
+from axiom_server.store import alarms, experiments, hosts, statistics, tasks
 from axiom_server.store.database import Connection, Pool, row
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError
@@ -109,6 +109,10 @@ async def run_round(connection: Connection, config: Config) -> bool:
         await stop_faulty_experiments(connection, config)
         await studies.advance_all(connection)
         await seed_budgets.spend(connection)
+    async with connection.transaction():
+        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+            return False
+        await statistics.refresh(connection)
     return True
 
 

@@ -105,6 +105,20 @@ def _pin(folders: Folders, url: str, network: Network, fingerprint: str | None) 
             ) from None
 
 
+async def account_link(folders: Folders, network: Network) -> tuple[str, float]:
+    """A link that signs this host's owner in once: its address, and for how many seconds.
+
+    Raises NotAttached, ProjectProblem.
+    """
+    identity = known_identity(folders)
+    api = Api(identity.url, network, identity.token)
+    try:
+        link = await api.account_link()
+    finally:
+        await api.close()
+    return identity.url.rstrip("/") + link.path, link.expires_seconds
+
+
 async def detach(folders: Folders, network: Network) -> str:
     """Leave the project: deliver reports, give tasks back, delete the identity and the journal.
 

@@ -26,7 +26,7 @@ from axiom_client.decide.model import (
     TaskRecord,
 )
 from axiom_client.errors import DiskFull, JournalBroken, JournalDamaged
-from axiom_protocol.messages import Credit, Report, Work
+from axiom_protocol.messages import AccountSettings, Credit, HostSettings, Report, Work
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -63,6 +63,9 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     incident: Incident | None = None
     kept: list[KeptResult] = []
     epoch: str = ""
+    account: AccountSettings | None = None
+    mode: str = ""
+    modes: dict[str, HostSettings] = {}
 
 
 class Journal:
@@ -308,6 +311,9 @@ def _contents(
         incident=_decode(kept, "incident", Incident),
         kept=results,
         epoch=_decode(kept, "epoch", str) or "",
+        account=_decode(kept, "account", AccountSettings),
+        mode=_decode(kept, "mode", str) or "",
+        modes=_decode(kept, "modes", dict[str, HostSettings]) or {},
     )
 
 

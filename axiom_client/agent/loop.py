@@ -31,7 +31,7 @@ from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
-from axiom_client.decide.model import AgentState, Limits
+from axiom_client.decide.model import AgentState
 from axiom_client.decide.retry import retry_sync
 from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ProjectProblem, ServerNotThere
 from axiom_client.folders import Folders
@@ -179,7 +179,11 @@ class Agent:
         if self._performer is not None and _network(before) != _network(config):
             self._performer.use_network(_network(config))
         log.info("the changed configuration is in use")
-        self.put(e.ConfigChanged(now=time.monotonic(), limits=config.limits()))
+        self.put(
+            e.ConfigChanged(
+                now=time.monotonic(), limits=config.limits(), control=config.account_control()
+            )
+        )
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -203,7 +207,7 @@ class Agent:
             self._open_record()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
-            self.put(_started(contents, self._config.limits(), self._options, setup.run))
+            self.put(_started(contents, self._config, self._options, setup.run))
             self._notifier.ready()
             while performer.exit is None:
                 await self._handle(performer, await self._queue.get())
@@ -300,14 +304,18 @@ def _ended(leave: c.Exit) -> str:
 
 
 def _started(
-    contents: JournalContents, limits: Limits, options: RunOptions, run: str
+    contents: JournalContents, config: Config, options: RunOptions, run: str
 ) -> e.AgentStarted:
     return e.AgentStarted(
         now=time.monotonic(),
         wall=time.time(),
         utc_offset_seconds=utc_offset_seconds(),
         instance=run,
-        limits=limits,
+        limits=config.limits(),
+        control=config.account_control(),
+        account=contents.account,
+        mode=contents.mode,
+        modes=contents.modes,
         tasks=contents.tasks,
         reports=contents.reports,
         unanswered=contents.unanswered,

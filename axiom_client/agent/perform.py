@@ -255,6 +255,7 @@ class Performer:
             epoch=plan.epoch,
             draining=plan.draining,
             run=AgentRun(run=self._setup.run, place=self._place, ending=plan.ending),
+            status=plan.status,
         )
         try:
             answer = await self._api.sync(request)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_client.cli.account import app as account_app
+from axiom_client.cli.account import mode
 from axiom_client.cli.config import app as config_app
 from axiom_client.cli.control import add_control_commands, task_app
 from axiom_client.cli.service import app as service_app
@@ -32,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
+app.add_typer(account_app, name="account")
 app.add_typer(task_app, name="task")
 app.add_typer(service_app, name="service")
 
@@ -226,6 +229,7 @@ def log(
 # --- control the running agent --------------------------------------------------------------------
 
 add_control_commands(app)
+app.command()(mode)
 
 
 # --- test this host or an experiment --------------------------------------------------------------
@@ -291,11 +295,6 @@ def _network(config: Config) -> Network:
 
 def _snapshot(folders: Folders) -> Snapshot:
     """The running agent's snapshot, else one from its journal."""
-    from axiom_client.cli.offline import offline_snapshot
-    from axiom_client.control.server import request_snapshot
-    from axiom_client.errors import NotRunning
+    from axiom_client.cli.offline import known_snapshot
 
-    try:
-        return request_snapshot(folders.control_socket)
-    except NotRunning:
-        return offline_snapshot(folders, load(folders))
+    return known_snapshot(folders)

@@ -38,6 +38,8 @@ def show(flags: Flags = None, as_json: AsJson = False) -> None:
         return
     for name, setting in settings.items():
         print(f"{name:<20} {setting.written!s:<12} {setting.origin}")
+    for line in _account_lines():
+        print(line)
 
 
 @app.command("set")
@@ -79,3 +81,15 @@ def path(as_json: AsJson = False) -> None:
     """Show where the configuration file is, whether it exists or not."""
     file = find_folders().config_file
     print_result(str(file), {"path": str(file)}, as_json=as_json)
+
+
+def _account_lines() -> list[str]:
+    """What the account and the mode lower; nothing where this host is not attached."""
+    from axiom_client.cli.display import account_lines
+    from axiom_client.cli.offline import known_snapshot
+    from axiom_client.errors import NotAttached
+
+    try:
+        return account_lines(known_snapshot(find_folders()).account)
+    except NotAttached:
+        return []

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from axiom_client.config.quantities import show_seconds, show_size
 from axiom_client.control.server import request_snapshot
-from axiom_client.control.snapshot import SlotView, Snapshot, TaskView
+from axiom_client.control.snapshot import AccountView, SlotView, Snapshot, TaskView
 from axiom_protocol.text import counted
 
 REFRESH_SECONDS = 0.5  # often enough to see progress, at hardly any cost
@@ -226,9 +226,24 @@ def _footer(shot: Snapshot) -> list[str]:
     lines = [f"{queue} · {in_review}", earned, *_contact(shot)]
     lines += [f"no GPU: {problem}" for problem in shot.gpu_problems]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
+    lines += account_lines(shot.account)
     if shot.reason:
         has_state = shot.reason.startswith(shot.state)  # such as "paused by you"
         lines.append(shot.reason if has_state else f"{shot.state}: {shot.reason}")
+    return lines
+
+
+def account_lines(account: AccountView) -> list[str]:
+    """What the account and the mode set here, as lines for people."""
+    lines = []
+    if account.set:
+        words = ", ".join(account.limits)
+        mode = f" (mode {account.mode_of_account})" if account.mode_of_account else ""
+        end = "; not followed: account.control is false" if account.refused else ""
+        lines.append(f"{account.set}{mode}: {words}{end}")
+    if account.mode:
+        words = ", ".join(account.mode_limits) or "not known here"
+        lines.append(f"mode {account.mode}: {words}; to end it: axiom-client mode off")
     return lines
 
 

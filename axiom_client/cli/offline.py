@@ -8,12 +8,14 @@ from contextlib import closing
 from axiom_client.agent.attach import facts_only, known_identity
 from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.recovery import visible_damage
+from axiom_client.cli.shared import load
 from axiom_client.config.schema import Config
+from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Incident
-from axiom_client.errors import JournalDamaged
+from axiom_client.errors import JournalDamaged, NotRunning
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
 
@@ -29,6 +31,10 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         utc_offset_seconds=utc_offset_seconds(),
         instance="offline",
         limits=config.limits(),
+        control=config.account_control(),
+        account=contents.account,
+        mode=contents.mode,
+        modes=contents.modes,
         tasks=contents.tasks,
         reports=contents.reports,
         pause=contents.pause,
@@ -60,3 +66,11 @@ def _contents(folders: Folders) -> tuple[JournalContents, str]:
             return journal.contents(), ""
     except JournalDamaged as damage:
         return JournalContents(), str(damage)
+
+
+def known_snapshot(folders: Folders) -> Snapshot:
+    """The running agent's snapshot, else one from its journal. Raises NotAttached."""
+    try:
+        return request_snapshot(folders.control_socket)
+    except NotRunning:
+        return offline_snapshot(folders, load(folders))

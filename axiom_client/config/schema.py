@@ -26,7 +26,8 @@ from axiom_client.config.quantities import (
     read_temperature,
 )
 from axiom_client.config.text_file import read_text_file
-from axiom_client.decide.model import Limits
+from axiom_client.decide.account import LOWERED_KEYS
+from axiom_client.decide.model import AccountControl, Limits
 from axiom_client.errors import BadValue, ConfigProblem, UnknownKey
 
 Scalar = bool | int | float | str
@@ -91,6 +92,14 @@ def _is_proxy(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not spaced
 
 
+def _read_kept(value: Any) -> list[str]:
+    names = read_names(value)
+    for name in names:
+        if name not in LOWERED_KEYS:
+            raise ValueError(f"has {name!r}; the account sets no others than {LOWERED_KEYS}")
+    return names
+
+
 class Key(Struct, frozen=True, kw_only=True):
     """One key of the configuration. ``about`` is what the template says of it."""
 
@@ -145,6 +154,12 @@ KEYS = (
     Key(name="work.buffer", default="5 min", read=read_seconds,
         about="Time for which each core keeps tasks waiting, so that a short network outage leaves "
               "no core idle."),
+    Key(name="account.control", default=True, read=_read_bool,
+        about="Whether your account, on the project's pages, may pause this host and lower its "
+              "limits. It can never raise them."),
+    Key(name="account.keep", default="", read=_read_kept,
+        about="Keys whose value here your account does not lower, separated by commas: cpu.share, "
+              "cpu.cores, gpu.enabled, run.on_battery, run.schedule."),
     Key(name="host.name", default="", read=_read_text,
         about="Name of this host in the project; empty: the computer's own name."),
     Key(name="network.proxy", default="", read=_read_proxy,
@@ -195,6 +210,10 @@ class Config(Struct, frozen=True, kw_only=True):
             exclusive=self["run.exclusive"],
             buffer_seconds=self["work.buffer"],
         )
+
+    def account_control(self) -> AccountControl:
+        """How far the account may lower the limits."""
+        return AccountControl(enabled=self["account.control"], kept=self["account.keep"])
 
 
 def load_config(

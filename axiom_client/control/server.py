@@ -17,10 +17,12 @@ from msgspec import Struct
 
 from axiom_client.control.snapshot import Snapshot
 from axiom_client.decide import events as e
+from axiom_client.decide.account import MODES_MAX, known_modes
 from axiom_client.decide.model import AfterDrain, AgentState
 from axiom_client.decide.schedule import moment
 from axiom_client.errors import ControlRefused, NoSuchTask
 from axiom_client.host.clock import utc_offset_seconds
+from axiom_protocol.messages import HostSettings
 
 if sys.platform == "win32":
     from axiom_client.control.named_pipe import ControlListener, send_request
@@ -30,7 +32,7 @@ else:
 LINE_BYTES_MAX = 1 << 20  # a request is short; a snapshot of a 240-core host takes about 100 kB
 ANSWER_SECONDS = 5.0  # the loop answers within milliseconds unless it hangs
 
-Verb = Literal["snapshot", "pause", "resume", "drain", "sync", "abort", "reload", "stop"]
+Verb = Literal["snapshot", "pause", "resume", "drain", "sync", "abort", "reload", "stop", "mode"]
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -42,6 +44,8 @@ class Request(Struct, frozen=True, kw_only=True):
     then: AfterDrain = "stay"
     gpu: int | None = None
     task_id: int = 0
+    mode: str = ""
+    settings: HostSettings | None = None  # of a mode that is new, or changed
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -134,6 +138,8 @@ def _event(request: Request) -> e.Event:
             )
         case "abort":
             return e.AbortRequested(now=now, task_id=request.task_id)
+        case "mode":
+            return e.ModeChosen(now=now, mode=request.mode, settings=request.settings)
         case "sync":
             return e.SyncRequested(now=now)
         case _:
@@ -146,6 +152,18 @@ def _why_refused(request: Request, state: AgentState) -> str:
         return f"there is no GPU {request.gpu} on this host"
     if request.do == "abort" and request.task_id not in state.tasks:
         return f"no task {request.task_id}"
+    if request.do == "mode":
+        return _why_no_mode(request, state)
+    return ""
+
+
+def _why_no_mode(request: Request, state: AgentState) -> str:
+    known = known_modes(state)
+    if request.mode and request.settings is None and request.mode not in known:
+        names = ", ".join(sorted(known)) or "none yet"
+        return f"no mode {request.mode!r} is known here ({names}); name it with its limits"
+    if request.settings is not None and len({*state.modes, request.mode}) > MODES_MAX:
+        return f"this host has {MODES_MAX} modes already; change one of them"
     return ""
 
 

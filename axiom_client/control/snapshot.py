@@ -7,19 +7,17 @@ from typing import Literal
 
 from msgspec import Struct
 
-from axiom_client.decide.allocate import cores_with_memory, needs_of, task_seconds
-from axiom_client.decide.blocked import blocked_text
-from axiom_client.decide.capacity import Room
-from axiom_client.decide.model import NEVER, AgentState, Drain, Slot, TaskState
-from axiom_client.decide.place import allocation_now, ran_seconds, room_now
-from axiom_client.decide.schedule import moment
+from axiom_client.decide.account import describe, known_modes, origin_of
+from axiom_client.decide.allocate import needs_of, task_seconds
+from axiom_client.decide.idle import in_order, places, slot_reasons, state_and_reason
+from axiom_client.decide.model import NEVER, AgentState, Slot, TaskState
+from axiom_client.decide.place import ran_seconds, room_now
 from axiom_client.decide.sync import credit_today
-from axiom_client.decide.task import ALIVE, WAITING
+from axiom_client.decide.task import WAITING
 from axiom_protocol.messages import Credit, Outcome
-from axiom_protocol.text import counted
 
+State = Literal["running", "paused", "draining", "stopping", "held up", "not running"]
 PROGRESS_MIN = 0.02  # from here on, an experiment's own progress gives the better estimate
-SLOT_KINDS: tuple[Literal["cpu"], Literal["gpu"]] = ("cpu", "gpu")
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
@@ -82,10 +80,28 @@ class HostView(Struct, frozen=True, kw_only=True):
     on_battery: bool = False
 
 
+class AccountView(Struct, frozen=True, kw_only=True):
+    """What the owner's account and the chosen mode set beside the config, in words.
+
+    set       who set ``limits`` and when: "set by your account on 2026-11-27"; empty: nothing
+    refused   the config (account.control) keeps the account's settings out
+    mode      switched on this host; ``mode_of_account``: chosen on the account's pages
+    modes     all that can be switched here, with their limits
+    """
+
+    set: str = ""
+    limits: list[str] = []
+    refused: bool = False
+    mode_of_account: str = ""
+    mode: str = ""
+    mode_limits: list[str] = []
+    modes: dict[str, list[str]] = {}
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """The agent's state at one moment. Durations count from that moment."""
 
-    state: Literal["running", "paused", "draining", "stopping", "held up", "not running"]
+    state: State
     reason: str
     who: Membership
     host: HostView
@@ -104,6 +120,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     no_work_reason: str
     notices: list[str]
     gpu_problems: list[str] = []
+    account: AccountView = AccountView()
 
 
 def snapshot(
@@ -143,38 +160,34 @@ def snapshot(
         gpu_problems=state.gpu_problems,
         no_work_reason=sync.no_work_reason,
         notices=[*([state.incident.text] if state.incident else []), *sync.notices],
+        account=_account(state),
     )
 
 
-def _state_and_reason(
-    state: AgentState, held_up: str, running: bool
-) -> tuple[Literal["running", "paused", "draining", "stopping", "held up", "not running"], str]:
+def _state_and_reason(state: AgentState, held_up: str, running: bool) -> tuple[State, str]:
     if not running:
         return "not running", "start it with: axiom-client run"
     if held_up:
         return "held up", held_up
-    if state.stop is not None:
-        return "stopping", state.stop.reason
-    if state.drain is not None:
-        return "draining", _drain_text(state, state.drain)
-    if state.pause is not None:
-        return "paused", state.pause.reason.removeprefix("paused: ")
-    if state.facts is None:
-        return "running", "starting"
-    if blocked := blocked_text(state):
-        return "paused", blocked.removeprefix("paused: ")
-    return "running", ""
+    return state_and_reason(state)
 
 
-def _drain_text(state: AgentState, drain: Drain) -> str:
-    """Why the agent drains, when tasks are ended, and what follows."""
-    words = [drain.reason]
-    if drain.deadline_wall is not None:
-        at = moment(drain.deadline_wall + state.utc_offset_seconds, state.local)
-        words.append(f"tasks still running at {at} are ended")
-    if drain.then != "stay":
-        words.append("then the agent ends" if drain.then == "exit" else "then the agent pauses")
-    return "; ".join(words)
+def _account(state: AgentState) -> AccountView:
+    account, mode = state.account, known_modes(state).get(state.mode)
+    words = (
+        [word for settings in account.settings for word in describe(settings, state.control)]
+        if account
+        else []
+    )
+    return AccountView(
+        set=origin_of(account, state.utc_offset_seconds) if account and words else "",
+        limits=words,
+        mode_of_account=account.mode if account else "",
+        refused=not state.control.enabled,
+        mode=state.mode,
+        mode_limits=describe(mode) if mode else [],
+        modes={name: describe(settings) for name, settings in sorted(known_modes(state).items())},
+    )
 
 
 def _host(state: AgentState) -> HostView:
@@ -200,28 +213,8 @@ def _waiting_seconds(state: AgentState) -> float:
 
 
 def _tasks(state: AgentState, now: float) -> list[TaskView]:
-    places = _places(state)
-    return [_task(state, task, places.get(task.task_id, []), now) for task in _in_order(state)]
-
-
-def _in_order(state: AgentState) -> list[TaskState]:
-    return sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
-
-
-def _places(state: AgentState) -> dict[int, list[str]]:
-    """The names of each task's slots. Tasks are not bound to cores: cores are just numbered."""
-    cores = 0
-    places: dict[int, list[str]] = {}
-    for task in _in_order(state):
-        if task.phase not in ALIVE:
-            continue
-        needs = needs_of(task, state.bundles)
-        if needs.gpus:
-            places[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
-        elif task.phase != "paused":
-            places[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
-            cores += needs.cpu_cores
-    return places
+    held = places(state)
+    return [_task(state, task, held.get(task.task_id, []), now) for task in in_order(state)]
 
 
 def _joined(places: list[str]) -> str:
@@ -276,16 +269,9 @@ def _why_paused(state: AgentState, task: TaskState) -> str:
 
 def _slots(state: AgentState, stopped_reason: str) -> list[SlotView]:
     """All slots. ``stopped_reason``: why the whole agent does nothing; empty when it works."""
-    busy: dict[str, list[int]] = {}
-    for task_id, places in _places(state).items():
-        for name in places:
-            busy.setdefault(name, []).append(task_id)
-    room = room_now(state)
-    idle = {kind: f"free: {stopped_reason or _why_idle(state, kind)}" for kind in SLOT_KINDS}
-    usable = _cores_with_memory(state, room) if busy else len(room.cpu)
     return [
-        _slot(state, slot, busy.get(slot.name, []), _slot_reason(slot, usable, idle[slot.kind]))
-        for slot in room.slots
+        _slot(state, slot, held, reason)
+        for slot, held, reason in slot_reasons(state, stopped_reason)
     ]
 
 
@@ -298,61 +284,3 @@ def _slot(state: AgentState, slot: Slot, held: list[int], reason: str) -> SlotVi
         reason="" if held else reason,
         about=gpus[slot.index].name if slot.kind == "gpu" else "",
     )
-
-
-def _slot_reason(slot: Slot, usable_cores: int, idle: str) -> str:
-    """Why a slot runs nothing, if it does not."""
-    if slot.kind == "cpu" and not slot.reason and slot.index >= usable_cores:
-        return (
-            "free: the memory that tasks may use (memory.share) is enough for "
-            f"{counted(usable_cores, 'core')}"
-        )
-    return slot.reason or idle
-
-
-def _cores_with_memory(state: AgentState, room: Room) -> int:
-    """Usable cores for which there is memory; all, where a waiting task names what it lacks."""
-    if "cpu" in allocation_now(state).passed_over:
-        return len(room.cpu)
-    return cores_with_memory(state.tasks, state.bundles, room)
-
-
-def _why_idle(state: AgentState, kind: Literal["cpu", "gpu"]) -> str:
-    """Why the cores, or the GPUs, that may be used run nothing."""
-    sync = state.sync
-    if passed_over := allocation_now(state).passed_over.get(kind):
-        return passed_over
-    open_tasks = [t for _, t in sorted(state.tasks.items()) if t.phase != "ended"]
-    own = [t for t in open_tasks if t.record.grant.device == kind]
-    if why := _why_not_yet(state, own):
-        return why
-    if state.drain is not None:
-        return f"draining ({state.drain.reason})"
-    if sync.problem:
-        return f"no contact: {sync.problem}"
-    if kind == "gpu" and open_tasks and not own:
-        return "the server has no work for this GPU"
-    if sync.out_of_work:
-        return sync.no_work_reason or _no_work(state)
-    return "asking the server for work"
-
-
-def _why_not_yet(state: AgentState, tasks: list[TaskState]) -> str:
-    """What the first of the waiting tasks waits for; empty when none waits."""
-    for task in tasks:
-        if task.phase == "granted":
-            bundle = state.bundles.get(task.record.grant.sha256)
-            problem = bundle.problem if bundle else ""
-            return f"fetching {task.ref}: {problem}" if problem else f"fetching {task.ref}"
-    for task in tasks:
-        if task.phase == "queued" and task.retry_at > state.now:
-            return f"the process of task {task.task_id} was lost; it runs again in a moment"
-    return ""
-
-
-def _no_work(state: AgentState) -> str:
-    """That the server has no work; without torch, a host cannot run all experiments."""
-    environments = state.facts.environments if state.facts else []
-    if environments == ["numpy"]:
-        return "the server has no work for numpy-only hosts"
-    return "the server has no work for this host"

@@ -14,6 +14,7 @@ import msgspec
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
+from axiom_client.decide.account import use_limits
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -61,7 +62,9 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
     state.wall_offset = event.wall - event.now
     state.instance = event.instance
     state.utc_offset_seconds = event.utc_offset_seconds
-    state.limits = event.limits
+    state.own_limits, state.control = event.limits, event.control
+    state.account, state.mode, state.modes = event.account, event.mode, dict(event.modes)
+    use_limits(state)
     state.pause = event.pause
     state.gpu_pauses = dict(event.gpu_pauses)
     state.credit_day = event.credit_day
@@ -172,8 +175,24 @@ def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
 
 
 def _config_changed(builder: StepBuilder, event: e.ConfigChanged) -> None:
-    builder.state.limits = event.limits
+    builder.state.own_limits, builder.state.control = event.limits, event.control
+    use_limits(builder.state)
+    builder.state.sync.wanted_now = True  # the account's pages show what is in force
     builder.state.measured_at = -NEVER  # the new limits may need another measurement, at once
+
+
+def _mode_chosen(builder: StepBuilder, event: e.ModeChosen) -> None:
+    state = builder.state
+    if event.mode and event.settings is not None:
+        state.modes = {**state.modes, event.mode: event.settings}
+        builder.save_value("modes", state.modes)
+    state.mode = event.mode
+    builder.save_value("mode", event.mode or None)
+    use_limits(state)
+    state.measured_at = -NEVER
+    state.sync.wanted_now = True
+    state.sync.out_of_work = False
+    builder.log(f"mode {event.mode}" if event.mode else "no mode")
 
 
 def _timer_fired(builder: StepBuilder, event: e.TimerFired) -> None:
@@ -463,4 +482,5 @@ _HANDLERS: dict[type, Callable[[StepBuilder, Any], None]] = {
     e.AbortRequested: _abort_requested,
     e.StopRequested: _stop_requested,
     e.ConfigChanged: _config_changed,
+    e.ModeChosen: _mode_chosen,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from axiom_client.decide.account import closed_hours, paused_by
 from axiom_client.decide.model import AgentState, Blocked
 from axiom_client.decide.schedule import is_open, moment, next_change
 
@@ -22,7 +23,17 @@ def block_reason(state: AgentState) -> BlockReason | None:
     """Why no task may run now; None when tasks may run. A person's pause comes first."""
     if state.pause is not None:
         return BlockReason(kind="pause", text=state.pause.reason)
-    for condition in (_hours, _program, _presence, _battery, _heat, _others, _disk):
+    for condition in (
+        _account_pause,
+        _account_hours,
+        _hours,
+        _program,
+        _presence,
+        _battery,
+        _heat,
+        _others,
+        _disk,
+    ):
         if (why := condition(state)) is not None:
             return why
     return None
@@ -35,7 +46,11 @@ def blocked_text(state: AgentState) -> str:
         return ""
     if why.kind == "pause":
         return why.text
-    if why.kind == "hours" or state.blocked is None or state.blocked.kind != why.kind:
+    if (
+        why.kind in ("account", "account hours", "hours")
+        or state.blocked is None
+        or state.blocked.kind != why.kind
+    ):
         return f"paused: {why.text}"
     since = state.blocked.since_wall + state.utc_offset_seconds
     return f"paused: {why.text} since {moment(since, state.local)}"
@@ -46,10 +61,12 @@ def blocked_seconds(state: AgentState) -> float:
     if state.pause is not None:
         until = state.pause.until_wall
         return 0.0 if until is None else max(0.0, until - state.wall)
-    if is_open(state.limits.schedule, state.local):
-        return 0.0
-    opens = next_change(state.limits.schedule, state.local)
-    return 0.0 if opens is None else opens - state.local
+    schedules = [state.limits.schedule, *(spans for spans, _ in closed_hours(state))]
+    waits = [0.0]
+    for spans in schedules:
+        opens = None if is_open(spans, state.local) else next_change(spans, state.local)
+        waits.append(0.0 if opens is None else opens - state.local)
+    return max(waits)
 
 
 def remember_block_reason(state: AgentState) -> None:
@@ -68,13 +85,28 @@ def changes_at(state: AgentState) -> list[float]:
     for pause in pauses:
         if pause is not None and pause.until_wall is not None:
             times.append(pause.until_wall - state.wall_offset)
-    edge = next_change(state.limits.schedule, state.local) if state.limits.schedule else None
-    if edge is not None:
-        times.append(edge - state.utc_offset_seconds - state.wall_offset)
+    for spans in (state.limits.schedule, *(spans for spans, _ in closed_hours(state))):
+        edge = next_change(spans, state.local) if spans else None
+        if edge is not None:
+            times.append(edge - state.utc_offset_seconds - state.wall_offset)
     return times
 
 
 # --- the conditions -------------------------------------------------------------------------------
+
+
+def _account_pause(state: AgentState) -> BlockReason | None:
+    origin = paused_by(state)
+    return BlockReason(kind="account", text=origin) if origin else None
+
+
+def _account_hours(state: AgentState) -> BlockReason | None:
+    for spans, origin in closed_hours(state):
+        if not is_open(spans, state.local):
+            opens = next_change(spans, state.local)
+            until = "" if opens is None else f" until {moment(opens, state.local)}"
+            return BlockReason(kind="account hours", text=f"outside the hours{until}, {origin}")
+    return None
 
 
 def _hours(state: AgentState) -> BlockReason | None:

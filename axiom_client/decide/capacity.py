@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from axiom_client.decide.model import Limits, Load, Pause, Slot
 from axiom_protocol.messages import GpuFacts, HostFacts
+from axiom_protocol.text import counted
 
 GPU_TASKS = 2  # largest number of tasks on one GPU unless gpu.tasks says otherwise
 
@@ -77,7 +78,7 @@ def room(
     disk_kept = limits.disk_kept_bytes(load.disk_total_bytes)
     free = facts.disk_free_bytes if load.disk_free_bytes is None else load.disk_free_bytes
     return Room(
-        slots=cores + gpus,
+        slots=cores + _beyond_count(gpus, limits),
         memory_bytes=int(facts.memory_bytes * limits.memory_share),
         disk_bytes=max(0, min(limits.disk_bytes, int(free - disk_kept))),
         memory_now=None if available is None else max(0, int(available - kept)),
@@ -97,8 +98,13 @@ def _why_not_core(index: int, allowed: int, limits: Limits) -> str:
     if index < allowed:
         return ""
     if limits.cpu_cores and allowed == limits.cpu_cores:
-        return f"kept free: cpu.cores is {limits.cpu_cores}"
-    return f"kept free: cpu.share is {limits.cpu_share:.0%}"
+        return f"kept free: cpu.cores is {limits.cpu_cores}{_origin(limits, 'cpu.cores')}"
+    return f"kept free: cpu.share is {limits.cpu_share:.0%}{_origin(limits, 'cpu.share')}"
+
+
+def _origin(limits: Limits, key: str) -> str:
+    """Who set the limit, where it is not the config."""
+    return f", {limits.origins[key]}" if key in limits.origins else ""
 
 
 def _why_not_gpu(index: int, gpu: GpuFacts, limits: Limits, gpu_pauses: Mapping[str, Pause]) -> str:
@@ -112,6 +118,18 @@ def _why_not_gpu(index: int, gpu: GpuFacts, limits: Limits, gpu_pauses: Mapping[
     if not limits.gpu_tasks.get(str(index), limits.gpu_tasks.get("", GPU_TASKS)):
         return "kept free: gpu.tasks is 0"
     return ""
+
+
+def _beyond_count(slots: list[Slot], limits: Limits) -> list[Slot]:
+    """The GPUs, those beyond the largest number with the reason why they may not be used."""
+    if limits.gpus_max is None:
+        return slots
+    usable = [slot.index for slot in slots if not slot.reason][: limits.gpus_max]
+    why = f"kept free: {counted(limits.gpus_max, 'GPU')} at most{_origin(limits, 'gpu.enabled')}"
+    return [
+        slot if slot.reason or slot.index in usable else structs.replace(slot, reason=why)
+        for slot in slots
+    ]
 
 
 def _names(gpu: GpuFacts) -> str:

@@ -11,7 +11,17 @@ from axiom_client.decide.task_run import Environment, TaskSpec
 from axiom_protocol.messages import GpuFacts, Report
 
 ValueKey = Literal[
-    "pause", "gpu_pauses", "drain", "durations", "credit", "credit_day", "incident", "epoch"
+    "pause",
+    "gpu_pauses",
+    "drain",
+    "durations",
+    "credit",
+    "credit_day",
+    "incident",
+    "epoch",
+    "account",
+    "mode",
+    "modes",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from axiom_client.decide import commands as c
+from axiom_client.decide.account import drained_by
 from axiom_client.decide.model import AgentState, Pause
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import GRACE_SECONDS, WAITING
@@ -36,6 +37,11 @@ def deadline_passed(state: AgentState) -> bool:
     )
 
 
+def drain_reason(state: AgentState) -> str:
+    """Why no tasks are taken: a person at the host, the account or a mode; empty when they are."""
+    return state.drain.reason if state.drain is not None else drained_by(state)
+
+
 def has_open_work(state: AgentState) -> bool:
     """Whether a task or its report is in hand, or a request has no answer yet."""
     return bool(state.tasks or state.sync.in_flight or state.sync.unanswered)
@@ -44,9 +50,9 @@ def has_open_work(state: AgentState) -> bool:
 def give_back_waiting(builder: StepBuilder) -> None:
     """While the agent drains or stops, give back the tasks that have not begun."""
     state = builder.state
-    if state.drain is None and state.stop is None:
+    reason = "the agent stopped" if state.stop and not state.drain else drain_reason(state)
+    if not reason:
         return
-    reason = state.drain.reason if state.drain else "the agent stopped"
     for _, task in sorted(state.tasks.items()):
         if task.phase in WAITING and task.record.attempts == 0:
             builder.give_back(task, reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from axiom_client.decide.model import (
+    AccountControl,
     AfterDrain,
     CreditDay,
     Drain,
@@ -21,7 +22,14 @@ from axiom_client.decide.model import (
 )
 from axiom_client.decide.task_run import TaskFinished
 from axiom_protocol.manifest import Manifest
-from axiom_protocol.messages import Credit, HostFacts, Outcome, SyncAnswer
+from axiom_protocol.messages import (
+    AccountSettings,
+    Credit,
+    HostFacts,
+    HostSettings,
+    Outcome,
+    SyncAnswer,
+)
 
 
 class _Event(Struct, frozen=True, kw_only=True, tag=True):
@@ -43,6 +51,10 @@ class AgentStarted(_Event, frozen=True, kw_only=True):
     utc_offset_seconds: int = 0
     instance: str
     limits: Limits
+    control: AccountControl = AccountControl()
+    account: AccountSettings | None = None
+    mode: str = ""
+    modes: dict[str, HostSettings] = {}
     tasks: list[TaskRecord] = []
     reports: list[WaitingReport] = []
     unanswered: SyncPlan | None = None
@@ -205,6 +217,17 @@ class ConfigChanged(_Event, frozen=True, kw_only=True):
     """The volunteer changed the limits."""
 
     limits: Limits
+    control: AccountControl = AccountControl()
+
+
+class ModeChosen(_Event, frozen=True, kw_only=True):
+    """A person switches this host into a mode; ``settings`` name a new one, or change it.
+
+    mode   empty: none any more
+    """
+
+    mode: str
+    settings: HostSettings | None = None
 
 
 Event = (
@@ -212,5 +235,5 @@ Event = (
     | SyncAnswered | SyncFailed | TasksReloaded | BundleFetched | BundleRefused | BundleFailed
     | TaskStarted | TaskProgressed | TaskEnded
     | PauseRequested | ResumeRequested | DrainRequested | SyncRequested | AbortRequested
-    | StopRequested | ConfigChanged
+    | StopRequested | ConfigChanged | ModeChosen
 )  # fmt: skip

@@ -8,7 +8,17 @@ from msgspec import Struct, field
 
 from axiom_client.decide.schedule import Span
 from axiom_protocol.manifest import Manifest
-from axiom_protocol.messages import Capacity, Credit, Grant, HostFacts, InHand, Outcome
+from axiom_protocol.messages import (
+    AccountSettings,
+    Capacity,
+    Credit,
+    Grant,
+    HostFacts,
+    HostSettings,
+    HostStatus,
+    InHand,
+    Outcome,
+)
 
 Phase = Literal["granted", "queued", "running", "paused", "stopping", "ended"]
 AfterDrain = Literal["stay", "exit", "pause"]
@@ -26,6 +36,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     disk_bytes: int = 10_000_000_000  # for all tasks together
     disk_keep_free: float = 0.0  # on the disk: bytes, or below 1 a share of the disk
     gpus: bool = True
+    gpus_max: int | None = None  # largest number of GPUs; None: no limit
     gpus_excluded: list[str] = []  # numbers, UUIDs or parts of names
     gpu_tasks: dict[str, int] = {}  # largest number of tasks by GPU number; "": all others
     other_load_share: float = 0.0  # pause while other programs use a larger share; 0: never
@@ -35,6 +46,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     schedule: list[Span] = []  # hours of the week; empty: always
     exclusive: list[str] = []  # programs beside which no task runs
     buffer_seconds: float = 300.0  # duration of the tasks kept waiting for each slot
+    origins: dict[str, str] = {}  # who set a limit that is not the config's, by its key
 
     def memory_kept_bytes(self, total_bytes: int) -> float:
         """Memory to leave free for other programs, in bytes, on a host with ``total_bytes``."""
@@ -47,6 +59,13 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 def _kept(keep: float, total_bytes: int) -> float:
     return keep * total_bytes if keep < 1 else keep
+
+
+class AccountControl(Struct, frozen=True, kw_only=True):
+    """How far the account may lower this host's limits: the config's section ``account``."""
+
+    enabled: bool = True
+    kept: list[str] = []  # keys of the config that the account does not change
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -162,6 +181,7 @@ class SyncPlan(Struct, frozen=True, kw_only=True):
     draining: str = ""
     ending: bool = False  # the agent stops
     epoch: str = ""  # of the server, as its last answer said
+    status: HostStatus | None = None
 
 
 class SyncState(Struct, kw_only=True):
@@ -237,7 +257,12 @@ class AgentState(Struct, kw_only=True):
     wall_offset: float = 0.0  # wall clock minus ``now``
     utc_offset_seconds: int = 0  # local time minus UTC
     instance: str = ""  # random; makes request ids of this run unique
-    limits: Limits = Limits()
+    limits: Limits = Limits()  # in force: the config's, lowered by the account and the mode
+    own_limits: Limits = Limits()  # the config's
+    control: AccountControl = AccountControl()
+    account: AccountSettings | None = None  # as last received; in force if ``control`` says so
+    mode: str = ""  # switched on this host
+    modes: dict[str, HostSettings] = field(default_factory=dict)  # named on this host
     facts: HostFacts | None = None
     gpus_known: bool = False  # the first search for GPUs has ended
     gpu_problems: list[str] = []  # why GPUs that seem to be there cannot be used

@@ -49,6 +49,18 @@ def moment(local_seconds: float, now: float) -> str:
     return f"{DAYS[int(_minute(local_seconds)) // DAY_MINUTES]} {word}"
 
 
+def day(local_seconds: float) -> str:
+    """The date of a local time, such as "2026-11-27" (Howard Hinnant's civil_from_days)."""
+    z = int(local_seconds // 86_400) + 719_468
+    era, of_era = divmod(z, 146_097)
+    year_of_era = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * of_year + 2) // 153  # months since March
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    year = year_of_era + era * 400 + (month <= 2)
+    return f"{year:04d}-{month:02d}-{of_year - (153 * shifted + 2) // 5 + 1:02d}"
+
+
 def _minute(local_seconds: float) -> float:
     """Minutes since Monday 00:00."""
     return (local_seconds / 60 + _EPOCH_MINUTES) % WEEK_MINUTES

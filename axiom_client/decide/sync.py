@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
+from axiom_client.decide.account import origin_of, use_limits
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.answer_bounds import within_bounds
 from axiom_client.decide.capacity import NO_ROOM, Room
+from axiom_client.decide.drain import drain_reason
+from axiom_client.decide.idle import host_status
 from axiom_client.decide.kept_results import (
     drop_results,
     enter_epoch,
@@ -32,6 +35,7 @@ from axiom_protocol.messages import (
     IDENTITY_COPIED,
     IDENTITY_UNCLEAR,
     REPORTS_MAX,
+    AccountSettings,
     Capacity,
     Credit,
     InHand,
@@ -58,7 +62,7 @@ _IN_HAND = {
 
 def wanted_capacity(state: AgentState, room: Room) -> Capacity:
     """How much work to ask for: none while the agent drains or stops."""
-    if state.drain is not None or state.stop is not None:
+    if drain_reason(state) or state.stop is not None:
         room = NO_ROOM
     return wanted(state.tasks, state.bundles, state.durations, room, state.limits.buffer_seconds)
 
@@ -117,9 +121,10 @@ def compose(state: AgentState, capacity: Capacity) -> SyncPlan:
         in_hand=in_hand,
         report_ids=sorted(reports),
         host=state.facts if state.facts != known else None,
-        draining=state.drain.reason if state.drain else "",
+        draining=drain_reason(state),
         ending=state.stop is not None,
         epoch=state.epoch,
+        status=host_status(state),
     )
 
 
@@ -167,6 +172,8 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     if answer.credit is not None and answer.credit != sync.credit:
         _record_credit(builder, answer.credit)
     enter_epoch(builder, answer)
+    if answer.account is not None:
+        _take_up_account(builder, answer.account)
     _forget_acknowledged(builder, plan, answer)
     drop_results(builder, answer)
     _accept_grants(builder, plan, answer)
@@ -177,6 +184,21 @@ def _give_up_identity(builder: StepBuilder) -> None:
     """This folder is a copy of another agent's. The tasks in it are the other agent's work."""
     builder.state.exited = True
     builder.do(c.Exit(reason="this folder is a copy of another agent's", fault="copied"))
+
+
+def _take_up_account(builder: StepBuilder, account: AccountSettings) -> None:
+    """Keep what the account has set, over restarts too, and tell it what is in force now."""
+    state = builder.state
+    if account == state.account:
+        return
+    state.account = account
+    builder.save_value("account", account)
+    use_limits(state)
+    state.measured_at = -NEVER  # the new limits may need another measurement, at once
+    state.sync.wanted_now = True
+    state.sync.out_of_work = False
+    kept_out = "" if state.control.enabled else " and is not followed: account.control is false"
+    builder.log(f"limits {origin_of(account, state.utc_offset_seconds)}{kept_out}")
 
 
 def _record_credit(builder: StepBuilder, credit: Credit) -> None:

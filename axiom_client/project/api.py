@@ -30,6 +30,7 @@ from axiom_client.project.answers import (
 from axiom_client.project.slim_httpx import httpx
 from axiom_protocol.messages import (
     PROTOCOL_VERSION,
+    AccountLink,
     EnrolAnswer,
     EnrolRequest,
     Problem,
@@ -138,6 +139,10 @@ class Api:
     async def sync(self, request: SyncRequest) -> SyncAnswer:
         """Exchange everything with the server in one request: reports, tasks in hand, grants."""
         return await self._call("POST", "/api/v1/sync", request, SyncAnswer)
+
+    async def account_link(self) -> AccountLink:
+        """Have a link made that signs this host's owner in once."""
+        return await self._call("POST", "/api/v1/account-links", None, AccountLink)
 
     async def detach(self) -> None:
         """Have the token of this host revoked. A server of 0.1.0 has no such request."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
-from axiom_server.cli import deploy, inspect, keys, seeds, studies
+from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
 from axiom_server.errors import DiskFull, ServerError
 
@@ -159,6 +159,7 @@ def publish(
         check_sources,
         publish_and_describe,
     )
+    from axiom_server.store import staff as staff_store
     from axiom_server.trust.keys import load_keys
 
     folder = project_of(context)
@@ -170,9 +171,14 @@ def publish(
     options = DryRunOptions(skip=keys.skipped_checks(skip), budget_seconds=budget)
     log = keys.log_to_stderr if as_json else keys.log_to_stdout
     sources, dry_runs = check_sources(folder, files, tried or (), options, log)
-    published, told = run_transaction(
-        folder, lambda c: publish_and_describe(c, folder, sources, dry_runs, secret)
-    )
+
+    async def work(connection: Connection) -> Any:
+        done, told = await publish_and_describe(connection, folder, sources, dry_runs, secret)
+        detail = {"published": [version.manifest.ref for version, _ in done]}
+        await staff_store.record(connection, staff_store.command_user(), "publish", detail)
+        return done, told
+
+    published, told = run_transaction(folder, work)
     if as_json:
         print_json(
             {"published": [p.manifest.ref for p, _ in published], "tried": dry_runs, "told": told}
@@ -340,6 +346,7 @@ def _print_log(log: Any, as_json: bool, markdown: bool) -> None:
         print(log_text.render(log, markdown), end="")
 
 
+app.add_typer(staff.app, name="staff")
 inspect.register(app)
 keys.register(app)
 app.add_typer(studies.app, name="study")

@@ -15,6 +15,7 @@ from axiom_server.cli.shared import Json, print_json, print_table, project_of, r
 
 if TYPE_CHECKING:
     from axiom_server.publish.deploy import Deployed
+    from axiom_server.store.database import Connection
 
 
 def deploy(
@@ -72,6 +73,7 @@ def deploy(
         return
     from axiom_server.publish.deploy import Order, execute_order
     from axiom_server.publish.publish import read_sweep
+    from axiom_server.store import staff
 
     names, host_ids = _separate_host_ids(names, hosts or ())
     fill_idle = fill_idle or bool(host_ids and count is None)
@@ -83,9 +85,14 @@ def deploy(
         budget_seconds=budget, weight=weight, ceiling=ceiling,
     )  # fmt: skip
     config = folder.config()
-    deployed = run_transaction(
-        folder, lambda c: execute_order(c, order, config.deploy, config.standing)
-    )
+
+    async def work(connection: Connection) -> Deployed:
+        done = await execute_order(connection, order, config.deploy, config.standing)
+        detail = {"experiments": names, "workunits": done.workunits}
+        await staff.record(connection, staff.command_user(), "deploy", detail)
+        return done
+
+    deployed = run_transaction(folder, work)
     if as_json:
         print_json(_as_json(deployed))
     else:

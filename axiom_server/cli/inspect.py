@@ -111,8 +111,15 @@ def trust(
 def _set_host(context: typer.Context, host: int, state: str, reason: str) -> None:
     from axiom_server.errors import NotFound
     from axiom_server.store import hosts as store
+    from axiom_server.store import staff
+    from axiom_server.store.database import Connection
 
-    if not run_transaction(project_of(context), lambda c: store.set_state(c, host, state, reason)):
+    async def work(connection: Connection) -> bool:
+        detail = {"host": host, "reason": reason}
+        await staff.record(connection, staff.command_user(), f"host {state}", detail)
+        return await store.set_state(connection, host, state, reason)
+
+    if not run_transaction(project_of(context), work):
         raise NotFound(f"no host {host}; axiom-server hosts lists them")
     print(f"host {host} is {state}" + (f": {reason}" if reason else ""))
 
@@ -251,6 +258,18 @@ def _set_experiment(context: typer.Context, name: str, state: str, reason: str) 
     )
     what = "workunits queued again" if state == "active" else "workunits removed from the queue"
     print(f"{name} is {state}; {count} {what}")
+
+
+@export_app.command("statistics")
+def export_statistics(
+    context: typer.Context,
+    target: Annotated[Path, typer.Argument(help="A folder; it is made when it is not there.")],
+) -> None:
+    """Write tables.xml, user.gz, host.gz and team.gz, as BOINC's statistics sites read them."""
+    from axiom_server.transfer.export_statistics import export_statistics as write_statistics
+
+    run_transaction(project_of(context), lambda c: write_statistics(c, target))
+    print(f"{target}: tables.xml, user.gz, host.gz, team.gz")
 
 
 @export_app.command("results")

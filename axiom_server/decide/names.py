@@ -9,6 +9,7 @@ are listed; other alphabets are told apart from Latin by not being mixed with it
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 
 #: Letters that are written together in one language.
@@ -47,3 +48,9 @@ def refusal(name: str) -> str:
     if len(alphabets) > 1 and not alphabets <= WRITTEN_TOGETHER:
         return f"it mixes alphabets ({', '.join(sorted(alphabets)).lower()})"
     return ""
+
+
+def team_of(name: str) -> str:
+    """The team that a name shows in square brackets before or after it, or ""."""
+    found = re.fullmatch(r"\[([^\[\]]+)\]\s*\S.*|\S.*?\s*\[([^\[\]]+)\]", name)
+    return (found[1] or found[2]).strip() if found else ""

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 
 from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
-from axiom_protocol.verdicts.samples import is_seed_ignored
+from axiom_protocol.verdicts.samples import count, is_seed_ignored
 from axiom_server.review.log import FindingLine
-from axiom_server.store import experiments, findings, issued_seeds
+from axiom_server.store import experiments, finding_values, findings, issued_seeds
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
+from axiom_server.store.finding_values import FindingValues
 
 
 async def judge_all(connection: Connection) -> list[FindingLine]:
     """The verdict on every finding of every active version, all decided together."""
     found = await in_use(connection)
-    return [
-        line_of(version.name, verdict)
-        for (version, _), verdicts in zip(
-            found, judge_together([study for _, study in found]), strict=True
-        )
-        for verdict in verdicts
-    ]
+    judged = judge_together([study for _, study in found])
+    lines = []
+    for (version, study), verdicts in zip(found, judged, strict=True):
+        for verdict in verdicts:
+            await finding_values.record(connection, _values(version, study, verdict))
+            lines.append(line_of(version.name, verdict))
+    return lines
+
+
+def _values(version: VersionRow, study: Study, verdict: Verdicts) -> FindingValues:
+    """What the verdict rests on, one value a seed."""
+    finding = next(f for f in version.manifest.findings if f.name == verdict.name)
+    counted = count(study.manifest, finding, study.samples, study.issued)
+    samples, control = counted.samples, finding.control
+    return FindingValues(
+        version_id=version.version_id, finding=finding.name, judged_at=datetime.now(UTC),
+        verdict=msgspec.to_builtins(line_of(version.name, verdict)),
+        seeds=[s.seed for s in samples], hosts=[s.host_id for s in samples],
+        numbers=list(counted.values), fields=[float(s.result[finding.field]) for s in samples],
+        controls=[float(s.result[control]) for s in samples] if control else [],
+    )  # fmt: skip
 
 
 async def in_use(connection: Connection) -> list[tuple[VersionRow, Study]]:

@@ -23,7 +23,7 @@ from axiom_server.review.log import (
     UserCredit,
 )
 from axiom_server.store import credit, experiments, sessions
-from axiom_server.store.credit import CreditEntry
+from axiom_server.store.credit import CreditEntry, CreditSum
 from axiom_server.store.database import Connection
 from axiom_server.store.sessions import DeploymentRow, SessionRow
 
@@ -40,7 +40,7 @@ async def session_log(
     """
     session = await sessions.get(connection, session_id)
     has_credit = session is not None and session_id is not None
-    entries = await credit.session_entries(connection, session_id) if session_id else []
+    entries = await credit.session_sums(connection, session_id) if session_id else []
     record: dict[str, Any] = session.record if session else {}
     deployments, deployed_since = await _deployments(connection, session)
     users, by_experiment = await _credit_by_name(connection, entries)
@@ -51,7 +51,7 @@ async def session_log(
         session=session.session_id if session else None,
         at=session.opened_at if session else None,
         opened=opened,
-        results=len(entries),
+        results=sum(e.results for e in entries),
         credit=float(sum((e.amount for e in entries), Decimal(0))),
         tiers=msgspec.convert(record["tiers"], list[TierLine])
         if has_credit
@@ -109,7 +109,7 @@ async def _deployments(
 
 
 async def _credit_by_name(
-    connection: Connection, entries: Sequence[CreditEntry]
+    connection: Connection, entries: Sequence[CreditSum]
 ) -> tuple[list[UserCredit], dict[str, int]]:
     """Credit of each user, most first, and the number of results of each experiment."""
     user_names, experiment_names = await credit.names(
@@ -122,13 +122,15 @@ async def _credit_by_name(
     for entry in entries:
         name = NO_OWNER if entry.user_id is None else user_names[entry.user_id]
         sums[name] = sums.get(name, Decimal(0)) + entry.amount
-        results[name] += 1
+        results[name] += entry.results
         hosts.setdefault(name, set()).add(entry.host_id)
     users = [
         UserCredit(name=n, credit=float(sums[n]), results=results[n], hosts=sorted(hosts[n]))
         for n in sorted(sums, key=lambda n: (-sums[n], n))
     ]
-    counts = Counter(experiment_names[e.experiment_id] for e in entries)
+    counts = Counter[str]()
+    for entry in entries:
+        counts[experiment_names[entry.experiment_id]] += entry.results
     return users, dict(counts.most_common())
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from axiom_server.decide.credit import averaged
+from axiom_server.store import statistics
 from axiom_server.store.database import Connection, row, rows
 
 
@@ -68,6 +69,7 @@ async def mark_reviewed(connection: Connection, tasks: Sequence[int]) -> None:
     await connection.execute(
         "UPDATE tasks SET state = 'reviewed' WHERE task_id = ANY(%s)", (list(tasks),)
     )
+    await statistics.record_outcomes(connection, tasks)
 
 
 async def append(connection: Connection, session_id: int, entries: Sequence[CreditEntry]) -> None:
@@ -81,6 +83,7 @@ async def append(connection: Connection, session_id: int, entries: Sequence[Cred
         if entries
         else (session_id, *[[]] * 6),
     )
+    await statistics.record_session(connection, session_id)
     for table, key, index in (("users", "user_id", 1), ("hosts", "host_id", 2)):
         sums: dict[int, Decimal] = {}
         for entry in entries:
@@ -114,15 +117,25 @@ def _seconds(since: datetime | None, now: datetime) -> float:
     return (now - since).total_seconds() if since is not None else 0.0
 
 
-async def session_entries(connection: Connection, session_id: int) -> list[CreditEntry]:
-    """The entries of a session, in order."""
+class CreditSum(NamedTuple):
+    """What a host earned for a user with one experiment, in one session."""
+
+    user_id: int | None
+    host_id: int
+    experiment_id: int
+    results: int
+    amount: Decimal
+
+
+async def session_sums(connection: Connection, session_id: int) -> list[CreditSum]:
+    """The entries of a session summed up by user, host and experiment."""
     found = await rows(
         connection,
-        """SELECT task_id, user_id, host_id, experiment_id, elapsed_seconds, amount FROM credit
-           WHERE session_id = %s ORDER BY entry_id""",
+        """SELECT user_id, host_id, experiment_id, count(*), sum(amount) FROM credit
+           WHERE session_id = %s GROUP BY 1, 2, 3""",
         (session_id,),
     )
-    return [CreditEntry._make(r) for r in found]
+    return [CreditSum._make(r) for r in found]
 
 
 async def names(
@@ -130,7 +143,10 @@ async def names(
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Names of users and experiments by id."""
     found = await rows(
-        connection, "SELECT user_id, name FROM users WHERE user_id = ANY(%s)", (list(users),)
+        connection,
+        """SELECT user_id, CASE WHEN shown THEN name ELSE '(hidden)' END FROM users
+           WHERE user_id = ANY(%s)""",
+        (list(users),),
     )
     also = await rows(
         connection,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from axiom_protocol.messages import HostFacts
+from axiom_protocol.messages import HostFacts, HostStatus
 from axiom_server.decide.agent_runs import KnownRun
 from axiom_server.decide.standing import Standing
 from axiom_server.store.database import Connection, as_json
@@ -45,6 +45,8 @@ class HostRow(NamedTuple):
     validated: int | None
     returned: int | None
     unconfirmed: int | None
+    account_revision: str
+    account_answer: str | None
     now: datetime
     runs: Sequence[KnownRun] = ()
 
@@ -73,6 +75,7 @@ class HostUpdate(Struct, frozen=True, kw_only=True):
     draining: str | None
     pending: int
     runs: list[KnownRun]
+    status: HostStatus | None = None
 
 
 #: Every statement of a sync finds few rows by a key. A cached plan from when a table was small must
@@ -88,7 +91,8 @@ LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
        h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
-       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp(), h.runs
+       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed,
+       h.account_revision, h.account_answer::text, clock_timestamp(), h.runs
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
 
@@ -100,10 +104,10 @@ UPDATE_HOSTS = """
 UPDATE hosts h SET last_seen_at = %(now)s, last_request = u.request, allowance = u.allowance,
     failing = u.failing, pace = u.pace, idle_cpu = COALESCE(u.idle_cpu, h.idle_cpu),
     idle_gpu = COALESCE(u.idle_gpu, h.idle_gpu), draining = COALESCE(u.draining, h.draining),
-    pending = h.pending + u.pending, runs = u.runs
+    pending = h.pending + u.pending, runs = u.runs, status = COALESCE(u.status, h.status)
 FROM json_to_recordset(%(hosts)s::json) AS u (
     host_id bigint, request text, allowance float8, failing int, pace float8, idle_cpu int,
-    idle_gpu int, draining text, pending int, runs jsonb)
+    idle_gpu int, draining text, pending int, runs jsonb, status jsonb)
 WHERE h.host_id = u.host_id"""
 
 

@@ -17,12 +17,13 @@ import msgspec
 from axiom_protocol.messages import (
     IDENTITY_COPIED,
     IDENTITY_UNCLEAR,
+    AccountSettings,
     Credit,
     Grant,
     SyncAnswer,
     SyncRequest,
 )
-from axiom_protocol.text import one_line
+from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.decide import retry
 from axiom_server.decide.agent_runs import Caller, RunDecision, decide_run, request_number
@@ -274,6 +275,7 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
         draining=None if sync.is_held else one_line(request.draining),
         pending=len(changes.ended),
         runs=list(host.runs) if sync.run is None else sync.run.runs,
+        status=plain_message(request.status) if request.status is not None else None,
     )
 
 
@@ -292,6 +294,7 @@ def _make_answer(
         else config.serve.sync_seconds,
         no_work_reason=held_reason or reason,
         identity=identity,
+        account=_account(sync),
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
     )
 
@@ -311,6 +314,14 @@ def _identity(sync: HostSync) -> tuple[str, str]:
     if verdict == "waiting":
         return IDENTITY_UNCLEAR, UNCLEAR_REASON
     return (IDENTITY_COPIED, COPIED_REASON) if verdict == "copy" else ("", "")
+
+
+def _account(sync: HostSync) -> AccountSettings | None:
+    """What the account sets, where the host has not the newest; older hosts know nothing of it."""
+    host, status = sync.host, sync.request.status
+    if status is None or host.account_answer is None or status.revision == host.account_revision:
+        return None
+    return msgspec.json.decode(host.account_answer, type=AccountSettings)
 
 
 def _credit(host: HostRow, pending: int) -> Credit:

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from axiom_protocol.text import one_line
+from axiom_server.decide import names
 from axiom_server.errors import FileUnreadable
-from axiom_server.store import imports
+from axiom_server.store import imports, volunteers
 from axiom_server.store.database import Connection
 from axiom_server.store.imports import ImportedHostRow, ImportedResultRow
 
@@ -108,6 +109,9 @@ async def import_history(
         for r in history.results
     ]
     new = await imports.add_results(connection, source, results, hosts)
+    for user in sorted(set(owners.values())):
+        if team := names.team_of(user):
+            await volunteers.join_team(connection, user, team)
     return Imported(
         results=new,
         already_known=len(results) - new,

@@ -16,12 +16,13 @@ import psycopg
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from axiom_protocol import __version__
 from axiom_protocol.messages import (
     PROTOCOL_VERSION,
+    AccountLink,
     EnrolAnswer,
     EnrolRequest,
     Problem,
@@ -33,32 +34,30 @@ from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.decide import names
 from axiom_server.maintenance import Maintenance
-from axiom_server.pages import render
 from axiom_server.publish import deploy
-from axiom_server.store import epochs, hosts, users
+from axiom_server.store import epochs, hosts, users, web_sessions
 from axiom_server.store.database import HEAD, Connection, Pool, row
+from axiom_server.store.web_sessions import LINK_SECONDS
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.sync.transaction import TokenUnknown
+from axiom_server.trust.repository import Repository
 from axiom_server.web import openapi
+from axiom_server.web.accounts import Accounts
 from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused
+from axiom_server.web.staff import Staff
+from axiom_server.web.statistics_files import StatisticsFiles
 
 ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
 RETRY_SECONDS = 30.0  # to come back after, when the database does not answer
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
 NAME_LENGTH_MAX = 100
-#: Pages run no script and load nothing from elsewhere, whatever a volunteer's name holds.
-PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 #: What may be asked of the bundles' folder; 255 bytes is what a file system takes for a name.
 BUNDLE_FILE = re.compile(r"[A-Za-z0-9][\w.@-]{0,254}", re.ASCII)
-SESSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of PostgreSQL's bigint
 
 _encode = msgspec.json.Encoder().encode
 _decode_sync = decoder(SyncRequest)
@@ -170,6 +169,17 @@ class Api:
             await self._revoke(token)
         return answered
 
+    async def account_link(self, request: Request) -> Response:
+        """``POST /api/v1/account-links``: a page that signs the owner of this host in once."""
+        token = users.digest(bearer(request))
+        await self.known.check(token)
+        secret, stored = users.new_secret()
+        async with self.pool.connection() as connection, connection.transaction():
+            if not await web_sessions.make_link(connection, token, stored):
+                raise Refused(409, "This host belongs to no account", "Attach it to one.")
+        link = AccountLink(path=f"/account/link/{secret}", expires_seconds=LINK_SECONDS)
+        return answer(request, link, status=201)
+
     async def leave(self, request: Request) -> Response:
         """``DELETE /api/v1/hosts/self``: the host detaches; its token is worth nothing after."""
         token = users.digest(bearer(request))
@@ -190,23 +200,6 @@ class Api:
         if not known or not path.is_file():
             raise Refused(404, "No such file in the bundles")
         return FileResponse(path)
-
-    async def front(self, request: Request) -> Response:
-        """``GET /``: the project at a glance."""
-        async with self.pool.connection() as connection:
-            text = await render.front(connection, self.config)
-        return HTMLResponse(text, headers=PAGE_HEADERS)
-
-    async def session(self, request: Request) -> Response:
-        """``GET /sessions/N``: one session log."""
-        number = request.path_params["number"]
-        text = None
-        if SESSION_NUMBER.fullmatch(number):
-            async with self.pool.connection() as connection:
-                text = await render.session(connection, self.config, int(number))
-        if text is None:
-            raise Refused(404, "No such session")
-        return HTMLResponse(text, headers=PAGE_HEADERS)
 
     async def description(self, request: Request) -> Response:
         """``GET /openapi.json``: this interface, for machines."""
@@ -244,15 +237,18 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             yield
         await api.pool.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/api/v1/project", api.project),
             Route("/api/v1/hosts", api.enrol, methods=["POST"]),
             Route("/api/v1/hosts/self", api.leave, methods=["DELETE"]),
+            Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
-            Route("/", api.front),
-            Route("/sessions/{number}", api.session),
+            *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
+            *Accounts(config=api.config, pool=api.pool).routes(),
+            *Staff(config=api.config, pool=api.pool).routes(),
+            *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),
             Route("/healthz", api.health),
@@ -267,6 +263,8 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
         },
         lifespan=life,
     )
+    app.state.project = api.config.project.name
+    return app
 
 
 def bearer(request: Request) -> str:
@@ -307,14 +305,22 @@ def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Resp
     )
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _problem(error.problem, error.headers)
+    return _told(request, error.problem, error.headers)
 
 
-async def _database_gone(_request: Request, error: Exception) -> Response:
+def _told(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """A refusal as a page to a browser, and as a Problem to everybody else."""
+    if not wants_page(request):
+        return _problem(problem, headers)
+    project = request.app.state.project
+    return message_page(request, project, problem, headers)
+
+
+async def _database_gone(request: Request, error: Exception) -> Response:
     refused = _no_database(error)
-    return _problem(refused.problem, refused.headers)
+    return _told(request, refused.problem, refused.headers)
 
 
 def _no_database(error: Exception) -> Refused:
@@ -337,4 +343,4 @@ async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     title = "No such page" if status == 404 else "This method is not offered here"
     problem = Problem(title=title, detail=request.url.path[:200], status=status)
-    return _problem(problem, getattr(error, "headers", None))  # 405: which methods are
+    return _told(request, problem, getattr(error, "headers", None))  # 405: which methods are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 from axiom_protocol import __version__
 from axiom_protocol.messages import (
     PROTOCOL_VERSION,
+    AccountLink,
     EnrolAnswer,
     EnrolRequest,
     Problem,
@@ -19,7 +21,7 @@ from axiom_protocol.messages import (
 )
 
 Json = dict[str, Any]
-MESSAGES = (ProjectInfo, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
+MESSAGES = (ProjectInfo, AccountLink, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
 REQUESTS = ("EnrolRequest", "SyncRequest")
 #: What any route may answer instead; docs/api.md says what to do then.
 ALWAYS = {
@@ -77,6 +79,12 @@ def _paths() -> Json:
                     "SyncAnswer", 200, NO_TOKEN),
             "security": [{"host": []}],
         }},
+        "/api/v1/account-links": {"post": {
+            "summary": "A page that signs the owner of this host in once",
+            "security": [{"host": []}],
+            "responses": {"201": _body("the link", "AccountLink"), **_refusals(
+                NO_TOKEN | ALWAYS | {409: "the host belongs to no account"})},
+        }},
         "/api/v1/hosts/self": {"delete": {
             "summary": "Detach: the host's token is worth nothing after",
             "security": [{"host": []}],
@@ -87,15 +95,60 @@ def _paths() -> Json:
             [_in_path("kind", {"enum": ["metadata", "targets"]}),
              _in_path("name", {"type": "string", "minLength": 1})],
         )},
-        "/": {"get": _page("The project's page", "text/html")},
-        "/sessions/{number}": {"get": _page(
-            "A session log", "text/html", NOT_THERE, [_in_path("number", number)],
-        )},
+        **_pages(number),
         "/metrics": {"get": _page("For Prometheus", "text/plain")},
         "/healthz": {"get": _page("The process answers", "text/plain")},
         "/readyz": {"get": _page("The database answers", "text/plain")},
         "/openapi.json": {"get": _page("This description", "application/json")},
     }  # fmt: skip
+
+
+#: Path -> what it is, and its media types.
+PAGES = {
+    "/": ("The front page", "text/html"),
+    "/experiments": ("Every experiment", "text/html"),
+    "/experiments/{name}": ("One experiment", "text/html"),
+    "/experiments/{name}/{version}": ("One version of it", "text/html"),
+    "/experiments/{name}/{version}/{file}": (
+        "script.py, crate.zip; of a finding FINDING.csv, .json, .parquet, .light.svg, .dark.svg",
+        "text/plain", "text/csv", "application/json", "application/vnd.apache.parquet",
+        "image/svg+xml", "application/zip"),
+    "/leaders": ("Volunteers by ?order=total, recent or day; ?page=", "text/html"),
+    "/leaders/{name}": ("Volunteers by the credit of one experiment", "text/html"),
+    "/users/{number}": ("A volunteer", "text/html"),
+    "/users/{number}/badge.svg": ("A volunteer's badge", "image/svg+xml"),
+    "/users/{number}/certificate.svg": ("A volunteer's certificate", "image/svg+xml"),
+    "/hosts/{number}": ("A host", "text/html"),
+    "/teams": ("Every team", "text/html"),
+    "/teams/{number}": ("A team", "text/html"),
+    "/sessions": ("The latest sessions", "text/html"),
+    "/sessions/{number}": ("A session log", "text/html"),
+    "/status": ("The server's status", "text/html"),
+    "/status.json": ("The server's status", "application/json"),
+    "/status.xml": ("The server's status with BOINC's names", "text/xml"),
+    "/feeds/findings.atom": ("Verdicts", "application/atom+xml"),
+    "/feeds/sessions.atom": ("Sessions", "application/atom+xml"),
+    "/charts/{file}": ("The project's credit by day", "image/svg+xml"),
+    "/charts/{kind}/{file}": ("Credit by day of users or hosts", "image/svg+xml"),
+    "/static/{name}": ("What pages load", "text/css", "text/javascript", "image/svg+xml"),
+    "/stats/{name}": ("tables.xml, user.gz, host.gz, team.gz, as BOINC's", "text/xml",
+                      "application/gzip"),
+}  # fmt: skip
+
+
+def _pages(number: Json) -> Json:
+    """What browsers and statistics sites read; to others a refusal is a Problem."""
+    made: Json = {}
+    for path, (summary, *media_types) in PAGES.items():
+        names = re.findall(r"{(\w+)}", path)
+        parameters = [
+            _in_path(n, number if n == "number" else {"type": "string", "minLength": 1})
+            for n in names
+        ]
+        page = _page(summary, media_types[0], NOT_THERE if names else None, parameters)
+        page["responses"]["200"]["content"] = {kind: {} for kind in media_types}
+        made[path] = {"get": page}
+    return made
 
 
 def _get(summary: str, answer: str) -> Json:

@@ -23,6 +23,9 @@ OF_FILE: dict[str, type] = {
     "sync_request": messages.SyncRequest,
     "sync_answer": messages.SyncAnswer,
     "problem": messages.Problem,
+    "account_link": messages.AccountLink,
+    "sync_request_status": messages.SyncRequest,
+    "sync_answer_account": messages.SyncAnswer,
 }
 
 

@@ -1,0 +1,63 @@
+"""A badge and a certificate of contribution, as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from html import escape
+
+from axiom_server.pages.environment import counted, whole
+from axiom_server.store import volunteers
+from axiom_server.store.database import Connection
+
+NAME_SHOWN = 40  # characters of a name that fit on a line
+
+#: Draws for (connection, project's name, volunteer); None when there is no such volunteer.
+Draw = Callable[[Connection, str, int], Awaitable[str | None]]
+
+
+async def badge(connection: Connection, project: str, user_id: int) -> str | None:
+    """A small badge with the volunteer's credit."""
+    found = await volunteers.user(connection, user_id)
+    if found is None:
+        return None
+    text = f"{whole(found.credit_total)} credit"
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 28" width="220" height="28" '
+        'font-family="system-ui, sans-serif" font-size="13" role="img">'
+        f"<title>{escape(found.name)}: {text}</title>"
+        '<rect width="220" height="28" rx="5" fill="#24292f"/>'
+        '<path d="M90 0h125a5 5 0 0 1 5 5v18a5 5 0 0 1 -5 5h-125z" fill="#1a56c4"/>'
+        f'<text x="45" y="19" fill="#fff" text-anchor="middle">{escape(project[:12])}</text>'
+        f'<text x="155" y="19" fill="#fff" text-anchor="middle">{text}</text></svg>'
+    )
+
+
+async def certificate(connection: Connection, project: str, user_id: int) -> str | None:
+    """A page to print: who contributed how much to which experiments."""
+    found = await volunteers.user(connection, user_id)
+    if found is None:
+        return None
+    worked_on = await volunteers.experiments_of(connection, user_id)
+    results = sum(w[1] for w in worked_on)
+    lines = [
+        (150, 34, "Certificate of contribution"),
+        (215, 30, found.name[:NAME_SHOWN]),
+        (265, 18, f"has contributed {counted(results, 'result')} and {whole(found.credit_total)} "
+                  f"credit to {project[:NAME_SHOWN]}"),
+        (300, 18, f"by volunteering computers for {counted(len(worked_on), 'experiment')}"),
+        (330, 18, "on how neural networks train."),
+        (420, 14, f"{datetime.now(UTC):%d %B %Y}"),
+    ]  # fmt: skip
+    texts = "".join(
+        f'<text x="400" y="{y}" font-size="{size}" text-anchor="middle">{escape(text)}</text>'
+        for y, size, text in lines
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 500" width="800" height="500" '
+        'font-family="Georgia, serif" fill="#1b1b1b" role="img">'
+        f"<title>Certificate of {escape(found.name)}</title>"
+        '<rect width="800" height="500" fill="#fffdf6"/>'
+        '<rect x="20" y="20" width="760" height="460" fill="none" stroke="#1a56c4" '
+        f'stroke-width="3"/>{texts}</svg>'
+    )

@@ -1,0 +1,69 @@
+"""Jinja's environment: where templates lie, how texts are escaped, how values are written."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from axiom_server.pages import assets
+from axiom_server.review.log import number
+
+#: Path -> its name in the header of every page.
+NAVIGATION = {
+    "/experiments": "Experiments",
+    "/leaders": "Volunteers",
+    "/teams": "Teams",
+    "/sessions": "Sessions",
+    "/status": "Status",
+    "/account/sign-in": "Your account",
+}
+
+
+def render(template: str, *, project: str, path: str, **values: Any) -> str:
+    """Fill a template. ``path`` is the page's own, which the navigation marks."""
+    return environment.get_template(template).render(project=project, path=path, **values)
+
+
+def whole(value: float) -> str:
+    """A number with thousands separated, and decimals only where it has some."""
+    return f"{number(value):,}"
+
+
+def short(value: float | None) -> str:
+    """A number to three significant digits; a dash where there is none."""
+    return "\N{EN DASH}" if value is None else f"{value:.3g}"
+
+
+def moment(value: datetime | None) -> str:
+    """A point in time, in UTC."""
+    if value is None:
+        return "never"
+    offset = value.utcoffset() or timedelta(0)
+    return f"{(value - offset):%Y-%m-%d %H:%M} UTC"
+
+
+def counted(count: float, noun: str) -> str:
+    """A count with its noun, "1 host" or "2 hosts"."""
+    return f"{whole(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def path_part(value: object) -> str:
+    """A text as one part of a path."""
+    return quote(str(value), safe="")
+
+
+environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+environment.filters |= {
+    "number": whole, "short": short, "moment": moment, "counted": counted, "path_part": path_part,
+}  # fmt: skip
+environment.globals |= {"asset": assets.address, "navigation": NAVIGATION}

@@ -1,0 +1,217 @@
+"""Pages of experiments: what is asked, what is claimed, what every seed says; and the data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from axiom_protocol.manifest import Finding
+from axiom_server.config import Config
+from axiom_server.pages import chart
+from axiom_server.pages.chart import Strip, Theme
+from axiom_server.pages.environment import counted, render
+from axiom_server.store import experiments, finding_values
+from axiom_server.store.database import Connection, rows
+from axiom_server.store.experiments import VersionRow
+from axiom_server.store.finding_values import FindingValues
+from axiom_server.trust.metadata import BundlesError
+from axiom_server.trust.repository import Repository
+
+WIDTH, SMALL_WIDTH = 640, 340  # pixels of a picture
+
+
+class Signature(NamedTuple):
+    """One signature on the list of experiments, and the key that made it."""
+
+    key_id: str
+    signature: str
+
+
+class FindingView(NamedTuple):
+    """A finding as declared, with its last verdict where there is one."""
+
+    finding: Finding
+    verdict: dict[str, Any] | None
+    criterion: str
+    statistic: str
+
+
+async def listing(connection: Connection, config: Config) -> str:
+    """Every experiment with the verdicts of its newest version."""
+    newest = newest_of(await experiments.versions(connection))
+    stored = await finding_values.verdicts(connection)
+    return render(
+        "experiments.html", project=config.project.name, path="/experiments",
+        versions=[(v, views(v, stored.get(v.version_id, []))) for v in newest],
+    )  # fmt: skip
+
+
+def newest_of(versions: Sequence[VersionRow]) -> list[VersionRow]:
+    """The version of each experiment that visitors are shown: the active one, else the last."""
+    chosen: dict[str, VersionRow] = {}
+    for version in versions:
+        before = chosen.get(version.name)
+        if before is None or before.state != "active" or version.state == "active":
+            chosen[version.name] = version
+    return [chosen[name] for name in sorted(chosen)]
+
+
+async def one(
+    connection: Connection, config: Config, bundles: Repository, name: str, version: str | None
+) -> str | None:
+    """One experiment at one version (None: the shown one); None when there is none."""
+    mine = [v for v in await experiments.versions(connection) if v.name == name]
+    chosen = newest_of(mine) if version is None else [v for v in mine if v.version == version]
+    if not chosen:
+        return None
+    shown = chosen[0]
+    stored = await finding_values.of_versions(connection, [v.version_id for v in mine])
+    by_version: dict[int, list[dict[str, Any]]] = {}
+    for line in stored:
+        by_version.setdefault(line.version_id, []).append(line.verdict)
+    return render(
+        "experiment.html", project=config.project.name, path=f"/experiments/{name}",
+        version=shown, manifest=shown.manifest,
+        findings=views(shown, by_version.get(shown.version_id, [])),
+        versions=[(v, by_version.get(v.version_id, [])) for v in mine],
+        names=sorted({f.name for v in mine for f in v.manifest.findings}),
+        signatures=signatures(bundles), source=source_of(bundles, shown),
+        work=await _work(connection, shown.version_id),
+    )  # fmt: skip
+
+
+async def _work(connection: Connection, version_id: int) -> dict[str, int]:
+    """How many workunits of a version wait, run, and gave a result."""
+    found = await rows(
+        connection,
+        """SELECT (SELECT count(*) FROM queue WHERE version_id = %(v)s),
+                  (SELECT count(*) FROM tasks WHERE version_id = %(v)s AND state = 'leased'),
+                  (SELECT COALESCE(max(cardinality(seeds)), 0) FROM finding_values
+                   WHERE version_id = %(v)s)""",
+        {"v": version_id},
+    )
+    return dict(zip(("waiting", "running", "seeds judged"), found[0], strict=True))
+
+
+def views(version: VersionRow, verdicts: Sequence[dict[str, Any]]) -> list[FindingView]:
+    """The findings of a version in the order of their declaration."""
+    by_name = {v["name"]: v for v in verdicts}
+    return [
+        FindingView(f, by_name.get(f.name), criterion_text(f), statistic_text(f))
+        for f in version.manifest.findings
+    ]
+
+
+def statistic_text(finding: Finding) -> str:
+    """What the criterion is held against, in words."""
+    return {
+        "mean": finding.field,
+        "share": f"share of seeds with {finding.field}",
+        "difference": f"{finding.field} - {finding.control}",
+        "ratio": f"{finding.field} / {finding.control}",
+    }[finding.statistic]
+
+
+def criterion_text(finding: Finding) -> str:
+    """The criterion in words."""
+    above, below = finding.criterion.above, finding.criterion.below
+    if above is not None and below is not None:
+        return f"between {above:g} and {below:g}"
+    return f"above {above:g}" if above is not None else f"below {below:g}"
+
+
+def signatures(bundles: Repository) -> list[Signature]:
+    """Who signed the list that the experiments are in; empty where no bundles are."""
+    try:
+        signed = bundles.metadata.targets().signatures
+    except (BundlesError, OSError):
+        return []
+    return [Signature(key_id, line.signature) for key_id, line in signed.items()]
+
+
+def source_of(bundles: Repository, version: VersionRow) -> str:
+    """The script of a version; "" when it is not here, as of a project without bundles."""
+    path = bundles.folder / "targets" / f"{version.sha256}.{version.name}@{version.version}.py"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+async def version_of(connection: Connection, name: str, version: str) -> VersionRow | None:
+    """A version by its names."""
+    found = await experiments.versions(connection)
+    return next((v for v in found if (v.name, v.version) == (name, version)), None)
+
+
+async def values_of(
+    connection: Connection, name: str, version: str, finding: str
+) -> tuple[VersionRow, Finding, FindingValues | None] | None:
+    """A finding's declaration and its values; None when nothing of these names was published."""
+    row = await version_of(connection, name, version)
+    if row is None:
+        return None
+    declared = [f for f in row.manifest.findings if f.name == finding]
+    if not declared:
+        return None
+    stored = await finding_values.of_versions(connection, [row.version_id])
+    return row, declared[0], next((s for s in stored if s.finding == finding), None)
+
+
+def picture(
+    finding: Finding, values: FindingValues | None, theme: Theme, *, small: bool = False
+) -> str:
+    """Every seed's value against the criterion; if not small, its field and control below."""
+    numbers = values.numbers if values else []
+    strip = Strip(label=statistic_text(finding), rows=[("", numbers, False)])
+    verdict = values.verdict if values else {}
+    low, mean, high = (verdict.get(key) for key in ("low", "estimate", "high"))
+    known = low is not None and mean is not None and high is not None
+    interval = (float(low), float(mean), float(high)) if known else None  # type: ignore[arg-type]
+    raw = None
+    if values and finding.control and not small:
+        shown = [(finding.field, values.fields, False), (finding.control, values.controls, True)]
+        raw = Strip(label="each seed's two values", rows=shown)
+    title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding)}"
+    width = SMALL_WIDTH if small else WIDTH
+    return chart.seeds_chart(title, strip, finding.criterion, interval, raw, theme, width)
+
+
+#: Columns of the rows behind a picture -> their DuckDB types.
+COLUMN_TYPES = {
+    "seed": "BIGINT", "host_id": "BIGINT", "value": "DOUBLE", "field": "DOUBLE",
+    "control": "DOUBLE",
+}  # fmt: skip
+COLUMNS = tuple(COLUMN_TYPES)
+
+
+def table(values: FindingValues | None) -> list[tuple[Any, ...]]:
+    """The rows behind a picture, one a seed, in the order of COLUMNS."""
+    if values is None:
+        return []
+    controls: list[float | None] = list(values.controls) or [None] * len(values.seeds)
+    return list(
+        zip(values.seeds, values.hosts, values.numbers, values.fields, controls, strict=True)
+    )
+
+
+def as_csv(values: FindingValues | None) -> str:
+    """The rows behind a picture as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(table(values))
+    return text.getvalue()
+
+
+def as_json(version: VersionRow, finding: Finding, values: FindingValues | None) -> bytes:
+    """The rows behind a picture as JSON, with the declaration and the verdict."""
+    return msgspec.json.encode(
+        {
+            "experiment": version.name, "version": version.version, "sha256": version.sha256,
+            "finding": finding, "judged_at": values.judged_at if values else None,
+            "verdict": values.verdict if values else None,
+            "values": [dict(zip(COLUMNS, line, strict=True)) for line in table(values)],
+        }
+    )  # fmt: skip

@@ -1,0 +1,33 @@
+"""The front page: what is being found out, who works on it, and how to join."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from axiom_server.config import Config
+from axiom_server.pages.environment import render
+from axiom_server.pages.experiments import newest_of, views
+from axiom_server.store import experiments, finding_values, sessions, statistics
+from axiom_server.store.database import Connection
+
+SESSIONS = 5  # latest sessions listed
+#: Totals on the front page, with their labels.
+SHOWN = {
+    "users": "volunteers", "live_hosts": "hosts online", "cores": "cores online",
+    "gpus": "GPUs online", "leased": "tasks running", "credited_results": "results credited",
+    "credit": "credit",
+}  # fmt: skip
+
+
+async def front(connection: Connection, config: Config, url: str) -> str:
+    """The page. ``url`` is the address that agents attach to."""
+    found = await statistics.snapshot(connection)
+    newest = [v for v in newest_of(await experiments.versions(connection)) if v.state != "retired"]
+    stored = await finding_values.verdicts(connection)
+    return render(
+        "front.html", project=config.project.name, path="/", url=url,
+        totals={label: found["totals"][key] for key, label in SHOWN.items()},
+        at=datetime.fromisoformat(found["at"]),
+        experiments=[(v, views(v, stored.get(v.version_id, []))) for v in newest],
+        sessions=await sessions.latest(connection, SESSIONS),
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Pages of volunteers, hosts and teams, and the leaderboards."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from axiom_server.config import Config
+from axiom_server.decide.credit import decayed
+from axiom_server.pages.environment import render
+from axiom_server.store import experiments, finding_values, statistics, volunteers
+from axiom_server.store.database import Connection, rows
+from axiom_server.store.volunteers import Order
+
+LEADERS = 100  # on one page
+PAGES_MAX = 100  # of a leaderboard: who comes later is found by name or number
+HOSTS = 200  # of one volunteer that are listed
+SESSIONS = 20  # latest sessions listed
+DAYS = 30  # in a chart
+ORDERS: dict[Order, str] = {
+    "total": "Credit", "recent": "Recent average", "day": "Last day"
+}  # fmt: skip
+
+
+def average_now(average: float, since: datetime | None) -> float:
+    """A recent average credit a day, as of now."""
+    if since is None:
+        return 0.0
+    return decayed(average, (datetime.now().astimezone() - since).total_seconds())
+
+
+async def leaders(connection: Connection, config: Config, order: Order, page: int) -> str:
+    """Volunteers by credit, recent average or the last day."""
+    offset = (page - 1) * LEADERS
+    found = await volunteers.leaders(connection, order, LEADERS + 1, offset)
+    return render(
+        "leaders.html", project=config.project.name, path="/leaders", title="Volunteers",
+        orders=ORDERS, order=order, lines=[(u, average_now(u.average, u.average_at))
+                                           for u in found[:LEADERS]],
+        offset=offset, page=page, more=len(found) > LEADERS and page < PAGES_MAX,
+        experiments=await experiments.names(connection), earned=order == "day",
+        base=f"/leaders?order={order}",
+    )  # fmt: skip
+
+
+async def leaders_of_experiment(
+    connection: Connection, config: Config, name: str, page: int
+) -> str | None:
+    """Volunteers by their credit with one experiment; None when there is none of this name."""
+    found = await rows(connection, "SELECT experiment_id FROM experiments WHERE name = %s", (name,))
+    if not found:
+        return None
+    offset = (page - 1) * LEADERS
+    lines = await volunteers.leaders_of_experiment(connection, found[0][0], LEADERS + 1, offset)
+    return render(
+        "leaders.html", project=config.project.name, path=f"/leaders/{name}",
+        title=f"Volunteers by {name}", orders=ORDERS, order=None,
+        lines=[(u, average_now(u.average, u.average_at)) for u in lines[:LEADERS]],
+        offset=offset, page=page, more=len(lines) > LEADERS and page < PAGES_MAX,
+        experiments=await experiments.names(connection), earned=True, base=f"/leaders/{name}?",
+    )  # fmt: skip
+
+
+async def user(connection: Connection, config: Config, user_id: int) -> str | None:
+    """One volunteer's page; None when there is none, or he does not show himself."""
+    found = await volunteers.user(connection, user_id)
+    if found is None:
+        return None
+    worked_on = await volunteers.experiments_of(connection, user_id)
+    return render(
+        "user.html", project=config.project.name, path=f"/users/{user_id}", user=found,
+        average=average_now(found.average, found.average_at),
+        rank=await volunteers.rank(connection, found.credit_total),
+        hosts=[(h, average_now(h.average, h.average_at))
+               for h in await volunteers.hosts_of(connection, user_id, HOSTS)],
+        sessions=await statistics.sessions_of(connection, "user", user_id, SESSIONS),
+        experiments=worked_on, findings=await _findings(connection, [w[0] for w in worked_on]),
+    )  # fmt: skip
+
+
+async def _findings(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+    """The findings with a verdict, of the experiments that somebody's hosts worked on."""
+    stored = await finding_values.verdicts(connection)
+    lines = [line for verdicts in stored.values() for line in verdicts]
+    return [line for line in lines if line["experiment"] in names and line["seeds"]]
+
+
+async def host(connection: Connection, config: Config, host_id: int) -> str | None:
+    """One host's page for everybody; None when there is none, or its owner hides."""
+    found = await volunteers.host(connection, host_id)
+    if found is None:
+        return None
+    leased, reported = await volunteers.tasks_in_hand(connection, host_id)
+    return render(
+        "host.html", project=config.project.name, path=f"/hosts/{host_id}", host=found,
+        average=average_now(found.average, found.average_at), leased=leased, reported=reported,
+        outcomes=await volunteers.outcomes(connection, host_id),
+        sessions=await statistics.sessions_of(connection, "host", host_id, SESSIONS),
+        gpus=[g.get("name", "") for g in found.facts.get("gpus", [])],
+        trusted=found.trusted or found.agreements >= config.replication.trusted_after,
+    )  # fmt: skip
+
+
+async def teams(connection: Connection, config: Config) -> str:
+    """Every team, by credit."""
+    return render(
+        "teams.html", project=config.project.name, path="/teams",
+        teams=await volunteers.teams(connection, LEADERS),
+    )  # fmt: skip
+
+
+async def team(connection: Connection, config: Config, team_id: int) -> str | None:
+    """One team with its members; None when there is none of this id."""
+    found = await volunteers.teams(connection, 1, team_id)
+    if not found:
+        return None
+    members = await volunteers.members(connection, team_id, LEADERS)
+    return render(
+        "team.html", project=config.project.name, path=f"/teams/{team_id}", team=found[0],
+        members=[(u, average_now(u.average, u.average_at)) for u in members],
+    )  # fmt: skip

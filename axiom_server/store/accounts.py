@@ -1,0 +1,172 @@
+"""A volunteer's own account: what its owner sees, changes and takes along."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from axiom_server.store.database import Connection, row, rows
+from axiom_server.store.users import LOOK_ALIKE, NAMES_LOCK, SHAPES
+
+EVERYTHING = """
+SELECT json_build_object(
+    'account', (SELECT json_build_object('name', name, 'created_at', created_at, 'shown', shown,
+        'credit_total', credit_total, 'address', address, 'state', state)
+        FROM users WHERE user_id = %(user)s),
+    'hosts', (SELECT coalesce(json_agg(json_build_object('host_id', host_id, 'name', name,
+        'group', group_name, 'created_at', created_at, 'last_seen_at', last_seen_at,
+        'facts', facts, 'status', status, 'settings', account_settings,
+        'credit_total', credit_total) ORDER BY host_id), '[]')
+        FROM hosts WHERE user_id = %(user)s),
+    'tasks', (SELECT coalesce(json_agg(json_build_object('task_id', task_id, 'host_id', host_id,
+        'outcome', outcome, 'granted_at', granted_at, 'ended_at', ended_at,
+        'elapsed_seconds', elapsed_seconds, 'message', message) ORDER BY task_id), '[]')
+        FROM tasks WHERE user_id = %(user)s),
+    'credit', (SELECT coalesce(json_agg(json_build_object('task_id', task_id,
+        'amount', amount, 'at', at) ORDER BY entry_id), '[]')
+        FROM credit WHERE user_id = %(user)s))::text"""
+
+
+class Account(NamedTuple):
+    """An account as its owner sees it."""
+
+    name: str
+    created_at: datetime
+    credit_total: float
+    shown: bool
+    has_key: bool
+    team_id: int | None
+    team: str | None
+    founder: bool
+
+
+async def get(connection: Connection, user_id: int) -> Account:
+    """The account of a user."""
+    found = await row(
+        connection,
+        """SELECT u.name, u.created_at, u.credit_total::float8, u.shown, u.account_key IS NOT NULL,
+                  t.team_id, t.name, COALESCE(t.founder_id = u.user_id, false)
+           FROM users u LEFT JOIN teams t USING (team_id) WHERE u.user_id = %s""",
+        (user_id,),
+    )
+    return Account._make(found)
+
+
+async def set_key(connection: Connection, user_id: int, key: bytes) -> None:
+    """Replace the account's key by another (its sha256); the old one is worth nothing after."""
+    await connection.execute("UPDATE users SET account_key = %s WHERE user_id = %s", (key, user_id))
+
+
+async def set_shown(connection: Connection, user_id: int, *, shown: bool) -> None:
+    """Show a user on the public pages, or hide one."""
+    await connection.execute("UPDATE users SET shown = %s WHERE user_id = %s", (shown, user_id))
+
+
+async def everything(connection: Connection, user_id: int) -> str:
+    """All that is stored of a user, as JSON, but for keys and tokens."""
+    return str((await row(connection, EVERYTHING, {"user": user_id}))[0])
+
+
+async def rename(connection: Connection, user_id: int, name: str) -> bool:
+    """Give an account another name; False when it, or one that looks the same, is taken."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
+    cursor = await connection.execute(
+        f"""UPDATE users me SET name = %(name)s WHERE me.user_id = %(user)s AND NOT EXISTS (
+                {LOOK_ALIKE} AND u.user_id <> %(user)s)
+            AND NOT EXISTS (SELECT FROM users WHERE name = %(name)s AND user_id <> %(user)s)""",
+        {"name": name, "user": user_id, **SHAPES},
+    )
+    return cursor.rowcount == 1
+
+
+async def delete(connection: Connection, user_id: int) -> None:
+    """Forget who an account was. Its credit and results stay, of nobody: an anonymous sum.
+
+    Its hosts are attached no more, and what they said of themselves is deleted.
+    """
+    await leave_team(connection, user_id)
+    await connection.execute(
+        """UPDATE users SET name = 'deleted-' || user_id, account_key = NULL, shown = false,
+               address = '' WHERE user_id = %s""",
+        (user_id,),
+    )
+    await connection.execute(
+        """UPDATE hosts SET name = 'deleted', token = NULL, facts = '{}', status = NULL,
+               group_name = '', account_settings = NULL, account_answer = NULL, draining = '',
+               idle_cpu = 0, idle_gpu = 0 WHERE user_id = %s""",
+        (user_id,),
+    )
+    await connection.execute("UPDATE tasks SET message = '' WHERE user_id = %s", (user_id,))
+    for table in ("web_sessions", "sign_in_links", "host_groups"):
+        await connection.execute(f"DELETE FROM {table} WHERE user_id = %s", (user_id,))
+
+
+async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) -> bool:
+    """Make two of the user's hosts one, after reinstallation: the new has both credits.
+
+    The old one's token is worth nothing after, its open tasks are lost, and its rows in the ledger
+    stay as they are: only sums move. False when they are not two hosts of the user.
+    """
+    cursor = await connection.execute(
+        """UPDATE hosts n SET credit_total = n.credit_total + o.credit_total,
+               pending = n.pending + o.pending
+           FROM hosts o WHERE n.host_id = %s AND o.host_id = %s AND o.host_id <> n.host_id
+             AND n.user_id = %s AND o.user_id = n.user_id AND o.state = 'active'""",
+        (new, old, user_id),
+    )
+    if cursor.rowcount != 1:
+        return False
+    await connection.execute(
+        """UPDATE hosts SET credit_total = 0, average = 0, pending = 0, token = NULL, idle_cpu = 0,
+               idle_gpu = 0, user_id = NULL, state = 'merged', state_reason = %s
+           WHERE host_id = %s""",
+        (f"into host {new}", old),
+    )
+    return True
+
+
+async def found_team(connection: Connection, user_id: int, name: str) -> bool:
+    """Found a team and join it; False when the name is taken, compared without case."""
+    found = await rows(
+        connection,
+        """INSERT INTO teams (name, founder_id) SELECT %(name)s, %(user)s
+           WHERE NOT EXISTS (SELECT FROM teams WHERE lower(name) = lower(%(name)s))
+           ON CONFLICT DO NOTHING RETURNING team_id""",
+        {"name": name, "user": user_id},
+    )
+    return bool(found) and await enter_team(connection, user_id, int(found[0][0]))
+
+
+async def enter_team(connection: Connection, user_id: int, team_id: int) -> bool:
+    """Join a team, and leave the one before; False when there is none of that id."""
+    cursor = await connection.execute(
+        """UPDATE users SET team_id = t.team_id FROM teams t
+           WHERE users.user_id = %s AND t.team_id = %s""",
+        (user_id, team_id),
+    )
+    return cursor.rowcount == 1
+
+
+async def leave_team(connection: Connection, user_id: int) -> None:
+    """Leave the team. A founder who leaves hands it to the member with most credit."""
+    await connection.execute("UPDATE users SET team_id = NULL WHERE user_id = %s", (user_id,))
+    await connection.execute(
+        """UPDATE teams t SET founder_id = (
+               SELECT u.user_id FROM users u WHERE u.team_id = t.team_id
+               ORDER BY u.credit_total DESC, u.user_id LIMIT 1)
+           WHERE founder_id = %s""",
+        (user_id,),
+    )
+
+
+async def rename_team(connection: Connection, user_id: int, name: str) -> bool:
+    """Rename the team that the user founded; False when none is, or the name is taken."""
+    cursor = await connection.execute(
+        """UPDATE teams SET name = %(name)s
+           WHERE team_id = (SELECT team_id FROM users WHERE user_id = %(user)s)
+             AND founder_id = %(user)s AND NOT EXISTS (
+               SELECT FROM teams o WHERE lower(o.name) = lower(%(name)s)
+                 AND o.team_id <> teams.team_id)""",
+        {"name": name, "user": user_id},
+    )
+    return cursor.rowcount == 1

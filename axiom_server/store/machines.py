@@ -1,0 +1,121 @@
+"""A volunteer's own hosts: what they do, and what the account sets for them and their groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from axiom_protocol.messages import AccountSettings, HostSettings
+from axiom_server.store.database import Connection, as_json, rows
+
+HOSTS_MAX = 2_000  # on one page
+
+
+class Machine(NamedTuple):
+    """One host as its owner sees it."""
+
+    host_id: int
+    name: str
+    group: str
+    state: str
+    state_reason: str
+    cpu_cores: int
+    gpus: int
+    last_seen_at: datetime | None
+    status: dict[str, Any] | None
+    settings: dict[str, Any] | None
+    in_group: dict[str, Any] | None
+    tasks: int
+    revision: str
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the host has taken up what the account has set last."""
+        return bool((self.status or {}).get("revision", "") == self.revision)
+
+
+async def listing(connection: Connection, user_id: int) -> list[Machine]:
+    """The user's hosts, by group and name."""
+    found = await rows(
+        connection,
+        """SELECT h.host_id, h.name, h.group_name, h.state, h.state_reason, h.cpu_cores, h.gpus,
+                  h.last_seen_at, h.status, h.account_settings, g.settings,
+                  (SELECT count(*) FROM tasks t WHERE t.host_id = h.host_id AND t.state = 'leased'),
+                  h.account_revision
+           FROM hosts h LEFT JOIN host_groups g ON g.user_id = h.user_id AND g.name = h.group_name
+           WHERE h.user_id = %s ORDER BY h.group_name, h.name, h.host_id LIMIT %s""",
+        (user_id, HOSTS_MAX),
+    )
+    return [Machine._make(r) for r in found]
+
+
+async def set_hosts(
+    connection: Connection, user_id: int, host_ids: Sequence[int] | None, settings: HostSettings
+) -> int:
+    """Set what holds for these hosts of the user, or for all (None); returns how many."""
+    cursor = await connection.execute(
+        """UPDATE hosts SET account_settings = %s::jsonb
+           WHERE user_id = %s AND (%s::bigint[] IS NULL OR host_id = ANY(%s))""",
+        (as_json(settings), user_id, host_ids, host_ids),
+    )
+    await refresh(connection, user_id)
+    return cursor.rowcount
+
+
+async def set_group(
+    connection: Connection, user_id: int, name: str, settings: HostSettings
+) -> None:
+    """Set what holds for all hosts of a group of the user, those that join it later too."""
+    await connection.execute(
+        """INSERT INTO host_groups VALUES (%s, %s, %s::jsonb)
+           ON CONFLICT (user_id, name) DO UPDATE SET settings = EXCLUDED.settings""",
+        (user_id, name, as_json(settings)),
+    )
+    await refresh(connection, user_id)
+
+
+async def put_in_group(
+    connection: Connection, user_id: int, host_ids: Sequence[int], name: str
+) -> None:
+    """Put hosts of the user into a group; an empty name takes them out of theirs."""
+    await connection.execute(
+        "UPDATE hosts SET group_name = %s WHERE user_id = %s AND host_id = ANY(%s)",
+        (name, user_id, list(host_ids)),
+    )
+    await refresh(connection, user_id)
+
+
+async def refresh(connection: Connection, user_id: int) -> None:
+    """Work out anew what is sent to each of the user's hosts; unchanged ones keep theirs."""
+    found = await rows(
+        connection,
+        """SELECT h.host_id, h.account_settings, g.settings, h.account_revision,
+                  extract(epoch FROM now())::float8
+           FROM hosts h LEFT JOIN host_groups g ON g.user_id = h.user_id AND g.name = h.group_name
+           WHERE h.user_id = %s ORDER BY h.host_id FOR NO KEY UPDATE OF h""",
+        (user_id,),
+    )
+    for host_id, own, of_group, revision, now in found:
+        answer = _answer([own, of_group], now)
+        if answer.revision != revision:
+            await connection.execute(
+                """UPDATE hosts SET account_answer = %s::jsonb, account_revision = %s
+                   WHERE host_id = %s""",
+                (as_json(answer), answer.revision, host_id),
+            )
+
+
+def _answer(stored: Sequence[dict[str, Any] | None], now: float) -> AccountSettings:
+    settings = [msgspec.convert(s, HostSettings) for s in stored if s]
+    settings = [s for s in settings if s != HostSettings()]
+    digest = hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:16]
+    return AccountSettings(revision=digest, set_at=now, settings=settings)
+
+
+def settings_of(machine: Machine) -> HostSettings:
+    """What the account sets for this host alone."""
+    return msgspec.convert(machine.settings or {}, HostSettings)

@@ -1,0 +1,13 @@
+"""Sums for pages and exports; what was credited before is summed up once."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    """Create the tables and fill them from the ledger."""
+    op.get_bind().exec_driver_sql(Path(__file__).with_name("statistics.sql").read_text())

@@ -1,0 +1,59 @@
+"""Forms of signed-in visitors: bounded, and refused when another site sent them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import Request
+
+from axiom_server.web.bodies import BodyBudget, body
+from axiom_server.web.refused import Refused
+
+FORM_BYTES_MAX = 128 * 1024  # two thousand hosts ticked
+FIELDS_MAX = 4_000
+
+
+class Form:
+    """The fields of a form."""
+
+    def __init__(self, fields: dict[str, list[str]]) -> None:
+        self._fields = fields
+
+    def text(self, name: str, limit: int = 200) -> str:
+        """One field without spaces around it; empty when it was not sent."""
+        return self._fields.get(name, [""])[0].strip()[:limit]
+
+    def numbers(self, name: str) -> list[int]:
+        """All whole numbers of a field that may be sent more than once."""
+        values = self._fields.get(name, [])
+        return [int(v) for v in values if v.isascii() and v.isdigit() and len(v) < 19]
+
+
+async def read_form(request: Request, budget: BodyBudget) -> Form:
+    """The form of a request. Raises Refused: 403 from another site, 400 not a form."""
+    _refuse_other_sites(request)
+    async with body(request, budget, FORM_BYTES_MAX) as raw:
+        try:
+            fields = parse_qs(raw.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+        except (UnicodeDecodeError, ValueError):
+            raise Refused(400, "This is not a form", "Send it from the page again.") from None
+    return Form(fields)
+
+
+def _refuse_other_sites(request: Request) -> None:
+    origin = request.headers.get("origin", "")
+    if origin and urlsplit(origin).netloc != request.headers.get("host", ""):
+        raise Refused(403, "Another site sent this form", "Open the page here and send it again.")
+
+
+def form_token(session: str) -> str:
+    """What a page's forms carry, so that no other site can send one for this session."""
+    return hmac.new(session.encode(), b"form", hashlib.sha256).hexdigest()
+
+
+def check_token(form: Form, session: str) -> None:
+    """Raises Refused: 403, the form is not of a page of this session."""
+    if not hmac.compare_digest(form.text("form_token").encode(), form_token(session).encode()):
+        raise Refused(403, "This form is out of date", "Load the page again, then send it.")

@@ -1,0 +1,316 @@
+"""The public pages' routes: read what a page shows, render it, answer it with its cache headers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from axiom_protocol.messages import Problem
+from axiom_server.config import Config
+from axiom_server.pages import (
+    archive,
+    assets,
+    awards,
+    chart,
+    experiments,
+    feeds,
+    front,
+    sessions,
+    status,
+    volunteers,
+)
+from axiom_server.pages.chart import THEMES, Theme
+from axiom_server.pages.environment import render as fill
+from axiom_server.store import finding_values, statistics
+from axiom_server.store.database import Connection, Pool
+from axiom_server.store.statistics import DayLine
+from axiom_server.transfer.parquet import to_parquet
+from axiom_server.trust.repository import Repository
+from axiom_server.web.page_response import FOR_EVER, public_file, public_page
+from axiom_server.web.refused import Refused
+
+NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # of PostgreSQL's bigint
+#: What hangs on a finding: its picture, large and small, and the numbers behind it.
+FINDING_FILE = re.compile(
+    r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
+    r"|(?P<data>csv|json|parquet))"
+)
+CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
+SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
+PARQUET = "application/vnd.apache.parquet"
+CHART_DAYS = 31  # one more than drawn, for the day's beginning
+
+Show = Callable[[Connection], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """What the public pages need. One per serving process."""
+
+    config: Config
+    pool: Pool
+    bundles: Repository
+
+    def routes(self) -> list[Route]:
+        """Every public page and file."""
+        return [
+            Route("/", self.front),
+            Route("/experiments", self.experiments),
+            Route("/experiments/{name}", self.experiment),
+            Route("/experiments/{name}/{version}", self.experiment),
+            Route("/experiments/{name}/{version}/{file}", self.experiment_file),
+            Route("/leaders", self.leaders),
+            Route("/leaders/{name}", self.leaders_of_experiment),
+            Route("/users/{number}", self.user),
+            Route("/users/{number}/badge.svg", self.badge),
+            Route("/users/{number}/certificate.svg", self.certificate),
+            Route("/hosts/{number}", self.host),
+            Route("/teams", self.teams),
+            Route("/teams/{number}", self.team),
+            Route("/sessions", self.sessions),
+            Route("/sessions/{number}", self.session),
+            Route("/status", self.status),
+            Route("/status.json", self.status_json),
+            Route("/status.xml", self.status_xml),
+            Route("/feeds/findings.atom", self.findings_feed),
+            Route("/feeds/sessions.atom", self.sessions_feed),
+            Route("/charts/{kind}/{file}", self.chart_of),
+            Route("/charts/{file}", self.chart_of_project),
+            Route("/static/{name}", self.asset),
+        ]
+
+    async def _page(self, request: Request, show: Show, missing: str) -> Response:
+        """What ``show`` renders; 404 with ``missing`` when it renders nothing."""
+        async with self.pool.connection() as connection:
+            text = await show(connection)
+        if text is None:
+            raise Refused(404, missing)
+        return public_page(request, text)
+
+    async def front(self, request: Request) -> Response:
+        """``GET /``: the project at a glance."""
+        url = str(request.base_url).rstrip("/")
+        return await self._page(request, lambda c: front.front(c, self.config, url), "")
+
+    async def experiments(self, request: Request) -> Response:
+        """``GET /experiments``: every experiment."""
+        return await self._page(request, lambda c: experiments.listing(c, self.config), "")
+
+    async def experiment(self, request: Request) -> Response:
+        """``GET /experiments/NAME[/VERSION]``: one experiment."""
+        name, version = request.path_params["name"], request.path_params.get("version")
+        return await self._page(
+            request,
+            lambda c: experiments.one(c, self.config, self.bundles, name, version),
+            "No such experiment",
+        )
+
+    async def experiment_file(self, request: Request) -> Response:
+        """``GET /experiments/NAME/VERSION/FILE``: the script, a picture or its numbers."""
+        name, version = request.path_params["name"], request.path_params["version"]
+        file = request.path_params["file"]
+        matched = FINDING_FILE.fullmatch(file)
+        if matched is None:
+            return await self._whole(request, name, version, file)
+        async with self.pool.connection() as connection:
+            found = await experiments.values_of(connection, name, version, matched["finding"])
+        if found is None:
+            raise Refused(404, "No such finding")
+        row, finding, values = found
+        if matched["theme"]:
+            theme = cast(Theme, matched["theme"])
+            picture = experiments.picture(finding, values, theme, small=bool(matched["small"]))
+            return public_file(request, picture.encode(), SVG)
+        if matched["data"] == "json":
+            return public_file(request, experiments.as_json(row, finding, values), JSON)
+        text = experiments.as_csv(values).encode()
+        if matched["data"] == "csv":
+            return public_file(request, text, "text/csv; charset=utf-8")
+        packed = await asyncio.to_thread(to_parquet, text, experiments.COLUMN_TYPES)
+        if packed is None:
+            raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
+        return public_file(request, packed, PARQUET)
+
+    async def _whole(self, request: Request, name: str, version: str, file: str) -> Response:
+        """The script, or the archive with everything."""
+        async with self.pool.connection() as connection:
+            row = await experiments.version_of(connection, name, version)
+            stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
+        source = experiments.source_of(self.bundles, row) if row else ""
+        if row is not None and file == "crate.zip":
+            made = await asyncio.to_thread(archive.crate, row, stored, source)
+            return public_file(request, made, "application/zip")
+        if not source or file != "script.py":
+            raise Refused(404, "No such file of an experiment")
+        return public_file(request, source.encode(), "text/plain; charset=utf-8")
+
+    async def leaders(self, request: Request) -> Response:
+        """``GET /leaders?order=total|recent|day&page=N``."""
+        order = request.query_params.get("order", "total")
+        if order not in volunteers.ORDERS:
+            raise Refused(404, "No such order", "It is total, recent or day.")
+        page = page_of(request)
+        return await self._page(
+            request, lambda c: volunteers.leaders(c, self.config, order, page), ""
+        )
+
+    async def leaders_of_experiment(self, request: Request) -> Response:
+        """``GET /leaders/NAME?page=N``: by the credit of one experiment."""
+        name, page = request.path_params["name"], page_of(request)
+        return await self._page(
+            request,
+            lambda c: volunteers.leaders_of_experiment(c, self.config, name, page),
+            "No such experiment",
+        )
+
+    async def user(self, request: Request) -> Response:
+        """``GET /users/N``: one volunteer."""
+        user_id = number_of(request, "number", "No such volunteer")
+        return await self._page(
+            request, lambda c: volunteers.user(c, self.config, user_id), "No such volunteer"
+        )
+
+    async def badge(self, request: Request) -> Response:
+        """``GET /users/N/badge.svg``."""
+        return await self._award(request, awards.badge)
+
+    async def certificate(self, request: Request) -> Response:
+        """``GET /users/N/certificate.svg``."""
+        return await self._award(request, awards.certificate)
+
+    async def _award(self, request: Request, draw: awards.Draw) -> Response:
+        user_id = number_of(request, "number", "No such volunteer")
+        async with self.pool.connection() as connection:
+            text = await draw(connection, self.config.project.name, user_id)
+        if text is None:
+            raise Refused(404, "No such volunteer")
+        return public_file(request, text.encode(), SVG)
+
+    async def host(self, request: Request) -> Response:
+        """``GET /hosts/N``: one host, as everybody may see it."""
+        host_id = number_of(request, "number", "No such host")
+        return await self._page(
+            request, lambda c: volunteers.host(c, self.config, host_id), "No such host"
+        )
+
+    async def teams(self, request: Request) -> Response:
+        """``GET /teams``: every team."""
+        return await self._page(request, lambda c: volunteers.teams(c, self.config), "")
+
+    async def team(self, request: Request) -> Response:
+        """``GET /teams/N``: one team."""
+        team_id = number_of(request, "number", "No such team")
+        return await self._page(
+            request, lambda c: volunteers.team(c, self.config, team_id), "No such team"
+        )
+
+    async def sessions(self, request: Request) -> Response:
+        """``GET /sessions``: the latest sessions."""
+        return await self._page(request, lambda c: sessions.listing(c, self.config), "")
+
+    async def session(self, request: Request) -> Response:
+        """``GET /sessions/N``: one session log."""
+        session_id = number_of(request, "number", "No such session")
+        return await self._page(
+            request, lambda c: sessions.one(c, self.config, session_id), "No such session"
+        )
+
+    async def status(self, request: Request) -> Response:
+        """``GET /status``: the server's status."""
+        return await self._page(request, lambda c: status.page(c, self.config), "")
+
+    async def status_json(self, request: Request) -> Response:
+        """``GET /status.json``: the same for programs."""
+        async with self.pool.connection() as connection:
+            return public_file(request, await status.as_json(connection), JSON)
+
+    async def status_xml(self, request: Request) -> Response:
+        """``GET /status.xml``: the same with BOINC's names."""
+        async with self.pool.connection() as connection:
+            return public_file(request, await status.as_xml(connection), XML)
+
+    async def findings_feed(self, request: Request) -> Response:
+        """``GET /feeds/findings.atom``."""
+        return await self._feed(request, feeds.findings)
+
+    async def sessions_feed(self, request: Request) -> Response:
+        """``GET /feeds/sessions.atom``."""
+        return await self._feed(request, feeds.sessions)
+
+    async def _feed(self, request: Request, make: feeds.Make) -> Response:
+        url = str(request.base_url).rstrip("/")
+        async with self.pool.connection() as connection:
+            made = await make(connection, self.config.project.name, url)
+        return public_file(request, made, ATOM)
+
+    async def chart_of_project(self, request: Request) -> Response:
+        """``GET /charts/credit.THEME.svg``: the project's credit by day."""
+        name, _, theme = request.path_params["file"].removesuffix(".svg").rpartition(".")
+        if name != "credit" or theme not in THEMES:
+            raise Refused(404, "No such chart")
+        async with self.pool.connection() as connection:
+            days = await statistics.project_days(connection, CHART_DAYS)
+        return _days(request, "Credit by day", days, theme)
+
+    async def chart_of(self, request: Request) -> Response:
+        """``GET /charts/users|hosts/N.THEME.svg``: credit by day of a volunteer or host."""
+        kind = {"users": "user", "hosts": "host"}.get(request.path_params["kind"])
+        matched = CHART_FILE.fullmatch(request.path_params["file"])
+        if kind is None or matched is None:
+            raise Refused(404, "No such chart")
+        async with self.pool.connection() as connection:
+            days = await statistics.days_of(connection, kind, int(matched["number"]), CHART_DAYS)
+        return _days(request, "Credit by day", days, cast(Theme, matched["theme"]))
+
+    async def asset(self, request: Request) -> Response:
+        """``GET /static/NAME``: the stylesheet, the script or the icon."""
+        found = assets.find(request.path_params["name"])
+        if found is None:
+            raise Refused(404, "No such file")
+        return public_file(request, found.content, found.media_type, cache=FOR_EVER)
+
+
+def _days(request: Request, title: str, days: list[DayLine], theme: Theme) -> Response:
+    drawn = chart.days_chart(title, days, datetime.now(UTC).date(), theme)
+    return public_file(request, drawn.encode(), SVG)
+
+
+def number_of(request: Request, name: str, title: str) -> int:
+    """A number in the path. Raises Refused: 404 with this title."""
+    text = request.path_params[name]
+    if not NUMBER.fullmatch(text):
+        raise Refused(404, title)
+    return int(text)
+
+
+def page_of(request: Request) -> int:
+    """Which page of a listing is asked for. Raises Refused: 404."""
+    text = request.query_params.get("page", "1")
+    if not NUMBER.fullmatch(text) or int(text) > volunteers.PAGES_MAX:
+        raise Refused(404, "No such page", f"Pages go from 1 to {volunteers.PAGES_MAX}.")
+    return int(text)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a browser asks, to be answered with a page rather than with JSON."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def message_page(
+    request: Request, project: str, problem: Problem, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A refusal as a page."""
+    text = fill(
+        "message.html", project=project, path="", title=problem.title, detail=problem.detail
+    )
+    return public_file(
+        request, text.encode(), "text/html; charset=utf-8", status=problem.status, headers=headers
+    )

@@ -1,0 +1,173 @@
+"""What an account may do to a host: less than the host's own config allows, never more."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.account import LOWERED_KEYS, Restriction, lowered
+from axiom_client.decide.blocked import block_reason
+from axiom_client.decide.capacity import allowed_cores, room
+from axiom_client.decide.model import AccountControl, AgentState, Limits, Load
+from axiom_client.decide.schedule import is_open
+from axiom_protocol.messages import AccountSettings, GpuFacts, HostSettings
+from tests.support.world import World, facts
+
+spans = st.lists(
+    st.tuples(st.integers(0, 10_079), st.integers(1, 1_440)).map(lambda s: (s[0], s[0] + s[1])),
+    max_size=3,
+)
+shares = st.floats(0, 1)
+settings = st.builds(
+    HostSettings,
+    paused=st.booleans(),
+    draining=st.booleans(),
+    cpu_share=st.none() | shares,
+    cpu_cores=st.none() | st.integers(0, 300),
+    gpus=st.none() | st.integers(0, 4),
+    on_battery=st.none() | st.booleans(),
+    schedule=spans,
+)
+limits = st.builds(
+    Limits,
+    cpu_share=shares,
+    cpu_cores=st.integers(0, 300),
+    gpus=st.booleans(),
+    on_battery=st.booleans(),
+    schedule=spans,
+)
+restrictions = st.lists(
+    st.builds(
+        Restriction,
+        settings=settings,
+        origin=st.just("set"),
+        kept=st.lists(st.sampled_from(LOWERED_KEYS), max_size=2),
+    ),
+    max_size=4,
+)
+GPUS = [GpuFacts(uuid=f"GPU-{i}", name="A100", memory_bytes=1) for i in range(3)]
+HALF = AccountSettings(revision="1", set_at=1.8e9, settings=[HostSettings(cpu_share=0.5)])
+
+
+def contact(world: World, account: AccountSettings) -> list[c.Command]:
+    """A person asks for contact, and the answer brings these settings."""
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    return world.answer(account=account)
+
+
+def running(world: World) -> int:
+    """How many tasks run."""
+    return sum(phase == "running" for phase in world.phases().values())
+
+
+@given(limits, restrictions, st.integers(1, 256))
+def test_no_settings_of_an_account_let_a_host_do_more(
+    own: Limits, found: list[Restriction], cores: int
+) -> None:
+    now = lowered(own, found)
+    assert allowed_cores(cores, now) <= allowed_cores(cores, own)
+    assert not now.on_battery or own.on_battery
+    host = msgspec.structs.replace(facts(), cpu_cores=cores, gpus=GPUS)
+    usable, before = (room(host, Load(), x) for x in (now, own))
+    assert {s.name for s in usable.cpu} <= {s.name for s in before.cpu}
+    assert {s.name for s in usable.gpu} <= {s.name for s in before.gpu}
+    changed = {"cpu_share", "cpu_cores", "gpus_max", "on_battery", "origins"}
+    for name in set(Limits.__struct_fields__) - changed:
+        assert getattr(now, name) == getattr(own, name)
+
+
+@given(limits, st.lists(settings, max_size=3), st.integers(0, 10_079), st.booleans())
+def test_hours_and_pauses_of_an_account_only_block(
+    own: Limits, found: list[HostSettings], minute: int, control: bool
+) -> None:
+    state = AgentState(now=60.0 * minute, limits=own, own_limits=own)
+    alone = block_reason(state)
+    state.control = AccountControl(enabled=control)
+    state.account = AccountSettings(revision="1", settings=found)
+    together = block_reason(state)
+    if not control:
+        assert together == alone
+    elif together is None:
+        assert alone is None
+        assert all(is_open(s.schedule, state.local) and not s.paused for s in found)
+
+
+def test_half_of_the_cores_from_the_next_answer_on() -> None:
+    world = World().working(2)
+    assert running(world) == 2
+    commands = contact(world, HALF)
+    assert [p.task_id for p in commands if isinstance(p, c.PauseTask)]
+    assert running(world) == 1
+    [saved] = [s for s in commands if isinstance(s, c.SaveValue) and s.key == "account"]
+    assert msgspec.convert(saved.value, AccountSettings) == HALF
+
+
+def test_what_is_in_force_is_told_at_once() -> None:
+    world = World().working(2)
+    contact(world, HALF)
+    world.wait(1)
+    status = world.state.sync.in_flight.status if world.state.sync.in_flight else None
+    assert status is not None
+    assert status.revision == "1"
+    [idle] = status.idle
+    assert idle.reason == "kept free: cpu.share is 50%, set by your account on 2027-01-15"
+
+
+def test_a_host_whose_config_refuses_goes_on_and_says_so() -> None:
+    world = World().working(2)
+    world.do(e.ConfigChanged(now=world.now, limits=Limits(), control=AccountControl(enabled=False)))
+    contact(world, HALF)
+    assert running(world) == 2
+    world.wait(1)
+    plan = world.state.sync.in_flight
+    assert plan is not None
+    assert plan.status is not None
+    assert plan.status.refuses
+
+
+def test_a_kept_key_beats_the_account() -> None:
+    kept = AccountControl(kept=["cpu.share"])
+    world = World().working(2)
+    world.do(e.ConfigChanged(now=world.now, limits=Limits(), control=kept))
+    contact(world, HALF)
+    assert running(world) == 2
+
+
+def test_a_person_at_the_host_does_not_end_a_pause_of_the_account_but_the_account_does() -> None:
+    world = World().working(2)
+    pause = AccountSettings(revision="2", settings=[HostSettings(paused=True)])
+    contact(world, pause)
+    assert running(world) == 0
+    world.do(e.ResumeRequested(now=world.now))
+    assert running(world) == 0
+    contact(world, AccountSettings(revision="3"))
+    assert running(world) == 2
+
+
+def test_the_account_does_not_end_a_persons_pause() -> None:
+    world = World().working(2)
+    world.do(e.PauseRequested(now=world.now))
+    contact(world, AccountSettings(revision="3"))
+    assert running(world) == 0
+
+
+def test_a_drain_of_the_account_takes_no_work_and_gives_waiting_tasks_back() -> None:
+    world = World().working(3)
+    drain = AccountSettings(revision="2", settings=[HostSettings(draining=True)])
+    contact(world, drain)
+    assert world.phases() == {1: "running", 2: "running", 3: "ended"}
+
+
+def test_a_mode_named_here_is_switched_on_and_off() -> None:
+    world = World().working(2)
+    gaming = HostSettings(cpu_share=0.5)
+    world.do(e.ModeChosen(now=world.now, mode="gaming", settings=gaming))
+    assert running(world) == 1
+    world.do(e.ModeChosen(now=world.now, mode=""))
+    assert running(world) == 2
+    world.do(e.ModeChosen(now=world.now, mode="gaming"))
+    assert running(world) == 1

@@ -1,0 +1,163 @@
+"""Public pages over a real database: their numbers are the database's, and nothing is private."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import httpx
+
+from tests.support.cluster import fresh_database
+from tests.support.page_client import Work, with_client
+from tests.support.server_project import ServerProject
+
+EVIL = '<b>&"x'
+
+
+def reviewed(conninfo: str) -> ServerProject:
+    """A project of two volunteers whose eight results were reviewed."""
+    project = ServerProject(conninfo)
+    project.publish()
+    project.deploy("short_walk", count=8)
+    for user in (EVIL, "zoe"):
+        host = project.host(user, cores=4, trusted=True)
+        host.sync()
+        project.later(60)
+        host.succeed_all(cpu=0)
+    project.execute("INSERT INTO teams (name) VALUES ('Team <i>')")
+    project.execute("UPDATE users SET team_id = 1 WHERE name = %s", EVIL)
+    project.review()
+    return project
+
+
+def run(postgres: str, folder: Path, work: Work, hide: bool = False) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = reviewed(conninfo)
+        if hide:
+            project.execute("UPDATE users SET shown = false WHERE name = 'zoe'")
+        with_client(conninfo, folder / "bundles", work)
+
+
+def test_every_link_leads_somewhere_and_no_text_is_markup(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        waiting, seen = ["/"], set[str]()
+        while waiting and len(seen) < 300:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            page = await client.get(path)
+            assert page.status_code == 200, path
+            if not page.headers["content-type"].startswith("text/html"):
+                continue
+            assert "<b>" not in page.text, path
+            assert "<i>" not in page.text, path
+            found = re.findall(r'(?:href|src|srcset)="(/[^"#]*)', page.text)
+            waiting += [f.replace("&amp;", "&") for f in found]
+        assert {"/users/1", "/hosts/1", "/teams/1", "/sessions/1", "/status.xml"} <= seen
+        assert any(path.endswith(".parquet") for path in seen)
+
+    run(postgres, tmp_path, work)
+
+
+def test_the_numbers_behind_a_picture_are_those_judged(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        base = "/experiments/short_walk/1.0.0"
+        page = (await client.get("/experiments/short_walk")).text
+        name = re.findall(r'/([a-z_0-9]+)\.csv"', page)[0]
+        text = (await client.get(f"{base}/{name}.csv")).text
+        lines = list(csv.DictReader(io.StringIO(text)))
+        assert [int(line["seed"]) for line in lines] == list(range(1, 9))
+        assert float(lines[0]["value"]) == 0.5 + 1e-4
+        told = (await client.get(f"{base}/{name}.json")).json()
+        assert len(told["values"]) == told["verdict"]["seeds"] == 8
+        picture = ElementTree.fromstring((await client.get(f"{base}/{name}.light.svg")).text)
+        dots = picture.findall(
+            ".//{http://www.w3.org/2000/svg}g/{http://www.w3.org/2000/svg}circle"
+        )
+        assert len(dots) == 8
+        assert (await client.get(f"{base}/nothing.csv")).status_code == 404
+
+    run(postgres, tmp_path, work)
+
+
+def test_statistics_have_boincs_elements_and_no_one_who_hides(
+    postgres: str, tmp_path: Path
+) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        found = {}
+        for name in ("user", "host", "team"):
+            packed = (await client.get(f"/stats/{name}.gz")).content
+            found[name] = ElementTree.fromstring(gzip.decompress(packed))
+        assert [u.findtext("name") for u in found["user"]] == [EVIL]
+        assert [u.tag for u in found["user"][0]] == [
+            "id", "name", "create_time", "total_credit", "expavg_credit", "expavg_time", "cpid",
+            "teamid",
+        ]  # fmt: skip
+        assert [h.findtext("userid") for h in found["host"]] == ["1"]
+        assert found["team"][0].findtext("name") == "Team <i>"
+        assert float(found["team"][0].findtext("total_credit") or 0) == 8
+        tables = ElementTree.fromstring((await client.get("/stats/tables.xml")).text)
+        assert tables.findtext("nusers_total") == "2"
+        assert tables.findtext("total_credit") == "16.000000"
+        assert (await client.get("/users/3")).status_code == 404
+        assert (await client.get("/hosts/2")).status_code == 404
+        for path in ("/leaders", "/leaders/short_walk", "/sessions/1", "/status"):
+            assert "zoe" not in (await client.get(path)).text
+
+    run(postgres, tmp_path, work, hide=True)
+
+
+def test_a_hosts_name_is_not_public(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        for path in ("/users/1", "/hosts/1"):
+            assert "host1" not in (await client.get(path)).text
+
+    run(postgres, tmp_path, work)
+
+
+def test_status_has_boincs_names(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        root = ElementTree.fromstring((await client.get("/status.xml")).text)
+        states = root.find("database_file_states")
+        assert states is not None
+        assert states.findtext("results_in_progress") == "0"
+        assert states.findtext("users_with_credit") == "2"
+        assert states.findtext("tasks_by_app/app/name") == "short_walk"
+        assert (await client.get("/status.json")).json()["totals"]["credited_results"] == 8
+
+    run(postgres, tmp_path, work)
+
+
+def test_an_experiment_is_one_archive(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        base = "/experiments/short_walk/1.0.0"
+        packed = zipfile.ZipFile(io.BytesIO((await client.get(f"{base}/crate.zip")).content))
+        crate = json.loads(packed.read("ro-crate-metadata.json"))
+        root = next(e for e in crate["@graph"] if e["@id"] == "./")
+        parts = {part["@id"] for part in root["hasPart"]}
+        assert parts == set(packed.namelist()) - {"ro-crate-metadata.json"}
+        finding = json.loads(packed.read("findings/diffusive.json"))
+        assert len(finding["values"]) == 8
+
+    run(postgres, tmp_path, work)
+
+
+def test_feeds_name_what_was_found(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        atom = "{http://www.w3.org/2005/Atom}"
+        feed = ElementTree.fromstring((await client.get("/feeds/findings.atom")).text)
+        entry = feed.findall(f"{atom}entry")[0]
+        link = entry.find(f"{atom}link")
+        assert link is not None
+        assert link.get("href") == "http://here/experiments/short_walk/1.0.0#diffusive"
+        sessions = ElementTree.fromstring((await client.get("/feeds/sessions.atom")).text)
+        assert sessions.findtext(f"{atom}entry/{atom}summary") == "8 results, 16 credit"
+
+    run(postgres, tmp_path, work)

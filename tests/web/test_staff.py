@@ -1,0 +1,102 @@
+"""Staff's pages: behind a key of their own, and what is done there is done as by the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.programs import FIXTURES, Server, server
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = server(tmp_path_factory.mktemp("staff"))
+    made.run("publish", str(FIXTURES / "experiments" / "short_walk.py"))
+    made.serve()
+    try:
+        yield made
+    finally:
+        assert made.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def client(project: Server) -> Iterator[httpx.Client]:
+    key = project.json("staff", "add", "Grace")["key"]
+    with httpx.Client(base_url=project.url) as made:
+        assert made.post("/staff/sign-in", data={"key": key}).status_code == 303
+        yield made
+
+
+def token(page: str) -> str:
+    found = re.search(r'name="form_token" value="([0-9a-f]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+def queued(project: Server) -> int:
+    return int(project.json("status")["totals"]["queued"])
+
+
+def test_an_account_key_or_session_opens_no_page_of_staffs(project: Server) -> None:
+    facts = {
+        "name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 2,
+        "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34,
+    }  # fmt: skip
+    key = httpx.post(f"{project.url}/api/v1/hosts", json={"host": facts}).json()["account_key"]
+    with httpx.Client(base_url=project.url) as visitor:
+        visitor.post("/account/sign-in", data={"key": key})
+        assert visitor.get("/staff").status_code == 401
+        assert visitor.post("/staff/sign-in", data={"key": key}).status_code == 403
+        session = visitor.cookies["axiom_session"]
+        assert (
+            httpx.get(
+                f"{project.url}/staff", headers={"Cookie": f"axiom_staff={session}"}
+            ).status_code
+            == 401
+        )
+
+
+def test_a_deployment_is_tried_then_confirmed_and_recorded(
+    project: Server, client: httpx.Client
+) -> None:
+    fields = {
+        "form_token": token(client.get("/staff").text), "experiments": "short_walk", "count": "3",
+    }  # fmt: skip
+    before = queued(project)
+    shown = client.post("/staff/deploy", data=fields)
+    assert "3 workunits of short_walk" in shown.text
+    assert queued(project) == before, "a dry run leaves nothing behind"
+    assert client.post("/staff/deploy", data=fields | {"confirmed": "yes"}).status_code == 303
+    assert queued(project) == before + 3
+    newest = project.json("staff", "log")[0]
+    assert (newest["who"], newest["action"]) == ("Grace", "deploy")
+    assert newest["detail"] == {"experiments": ["short_walk"], "workunits": 3}
+
+
+def test_what_commands_do_is_in_the_log_too(project: Server, client: httpx.Client) -> None:
+    project.run("deploy", "short_walk", "--count", "1")
+    log = project.json("staff", "log")
+    assert log[0]["action"] == "deploy"
+    assert log[0]["who"].startswith("command")
+    assert "publish" in {line["action"] for line in log}
+
+
+def test_a_form_without_the_sessions_token_does_nothing(
+    project: Server, client: httpx.Client
+) -> None:
+    before = queued(project)
+    fields = {"experiments": "short_walk", "count": "3", "confirmed": "yes", "form_token": "no"}
+    assert client.post("/staff/deploy", data=fields).status_code == 403
+    assert queued(project) == before
+
+
+def test_a_removed_key_ends_its_sessions(project: Server) -> None:
+    key = project.json("staff", "add", "Gone")["key"]
+    with httpx.Client(base_url=project.url) as made:
+        assert made.post("/staff/sign-in", data={"key": key}).status_code == 303
+        assert made.get("/staff").status_code == 200
+        project.run("staff", "remove", "Gone")
+        assert made.get("/staff").status_code == 401
