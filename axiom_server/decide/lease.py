@@ -123,7 +123,7 @@ def room(
                        host.leased["gpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
     limit = GRANTS_MAX
     if policy.tasks_per_host:
-        limit = min(limit, max(0, policy.tasks_per_host - held))
+        limit = min(limit, max(0, math.floor(policy.tasks_per_host - held)))
     if policy.tasks_per_user:
         limit = min(limit, max(0, policy.tasks_per_user - host.user_leased))
     reason = "" if limit else "the limit of tasks for this host or user is reached"

@@ -84,7 +84,8 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 
 
 LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
-       h.environments, COALESCE((h.facts->>'gpu_cohort')::int, 0), h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
+       h.environments, COALESCE((h.facts->>'gpu_cohort')::int, 0), h.last_seen_at,
+       h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
        h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp()
 FROM hosts h LEFT JOIN users u USING (user_id)
