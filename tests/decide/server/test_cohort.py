@@ -17,7 +17,7 @@ POOL = PoolView(
 
 def host(cohort: int, held: float = 0.0, quota: int | None = None) -> HostView:
     return HostView(
-        cpu_cores=0, gpus=1, memory_bytes=1 << 40, environments=frozenset({"torch"}),
+        cpu_cores=1, gpus=1, memory_bytes=1 << 40, environments=frozenset({"torch"}),
         leased={"cpu": 0, "gpu": held}, quota=quota, gpu_cohort=cohort,
     )  # fmt: skip
 
