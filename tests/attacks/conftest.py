@@ -149,7 +149,8 @@ class Attack:
         """The end of a task with ``body`` after the prelude; AGENT and OUTSIDE are known to it."""
         names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
         source = script(PRELUDE + names + textwrap.dedent(body))
-        source += RUN_COHORT if IN_COHORT else ""
+        if IN_COHORT:  # results that it forges are those of the first member
+            source = source.replace("os.write(3, b'r'", "os.write(3, b'r0:'") + RUN_COHORT
         spec = make_spec(self.folder, source, limits=limits, task_folder=task_folder)
         if IN_COHORT:
             mate = make_spec(self.folder, source, seed=8)
