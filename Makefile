@@ -5,7 +5,7 @@
 #   make fast       the pure tests and lint, without torch or the server's packages
 #   make science    every seed of every experiment (slow; runs are kept in .science-runs)
 #   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
-#   make attacks    on the sandbox, on bubblewrap's (which it needs), and under the rules of GPUs
+#   make attacks    on the sandbox, on bubblewrap's (which it needs), under GPUs' rules, in cohorts
 #   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
 #   make pages-check  the pages in chromium with axe-core and html-validate (npm)
 #   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
@@ -80,6 +80,7 @@ attacks: $(VENV)/.dev-stamp
 	$(BIN)/python -m pytest tests/attacks
 	AXIOM_ATTACKS_IN=bubblewrap $(BIN)/python -m pytest tests/attacks
 	AXIOM_ATTACKS_IN=gpu $(BIN)/python -m pytest tests/attacks
+	AXIOM_ATTACKS_IN=cohort $(BIN)/python -m pytest tests/attacks
 
 pages-check: $(VENV)/.dev-stamp
 	npm install --prefix .npm --no-audit --no-fund --no-save axe-core@4 html-validate@10

@@ -28,6 +28,7 @@ Version = Annotated[str, Meta(pattern=r"^[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}$(?!\
 Text = Annotated[str, Meta(min_length=1, max_length=4000)]
 INTEGER_MAX = 2**53  # JSON readers disagree on larger values
 NUMBER_MAX = 1e300  # excludes infinity and huge integers; comparing with NaN is false
+COHORT_MAX = 256  # seeds in one process
 Scalar = bool | int | float | str
 Parameters = dict[str, Any]
 
@@ -56,6 +57,31 @@ class Resources(_Table, frozen=True, kw_only=True):
     gpu_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     memory_bytes: Annotated[int, Meta(ge=16_000_000, le=1 << 44)] = 1_000_000_000
     disk_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 10_000_000
+
+
+class Cohort(_Table, frozen=True, kw_only=True):
+    """How many seeds ``run_cohort(tasks)`` computes in one process.
+
+    most                   most seeds on one GPU
+    most_on_core           most seeds on the cores of one task; 1: they run one by one there
+    seed_memory_bytes      what each further seed adds to ``Resources.memory_bytes``
+    seed_gpu_memory_bytes  what each further seed adds to ``Resources.gpu_memory_bytes``
+    """
+
+    most: Annotated[int, Meta(ge=1, le=COHORT_MAX)]
+    most_on_core: Annotated[int, Meta(ge=1, le=COHORT_MAX)] = 1
+    seed_memory_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 50_000_000
+    seed_gpu_memory_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 50_000_000
+
+    def needs(self, one: Resources, seeds: int) -> Resources:
+        """The resources of a cohort, from those of one seed."""
+        more = seeds - 1
+        return msgspec.structs.replace(
+            one,
+            memory_bytes=one.memory_bytes + more * self.seed_memory_bytes,
+            gpu_memory_bytes=one.gpu_memory_bytes + more * self.seed_gpu_memory_bytes,
+            disk_bytes=seeds * one.disk_bytes,
+        )
 
 
 class Parameter(_Table, frozen=True, kw_only=True):
@@ -208,6 +234,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
     rationale: list[Text] = []
     references: list[Text] = []
     resources: Resources = Resources()
+    cohort: Cohort | None = None  # of [tool.axiom_cohort]; None: seeds run one by one
     expected_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)]
     parameters: dict[Name, Parameter] = {}
     result: dict[Name, Field]
@@ -262,10 +289,13 @@ def read_manifest(source: str) -> Manifest:
     table = table.get("axiom") if isinstance(table, dict) else None
     if not isinstance(table, dict):
         raise ManifestError("the metadata has no [tool.axiom] table; add one")
-    # A table of its own: agents of 0.1.0 refuse keys of [tool.axiom] that they do not know.
+    # Tables of their own: agents of 0.1.0 refuse keys of [tool.axiom] that they do not know.
     plan = block["tool"].get("axiom_plan", {})
     if not isinstance(plan, dict) or plan.keys() - {"planned_seeds"}:
         raise ManifestError("[tool.axiom_plan] has one key, planned_seeds")
+    cohort = block["tool"].get("axiom_cohort")
+    if cohort is not None:
+        table = {**table, "cohort": cohort}
     return manifest_from_table({**table, **plan}, block.get("dependencies", []))
 
 

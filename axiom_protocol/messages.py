@@ -64,6 +64,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
 
     cpu_cores           whole cores that the agent may use, by CPU affinity and quota
     benchmark_gflops    float32 matrix products on one core, measured once; 0: unknown
+    gpu_cohort          most tasks of one experiment that one of its GPUs runs in one process; 0 or
+                        1: one at a time
     """
 
     name: ShortText
@@ -78,6 +80,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     gpus: Annotated[list[GpuFacts], Meta(max_length=64)] = []
     environments: Annotated[list[ShortText], Meta(max_length=8)] = []
     client_version: ShortText = ""
+    gpu_cohort: Annotated[int, Meta(ge=0, le=65536)] = 0
 
 
 class Capacity(Struct, frozen=True, kw_only=True):

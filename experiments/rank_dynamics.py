@@ -60,6 +60,11 @@ What does not survive:
 # resources = { cpu_cores = 1, gpus = 0, memory_bytes = 1_000_000_000, disk_bytes = 10_000_000 }
 # expected_seconds = 40
 #
+# [tool.axiom_cohort]
+# most = 64
+# seed_memory_bytes = 40_000_000
+# seed_gpu_memory_bytes = 40_000_000
+#
 # [tool.axiom.parameters]
 # learning_rates.about = "rising; each is one configuration"
 # learning_rates.default = [0.005, 0.02, 0.1]
@@ -622,7 +627,13 @@ def run_group(task, architecture, learning_rates, data, on_epoch):
     """Records of one architecture, one for each learning rate."""
     hidden, precision = HIDDEN[architecture], task.parameters["precision"]
     with np.errstate(all="ignore"):  # a net may diverge; its ranks become 0 and the gates see it
-        snapshots, early, loss, hard, steps = train(task, hidden, learning_rates, data, on_epoch)
+        trained = train(task, hidden, learning_rates, data, on_epoch)
+        return records_of(trained, hidden, learning_rates, precision)
+
+
+def records_of(trained, hidden, learning_rates, precision):
+    """Records from what `train` returns, one for each learning rate."""
+    snapshots, early, loss, hard, steps = trained
     records = []
     for i, rate in enumerate(learning_rates):
         fields = {"hidden_layers": len(hidden), "learning_rate": float(rate)}
@@ -739,6 +750,115 @@ def passes_gates(records, result):
         and result["rate_error"] < RATE_ERROR_MAX
         and abs(result["rank_of_ones"] - 1) < 1e-6
     )
+
+
+# ---------------------------------------------------------------- many seeds at once
+
+
+def train_together(tasks, hidden, learning_rates, data, on_epoch):
+    """`train` for many seeds: every array has a first axis for them. One result for each seed."""
+    p = tasks[0].parameters
+    xp, place, fetch = arrays_on(tasks[0].device, p["precision"])
+    weights = stack_weights(tasks, hidden, len(learning_rates), place)
+    updates = [place(np.zeros(w.shape)) for w in weights]
+    outputs = [place(np.zeros((*w.shape[:2], BATCH, w.shape[3]))) for w in weights]
+    deltas = [place(np.zeros((*w.shape[:2], BATCH, w.shape[3]))) for w in weights]
+    rates = place(np.repeat(learning_rates, len(ARMS))[:, None, None] / BATCH)
+    zero = place(0.0)
+    x_train = place(np.stack([train_set[0] for train_set, _ in data]))
+    y_train = place(np.stack([np.eye(CLASSES)[train_set[1]] for train_set, _ in data]))
+    tests = [(fetch(place(x)), y) for _, (x, y) in data]
+    orders = [task.rng(ORDER) for task in tasks]
+    rows = np.arange(len(tasks))[:, None]
+
+    def look():
+        host = [fetch(w) for w in weights]
+        return [measure([w[s] for w in host], *tests[s]) for s in range(len(tasks))]
+
+    snapshots, steps, step, early = [look()], None, 0, []
+    looks = set(log_steps(p["epochs"]))
+    for epoch in range(1, p["epochs"] + 1):
+        shuffled = np.stack([order.permutation(SAMPLES) for order in orders])
+        x_epoch, y_epoch = x_train[rows, shuffled][:, None], y_train[rows, shuffled][:, None]
+        for at in range(0, SAMPLES - BATCH + 1, BATCH):
+            batch = x_epoch[:, :, at : at + BATCH], y_epoch[:, :, at : at + BATCH]
+            before = [fetch(w).copy() for w in weights] if steps is None else None
+            sgd_step(xp, weights, updates, outputs, deltas, *batch, rates, zero)
+            if before is not None:
+                after, x, y = fetch(weights[-1]), fetch(batch[0])[:, 0], fetch(batch[1])[:, 0]
+                steps = [
+                    first_rates([w[s] for w in before], after[s], x[s], y[s])
+                    for s in range(len(tasks))
+                ]
+            step += 1
+            if step in looks:
+                now = [fetch(w) for w in weights]
+                early.append([[stable_rank(w[s]) for w in now] for s in range(len(tasks))])
+        if epoch % p["snapshot_every"] == 0:
+            snapshots.append(look())
+            on_epoch(epoch)
+    host = [fetch(w) for w in weights]
+    return [
+        finish_training(task, [w[s] for w in host], data[s], tests[s], snapshots, early, steps, s)
+        for s, task in enumerate(tasks)
+    ]
+
+
+def stack_weights(tasks, hidden, rates, place):
+    """Initial weights (seeds, nets, fan_in, fan_out) of each layer, nets ordered as in `train`."""
+    draws = [draw_weights(task, hidden, WEIGHTS) for task in tasks]
+    init_sd = tasks[0].parameters["init_sd"]
+    return [
+        place(
+            np.stack(
+                [[scale(arm, m, init_sd) for _ in range(rates) for arm in ARMS] for m in layer]
+            )
+        )
+        for layer in zip(*draws, strict=True)
+    ]
+
+
+def finish_training(task, last, data, test, snapshots, early, steps, seed):
+    """What `train` returns, for one of the seeds."""
+    (x, y), _ = data
+    x_test, y_test = test
+    hard = x_test + (HARD_NOISE * task.rng(HARD).standard_normal(x_test.shape)).astype(x_test.dtype)
+    right = (activations(last, hard)[-1].argmax(axis=-1) == y_test).mean(axis=-1)
+    loss = training_loss(last, x.astype(x_test.dtype), y)
+    own = [taken[seed] for taken in snapshots]
+    return own, [own[0][1]["layers"], *(ranks[seed] for ranks in early)], loss, right, steps[seed]
+
+
+def run_cohort(tasks):
+    """As `run` for each task: one network more or less is little to a GPU.
+
+    A group of configurations is trained for all seeds whose checkpoint lacks it. Then `run` finds
+    every group in each seed's checkpoint, and only sums up.
+    """
+    p = tasks[0].parameters
+    groups = plan(p, tasks[0].budget_seconds)
+    costs = [len(rates) * CONFIG_SECONDS[a] for a, rates in groups]
+    records = [(task.restore() or {"records": []})["records"] for task in tasks]
+    done = 0
+    for i, (architecture, rates) in enumerate(groups):
+        done += len(rates)
+        lacking = [s for s in range(len(tasks)) if len(records[s]) < done]
+        if not lacking:
+            continue
+        waiting = [tasks[s] for s in lacking]
+
+        def on_epoch(epoch, i=i, waiting=waiting):
+            for task in waiting:
+                task.progress((sum(costs[:i]) + costs[i] * epoch / p["epochs"]) / sum(costs))
+
+        hidden, data = HIDDEN[architecture], [draw_task(task.rng(DATA)) for task in waiting]
+        with np.errstate(all="ignore"):  # a net may diverge; no other seed's numbers meet its own
+            trained = train_together(waiting, hidden, rates, data, on_epoch)
+            for s, one in zip(lacking, trained, strict=True):
+                records[s] = records[s] + records_of(one, hidden, rates, p["precision"])
+        for s in lacking:
+            tasks[s].checkpoint({"records": records[s]})
+    return [run(task) for task in tasks]
 
 
 def run(task):

@@ -213,19 +213,24 @@ class Performer:
             placed = self._placed(command)
         except OSError as error:  # no room for a folder, or something else has its name
             text = f"the task's folder cannot be made: {error}"
-            task_id = command.task_id
-            self._task_changed(TaskFinished(task_id=task_id, outcome="lost", message=text))
+            for task_id in command.spec.task_ids:
+                self._task_changed(TaskFinished(task_id=task_id, outcome="lost", message=text))
             return
         self._pool.start(placed)
 
     def _placed(self, command: c.StartTask) -> spec.PlacedTask:
-        folder = self._folder(command.task_id)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folders = {task_id: self._folder(task_id) for task_id in command.spec.task_ids}
+        for folder in folders.values():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        others = [
+            msgspec.structs.replace(member, folder=str(folders[member.task_id]))
+            for member in command.spec.others
+        ]
         return spec.PlacedTask(
-            **msgspec.structs.asdict(command.spec),
+            **msgspec.structs.asdict(msgspec.structs.replace(command.spec, others=others)),
             device=vendors.torch_device(command.gpus),
             driver=vendors.access(command.gpus),
-            folder=str(folder),
+            folder=str(folders[command.task_id]),
         )
 
     def _task_changed(self, event: spec.TaskEvent) -> None:

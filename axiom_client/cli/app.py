@@ -255,6 +255,9 @@ def try_(
     budget: Annotated[float | None, typer.Option(help="Nominal seconds of work.", min=0)] = None,
     device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="File to draw its figures into.")] = None,
+    with_seed: Annotated[
+        list[int] | None, typer.Option(help="A further seed of one cohort; may be repeated.", min=0)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment in the sandbox that volunteers use: once, or as a small study."""
@@ -281,6 +284,7 @@ def try_(
         device=device,
         plot=plot,
         as_json=as_json,
+        other_seeds=with_seed or [],
     )
 
 

@@ -30,6 +30,7 @@ def try_file(
     device: str,
     plot: Path | None,
     as_json: bool,
+    other_seeds: list[int] | None = None,
 ) -> None:
     """Run an experiment, print its outcome and result, and draw it if asked. Raises TrialFailed."""
     gpus = _named_gpu(device)
@@ -42,15 +43,17 @@ def try_file(
             budget_seconds=budget_seconds,
             device=vendors.torch_device(gpus),
             driver=vendors.access(gpus),
+            other_seeds=other_seeds or [],
             on_progress=None if as_json or not sys.stderr.isatty() else _show_progress,
         )
     except (TryProblem, ManifestError, OSError, UnicodeDecodeError) as error:
         raise TrialFailed(f"{error}") from None
     print(_as_json(tried) if as_json else _as_text(tried))
-    if tried.finished.outcome != "success":
-        raise TrialFailed(
-            f"{tried.manifest.ref} ended as {tried.finished.outcome}; see its message above"
-        )
+    for finished in (tried.finished, *tried.others.values()):
+        if finished.outcome != "success":
+            raise TrialFailed(
+                f"{tried.manifest.ref} ended as {finished.outcome}; see its message above"
+            )
     if plot is not None:
         from axiom_protocol.figure import (  # imports matplotlib, so only where needed
             FigureError,
@@ -130,7 +133,18 @@ def _facts(tried: TryResult) -> dict[str, Any]:
         "cpu_seconds": finished.cpu_user_seconds + finished.cpu_system_seconds,
         "peak_memory_bytes": finished.peak_memory_bytes,
         "result": finished.result,
-    }
+    } | _other_facts(tried)
+
+
+def _other_facts(tried: TryResult) -> dict[str, Any]:
+    """The other seeds of a cohort, where there are any."""
+    if not tried.others:
+        return {}
+    others = [
+        {"seed": seed, "outcome": end.outcome, "message": end.message, "result": end.result}
+        for seed, end in sorted(tried.others.items())
+    ]
+    return {"cohort": others}
 
 
 def _as_json(tried: TryResult) -> str:
@@ -153,4 +167,6 @@ def _as_text(tried: TryResult) -> str:
         if len(shown) > LINE_CHARACTERS:
             shown = f"{shown[: LINE_CHARACTERS - 30]} ... ({counted(len(value), 'item')})"
         lines.append(shown)
+    for seed, end in sorted(tried.others.items()):
+        lines.append(f"seed {seed} of the same cohort: {end.outcome} {end.message}".rstrip())
     return "\n".join(lines)

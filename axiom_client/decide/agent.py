@@ -15,6 +15,8 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.account import use_limits
+from axiom_client.decide.allocate import duration_key
+from axiom_client.decide.cohort import SHRINK, mates
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -27,6 +29,7 @@ from axiom_client.decide.model import (
     TaskRecord,
     TaskState,
 )
+from axiom_client.decide.place import ran_seconds
 from axiom_client.decide.plan import plan
 from axiom_client.decide.retry import retry_bundle, retry_task
 from axiom_client.decide.step_builder import StepBuilder
@@ -166,8 +169,9 @@ def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
     alive = [t for t in state.tasks.values() if t.phase in ("running", "paused")]
     if alive and "stopping" not in phases:
         latest = max(alive, key=lambda t: (t.record.order, t.task_id))
-        builder.advance(latest, "stop", keep=True)
-        builder.do(c.StopTask(task_id=latest.task_id, grace_seconds=GRACE_SECONDS))
+        for task in (latest, *mates(latest, state.tasks)):
+            builder.advance(task, "stop", keep=True)
+        builder.do(c.StopTask(task_id=latest.process_id, grace_seconds=GRACE_SECONDS))
         builder.log(
             f"task {latest.task_id} of {latest.ref} is stopped until later: memory is short",
             "warning",
@@ -285,6 +289,10 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     finished = event.finished
     task = builder.state.tasks.get(finished.task_id)
     if task is None or task.phase not in ALIVE:
+        builder.do(c.ClearFolder(task_id=finished.task_id))  # kept while its cohort went on
+        return
+    if finished.shared and not (task.phase == "stopping" and not task.keep):
+        _try_in_smaller(builder, task, finished)
         return
     retry = retry_task(finished.outcome, task.record.attempts, event.now, event.jitter)
     if task.phase == "stopping" and not task.keep:
@@ -300,7 +308,7 @@ def _task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     builder.end(task, msgspec.structs.replace(finished, message=message, result=result))
     seconds = task.record.elapsed_seconds + finished.elapsed_seconds
     if success:
-        _remember_duration(builder, task.ref, seconds)
+        _remember_duration(builder, duration_key(task), seconds * task.cohort_size)
         builder.log(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
     else:
         why = finished.message.strip().splitlines()[-1:] or [""]
@@ -322,6 +330,15 @@ def _verify_again(builder: StepBuilder, task: TaskState) -> None:
     )  # fmt: skip
 
 
+def _try_in_smaller(builder: StepBuilder, task: TaskState, finished: TaskFinished) -> None:
+    """Run a task again in a smaller cohort: another member may have ended the process."""
+    most = max(1, task.cohort_size // SHRINK)
+    words = f"a cohort of {task.cohort_size} ended: {finished.outcome}; at most {most} together now"
+    builder.log(f"task {task.task_id} of {task.ref}: {words}", "warning")
+    record = msgspec.structs.replace(task.record, cohort_most=most)
+    _put_back(builder, msgspec.structs.replace(task, record=record), finished, 0.0)
+
+
 def _put_back(
     builder: StepBuilder, task: TaskState, finished: TaskFinished, retry_at: float
 ) -> None:
@@ -331,13 +348,16 @@ def _put_back(
         cpu_seconds=task.record.cpu_seconds + finished.cpu_seconds,
     )
     builder.save(record)
-    builder.advance(task, "put_back", record=record, keep=False, gpus=[], retry_at=retry_at)
+    builder.advance(
+        task, "put_back", record=record, keep=False, gpus=[], retry_at=retry_at, cohort=0,
+        cohort_size=1,
+    )  # fmt: skip
     builder.log(f"task {task.task_id} of {task.ref} is stopped until later")
 
 
-def _remember_duration(builder: StepBuilder, ref: str, seconds: float) -> None:
-    old = builder.state.durations.get(ref, seconds)
-    builder.state.durations[ref] = old + DURATION_WEIGHT * (seconds - old)
+def _remember_duration(builder: StepBuilder, key: str, seconds: float) -> None:
+    old = builder.state.durations.get(key, seconds)
+    builder.state.durations[key] = old + DURATION_WEIGHT * (seconds - old)
     builder.save_value("durations", dict(sorted(builder.state.durations.items())))
 
 
@@ -345,9 +365,20 @@ def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
     """Cancel a task in whichever phase it is: stop its process, or report it unrun."""
     if task.phase in WAITING:
         builder.end_without_run(task, "cancelled", reason)
+    elif task.phase in ("running", "paused") and mates(task, builder.state.tasks):
+        _leave_cohort(builder, task, reason)
     elif task.phase in ("running", "paused"):
         builder.advance(task, "stop", keep=False)
-        builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+        builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
+
+
+def _leave_cohort(builder: StepBuilder, task: TaskState, reason: str) -> None:
+    """Report a member cancelled at once. The others go on, so its folder stays until they end."""
+    seconds = ran_seconds(task, builder.state.now) / task.cohort_size
+    finished = TaskFinished(
+        task_id=task.task_id, outcome="cancelled", message=reason, elapsed_seconds=seconds
+    )
+    builder.end(task, finished, keep_folder=True)
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -451,7 +482,7 @@ def _stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
     for _, task in sorted(state.tasks.items()):
         if task.phase in ("running", "paused"):
             builder.advance(task, "stop", keep=True)
-            builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+            builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
         elif task.phase in WAITING and task.record.attempts == 0:
             builder.give_back(task, "the agent stopped")
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.capacity import Room
+from axiom_client.decide.cohort import choose_mates, process_needs, seeds_max
 from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.manifest import Resources
@@ -32,11 +33,13 @@ class Allocation(Struct, frozen=True, kw_only=True):
     """Which tasks to start, pause and resume.
 
     start         task and the indices of the GPUs it gets; none for a task on the CPU
+    mates         further tasks that start in the process of one of these
     passed_over   why the first waiting task that did not fit could not start, for "cpu" and "gpu";
                   explains a slot that is idle although tasks wait
     """
 
     start: list[tuple[int, list[int]]] = []
+    mates: dict[int, list[int]] = {}
     pause: list[int] = []
     resume: list[int] = []
     passed_over: dict[str, str] = {}
@@ -151,22 +154,29 @@ def allocate(
         for task in ordered
         if task.phase == "queued" and task.retry_at <= now
     ]
-    pause, resume = _continue(alive, free, measured_at)
-    start, passed_over = _start(ready, free)
-    return Allocation(start=start, pause=pause, resume=resume, passed_over=passed_over)
+    pause, resume = _continue(alive, free, measured_at, bundles)
+    start, mates, passed_over = _start(ready, free, bundles)
+    return Allocation(start=start, mates=mates, pause=pause, resume=resume, passed_over=passed_over)
 
 
 def _continue(
-    alive: Sequence[tuple[TaskState, Resources]], free: _Free, measured_at: float
+    alive: Sequence[tuple[TaskState, Resources]],
+    free: _Free,
+    measured_at: float,
+    bundles: Mapping[str, Bundle],
 ) -> tuple[list[int], list[int]]:
     """Which tasks with a process to pause and which to resume; the others keep their slots."""
     pause: list[int] = []
     resume: list[int] = []
-    for task, needs in alive:
-        free.hold(needs)
-        if task.running_since > measured_at:
-            free.grow(needs)
-        fits = _keep_slots(task, needs, free)
+    process_fits: dict[int, bool] = {}
+    for task, one in alive:
+        if task.process_id not in process_fits:
+            needs = process_needs(task, one, bundles)
+            free.hold(needs)
+            if task.running_since > measured_at:
+                free.grow(needs)
+            process_fits[task.process_id] = _keep_slots(task, needs, free)
+        fits = process_fits[task.process_id]
         if not fits and task.phase == "running":
             pause.append(task.task_id)
         elif fits and task.phase == "paused":
@@ -175,19 +185,57 @@ def _continue(
 
 
 def _start(
-    ready: Sequence[tuple[TaskState, Resources]], free: _Free
-) -> tuple[list[tuple[int, list[int]]], dict[str, str]]:
-    """Which waiting tasks to start on which GPUs, and why the first others cannot start."""
+    ready: Sequence[tuple[TaskState, Resources]], free: _Free, bundles: Mapping[str, Bundle]
+) -> tuple[list[tuple[int, list[int]]], dict[int, list[int]], dict[str, str]]:
+    """Which waiting tasks start on which GPUs, with which others, and why the first cannot."""
     start: list[tuple[int, list[int]]] = []
+    mates: dict[int, list[int]] = {}
     passed_over: dict[str, str] = {}
-    for task, needs in ready:
+    placed: set[int] = set()
+    for i, (task, needs) in enumerate(ready):
+        if task.task_id in placed:
+            continue
         if why := free.refusal(needs):
             passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
             continue
+        later = [(t, n) for t, n in ready[i + 1 :] if t.task_id not in placed]
+        joined = _mates(task, needs, later, free, bundles)
+        if joined:
+            mates[task.task_id] = [mate.task_id for mate in joined]
+            placed.update(mates[task.task_id])
+            needs = _together(task, needs, 1 + len(joined), bundles)
         free.hold(needs)
         free.grow(needs)
         start.append((task.task_id, _take_slots(needs, free)))
-    return start, passed_over
+    return start, mates, passed_over
+
+
+def _mates(
+    task: TaskState,
+    needs: Resources,
+    later: Sequence[tuple[TaskState, Resources]],
+    free: _Free,
+    bundles: Mapping[str, Bundle],
+) -> list[TaskState]:
+    """The tasks that start with this one; on cores, so many that no core is left idle."""
+    most = seeds_max(task, bundles)
+    if most > 1 and not needs.gpus:
+        waiting = 1 + sum(not other.gpus for _, other in later)
+        most = min(most, math.ceil(waiting * needs.cpu_cores / max(1, free.cores)))
+    if most == 1:
+        return []
+    return choose_mates(
+        task,
+        [other for other, _ in later],
+        most,
+        lambda seeds: not free.refusal(_together(task, needs, seeds, bundles)),
+    )
+
+
+def _together(
+    task: TaskState, one: Resources, seeds: int, bundles: Mapping[str, Bundle]
+) -> Resources:
+    return process_needs(msgspec.structs.replace(task, cohort_size=seeds), one, bundles)
 
 
 def _keep_slots(task: TaskState, needs: Resources, free: _Free) -> bool:
@@ -216,11 +264,16 @@ def _take_slots(needs: Resources, free: _Free) -> list[int]:
     return []
 
 
+def duration_key(task: TaskState) -> str:
+    """Under which name the duration of a task's process is remembered."""
+    return f"{task.ref}+gpu" if task.record.grant.device == "gpu" else task.ref
+
+
 def task_seconds(
     task: TaskState, bundles: Mapping[str, Bundle], durations: Mapping[str, float]
 ) -> float:
     """Expected duration of a task here: from earlier runs on this host, else as declared."""
-    if known := durations.get(task.ref):
+    if known := durations.get(duration_key(task)):
         return known
     bundle = bundles.get(task.record.grant.sha256)
     if bundle and bundle.manifest:
@@ -249,8 +302,10 @@ def wanted(
     for task in open_tasks:
         need = needs[task.task_id]
         work, size = (gpu, need.gpus * need.gpu_share) if need.gpus else (cpu, need.cpu_cores)
-        work.add(size, task_seconds(task, bundles, durations), waits=task.phase in WAITING)
-    alive = [needs[t.task_id] for t in open_tasks if t.phase in ALIVE]
+        seconds, waits = task_seconds(task, bundles, durations), task.phase in WAITING
+        work.add(size, seconds, waits=waits, seeds=_seeds(task, need, bundles))
+    processes = {t.process_id: t for t in open_tasks if t.phase in ALIVE}
+    alive = [process_needs(t, needs[t.task_id], bundles) for t in processes.values()]
     return Capacity(
         cpu_slots=cores,
         gpu_slots=gpus,
@@ -265,6 +320,13 @@ def wanted(
             else 0.0,  # none in hand: the server has none
         ),
     )
+
+
+def _seeds(task: TaskState, needs: Resources, bundles: Mapping[str, Bundle]) -> int:
+    """How many tasks share, or are to share, the process of this one."""
+    if task.phase in ALIVE:
+        return task.cohort_size
+    return seeds_max(task, bundles) if needs.gpus else 1
 
 
 def cores_with_memory(
@@ -311,13 +373,15 @@ class _WorkInHand:
         self.held = 0.0  # slots that these tasks would fill
         self._waiting = 0.0
         self._seconds: list[float] = []
+        self._processes = 0.0
 
-    def add(self, size: float, seconds: float, *, waits: bool) -> None:
-        """Count one task that fills ``size`` slots."""
-        self.held += size
+    def add(self, size: float, seconds: float, *, waits: bool, seeds: int = 1) -> None:
+        """Count one task whose process fills ``size`` slots and is shared by ``seeds`` tasks."""
+        self.held += size / seeds
         if waits:
-            self._waiting += size
-            self._seconds.append(seconds)
+            self._waiting += size / seeds
+            self._seconds.append(seconds / seeds)
+            self._processes += 1 / seeds
 
     def ask_seconds(self, buffer_seconds: float) -> float:
         """How long each slot's buffer should be: as configured, but at least one task.
@@ -332,5 +396,5 @@ class _WorkInHand:
         if enough or behind >= self.slots * WAITING_PER_CORE_MAX:
             return 0.0
         bare = max(0.0, self.slots - behind) / self.slots
-        typical = math.fsum(self._seconds) / len(self._seconds) if self._seconds else buffer_seconds
-        return max(buffer_seconds, seconds + bare * typical)
+        known = math.fsum(self._seconds) / self._processes if self._seconds else buffer_seconds
+        return max(buffer_seconds, seconds + bare * known)

@@ -19,7 +19,7 @@ def advance_drain(builder: StepBuilder) -> None:
         message = f"given back: {drain.reason}, and the drain's deadline has passed"
         if late and task.phase in ("running", "paused"):
             builder.advance(task, "stop", keep=False, message=message)
-            builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+            builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
         elif late and task.phase in WAITING:
             builder.end_without_run(task, "cancelled", message)
     if drain.then == "pause" and not (has_open_work(state) or state.sync.wanted_now):

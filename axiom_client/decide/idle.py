@@ -104,6 +104,8 @@ def places(state: AgentState) -> dict[int, list[str]]:
         needs = needs_of(task, state.bundles)
         if needs.gpus:
             places[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
+        elif task.cohort and task.cohort in places:
+            places[task.task_id] = places[task.cohort]
         elif task.phase != "paused":
             places[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
             cores += needs.cpu_cores

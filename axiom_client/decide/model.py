@@ -129,6 +129,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     elapsed_seconds: float = 0.0  # of earlier runs that the agent stopped
     cpu_seconds: float = 0.0
     epoch: str = ""  # of the server, when it granted the task
+    cohort_most: int = 0  # tasks that may share its next process; 0: as many as its bundle says
 
 
 class KeptResult(Struct, frozen=True, kw_only=True):
@@ -154,11 +155,18 @@ class TaskState(Struct, frozen=True, kw_only=True):
     message: str = ""  # while stopping: what its report will say
     outcome: Outcome | None = None
     report_bytes: int = 0
+    cohort: int = 0  # the first task of its cohort, by which the process is named; 0: alone
+    cohort_size: int = 1
 
     @property
     def task_id(self) -> int:
         """The task's number, given by the server."""
         return self.record.grant.task_id
+
+    @property
+    def process_id(self) -> int:
+        """The task by which the process that it runs in is named."""
+        return self.cohort or self.task_id
 
     @property
     def ref(self) -> str:

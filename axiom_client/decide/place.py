@@ -9,11 +9,15 @@ from axiom_client.decide.allocate import Allocation, allocate, needs_of
 from axiom_client.decide.binding import bind
 from axiom_client.decide.blocked import blocked_text
 from axiom_client.decide.capacity import Room, room
+from axiom_client.decide.cohort import process_needs
 from axiom_client.decide.model import AgentState, Bundle, TaskState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import GRACE_SECONDS
-from axiom_client.decide.task_run import TaskSpec, limits_for
+from axiom_client.decide.task_run import Member, TaskSpec, limits_for
 from axiom_protocol.manifest import Manifest
+
+#: A cohort on a GPU that computes no faster than this many cores has hung: see ``WALL_MARGIN``.
+GPU_CORES = 8
 
 
 def room_now(state: AgentState) -> Room:
@@ -44,17 +48,20 @@ def place(builder: StepBuilder, room: Room) -> None:
     for _, task in sorted(state.tasks.items()):
         if -1 in task.gpus and task.phase in ("running", "paused"):  # its GPU is gone
             builder.advance(task, "stop", keep=True)
-            builder.do(c.StopTask(task_id=task.task_id, grace_seconds=GRACE_SECONDS))
+            builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
     allocation = _allocate(state, room)
     for task_id in allocation.pause:
         task = state.tasks[task_id]
         builder.advance(task, "pause", ran_seconds=ran_seconds(task, state.now))
-        builder.do(c.PauseTask(task_id=task_id))
+        if task_id == task.process_id or task.process_id not in allocation.pause:
+            builder.do(c.PauseTask(task_id=task.process_id))
     for task_id in allocation.resume:
-        builder.advance(state.tasks[task_id], "resume", running_since=state.now)
-        builder.do(c.ResumeTask(task_id=task_id))
+        task = builder.advance(state.tasks[task_id], "resume", running_since=state.now)
+        if task_id == task.process_id or task.process_id not in allocation.resume:
+            builder.do(c.ResumeTask(task_id=task.process_id))
     for task_id, gpus in allocation.start:
-        _start(builder, state.tasks[task_id], gpus)
+        mates = [state.tasks[mate] for mate in allocation.mates.get(task_id, [])]
+        _start(builder, [state.tasks[task_id], *mates], gpus)
 
 
 def ran_seconds(task: TaskState, now: float) -> float:
@@ -64,30 +71,44 @@ def ran_seconds(task: TaskState, now: float) -> float:
     return task.ran_seconds
 
 
-def _start(builder: StepBuilder, task: TaskState, gpus: list[int]) -> None:
+def _start(builder: StepBuilder, tasks: list[TaskState], gpus: list[int]) -> None:
+    """Start a task, or a cohort of several in one process."""
     state = builder.state
+    first = tasks[0]
+    cohort = first.task_id if len(tasks) > 1 else 0
+    started = [_started(builder, task, gpus, cohort, len(tasks)) for task in tasks]
+    bundle = state.bundles[first.record.grant.sha256]
+    assert bundle.manifest is not None  # a task is queued only with its manifest
+    builder.do(_start_command(state, started, bundle, bundle.manifest, gpus))
+    state.warm = True
+
+
+def _started(
+    builder: StepBuilder, task: TaskState, gpus: list[int], cohort: int, size: int
+) -> TaskState:
     record = msgspec.structs.replace(task.record, attempts=task.record.attempts + 1)
-    bundle = state.bundles[record.grant.sha256]
     builder.save(record)
-    builder.advance(
+    return builder.advance(
         task,
         "start",
         record=record,
         gpus=gpus,
         progress=0.0,
         ran_seconds=0.0,
-        running_since=state.now,
+        running_since=builder.state.now,
+        cohort=cohort,
+        cohort_size=size,
     )
-    assert bundle.manifest is not None  # a task is queued only with its manifest
-    builder.do(_start_command(state, task, bundle, bundle.manifest, gpus))
-    state.warm = True
 
 
 def _start_command(
-    state: AgentState, task: TaskState, bundle: Bundle, manifest: Manifest, gpus: list[int]
+    state: AgentState, tasks: list[TaskState], bundle: Bundle, manifest: Manifest, gpus: list[int]
 ) -> c.StartTask:
-    grant = task.record.grant
+    task, grant = tasks[0], tasks[0].record.grant
     expected_seconds = max(manifest.expected_seconds, grant.budget_seconds)
+    if len(tasks) > 1:
+        expected_seconds *= max(1.0, len(tasks) / (GPU_CORES if gpus else 1))
+    needs = process_needs(task, needs_of(task, state.bundles), state.bundles)
     spec = TaskSpec(
         task_id=grant.task_id,
         experiment=grant.experiment,
@@ -97,6 +118,7 @@ def _start_command(
         parameters=bind(grant, manifest),
         seed=grant.seed,
         budget_seconds=grant.budget_seconds,
-        limits=limits_for(needs_of(task, state.bundles), expected_seconds),
+        limits=limits_for(needs, expected_seconds),
+        others=[Member(task_id=t.task_id, seed=t.record.grant.seed) for t in tasks[1:]],
     )
     return c.StartTask(spec=spec, gpus=[state.facts.gpus[i] for i in gpus] if state.facts else [])

@@ -61,7 +61,7 @@ class StepBuilder:
         """Write a task's record to the journal."""
         self.do(c.SaveTask(record=record))
 
-    def end(self, task: TaskState, finished: TaskFinished) -> None:
+    def end(self, task: TaskState, finished: TaskFinished, *, keep_folder: bool = False) -> None:
         """End a task for good: write its report to the journal and delete its folder."""
         record = task.record
         report = Report(
@@ -75,7 +75,8 @@ class StepBuilder:
             attempts=record.attempts,
         )
         self.do(c.SaveReport(report=report))
-        self.do(c.ClearFolder(task_id=task.task_id))
+        if not keep_folder:
+            self.do(c.ClearFolder(task_id=task.task_id))
         size_bytes = len(msgspec.json.encode(report.result)) + len(report.message)
         self.advance(task, "end", outcome=report.outcome, report_bytes=size_bytes)
         self.state.reports_since = min(self.state.reports_since, self.state.now)

@@ -46,8 +46,19 @@ def limits_for(needs: Resources, expected_seconds: float) -> TaskLimits:
     )
 
 
+class Member(Struct, frozen=True, kw_only=True):
+    """A further task of a cohort, which shares the process of the first; ``folder`` is its own."""
+
+    task_id: int
+    seed: int
+    folder: str = ""
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
-    """What to run: an experiment with its parameters and seed, and the limits of the run."""
+    """What to run: an experiment with its parameters and seed, and the limits of the run.
+
+    others  the further tasks of a cohort: the same experiment and parameters with other seeds
+    """
 
     task_id: int
     experiment: str
@@ -58,6 +69,12 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     seed: int
     budget_seconds: float
     limits: TaskLimits
+    others: list[Member] = []
+
+    @property
+    def task_ids(self) -> list[int]:
+        """The numbers of all tasks that share the process."""
+        return [self.task_id, *(member.task_id for member in self.others)]
 
 
 class TaskFinished(Struct, frozen=True, kw_only=True):
@@ -66,6 +83,8 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
     elapsed_seconds     monotonic, without pauses; on Linux the host's sleep does not count
     peak_memory_bytes   the largest resident set by wait4; a forked child's includes the pages
                         that it shares with the zygote
+    shared              the process of a cohort ended badly, so it is not known whether this task
+                        was the cause
     """
 
     task_id: int
@@ -76,6 +95,7 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
     cpu_user_seconds: float = 0.0
     cpu_system_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    shared: bool = False
 
     @property
     def cpu_seconds(self) -> float:

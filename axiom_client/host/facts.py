@@ -10,6 +10,7 @@ from pathlib import Path
 
 from axiom_client.host.cores import probe_cores, probe_memory
 from axiom_protocol import __version__
+from axiom_protocol.manifest import COHORT_MAX
 from axiom_protocol.messages import GpuFacts, HostFacts
 
 
@@ -31,4 +32,5 @@ def probe_facts(
         gpus=gpus,
         environments=[env for env in ("numpy", "torch") if importlib.util.find_spec(env)],
         client_version=__version__,
+        gpu_cohort=COHORT_MAX if gpus else 0,
     )

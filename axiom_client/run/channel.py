@@ -3,6 +3,8 @@
 The agent sends an ``Assignment`` as a line of JSON and then the script's text. The child sends
 lines, each a letter and JSON: ``p`` progress, ``r`` the result, ``e`` why there is none. The agent
 does not trust the child: it accepts only these lines, within the sizes given here. Never pickle.
+In a cohort, the number of a member and a colon follow the letter: ``p3:0.5``, ``r0:{...}``. A
+failure without a number is one of the whole process.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from axiom_client.decide.task_run import Member
 from axiom_client.sandbox.policy import Policy
 
 CHANNEL_DESCRIPTOR = 3
 PROGRESS_INTERVAL_SECONDS = 0.2  # between two progress lines of an honest child
+COHORT_PROGRESS_INTERVAL_SECONDS = 2.0  # the same for each member of a cohort
 #: A child may send this much progress at once, and then this much a second, which is twenty times
 #: what an honest child sends.
 PROGRESS_BYTES_FREE = 100_000
@@ -42,6 +46,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     device: str
     result_bytes: int
     policy: Policy
+    others: list[Member] = []  # the further tasks of a cohort
     landlock: bool = True  # False inside bubblewrap, whose namespaces confine the paths
     source_bytes: int
 
@@ -58,12 +63,29 @@ def encode_assignment(assignment: Assignment, source: bytes) -> bytes:
     return msgspec.json.encode(assignment) + b"\n" + source
 
 
-def encode_failure(kind: FailureKind, message: str) -> bytes:
+def encode_failure(kind: FailureKind, message: str, member: int | None = None) -> bytes:
     """A line that says why there is no result; a long message is cut at its start."""
     failure = Failure(kind=kind, message=message[-ERROR_BYTES_MAX // 8 :])
-    return b"e" + msgspec.json.encode(failure) + b"\n"
+    return b"e" + _number(member) + msgspec.json.encode(failure) + b"\n"
 
 
-def encode_progress(fraction: float) -> bytes:
+def encode_result(encoded: bytes, member: int | None = None) -> bytes:
+    """A line with a result that is JSON already."""
+    return b"r" + _number(member) + encoded + b"\n"
+
+
+def encode_progress(fraction: float, member: int | None = None) -> bytes:
     """A line of progress."""
-    return b"p%.6f\n" % fraction
+    return b"p" + _number(member) + b"%.6f\n" % fraction
+
+
+def _number(member: int | None) -> bytes:
+    return b"" if member is None else b"%d:" % member
+
+
+def split_member(line: bytes, members: int) -> tuple[int | None, bytes]:
+    """Which member of a cohort a line is of, and the line without its number; None: of none."""
+    number, colon, rest = line[1:].partition(b":")
+    if not colon or not number.isdigit() or len(number) > 4 or int(number) >= members:
+        return None, line
+    return int(number), line[:1] + rest

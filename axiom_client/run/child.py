@@ -24,15 +24,17 @@ import msgspec
 
 from axiom_client.run.channel import (
     CHANNEL_DESCRIPTOR,
+    COHORT_PROGRESS_INTERVAL_SECONDS,
     PROGRESS_INTERVAL_SECONDS,
     Assignment,
     FailureKind,
     encode_assignment,
     encode_failure,
     encode_progress,
+    encode_result,
 )
-from axiom_client.run.experiment import load_run
-from axiom_client.run.task import Task, TaskStopped
+from axiom_client.run.experiment import load_run, load_run_cohort
+from axiom_client.run.task import CohortStop, Task, TaskStopped
 from axiom_client.sandbox import landlock, linux, process, seccomp
 from axiom_client.sandbox.libc import SandboxError
 from axiom_client.sandbox.limits import MemoryGauge
@@ -72,13 +74,13 @@ def run_assigned(
     reserve = mmap.mmap(-1, _RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     encoded = b""
     try:
-        encoded = _encode_result(_run(assignment, source), assignment.result_bytes)
+        encoded = _run_cohort(assignment, source) if assignment.others else _run(assignment, source)
         failure = None
     except BaseException as error:  # noqa: BLE001  an experiment may raise anything
         reserve.close()
         failure = _explain(error)
     if failure is None:
-        _leave(b"r" + encoded + b"\n", status=0)
+        _leave(encoded, status=0)
     _leave(encode_failure(*failure), status=1)
 
 
@@ -137,7 +139,8 @@ def _seed_libraries(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def _run(assignment: Assignment, source: str) -> Any:
+def _run(assignment: Assignment, source: str) -> bytes:
+    """The line with the result of a task that has the process to itself."""
     run = load_run(source, assignment.experiment)
     task = Task(
         seed=assignment.seed,
@@ -148,18 +151,59 @@ def _run(assignment: Assignment, source: str) -> Any:
         on_progress=_progress_sender(),
         stop_requested=lambda: _Stop.requested,
     )
-    return run(task)
+    return encode_result(_encode_result(run(task), assignment.result_bytes))
 
 
-def _progress_sender() -> Callable[[float], None]:
+def _run_cohort(assignment: Assignment, source: str) -> bytes:
+    """The lines of all members: a result, or why one of them has none."""
+    run_cohort = load_run_cohort(source, assignment.experiment)
+    tasks = _cohort(assignment)
+    results = list(run_cohort(tasks))
+    if len(results) != len(tasks):
+        raise _ResultUnfit(f"run_cohort returned {len(results)} results for {len(tasks)} tasks")
+    return b"".join(
+        _member_line(i, result, assignment.result_bytes) for i, result in enumerate(results)
+    )
+
+
+def _cohort(assignment: Assignment) -> list[Task]:
+    seeds = [assignment.seed, *(member.seed for member in assignment.others)]
+    folders = [assignment.policy.folder, *assignment.policy.folders]
+    stop = CohortStop(len(seeds), lambda: _Stop.requested)
+    return [
+        Task(
+            seed=seed,
+            parameters=dict(assignment.parameters),
+            budget_seconds=assignment.budget_seconds,
+            device=assignment.device,
+            folder=Path(folder),
+            on_progress=_progress_sender(i),
+            stop_requested=stop.of(i),
+        )
+        for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
+    ]
+
+
+def _member_line(member: int, result: Any, most: int) -> bytes:
+    """An experiment returns an exception in the place of a result that one seed does not have."""
+    try:
+        if isinstance(result, Exception):
+            raise result
+        return encode_result(_encode_result(result, most), member)
+    except Exception as error:  # noqa: BLE001  whatever the experiment put there
+        return encode_failure(*_explain(error), member)
+
+
+def _progress_sender(member: int | None = None) -> Callable[[float], None]:
     last = 0.0
+    interval = PROGRESS_INTERVAL_SECONDS if member is None else COHORT_PROGRESS_INTERVAL_SECONDS
 
     def send(fraction: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= PROGRESS_INTERVAL_SECONDS:
+        if now - last >= interval:
             last = now
-            os.write(CHANNEL_DESCRIPTOR, encode_progress(fraction))
+            os.write(CHANNEL_DESCRIPTOR, encode_progress(fraction, member))
 
     return send
 
@@ -230,7 +274,7 @@ def warm_up() -> seccomp.Template:
     for _ in range(_WARM_UP_RUNS):
         assignment = _ASSIGNMENTS.decode(written)
         _seed_libraries(assignment.seed)
-        _encode_result(_run(assignment, source), assignment.result_bytes)
+        _run(assignment, source)
     if (abi := landlock.abi_version()) >= 1:
         os.close(
             landlock.prepare(abi, policy)

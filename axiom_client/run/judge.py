@@ -54,6 +54,16 @@ class TaskOutcome(Struct, frozen=True):
     message: str = ""
 
 
+def of_cohort(observed: Observation, verdict: TaskOutcome) -> bool:
+    """Whether a cohort's process ended badly, so that this member may not be the cause.
+
+    A member's own result or failure counts where the process ended as it should.
+    """
+    own = observed.status == 0 and (observed.result is not None or observed.failure is not None)
+    stopped = observed.ending is not None and observed.ending.polite
+    return not (own or stopped or verdict.outcome in ("success", "lost"))
+
+
 def judge(observed: Observation) -> TaskOutcome:
     """The outcome for any observation."""
     ending = observed.ending

@@ -1,6 +1,7 @@
 """Starts, monitors and stops tasks in one asyncio loop, without threads; events go to ``emit``.
 
-Exactly one ``TaskFinished`` follows every ``start``, whatever happens.
+Exactly one ``TaskFinished`` follows for every task of a ``start``, whatever happens. The members of
+a cohort share one process; commands name it by its first task.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 
 from axiom_client.decide.task_run import Environment, TaskFinished
 from axiom_client.run import disk, memory, task_folder
-from axiom_client.run.judge import Ending, Observation, judge
+from axiom_client.run.judge import Ending, Observation, judge, of_cohort
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, CannotStartNow, prepare
 from axiom_client.run.running_task import RunningTask
@@ -75,8 +76,12 @@ class Pool:
         except (CannotStart, OSError) as error:
             here = isinstance(error, (CannotStartNow, OSError))
             outcome: Outcome = "lost" if here else "failed"
-            finished = TaskFinished(task_id=spec.task_id, outcome=outcome, message=str(error))
-            asyncio.get_running_loop().call_soon(self._emit, finished)
+            shared = not here and bool(spec.others)
+            for task_id in spec.task_ids:
+                finished = TaskFinished(
+                    task_id=task_id, outcome=outcome, message=str(error), shared=shared
+                )
+                asyncio.get_running_loop().call_soon(self._emit, finished)
 
     def pause(self, task_id: int) -> None:
         """Stop a task's process by SIGSTOP; its elapsed time stops too."""
@@ -178,12 +183,13 @@ class Pool:
 
     # ---- watching
 
-    def _progressed(self, task_id: int, fraction: float) -> None:
+    def _progressed(self, task_id: int, member: int, fraction: float) -> None:
         running = self._running.get(task_id)
         if running is not None and running.pid is None:
-            running.early_progress = fraction  # it came before the zygote's message of the start
-        else:
-            self._emit(TaskProgressed(task_id=task_id, fraction=fraction))
+            running.early_progress[member] = fraction  # before the zygote's message of the start
+        elif running is not None:
+            own_id = running.spec.task_ids[member]
+            self._emit(TaskProgressed(task_id=own_id, fraction=fraction))
 
     def _handle_message(self, message: ZygoteMessage) -> None:
         if not isinstance(message, (Started, Ended)):
@@ -193,9 +199,10 @@ class Pool:
         if isinstance(message, Started):
             running.began(message.pid, message.at)
             running.memory_at_start = memory.resident_bytes(message.pid)
-            self._emit(TaskStarted(task_id=message.task_id, pid=message.pid))
-            if running.early_progress is not None:
-                self._progressed(message.task_id, running.early_progress)
+            for task_id in running.spec.task_ids:
+                self._emit(TaskStarted(task_id=task_id, pid=message.pid))
+            for member, fraction in running.early_progress.items():
+                self._progressed(message.task_id, member, fraction)
             self._set_timer(running)
         else:
             running.ended = message
@@ -222,7 +229,8 @@ class Pool:
         del self._running[task_id]
         _over_disk(running, disk.Writes())
         running.close()
-        self._emit(_finished(running))
+        for member in range(running.members):
+            self._emit(_finished(running, member))
         self._changed.set()
 
     # ---- ending
@@ -309,7 +317,7 @@ class Pool:
 def _over_disk(running: RunningTask, done: disk.Writes) -> bool:
     """Whether the task uses more disk than allowed, or made a folder that cannot be measured."""
     allowed = running.spec.limits.disk_bytes
-    usage = task_folder.measure(running.spec.folder)
+    usage = _folder_usage(running)
     size = usage.size_bytes + _deleted_bytes(running, done)
     many = usage.files > task_folder.FILES_MAX
     over = size > allowed + task_folder.SLACK_BYTES or many or bool(usage.problem)
@@ -319,6 +327,17 @@ def _over_disk(running: RunningTask, done: disk.Writes) -> bool:
         problem = usage.problem and f"disk: {usage.problem}"
         running.ending = Ending("over_disk", problem or text)
     return over
+
+
+def _folder_usage(running: RunningTask) -> task_folder.FolderUsage:
+    """What all folders of the process hold together."""
+    total = task_folder.FolderUsage()
+    for folder in running.spec.folders:
+        usage = task_folder.measure(folder)
+        total.size_bytes += usage.size_bytes
+        total.files += usage.files
+        total.problem = total.problem or usage.problem
+    return total
 
 
 def _deleted_bytes(running: RunningTask, done: disk.Writes) -> int:
@@ -374,28 +393,29 @@ def _may_set_ending(running: RunningTask) -> bool:
     return running.ending is None or running.ending.polite
 
 
-def _finished(running: RunningTask) -> TaskFinished:
-    ended = running.ended
+def _finished(running: RunningTask, member: int) -> TaskFinished:
+    """The end of one task; of the process's time, a member of a cohort has its share."""
+    ended, members = running.ended, running.members
     user, system = (ended.user_seconds, ended.system_seconds) if ended else (0.0, 0.0)
-    verdict = judge(
-        Observation(
-            limits=running.spec.limits,
-            manifest=running.manifest,
-            ending=running.ending,
-            status=ended.status if ended else None,
-            cpu_seconds=user + system,
-            result=running.result,
-            failure=running.failure,
-            output_tail=running.output_tail(),
-        )
+    observed = Observation(
+        limits=running.spec.limits,
+        manifest=running.manifest,
+        ending=running.ending,
+        status=ended.status if ended else None,
+        cpu_seconds=user + system,
+        result=running.results.get(member),
+        failure=running.failure or running.failures.get(member),
+        output_tail=running.output_tail(),
     )
+    verdict = judge(observed)
     return TaskFinished(
-        task_id=running.spec.task_id,
+        task_id=running.spec.task_ids[member],
         outcome=verdict.outcome,
         result=verdict.result,
         message=verdict.message,
-        elapsed_seconds=running.elapsed_seconds(),
-        cpu_user_seconds=user,
-        cpu_system_seconds=system,
+        elapsed_seconds=running.elapsed_seconds() / members,
+        cpu_user_seconds=user / members,
+        cpu_system_seconds=system / members,
         peak_memory_bytes=ended.peak_memory_bytes if ended else 0,
+        shared=members > 1 and of_cohort(observed, verdict),
     )

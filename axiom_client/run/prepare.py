@@ -35,8 +35,9 @@ class Prepared(Struct, frozen=True):
 def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
     """Read and verify the script, derive the policy. Raises CannotStart."""
     source, manifest = _read_bundle(spec.source_path, spec.sha256)
-    if not os.path.isdir(spec.folder):
-        raise CannotStartNow(f"the task's folder {spec.folder} does not exist")
+    for folder in spec.folders:
+        if not os.path.isdir(folder):
+            raise CannotStartNow(f"the task's folder {folder} does not exist")
     if (spec.device == "cpu") != (spec.driver is None):
         raise CannotStart(f"the device {spec.device} and the driver's access do not go together")
     policy = task_policy(spec, background=background)
@@ -49,6 +50,7 @@ def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
         device=spec.device,
         result_bytes=spec.limits.result_bytes,
         policy=policy,
+        others=spec.others,
         landlock=landlock,
         source_bytes=len(source),
     )
@@ -60,6 +62,7 @@ def task_policy(spec: PlacedTask, *, background: bool) -> Policy:
     limits, gpu = spec.limits, spec.driver is not None
     return Policy(
         folder=os.path.realpath(spec.folder),
+        folders=tuple(os.path.realpath(member.folder) for member in spec.others),
         read_only=read_only_roots(),
         limits=Limits(
             memory_bytes=limits.memory_bytes,

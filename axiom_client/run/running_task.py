@@ -18,6 +18,7 @@ from axiom_client.run.channel import (
     READS_FREE,
     READS_PER_SECOND,
     Failure,
+    split_member,
 )
 from axiom_client.run.judge import Ending
 from axiom_client.run.launchers import Launcher
@@ -27,13 +28,14 @@ from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
 _READ_BYTES = 64 * 1024
+FULL_RESULTS_MAX = 16  # a cohort's results are together at most this many of the largest allowed
 _TAIL_BYTES = 16 * 1024  # of the output; the report contains half of it
 
 
 class RunningTask:
-    """One task between its start and its end.
+    """One process between its start and its end: of one task, or of a cohort's members.
 
-    progressed  called with each reported fraction
+    progressed  called with a member's number and each fraction that it reports
     end         called when the task exceeds a limit
     changed     called after each event that may complete the task
     """
@@ -45,7 +47,7 @@ class RunningTask:
         launcher: Launcher,
         assignment: bytes,
         *,
-        progressed: Callable[[float], None],
+        progressed: Callable[[int, float], None],
         end: Callable[[Ending], None],
         changed: Callable[[], None],
     ) -> None:
@@ -54,17 +56,20 @@ class RunningTask:
         self.ending: Ending | None = None
         self.ended: Ended | None = None
         self.parent_gone = False
-        self.early_progress: float | None = None  # told before the start was
+        self.members = len(spec.task_ids)
+        self.early_progress: dict[int, float] = {}  # told before the start was
         self.memory_at_start = 0  # bytes that the process held before the task ran
         self.usage_checks = 0
-        self.result: bytes | None = None
-        self.failure: Failure | None = None
+        self.results: dict[int, bytes] = {}  # by member
+        self.failures: dict[int, Failure] = {}
+        self.failure: Failure | None = None  # of the whole process
         self.timer: asyncio.TimerHandle | None = None
         self._progressed, self._end, self._changed = progressed, end, changed
         self._loop = asyncio.get_running_loop()
         self._unsent = memoryview(assignment)
         self._line = bytearray()
-        self._progress_at = float("-inf")
+        self._progress_at = dict.fromkeys(range(self.members), float("-inf"))
+        self._result_bytes = 0
         self._reads = {"channel": 0, "output": 0}
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
@@ -193,9 +198,10 @@ class RunningTask:
             for line in lines:
                 if self._channel.fileno() >= 0:
                     self._handle_line(bytes(line))
-        most = self.spec.limits.result_bytes + 2
+        most = self.spec.limits.result_bytes + (2 if self.members == 1 else 7)
         if len(self._line) > max(most, ERROR_BYTES_MAX):
-            self._flooded(f"result: more than the {most - 2} bytes that are accepted")
+            allowed = self.spec.limits.result_bytes
+            self._flooded(f"result: more than the {allowed} bytes that are accepted")
         self._throttle("channel", self._channel.fileno(), self._receive_message)
 
     def _throttle(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
@@ -219,31 +225,49 @@ class RunningTask:
         self._changed()
 
     def _handle_line(self, line: bytes) -> None:
-        kind, still_open = line[:1], self.result is None and self.failure is None
-        if kind == b"r" and still_open:
-            self.result = line[1:]
-        elif kind == b"e" and still_open and (failure := _failure(line)) is not None:
-            self.failure = failure
-        elif self._within_allowance(line) and kind == b"p":
-            self._handle_progress(line)
+        member, line = (0, line) if self.members == 1 else split_member(line, self.members)
+        kind = line[:1]
+        if kind == b"r" and member is not None and self._awaits(member):
+            self._keep_result(member, line[1:])
+        elif kind == b"e" and self._awaits(member) and (failure := _failure(line)) is not None:
+            if member is None or self.members == 1:
+                self.failure = failure
+            else:
+                self.failures[member] = failure
+        elif self._within_allowance(line) and kind == b"p" and member is not None:
+            self._handle_progress(member, line)
+
+    def _awaits(self, member: int | None) -> bool:
+        """Whether neither a result nor a failure of this member has come."""
+        said = self.results.keys() | self.failures.keys()
+        return self.failure is None and (member is None or member not in said)
+
+    def _keep_result(self, member: int, encoded: bytes) -> None:
+        self.results[member] = encoded
+        self._result_bytes += len(encoded)
+        most = self.spec.limits.result_bytes * min(self.members, FULL_RESULTS_MAX)
+        if self.members > 1 and self._result_bytes > most:
+            self._flooded(f"results: more than the {most} bytes that a cohort may return")
 
     def _within_allowance(self, line: bytes) -> bool:
         """Whether all lines but result and failure are still within the allowed bytes."""
         self._progress_bytes += len(line) + 1
-        allowed = PROGRESS_BYTES_FREE + PROGRESS_BYTES_PER_SECOND * self.elapsed_seconds()
+        steady = PROGRESS_BYTES_PER_SECOND * self.members
+        allowed = PROGRESS_BYTES_FREE + steady * self.elapsed_seconds()
         if self._progress_bytes > allowed and self._channel.fileno() >= 0:
             self._flooded(f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed")
         return self._progress_bytes <= allowed
 
-    def _handle_progress(self, line: bytes) -> None:
+    def _handle_progress(self, member: int, line: bytes) -> None:
         try:
             fraction = float(line[1:])
         except ValueError:
             return
         now = time.monotonic()
-        if 0.0 <= fraction <= 1.0 and now - self._progress_at >= PROGRESS_INTERVAL_SECONDS / 2:
-            self._progress_at = now
-            self._progressed(fraction)
+        often = now - self._progress_at[member] < PROGRESS_INTERVAL_SECONDS / 2
+        if 0.0 <= fraction <= 1.0 and not often:
+            self._progress_at[member] = now
+            self._progressed(member, fraction)
 
     def _read_output(self) -> None:
         try:

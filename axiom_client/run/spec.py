@@ -19,6 +19,11 @@ class PlacedTask(TaskSpec, frozen=True, kw_only=True):
     device: str = "cpu"
     driver: DriverAccess | None = None
 
+    @property
+    def folders(self) -> list[str]:
+        """The folders of all tasks that share the process."""
+        return [self.folder, *(member.folder for member in self.others)]
+
 
 class TaskStarted(Struct, frozen=True, kw_only=True):
     """The task has a process."""

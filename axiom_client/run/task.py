@@ -28,6 +28,24 @@ class TaskStopped(BaseException):
     """The agent asked the task to stop and its state is saved. Experiments must not catch it."""
 
 
+class CohortStop:
+    """Ends a cohort that was asked to stop once each member has saved its state since."""
+
+    def __init__(self, members: int, requested: Callable[[], bool]) -> None:
+        self._unsaved = set(range(members))
+        self._requested = requested
+
+    def of(self, member: int) -> Callable[[], bool]:
+        """Whether the cohort ends at this call of ``member``, which has just saved its state."""
+
+        def ends() -> bool:
+            if self._requested():
+                self._unsaved.discard(member)
+            return self._requested() and not self._unsaved
+
+        return ends
+
+
 class Task:
     """One computation, as the experiment sees it.
 
@@ -68,7 +86,7 @@ class Task:
         """Report how much is done, 0 to 1."""
         if self._on_progress is not None:
             self._on_progress(min(1.0, max(0.0, float(fraction))))
-        if self._stop_requested() and not self._checkpoints:
+        if not self._checkpoints and self._stop_requested():
             raise TaskStopped("stopped; the task keeps no checkpoint")
 
     def checkpoint(self, state: dict[str, Any]) -> None:

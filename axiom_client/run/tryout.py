@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from axiom_client.decide.task_run import TaskFinished, limits_for
+from axiom_client.decide.task_run import Member, TaskFinished, limits_for
 from axiom_client.run import task_folder
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
@@ -24,7 +24,10 @@ class TryProblem(Exception):
 
 
 class TryResult(Struct, frozen=True, kw_only=True):
-    """How the run ended and what it was run with. ``finished.result`` was checked."""
+    """How the run ended and what it was run with. ``finished.result`` was checked.
+
+    others  how the other seeds of a cohort ended, by seed
+    """
 
     manifest: Manifest
     sha256: str  # of the script
@@ -32,6 +35,7 @@ class TryResult(Struct, frozen=True, kw_only=True):
     seed: int
     budget_seconds: float
     finished: TaskFinished
+    others: dict[int, TaskFinished] = {}
 
 
 def try_experiment(
@@ -43,10 +47,12 @@ def try_experiment(
     device: str = "cpu",
     driver: DriverAccess | None = None,
     on_progress: Callable[[float], None] | None = None,
+    other_seeds: Sequence[int] = (),
 ) -> TryResult:
     """Run the script at ``path`` once and return how it ended.
 
-    ``device`` is a torch device; every device but "cpu" needs its ``driver``.
+    ``device`` is a torch device; every device but "cpu" needs its ``driver``. With ``other_seeds``
+    all seeds run together, by the script's ``run_cohort``.
 
     The limits are those of a volunteer's host. The run has a new interpreter; its results are
     equal, bit for bit, to those of a task forked from a zygote. Raises TryProblem.
@@ -57,9 +63,17 @@ def try_experiment(
         resolved = manifest.resolve(dict(parameters))
     except (OSError, UnicodeDecodeError, ManifestError) as error:
         raise TryProblem(f"{path}: {error}") from None
+    if other_seeds and manifest.cohort is None:
+        raise TryProblem(f"{path} offers no cohorts: it has no [tool.axiom_cohort] table")
     budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
     sha256 = hashlib.sha256(source).hexdigest()
+    seeds = 1 + len(other_seeds)
+    needs = manifest.cohort.needs(manifest.resources, seeds) if manifest.cohort else None
     folder = tempfile.mkdtemp(prefix="axiom-try-")
+    others = [
+        Member(task_id=i, seed=s, folder=tempfile.mkdtemp(prefix="axiom-try-"))
+        for i, s in enumerate(other_seeds, 1)
+    ]
     try:
         spec = PlacedTask(
             task_id=0,
@@ -72,19 +86,24 @@ def try_experiment(
             budget_seconds=budget,
             device=device,
             driver=driver,
-            limits=limits_for(manifest.resources, max(manifest.expected_seconds, budget)),
+            limits=limits_for(
+                needs or manifest.resources, seeds * max(manifest.expected_seconds, budget)
+            ),
             folder=folder,
+            others=others,
         )
         finished = asyncio.run(_run_once(spec, on_progress))
     finally:
-        task_folder.remove(Path(folder))
+        for used in (folder, *(member.folder for member in others)):
+            task_folder.remove(Path(used))
     return TryResult(
         manifest=manifest,
         sha256=sha256,
         parameters=resolved,
         seed=seed,
         budget_seconds=budget,
-        finished=finished,
+        finished=finished[0],
+        others={member.seed: finished[member.task_id] for member in others},
     )
 
 
@@ -120,18 +139,25 @@ def _value(like: object, text: str) -> bool | int | float | str:
     return float(text) if isinstance(like, float) else text
 
 
-async def _run_once(spec: PlacedTask, on_progress: Callable[[float], None] | None) -> TaskFinished:
-    finished: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
+async def _run_once(
+    spec: PlacedTask, on_progress: Callable[[float], None] | None
+) -> dict[int, TaskFinished]:
+    """How each task of the process ended, by its number."""
+    ends: dict[int, TaskFinished] = {}
+    all_ended = asyncio.Event()
 
     def handle(event: TaskEvent) -> None:
         if isinstance(event, TaskFinished):
-            finished.set_result(event)
+            ends[event.task_id] = event
+            if len(ends) == len(spec.task_ids):
+                all_ended.set()
         elif isinstance(event, TaskProgressed) and on_progress is not None:
             on_progress(event.fraction)
 
     pool = Pool(emit=handle, prefer="cold", background=False)
     try:
         pool.start(spec)
-        return await finished
+        await all_ended.wait()
+        return ends
     finally:
         await pool.close(0)

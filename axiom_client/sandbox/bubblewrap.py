@@ -39,6 +39,7 @@ def wrap(
         *sysfs,
         *binds,
         "--bind", policy.folder, policy.folder,
+        *(word for path in policy.folders for word in ("--bind", path, path)),
         "--remount-ro", "/dev",  # otherwise its shm would be memory that no limit counts,
         "--remount-ro", "/",  # and so would the root file system
         "--chdir", policy.folder,

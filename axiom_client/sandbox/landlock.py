@@ -62,7 +62,7 @@ def own_rules(policy: Policy) -> list[tuple[str, int]]:
     """As ``rules``, for the paths that differ from process to process."""
     names_threads = policy.driver is not None and policy.driver.names_threads
     threads = [("/proc/self", _READ), ("/proc/self/task", _THREAD_NAMES)] if names_threads else []
-    return [(policy.folder, _OWN), *threads]
+    return [*((path, _OWN) for path in (policy.folder, *policy.folders)), *threads]
 
 
 def prepare(abi: int, policy: Policy) -> int:

@@ -29,7 +29,8 @@ def profile(policy: Policy) -> str:
         lines.append(f"(allow file-read* (subpath {_quoted(path)}))")
     for path in policy.devices:
         lines.append(f"(allow file-read* file-write-data (literal {_quoted(path)}))")
-    lines.append(f"(allow file-read* file-write* (subpath {_quoted(policy.folder)}))")
+    for path in (policy.folder, *policy.folders):
+        lines.append(f"(allow file-read* file-write* (subpath {_quoted(path)}))")
     lines.append("(deny file-write-create (vnode-type SYMLINK))")
     lines += ["(deny network*)", "(deny process-fork)", "(deny process-exec*)"]
     if policy.driver is not None:

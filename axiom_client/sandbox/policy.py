@@ -72,6 +72,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     """What one task may do.
 
     folder       its own folder: read, write, create, delete, rename; no links, no devices
+    folders      the same for the further tasks of a cohort
     read_only    folders and files of the interpreter and its libraries
     devices      device files that may be read and written
     threads      it may start threads; never processes
@@ -80,6 +81,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     """
 
     folder: str
+    folders: tuple[str, ...] = ()
     read_only: tuple[str, ...]
     devices: tuple[str, ...] = DEVICES
     limits: Limits

@@ -86,5 +86,5 @@ def container_attributes(policy: Policy, name: str) -> ContainerAttributes:
         name=name[:64],
         capabilities=(),
         read_only=tuple(path for path in policy.read_only if not path.startswith("/")),
-        read_write=(policy.folder,),
+        read_write=(policy.folder, *policy.folders),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,6 +22,7 @@ class IdleHost:
     gpu: int
     user_id: int | None = None
     earned: int | None = None
+    gpu_cohort: int = 1  # workunits of one version that one of its GPUs runs together
     environments: frozenset[str] = frozenset()  # empty: unknown (imported), assumed to have all
 
 
@@ -32,6 +34,8 @@ class Candidate:
     environment: str
     cpu_cores: int = 1
     gpus: int = 0  # how many it needs; with 0 it runs on the CPU, or on a GPU if it uses torch
+
+    cohort: int = 1  # most that one GPU runs together
 
     def fits(self, device: Device) -> bool:
         """Whether a workunit of it can use such a slot."""
@@ -85,7 +89,7 @@ def fill_idle(
                 for c in candidates
                 if c.fits(device) and (not host.environments or c.environment in host.environments)
             ]
-            counts = _fill_slots(fitting, host.gpu if device == "gpu" else host.cpu, device, given)
+            counts = _fill_slots(fitting, host, device, given)
             placed += [
                 Placement(version_id=v, host_id=host.host_id, device=device, count=n)
                 for v, n in counts.items()
@@ -116,13 +120,21 @@ def spread(
 
 
 def _fill_slots(
-    fitting: Sequence[Candidate], slots: int, device: Device, given: dict[int, int]
+    fitting: Sequence[Candidate], host: IdleHost, device: Device, given: dict[int, int]
 ) -> dict[int, int]:
-    """Fill ``slots``, each time with the version that was given least (the first, of equals)."""
+    """Fill the slots, each time with the version that was given least (the first, of equals).
+
+    A slot of a GPU that runs several together gets as many workunits as it holds.
+    """
     counts: dict[int, int] = {}
-    while usable := [c for c in fitting if c.slots(device) <= slots]:
+    slots = host.gpu if device == "gpu" else host.cpu
+    left = math.inf if host.earned is None else host.earned
+    while left > 0 and (usable := [c for c in fitting if c.slots(device) <= slots]):
         chosen = min(usable, key=lambda c: given[c.version_id])
-        given[chosen.version_id] += 1
-        counts[chosen.version_id] = counts.get(chosen.version_id, 0) + 1
+        together = max(1, min(chosen.cohort, host.gpu_cohort)) if device == "gpu" else 1
+        count = int(min(together, left))
+        given[chosen.version_id] += count
+        counts[chosen.version_id] = counts.get(chosen.version_id, 0) + count
         slots -= chosen.slots(device)
+        left -= count
     return counts

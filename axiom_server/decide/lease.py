@@ -46,7 +46,7 @@ class HostView:
 
     pace        its elapsed seconds over those declared: 2.0 is half as fast
     failing     tasks failed since its last success
-    leased      tasks that it holds after this request, by device
+    leased      slots that its tasks fill after this request, by device
     user_leased tasks that all hosts of its user hold
     quota       tasks that its user's standing allows those; None: no limit of this kind
     """
@@ -57,10 +57,11 @@ class HostView:
     environments: frozenset[str]
     pace: float = 1.0
     failing: int = 0
-    leased: Mapping[Device, int]
+    leased: Mapping[Device, float]
     user_leased: int = 0
     quota: int | None = None
     quarantined: str = ""  # the reason; empty when it is not
+    gpu_cohort: int = 1  # tasks of one version that one of its GPUs runs together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class PoolView:
     memory_bytes: int
     expected_seconds: float
     weight: float = 1.0
+    cohort: int = 1  # most of its tasks that one slot runs together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,12 @@ class Room:
     tasks   most tasks, however many slots each of them takes
     """
 
-    cpu: int
-    gpu: int
+    cpu: float
+    gpu: float
     reason: str = ""
     tasks: int = GRANTS_MAX
 
-    def of(self, device: Device) -> int:
+    def of(self, device: Device) -> float:
         """Slots of the device."""
         return self.gpu if device == "gpu" else self.cpu
 
@@ -121,27 +123,28 @@ def room(
                        host.leased["gpu"], capacity.buffer_seconds, mean_seconds)  # fmt: skip
     limit = GRANTS_MAX
     if policy.tasks_per_host:
-        limit = min(limit, max(0, policy.tasks_per_host - held))
+        limit = min(limit, max(0, math.floor(policy.tasks_per_host - held)))
     if policy.tasks_per_user:
         limit = min(limit, max(0, policy.tasks_per_user - host.user_leased))
     reason = "" if limit else "the limit of tasks for this host or user is reached"
-    if host.quota is not None and cpu + gpu > (earned := max(0, host.quota - host.user_leased)):
+    if host.quota is not None:
+        earned = max(0, host.quota - host.user_leased)
+        reason = reason or (EARNING if cpu + gpu > 0 and not earned else "")
         limit = min(limit, earned)
-        reason = reason or ("" if limit else EARNING)
     gpu = min(gpu, limit)
     cpu = min(cpu, limit - gpu)
-    return Room(cpu=cpu, gpu=gpu, reason=reason)
+    return Room(cpu=cpu, gpu=gpu, reason=reason, tasks=limit)
 
 
 def _device_room(
-    policy: LeasePolicy, slots: int, free: int, owned: int, held: int,
+    policy: LeasePolicy, slots: int, free: int, owned: int, held: float,
     buffer_seconds: float, mean_seconds: float,
 ) -> int:  # fmt: skip
     slots = min(slots, owned)
     free = min(free, slots)
     buffer = min(buffer_seconds, policy.buffer_seconds_max)
     ahead = math.ceil(slots * buffer / max(mean_seconds, 1.0)) if buffer > 0 else 0
-    return max(0, min(free + ahead, slots + ahead - held))
+    return max(0, min(free + ahead, slots + ahead - math.ceil(held - 1e-9)))
 
 
 def fits(pool: PoolView, host: HostView) -> bool:
@@ -181,10 +184,11 @@ def pool_shares(
         for pool in usable:
             if slots <= 0 or total <= 0 or tasks <= 0:
                 break
-            size = pool.cpu_cores if device == "cpu" else 1
+            size = pool.cpu_cores if device == "cpu" else 1 / together(pool, host)
             share = math.ceil(slots * pool.weight / total)
             total -= pool.weight
-            count = min(tasks, min(share, slots) // size or (1 if size <= slots else 0))
+            whole = math.floor(min(share, slots) / size + 1e-9)
+            count = min(tasks, whole or (1 if size <= slots + 1e-9 else 0))
             if count:
                 shares.append((pool, count))
                 tasks -= count
@@ -192,12 +196,17 @@ def pool_shares(
     return shares
 
 
-def choose(sizes: Sequence[tuple[Device, int]], room_left: Room) -> list[int]:
+def together(pool: PoolView, host: HostView) -> int:
+    """How many tasks of a pool one slot of this host runs together."""
+    return max(1, min(pool.cohort, host.gpu_cohort)) if pool.device == "gpu" else 1
+
+
+def choose(sizes: Sequence[tuple[Device, float]], room_left: Room) -> list[int]:
     """Indices of the candidates that fit, in the given order; a candidate is (device, slots)."""
     left = {"cpu": room_left.cpu, "gpu": room_left.gpu}
     chosen: list[int] = []
     for i, (device, slots) in enumerate(sizes):
-        if slots <= left[device] and len(chosen) < room_left.tasks:
+        if slots <= left[device] + 1e-9 and len(chosen) < room_left.tasks:
             left[device] -= slots
             chosen.append(i)
     return chosen

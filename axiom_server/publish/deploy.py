@@ -236,6 +236,7 @@ def _candidate(version: VersionRow) -> Candidate:
         environment=version.manifest.environment,
         cpu_cores=resources.cpu_cores,
         gpus=resources.gpus,
+        cohort=version.manifest.cohort.most if version.manifest.cohort else 1,
     )
 
 

@@ -21,15 +21,17 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Raw, Struct
 
+from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Manifest
 from axiom_server.errors import DryRunFailed, FileUnreadable
 from axiom_server.review.log_text import dry_run_summary
 from axiom_server.trust.targets import read_bundle
 
-Check = Literal["dry-run", "determinism", "time", "memory"]
+Check = Literal["dry-run", "determinism", "time", "memory", "cohort"]
 CHECKS: tuple[Check, ...] = get_args(Check)
 RUNS = 2  # two results can be compared
 SEED = 1
+COHORT_SEEDS = (2, 3)  # with SEED they are the cohort that is held against single runs
 APART_SECONDS = (
     1.1  # between the starts of two runs, so that they see different seconds of the clock
 )
@@ -40,6 +42,15 @@ WALL_MARGIN = 10.0  # times the budget, as in the agent: beyond that a task coun
 MESSAGE_CHARACTERS_MAX = 400
 
 Log = Callable[[str], None]
+
+
+class CohortMember(Struct, frozen=True, kw_only=True):
+    """One of the further seeds of a cohort, as `axiom-client try --json` prints it."""
+
+    seed: int
+    outcome: str
+    message: str = ""
+    result: Raw = Raw(b"null")
 
 
 class RecordedRun(Struct, frozen=True, kw_only=True):
@@ -56,6 +67,7 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int
     parameters: dict[str, Any] = {}
     result: Raw = Raw(b"null")
+    cohort: list[CohortMember] = []
 
 
 def read_recorded_run(path: Path) -> RecordedRun:
@@ -90,6 +102,8 @@ def dry_run_all(
     if "dry-run" not in skip:
         _run_missing(sources, runs, skip, budget_seconds, log)
     wrong, done = [], {}
+    if "cohort" not in skip and "dry-run" not in skip:
+        wrong += _cohort_faults(sources, budget_seconds, log)
     for path, source in sources:
         manifest, digest = read_bundle(source).manifest, _digest(source)
         if not runs[digest]:
@@ -147,6 +161,46 @@ def _run_missing(
         pool.shutdown(cancel_futures=True)
 
 
+def _cohort_faults(
+    sources: Sequence[tuple[Path, bytes]], budget_seconds: float | None, log: Log
+) -> list[str]:
+    """What `run_cohort` of each source that offers it computes otherwise than `run` does."""
+    faults = []
+    for path, source in sources:
+        manifest = read_bundle(source).manifest
+        if manifest.cohort is not None:
+            log(f"{manifest.ref}: {1 + len(COHORT_SEEDS)} seeds together and one by one")
+            budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
+            faults += [f"{path}: {fault}" for fault in _cohort_differs(path, manifest, budget)]
+    return faults
+
+
+def _cohort_differs(path: Path, manifest: Manifest, budget: float) -> Iterable[str]:
+    together = _DryRunProcess(path, budget, "cpu", more_seeds=COHORT_SEEDS).run()
+    members = [
+        CohortMember(
+            seed=together.seed, outcome=together.outcome, message=together.message,
+            result=together.result,
+        ),
+        *together.cohort,
+    ]  # fmt: skip
+    for member in members:
+        alone = _DryRunProcess(path, budget, "cpu", seed=member.seed).run()
+        yield from _member_faults(manifest, member, alone)
+
+
+def _member_faults(manifest: Manifest, member: CohortMember, alone: RecordedRun) -> Iterable[str]:
+    if alone.outcome != "success":
+        yield f"seed {alone.seed} ended as {alone.outcome}: {_one_line(alone.message)}"
+    elif member.outcome != "success":
+        words = _one_line(member.message)
+        yield f"run_cohort ended as {member.outcome} for seed {member.seed}: {words}"
+    else:
+        one, other = (msgspec.json.decode(run.result) for run in (alone, member))
+        for line in disagreements(manifest, one, other, limit=1):
+            yield f"run_cohort and run disagree on seed {member.seed}: {line}"
+
+
 class _DryRunProcess:
     """One run of `axiom-client try`, which can be ended early.
 
@@ -155,15 +209,23 @@ class _DryRunProcess:
     """
 
     def __init__(
-        self, path: Path, budget_seconds: float, device: str, before: _DryRunProcess | None = None
+        self,
+        path: Path,
+        budget_seconds: float,
+        device: str,
+        before: _DryRunProcess | None = None,
+        *,
+        seed: int = SEED,
+        more_seeds: Sequence[int] = (),
     ) -> None:
         self._path = path
         self._arguments = path, budget_seconds, device
         self._before = before
         self._started = threading.Event()
         self._command = [
-            *_client(), "try", str(path), "--seed", str(SEED), "--budget", str(budget_seconds),
+            *_client(), "try", str(path), "--seed", str(seed), "--budget", str(budget_seconds),
             "--device", device, "--json",
+            *(word for other in more_seeds for word in ("--with-seed", str(other))),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False

@@ -104,7 +104,8 @@ async def idle_hosts(
                       WHERE o.user_id = h.user_id AND t.state = 'leased'
                   ) + (
                       SELECT count(*) FROM hosts o JOIN queue w USING (host_id)
-                      WHERE o.user_id = h.user_id), {STANDING}
+                      WHERE o.user_id = h.user_id),
+                  COALESCE((h.facts->>'gpu_cohort')::int, 0), {STANDING}
            FROM hosts h LEFT JOIN users u USING (user_id) LEFT JOIN (
                SELECT host_id, count(*) FILTER (WHERE device = 'cpu') AS cpu,
                       count(*) FILTER (WHERE device = 'gpu') AS gpu
@@ -118,10 +119,10 @@ async def idle_hosts(
     idle = [
         IdleHost(
             host_id=h, cpu=max(0, cpu), gpu=max(0, gpu), environments=frozenset(environments),
-            user_id=user_id,
+            user_id=user_id, gpu_cohort=max(1, gpu_cohort),
             earned=None if imported else _left(policy, make_standing(values), in_hand),
         )
-        for h, cpu, gpu, environments, user_id, imported, in_hand, *values in found
+        for h, cpu, gpu, environments, user_id, imported, in_hand, gpu_cohort, *values in found
         if cpu > 0 or gpu > 0
     ]  # fmt: skip
     return bound_by_standing(idle)

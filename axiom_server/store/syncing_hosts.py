@@ -29,6 +29,7 @@ class HostRow(NamedTuple):
     gpus: int
     memory_bytes: int
     environments: list[str]
+    gpu_cohort: int
     last_seen_at: datetime | None
     last_request: str
     allowance: float
@@ -89,7 +90,8 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 
 
 LOCK_HOSTS = """
 SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gpus, h.memory_bytes,
-       h.environments, h.last_seen_at, h.last_request, h.allowance, h.failing, h.agreements, h.pace,
+       h.environments, COALESCE((h.facts->>'gpu_cohort')::int, 0), h.last_seen_at,
+       h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
        h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed,
        h.account_revision, h.account_answer::text, clock_timestamp(), h.runs

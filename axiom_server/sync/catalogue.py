@@ -127,6 +127,7 @@ def pools_of(version: VersionRow) -> list[PoolView]:
         memory_bytes=resources.memory_bytes,
         expected_seconds=version.manifest.expected_seconds,
         weight=version.weight,
+        cohort=version.manifest.cohort.most if version.manifest.cohort else 1,
     )
     devices: list[Device] = ["gpu"] if resources.gpus else ["cpu"]
     if not resources.gpus and cpu.environment == "torch":

@@ -8,6 +8,7 @@ share goes to the other pools.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from axiom_server.sync.reports import HostSync, SyncChanges
 PASSES_MAX = 4  # over the pools
 
 SPARES = 4  # candidates beyond a share, in place of those that a host has had and not completed
-
+SLOTS_LEFT = 1e-6  # less of a slot is the rounding of shares
 NOTHING_FITS = "no work is waiting for a host like this"
 
 
@@ -47,7 +48,8 @@ class _Recipient:
 
     def accept_offers(self, catalogue: Catalogue, offered: Sequence[CandidateRow]) -> int:
         """Choose what fits of the offered workunits; returns how many."""
-        sizes = [(c.device, _size(catalogue, c.version_id, c.device)) for c in offered]
+        together = self.view.gpu_cohort
+        sizes = [(c.device, _size(catalogue, c.version_id, c.device, together)) for c in offered]
         picked = lease.choose(sizes, self.room)  # type: ignore[arg-type]
         used = {d: sum(sizes[i][1] for i in picked if sizes[i][0] == d) for d in ("cpu", "gpu")}
         self.room = replace(
@@ -60,7 +62,7 @@ class _Recipient:
     @property
     def has_room(self) -> bool:
         """Whether it can take more tasks."""
-        return self.room.tasks > 0 and (self.room.cpu > 0 or self.room.gpu > 0)
+        return self.room.tasks > 0 and (self.room.cpu > SLOTS_LEFT or self.room.gpu > SLOTS_LEFT)
 
 
 async def grant_work(
@@ -112,9 +114,8 @@ async def _recipients(
         request = sync.request
         room = lease.room(config.lease, view, request.capacity, request.draining, run_seconds)
         if user_id is not None:
-            user_leased[user_id] = user_leased.get(user_id, 0) + min(
-                room.tasks, room.cpu + room.gpu
-            )
+            most = math.ceil(room.cpu + room.gpu * view.gpu_cohort)
+            user_leased[user_id] = user_leased.get(user_id, 0) + min(room.tasks, most)
         recipients.append(
             _Recipient(
                 host=sync.host, request_id=request.request_id, view=view,
@@ -139,7 +140,8 @@ def _host_view(
     return lease.HostView(
         cpu_cores=host.cpu_cores, gpus=host.gpus, memory_bytes=host.memory_bytes,
         environments=frozenset(host.environments), pace=changes.pace, failing=changes.failing,
-        leased={d: _slots(catalogue, changes.kept, d) for d in ("cpu", "gpu")},
+        leased={d: _slots(catalogue, changes.kept, d, host.gpu_cohort) for d in ("cpu", "gpu")},
+        gpu_cohort=max(1, host.gpu_cohort),
         user_leased=user_leased, quota=quota,
         quarantined=host.state_reason or "see its owner" if host.state == "quarantined" else "",
     )  # fmt: skip
@@ -152,7 +154,10 @@ async def _offer_reserved(
     wanted = [
         (s.host.host_id, device, limit)
         for s in recipients
-        for device, limit in (("cpu", s.room.cpu), ("gpu", s.room.gpu))
+        for device, limit in (
+            ("cpu", math.ceil(s.room.cpu)),
+            ("gpu", min(s.room.tasks, math.ceil(s.room.gpu * s.view.gpu_cohort))),
+        )
         if limit > 0
     ]
     if not wanted:
@@ -270,16 +275,26 @@ def to_grant(
     )  # fmt: skip
 
 
-def _size(catalogue: Catalogue, version_id: int, device: str) -> int:
-    resources = catalogue.versions[version_id].manifest.resources
-    return max(1, resources.gpus) if device == "gpu" else resources.cpu_cores
+def _size(catalogue: Catalogue, version_id: int, device: str, gpu_cohort: int) -> float:
+    """Slots that one task fills; less than one where a GPU runs several together."""
+    manifest = catalogue.versions[version_id].manifest
+    if device == "cpu":
+        return manifest.resources.cpu_cores
+    together = min(manifest.cohort.most, gpu_cohort) if manifest.cohort else 1
+    return max(1, manifest.resources.gpus) / max(1, together)
 
 
-def _slots(catalogue: Catalogue, tasks: Sequence[TaskRow], device: str) -> int:
-    return sum(_size(catalogue, t.version_id, device) for t in tasks if t.device == device)
+def _slots(catalogue: Catalogue, tasks: Sequence[TaskRow], device: str, gpu_cohort: int) -> float:
+    return sum(
+        _size(catalogue, t.version_id, device, gpu_cohort) for t in tasks if t.device == device
+    )
 
 
 def _mean_run_seconds(catalogue: Catalogue, view: lease.HostView) -> float:
     """Mean seconds of a run on this host, to turn seconds of buffer into a number of tasks."""
-    expected = [pool.expected_seconds for pool in catalogue.pools if lease.fits(pool, view)]
+    expected = [
+        pool.expected_seconds * lease.together(pool, view)
+        for pool in catalogue.pools
+        if lease.fits(pool, view)
+    ]
     return view.pace * sum(expected) / len(expected) if expected else 1.0

@@ -2,6 +2,7 @@
 
 With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all of them run in the second-best sandbox,
 that of a kernel without Landlock; the lack is simulated at the one place that asks. With
+AXIOM_ATTACKS_IN=cohort each script runs as one of two seeds of a cohort. With
 AXIOM_ATTACKS_IN=gpu all of them run with what a task on an NVIDIA GPU may do, on this host's first
 GPU where it has one.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from axiom_client.decide.task_run import TaskFinished, TaskLimits
+from axiom_client.decide.task_run import Member, TaskFinished, TaskLimits
 from axiom_client.host.gpu import nvidia
 from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.run.spec import PlacedTask
@@ -29,6 +30,7 @@ from axiom_protocol.messages import GpuFacts
 from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
 
 IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
+IN_COHORT = os.environ.get("AXIOM_ATTACKS_IN") == "cohort"
 ON_GPU = os.environ.get("AXIOM_ATTACKS_IN") == "gpu"
 #: What the namespaces of bubblewrap leave out, shut, or cut off.
 _NOT_THERE = (errno.ENOENT, errno.ESRCH, errno.EROFS, errno.EXDEV, errno.EBUSY)
@@ -59,6 +61,13 @@ def code(step):
         return getattr(error, "errno", None) or -1
     return 0
 '''
+
+
+#: The first seed attacks; the second only has to have a result.
+RUN_COHORT = """
+def run_cohort(tasks):
+    return [run(tasks[0]), {"valid": 1, "configs_done": 1, "value": []}]
+"""
 
 
 class Arena:
@@ -140,7 +149,13 @@ class Attack:
         """The end of a task with ``body`` after the prelude; AGENT and OUTSIDE are known to it."""
         names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
         source = script(PRELUDE + names + textwrap.dedent(body))
+        if IN_COHORT:  # results that it forges are those of the first member
+            source = source.replace("os.write(3, b'r'", "os.write(3, b'r0:'") + RUN_COHORT
         spec = make_spec(self.folder, source, limits=limits, task_folder=task_folder)
+        if IN_COHORT:
+            mate = make_spec(self.folder, source, seed=8)
+            other = Member(task_id=mate.task_id, seed=mate.seed, folder=mate.folder)
+            spec = structs.replace(spec, others=[other])
         if ON_GPU:
             spec = structs.replace(spec, device="cuda:0", driver=_driver())
         return self.arena.run(spec)

@@ -119,3 +119,33 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
             read_recorded_run(tmp_path / "tried.json")
     with pytest.raises(FileUnreadable, match="cannot read"):
         read_recorded_run(tmp_path / "absent.json")
+
+
+COHORT = """
+
+def run_cohort(tasks):
+    return [{} for task in tasks]
+"""
+OFFER = ("# [tool.axiom.result]", "# [tool.axiom_cohort]\n# most = 8\n# [tool.axiom.result]")
+
+
+def with_cohort(folder: Path, each: str) -> tuple[Path, bytes]:
+    path, source = changed(folder, OFFER)
+    path.write_bytes(source + COHORT.replace("{}", each).encode())
+    return path, path.read_bytes()
+
+
+def test_a_cohort_that_computes_what_single_runs_do_passes(tmp_path: Path) -> None:
+    assert tried(with_cohort(tmp_path, "run(task)"))["result"]["valid"] == 1
+
+
+@pytest.mark.parametrize(
+    ("each", "words"),
+    [
+        ("run(tasks[0])", "run_cohort and run disagree on seed 2"),
+        ("ValueError('not here')", "run_cohort ended as failed for seed 1"),
+    ],
+)
+def test_a_cohort_that_computes_otherwise_is_refused(tmp_path: Path, each: str, words: str) -> None:
+    with pytest.raises(DryRunFailed, match=words):
+        tried(with_cohort(tmp_path, each))

@@ -81,7 +81,8 @@ class Project:
         self.hosts[host_id] = HostRow(
             token=b"%d" % host_id, host_id=host_id, user_id=host_id, state="active",
             state_reason="", cpu_cores=CORES, gpus=0, memory_bytes=64 << 30,
-            environments=["numpy"], last_seen_at=None, last_request="", allowance=0.0, failing=0,
+            environments=["numpy"], gpu_cohort=0, last_seen_at=None, last_request="",
+            allowance=0.0, failing=0,
             agreements=0, pace=1.0, host_total=Decimal(0), user_total=Decimal(0),
             user_average=0.0, user_average_at=None, pending=0, trusted=False, vouched=True,
             validated=0, returned=0, unconfirmed=0, now=self.at,
