@@ -255,15 +255,15 @@ class Pool:
         if grace_seconds is not None:
             running.timer = loop.call_later(grace_seconds, self._kill, running)
         elif not running.paused and running.pid is not None:
-            left = running.spec.limits.wall_seconds - running.elapsed_seconds()
+            left = running.spec.limits.wall_seconds - running.slot_seconds()
             running.timer = loop.call_later(max(0.0, left), self._check_wall_time, running)
 
     def _check_wall_time(self, running: RunningTask) -> None:
         allowed = running.spec.limits.wall_seconds
-        if running.elapsed_seconds() < allowed:
+        if running.slot_seconds() < allowed:
             self._set_timer(running)
             return
-        text = f"elapsed time: {running.elapsed_seconds():.1f} s, {allowed:g} s allowed"
+        text = f"elapsed time: {running.slot_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
 
     def _schedule_look(self) -> None:

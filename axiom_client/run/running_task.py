@@ -74,7 +74,7 @@ class RunningTask:
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
         self._started_at = self._paused_at = None  # type: float | None
-        self._paused_seconds = self._still_seconds = 0.0
+        self._paused_seconds = self._still_seconds = self._stopped_seconds = 0.0
         self._seen = Sample(0.0)  # when it was last looked at
         self._open()
 
@@ -130,7 +130,10 @@ class RunningTask:
             return
         now = self._sampled(self.pid)
         if self._paused_at is None:
-            self._still_seconds += stood_still(self._until(self._seen.at), self._seen, now)
+            still = stood_still(self._until(self._seen.at), self._seen, now)
+            self._still_seconds += still
+            if self._seen.stopped and now.stopped and now.at - self._seen.at < GAP_SECONDS:
+                self._stopped_seconds += still  # by itself, for the agent went on
         self._seen = now
 
     def _sampled(self, pid: int) -> Sample:
@@ -144,6 +147,10 @@ class RunningTask:
         if now - self._seen.at >= GAP_SECONDS:
             self.look()  # after a standstill this may come before the next tick
         return self._until(now if self._paused_at is None else min(now, self._paused_at))
+
+    def slot_seconds(self) -> float:
+        """Elapsed time, with that in which the task alone was stopped: it held its slot."""
+        return self.elapsed_seconds() + self._stopped_seconds
 
     def _until(self, at: float) -> float:
         if self._started_at is None:

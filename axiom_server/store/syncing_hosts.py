@@ -46,10 +46,10 @@ class HostRow(NamedTuple):
     validated: int | None
     returned: int | None
     unconfirmed: int | None
-    account_revision: str
-    account_answer: str | None
     now: datetime
     runs: Sequence[KnownRun] = ()
+    account_revision: str = ""
+    account_answer: str | None = None
 
     @property
     def standing(self) -> Standing:
@@ -93,8 +93,8 @@ SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gp
        h.environments, COALESCE((h.facts->>'gpu_cohort')::int, 0), h.last_seen_at,
        h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
-       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed,
-       h.account_revision, h.account_answer::text, clock_timestamp(), h.runs
+       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp(), h.runs,
+       h.account_revision, h.account_answer::text
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
 

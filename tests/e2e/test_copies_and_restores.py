@@ -98,7 +98,7 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
     project.run("deploy", "slow", "--count", "10")
     first.start("run", "--no-display")
     wait("tasks to run", lambda: "granted" in log(first))
-    folder = tmp_path / "elsewhere" / "agent"
+    folder = tmp_path / "b" / "a"  # short: a socket lies in it
     shutil.copytree(
         first.folder, folder, ignore=lambda d, names: [n for n in names if n.endswith(".sock")]
     )
@@ -147,8 +147,7 @@ def test_a_host_that_joined_after_the_backup_joins_again(
 ) -> None:
     project, _, started = programs
     project.run("backup", str(tmp_path / "b.tar.gz"), "--with-keys")
-    (tmp_path / "late").mkdir()
-    late = agent(tmp_path / "late")
+    late = agent(tmp_path / "b", "a")
     late.run("attach", project.url, "--user", "Late")
     project.run("deploy", "quick", "--count", "4")
     started.append(late)

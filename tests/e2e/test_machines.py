@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def agents(tmp_path: Path, project: Server) -> Iterator[list[Program]]:
     """Two real agents of one account, running."""
-    made = [programs.agent(tmp_path / name) for name in ("one", "two")]
+    made = [programs.agent(tmp_path / name, "a") for name in ("1", "2")]
     made[0].run("attach", project.url, "--user", "Ada", "--name", "one")
     key = _identity(made[0])["account_key"]
     made[1].run("attach", project.url, "--account-key", key, "--name", "two")

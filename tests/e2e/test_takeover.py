@@ -67,7 +67,7 @@ def test_status_tasks_and_configuration_are_read(name: str, tmp_path: Path) -> N
     for key in ("state", "who", "tasks", "tasks_waiting", "reports_unsent", "credit"):
         assert shown[key] == before["status"][key]
     assert agent.json("tasks")["tasks"] == before["status"]["tasks"]
-    assert in_effect(agent.json("config", "show")) == in_effect(before["config"])
+    assert in_effect(before["config"]).items() <= in_effect(agent.json("config", "show")).items()
     agent.run("config", "check")
 
 
@@ -203,9 +203,9 @@ def test_a_newer_journal_is_left_alone_with_a_clear_message(tmp_path: Path) -> N
     journal = agent.folder / "state" / "journal.sqlite"
     with sqlite3.connect(journal) as database:
         database.execute("PRAGMA user_version=99")
-    told = agent.run("tasks", code=21)
-    assert "another version of axiom-client" in told
-    assert "update axiom-client" in told
+    told = agent.json("status")["notices"]
+    assert any("written by a newer axiom-client (format 99)" in line for line in told), told
+    assert journal.exists(), "only an agent that starts puts it aside"
 
 
 def test_keys_that_nobody_knows_are_named(project: Server, tmp_path: Path) -> None:

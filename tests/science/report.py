@@ -19,7 +19,7 @@ from axiom_protocol.manifest import Finding
 from axiom_protocol.verdicts.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
-from tests.science.plan import FIRST_SEED, NAMES, TWENTY, whole
+from tests.science.plan import FIRST_SEED, JUDGED, TWENTY, whole
 from tests.science.runs import make, result
 
 
@@ -29,13 +29,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "LAST"))
     given = parser.parse_args()
     chosen = range(given.seeds[0], given.seeds[1] + 1) if given.seeds else None
-    seeds = {name: chosen or TWENTY[name] for name in NAMES}
-    wanted = [whole(name, seed) for name in NAMES for seed in seeds[name]]
+    seeds = {name: chosen or TWENTY[name] for name in JUDGED}
+    wanted = [whole(name, seed) for name in JUDGED for seed in seeds[name]]
     failures = make(wanted, lambda line: print(line, file=sys.stderr, flush=True))
     if failures:
         print(*failures, sep="\n", file=sys.stderr)
         return 1
-    for name in NAMES:
+    for name in JUDGED:
         print(f"\n### {name}\n")
         print("\n".join(table(name, seeds[name])))
         if given.pictures:

@@ -27,6 +27,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "eigenspectrum": {},
     "feature_learning_phase": {"samples": 16, "target_loss": 0.3},
     "grokking": {"steps": 50},
+    "kernel_change": {},
     "loss_landscape_curvature": {"target_loss": 1.2},
     "progressive_sharpening": {"widths": [8], "steps_max": 200},
     "rank_dynamics": {"epochs": 10},

@@ -14,7 +14,7 @@ from axiom_protocol.verdicts.findings import Verdicts, uncompared
 from axiom_protocol.verdicts.samples import value_of
 from tests.science.harness import experiment
 from tests.science.judged import verdicts
-from tests.science.plan import FIRST_SEED, NAMES, TWENTY, TWIN_KINDS, TWINS, small, whole
+from tests.science.plan import FIRST_SEED, JUDGED, TWENTY, TWIN_KINDS, TWINS, small, whole
 from tests.science.runs import run
 from tests.science.twins import FALSIFIED, FAULTS
 
@@ -46,7 +46,7 @@ def told(verdict: Verdicts) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", JUDGED)
 def test_twenty_seeds_give_the_expected_verdicts(name: str) -> None:
     found = verdicts(name, [whole(name, seed) for seed in TWENTY[name]])
     manifest = experiment(name)[0]
@@ -64,14 +64,14 @@ def test_every_expected_verdict_is_of_a_finding() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("twin", TWIN_KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", JUDGED)
 def test_no_finding_of_a_broken_twin_is_confirmed(name: str, twin: str) -> None:
     found = verdicts(name, [small(name, seed, twin) for seed in TWINS[name]])
     assert {verdict.verdict for verdict in found.values()} == {"insufficient"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", JUDGED)
 def test_it_is_not_their_size_that_fails_the_twins(name: str) -> None:
     """The sound experiment at the twins' budget passes its gates on every seed."""
     wanted = [small(name, seed, None) for seed in TWINS[name]]

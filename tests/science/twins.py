@@ -624,6 +624,7 @@ BUDGET_SECONDS: dict[str, float] = {
     "depth_and_width": 4.0,  # two numbers of units at every depth
     "edge_of_chaos": 22.0,  # the three scales that findings read
     "eigenspectrum": 4.0,  # one and two directions
+    "kernel_change": 1.0,  # one network
     "grokking": 20.0,  # every arm: each is the others' control
     "loss_landscape_curvature": 4.0,  # the four nets that findings read
     "simplicity_bias": 2.0,  # every net: each is the others' control

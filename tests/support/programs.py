@@ -110,9 +110,9 @@ def server(folder: Path) -> Server:
     return made
 
 
-def agent(folder: Path) -> Program:
-    """An agent whose every folder lies under ``folder``."""
-    made = Program(name="axiom-client", folder=folder / "agent", variable="AXIOM_CLIENT_DIR")
+def agent(folder: Path, name: str = "agent") -> Program:
+    """An agent whose every folder lies in one of this name. A socket's path must be short."""
+    made = Program(name="axiom-client", folder=folder / name, variable="AXIOM_CLIENT_DIR")
     made.folder.mkdir(parents=True)
     return made
 

@@ -38,7 +38,7 @@ BREACHES = [
     ("axiom_server.store.alarms", "axiom_server.trust.keys"),
     ("axiom_server.trust.keys", "axiom_server.store.users"),
     ("axiom_server.review.log", "axiom_server.web.metrics"),
-    ("axiom_server.pages.render", "axiom_server.cli.shared"),
+    ("axiom_server.pages.front", "axiom_server.cli.shared"),
     ("axiom_server.errors", "axiom_server.decide.credit"),
 ]
 STRAYS = ("axiom_protocol/stray.py", "axiom_client/stray.py", "axiom_server/stray.py")
