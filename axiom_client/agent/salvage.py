@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -122,15 +121,17 @@ def _kept(database: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
 
 
 def _rows(database: sqlite3.Connection, table: str, column: str) -> Iterator[bytes]:
-    """The rows that can be read: where reading fails, each half of the rest is tried by itself."""
-    ranges, query = (
-        deque([(0, ID_MAX)]),
-        (f"SELECT task_id, {column} FROM {table} WHERE task_id BETWEEN ? AND ? ORDER BY task_id"),
-    )
+    """The rows that can be read: where reading fails, each half of the rest is tried by itself.
+
+    The lower half first: above the last row there may be nothing but a bad page, which every range
+    up there meets.
+    """
+    ranges = [(0, ID_MAX)]
+    query = f"SELECT task_id, {column} FROM {table} WHERE task_id BETWEEN ? AND ? ORDER BY task_id"
     for _ in range(QUERIES_MAX):
         if not ranges:
             return
-        low, high = ranges.popleft()
+        low, high = ranges.pop()
         try:
             for task_id, blob in database.execute(query, (low, high)):
                 low = task_id + 1
@@ -138,4 +139,4 @@ def _rows(database: sqlite3.Connection, table: str, column: str) -> Iterator[byt
         except sqlite3.Error:
             if low < high:
                 middle = (low + high) // 2
-                ranges += [(low, middle), (middle + 1, high)]
+                ranges += [(middle + 1, high), (low, middle)]

@@ -141,9 +141,11 @@ def test_what_holds_nothing_is_put_aside_and_a_new_journal_begins(path: Path, ki
     assert len(list(path.parent.glob("journal-damaged-*"))) == 1
 
 
-def test_bad_pages_cost_only_the_rows_on_them(path: Path) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_bad_pages_cost_only_the_rows_on_them(path: Path, last: bool) -> None:
     fill(path)
-    bad = pages_of(path, "tasks")[1::7]
+    leaves = pages_of(path, "tasks")
+    bad = [*leaves[1:-1:7], *leaves[-1:]] if last else leaves[1:-1:7]
     assert len(bad) >= 3
     for page in bad:
         overwrite(path, page, os.urandom(PAGE_BYTES))

@@ -86,6 +86,10 @@ def rows(project: Server, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()  # type: ignore[arg-type]
 
 
+def credited(project: Server) -> list[tuple[object, ...]]:
+    return rows(project, "SELECT task_id FROM credit")
+
+
 def reported(project: Server) -> int:
     [[count]] = rows(project, "SELECT count(*) FROM tasks WHERE outcome = 'success'")
     return int(str(count))
@@ -145,7 +149,7 @@ def test_results_since_the_backup_are_reported_again_and_credited_once(
 def test_a_host_that_joined_after_the_backup_joins_again(
     tmp_path: Path, programs: tuple[Server, Program, list[Program]]
 ) -> None:
-    project, _, started = programs
+    project, first, started = programs
     project.run("backup", str(tmp_path / "b.tar.gz"), "--with-keys")
     late = agent(tmp_path / "b", "a")
     late.run("attach", project.url, "--user", "Late")
@@ -161,6 +165,8 @@ def test_a_host_that_joined_after_the_backup_joins_again(
     started.append(restored)
     restored.serve()
     wait("the results again", lambda: reported(restored) == 4)
-    restored.run("review", "--json")
-    assert rows(restored, "SELECT count(*) FROM credit") == [(4,)]
+    assert restored.json("review")["credit"] == 0, "another account has to check them"
+    first.start("run", "--no-display")
+    wait("the checks", lambda: reported(restored) == 8)
+    wait("the credit", lambda: restored.json("review") and len(credited(restored)) == 8)
     assert "of the same account" in log(late)
