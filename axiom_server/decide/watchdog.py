@@ -61,16 +61,24 @@ def watch(recent: Sequence[Ended], *, known: bool = True) -> Alarm | None:
     """
     if len(recent) < RESULTS_MIN:
         return None
+    return _watch_errors(recent, known) or _watch_runtimes(recent)
+
+
+def _watch_errors(recent: Sequence[Ended], known: bool) -> Alarm | None:
     faults = [task for task in recent if task.fault]
     accounts, faulty = {t.account_id for t in recent}, {t.account_id for t in faults}
     # One account that fails at everything is its own trouble, unless nobody else tried.
     spread = len(faulty) > 1 or len(accounts) == 1
-    if spread and _fails_too_often(recent) and _fails_too_often(_without_worst(recent)):
-        return _alarm(
-            "error_rate", faults, FAULTY_SHARE_MAX if known else FAULTY_NEWCOMERS_MAX,
-            f"{len(faults)} of its last {len(recent)} tasks failed, "
-            f"for {len(faulty)} of {len(accounts)} accounts",
-        )  # fmt: skip
+    if not (spread and _fails_too_often(recent) and _fails_too_often(_without_worst(recent))):
+        return None
+    return _alarm(
+        "error_rate", faults, FAULTY_SHARE_MAX if known else FAULTY_NEWCOMERS_MAX,
+        f"{len(faults)} of its last {len(recent)} tasks failed, "
+        f"for {len(faulty)} of {len(accounts)} accounts",
+    )  # fmt: skip
+
+
+def _watch_runtimes(recent: Sequence[Ended]) -> Alarm | None:
     timed = [task for task in recent if not task.fault and task.ratio > 0]
     if len(timed) < RESULTS_MIN:
         return None
