@@ -16,14 +16,20 @@ POLL_SECONDS = 0.05
 
 
 def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
-    """Poll until ``probe`` is truthy; fail with ``what`` when it never is."""
+    """Poll until ``probe`` is truthy; fail with ``what`` when it never is.
+
+    Between two polls it waits as long as one takes: a command that is run again and again would
+    keep a core from what is waited for.
+    """
     until = time.monotonic() + seconds
     while True:
+        began = time.monotonic()
         if value := probe():
             return value
-        if time.monotonic() > until:
+        now = time.monotonic()
+        if now > until:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(max(POLL_SECONDS, now - began))
 
 
 def runs(process: psutil.Process) -> bool:
