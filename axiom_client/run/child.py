@@ -149,7 +149,7 @@ def _run(assignment: Assignment, source: str) -> bytes:
         device=assignment.device,
         folder=Path(assignment.policy.folder),
         on_progress=_progress_sender(),
-        stop_requested=lambda: _Stop.requested,
+        stop_requested=lambda _saved: _Stop.requested,
     )
     return encode_result(_encode_result(run(task), assignment.result_bytes))
 

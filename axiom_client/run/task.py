@@ -29,19 +29,26 @@ class TaskStopped(BaseException):
 
 
 class CohortStop:
-    """Ends a cohort that was asked to stop once each member has saved its state since."""
+    """Ends a cohort that was asked to stop once each member has saved its state since.
+
+    Where no member ever saves, once each has reported progress since.
+    """
 
     def __init__(self, members: int, requested: Callable[[], bool]) -> None:
-        self._unsaved = set(range(members))
+        self._members = range(members)
+        self._left = set(self._members)
         self._requested = requested
+        self._saves = False
 
-    def of(self, member: int) -> Callable[[], bool]:
-        """Whether the cohort ends at this call of ``member``, which has just saved its state."""
+    def of(self, member: int) -> Callable[[bool], bool]:
+        """Whether the cohort ends at this call of ``member``, told whether its state was saved."""
 
-        def ends() -> bool:
-            if self._requested():
-                self._unsaved.discard(member)
-            return self._requested() and not self._unsaved
+        def ends(saved: bool) -> bool:
+            if saved and not self._saves:
+                self._saves, self._left = True, set(self._members)
+            if self._requested() and saved == self._saves:
+                self._left.discard(member)
+            return self._requested() and not self._left
 
         return ends
 
@@ -65,7 +72,7 @@ class Task:
         folder: Path,
         device: str = "cpu",
         on_progress: Callable[[float], None] | None = None,
-        stop_requested: Callable[[], bool] | None = None,
+        stop_requested: Callable[[bool], bool] | None = None,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"a task needs an explicit seed, a whole number >= 0, not {seed!r}")
@@ -75,7 +82,7 @@ class Task:
         self.device = device
         self.folder = folder
         self._on_progress = on_progress
-        self._stop_requested = stop_requested or (lambda: False)
+        self._stop_requested = stop_requested or (lambda _saved: False)
         self._checkpoints = False
 
     def rng(self, stream: int) -> np.random.Generator:
@@ -86,7 +93,7 @@ class Task:
         """Report how much is done, 0 to 1."""
         if self._on_progress is not None:
             self._on_progress(min(1.0, max(0.0, float(fraction))))
-        if not self._checkpoints and self._stop_requested():
+        if not self._checkpoints and self._stop_requested(False):
             raise TaskStopped("stopped; the task keeps no checkpoint")
 
     def checkpoint(self, state: dict[str, Any]) -> None:
@@ -111,7 +118,7 @@ class Task:
         partial = path.with_suffix(".partial")
         partial.write_bytes(buffer.getbuffer())
         os.replace(partial, path)
-        if self._stop_requested():
+        if self._stop_requested(True):
             raise TaskStopped("stopped after a checkpoint")
 
     def restore(self) -> dict[str, Any] | None:

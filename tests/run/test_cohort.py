@@ -11,6 +11,7 @@ from msgspec import structs
 
 from axiom_client.decide.task_run import Member, TaskFinished
 from axiom_client.run.spec import PlacedTask, TaskProgressed, TaskStarted
+from axiom_client.run.task import CohortStop
 from tests.support.running import HEADER, Recorder, make_spec, with_pool
 
 BODY = """
@@ -142,3 +143,17 @@ def test_a_stopped_cohort_ends_when_every_member_has_saved_its_state(tmp_path: P
     assert "checkpoint" in ends[0].message
     assert not any(end.shared for end in ends)
     assert all((Path(folder) / "checkpoint.npz").exists() for folder in spec.folders)
+
+
+def test_progress_of_a_member_is_no_saved_state_where_another_saves() -> None:
+    stop = CohortStop(2, lambda: True)
+    first, second = stop.of(0), stop.of(1)
+    assert not first(True)
+    assert not second(False)
+    assert second(True)
+
+
+def test_a_cohort_that_saves_nothing_ends_after_progress_of_all() -> None:
+    stop = CohortStop(2, lambda: True)
+    assert not stop.of(0)(False)
+    assert stop.of(1)(False)

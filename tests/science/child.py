@@ -48,7 +48,9 @@ def stop_once(experiment: Any, task: dict[str, Any], folder: Path) -> None:
         far = far or fraction >= STOP_AT
 
     try:
-        experiment(Task(folder=folder, on_progress=on_progress, stop_requested=lambda: far, **task))
+        experiment(
+            Task(folder=folder, on_progress=on_progress, stop_requested=lambda _saved: far, **task)
+        )
     except TaskStopped:
         return
     raise AssertionError("the run came to its end: it was not stopped")
