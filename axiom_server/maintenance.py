@@ -91,26 +91,34 @@ class Maintenance:
             await asyncio.sleep(SIGN_SECONDS)
 
 
+@asynccontextmanager
+async def _alone(connection: Connection) -> AsyncIterator[bool]:
+    """A transaction, and whether no other process is in one of a round."""
+    async with connection.transaction():
+        locked = await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,))
+        yield bool(locked[0])
+
+
 async def run_round(connection: Connection, config: Config) -> bool:
     """Run one round, in short transactions; False when another process is running one."""
-    async with connection.transaction():
-        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+    async with _alone(connection) as alone:
+        if not alone:
             return False
         expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
         held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
         released = await tasks.release_held(connection, held_hours * 3600)
     if expired or released:
         log.info("leases expired or released", expired=expired, released=released)
-    async with connection.transaction():
-        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+    async with _alone(connection) as alone:
+        if not alone:
             return False
         await comparison.compare_and_place(connection, config)
         await comparison.quarantine_hosts(connection, config)
         await stop_faulty_experiments(connection, config)
         await studies.advance_all(connection)
         await seed_budgets.spend(connection)
-    async with connection.transaction():
-        if not (await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,)))[0]:
+    async with _alone(connection) as alone:
+        if not alone:
             return False
         await statistics.refresh(connection)
     return True

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from axiom_server.store.database import Connection, as_json, rows
 
-SESSION_SECONDS = 8 * 3600.0  # a working day
-
 
 class AuditLine(NamedTuple):
     """One line of the audit log."""
@@ -57,30 +55,6 @@ async def by_key(connection: Connection, key: bytes) -> str | None:
     """Whose key this is (its sha256)."""
     found = await rows(connection, "SELECT name FROM staff WHERE key = %s", (key,))
     return str(found[0][0]) if found else None
-
-
-async def open_session(connection: Connection, name: str, token: bytes) -> None:
-    """Sign somebody in; expired sessions are deleted."""
-    await connection.execute("DELETE FROM staff_sessions WHERE expires_at < now()")
-    await connection.execute(
-        "INSERT INTO staff_sessions VALUES (%s, %s, now() + %s * interval '1 second')",
-        (token, name, SESSION_SECONDS),
-    )
-
-
-async def name_of(connection: Connection, token: bytes) -> str | None:
-    """Who is signed in with this token."""
-    found = await rows(
-        connection,
-        "SELECT name FROM staff_sessions WHERE token = %s AND expires_at > now()",
-        (token,),
-    )
-    return str(found[0][0]) if found else None
-
-
-async def close_session(connection: Connection, token: bytes) -> None:
-    """Sign out."""
-    await connection.execute("DELETE FROM staff_sessions WHERE token = %s", (token,))
 
 
 async def record(

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
 from axiom_server.store.database import Connection, rows
 
-SESSION_SECONDS = 14 * 86400.0  # then the owner signs in again
 LINK_SECONDS = 900.0  # to get from the host to a browser
 LINKS_MAX = 5  # open at a time for one account; an older one ends
+Owner = TypeVar("Owner", int, str)
 
 
-async def open_session(connection: Connection, user_id: int, token: bytes) -> None:
-    """Sign a user in; sessions that have expired are deleted."""
-    await connection.execute("DELETE FROM web_sessions WHERE expires_at < now()")
-    await connection.execute(
-        "INSERT INTO web_sessions VALUES (%s, %s, now() + %s * interval '1 second')",
-        (token, user_id, SESSION_SECONDS),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Sessions(Generic[Owner]):
+    """The sessions of one kind of people.
+
+    table    where they are kept: token, owner, expires_at
+    owner    the column that says whose a session is
+    seconds  after which the owner signs in again
+    """
+
+    table: str
+    owner: str
+    seconds: float
+
+    async def begin(self, connection: Connection, owner: Owner, token: bytes) -> None:
+        """Sign somebody in; sessions that have expired are deleted."""
+        await connection.execute(f"DELETE FROM {self.table} WHERE expires_at < now()")
+        await connection.execute(
+            f"""INSERT INTO {self.table} (token, {self.owner}, expires_at)
+               VALUES (%s, %s, now() + %s * interval '1 second')""",
+            (token, owner, self.seconds),
+        )
+
+    async def owner_of(self, connection: Connection, token: bytes) -> Owner | None:
+        """Who is signed in with this token; None when it is unknown or has expired."""
+        found = await rows(
+            connection,
+            f"SELECT {self.owner} FROM {self.table} WHERE token = %s AND expires_at > now()",
+            (token,),
+        )
+        owner: Owner | None = found[0][0] if found else None
+        return owner
+
+    async def end(self, connection: Connection, token: bytes) -> None:
+        """Sign out."""
+        await connection.execute(f"DELETE FROM {self.table} WHERE token = %s", (token,))
 
 
-async def user_of(connection: Connection, token: bytes) -> int | None:
-    """Who is signed in with this token; None when it is unknown or has expired."""
-    found = await rows(
-        connection,
-        "SELECT user_id FROM web_sessions WHERE token = %s AND expires_at > now()",
-        (token,),
-    )
-    return int(found[0][0]) if found else None
-
-
-async def close_session(connection: Connection, token: bytes) -> None:
-    """Sign out."""
-    await connection.execute("DELETE FROM web_sessions WHERE token = %s", (token,))
+VOLUNTEERS: Sessions[int] = Sessions(table="web_sessions", owner="user_id", seconds=14 * 86400.0)
+STAFF: Sessions[str] = Sessions(table="staff_sessions", owner="name", seconds=8 * 3600.0)
 
 
 async def close_all(connection: Connection, user_id: int) -> None:

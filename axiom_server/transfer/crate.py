@@ -18,13 +18,22 @@ FORMATS = {
 }  # fmt: skip
 
 
-def write_metadata(
+def describe_folder(
     folder: Path, name: str, description: str, at: datetime, about: Mapping[str, str],
     citations: Sequence[str],
 ) -> None:  # fmt: skip
-    """Describe every file of the folder; ``about`` holds a sentence for the main ones."""
+    """Write the description of every file of the folder into it; as ``describe``."""
     paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = [_file(folder, path, about.get(path, "")) for path in paths if path != METADATA]
+    contents = {path: (folder / path).read_bytes() for path in paths if path != METADATA}
+    (folder / METADATA).write_bytes(describe(contents, name, description, at, about, citations))
+
+
+def describe(
+    contents: Mapping[str, bytes], name: str, description: str, at: datetime,
+    about: Mapping[str, str], citations: Sequence[str],
+) -> bytes:  # fmt: skip
+    """The content of METADATA. ``contents``: by path; ``about``: a sentence for the main files."""
+    files = [_file(path, data, about.get(path, "")) for path, data in contents.items()]
     graph = [
         {
             "@id": METADATA, "@type": "CreativeWork", "about": {"@id": "./"},
@@ -39,7 +48,7 @@ def write_metadata(
         *files,
     ]  # fmt: skip
     encoded = msgspec.json.encode({"@context": CONTEXT, "@graph": graph})
-    (folder / METADATA).write_bytes(msgspec.json.format(encoded, indent=1))
+    return msgspec.json.format(encoded, indent=1)
 
 
 LICENCE: dict[str, Any] = {
@@ -48,8 +57,7 @@ LICENCE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _file(folder: Path, path: str, about: str) -> dict[str, Any]:
-    data = (folder / path).read_bytes()
+def _file(path: str, data: bytes, about: str) -> dict[str, Any]:
     suffix = Path(path).suffix
     kind: Any = ["File", "SoftwareSourceCode"] if suffix in (".py", ".ipynb") else "File"
     entity = {

@@ -24,7 +24,7 @@ from axiom_server.project_folder import ProjectFolder
 from axiom_server.review import judging, studies
 from axiom_server.store.database import Connection
 from axiom_server.store.studies import StudyRow
-from axiom_server.transfer.crate import write_metadata
+from axiom_server.transfer.crate import describe_folder
 from axiom_server.transfer.notebook import (
     INTRODUCTION,
     STUDY_CELLS,
@@ -126,7 +126,7 @@ def _write(target: Path, project: ProjectFolder, exported: _Study | _Version) ->
         declared = exported.write(target)
         _write_declaration(target, project, exported.manifest, declared)
         _copy_rule(target / "rule")
-        write_metadata(
+        describe_folder(
             target, *exported.title, datetime.now(UTC), ABOUT, exported.manifest.references
         )
     except FileExistsError:

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-
 from msgspec import structs
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from axiom_protocol.messages import HostSettings
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
-from axiom_server.decide import names
-from axiom_server.decide.rates import Meter, Rate
+from axiom_server.decide.rates import Rate
 from axiom_server.pages.environment import render
 from axiom_server.store import accounts, machines, users, web_sessions
 from axiom_server.store.database import Connection, Pool
+from axiom_server.store.web_sessions import VOLUNTEERS
 from axiom_server.web.bodies import BodyBudget
-from axiom_server.web.forms import Form, check_token, form_token, read_form
+from axiom_server.web.forms import Form, form_token, read_form
 from axiom_server.web.page_response import SAFE_HEADERS, private_page
-from axiom_server.web.rate_limits import network_of
-from axiom_server.web.refused import Refused
+from axiom_server.web.refused import NAME_CHARACTERS_MAX, Refused, checked_name
+from axiom_server.web.sign_in import SignIn, Visitor, see_other
 
-COOKIE = "axiom_session"
+MACHINES = "/account/machines"
 GROUP_CHARACTERS_MAX = 60
-NAME_CHARACTERS_MAX = 100
 #: Wrong keys and links from one address: ten at once, then one in a minute.
 WRONG = Rate(burst=10, per_second=1 / 60)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SignedIn:
-    """Who sent a request. ``session``: the cookie."""
-
-    user_id: int
-    session: str
+SignedIn = Visitor[int]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Accounts:
     """What the account's pages need. One per serving process."""
 
-    config: Config
-    pool: Pool
-    budget: BodyBudget = field(default_factory=BodyBudget)
-    wrong: Meter = field(default_factory=lambda: Meter(WRONG))
+    def __init__(self, config: Config, pool: Pool, budget: BodyBudget) -> None:
+        self._config, self._pool, self._budget = config, pool, budget
+        self._sign_in = SignIn(
+            pool, budget, VOLUNTEERS, cookie="axiom_session", path="/account", wrong=WRONG,
+            refusal=("Sign in first", "At /account/sign-in, or by a link from a host."),
+        )  # fmt: skip
 
     def routes(self) -> list[Route]:
         """The account's pages."""
@@ -64,121 +56,73 @@ class Accounts:
     async def sign_in(self, request: Request) -> Response:
         """``/account/sign-in``: by account key."""
         if request.method != "POST":
-            known = await self._user_id(request) is not None
-            return _to("/account") if known else self._page("sign_in.html", request)
-        form = await read_form(request, self.budget)
-        self._throttle(request)
-        async with self.pool.connection() as connection:
+            known = await self._sign_in.owner(request) is not None
+            return see_other("/account") if known else self._page("sign_in.html", request)
+        form = await read_form(request, self._budget)
+        self._sign_in.throttle(request)
+        async with self._pool.connection() as connection, connection.transaction():
             found = await users.by_key(connection, users.digest(form.text("key")))
-        if found is None:
-            self._count_wrong(request)
-            raise Refused(403, "No account has this key", "Check it, or open a link from a host.")
-        return await self._signed_in(request, found.user_id)
+            if found is not None:
+                return await self._sign_in.begin(connection, request, found.user_id, MACHINES)
+        self._sign_in.count_wrong(request)
+        raise Refused(403, "No account has this key", "Check it, or open a link from a host.")
 
     async def use_link(self, request: Request) -> Response:
         """``/account/link/LINK``: a page with a button, as programs follow links by themselves."""
         if request.method != "POST":
             return self._page("link.html", request)
-        await read_form(request, self.budget)
-        self._throttle(request)
-        async with self.pool.connection() as connection:
+        await read_form(request, self._budget)
+        self._sign_in.throttle(request)
+        async with self._pool.connection() as connection, connection.transaction():
             link = users.digest(request.path_params["link"])
             user_id = await web_sessions.use_link(connection, link)
-        if user_id is None:
-            self._count_wrong(request)
-            raise Refused(
-                403, "This link is used or too old", "Make one: axiom-client account open"
-            )
-        return await self._signed_in(request, user_id)
-
-    def _throttle(self, request: Request) -> None:
-        if wait := self.wrong.debt(network_of(request.scope).encode(), time.monotonic()):
-            raise Refused(429, "Too many wrong keys", f"Come back in {wait:.0f} seconds.", wait)
-
-    def _count_wrong(self, request: Request) -> None:
-        self.wrong.charge(network_of(request.scope).encode(), time.monotonic(), 1)
-
-    async def _signed_in(self, request: Request, user_id: int) -> Response:
-        session, stored = users.new_secret()
-        async with self.pool.connection() as connection, connection.transaction():
-            await web_sessions.open_session(connection, user_id, stored)
-        answer = _to("/account/machines")
-        answer.set_cookie(
-            COOKIE, session, max_age=int(web_sessions.SESSION_SECONDS), path="/account",
-            secure=request.url.scheme == "https", httponly=True, samesite="strict",
-        )  # fmt: skip
-        return answer
-
-    async def _who(self, request: Request) -> SignedIn:
-        """Raises Refused: 401, nobody is signed in."""
-        user_id = await self._user_id(request)
-        if user_id is None:
-            raise Refused(401, "Sign in first", "At /account/sign-in, or by a link from a host.")
-        return SignedIn(user_id=user_id, session=request.cookies.get(COOKIE, ""))
-
-    async def _user_id(self, request: Request) -> int | None:
-        session = request.cookies.get(COOKIE, "")
-        async with self.pool.connection() as connection:
-            return await web_sessions.user_of(connection, users.digest(session))
-
-    async def _form(self, request: Request) -> tuple[SignedIn, Form]:
-        who = await self._who(request)
-        form = await read_form(request, self.budget)
-        check_token(form, who.session)
-        return who, form
+            if user_id is not None:
+                return await self._sign_in.begin(connection, request, user_id, MACHINES)
+        self._sign_in.count_wrong(request)
+        raise Refused(403, "This link is used or too old", "Make one: axiom-client account open")
 
     # --- pages ------------------------------------------------------------------------------------
 
     async def machines(self, request: Request) -> Response:
         """``/account/machines``: every host, and the form that sets their limits."""
         if request.method == "POST":
-            who, form = await self._form(request)
+            who, form = await self._sign_in.form(request)
             await self._set(who, form)
-            return _to("/account/machines")
-        who = await self._who(request)
-        async with self.pool.connection() as connection:
-            found = await machines.listing(connection, who.user_id)
+            return see_other(MACHINES)
+        who = await self._sign_in.visitor(request)
+        async with self._pool.connection() as connection:
+            found = await machines.listing(connection, who.owner)
         return self._page("machines.html", request, who, machines=found)
 
     async def _set(self, who: SignedIn, form: Form) -> None:
         chosen, group = form.numbers("host"), one_line(form.text("group", GROUP_CHARACTERS_MAX))
-        async with self.pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.transaction():
             match form.text("what"):
                 case "group":
-                    await machines.put_in_group(connection, who.user_id, chosen, group)
+                    await machines.put_in_group(connection, who.owner, chosen, group)
                 case "limit group":
-                    await machines.set_group(connection, who.user_id, group, _settings(form))
+                    await machines.set_group(connection, who.owner, group, _settings(form))
                 case "limit all":
-                    await machines.set_hosts(connection, who.user_id, None, _settings(form))
+                    await machines.set_hosts(connection, who.owner, None, _settings(form))
                 case "limit":
-                    await machines.set_hosts(connection, who.user_id, chosen, _settings(form))
+                    await machines.set_hosts(connection, who.owner, chosen, _settings(form))
                 case "pause" | "drain" | "resume" as what:
-                    await self._steer(who, chosen, what)
+                    await _steer(connection, who, chosen, what)
                 case _:
                     raise Refused(400, "This page has no such button", "Load it again.")
 
-    async def _steer(self, who: SignedIn, chosen: list[int], what: str) -> None:
-        async with self.pool.connection() as connection, connection.transaction():
-            for machine in await machines.listing(connection, who.user_id):
-                if machine.host_id in chosen:
-                    settings = structs.replace(
-                        machines.settings_of(machine),
-                        paused=what == "pause", draining=what == "drain",
-                    )  # fmt: skip
-                    await machines.set_hosts(connection, who.user_id, [machine.host_id], settings)
-
     async def account(self, request: Request) -> Response:
         """``/account``: name, visibility, keys, data."""
-        who = await self._who(request)
-        async with self.pool.connection() as connection:
-            me = await accounts.get(connection, who.user_id)
+        who = await self._sign_in.visitor(request)
+        async with self._pool.connection() as connection:
+            me = await accounts.get(connection, who.owner)
         return self._page("account.html", request, who, me=me, new_key="")
 
     async def data(self, request: Request) -> Response:
         """``/account/data.json``: everything about me."""
-        who = await self._who(request)
-        async with self.pool.connection() as connection:
-            raw = await accounts.everything(connection, who.user_id)
+        who = await self._sign_in.visitor(request)
+        async with self._pool.connection() as connection:
+            raw = await accounts.everything(connection, who.owner)
         return Response(
             raw, headers=SAFE_HEADERS | {"cache-control": "no-store"},
             media_type="application/json",
@@ -186,56 +130,55 @@ class Accounts:
 
     async def act(self, request: Request) -> Response:
         """``POST /account/ACTION``: the forms of the account's page."""
-        who, form = await self._form(request)
-        async with self.pool.connection() as connection, connection.transaction():
+        who, form = await self._sign_in.form(request)
+        async with self._pool.connection() as connection, connection.transaction():
             match request.path_params["action"]:
                 case "key":
                     key, stored = users.new_secret()
-                    await accounts.set_key(connection, who.user_id, stored)
-                    me = await accounts.get(connection, who.user_id)
+                    await accounts.set_key(connection, who.owner, stored)
+                    me = await accounts.get(connection, who.owner)
                     return self._page("account.html", request, who, me=me, new_key=key)
                 case "shown":
                     shown = form.text("shown") == "yes"
-                    await accounts.set_shown(connection, who.user_id, shown=shown)
+                    await accounts.set_shown(connection, who.owner, shown=shown)
                 case "name" | "team-found" | "team-join" | "team-leave" | "team-name" as action:
                     await self._name_or_team(connection, who, form, action)
                 case "merge":
                     old, new = (form.numbers(name)[:1] or [0] for name in ("old", "new"))
-                    if not await accounts.merge_hosts(connection, who.user_id, old[0], new[0]):
+                    if not await accounts.merge_hosts(connection, who.owner, old[0], new[0]):
                         raise Refused(
                             400, "These are not two hosts of yours", "Give their numbers."
                         )
                 case "delete":
                     if form.text("sure") != "delete":
                         raise Refused(400, "Nothing was deleted", "Write: delete")
-                    await accounts.delete(connection, who.user_id)
-                    return _to("/")
+                    await accounts.delete(connection, who.owner)
+                    return see_other("/")
                 case "sign-out":
-                    await web_sessions.close_session(connection, users.digest(who.session))
+                    await self._sign_in.end(connection, who)
                 case "sign-out-everywhere":
-                    await web_sessions.close_all(connection, who.user_id)
+                    await web_sessions.close_all(connection, who.owner)
                 case _:
                     raise Refused(404, "No such page")
-        return _to("/account")
+        return see_other("/account")
 
     async def _name_or_team(
         self, connection: Connection, who: SignedIn, form: Form, action: str
     ) -> None:
-        name = one_line(form.text("name", NAME_CHARACTERS_MAX))
-        if action in ("name", "team-found", "team-name") and (why := names.refusal(name)):
-            raise Refused(400, "Nobody can have this name", f"{why}: choose another name.")
+        named = action in ("name", "team-found", "team-name")
+        name = checked_name(form.text("name", NAME_CHARACTERS_MAX)) if named else ""
         match action:
             case "name":
-                done = await accounts.rename(connection, who.user_id, name)
+                done = await accounts.rename(connection, who.owner, name)
             case "team-found":
-                done = await accounts.found_team(connection, who.user_id, name)
+                done = await accounts.found_team(connection, who.owner, name)
             case "team-name":
-                done = await accounts.rename_team(connection, who.user_id, name)
+                done = await accounts.rename_team(connection, who.owner, name)
             case "team-join":
                 team_id = (form.numbers("team") or [0])[0]
-                done = await accounts.enter_team(connection, who.user_id, team_id)
+                done = await accounts.enter_team(connection, who.owner, team_id)
             case _:
-                await accounts.leave_team(connection, who.user_id)
+                await accounts.leave_team(connection, who.owner)
                 done = True
         if not done:
             raise Refused(409, "This name or team cannot be had", "Choose another one.")
@@ -247,9 +190,18 @@ class Accounts:
         token = form_token(who.session) if who else ""
         return private_page(
             render(
-                template, project=self.config.project.name, path=path, form_token=token, **values
+                template, project=self._config.project.name, path=path, form_token=token, **values
             )
         )
+
+
+async def _steer(connection: Connection, who: SignedIn, chosen: list[int], what: str) -> None:
+    for machine in await machines.listing(connection, who.owner):
+        if machine.host_id in chosen:
+            settings = structs.replace(
+                machines.settings_of(machine), paused=what == "pause", draining=what == "drain"
+            )
+            await machines.set_hosts(connection, who.owner, [machine.host_id], settings)
 
 
 def _settings(form: Form) -> HostSettings:
@@ -282,7 +234,3 @@ def _hours(begin: str, end: str) -> list[tuple[int, int]]:
 def _minute(text: str) -> int:
     hours, _, minutes = text.partition(":")
     return _whole(hours, 23) * 60 + _whole(minutes, 59)
-
-
-def _to(path: str) -> Response:
-    return RedirectResponse(path, 303, SAFE_HEADERS | {"cache-control": "no-store"})

@@ -32,7 +32,6 @@ from axiom_protocol.messages import (
 )
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
-from axiom_server.decide import names
 from axiom_server.maintenance import Maintenance
 from axiom_server.publish import deploy
 from axiom_server.store import epochs, hosts, users, web_sessions
@@ -48,14 +47,13 @@ from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
-from axiom_server.web.refused import Refused
+from axiom_server.web.refused import Refused, checked_name
 from axiom_server.web.staff import Staff
 from axiom_server.web.statistics_files import StatisticsFiles
 
 ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
 RETRY_SECONDS = 30.0  # to come back after, when the database does not answer
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
-NAME_LENGTH_MAX = 100
 #: What may be asked of the bundles' folder; 255 bytes is what a file system takes for a name.
 BUNDLE_FILE = re.compile(r"[A-Za-z0-9][\w.@-]{0,254}", re.ASCII)
 
@@ -131,9 +129,7 @@ class Api:
         if not self.config.project.anonymous_hosts:
             raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
-        name = one_line(asked.user)[:NAME_LENGTH_MAX]
-        if name and (why := names.refusal(name)):
-            raise Refused(400, "This name cannot be used", f"{why}: choose another name.")
+        name = checked_name(asked.user) if one_line(asked.user) else ""
         name = name or f"volunteer-{stored.hex()[:8]}"
         user_id = await users.create(connection, name, stored, address)
         if user_id is None:
@@ -246,8 +242,8 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
             *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
-            *Accounts(config=api.config, pool=api.pool).routes(),
-            *Staff(config=api.config, pool=api.pool).routes(),
+            *Accounts(api.config, api.pool, api.budget).routes(),
+            *Staff(api.config, api.pool, api.budget).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),

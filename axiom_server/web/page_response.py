@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
+from axiom_server.web.bodies import GZIP_WINDOW
+
 GZIP_BYTES_MIN = 1_000  # shorter answers are not worth compressing
 GZIP_LEVEL = 4
-GZIP_WINDOW = 31  # zlib's number for gzip framing
 PUBLIC_SECONDS = 30  # that a cache may keep a page
 FOR_EVER = "public, max-age=31536000, immutable"  # for an address with a hash in it
 

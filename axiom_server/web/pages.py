@@ -16,7 +16,6 @@ from starlette.routing import Route
 from axiom_protocol.messages import Problem
 from axiom_server.config import Config
 from axiom_server.pages import (
-    archive,
     assets,
     awards,
     chart,
@@ -32,6 +31,8 @@ from axiom_server.pages.environment import render as fill
 from axiom_server.store import finding_values, statistics
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.statistics import DayLine
+from axiom_server.transfer import experiment_archive
+from axiom_server.transfer.finding_data import COLUMN_TYPES, as_csv, as_json
 from axiom_server.transfer.parquet import to_parquet
 from axiom_server.trust.repository import Repository
 from axiom_server.web.page_response import FOR_EVER, public_file, public_page
@@ -130,11 +131,11 @@ class Pages:
             picture = experiments.picture(finding, values, theme, small=bool(matched["small"]))
             return public_file(request, picture.encode(), SVG)
         if matched["data"] == "json":
-            return public_file(request, experiments.as_json(row, finding, values), JSON)
-        text = experiments.as_csv(values).encode()
+            return public_file(request, as_json(row, finding, values), JSON)
+        text = as_csv(values).encode()
         if matched["data"] == "csv":
             return public_file(request, text, "text/csv; charset=utf-8")
-        packed = await asyncio.to_thread(to_parquet, text, experiments.COLUMN_TYPES)
+        packed = await asyncio.to_thread(to_parquet, text, COLUMN_TYPES)
         if packed is None:
             raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
         return public_file(request, packed, PARQUET)
@@ -146,7 +147,7 @@ class Pages:
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
         source = experiments.source_of(self.bundles, row) if row else ""
         if row is not None and file == "crate.zip":
-            made = await asyncio.to_thread(archive.crate, row, stored, source)
+            made = await asyncio.to_thread(experiment_archive.crate, row, stored, source)
             return public_file(request, made, "application/zip")
         if not source or file != "script.py":
             raise Refused(404, "No such file of an experiment")
