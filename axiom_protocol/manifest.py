@@ -7,6 +7,7 @@ results will be tested against.
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 import tomllib
@@ -161,6 +162,16 @@ class Field(_Table, frozen=True, kw_only=True):
     max_items: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
     about: str = ""
     fields: dict[Name, Field] = {}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The declared bounds of its numbers; infinite where none is declared."""
+        if self.kind == "flag":
+            return 0.0, 1.0
+        return (
+            -math.inf if self.min is None else self.min,
+            math.inf if self.max is None else self.max,
+        )
 
 
 class Criterion(_Table, frozen=True, kw_only=True):

@@ -143,26 +143,16 @@ def interval_of_mean(
 
 def support(manifest: Manifest, finding: Finding) -> tuple[float, float]:
     """Between which bounds the finding's number lies, by those declared of its fields."""
-    low, high = _bounds(manifest, finding.field)
+    low, high = manifest.result[finding.field].bounds
     if finding.control is None:
         return low, high
-    control_low, control_high = _bounds(manifest, finding.control)
+    control_low, control_high = manifest.result[finding.control].bounds
     if finding.statistic == "difference":
         return low - control_high, high - control_low
     if low < 0 or control_low < 0:
         return -math.inf, math.inf
     least = 0.0 if math.isinf(control_high) else low / control_high
     return least, high / control_low if control_low > 0 else math.inf
-
-
-def _bounds(manifest: Manifest, name: str) -> tuple[float, float]:
-    field = manifest.result[name]
-    if field.kind == "flag":
-        return 0.0, 1.0
-    return (
-        -math.inf if field.min is None else field.min,
-        math.inf if field.max is None else field.max,
-    )
 
 
 def meeting(finding: Finding, values: np.ndarray) -> int:

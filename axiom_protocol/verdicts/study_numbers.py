@@ -6,7 +6,6 @@ mean of them can be decided by betting (`anytime.bounded`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,24 +38,13 @@ def bounds_of(
         along = [design.coordinate(finding.along, sets[i][finding.along]) for i in sets_of(sets)]
         low, high = min(along), max(along)
     else:
-        low, high = field_bounds(manifest, finding.field)
+        low, high = manifest.result[finding.field].bounds
     up, down = float(weights[weights > 0].sum()), float(weights[weights < 0].sum())
     return _scaled(up, low) + _scaled(down, high), _scaled(up, high) + _scaled(down, low)
 
 
 def _scaled(weight: float, bound: float) -> float:
     return 0.0 if weight == 0 else weight * bound
-
-
-def field_bounds(manifest: Manifest, name: str) -> tuple[float, float]:
-    """The declared bounds of a field; infinite where none is declared."""
-    field = manifest.result[name]
-    if field.kind == "flag":
-        return 0.0, 1.0
-    return (
-        -math.inf if field.min is None else field.min,
-        math.inf if field.max is None else field.max,
-    )
 
 
 def sets_of(sets: Sequence[Parameters]) -> range:
