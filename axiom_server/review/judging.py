@@ -17,14 +17,25 @@ from axiom_server.store.finding_values import FindingValues
 
 async def judge_all(connection: Connection) -> list[FindingLine]:
     """The verdict on every finding of every active version, all decided together."""
+    return [line_of(version.name, verdict) for version, _, verdict in await _judged(connection)]
+
+
+async def judge_and_record(connection: Connection) -> list[FindingLine]:
+    """As ``judge_all``; what each verdict rests on is stored for the pages."""
+    judged = await _judged(connection)
+    for version, study, verdict in judged:
+        await finding_values.record(connection, _values(version, study, verdict))
+    return [line_of(version.name, verdict) for version, _, verdict in judged]
+
+
+async def _judged(connection: Connection) -> list[tuple[VersionRow, Study, Verdicts]]:
     found = await in_use(connection)
     judged = judge_together([study for _, study in found])
-    lines = []
-    for (version, study), verdicts in zip(found, judged, strict=True):
-        for verdict in verdicts:
-            await finding_values.record(connection, _values(version, study, verdict))
-            lines.append(line_of(version.name, verdict))
-    return lines
+    return [
+        (version, study, verdict)
+        for (version, study), verdicts in zip(found, judged, strict=True)
+        for verdict in verdicts
+    ]
 
 
 def _values(version: VersionRow, study: Study, verdict: Verdicts) -> FindingValues:

@@ -16,7 +16,7 @@ import msgspec
 from axiom_server.config import Config
 from axiom_server.decide.credit import CreditDecision, Earning, decide
 from axiom_server.review import seed_budgets
-from axiom_server.review.judging import judge_all
+from axiom_server.review.judging import judge_and_record
 from axiom_server.review.log import SessionLog
 from axiom_server.review.session_log import credit_by_tier, session_log
 from axiom_server.store import alarms, credit, sessions
@@ -67,7 +67,7 @@ async def _record(
     entries: Sequence[CreditEntry],
 ) -> dict[str, Any]:
     """What the session log needs and cannot be read from the database later."""
-    judged = await judge_all(connection)
+    judged = await judge_and_record(connection)
     return {
         "tiers": msgspec.to_builtins(credit_by_tier(config.credit, entries)),
         "unpaid": _unpaid(reported, decisions),

@@ -43,11 +43,13 @@ def test_a_newcomers_results_wait_until_another_host_agrees(project: ServerProje
     finding = transaction(project.conninfo, lambda c: judge_all(c))[0]
     assert (finding.seeds, finding.pending) == (0, 40)
     assert finding.verdict == "insufficient"
+    assert project.value("SELECT count(*) FROM finding_values") == 0, "only a review records"
     project.later(60)
     other.succeed_all(cpu=0)
     project.round()
     finding = project.review().findings[0]
     assert (finding.seeds, finding.pending, finding.hosts) == (40, 0, 1)
+    assert project.value("SELECT cardinality(seeds) FROM finding_values LIMIT 1") == 40
 
 
 def test_a_new_version_is_tried_on_seeds_that_nobody_has_seen(project: ServerProject) -> None:
