@@ -176,19 +176,20 @@ async def queue_checks(connection: Connection, hosts: Sequence[int], hold_second
                JOIN versions v ON v.version_id = t.version_id
                WHERE s.trusted AND s.state = 'active' AND v.state = 'active' AND t.device = 'cpu'
                ORDER BY random() LIMIT 200
-           ), drawn AS (
-               SELECT DISTINCT ON (a.user_id) a.host_id, k.workunit_id, k.version_id, k.device
+           ), offered AS (  -- each workunit to one account: no two draw the same
+               SELECT DISTINCT ON (k.workunit_id) a.user_id, a.host_id, k.workunit_id,
+                      k.version_id, k.device
                FROM asked a CROSS JOIN known k
-               WHERE (k.manifest -> 'resources' ->> 'memory_bytes') IS NULL
-                  OR (k.manifest -> 'resources' ->> 'memory_bytes')::bigint <= a.memory_bytes
-               ORDER BY a.user_id, random()
+               WHERE COALESCE((k.manifest -> 'resources' ->> 'memory_bytes')::bigint, 0)
+                     <= a.memory_bytes
+                 AND NOT EXISTS (SELECT FROM tasks t
+                                 WHERE t.workunit_id = k.workunit_id AND t.user_id = a.user_id)
+               ORDER BY k.workunit_id, random()
            ), queued AS (
                INSERT INTO queue (workunit_id, version_id, device, host_id, purpose, release_at)
-               SELECT DISTINCT ON (d.workunit_id) d.workunit_id, d.version_id, d.device, d.host_id,
+               SELECT DISTINCT ON (user_id) workunit_id, version_id, device, host_id,
                       'check', now() + %(hold)s * interval '1 second'
-               FROM drawn d WHERE NOT EXISTS (
-                   SELECT FROM tasks t JOIN hosts h ON h.host_id = d.host_id
-                   WHERE t.workunit_id = d.workunit_id AND t.user_id = h.user_id)
+               FROM offered ORDER BY user_id, random()
                ON CONFLICT (workunit_id, purpose) DO NOTHING
                RETURNING workunit_id
            ), opened AS (

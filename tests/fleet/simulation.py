@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import msgspec
 import psycopg
@@ -117,8 +118,8 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Simulation:
-    """One run. ``conninfo``: an empty database of its own; all chances come from ``seed``, but for
-    the server's own (whom it checks, and where), which nobody can foresee."""
+    """One run. ``conninfo``: an empty database of its own; all chances come from ``seed``, also the
+    server's own (whom it checks, and where), which elsewhere nobody can foresee."""
 
     conninfo: str
     seed: int = 1
@@ -174,8 +175,11 @@ class Simulation:
         )
         migrate(shown)
         connection = await psycopg.AsyncConnection.connect(shown, autocommit=True)
+        draws = random.Random(f"server {self.seed}")
         async with connection:
-            yield connection
+            await connection.execute("SELECT setseed(%s)", (draws.uniform(-1.0, 1.0),))
+            with mock.patch("secrets.randbits", draws.getrandbits):
+                yield connection
 
     async def _set_clock(self, connection: Connection, now: float) -> None:
         self.now = now
