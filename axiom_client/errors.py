@@ -19,7 +19,7 @@ AxiomError
 │   └── BundlesNotTrusted
 ├── DiskFull
 ├── JournalBroken
-│   └── JournalDamaged       its contents, not its permissions or its disk: it is put aside
+│   └── JournalDamaged       its contents cannot be read; the next start replaces it
 ├── ServiceProblem           the operating system could not install or control the service
 ├── SandboxMissing           this host cannot confine tasks, so it runs none
 ├── TrialFailed              ``axiom-client try``: the experiment did not succeed
@@ -200,7 +200,7 @@ class JournalBroken(AxiomError):
 
 
 class JournalDamaged(JournalBroken):
-    """The journal is torn, or is no journal of this version; the next run replaces it."""
+    """The journal's contents are damaged or of another program; the next start replaces it."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.problem = problem

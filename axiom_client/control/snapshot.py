@@ -1,4 +1,4 @@
-"""The agent's state as people and programs see it. All displays are made from one snapshot."""
+"""The snapshot: the agent's state as people and programs see it. Every display is made from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from axiom_client.decide.account import describe, known_modes, origin_of
 from axiom_client.decide.allocate import needs_of, task_seconds
-from axiom_client.decide.idle import in_order, places, slot_reasons, state_and_reason
+from axiom_client.decide.idle import in_order, slot_names, slot_reasons, state_and_reason
 from axiom_client.decide.model import NEVER, AgentState, Slot, TaskState
 from axiom_client.decide.place import ran_seconds, room_now
 from axiom_client.decide.sync import credit_today
@@ -85,8 +85,8 @@ class AccountView(Struct, frozen=True, kw_only=True):
 
     set       who set ``limits`` and when: "set by your account on 2026-11-27"; empty: nothing
     refused   the config (account.control) keeps the account's settings out
-    mode      switched on this host; ``mode_of_account``: chosen on the account's pages
-    modes     all that can be switched here, with their limits
+    mode      chosen on this host; ``mode_of_account``: chosen on the account's pages
+    modes     all that can be chosen here, with their limits
     """
 
     set: str = ""
@@ -213,18 +213,18 @@ def _waiting_seconds(state: AgentState) -> float:
 
 
 def _tasks(state: AgentState, now: float) -> list[TaskView]:
-    held = places(state)
+    held = slot_names(state)
     return [_task(state, task, held.get(task.task_id, []), now) for task in in_order(state)]
 
 
-def _joined(places: list[str]) -> str:
+def _joined(slots: list[str]) -> str:
     """Slot names in short, such as "cores 2-5"."""
-    if len(places) > 1 and places[0].startswith("core "):
-        return f"cores {places[0].split()[1]}-{places[-1].split()[1]}"
-    return ", ".join(places)
+    if len(slots) > 1 and slots[0].startswith("core "):
+        return f"cores {slots[0].split()[1]}-{slots[-1].split()[1]}"
+    return ", ".join(slots)
 
 
-def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> TaskView:
+def _task(state: AgentState, task: TaskState, slots: list[str], now: float) -> TaskView:
     elapsed = ran_seconds(task, now)
     bundle = state.bundles.get(task.record.grant.sha256)
     names = {"granted": "queued" if task.record.accepted else "fetching"}
@@ -237,7 +237,7 @@ def _task(state: AgentState, task: TaskState, places: list[str], now: float) -> 
         version=task.record.grant.version,
         state=names.get(task.phase, task.phase),  # type: ignore[arg-type]
         device=task.record.grant.device,
-        slot=_joined(places),
+        slot=_joined(slots),
         progress=task.progress,
         elapsed_seconds=task.record.elapsed_seconds + elapsed,
         left_seconds=_left_seconds(state, task, elapsed),

@@ -1,7 +1,7 @@
-"""Lowers a host's own limits as its owner's account and the chosen mode say; never raises one.
+"""Applies the settings of the owner's account and of the chosen mode to the host's own limits.
 
-Whatever the settings are, the host may do at most what its own config allows: a server that is
-taken over can make a host do less, never more.
+Settings can lower a limit and never raise one, so that a compromised server can make a host do
+less than its own config allows, but never more.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from axiom_protocol.messages import AccountSettings, HostSettings
 
 #: Keys of the config whose values an account may lower.
 LOWERED_KEYS = ("cpu.share", "cpu.cores", "gpu.enabled", "run.on_battery", "run.schedule")
-LOWEST_REVISION = ""  # before an account has set anything
-MODES_MAX = 20
+MODES_MAX = 20  # named on one host
 
 
 class Restriction(Struct, frozen=True, kw_only=True):
-    """Settings in force, and who set them: "set by your account on 27 Nov 2026"."""
+    """Settings in force, and who set them: "set by your account on 2026-11-27"."""
 
     settings: HostSettings
     origin: str
-    kept: list[str] = []  # keys that these settings do not lower
+    kept: list[str] = []  # config keys that these settings may not lower
 
 
 def restrictions(state: AgentState) -> list[Restriction]:
-    """All settings that are in force beside the config: the account's, then the mode's."""
+    """All settings in force in addition to the config: the account's, then the mode's."""
     found = []
     account = state.account
     if account is not None and state.control.enabled:
@@ -49,15 +48,15 @@ def origin_of(account: AccountSettings, utc_offset_seconds: int) -> str:
 
 
 def known_modes(state: AgentState) -> Mapping[str, HostSettings]:
-    """The modes that can be switched here; one named on this host comes before the account's."""
+    """The modes that can be chosen here; one named on this host replaces the account's."""
     of_account = state.account.modes if state.account and state.control.enabled else {}
     return {**of_account, **state.modes}
 
 
 def lowered(own: Limits, found: Sequence[Restriction]) -> Limits:
-    """The limits in force: of each the lower of the host's own and all others.
+    """The limits in force: each is the lowest of the host's own and of all restrictions.
 
-    Hours, pauses and drains are conditions of their own: see ``blocked`` and ``drain``.
+    Hours, pauses and drains are not limits; ``blocked`` and ``drain`` handle them.
     """
     limits = own
     for restriction in found:
@@ -87,8 +86,8 @@ def _lower(limits: Limits, restriction: Restriction) -> Limits:
     return structs.replace(limits, **changes, origins=origins) if changes else limits
 
 
-def closed_hours(state: AgentState) -> list[tuple[Sequence[Span], str]]:
-    """The hours of the account and of the mode, each with who set them."""
+def imposed_schedules(state: AgentState) -> list[tuple[Sequence[Span], str]]:
+    """The hours that the account and the mode allow, each with who set them."""
     return [
         (r.settings.schedule, r.origin)
         for r in restrictions(state)
@@ -97,22 +96,22 @@ def closed_hours(state: AgentState) -> list[tuple[Sequence[Span], str]]:
 
 
 def paused_by(state: AgentState) -> str:
-    """Who paused this host other than a person at it; empty when nobody did."""
+    """Which account or mode pauses this host; empty when none does."""
     return next((r.origin for r in restrictions(state) if r.settings.paused), "")
 
 
 def drained_by(state: AgentState) -> str:
-    """Who drains this host other than a person at it; empty when nobody does."""
+    """Which account or mode drains this host; empty when none does."""
     return next((r.origin for r in restrictions(state) if r.settings.draining), "")
 
 
-def use_limits(state: AgentState) -> None:
-    """Work out the limits in force anew, after the config, the account or the mode changed."""
+def update_limits(state: AgentState) -> None:
+    """Compute the limits in force again after the config, the account or the mode changed."""
     state.limits = lowered(state.own_limits, restrictions(state))
 
 
 def describe(settings: HostSettings, kept: AccountControl | None = None) -> list[str]:
-    """The settings in words, such as "cpu.share 50%"; those kept out are left away."""
+    """The settings in words, such as "cpu.share 50%", without those that ``kept`` excludes."""
     shown = {
         "paused": "paused" if settings.paused else "",
         "draining": "draining" if settings.draining else "",
@@ -122,5 +121,5 @@ def describe(settings: HostSettings, kept: AccountControl | None = None) -> list
         "run.on_battery": "not on battery" if settings.on_battery is False else "",
         "run.schedule": "within the hours set" if settings.schedule else "",
     }
-    out = kept.kept if kept else []
-    return [words for key, words in shown.items() if words and key not in out]
+    excluded = kept.kept if kept else []
+    return [words for key, words in shown.items() if words and key not in excluded]

@@ -1,8 +1,8 @@
 """The agent's state machine: step(state, event) -> (state, commands).
 
-Each handler only records what happened. What follows from it (which task starts, what is asked of
-the server, when to wake) is then decided by ``plan`` from the whole state, so that no order of
-events can leave something undone.
+Each handler only records what happened. ``plan`` then decides from the whole state which task
+starts, what to request from the server and when to wake, so that no order of events can leave
+something undone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import msgspec
 from axiom_client.decide import bundle_events, requests, task_events
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.account import use_limits
-from axiom_client.decide.cohort import mates
+from axiom_client.decide.account import update_limits
+from axiom_client.decide.cohort import other_members
 from axiom_client.decide.model import (
     NEVER,
     AgentState,
@@ -31,7 +31,7 @@ from axiom_client.decide.task import GRACE_SECONDS
 from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_protocol.text import counted
 
-INCIDENT_SECONDS = 7 * 86_400.0  # how long people are told of an incident
+INCIDENT_SECONDS = 7 * 86_400.0  # how long displays show an incident
 
 
 def step(state: AgentState, event: e.Event) -> tuple[AgentState, list[c.Command]]:
@@ -55,7 +55,7 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
     state.utc_offset_seconds = event.utc_offset_seconds
     state.own_limits, state.control = event.limits, event.control
     state.account, state.mode, state.modes = event.account, event.mode, dict(event.modes)
-    use_limits(state)
+    update_limits(state)
     state.pause = event.pause
     state.gpu_pauses = dict(event.gpu_pauses)
     state.credit_day = event.credit_day
@@ -79,7 +79,7 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
 def _take_up(
     builder: StepBuilder, records: list[TaskRecord], reports: list[e.WaitingReport]
 ) -> None:
-    """Take up tasks from the journal; those with a report have ended."""
+    """Add the tasks of the journal to the state; those with a report have ended."""
     state = builder.state
     outcomes = {report.task_id: report for report in reports}
     for record in sorted(records, key=lambda r: r.order):
@@ -98,7 +98,7 @@ def _tasks_reloaded(builder: StepBuilder, event: e.TasksReloaded) -> None:
 
 
 def _recall_incident(builder: StepBuilder, incident: Incident | None) -> None:
-    """Say in the log and to people what went wrong, for some days."""
+    """Log what went wrong, and let displays show it, until INCIDENT_SECONDS have passed."""
     if incident is None:
         return
     if builder.state.wall - incident.wall > INCIDENT_SECONDS:
@@ -137,7 +137,7 @@ def _renumber(builder: StepBuilder, before: list[GpuFacts], after: list[GpuFacts
 
 
 def _differs(a: HostFacts, b: HostFacts) -> bool:
-    """Whether the server should know at once. Free disk space changes all the time: not that."""
+    """Whether facts other than the free disk space differ, which changes all the time."""
     return bool(
         msgspec.structs.replace(a, disk_free_bytes=0)
         != msgspec.structs.replace(b, disk_free_bytes=0)
@@ -145,7 +145,7 @@ def _differs(a: HostFacts, b: HostFacts) -> bool:
 
 
 def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
-    """When memory is short for other programs, stop the newest task, one at each measurement."""
+    """When other programs need memory, stop the newest task: one at each measurement."""
     state = builder.state
     state.load = event.load
     available = event.load.memory_available_bytes
@@ -157,7 +157,7 @@ def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
     alive = [t for t in state.tasks.values() if t.phase in ("running", "paused")]
     if alive and "stopping" not in phases:
         latest = max(alive, key=lambda t: (t.record.order, t.task_id))
-        for task in (latest, *mates(latest, state.tasks)):
+        for task in (latest, *other_members(latest, state.tasks)):
             builder.advance(task, "stop", keep=True)
         builder.do(c.StopTask(task_id=latest.process_id, grace_seconds=GRACE_SECONDS))
         builder.log(
@@ -168,7 +168,7 @@ def _load_measured(builder: StepBuilder, event: e.LoadMeasured) -> None:
 
 def _config_changed(builder: StepBuilder, event: e.ConfigChanged) -> None:
     builder.state.own_limits, builder.state.control = event.limits, event.control
-    use_limits(builder.state)
+    update_limits(builder.state)
     builder.state.sync.wanted_now = True  # the account's pages show what is in force
     builder.state.measured_at = -NEVER  # the new limits may need another measurement, at once
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.capacity import Room
-from axiom_client.decide.cohort import choose_mates, process_needs, seeds_max
+from axiom_client.decide.cohort import choose_members, process_needs, seeds_max
 from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.manifest import Resources
@@ -33,13 +33,13 @@ class Allocation(Struct, frozen=True, kw_only=True):
     """Which tasks to start, pause and resume.
 
     start         task and the indices of the GPUs it gets; none for a task on the CPU
-    mates         further tasks that start in the process of one of these
+    members       further members of the cohorts that some of these tasks begin, by first task
     passed_over   why the first waiting task that did not fit could not start, for "cpu" and "gpu";
                   explains a slot that is idle although tasks wait
     """
 
     start: list[tuple[int, list[int]]] = []
-    mates: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     pause: list[int] = []
     resume: list[int] = []
     passed_over: dict[str, str] = {}
@@ -155,8 +155,10 @@ def allocate(
         if task.phase == "queued" and task.retry_at <= now
     ]
     pause, resume = _continue(alive, free, measured_at, bundles)
-    start, mates, passed_over = _start(ready, free, bundles)
-    return Allocation(start=start, mates=mates, pause=pause, resume=resume, passed_over=passed_over)
+    start, members, passed_over = _start(ready, free, bundles)
+    return Allocation(
+        start=start, members=members, pause=pause, resume=resume, passed_over=passed_over
+    )
 
 
 def _continue(
@@ -187,9 +189,9 @@ def _continue(
 def _start(
     ready: Sequence[tuple[TaskState, Resources]], free: _Free, bundles: Mapping[str, Bundle]
 ) -> tuple[list[tuple[int, list[int]]], dict[int, list[int]], dict[str, str]]:
-    """Which waiting tasks start on which GPUs, with which others, and why the first cannot."""
+    """``start``, ``members`` and ``passed_over`` of an Allocation."""
     start: list[tuple[int, list[int]]] = []
-    mates: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     passed_over: dict[str, str] = {}
     placed: set[int] = set()
     for i, (task, needs) in enumerate(ready):
@@ -199,40 +201,40 @@ def _start(
             passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
             continue
         later = [(t, n) for t, n in ready[i + 1 :] if t.task_id not in placed]
-        joined = _mates(task, needs, later, free, bundles)
-        if joined:
-            mates[task.task_id] = [mate.task_id for mate in joined]
-            placed.update(mates[task.task_id])
-            needs = _together(task, needs, 1 + len(joined), bundles)
+        further = _members(task, needs, later, free, bundles)
+        if further:
+            members[task.task_id] = [member.task_id for member in further]
+            placed.update(members[task.task_id])
+            needs = _cohort_needs(task, needs, 1 + len(further), bundles)
         free.hold(needs)
         free.grow(needs)
         start.append((task.task_id, _take_slots(needs, free)))
-    return start, mates, passed_over
+    return start, members, passed_over
 
 
-def _mates(
+def _members(
     task: TaskState,
     needs: Resources,
     later: Sequence[tuple[TaskState, Resources]],
     free: _Free,
     bundles: Mapping[str, Bundle],
 ) -> list[TaskState]:
-    """The tasks that start with this one; on cores, so many that no core is left idle."""
-    most = seeds_max(task, bundles)
-    if most > 1 and not needs.gpus:
+    """The further members of the task's cohort; on cores, only so many that no core stays idle."""
+    limit = seeds_max(task, bundles)
+    if limit > 1 and not needs.gpus:
         waiting = 1 + sum(not other.gpus for _, other in later)
-        most = min(most, math.ceil(waiting * needs.cpu_cores / max(1, free.cores)))
-    if most == 1:
+        limit = min(limit, math.ceil(waiting * needs.cpu_cores / max(1, free.cores)))
+    if limit == 1:
         return []
-    return choose_mates(
+    return choose_members(
         task,
         [other for other, _ in later],
-        most,
-        lambda seeds: not free.refusal(_together(task, needs, seeds, bundles)),
+        limit,
+        lambda seeds: not free.refusal(_cohort_needs(task, needs, seeds, bundles)),
     )
 
 
-def _together(
+def _cohort_needs(
     task: TaskState, one: Resources, seeds: int, bundles: Mapping[str, Bundle]
 ) -> Resources:
     return process_needs(msgspec.structs.replace(task, cohort_size=seeds), one, bundles)
@@ -265,7 +267,7 @@ def _take_slots(needs: Resources, free: _Free) -> list[int]:
 
 
 def duration_key(task: TaskState) -> str:
-    """Under which name the duration of a task's process is remembered."""
+    """The name under which the duration of a task's process is stored."""
     return f"{task.ref}+gpu" if task.record.grant.device == "gpu" else task.ref
 
 
@@ -317,13 +319,13 @@ def wanted(
             cpu.ask_seconds(buffer_seconds),
             gpu.ask_seconds(buffer_seconds)
             if gpu.held
-            else 0.0,  # none in hand: the server has none
+            else 0.0,  # no GPU task in hand: the server had none
         ),
     )
 
 
 def _seeds(task: TaskState, needs: Resources, bundles: Mapping[str, Bundle]) -> int:
-    """How many tasks share, or are to share, the process of this one."""
+    """How many tasks share the process of this one, or will share it."""
     if task.phase in ALIVE:
         return task.cohort_size
     return seeds_max(task, bundles) if needs.gpus else 1
@@ -395,6 +397,6 @@ class _WorkInHand:
         enough = behind >= self.slots and seconds >= REFILL_SHARE * buffer_seconds
         if enough or behind >= self.slots * WAITING_PER_CORE_MAX:
             return 0.0
-        bare = max(0.0, self.slots - behind) / self.slots
+        uncovered = max(0.0, self.slots - behind) / self.slots  # share of slots without a next task
         known = math.fsum(self._seconds) / self._processes if self._seconds else buffer_seconds
-        return max(buffer_seconds, seconds + bare * known)
+        return max(buffer_seconds, seconds + uncovered * known)

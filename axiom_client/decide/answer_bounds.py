@@ -1,4 +1,4 @@
-"""What one answer of the server may make the agent keep or wait for, however much it sends."""
+"""Bounds on one answer of the server: how much the agent keeps of it, and how long it waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRANTS_BYTES_MAX = 4 * 1024 * 1024  # of one answer together, each kept in the j
 HELD_BYTES_MAX = 32 * 1024 * 1024  # of all tasks in hand together
 NOTICES_MAX = 20
 NEXT_SYNC_SECONDS_MIN = 1.0  # a server's configuration allows no less
-NEXT_SYNC_SECONDS_MAX = 3600.0  # a host must hear of a withdrawal or a shutdown within the hour
+NEXT_SYNC_SECONDS_MAX = 3600.0  # so that a withdrawn bundle is noticed within the hour
 
 
 def within_bounds(answer: SyncAnswer, tasks: Mapping[int, TaskState]) -> SyncAnswer:
@@ -36,7 +36,7 @@ def within_bounds(answer: SyncAnswer, tasks: Mapping[int, TaskState]) -> SyncAns
 
 
 def _accepted(grants: Iterable[Grant], tasks: Mapping[int, TaskState]) -> list[Grant]:
-    """The grants of tasks in hand, which cost nothing, and the first new ones that fit."""
+    """The grants of tasks that are in hand already, and the first new ones within the bounds."""
     accepted: list[Grant] = []
     room = min(GRANTS_MAX, IN_HAND_MAX - len(tasks))
     held = sum(_size(task.record.grant) for task in tasks.values()) if grants else 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from axiom_client.decide.account import closed_hours, paused_by
+from axiom_client.decide.account import imposed_schedules, paused_by
 from axiom_client.decide.model import AgentState, Blocked
 from axiom_client.decide.schedule import is_open, moment, next_change
 
-# Work goes on this far below the limit; right at it, the processor would be too hot within seconds.
+# Tasks resume only this far below the limit: nearer to it they would be paused again in seconds.
 COOL_DOWN_CELSIUS = 5.0
 
 
@@ -20,7 +20,7 @@ class BlockReason(Struct, frozen=True, kw_only=True):
 
 
 def block_reason(state: AgentState) -> BlockReason | None:
-    """Why no task may run now; None when tasks may run. A person's pause comes first."""
+    """Why no task may run now; None when tasks may run. A person's pause takes precedence."""
     if state.pause is not None:
         return BlockReason(kind="pause", text=state.pause.reason)
     for condition in (
@@ -61,7 +61,7 @@ def blocked_seconds(state: AgentState) -> float:
     if state.pause is not None:
         until = state.pause.until_wall
         return 0.0 if until is None else max(0.0, until - state.wall)
-    schedules = [state.limits.schedule, *(spans for spans, _ in closed_hours(state))]
+    schedules = [state.limits.schedule, *(spans for spans, _ in imposed_schedules(state))]
     waits = [0.0]
     for spans in schedules:
         opens = None if is_open(spans, state.local) else next_change(spans, state.local)
@@ -85,7 +85,7 @@ def changes_at(state: AgentState) -> list[float]:
     for pause in pauses:
         if pause is not None and pause.until_wall is not None:
             times.append(pause.until_wall - state.wall_offset)
-    for spans in (state.limits.schedule, *(spans for spans, _ in closed_hours(state))):
+    for spans in (state.limits.schedule, *(spans for spans, _ in imposed_schedules(state))):
         edge = next_change(spans, state.local) if spans else None
         if edge is not None:
             times.append(edge - state.utc_offset_seconds - state.wall_offset)
@@ -101,7 +101,7 @@ def _account_pause(state: AgentState) -> BlockReason | None:
 
 
 def _account_hours(state: AgentState) -> BlockReason | None:
-    for spans, origin in closed_hours(state):
+    for spans, origin in imposed_schedules(state):
         if not is_open(spans, state.local):
             opens = next_change(spans, state.local)
             until = "" if opens is None else f" until {moment(opens, state.local)}"

@@ -1,4 +1,4 @@
-"""What follows from a bundle that was fetched, refused or not to be had."""
+"""Handles the end of a bundle's download: fetched, refused or failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_client.decide.task import ALIVE, WAITING
 
 
 def bundle_fetched(builder: StepBuilder, event: e.BundleFetched) -> None:
-    """Its tasks may start."""
+    """Store the verified bundle: tasks that wait for it may start."""
     bundle = builder.state.bundles.get(event.sha256)
     if bundle is None:
         return
@@ -26,7 +26,7 @@ def bundle_fetched(builder: StepBuilder, event: e.BundleFetched) -> None:
 
 
 def bundle_refused(builder: StepBuilder, event: e.BundleRefused) -> None:
-    """Its waiting tasks fail."""
+    """Let the waiting tasks of a refused bundle fail."""
     bundle = builder.state.bundles.get(event.sha256)
     if bundle is None:
         return
@@ -37,7 +37,7 @@ def bundle_refused(builder: StepBuilder, event: e.BundleRefused) -> None:
 
 
 def bundle_failed(builder: StepBuilder, event: e.BundleFailed) -> None:
-    """Try again later; in the end, give its tasks back."""
+    """Try again later; after the last attempt, give the bundle's tasks back."""
     bundle = builder.state.bundles.get(event.sha256)
     if bundle is None:
         return
@@ -57,7 +57,7 @@ def bundle_failed(builder: StepBuilder, event: e.BundleFailed) -> None:
 def _forget_bundle(builder: StepBuilder, bundle: Bundle) -> None:
     """Forget a bundle that could not be verified again, unless a task still needs it.
 
-    A task that was accepted before may go on with it; a new task makes the agent fetch it again.
+    A task that was accepted earlier may go on with it; a new task makes the agent fetch it again.
     """
     if _tasks_of(builder, bundle.sha256, ALIVE | WAITING):
         builder.put_bundle(bundle, fetching=False, verified_at=None, attempts=0)

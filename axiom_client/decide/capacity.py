@@ -78,7 +78,7 @@ def room(
     disk_kept = limits.disk_kept_bytes(load.disk_total_bytes)
     free = facts.disk_free_bytes if load.disk_free_bytes is None else load.disk_free_bytes
     return Room(
-        slots=cores + _beyond_count(gpus, limits),
+        slots=cores + _limit_gpu_count(gpus, limits),
         memory_bytes=int(facts.memory_bytes * limits.memory_share),
         disk_bytes=max(0, min(limits.disk_bytes, int(free - disk_kept))),
         memory_now=None if available is None else max(0, int(available - kept)),
@@ -120,8 +120,8 @@ def _why_not_gpu(index: int, gpu: GpuFacts, limits: Limits, gpu_pauses: Mapping[
     return ""
 
 
-def _beyond_count(slots: list[Slot], limits: Limits) -> list[Slot]:
-    """The GPUs, those beyond the largest number with the reason why they may not be used."""
+def _limit_gpu_count(slots: list[Slot], limits: Limits) -> list[Slot]:
+    """The GPUs; those beyond ``gpus_max`` get the reason why they may not be used."""
     if limits.gpus_max is None:
         return slots
     usable = [slot.index for slot in slots if not slot.reason][: limits.gpus_max]

@@ -8,24 +8,24 @@ from axiom_client.decide.model import Bundle, TaskState
 from axiom_client.decide.task import ALIVE
 from axiom_protocol.manifest import Cohort, Resources
 
-# A cohort whose process ended badly is tried again in cohorts of a quarter, down to single tasks:
-# four rounds at most, and a seed that breaks its process is alone when its outcome counts.
+# After a process failed, its tasks run again in cohorts of a quarter of the size, down to single
+# tasks: after four rounds at most, a seed that breaks its process is alone, and its outcome counts.
 SHRINK = 4
 
 
 def cohort_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Cohort | None:
-    """What the signed bundle says of cohorts; None when it offers none."""
+    """The signed bundle's declaration of cohorts; None when it declares none."""
     bundle = bundles.get(task.record.grant.sha256)
     return bundle.manifest.cohort if bundle and bundle.manifest else None
 
 
 def seeds_max(task: TaskState, bundles: Mapping[str, Bundle]) -> int:
-    """The most tasks that may share a process with this one, itself included."""
+    """The largest number of tasks that may share a process with this one, itself included."""
     cohort = cohort_of(task, bundles)
     if cohort is None:
         return 1
-    most = cohort.most if task.record.grant.device == "gpu" else cohort.most_on_core
-    return min(most, task.record.cohort_most or most)
+    declared = cohort.most if task.record.grant.device == "gpu" else cohort.most_on_core
+    return min(declared, task.record.cohort_most or declared)
 
 
 def process_needs(task: TaskState, one: Resources, bundles: Mapping[str, Bundle]) -> Resources:
@@ -34,23 +34,25 @@ def process_needs(task: TaskState, one: Resources, bundles: Mapping[str, Bundle]
     return cohort.needs(one, task.cohort_size) if cohort and task.cohort_size > 1 else one
 
 
-def choose_mates(
+def choose_members(
     first: TaskState,
     later: Sequence[TaskState],
-    most: int,
+    limit: int,
     fits: Callable[[int], bool],
 ) -> list[TaskState]:
-    """The tasks that start with ``first``: as many of ``later`` as fit, in order.
+    """The further members of a cohort that ``first`` begins: as many of ``later`` as fit, in order.
 
-    fits  whether so many seeds fit into the free memory
+    limit  largest number of members, the first one included
+    fits   whether this number of members fits into the free memory
     """
-    alike = [task for task in later if _alike(first, task)][: most - 1]
-    while alike and not fits(1 + len(alike)):
-        alike.pop()
-    return alike
+    members = [task for task in later if _can_share(first, task)][: limit - 1]
+    while members and not fits(1 + len(members)):
+        members.pop()
+    return members
 
 
-def _alike(one: TaskState, other: TaskState) -> bool:
+def _can_share(one: TaskState, other: TaskState) -> bool:
+    """Whether two tasks differ in nothing but the seed, so that one process can run both."""
     a, b = one.record.grant, other.record.grant
     return (
         (a.sha256, a.device, a.parameters, a.budget_seconds)
@@ -60,8 +62,8 @@ def _alike(one: TaskState, other: TaskState) -> bool:
     )
 
 
-def mates(task: TaskState, tasks: Mapping[int, TaskState]) -> list[TaskState]:
-    """The other tasks that are alive in the same process."""
+def other_members(task: TaskState, tasks: Mapping[int, TaskState]) -> list[TaskState]:
+    """The other members of a task's cohort whose process has not ended."""
     return [
         other
         for _, other in sorted(tasks.items())

@@ -1,4 +1,5 @@
-"""What the agent must do, one class for each command. Those for the journal are performed first."""
+"""The commands that ``step`` returns: what to do, one class for each. Those for the journal are
+performed first."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ class ForgetTask(_Command, frozen=True, kw_only=True):
 
 
 class KeepResult(_Command, frozen=True, kw_only=True):
-    """Keep a task's acknowledged result in the journal, apart from tasks and reports in hand."""
+    """Move a task and its acknowledged report to the journal's kept results."""
 
     kept: KeptResult
 
@@ -63,7 +64,7 @@ class DropResults(_Command, frozen=True, kw_only=True):
 
 
 class ReportAgain(_Command, frozen=True, kw_only=True):
-    """Make kept results tasks in hand again, with their reports."""
+    """Turn kept results into tasks in hand again, with their reports."""
 
     task_ids: list[int]
 
@@ -91,7 +92,7 @@ class ReloadTasks(_Command, frozen=True, kw_only=True):
 
 
 class ProbeHost(_Command, frozen=True, kw_only=True):
-    """Find the facts of the host: processor, memory, disk, GPUs, environments."""
+    """Probe the host for its facts: processor, memory, disk, GPUs, environments."""
 
 
 class MeasureLoad(_Command, frozen=True, kw_only=True):
@@ -114,7 +115,7 @@ class MeasureLoad(_Command, frozen=True, kw_only=True):
 class FetchBundle(_Command, frozen=True, kw_only=True):
     """Fetch a published experiment and verify its signatures.
 
-    accepted   it was verified here before, so the copy on the disk may be used without a network
+    accepted   the bundle was verified here earlier, so its stored copy may be used while offline
     """
 
     experiment: str

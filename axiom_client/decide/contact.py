@@ -1,4 +1,4 @@
-"""When the server is contacted, and with what request."""
+"""Contacts the server when a request is due: the unanswered one again, or a new one."""
 
 from __future__ import annotations
 

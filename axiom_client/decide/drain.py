@@ -10,7 +10,7 @@ from axiom_client.decide.task import GRACE_SECONDS, WAITING
 
 
 def advance_drain(builder: StepBuilder) -> None:
-    """Stop tasks that still run at the deadline; pause when the drain is over, if it says so."""
+    """Stop tasks that still run at the deadline; afterwards pause, if the drain demands it."""
     state, drain = builder.state, builder.state.drain
     if drain is None or state.stop is not None:
         return
@@ -38,7 +38,7 @@ def deadline_passed(state: AgentState) -> bool:
 
 
 def drain_reason(state: AgentState) -> str:
-    """Why no tasks are taken: a person at the host, the account or a mode; empty when they are."""
+    """Who drains this host (a person at it, the account or a mode), in words; empty: nobody."""
     return state.drain.reason if state.drain is not None else drained_by(state)
 
 

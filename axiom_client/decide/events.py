@@ -1,4 +1,4 @@
-"""What happened, one class for each event. ``now`` is monotonic seconds.
+"""The events of the agent: what happened, one class for each. ``now`` is monotonic seconds.
 
 Events are plain data and encode to JSON, so that a recorded log replays to the same commands.
 """
@@ -109,10 +109,10 @@ class SyncAnswered(_Event, frozen=True, kw_only=True):
 class SyncFailed(_Event, frozen=True, kw_only=True):
     """The request had no answer, or was refused.
 
-    again    true: the request may have arrived, so send it again unchanged; false: make a new one
-    fatal    the project does not accept this host, so the agent ends
-    restored the server's database is older than this host, so the agent joins again
-    jitter   0 to 1, spreads the retries of many hosts
+    again      true: the request may have arrived, so send it again unchanged; false: make a new one
+    fatal      the project does not accept this host, so the agent ends
+    restored   the server's database is older than this host, so the agent joins again
+    jitter     0 to 1, spreads the retries of many hosts
     """
 
     problem: str
@@ -124,7 +124,7 @@ class SyncFailed(_Event, frozen=True, kw_only=True):
 
 
 class TasksReloaded(_Event, frozen=True, kw_only=True):
-    """Kept results are tasks in hand again, to be reported once more."""
+    """Kept results have become tasks in hand again, to be reported once more."""
 
     tasks: list[TaskRecord]
     reports: list[WaitingReport]
@@ -189,7 +189,7 @@ class ResumeRequested(_Event, frozen=True, kw_only=True):
 
 
 class DrainRequested(_Event, frozen=True, kw_only=True):
-    """A person wants the tasks in hand finished and none taken."""
+    """A person wants running tasks finished, waiting ones given back and no new ones."""
 
     reason: str
     then: AfterDrain = "stay"
@@ -221,9 +221,9 @@ class ConfigChanged(_Event, frozen=True, kw_only=True):
 
 
 class ModeChosen(_Event, frozen=True, kw_only=True):
-    """A person switches this host into a mode; ``settings`` name a new one, or change it.
+    """A person switches this host into a mode. ``settings`` define a new mode or change one.
 
-    mode   empty: none any more
+    mode   empty: end the mode
     """
 
     mode: str

@@ -49,7 +49,7 @@ def slot_reasons(state: AgentState, stopped_reason: str = "") -> list[tuple[Slot
     stopped_reason  why the whole agent does nothing; empty when it works
     """
     busy: dict[str, list[int]] = {}
-    for task_id, names in places(state).items():
+    for task_id, names in slot_names(state).items():
         for name in names:
             busy.setdefault(name, []).append(task_id)
     room = room_now(state)
@@ -62,7 +62,7 @@ def slot_reasons(state: AgentState, stopped_reason: str = "") -> list[tuple[Slot
 
 
 def state_and_reason(state: AgentState) -> tuple[RunState, str]:
-    """What the agent does, and why it does not just run; empty when it does."""
+    """What the agent does, and why it is not simply running; empty when it is."""
     if state.stop is not None:
         return "stopping", state.stop.reason
     if state.drain is not None:
@@ -94,22 +94,22 @@ def in_order(state: AgentState) -> list[TaskState]:
     return sorted(state.tasks.values(), key=lambda t: (t.record.order, t.task_id))
 
 
-def places(state: AgentState) -> dict[int, list[str]]:
+def slot_names(state: AgentState) -> dict[int, list[str]]:
     """The names of each task's slots. Tasks are not bound to cores: cores are just numbered."""
     cores = 0
-    places: dict[int, list[str]] = {}
+    named: dict[int, list[str]] = {}
     for task in in_order(state):
         if task.phase not in ALIVE:
             continue
         needs = needs_of(task, state.bundles)
         if needs.gpus:
-            places[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
-        elif task.cohort and task.cohort in places:
-            places[task.task_id] = places[task.cohort]
+            named[task.task_id] = [f"GPU {i}" for i in task.gpus if i >= 0]
+        elif task.cohort and task.cohort in named:
+            named[task.task_id] = named[task.cohort]
         elif task.phase != "paused":
-            places[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
+            named[task.task_id] = [f"core {i}" for i in range(cores, cores + needs.cpu_cores)]
             cores += needs.cpu_cores
-    return places
+    return named
 
 
 def _slot_reason(slot: Slot, usable_cores: int, idle: str) -> str:
@@ -123,7 +123,8 @@ def _slot_reason(slot: Slot, usable_cores: int, idle: str) -> str:
 
 
 def _cores_with_memory(state: AgentState, room: Room) -> int:
-    """Usable cores for which there is memory; all, where a waiting task names what it lacks."""
+    """Usable cores for which there is memory; all when a task was passed over, whose reason says
+    more."""
     if "cpu" in allocation_now(state).passed_over:
         return len(room.cpu)
     return cores_with_memory(state.tasks, state.bundles, room)

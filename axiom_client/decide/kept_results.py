@@ -30,7 +30,8 @@ def keep_result(builder: StepBuilder, task: TaskState, answer: SyncAnswer) -> No
 
 
 def is_worth_keeping(task: TaskState, answer: SyncAnswer) -> bool:
-    """Whether the server would credit it again. A server of 0.1.0 names no epoch."""
+    """Whether a restored server could ask for this result: it credits successes only, and servers
+    of 0.1.0 have no epochs."""
     return bool(answer.epoch) and task.outcome == "success"
 
 

@@ -28,7 +28,7 @@ def _exit_command(state: AgentState) -> c.Exit | None:
 
 
 def _stopped(state: AgentState) -> c.Exit | None:
-    """A stop was asked for, and tasks and reports are settled or the time for that is over."""
+    """A stop was requested, and all tasks and reports are settled or the time for that is over."""
     if state.stop is None:
         return None
     reported = state.reports_since > state.now or state.sync.not_before == NEVER
@@ -39,7 +39,7 @@ def _stopped(state: AgentState) -> c.Exit | None:
 
 
 def _unreachable(state: AgentState) -> c.Exit | None:
-    """No task is left to run, and the server that could give one does not answer."""
+    """No task is left to run, and the server does not answer."""
     if not state.sync.failures or has_unended(state):
         return None
     if state.until_idle and state.sync.failures >= SERVER_FAILURES_MAX:

@@ -16,7 +16,7 @@ PROBE_SECONDS = 600.0  # between two probes: a GPU driver may load after the ser
 
 
 def needed_measurement(state: AgentState) -> c.MeasureLoad | None:
-    """What the limits need measured regularly; None: nothing."""
+    """The measurements that the limits depend on; None if they depend on none."""
     limits = state.limits
     battery = state.load.has_battery and not limits.on_battery
     measurement = c.MeasureLoad(

@@ -119,7 +119,7 @@ class Bundle(Struct, frozen=True, kw_only=True):
 
 
 class TaskRecord(Struct, frozen=True, kw_only=True):
-    """What the journal holds of a task: enough to go on after a crash."""
+    """A task as the journal stores it: enough to go on after a crash."""
 
     grant: Grant
     order: int  # of arrival; tasks start in this order
@@ -129,7 +129,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     elapsed_seconds: float = 0.0  # of earlier runs that the agent stopped
     cpu_seconds: float = 0.0
     epoch: str = ""  # of the server, when it granted the task
-    cohort_most: int = 0  # tasks that may share its next process; 0: as many as its bundle says
+    cohort_most: int = 0  # tasks that may share its next process; 0: as many as its bundle allows
 
 
 class KeptResult(Struct, frozen=True, kw_only=True):
@@ -155,7 +155,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     message: str = ""  # while stopping: what its report will say
     outcome: Outcome | None = None
     report_bytes: int = 0
-    cohort: int = 0  # the first task of its cohort, by which the process is named; 0: alone
+    cohort: int = 0  # number of its cohort's first task, which names the process; 0: no cohort
     cohort_size: int = 1
 
     @property
@@ -165,7 +165,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
 
     @property
     def process_id(self) -> int:
-        """The task by which the process that it runs in is named."""
+        """The number that names its process: that of the cohort's first task, or its own."""
         return self.cohort or self.task_id
 
     @property
@@ -245,7 +245,7 @@ class CreditDay(Struct, frozen=True, kw_only=True):
 
 
 class Incident(Struct, frozen=True, kw_only=True):
-    """What went wrong on this host that its volunteer should know of for some days."""
+    """What went wrong on this host, to be shown to its volunteer for some days."""
 
     text: str
     wall: float
@@ -269,8 +269,8 @@ class AgentState(Struct, kw_only=True):
     own_limits: Limits = Limits()  # the config's
     control: AccountControl = AccountControl()
     account: AccountSettings | None = None  # as last received; in force if ``control`` says so
-    mode: str = ""  # switched on this host
-    modes: dict[str, HostSettings] = field(default_factory=dict)  # named on this host
+    mode: str = ""  # chosen on this host
+    modes: dict[str, HostSettings] = field(default_factory=dict)  # defined on this host
     facts: HostFacts | None = None
     gpus_known: bool = False  # the first search for GPUs has ended
     gpu_problems: list[str] = []  # why GPUs that seem to be there cannot be used

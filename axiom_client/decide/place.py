@@ -16,7 +16,7 @@ from axiom_client.decide.task import GRACE_SECONDS
 from axiom_client.decide.task_run import Member, TaskSpec, limits_for
 from axiom_protocol.manifest import Manifest
 
-#: A cohort on a GPU that computes no faster than this many cores has hung: see ``WALL_MARGIN``.
+#: A cohort on a GPU that is slower than this many cores would be counts as hung: ``WALL_MARGIN``.
 GPU_CORES = 8
 
 
@@ -60,8 +60,8 @@ def place(builder: StepBuilder, room: Room) -> None:
         if task_id == task.process_id or task.process_id not in allocation.resume:
             builder.do(c.ResumeTask(task_id=task.process_id))
     for task_id, gpus in allocation.start:
-        mates = [state.tasks[mate] for mate in allocation.mates.get(task_id, [])]
-        _start(builder, [state.tasks[task_id], *mates], gpus)
+        members = [state.tasks[member] for member in allocation.members.get(task_id, [])]
+        _start(builder, [state.tasks[task_id], *members], gpus)
 
 
 def ran_seconds(task: TaskState, now: float) -> float:

@@ -1,17 +1,17 @@
-"""What people ask of the agent: pause, resume, drain, sync, end a task, switch modes, stop."""
+"""Handles the commands of people: pause, resume, drain, sync, abort a task, switch modes, stop."""
 
 from __future__ import annotations
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.account import use_limits
+from axiom_client.decide.account import update_limits
 from axiom_client.decide.model import NEVER, AgentState, Drain, Pause, Stop
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import GRACE_SECONDS, WAITING
 from axiom_client.decide.task_events import cancel
 
-# Most that an orderly stop takes. systemd allows 90 s, a shutdown often less; a checkpoint takes
-# under a second.
+# Longest duration of an orderly stop. systemd allows 90 s, a shutdown often less; a checkpoint
+# takes under a second.
 STOP_SECONDS = 20.0
 
 
@@ -70,7 +70,7 @@ def drain_requested(builder: StepBuilder, event: e.DrainRequested) -> None:
 
 
 def sync_requested(builder: StepBuilder, event: e.SyncRequested) -> None:
-    """Talk to the server now."""
+    """Contact the server now."""
     sync = builder.state.sync
     sync.wanted_now = True
     sync.not_before = 0.0
@@ -78,7 +78,7 @@ def sync_requested(builder: StepBuilder, event: e.SyncRequested) -> None:
 
 
 def abort_requested(builder: StepBuilder, event: e.AbortRequested) -> None:
-    """End one task."""
+    """Cancel one task."""
     if task := builder.state.tasks.get(event.task_id):
         cancel(builder, task, "ended by the host's owner")
 
@@ -89,7 +89,7 @@ def stop_requested(builder: StepBuilder, event: e.StopRequested) -> None:
 
 
 def stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
-    """Begin to stop: tasks that run keep a checkpoint, tasks not yet begun are given back."""
+    """Begin to stop: running tasks write checkpoints, tasks not yet begun are given back."""
     state = builder.state
     first = state.stop is None
     state.stop = Stop(reason=reason, give_up_at=state.now if hurry else state.now + STOP_SECONDS)
@@ -107,15 +107,15 @@ def stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
 
 
 def mode_chosen(builder: StepBuilder, event: e.ModeChosen) -> None:
-    """Switch into a mode, and keep it when it is new."""
+    """Switch into a mode, and save it when it is new or changed; an empty name ends the mode."""
     state = builder.state
     if event.mode and event.settings is not None:
         state.modes = {**state.modes, event.mode: event.settings}
         builder.save_value("modes", state.modes)
     state.mode = event.mode
     builder.save_value("mode", event.mode or None)
-    use_limits(state)
+    update_limits(state)
     state.measured_at = -NEVER
     state.sync.wanted_now = True
     state.sync.out_of_work = False
-    builder.log(f"mode {event.mode}" if event.mode else "no mode")
+    builder.log(f"switched to mode {event.mode}" if event.mode else "mode ended")

@@ -13,7 +13,7 @@ BUNDLE_CAP_SECONDS = 600.0
 BUNDLE_ATTEMPTS_MAX = 10  # over about 40 minutes
 LOST_ATTEMPTS_MAX = 3  # a task whose process was lost three times is likely to lose it again
 LOST_FIRST_SECONDS = 5.0
-RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can ask again
+RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can send Retry-After again
 
 
 class RetryDecision(Struct, frozen=True, kw_only=True):

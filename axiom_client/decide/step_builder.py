@@ -40,7 +40,7 @@ class StepBuilder:
         self.do(c.LogLine(text=text, level=level))
 
     def ordered(self) -> list[c.Command]:
-        """The commands, those for the journal first: nothing is done before it is written down."""
+        """The commands, those for the journal first: it is written before anything is done."""
         first = [command for command in self.commands if isinstance(command, c.Persistent)]
         rest = [command for command in self.commands if not isinstance(command, c.Persistent)]
         return first + rest

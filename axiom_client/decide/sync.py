@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.account import origin_of, use_limits
+from axiom_client.decide.account import origin_of, update_limits
 from axiom_client.decide.allocate import wanted
 from axiom_client.decide.answer_bounds import within_bounds
 from axiom_client.decide.capacity import NO_ROOM, Room
@@ -152,7 +152,9 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
     if sync.failures:
         builder.log("the server answers again")
     if refused := offered - len(answer.grants):
-        builder.log(f"{refused} of {offered} granted tasks are beyond the bounds", "warning")
+        builder.log(
+            f"{refused} of {offered} granted tasks are refused: more than an agent keeps", "warning"
+        )
     sync.in_flight = sync.unanswered = None
     builder.do(c.SaveRequest(plan=None))
     sync.failures, sync.problem = 0, ""
@@ -164,7 +166,7 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
         _give_up_identity(builder)
         return []
     if answer.identity == IDENTITY_UNCLEAR:
-        sync.not_before = sync.next_at  # nothing is granted before
+        sync.not_before = sync.next_at  # the server grants nothing before that
     sync.no_work_reason = answer.no_work_reason
     sync.notices = list(answer.notices)
     if plan.host is not None:
@@ -173,7 +175,7 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
         _record_credit(builder, answer.credit)
     enter_epoch(builder, answer)
     if answer.account is not None:
-        _take_up_account(builder, answer.account)
+        _use_account(builder, answer.account)
     _forget_acknowledged(builder, plan, answer)
     drop_results(builder, answer)
     _accept_grants(builder, plan, answer)
@@ -181,28 +183,28 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
 
 
 def _give_up_identity(builder: StepBuilder) -> None:
-    """This folder is a copy of another agent's. The tasks in it are the other agent's work."""
+    """End this run: the folder is a copy of another agent's, to whom its tasks belong."""
     builder.state.exited = True
     builder.do(c.Exit(reason="this folder is a copy of another agent's", fault="copied"))
 
 
-def _take_up_account(builder: StepBuilder, account: AccountSettings) -> None:
-    """Keep what the account has set, over restarts too, and tell it what is in force now."""
+def _use_account(builder: StepBuilder, account: AccountSettings) -> None:
+    """Save and apply changed account settings, and report what is in force in another request."""
     state = builder.state
     if account == state.account:
         return
     state.account = account
     builder.save_value("account", account)
-    use_limits(state)
+    update_limits(state)
     state.measured_at = -NEVER  # the new limits may need another measurement, at once
     state.sync.wanted_now = True
     state.sync.out_of_work = False
-    kept_out = "" if state.control.enabled else " and is not followed: account.control is false"
-    builder.log(f"limits {origin_of(account, state.utc_offset_seconds)}{kept_out}")
+    ignored = "" if state.control.enabled else " are ignored: account.control is false"
+    builder.log(f"limits {origin_of(account, state.utc_offset_seconds)}{ignored}")
 
 
 def _record_credit(builder: StepBuilder, credit: Credit) -> None:
-    """Keep the host's credit, and at the first answer of a day also what it was before."""
+    """Save the host's credit; at the first answer of a day also the credit before it."""
     state = builder.state
     day = int(state.local // 86_400)
     if state.credit_day is None or state.credit_day.day != day:
@@ -214,7 +216,7 @@ def _record_credit(builder: StepBuilder, credit: Credit) -> None:
 
 
 def credit_today(state: AgentState) -> float:
-    """The credit that this host got since midnight, as far as the server has told."""
+    """The credit that this host got since midnight, according to the last answer."""
     day, credit = state.credit_day, state.sync.credit
     if day is None or credit is None or day.day != int(state.local // 86_400):
         return 0.0
@@ -266,7 +268,7 @@ def _accept_grants(builder: StepBuilder, plan: SyncPlan, answer: SyncAnswer) -> 
 
 
 def handle_failure(builder: StepBuilder, event: e.SyncFailed) -> None:
-    """Note that no answer came, and decide when to try again."""
+    """Record that no answer came, and decide when to try again."""
     state, sync = builder.state, builder.state.sync
     if sync.in_flight is None:
         return

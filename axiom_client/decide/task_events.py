@@ -1,4 +1,4 @@
-"""What follows from a task that started, went on, or ended; and how a task is cancelled."""
+"""Handles the start, the progress and the end of a task's process, and cancels tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import msgspec
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.allocate import duration_key
-from axiom_client.decide.cohort import SHRINK, mates
+from axiom_client.decide.cohort import SHRINK, other_members
 from axiom_client.decide.model import TaskState
 from axiom_client.decide.place import ran_seconds
 from axiom_client.decide.retry import retry_task
@@ -19,34 +19,35 @@ DURATION_WEIGHT = 0.3  # of the newest run in the moving average of how long a b
 
 
 def task_started(builder: StepBuilder, event: e.TaskStarted) -> None:
-    """Count its running time from here."""
+    """Count the task's running time from now on."""
     task = builder.state.tasks.get(event.task_id)
     if task and task.phase == "running":
         builder.put(task, running_since=event.now)
 
 
 def task_progressed(builder: StepBuilder, event: e.TaskProgressed) -> None:
-    """Progress never falls, even when a task runs again."""
+    """Store the progress. It never falls, even when a task runs again."""
     task = builder.state.tasks.get(event.task_id)
     if task and task.phase in ALIVE:
         builder.put(task, progress=max(task.progress, event.fraction))
 
 
 def task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
-    """Report it, or put it back to run again."""
+    """Report the task, or put it back to run again."""
     finished = event.finished
     task = builder.state.tasks.get(finished.task_id)
     if task is None or task.phase not in ALIVE:
-        builder.do(c.ClearFolder(task_id=finished.task_id))  # kept while its cohort went on
+        # A cancelled member of a cohort: its folder was kept until the process ended.
+        builder.do(c.ClearFolder(task_id=finished.task_id))
         return
     if finished.shared and not (task.phase == "stopping" and not task.keep):
-        _try_in_smaller(builder, task, finished)
+        _retry_in_smaller_cohort(builder, task, finished)
         return
     retry = retry_task(finished.outcome, task.record.attempts, event.now, event.jitter)
     if task.phase == "stopping" and not task.keep:
-        retry = None  # it was to end
+        retry = None  # it was asked to end
     if retry is not None:
-        _verify_again(builder, task)  # its script may be what was lost
+        _verify_again(builder, task)  # its script may be missing or changed on the disk
     if (task.phase == "stopping" and task.keep and finished.outcome == "cancelled") or retry:
         _put_back(builder, task, finished, retry.at if retry else 0.0)
         return
@@ -78,12 +79,15 @@ def _verify_again(builder: StepBuilder, task: TaskState) -> None:
     )  # fmt: skip
 
 
-def _try_in_smaller(builder: StepBuilder, task: TaskState, finished: TaskFinished) -> None:
+def _retry_in_smaller_cohort(builder: StepBuilder, task: TaskState, finished: TaskFinished) -> None:
     """Run a task again in a smaller cohort: another member may have ended the process."""
-    most = max(1, task.cohort_size // SHRINK)
-    words = f"a cohort of {task.cohort_size} ended: {finished.outcome}; at most {most} together now"
-    builder.log(f"task {task.task_id} of {task.ref}: {words}", "warning")
-    record = msgspec.structs.replace(task.record, cohort_most=most)
+    size_max = max(1, task.cohort_size // SHRINK)
+    builder.log(
+        f"task {task.task_id} of {task.ref} runs again in a cohort of at most {size_max}: "
+        f"its cohort of {task.cohort_size} ended as {finished.outcome}",
+        "warning",
+    )
+    record = msgspec.structs.replace(task.record, cohort_most=size_max)
     _put_back(builder, msgspec.structs.replace(task, record=record), finished, 0.0)
 
 
@@ -110,10 +114,10 @@ def _remember_duration(builder: StepBuilder, key: str, seconds: float) -> None:
 
 
 def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
-    """Cancel a task in whichever phase it is: stop its process, or report it unrun."""
+    """Cancel a task: stop its process, or report it at once if it has none of its own."""
     if task.phase in WAITING:
         builder.end_without_run(task, "cancelled", reason)
-    elif task.phase in ("running", "paused") and mates(task, builder.state.tasks):
+    elif task.phase in ("running", "paused") and other_members(task, builder.state.tasks):
         _leave_cohort(builder, task, reason)
     elif task.phase in ("running", "paused"):
         builder.advance(task, "stop", keep=False)
@@ -121,7 +125,7 @@ def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
 
 
 def _leave_cohort(builder: StepBuilder, task: TaskState, reason: str) -> None:
-    """Report a member cancelled at once. The others go on, so its folder stays until they end."""
+    """Report a cancelled member at once. The others go on, so its folder stays until they end."""
     seconds = ran_seconds(task, builder.state.now) / task.cohort_size
     finished = TaskFinished(
         task_id=task.task_id, outcome="cancelled", message=reason, elapsed_seconds=seconds

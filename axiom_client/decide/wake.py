@@ -1,4 +1,4 @@
-"""Sets the timer for the next time at which the agent must decide something, event or not."""
+"""Sets the timer for the next time at which something must be decided even without an event."""
 
 from __future__ import annotations
 

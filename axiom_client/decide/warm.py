@@ -12,7 +12,7 @@ RELEASE_SECONDS = 120.0  # zygotes end after this idle time; longer than a gap b
 
 
 def keep_warm(builder: StepBuilder) -> None:
-    """Start a zygote when tasks are in hand; end the zygotes when none was for a while."""
+    """Start a zygote when tasks are in hand; end all zygotes after a while without tasks."""
     state = builder.state
     if has_unended(state):
         state.busy_at = state.now
