@@ -1,4 +1,4 @@
-"""Build the deb and the rpm of the agent: python packaging/build_packages.py [FOLDER]
+"""Builds the deb and the rpm of the agent: python packaging/build_packages.py [FOLDER]
 
 The packages carry their own virtual environment under /usr/lib/axiom-client, for the Python of the
 machine they are built on (PACKAGE_PYTHON, /usr/bin/python3 by default): build each on the release
@@ -25,15 +25,15 @@ from axiom_protocol import __version__
 
 ROOT = Path(__file__).parents[1]
 PACKAGE_PYTHON = os.environ.get("PACKAGE_PYTHON", "/usr/bin/python3")
-HOME = Path("usr/lib/axiom-client")  # of the tree, in the package
+HOME = Path("usr/lib/axiom-client")  # of the virtual environment, inside the package
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-#: What a shell calls its file, below /usr/share.
+#: The completion file of each shell, below /usr/share.
 COMPLETIONS = {
     "bash": "bash-completion/completions/axiom-client",
     "zsh": "zsh/vendor-completions/_axiom-client",
     "fish": "fish/vendor_completions.d/axiom-client.fish",
 }
-#: What an agent that only runs does not need: 30 MB of tests, headers and static libraries.
+#: Files that a running agent does not need: 30 MB of tests, headers and static libraries.
 UNNEEDED = ("**/tests", "**/test", "**/*.pyi", "**/*.a", "**/include", "**/*.h", "axiom_server")
 TORCH_FOLDER = "/usr/local/lib/axiom-client/torch"  # where install-torch.sh puts it
 
@@ -60,7 +60,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def make_environment(home: Path, wheel: Path) -> None:
-    """A virtual environment that works from its place in the package, not from here."""
+    """A virtual environment for its path in the package, not for the path where it is built."""
     run(PACKAGE_PYTHON, "-m", "venv", "--without-pip", home)
     (home / pip_name()).write_bytes(fetch_pip(pip_name()))
     pip: list[str | Path] = [
@@ -82,13 +82,13 @@ def make_environment(home: Path, wheel: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     (site / "axiom_torch.pth").write_text(TORCH_FOLDER + "\n")
     relocate(home)
-    # Python may not write caches there once installed; "unchecked" so that no file is read twice.
+    # Python cannot write caches there once installed; "unchecked": sources need not be read again.
     compiled = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     run(home / "bin/python", *compiled, "-s", home, "-p", f"/{HOME}", site)
 
 
 def relocate(home: Path) -> None:
-    """Write the packaged place wherever the building place was written."""
+    """Replace the path of the build by the path in the package in all files of the environment."""
     shutil.rmtree(home / "include")
     (home / "lib64").unlink(missing_ok=True)
     binaries = home / "bin"
@@ -125,7 +125,7 @@ def add_documents(tree: Path) -> None:
 
 
 def package(kind: str, folder: Path) -> None:
-    """One package from the tree, by nfpm."""
+    """Build one package from the tree with nfpm."""
     version = subprocess.run(
         [PACKAGE_PYTHON, "-c", "import sys; print(*sys.version_info[:2])"],
         capture_output=True, text=True, check=True,
@@ -143,12 +143,12 @@ def package(kind: str, folder: Path) -> None:
 
 
 def pip_name() -> str:
-    """The wheel that runs itself: install-torch.sh needs an installer, the agent does not."""
+    """The file name of pip's wheel, which install-torch.sh runs without installing it."""
     return f"pip-{PIP_VERSION}-py3-none-any.whl"
 
 
 def size_bytes(folder: Path) -> int:
-    """What the files take together."""
+    """The size of all files together."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 

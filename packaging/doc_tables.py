@@ -1,4 +1,4 @@
-"""Write the tables of docs/ that the code knows best: python packaging/doc_tables.py [--check]
+"""Writes the tables of docs/ that are generated from code: python packaging/doc_tables.py [--check]
 
 A table stands between two comments in a page, ``<!-- keys: ... -->`` and ``<!-- end of keys -->``.
 """
@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def keys() -> str:
-    """Every key of the agent's configuration."""
+    """The table of the agent's configuration keys."""
     rows = [
         (f"`{key.name}`", _default(key.default), key.about, f"`{key.variable}`") for key in KEYS
     ]
@@ -28,14 +28,14 @@ def keys() -> str:
 
 
 def _default(value: object) -> str:
-    """As it is written in TOML, without the quotes."""
+    """A default value as in TOML, without the quotes."""
     if value == "":
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def fields() -> str:
-    """Every field of the wire's messages."""
+    """The tables of the protocol's messages and their fields."""
     parts = []
     for name in ("ProjectInfo", "EnrolRequest", "EnrolAnswer", "HostFacts", "GpuFacts",
                  "SyncRequest", "Capacity", "InHand", "Report", "SyncAnswer", "Grant",
@@ -82,7 +82,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def current(page: str, name: str, make: Callable[[], str]) -> str:
-    """The page with its table as the code has it now."""
+    """The page with its table replaced by the current one."""
     between = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)"
     text = make()
     found, count = re.subn(between, lambda m: f"{m[1]}\n{text}\n{m[2]}", page, flags=re.DOTALL)

@@ -1,10 +1,10 @@
-"""Make a virtual environment with pip, also where Debian's python3 came without ensurepip.
+"""Makes a virtual environment with pip, also where Debian's python3 came without ensurepip.
 
 python3 packaging/make_venv.py FOLDER
 
 Debian and Ubuntu split ensurepip off into python3-venv, which a fresh machine may lack and an
-ordinary user may not install. Then pip's own wheel is fetched from PyPI, checked against the hash
-below, and installs itself.
+ordinary user may not install. In that case pip's own wheel is fetched from PyPI, checked against
+the hash below, and used to install itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def install_pip(python: Path) -> None:
 
 
 def fetch(file_name: str) -> bytes:
-    """The named file of the pinned release; exits when it is not the one that is pinned."""
+    """The named file of the pinned release. Exits if its hash is not the pinned one."""
     page = download(INDEX_URL).decode()
     link = re.search(rf'href="([^"#]*/{re.escape(file_name)})[#"]', page)
     if link is None:

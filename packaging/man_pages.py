@@ -1,7 +1,7 @@
-"""The manual pages of a program, from its commands as they are.
+"""Generates the manual pages axiom-client(1) and axiom-client.toml(5) from the code.
 
-axiom-client(1) and axiom-client.toml(5); the command line, the keys and the exit codes are read
-from the code, so that a page cannot say what the program does not do.
+The command line, the keys and the exit codes are read from the code, so that the pages always
+describe this version.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def config_page() -> str:
         for key in KEYS
     )
     about = (
-        "What the agent may use of this computer, in TOML: a section before the dot, a key after."
+        "How much of this computer the agent may use, in TOML. In the names below, the part before "
+        "the dot is the section, the part after it the key."
     )
     return "".join(
         [
@@ -65,7 +66,7 @@ def config_page() -> str:
 
 def exit_codes() -> list[tuple[int, str]]:
     """Every exit code of the agent and its meaning."""
-    found = {0: "done", 2: "the command line makes no sense", 130: "interrupted by Ctrl-C"}
+    found = {0: "success", 2: "invalid command line", 130: "interrupted by Ctrl-C"}
     waiting: list[type[errors.AxiomError]] = [errors.AxiomError]
     while waiting:
         error = waiting.pop()
@@ -117,7 +118,7 @@ def _tagged(tag: str, text: str) -> str:
 
 
 def _roff(text: str) -> str:
-    """Plain text as roff: its own characters escaped, paragraphs kept."""
+    """Plain text as roff: special characters escaped, paragraphs kept."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     lines = textwrap.dedent(escaped).strip().replace("\n\n", "\n.PP\n")
     return re.sub(r"(?m)^([.'])(?!PP)", r"\\&\1", lines)

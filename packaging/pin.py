@@ -1,9 +1,9 @@
-"""Write packaging/pins/*.txt: every dependency of a release with its version and hashes.
+"""Writes packaging/pins/*.txt: every dependency of a release with its version and hashes.
 
 python packaging/pin.py
 
-The versions are constraints.txt's; the hashes are those of every file of that version on PyPI, so
-that one list serves all systems. Install with them:
+The versions are those of constraints.txt. The hashes are of all files of that version on PyPI, so
+that one list serves all systems. To install with them:
 
 pip install --require-hashes -r packaging/pins/agent.txt && pip install --no-deps axiom-client
 """
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def resolve(path: Path, extras: tuple[str, ...]) -> None:
-    """Let uv find the whole tree of dependencies within the constraints."""
+    """Let uv resolve all dependencies within the constraints."""
     subprocess.run(
         [
             Path(sys.executable).parent / "uv",

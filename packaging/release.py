@@ -1,10 +1,10 @@
-"""Build everything that is released: python packaging/release.py [FOLDER]
+"""Builds everything that is released: python packaging/release.py [FOLDER]
 
-wheel, sdist, deb, rpm, hash-checked pins, a bill of materials, checksums. Built twice from one
-commit the wheel and the sdist are the same to the byte: the clock is the commit's.
+These are wheel, sdist, deb, rpm, pins with hashes, bills of materials and checksums. Two builds of
+one commit give byte-identical wheels and sdists, because their timestamps are the commit's.
 
-Afterwards, by a person: sign SHA256SUMS (ssh-keygen -Y sign -n axiom -f KEY SHA256SUMS), tag,
-publish.
+Afterwards a person signs SHA256SUMS (ssh-keygen -Y sign -n axiom -f KEY SHA256SUMS), tags the
+commit and publishes the files.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def main(folder: Path) -> None:
 
 
 def check_tree() -> None:
-    """What is released must be what is committed, and its changes must be told."""
+    """Exit if there are uncommitted changes, or the changelog has no section for this version."""
     if output("git", "status", "--porcelain"):
-        sys.exit("the checkout has uncommitted changes; commit them, a release is a commit")
+        sys.exit("the checkout has uncommitted changes; commit them first")
     changelog = (ROOT / "CHANGELOG.md").read_text()
     if not re.search(rf"(?m)^## \[{re.escape(__version__)}\]", changelog):
         sys.exit(f"CHANGELOG.md has no section [{__version__}]; write it")
 
 
 def bill_of_materials(pins: Path, target: Path) -> None:
-    """CycloneDX, from the pins: exactly what an installation with hashes contains."""
+    """Write a CycloneDX file from the pins: what an installation with hashes contains."""
     run(PROGRAMS / "cyclonedx-py", "requirements", "--pyproject", ROOT / "pyproject.toml",
         "--output-reproducible", "--output-file", target, pins)  # fmt: skip
 
 
 def write_sums(folder: Path) -> None:
-    """As ``sha256sum --check`` reads them."""
+    """Write the checksums of all files in the form that ``sha256sum --check`` reads."""
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
         for path in sorted(folder.iterdir())

@@ -1,6 +1,7 @@
-"""GPU probe: does a task on this device compute, hold, run out of memory or hang as told?
+"""GPU probe: a task that computes, keeps the device busy, exhausts its memory, or hangs.
 
-Not science: `prove.py` gives these workunits to a real agent. ``mode`` says what the task does.
+It is no experiment but a test: `prove.py` gives these workunits to a real agent. The parameter
+``mode`` selects what the task does.
 """
 
 # /// script
@@ -11,7 +12,7 @@ Not science: `prove.py` gives these workunits to a real agent. ``mode`` says wha
 # name = "gpu_probe"
 # version = "1.0.0"
 # title = "GPU probe"
-# question = "Does a task on this device behave as it is told?"
+# question = "Does a task on this device behave as expected?"
 # expected_seconds = 5
 #
 # [tool.axiom.resources]
@@ -58,7 +59,7 @@ def gradient_error(task):
 
 
 def hold(task):
-    """Keep the device busy for the seconds asked for, and say how far it is."""
+    """Keep the device busy for ``hold_seconds`` and report progress."""
     work = torch.ones(2048, 2048, device=task.device)
     until = time.monotonic() + task.parameters["hold_seconds"]
     begun = time.monotonic()
@@ -70,16 +71,16 @@ def hold(task):
 
 
 def exhaust(task):
-    """Take the device's memory until there is no more."""
+    """Allocate memory of the device until there is no more."""
     if task.device == "cpu":
-        raise MemoryError("as told")
+        raise MemoryError("simulated on a CPU")
     kept = []
     while True:
         kept.append(torch.empty(1 << 30, dtype=torch.uint8, device=task.device))
 
 
 def hang(task):
-    """A kernel that does not end."""
+    """Start a kernel that never ends."""
     if task.device == "cpu":
         while True:
             pass

@@ -1,10 +1,10 @@
-"""Prove on this machine's GPU what the documents say of GPUs; one command, under eight minutes.
+"""Checks on this machine's GPU what the documentation says of GPUs; takes under eight minutes.
 
     python packaging/gpu/prove.py --json gpu-record.json      (make gpu)
 
-Every check is tried, prints one line and is recorded with its answer; one that fails does not stop
-the others, and makes the exit code 1. ``--device cpu`` tries the script itself without a GPU:
-checks that only a GPU can answer are then recorded as not tried.
+Each check prints one line and is recorded with its result. A check that fails does not stop the
+others, and makes the exit code 1. ``--device cpu`` tests the script itself without a GPU: checks
+that need a GPU are then recorded as not tried.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from axiom_protocol.result import gate  # noqa: E402
 from tests.support.running import Recorder, make_spec, script, with_pool  # noqa: E402
 
 PROBE = Path(__file__).with_name("gpu_probe.py")
-#: The nominal budget of each experiment here: the whole default plan would take too long on a GPU
-#: that computes one seed at a time. Each still covers every arm and control of its plan's start.
+#: Nominal seconds for each experiment. Its default plan would take too long on a GPU that computes
+#: one seed at a time; these budgets still cover every arm and control at the plan's start.
 BUDGETS = {
     "rank_dynamics": 14.0, "catapult_phase": 4.0, "double_descent_v2": 1.0,
     "feature_learning_phase": 1.0, "progressive_sharpening": 4.0, "rank_lottery": 1.0,
@@ -70,11 +70,11 @@ LIMITS = TaskLimits(
 
 
 class NotTried(Exception):
-    """This check needs what this machine lacks."""
+    """The check cannot be made on this machine; the message says why."""
 
 
 class Record:
-    """The checks and their answers, in order."""
+    """The checks and their results, in order."""
 
     def __init__(self, device: str, file: Path | None) -> None:
         self.device, self._file = device, file
@@ -82,31 +82,31 @@ class Record:
         self.gpus: list[GpuFacts] = []
 
     def check(self, name: str, step: Callable[[], Any]) -> Any:
-        """Try one thing; its answer, or None when it failed or could not be tried."""
+        """Make one check; returns its result, or None when it failed or could not be tried."""
         begun = time.monotonic()
         answer: Any = None
         try:
             answer, state = step(), "ok"
         except NotTried as reason:
             answer, state = str(reason), "not tried"
-        except Exception as error:  # noqa: BLE001  recorded, and the next one is tried
+        except Exception as error:  # noqa: BLE001  recorded; the next check is made
             answer, state = f"{type(error).__name__}: {error}"[-3000:], "FAILED"
         seconds = round(time.monotonic() - begun, 1)
         self.checks.append({"name": name, "state": state, "seconds": seconds, "answer": answer})
-        if self._file is not None:  # after each one: what is known survives a cut
+        if self._file is not None:  # after each check, so that an interruption loses nothing
             self._file.write_text(json.dumps(self.checks, indent=1, default=str) + "\n")
         shown = json.dumps(answer, default=str)
         print(f"{state:<9} {seconds:6.1f} s  {name}: {shown[:400]}", flush=True)
         return answer if state == "ok" else None
 
     def gpu(self) -> GpuFacts:
-        """The one that is tried."""
+        """The GPU that is tested. Raises NotTried."""
         if not self.gpus:
             raise NotTried("no GPU here")
         return self.gpus[0]
 
     def spec(self, folder: Path, body: str, limits: TaskLimits = LIMITS, **changes: Any) -> Any:
-        """A task of this record's device, ready for a pool."""
+        """A task on the device under test, ready for a pool."""
         source = script(body, "torch")
         spec = make_spec(folder, source, environment="torch", limits=limits)
         if self.device != "cpu":
@@ -115,11 +115,11 @@ class Record:
         return msgspec.structs.replace(spec, **changes)
 
 
-# --- what is here ---------------------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------------------
 
 
 def machine() -> dict[str, Any]:
-    """The system, its versions and its GPUs as the driver's own tool lists them."""
+    """The system, the versions, and the GPUs as nvidia-smi lists them."""
     import torch
 
     from axiom_client.sandbox import landlock
@@ -176,7 +176,7 @@ def detection(record: Record) -> Any:
 
 
 def doctor(record: Record, folder: Path) -> Any:
-    """Every protection holds, on cores and on the GPU's path."""
+    """`doctor` confirms every protection, for tasks on cores and on the GPU."""
     report = json.loads(_client("doctor", "--json", folder=folder / "doctor"))
     tried = [report, *report["gpus"]]
     missing = [p for one in tried for p in one["protections"] if not p["enforced"]]
@@ -190,8 +190,8 @@ def doctor(record: Record, folder: Path) -> Any:
 
 
 def first_kernel(record: Record, folder: Path) -> Any:
-    """Seconds from a task's start to its first kernel's result: exec'd, and forked from a zygote
-    that has imported torch."""
+    """Seconds from a task's start to the result of its first kernel: in a new interpreter (cold),
+    and forked from a zygote that has imported torch (warm)."""
 
     def timed(prefer: str) -> list[float]:
         async def several(recorder: Recorder) -> list[float]:
@@ -214,7 +214,7 @@ def first_kernel(record: Record, folder: Path) -> Any:
 
 
 def least_host_memory(record: Record, folder: Path) -> Any:
-    """The smallest of some memory limits under which a GPU task runs: what the driver takes."""
+    """The smallest of some memory limits under which a GPU task runs; the driver needs the rest."""
     worked = {}
     for limit in (100, 200, 300, 500, 1000):
         limits = msgspec.structs.replace(LIMITS, memory_bytes=limit * 1_000_000)
@@ -225,7 +225,7 @@ def least_host_memory(record: Record, folder: Path) -> Any:
 
 
 def warm_cores(record: Record, folder: Path) -> Any:
-    """Tasks of cores still fork from a warm zygote where there is a GPU: it has one thread."""
+    """On a host with a GPU, CPU tasks still fork from a warm zygote, which has one thread."""
     body = "import torch\nvalue = [torch.ones(3).sum().item(), torch.cuda.is_available()]"
     spec = make_spec(folder, script(body, "torch"), environment="torch", limits=LIMITS)
 
@@ -239,7 +239,7 @@ def warm_cores(record: Record, folder: Path) -> Any:
 
 
 def out_of_memory(record: Record, folder: Path) -> Any:
-    """Too much of the device's memory is an outcome with the figure, and all is free after."""
+    """Exhausting the GPU's memory gives the outcome over_memory and frees all of it afterwards."""
     before = _used_bytes(record)
     finished = _one(_probe_spec(record, folder, "exhaust"))
     assert finished.outcome == "over_memory", (finished.outcome, finished.message)
@@ -249,7 +249,7 @@ def out_of_memory(record: Record, folder: Path) -> Any:
 
 
 def hanging_kernel(record: Record, folder: Path) -> Any:
-    """A kernel that does not end is killed at the task's time, and the GPU can be used after."""
+    """A kernel that never ends is killed at the task's time limit; then the GPU works again."""
     limits = msgspec.structs.replace(LIMITS, wall_seconds=8.0)
     used = _used_bytes(record)
     begun = time.monotonic()
@@ -262,8 +262,8 @@ def hanging_kernel(record: Record, folder: Path) -> Any:
             "used_before_after": [used, _used_bytes(record)]}  # fmt: skip
 
 
-def with_tf32(record: Record, folder: Path) -> Any:
-    """No task gets TF32: a float32 product is as exact as float32 is."""
+def without_tf32(record: Record, folder: Path) -> Any:
+    """TF32 is off in tasks: a product of float32 matrices has the precision of float32."""
     body = """
 import numpy as np, torch
 a, b = task.rng(0).standard_normal((2, 512, 512))
@@ -290,7 +290,7 @@ def same_twice(record: Record) -> Any:
 
 
 def attacks(record: Record) -> Any:
-    """tests/attacks under the GPU's rules, by the GPU's path."""
+    """The tests in tests/attacks, confined like a task on the GPU."""
     if record.device == "cpu":
         raise NotTried("make attacks runs them on cores")
     line = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
@@ -321,7 +321,7 @@ class Project:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
-        """Publish the probe, serve, attach."""
+        """Publish the probe, start the server, attach the agent."""
         self.staff("init", str(self.folder / "project"))
         probe = self.folder / PROBE.name
         probe.write_text(
@@ -335,7 +335,7 @@ class Project:
         self.volunteer("attach", f"http://127.0.0.1:{self.port}")
 
     def deploy(self, mode: str, count: int, hold_seconds: float = 20.0) -> None:
-        """Workunits of the probe in this mode."""
+        """Deploy workunits of the probe in this mode."""
         sweep = self.folder / f"{mode}.toml"
         sweep.write_text(f'[[set]]\nmode = "{mode}"\nhold_seconds = {hold_seconds}\n')
         device = ["--gpu"] if self.gpu else []
@@ -344,27 +344,27 @@ class Project:
         )
 
     def staff(self, *words: str) -> str:
-        """A command of axiom-server."""
+        """Run a command of axiom-server."""
         return _command("axiom_server", words, self._environment())
 
     def volunteer(self, *words: str) -> str:
-        """A command of axiom-client."""
+        """Run a command of axiom-client."""
         return _command("axiom_client", words, self._environment())
 
     def run_agent(self) -> subprocess.Popen[bytes]:
-        """The agent in the background."""
+        """Start the agent in the background."""
         return self._start("axiom_client", "run", "--no-display")
 
     def status(self) -> dict[str, Any]:
-        """What the agent says of itself."""
+        """The agent's snapshot."""
         return dict(json.loads(self.volunteer("status", "--json")))
 
     def running(self) -> list[dict[str, Any]]:
-        """Its running tasks."""
+        """Its running and paused tasks."""
         return [t for t in self.status()["tasks"] if t["state"] in ("running", "paused")]
 
     def end(self) -> None:
-        """Stop what was started."""
+        """Stop all processes that were started."""
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.terminate()
@@ -399,7 +399,7 @@ class Project:
 
 
 def through_the_agent(record: Record, project: Project) -> Any:
-    """Work for the GPU goes the whole way: leased, run confined, reported, credited."""
+    """GPU tasks are leased, run confined, reported and credited, by a real agent and server."""
     project.begin()
     project.deploy("compute", 3)
     project.volunteer("run", "--no-display", "--until-idle", "--seconds", "90")
@@ -410,7 +410,7 @@ def through_the_agent(record: Record, project: Project) -> Any:
 
 
 def shared(record: Record, project: Project) -> Any:
-    """Two tasks on one GPU at a time; a pause stops their clocks, and they go on after."""
+    """Two tasks share one GPU; a pause stops their elapsed time, and afterwards they go on."""
     project.deploy("hold", 2, hold_seconds=25.0)
     project.run_agent()
     _wait("two running tasks", lambda: len(project.running()) == 2)
@@ -431,14 +431,14 @@ def shared(record: Record, project: Project) -> Any:
 
 
 def killed_agent(record: Record, project: Project) -> Any:
-    """kill -9 of the agent: within a second or two nothing of it is on the GPU."""
+    """Two seconds after kill -9 of the agent, none of its processes is on the GPU."""
     agent = project._processes[-1]
     children = _descendants(agent.pid)
     assert len(children) > 2, children  # a zygote and two tasks
     os.kill(agent.pid, signal.SIGKILL)
     begun = time.monotonic()
     agent.wait()
-    _wait("its processes to go", lambda: not any(_alive(pid) for pid in children), 10)
+    _wait("the end of its processes", lambda: not any(_alive(pid) for pid in children), 10)
     seconds = round(time.monotonic() - begun, 2)
     left = _on_gpu(record)
     assert not left, left
@@ -449,7 +449,7 @@ def killed_agent(record: Record, project: Project) -> Any:
 
 
 def experiments(record: Record) -> Any:
-    """All experiments, each on three seeds: this device against a core, field by field."""
+    """Each experiment on three seeds: its results on this device and on a core agree by field."""
     jobs = [(name, device, seed) for name in BUDGETS for seed in SEEDS
             for device in ("cpu", record.device)]  # fmt: skip
     results = dict(zip(jobs, _experiment_runs(record, jobs), strict=True))
@@ -547,7 +547,7 @@ def _used_bytes(record: Record) -> int:
 
 
 def _on_gpu(record: Record) -> list[str]:
-    """The processes that the driver's own tool sees on the GPU."""
+    """The processes that nvidia-smi lists on the GPU."""
     if record.device == "cpu":
         return []
     smi = str(shutil.which("nvidia-smi"))
@@ -581,7 +581,7 @@ def _output(line: list[Any]) -> str:
 def _wait(what: str, ready: Callable[[], Any], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < until, f"waited {seconds:.0f} s in vain for {what}"
+        assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
         time.sleep(0.1)
 
 
@@ -607,11 +607,11 @@ def _has(name: str) -> bool:
 
 
 def main() -> int:
-    """Try everything; 0 when nothing failed."""
+    """Make all checks; returns 0 if none failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="write the record to this file")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", nargs="*", help="names of checks; all when left out")
+    parser.add_argument("--only", nargs="*", help="names of the checks to make; default: all")
     given = parser.parse_args()
     record = Record("cpu" if given.device == "cpu" else "cuda:0", given.json)
     folder = Path(tempfile.mkdtemp(prefix="axiom-gpu-"))
@@ -624,7 +624,7 @@ def main() -> int:
         ("first_kernel", lambda: first_kernel(record, folder)),
         ("least_host_memory", lambda: least_host_memory(record, folder)),
         ("warm_cores", lambda: warm_cores(record, folder)),
-        ("float32_is_float32", lambda: with_tf32(record, folder)),
+        ("float32_is_float32", lambda: without_tf32(record, folder)),
         ("out_of_memory", lambda: out_of_memory(record, folder)),
         ("hanging_kernel", lambda: hanging_kernel(record, folder)),
         ("through_the_agent", lambda: through_the_agent(record, project)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The same proof on a machine without network: WHEELS is a folder of wheels for its Python, made
-# where there is a network by `pip download -c constraints.txt --only-binary=:all: ...`.
+# Run prove.py on a machine without network. WHEELS is a folder of wheels for its Python, downloaded
+# on another machine by `pip download -c constraints.txt --only-binary=:all: ...`.
 #   packaging/gpu/run.sh WHEELS gpu-record.json
 set -euo pipefail
 wheels=$(realpath "$1")

@@ -11,13 +11,13 @@ if ! getent passwd $user >/dev/null; then
     useradd --system --gid $user --home-dir /var/lib/$user --no-create-home \
         --shell /usr/sbin/nologin --comment "Axiom volunteer computing agent" $user
 fi
-# GPUs are opened by these groups, where a distribution has them.
+# On distributions that have these groups, their members may open GPUs.
 for group in render video; do
     if getent group $group >/dev/null; then usermod --append --groups $group $user; fi
 done
 install -d -o $user -g $user -m 0700 /var/lib/$user
 install -d -o $user -g $user -m 0755 /var/cache/$user /var/log/$user /etc/$user
-# The user owns the folder, and may have put a link there, or a second name of another's file.
+# The user owns the folder and may have put a symbolic or hard link to another user's file there.
 find /etc/$user -maxdepth 1 -name config.toml -type f -links 1 -user root \
     -exec chown -h $user:$user {} +
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# deb: postrm remove|purge|upgrade; rpm: %postun 0|1. A purge leaves nothing; an rpm has no purge, so
-# there the folders of state stay until somebody deletes them.
+# deb: postrm remove|purge|upgrade; rpm: %postun 0|1. A purge deletes everything. rpm has no purge, so
+# its state folders stay until somebody deletes them.
 set -e
 case "${1:-}" in
     purge)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The agent's command. Root speaks for the service, and so becomes its user: what `sudo axiom-client
-# attach` writes must be the service's to read. `service` alone needs root itself.
+# The agent's command. When root calls it, it runs as the service's user, so that the service can read
+# what `sudo axiom-client attach` writes. Only the subcommand `service` needs root.
 set -eu
 program=/usr/lib/axiom-client/bin/axiom-client
 if [ "$(id -u)" = 0 ] && [ "${1:-}" != service ] && [ -z "${AXIOM_CLIENT_DIR:-}" ]; then

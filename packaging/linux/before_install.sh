@@ -1,6 +1,6 @@
 #!/bin/sh
-# deb: preinst install|upgrade; rpm: %pre 1|2. Before an upgrade the agent drains: it takes nothing
-# new and has a minute to finish what runs; what is left keeps a checkpoint when the service stops.
+# deb: preinst install|upgrade; rpm: %pre 1|2. Before an upgrade the agent drains: it takes no new
+# tasks and has a minute to finish running ones; the others write checkpoints when the service stops.
 set -e
 drain_seconds=${AXIOM_DRAIN_SECONDS:-60}
 case "${1:-}" in
@@ -10,7 +10,7 @@ esac
 [ -d /run/systemd/system ] && systemctl --quiet is-active axiom-client || exit 0
 if axiom-client status --json | grep -q '"state": *"running"'; then
     axiom-client drain --reason "the package is being upgraded"
-    touch /run/axiom-client.upgrade # says that the drain was ours, to be ended after
+    touch /run/axiom-client.upgrade # tells after_install.sh to end this drain
     while [ "$drain_seconds" -gt 0 ] &&
         ! axiom-client status --json | grep -q '"tasks_running": *0'; do
         sleep 1

