@@ -18,7 +18,7 @@ from axiom_client.errors import (
     ProjectProblem,
 )
 from axiom_client.folders import Folders
-from axiom_client.host.boot import place
+from axiom_client.host.boot import run_place
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu.probe import GpuProbe
@@ -120,9 +120,9 @@ async def account_link(folders: Folders, network: Network) -> tuple[str, float]:
 
 
 async def detach(folders: Folders, network: Network) -> str:
-    """Leave the project: deliver reports, give tasks back, delete the identity and the journal.
+    """Leave the project: send reports, give tasks back, delete the identity and the journal.
 
-    Returns why the project could not be told, or an empty string. Raises NotAttached,
+    Returns why the project could not be notified, or an empty string. Raises NotAttached,
     AlreadyRunning.
     """
     identity = known_identity(folders)
@@ -160,13 +160,13 @@ async def _send_last_request(folders: Folders, identity: Identity, network: Netw
                 reports=reports,
                 draining="detached",
                 run=AgentRun(
-                    run=secrets.token_hex(8), place=place(folders.state, identity.token),
+                    run=secrets.token_hex(8), place=run_place(folders.state, identity.token),
                     ending=True,
                 ),
             )
         )  # fmt: skip
         if answer.identity:
-            return "another agent with this host's identity is at work: it keeps host and tasks"
+            return "another agent uses this host's identity, so it keeps the host and its tasks"
         await api.detach()
     except HostRefused:
         return ""  # the project has removed this host, and its tasks with it
@@ -188,7 +188,7 @@ def _given_back(record: TaskRecord) -> Report:
     )
 
 
-def facts_only(host_name: str, folders: Folders) -> HostFacts:
+def facts_without_gpus(host_name: str, folders: Folders) -> HostFacts:
     """The host's facts without its GPUs, to show while no agent runs."""
     speed = known_speed(folders.speed_file, probe_cores().processor)
     return probe_facts(host_name, folders.state, [], speed)

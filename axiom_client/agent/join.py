@@ -1,4 +1,4 @@
-"""Join the project again as a new host of the same account, without anybody's help."""
+"""Joins the project again as a new host of the same account, without help from its owner."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from axiom_client.project.identity import Identity
 from axiom_protocol.messages import EnrolRequest, HostFacts
 
 
-async def join_anew(
+async def rejoin(
     identity: Identity, facts: HostFacts, network: Network, *, account_may_be_gone: bool = False
 ) -> Identity:
     """A new identity in the same project and account. Raises ProjectProblem.
 
-    account_may_be_gone   a server restored from a backup may not know the account: it is made anew
+    account_may_be_gone   a server restored from a backup may not know the account; if it does not,
+                          a new one of the same name is made
     """
     if not (identity.account_key or account_may_be_gone):
         raise HostRefused("this host's folder is a copy of another's and holds no account key")

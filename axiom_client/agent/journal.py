@@ -35,7 +35,7 @@ CREATE TABLE reports (task_id INTEGER PRIMARY KEY, report BLOB NOT NULL);
 CREATE TABLE kept (key TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
 TABLES = {"tasks", "reports", "kept"}
-#: Journals of 0.1.0 lack it, and 0.1.0 does not mind it: acknowledged results, see KeepResult.
+#: Acknowledged results (KeepResult). Journals of 0.1.0 lack this table, and 0.1.0 ignores it.
 KEPT_SCHEMA = """
 CREATE TABLE IF NOT EXISTS kept_results (
     task_id INTEGER PRIMARY KEY, kept BLOB NOT NULL, record BLOB NOT NULL, report BLOB NOT NULL)
@@ -43,8 +43,9 @@ CREATE TABLE IF NOT EXISTS kept_results (
 # With NORMAL in WAL mode a power cut may undo the last transactions, but no part of one. What is
 # undone is done again, so it is safe, and it saves an fsync (some 10 ms on a disk) between tasks.
 PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
-BUSY_MILLISECONDS = 5000  # another command reads for a few of them
-#: What SQLite says of a file that is torn or of another kind. Others are the disk's or the rights'.
+BUSY_MILLISECONDS = 5000  # another command that reads holds the lock for a few milliseconds
+#: SQLite's errors for a damaged file or one that is no database. Its other errors come from the
+#: disk or from permissions.
 DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_IOERR_SHORT_READ")
 
 
@@ -92,7 +93,7 @@ class Journal:
             raise self._fault(error) from None
 
     def _refuse_foreign(self) -> None:
-        """Look before anything is written: the file may be another program's."""
+        """Refuse another program's database before anything is written to it."""
         self._database.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
         query = "SELECT name, user_version FROM pragma_user_version LEFT JOIN sqlite_schema"
         rows = self._database.execute(query).fetchall()
@@ -190,7 +191,7 @@ class Journal:
         )
 
     def forget_project(self) -> None:
-        """Delete the tasks, their reports and the credit; what a person asked for stays."""
+        """Delete the tasks, their reports and the credit; pauses, drains and modes stay."""
         try:
             self._database.executescript(
                 "BEGIN IMMEDIATE; DELETE FROM tasks; DELETE FROM reports; "
@@ -223,7 +224,7 @@ class Journal:
             raise self._fault(error) from None
 
     def tasks_again(self, task_ids: Iterable[int]) -> tuple[list[TaskRecord], list[WaitingReport]]:
-        """These tasks and what waits to be reported of them."""
+        """These tasks, and their reports that wait to be sent."""
         wanted = set(task_ids)
         contents = self.contents()
         return (
@@ -232,9 +233,9 @@ class Journal:
         )
 
     def reports(self, task_ids: Iterable[int], epoch: str = "") -> list[Report]:
-        """The full reports of these tasks, without those that are no longer there.
+        """The full reports of these tasks, as far as the journal still has them.
 
-        Those of tasks that were granted in another epoch than ``epoch`` describe their work.
+        A report of a task that was granted in another epoch than ``epoch`` includes its ``Work``.
         """
         found = []
         for task_id in task_ids:
@@ -247,7 +248,7 @@ class Journal:
         return found
 
     def check(self) -> None:
-        """Read all of it, so that damage is found before work is done. Raises JournalDamaged."""
+        """Read the whole journal, to find damage before any work begins. Raises JournalDamaged."""
         self.contents()
         try:
             (answer,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
@@ -270,7 +271,7 @@ class Journal:
 
 def _is_damage(error: Exception, name: str) -> bool:
     if isinstance(error, sqlite3.OperationalError) and name == "SQLITE_ERROR":
-        return True  # a table or a column is not there
+        return True  # a table or a column is missing
     return isinstance(error, (msgspec.MsgspecError, TypeError)) or name.startswith(DAMAGE)
 
 

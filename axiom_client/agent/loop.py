@@ -1,4 +1,4 @@
-"""The agent's event loop: one queue of events, which nothing polls.
+"""The agent's event loop: one queue of events, without polling.
 
 event -> step (pure) -> journal -> effects -> events
 """
@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from axiom_client.agent.join import is_temporary, join_anew
+from axiom_client.agent.join import is_temporary, rejoin
 from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.lock import Lock
 from axiom_client.agent.perform import Performer, Setup
@@ -43,7 +43,7 @@ from axiom_client.service.notify import Notifier
 from axiom_protocol.text import counted
 
 DISK_RETRY_SECONDS = 5.0  # between attempts to write while the disk is full
-CLOCK_SLACK_SECONDS = 1.0  # a clock kept right by NTP drifts by less between two events
+CLOCK_SLACK_SECONDS = 1.0  # a clock synchronized by NTP drifts by less between two events
 REJOIN_FAULTS = ("copied", "restored")  # after which the agent becomes a new host
 CLOSE_SECONDS = 2.0  # for tasks to end when the agent ends without waiting for them
 
@@ -67,7 +67,7 @@ class Agent:
         self._performer: Performer | None = None
         self.state = AgentState()
         self._last_refusal = ""  # of a changed configuration, to log each only once
-        self.held_up = ""  # why the agent cannot go on, while the disk is full
+        self.held_up = ""  # why the agent cannot go on (the disk is full); empty when it can
 
     async def run(self) -> str:
         """Run until there is a reason to end; returns it. Raises AxiomError."""
@@ -78,8 +78,8 @@ class Agent:
                 leave = await self._run_once()
                 if leave.fault not in REJOIN_FAULTS:
                     return _ended(leave)
-                if await self._join_anew(leave) is None:
-                    return "stopped before it had joined anew"
+                if await self._rejoin(leave) is None:
+                    return "stopped before it had joined the project again"
         finally:
             lock.release()
 
@@ -95,13 +95,13 @@ class Agent:
         finally:
             journal.close()
 
-    async def _join_anew(self, leave: c.Exit) -> Identity | None:
+    async def _rejoin(self, leave: c.Exit) -> Identity | None:
         """Become a new host of the same account; None when the agent is told to stop meanwhile."""
         facts = self.state.facts
         assert facts is not None  # they were sent with the request that was answered
         for failures in itertools.count(1):
             try:
-                joined = await join_anew(
+                joined = await rejoin(
                     self._identity, facts, _network(self._config),
                     account_may_be_gone=leave.fault == "restored",
                 )  # fmt: skip
@@ -150,10 +150,10 @@ class Agent:
         self.put(e.StopRequested(now=time.monotonic(), reason=reason, hurry=hurry))
 
     def reload(self) -> str:
-        """Use a changed configuration. Returns what is wrong with it: then the old one stays.
+        """Read the configuration again and apply it if it changed.
 
-        ``config set`` causes two calls, by its request and by the file watch: a configuration that
-        is in use already is not applied again.
+        Returns what is wrong with it, and then keeps the old one; else an empty string. ``config
+        set`` causes two calls, by its request and by the file watch; the second finds no change.
         """
         self._notifier.reloading()
         flags = read_flags(self._options.flags)

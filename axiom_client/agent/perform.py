@@ -27,7 +27,7 @@ from axiom_client.errors import (
     ServerNotThere,
 )
 from axiom_client.folders import Folders
-from axiom_client.host.boot import place
+from axiom_client.host.boot import run_place
 from axiom_client.host.cores import probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu import vendors
@@ -42,9 +42,9 @@ from axiom_client.run import spec, task_folder
 from axiom_client.run.pool import Pool
 from axiom_protocol.messages import AgentRun, SyncRequest
 
-REMOVAL_STRETCH_SECONDS = 0.01  # of deleting in one go: meanwhile the agent hears nothing else
+REMOVAL_STRETCH_SECONDS = 0.01  # of deleting without a break: the event loop is blocked meanwhile
 REMOVAL_PAUSE_SECONDS = 0.04
-REMOVAL_SECONDS_AT_CLOSE = 2.0  # what is left then is deleted at the next start
+REMOVAL_SECONDS_AT_CLOSE = 2.0  # the rest is deleted at the next start
 
 log = logging.getLogger("axiom_client")
 
@@ -73,7 +73,7 @@ class Performer:
         self._gpu_probe = GpuProbe()
         self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
-        self._place = place(setup.folders.state, setup.identity.token)
+        self._place = run_place(setup.folders.state, setup.identity.token)
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._removals: deque[Iterator[None]] = deque()
@@ -120,7 +120,7 @@ class Performer:
         )
 
     def use_network(self, network: Network) -> None:
-        """Use a changed proxy or certificates. A request under way breaks off and is sent again."""
+        """Use a changed proxy or certificates. An open request is cut off and sent again."""
         before, identity = self._api, self._setup.identity
         self._api = Api(identity.url, network, identity.token, before.traffic)
         self._fetcher.settings = _fetch_settings(self._setup, network)
@@ -177,7 +177,7 @@ class Performer:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Keep an unexpected error of background work, and wake the loop, which raises it."""
+        """Store an unexpected error of background work, and wake the loop, which raises it."""
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fault = error
@@ -192,7 +192,7 @@ class Performer:
         )
 
     def _delete(self, folder: Path) -> None:
-        """Delete a task's folder bit by bit, whatever it holds, while everything else goes on."""
+        """Delete a task's folder, whatever it holds, in small steps between other events."""
         self._removals.append(task_folder.removal(task_folder.set_aside(folder)))
         if len(self._removals) == 1:
             self._spawn(self._delete_all())
@@ -310,7 +310,7 @@ class Performer:
 
 
 def _delete_for(seconds: float, removals: deque[Iterator[None]]) -> bool:
-    """Go on with these removals for so long; whether there is more to do."""
+    """Continue these removals for some seconds; returns whether there is more to do."""
     until = time.monotonic() + seconds
     while removals:
         for _ in removals[0]:

@@ -1,7 +1,7 @@
-"""Opens the agent's journal; a damaged one is put aside, and what can be read goes into a new one.
+"""Opens the agent's journal. A damaged one is put aside, and its readable rows go into a new one.
 
 The new journal is complete, under a name of its own, before the damaged one is moved. After a crash
-at any time, the next start finishes it.
+at any time, the next start finishes the replacement.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from axiom_client.errors import JournalBroken, JournalDamaged
 from axiom_protocol.text import counted
 
 PARTS = ("", "-wal", "-shm", "-journal")  # of one SQLite database
-ASIDE_MAX = 3  # damaged journals that are kept: a disk that tears each of them must not fill up
+ASIDE_MAX = 3  # damaged journals that are kept: a disk that damages each one must not fill up
 
 
 def open_journal(path: Path) -> Journal:
-    """The journal, ready for use. Only who holds the agent's lock may call this.
+    """The journal, ready for use. Call it only while holding the agent's lock.
 
     Raises DiskFull, JournalBroken.
     """
@@ -49,9 +49,9 @@ def _checked(path: Path) -> Journal:
 
 
 def visible_damage(path: Path) -> str:
-    """What is wrong with the files without opening them; empty when nothing is.
+    """What is wrong with the files, as seen without opening them; empty when nothing is.
 
-    An empty file is a new database to SQLite, and so it would be lost without a word.
+    SQLite takes an empty file for a new database, so its damage would go unnoticed.
     """
     for part in _parts(path):
         if os.path.lexists(part) and not part.is_file():
@@ -62,7 +62,7 @@ def visible_damage(path: Path) -> str:
 
 
 def remove_journals(path: Path) -> None:
-    """Delete the journal, with all that were put aside."""
+    """Delete the journal and all damaged ones that were put aside."""
     for part in (*_parts(path), *_parts(_replacement(path)), *_put_aside(path)):
         _remove(part)
 

@@ -1,6 +1,6 @@
-"""What can still be read of a damaged journal: a row that cannot is skipped, with no other.
+"""Reads a damaged journal row by row; unreadable rows are skipped, all others are kept.
 
-It is read from a copy, for opening an SQLite file changes it, and its log above all.
+It works on a copy, because SQLite changes a file and its write-ahead log by opening them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from axiom_protocol.messages import Grant, Report
 
 T = TypeVar("T")
 
-COPY_BYTES_MAX = 1 << 30  # a larger file is nobody's journal, and is not read
+COPY_BYTES_MAX = 1 << 30  # no journal grows this large, so a larger file is not read
 QUERIES_MAX = 4096  # for each table: enough for dozens of bad pages
 ID_MAX = 2**63 - 1
 WAL_HEADER_BYTES = 32
@@ -37,7 +37,7 @@ class Salvaged(Struct, frozen=True, kw_only=True):
     kept: dict[c.ValueKey, Any] = {}
 
     def commands(self) -> list[c.Persistent]:
-        """What writes all of it into a new journal."""
+        """The commands that write all of it into a new journal."""
         known = {record.grant.task_id for record in self.tasks}
         orphans = [report for report in self.reports if report.task_id not in known]
         return [
@@ -50,7 +50,7 @@ class Salvaged(Struct, frozen=True, kw_only=True):
 
 
 def _stand_in(report: Report) -> TaskRecord:
-    """A record for a report whose own is lost: of an ended task, only the number is needed."""
+    """A substitute for the lost record of a report's task: once ended, only its number matters."""
     grant = Grant(
         task_id=report.task_id, experiment="unknown", version="0.0.0", sha256="0" * 64,
         parameters={}, seed=0, budget_seconds=0.0, lease_seconds=0.0,
@@ -59,26 +59,27 @@ def _stand_in(report: Report) -> TaskRecord:
 
 
 def salvage(path: Path) -> Salvaged:
-    """Read what can be read; nothing, where ``path`` is no SQLite file. Raises OSError."""
+    """Read what is readable; nothing if ``path`` is no SQLite file. Raises OSError."""
     files = [path, path.with_name(path.name + "-wal")]
     if not path.is_file() or sum(f.stat().st_size for f in files if f.is_file()) > COPY_BYTES_MAX:
         return Salvaged()
     folder = path.with_name("salvage")
-    shutil.rmtree(folder, ignore_errors=True)  # of a start that was broken off
+    shutil.rmtree(folder, ignore_errors=True)  # left by a start that was interrupted
     folder.mkdir(mode=0o700)
     try:
         for file in files:
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
-        _let_log_be_read(folder / path.name)
+        _make_log_readable(folder / path.name)
         with closing(sqlite3.connect(folder / path.name, isolation_level=None)) as database:
             return _read(database)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _let_log_be_read(path: Path) -> None:
-    """SQLite deletes the log of an empty file, though all pages may be in it."""
+def _make_log_readable(path: Path) -> None:
+    """Extend an empty file to one page: SQLite deletes the write-ahead log of an empty file, though
+    all pages may be in it."""
     log = path.with_name(path.name + "-wal")
     if path.stat().st_size == 0 and log.is_file() and log.stat().st_size > WAL_HEADER_BYTES:
         with log.open("rb") as file:
@@ -104,7 +105,7 @@ def _decoded(blobs: Iterator[bytes], kind: type[T]) -> Iterator[T]:
         try:
             yield msgspec.json.decode(blob, type=kind)
         except (msgspec.MsgspecError, TypeError):
-            continue  # this row is what was torn
+            continue  # this row is damaged
 
 
 def _kept(database: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
@@ -116,15 +117,15 @@ def _kept(database: sqlite3.Connection) -> Iterator[tuple[Any, Any]]:
             (row,) = database.execute(query, (key,)).fetchall()
             value = msgspec.json.decode(row[0], type=kinds[key])
         except (sqlite3.Error, ValueError, TypeError):
-            continue  # it was not kept, or cannot be read
+            continue  # there was no such value, or it cannot be read
         yield key, value if key == "request" else msgspec.to_builtins(value)
 
 
 def _rows(database: sqlite3.Connection, table: str, column: str) -> Iterator[bytes]:
-    """The rows that can be read: where reading fails, each half of the rest is tried by itself.
+    """The readable rows: where reading fails, each half of the remaining range is tried by itself.
 
-    The lower half first: above the last row there may be nothing but a bad page, which every range
-    up there meets.
+    The lower half comes first: above the last row there may be only a bad page, on which every
+    query for higher numbers fails.
     """
     ranges = [(0, ID_MAX)]
     query = f"SELECT task_id, {column} FROM {table} WHERE task_id BETWEEN ? AND ? ORDER BY task_id"

@@ -19,7 +19,7 @@ def open_(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Make a link that signs you in once, on the project's pages; a lost key is replaced there."""
+    """Open your account's pages, signed in once by a link; you can replace a lost key there."""
     import asyncio
     import webbrowser
 
@@ -35,7 +35,7 @@ def open_(
         print_json({"url": url, "expires_seconds": seconds})
         return
     print(url)
-    print(f"it signs you in once, within {show_seconds(seconds)}: show it to nobody")
+    print(f"this link signs you in once, within {show_seconds(seconds)}; keep it secret")
     if browser:
         webbrowser.open(url)
 
@@ -51,7 +51,7 @@ def mode(
     no_battery: Annotated[bool, typer.Option("--no-battery", help="Not on battery.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Switch this host into a mode, list the modes, or name one with its limits."""
+    """List the modes, switch this host into one, or define one by its limits."""
     from axiom_client.control.server import Request, ask
     from axiom_protocol.messages import HostSettings
 
@@ -65,7 +65,7 @@ def mode(
     chosen = "" if name == "off" else _checked(name)
     settings = asked if chosen and asked != HostSettings() else None
     ask(find_folders().control_socket, Request(do="mode", mode=chosen, settings=settings))
-    text = f"mode {chosen}; to end it: axiom-client mode off" if chosen else "no mode"
+    text = f"mode {chosen}; to end it: axiom-client mode off" if chosen else "mode ended"
     print_result(text, {"done": "mode", "mode": chosen}, as_json=as_json)
 
 
@@ -80,7 +80,7 @@ def _list_modes(as_json: bool) -> None:
         mark = "*" if known == account.mode else " "
         print(f"{mark} {known:<16} {', '.join(words)}")
     if not account.modes:
-        print("no modes yet; to name one: axiom-client mode gaming --share 25% --gpus 0")
+        print("no modes yet; to define one: axiom-client mode gaming --share 25% --gpus 0")
 
 
 def _checked(name: str) -> str:
@@ -88,7 +88,9 @@ def _checked(name: str) -> str:
     from axiom_protocol.text import one_line
 
     if name != one_line(name) or len(name) > 40:
-        raise BadValue(f"{name!r} is no name of a mode; use a word of at most 40 characters")
+        raise BadValue(
+            f"{name!r} cannot be the name of a mode; use one line of at most 40 characters"
+        )
     return name
 
 

@@ -54,7 +54,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Take the options that come before a command."""
+    """Accept the options that come before a command."""
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def detach() -> None:
 
     folders = find_folders()
     problem = asyncio.run(leave(folders, _network(load(folders))))
-    print(f"detached, but the project could not be told: {problem}" if problem else "detached")
+    print(f"detached, but the project could not be notified: {problem}" if problem else "detached")
 
 
 @app.command()
@@ -249,14 +249,15 @@ def try_(
     seed: Annotated[int | None, typer.Option(help="Seed of all its random numbers.", min=0)] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="1..8", help="Run these seeds, and judge the findings by them."),
+        typer.Option(metavar="1..8", help="Run these seeds and print the findings' verdicts."),
     ] = None,
     param: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     budget: Annotated[float | None, typer.Option(help="Nominal seconds of work.", min=0)] = None,
     device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
     plot: Annotated[Path | None, typer.Option(help="File to draw its figures into.")] = None,
     with_seed: Annotated[
-        list[int] | None, typer.Option(help="A further seed of one cohort; may be repeated.", min=0)
+        list[int] | None,
+        typer.Option(help="Further seed for the same process; may be repeated.", min=0),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -266,7 +267,7 @@ def try_(
 
     if seeds is not None:
         if seed is not None or plot is not None or device != "cpu":
-            raise TrialFailed("--seeds does not go with --seed, --plot or --device")
+            raise TrialFailed("--seeds cannot be combined with --seed, --plot or --device")
         from axiom_client.cli.try_seeds import read_seeds, try_seeds
 
         try_seeds(
@@ -275,7 +276,7 @@ def try_(
         )  # fmt: skip
         return
     if seed is None:
-        raise TrialFailed("say which random numbers: --seed 1, or --seeds 1..8 for a small study")
+        raise TrialFailed("give a seed: --seed 1, or --seeds 1..8 for a small study")
     try_file(
         file,
         seed=seed,

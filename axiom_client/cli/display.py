@@ -20,7 +20,7 @@ from axiom_client.control.server import request_snapshot
 from axiom_client.control.snapshot import AccountView, SlotView, Snapshot, TaskView
 from axiom_protocol.text import counted
 
-REFRESH_SECONDS = 0.5  # often enough to see progress, at hardly any cost
+REFRESH_SECONDS = 0.5  # often enough to see progress, and takes hardly any CPU time
 REFRESH_BY_SOCKET_SECONDS = 1.0  # of ``top``, which asks the agent each time
 BLANK_LINES = 3  # above and below the slots, and for the cursor
 NAME_WIDTH = 7  # of a slot, up to "core 99"; longer names make the column wider
@@ -29,7 +29,7 @@ TASK_WIDTH_MIN, TASK_WIDTH_MAX = 12, 64
 BAR_WIDTH_MIN, BAR_WIDTH_MAX = 4, 16
 COLUMN_WIDTH = 90  # a terminal at least twice as wide shows tasks in two columns if they need it
 COLUMN_GAP = 2
-IDLE_PART = 3  # idle slots get at least one third of the lines when not all rows fit
+IDLE_PART = 3  # idle slots get up to one third of the lines when not all rows fit
 FOOTER_LINES_MAX = 2  # for one message; the addresses in them are long
 
 STYLES = {
@@ -239,7 +239,7 @@ def account_lines(account: AccountView) -> list[str]:
     if account.set:
         words = ", ".join(account.limits)
         mode = f" (mode {account.mode_of_account})" if account.mode_of_account else ""
-        end = "; not followed: account.control is false" if account.refused else ""
+        end = "; ignored: account.control is false" if account.refused else ""
         lines.append(f"{account.set}{mode}: {words}{end}")
     if account.mode:
         words = ", ".join(account.mode_limits) or "not known here"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from axiom_client.agent.attach import facts_only, known_identity
+from axiom_client.agent.attach import facts_without_gpus, known_identity
 from axiom_client.agent.journal import Journal, JournalContents
 from axiom_client.agent.recovery import visible_damage
 from axiom_client.cli.shared import load
@@ -44,7 +44,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         incident=Incident(text=damage, wall=time.time()) if damage else contents.incident,
     )
     state, _ = step(AgentState(), started)
-    state.facts = facts_only(config["host.name"] or identity.host_name, folders)
+    state.facts = facts_without_gpus(config["host.name"] or identity.host_name, folders)
     who = Membership(
         project=identity.project,
         url=identity.url,
@@ -55,7 +55,7 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
 
 
 def _contents(folders: Folders) -> tuple[JournalContents, str]:
-    """What the journal holds, and what is wrong with it: an agent mends it when it starts."""
+    """The journal's contents, and what is wrong with it; an agent repairs it when it starts."""
     path = folders.journal_file
     try:
         if problem := visible_damage(path):

@@ -168,5 +168,5 @@ def _as_text(tried: TryResult) -> str:
             shown = f"{shown[: LINE_CHARACTERS - 30]} ... ({counted(len(value), 'item')})"
         lines.append(shown)
     for seed, end in sorted(tried.others.items()):
-        lines.append(f"seed {seed} of the same cohort: {end.outcome} {end.message}".rstrip())
+        lines.append(f"seed {seed} in the same process: {end.outcome} {end.message}".rstrip())
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""``axiom-client try FILE --seeds 1..8``: a small study on this machine, judged as the server does.
+"""``axiom-client try FILE --seeds 1..8``: runs several seeds here and prints the verdicts.
 
-The verdict rule is the server's own (``axiom_protocol.verdicts``); it needs scipy, which comes with
-the extra ``[verdicts]``.
+The verdict rule is the server's (``axiom_protocol.verdicts``); it needs scipy, which comes with the
+extra ``[verdicts]``.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _check_scipy() -> None:
 
 
 def _sets(manifest: Manifest, given: Parameters) -> list[Parameters]:
-    """The parameters as given, or else every set that a finding reads."""
+    """The given parameters, or, without any, every parameter set that a finding uses."""
     if given:
         return [given]
     sets: list[Parameters] = []
@@ -93,7 +93,7 @@ def _run(path: Path, seed: int, parameters: Parameters, budget: float | None) ->
 
 
 def _judge(manifest: Manifest, runs: Sequence[TryResult]) -> list[Verdicts]:
-    """As a review judges: seeds that failed are in the denominator."""
+    """The verdicts, as in a review: seeds whose runs failed count as issued and missing."""
     from axiom_protocol.verdicts.findings import Study, judge_together
     from axiom_protocol.verdicts.samples import IssuedSeed, Sample
 
@@ -121,7 +121,7 @@ def _print(manifest: Manifest, runs: Sequence[TryResult], verdicts: Sequence[Ver
     invalid = sum(not result["valid"] for result in results)
     print(f"{manifest.ref}: {counted(len(runs), 'run')}, {failed} failed, {invalid} not valid")
     table = Table(box=None, pad_edge=False)
-    for heading in ("finding", "verdict", "mean", "95 % at all times", "meet it", "why"):
+    for heading in ("finding", "verdict", "mean", "95 % interval", "seeds meeting it", "reason"):
         table.add_column(heading, overflow="fold")
     for v in verdicts:
         table.add_row(

@@ -1,4 +1,4 @@
-"""Writing the configuration file: a commented template, or one value with the rest kept."""
+"""Writes the configuration file: a commented template, or one value with the rest kept."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ def _read_kept(value: Any) -> list[str]:
     names = read_names(value)
     for name in names:
         if name not in LOWERED_KEYS:
-            raise ValueError(f"has {name!r}; the account sets no others than {LOWERED_KEYS}")
+            raise ValueError(
+                f"has {name!r}, which an account cannot set; it can set {', '.join(LOWERED_KEYS)}"
+            )
     return names
 
 
@@ -152,8 +154,8 @@ KEYS = (
         about="Pause while one of these programs runs; names separated by commas, such as "
               "\"steam, blender\"."),
     Key(name="work.buffer", default="5 min", read=read_seconds,
-        about="Time for which each core keeps tasks waiting, so that a short network outage leaves "
-              "no core idle."),
+        about="How much work waits for each core, as running time, so that a short network outage "
+              "leaves no core idle."),
     Key(name="account.control", default=True, read=_read_bool,
         about="Whether your account, on the project's pages, may pause this host and lower its "
               "limits. It can never raise them."),
@@ -163,10 +165,10 @@ KEYS = (
     Key(name="host.name", default="", read=_read_text,
         about="Name of this host in the project; empty: the computer's own name."),
     Key(name="network.proxy", default="", read=_read_proxy,
-        about="Proxy, such as http://proxy.example:3128; empty: as HTTPS_PROXY and the other "
-              "environment variables say."),
+        about="Proxy, such as http://proxy.example:3128; empty: the one named by HTTPS_PROXY and "
+              "similar environment variables, if any."),
     Key(name="network.ca_bundle", default="", read=_read_text,
-        about="File of further certificates to trust; empty: only the system's certificates."),
+        about="File of certificates to trust instead of the system's; empty: the system's."),
 )  # fmt: skip
 _BY_NAME = {key.name: key for key in KEYS}
 
@@ -290,7 +292,7 @@ def _flatten(prefix: str, table: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _refuse_unknown(environment: Mapping[str, str], flags: Mapping[str, Scalar]) -> None:
-    """Refuse misspelt variables and flags, which would otherwise be ignored in silence."""
+    """Refuse misspelt variables and flags, which would otherwise have no effect."""
     sections = tuple(sorted({f"AXIOM_{key.name.partition('.')[0].upper()}_" for key in KEYS}))
     variables = {key.variable for key in KEYS}
     for variable in sorted(environment):

@@ -1,4 +1,4 @@
-"""Reading and writing the configuration file as an editor saved it.
+"""Reads and writes the configuration file in the form in which an editor saved it.
 
 Windows' editors write a byte-order mark and CRLF line ends; both are kept. TOML is UTF-8 only, so
 any other encoding is refused with a message that says how to save the file.

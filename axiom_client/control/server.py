@@ -1,7 +1,7 @@
-"""Control of the running agent by commands: one JSON line as request, one as answer.
+"""Lets commands control the running agent: one JSON line as request, one as answer.
 
-They go through a Unix socket in the agent's folder, which only its owner can enter; on Windows
-through a named pipe.
+They are sent through a Unix socket in the agent's folder, which only its owner can enter; on
+Windows through a named pipe.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Request(Struct, frozen=True, kw_only=True):
     gpu: int | None = None
     task_id: int = 0
     mode: str = ""
-    settings: HostSettings | None = None  # of a mode that is new, or changed
+    settings: HostSettings | None = None  # of a new or changed mode
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ class ControlServer:
 
 
 def _event(request: Request) -> e.Event:
-    """The event that carries a command to the agent's decisions."""
+    """The event by which a command reaches the agent's state machine."""
     now = time.monotonic()
     match request.do:
         case "pause":
@@ -161,7 +161,10 @@ def _why_no_mode(request: Request, state: AgentState) -> str:
     known = known_modes(state)
     if request.mode and request.settings is None and request.mode not in known:
         names = ", ".join(sorted(known)) or "none yet"
-        return f"no mode {request.mode!r} is known here ({names}); name it with its limits"
+        return (
+            f"there is no mode {request.mode!r} on this host (known: {names}); "
+            "define it by giving its limits"
+        )
     if request.settings is not None and len({*state.modes, request.mode}) > MODES_MAX:
         return f"this host has {MODES_MAX} modes already; change one of them"
     return ""

@@ -1,4 +1,4 @@
-"""Where an agent runs: in this folder, on this system since it was started."""
+"""Identifies where an agent runs: in which folder, and since which start of the system."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import psutil
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux: random at each start of the system
 
 
-def place(folder: Path, key: str) -> str:
-    """A hash, keyed with this host's token, of the running system and the folder.
+def run_place(folder: Path, key: str) -> str:
+    """The ``AgentRun.place``: a hash of the running system and the folder, keyed with the token.
 
     Two runs with the same place cannot be alive at the same time, since the lock in the folder
-    allows one agent. A copy of the disk has another place: even where it copied the machine's id,
-    another system runs there.
+    allows one agent. A copy of the disk has another place even if it includes the machine's id,
+    because the boot id is random at each start.
     """
     found = folder.stat()
     parts = (key, _boot(), str(found.st_dev), str(found.st_ino))
@@ -26,5 +26,5 @@ def place(folder: Path, key: str) -> str:
 def _boot() -> str:
     try:
         return BOOT_ID.read_text().strip()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return f"{uuid.getnode():012x} {psutil.boot_time():.0f}"

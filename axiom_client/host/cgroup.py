@@ -1,6 +1,7 @@
 """The limits that cgroups (version 1 or 2) of containers, Slurm or systemd set for this process.
 
-A limit applies to a folder and everything below it, so the lowest one on the way up is in force.
+A limit applies to a folder and everything below it, so the lowest limit among a folder and its
+parents is in force.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def _is_tree(folder: Path, *, versioned: bool) -> bool:
 
 
 def _upwards(tree: Path, folder: Path) -> list[Path]:
-    """Inside a container the listing may name a path of the host: then only the root is known."""
+    """``folder`` and its parents up to ``tree``; only ``tree`` if the listing names a path of the
+    host that a container cannot see."""
     if not folder.is_dir() or not folder.resolve().is_relative_to(tree.resolve()):
         return [tree]
     return [folder, *(p for p in folder.parents if p.is_relative_to(tree))]

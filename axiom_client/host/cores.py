@@ -16,7 +16,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 class Cores(Struct, frozen=True, kw_only=True):
-    """``usable`` whole cores of ``logical``; ``quota`` in cores, None if there is none."""
+    """Numbers of cores, ``usable`` of them by the agent. ``quota``: in cores; None: no quota."""
 
     logical: int
     physical: int

@@ -17,7 +17,7 @@ from axiom_protocol.messages import GpuFacts, HostFacts
 def probe_facts(
     name: str, folder: Path, gpus: list[GpuFacts], benchmark_gflops: float = 0.0
 ) -> HostFacts:
-    """The current facts. ``folder`` is on the disk that tasks use; a child probes the GPUs."""
+    """The current facts. ``folder`` is on the disk that tasks use; ``gpus`` are from a GpuProbe."""
     cores = probe_cores()
     return HostFacts(
         name=(name or socket.gethostname())[:200],

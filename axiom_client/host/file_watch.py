@@ -1,7 +1,8 @@
-"""Notice that a file was written or replaced, by Linux' inotify instead of polling.
+"""Notices that a file was written or replaced, by Linux' inotify instead of polling.
 
-The folder is watched, because editors replace files. Python's library has no inotify and the
-packages for it start threads; three calls are enough here. On other systems no change is noticed.
+The folder is watched, because editors replace files. Python's standard library has no inotify and
+the packages for it start threads; three calls are enough here. On other systems no change is
+noticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure what else happens on the host, as far as a configured limit depends on it."""
+"""Measures the load of other programs and people, as far as a configured limit depends on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_IN_USE = Presence(in_use=False, has_battery=False, on_battery=False)
 
 
 class LoadMeter:
-    """``folder`` is on the disk that tasks use."""
+    """Measures on request. ``folder`` is on the disk that tasks use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

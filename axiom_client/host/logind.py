@@ -1,4 +1,4 @@
-"""Whether somebody uses a desktop of this computer, asked of systemd-logind over D-Bus.
+"""Asks systemd-logind over D-Bus whether somebody uses a desktop of this computer.
 
 A desktop reports to logind when its user has been away for a while (IdleHint) or has locked the
 screen. A desktop that never reports counts as in use while somebody is logged in to it.

@@ -1,4 +1,4 @@
-"""Check a project's URL: https anywhere, unencrypted http only on this machine."""
+"""Checks a project's URL: https anywhere, unencrypted http only on this machine."""
 
 from __future__ import annotations
 

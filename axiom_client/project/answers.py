@@ -1,4 +1,4 @@
-"""Read a server's answer within limits, whatever it sends.
+"""Reads a server's answer within limits, whatever it sends.
 
 The largest answer of a correct server, 2,000 grants, is about 1 MB of JSON. An answer is
 decompressed once, and only from gzip, which was asked for. Decoded Python objects take up to 20
@@ -15,13 +15,13 @@ from axiom_client.project.slim_httpx import httpx
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024  # decompressed
 ANSWER_ITEMS_MAX = 500_000  # in lists and tables; correct answers have below 100,000
-RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can say so again
+RETRY_AFTER_SECONDS_MAX = 3600.0  # a server that is busy for longer can send Retry-After again
 ACCEPT_ENCODING = "gzip"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 
 
 class UnusableAnswer(Exception):
-    """The answer is too large, or compressed in a way that was not asked for."""
+    """The answer is too large, or compressed in a way that the request did not allow."""
 
 
 async def read_body(response: httpx.Response) -> bytes:

@@ -42,7 +42,7 @@ from axiom_protocol.text import one_line, plain_message
 
 CONNECT_SECONDS = 15.0  # a satellite link connects within a few
 ANSWER_SECONDS = 60.0  # a loaded server may take its time; the request is safe to repeat
-EXCHANGE_SECONDS = 120.0  # from connecting to the last byte; 4 MB of reports at 40 kB/s
+EXCHANGE_SECONDS = 120.0  # for a whole request and answer; 4 MB of reports at 40 kB/s
 GZIP_FROM_BYTES = 1_000  # smaller bodies are not worth compressing
 
 _TOKEN = re.compile(r"[!-~]{1,500}")  # it becomes a header of every request
@@ -91,7 +91,7 @@ def trust(url: str, ca_bundle: str) -> ssl.SSLContext | bool:
 
 
 class Api:
-    """The three requests that an agent makes. Raises ProjectProblem, never httpx's errors."""
+    """The requests that an agent makes. Raises ProjectProblem, never httpx's errors."""
 
     def __init__(
         self, url: str, network: Network, token: str = "", traffic: Traffic | None = None
@@ -141,11 +141,11 @@ class Api:
         return await self._call("POST", "/api/v1/sync", request, SyncAnswer)
 
     async def account_link(self) -> AccountLink:
-        """Have a link made that signs this host's owner in once."""
+        """Request a link that signs this host's owner in once."""
         return await self._call("POST", "/api/v1/account-links", None, AccountLink)
 
     async def detach(self) -> None:
-        """Have the token of this host revoked. A server of 0.1.0 has no such request."""
+        """Revoke this host's token. Servers of 0.1.0 do not know this request."""
         path = "/api/v1/hosts/self"
         status, answer, headers = await self._exchange("DELETE", path, b"", {})
         if status >= 300 and status not in (404, 405):

@@ -127,7 +127,7 @@ class BundleStore:
         return data
 
     def _delete_unlisted(self) -> None:
-        """Delete sources that may not run any more, to bound the cache."""
+        """Delete sources that may not run any more, so that the cache stays small."""
         if listed := self._signed.hashes():
             for path in self.folder.glob("sources/*.py"):
                 if path.stem not in listed:
@@ -185,5 +185,5 @@ def _write(path: Path, data: bytes) -> None:
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave an empty file: a pin that refuses all
+        os.fsync(file.fileno())  # a power cut could leave an empty pin, which refuses all bundles
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""The agent's side of the process that downloads bundles, which runs only when it is needed."""
+"""The agent's side of the process that downloads bundles and runs only while it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Download bundle files with httpx, with limits on size and time.
+"""Downloads bundle files with httpx, with limits on size and time.
 
 python-tuf asks for files through its FetcherInterface and limits their length. This adds a
 deadline, refuses redirects and compression (a small file that decompresses to an endless one), and

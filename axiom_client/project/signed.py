@@ -34,9 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Held:
+class _Verified:
+    """Verified targets that were read from the disk or downloaded."""
+
     targets: Targets
-    expires_at: datetime  # the earliest of the four roles
+    expires_at: datetime  # the earliest expiry of the four roles
     refreshed_at: float  # monotonic seconds; -inf when it was read from disk
 
     def knows(self, ref: str) -> bool:
@@ -53,7 +55,7 @@ class SignedTargets:
         self._metadata_url = metadata_url
         self._fetcher = fetcher
         self._refresh_seconds = refresh_seconds
-        self._held: _Held | None = None
+        self._held: _Verified | None = None
         self._refused: BundleRefused | None = None  # why the last refresh failed, if it did
         self._retry_at = 0.0  # monotonic
 
@@ -82,7 +84,7 @@ class SignedTargets:
         files = self._held.targets.targets.values() if self._held else ()
         return {file.hashes["sha256"] for file in files if "sha256" in file.hashes}
 
-    def _current(self, root: bytes, ref: str) -> _Held:
+    def _current(self, root: bytes, ref: str) -> _Verified:
         """Metadata that has not expired, refreshed if it is old or does not contain ``ref``."""
         held, now = self._unexpired(root), time.monotonic()
         known = held is not None and held.knows(ref)
@@ -98,7 +100,7 @@ class SignedTargets:
         assert held is not None  # a refresh either sets it or is refused
         return held
 
-    def _renew(self, root: bytes, now: float) -> _Held | None:
+    def _renew(self, root: bytes, now: float) -> _Verified | None:
         try:
             self._held = self._refresh(root, self._fetcher, now)
         except BundleRefused as refused:
@@ -109,7 +111,7 @@ class SignedTargets:
         self._refused = None
         return self._held
 
-    def _unexpired(self, root: bytes) -> _Held | None:
+    def _unexpired(self, root: bytes) -> _Verified | None:
         if self._held is None:
             try:
                 self._held = self._refresh(root, CachedMetadata(self._folder), float("-inf"))
@@ -119,7 +121,7 @@ class SignedTargets:
             self._held = None
         return self._held
 
-    def _refresh(self, root: bytes, fetcher: FetcherInterface, now: float) -> _Held:
+    def _refresh(self, root: bytes, fetcher: FetcherInterface, now: float) -> _Verified:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             Updater(
@@ -138,7 +140,7 @@ class SignedTargets:
             self._read(Timestamp).signed.expires,
             self._read(Snapshot).signed.expires,
         ]
-        return _Held(targets=targets, expires_at=min(expiries), refreshed_at=now)
+        return _Verified(targets=targets, expires_at=min(expiries), refreshed_at=now)
 
     def _last_known(self) -> Targets | None:
         """The last verified targets, even if expired; their signatures are checked again."""
@@ -155,6 +157,6 @@ class SignedTargets:
 
 
 def withdrawn_in(targets: Targets) -> Mapping[str, str]:
-    """The versions that staff withdrew: ``name@version`` -> sha256."""
+    """The SHA-256 of each version that staff withdrew, by ``name@version``."""
     field = targets.unrecognized_fields.get(WITHDRAWN_FIELD)
     return field if isinstance(field, dict) else {}

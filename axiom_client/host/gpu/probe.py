@@ -1,4 +1,4 @@
-"""Probe for GPUs in a short-lived child process, because drivers crash, hang and leak."""
+"""Probes for GPUs in a short-lived child process, because drivers crash, hang and leak memory."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ class GpuProbe:
         """The current report. Probes again after drivers changed or when no GPU was usable."""
         traces = vendors.traces(self._root)
         if traces != self._traces or (traces and not self._report.gpus):
-            there = vendors.present(self._root)
-            self._report = await _ask_child() if there else GpuReport()
+            self._report = await _ask_child() if vendors.present(self._root) else GpuReport()
             self._traces = traces
         return self._report
 

@@ -15,7 +15,7 @@ VENDORS: dict[str, Vendor] = {vendor.BACKEND: vendor for vendor in (nvidia, rocm
 
 
 def present(root: Path = ROOT) -> list[Vendor]:
-    """Vendors of which this host may have a GPU: their files exist, or there are none to find."""
+    """Vendors of which this host may have a GPU: driver files exist, or the system has none."""
     return [
         vendor
         for vendor in VENDORS.values()

@@ -1,4 +1,4 @@
-"""Apply the variables by which owners, Slurm and containers select GPUs for a process."""
+"""Applies the variables by which owners, Slurm and containers select GPUs for a process."""
 
 from __future__ import annotations
 
