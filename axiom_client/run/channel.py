@@ -18,14 +18,14 @@ from axiom_client.decide.task_run import Member
 from axiom_client.sandbox.policy import Policy
 
 CHANNEL_DESCRIPTOR = 3
-PROGRESS_INTERVAL_SECONDS = 0.2  # between two progress lines of an honest child
+PROGRESS_INTERVAL_SECONDS = 0.2  # between two progress lines of a correct child
 COHORT_PROGRESS_INTERVAL_SECONDS = 2.0  # the same for each member of a cohort
-#: A child may send this much progress at once, and then this much a second, which is twenty times
-#: what an honest child sends.
+#: A child may send this much progress at once, and then this much a second, twenty times what a
+#: correct child sends.
 PROGRESS_BYTES_FREE = 100_000
 PROGRESS_BYTES_PER_SECOND = 1_000
-#: The agent reads a child's channel this many times at once, then only so often a second: the
-#: kernel collects meanwhile what a child sends byte by byte. The same for its output.
+#: The agent reads a child's channel this many times at once, and then only this many times a
+#: second; the kernel buffers what arrives in between. The same holds for a child's output.
 READS_FREE = 200
 READS_PER_SECOND = 20
 ERROR_BYTES_MAX = 64 * 1024
@@ -84,7 +84,7 @@ def _number(member: int | None) -> bytes:
 
 
 def split_member(line: bytes, members: int) -> tuple[int | None, bytes]:
-    """Which member of a cohort a line is of, and the line without its number; None: of none."""
+    """The number of a cohort's member (None if the line has none), and the line without it."""
     number, colon, rest = line[1:].partition(b":")
     if not colon or not number.isdigit() or len(number) > 4 or int(number) >= members:
         return None, line

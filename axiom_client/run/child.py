@@ -1,4 +1,4 @@
-"""The task's process: read the assignment, enter the sandbox, run the experiment, send its result.
+"""A task's process: reads the assignment, enters the sandbox, runs the script, sends the result.
 
 Forked and cold children run the same code. They differ only in when the libraries are imported, and
 their results are equal bit for bit.
@@ -69,8 +69,8 @@ def run_assigned(
             raise SandboxError(setup_error)
         _confine(assignment, program, cold=cold)
     except (SandboxError, OSError, ImportError) as error:
-        _leave(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
-    # only address space: as long as it is not written to, it takes no memory
+        _exit_with(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
+    # Only address space: it takes no memory as long as nothing is written to it.
     reserve = mmap.mmap(-1, _RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     encoded = b""
     try:
@@ -80,8 +80,8 @@ def run_assigned(
         reserve.close()
         failure = _explain(error)
     if failure is None:
-        _leave(encoded, status=0)
-    _leave(encode_failure(*failure), status=1)
+        _exit_with(encoded, status=0)
+    _exit_with(encode_failure(*failure), status=1)
 
 
 def _receive() -> tuple[Assignment, str]:
@@ -155,12 +155,12 @@ def _run(assignment: Assignment, source: str) -> bytes:
 
 
 def _run_cohort(assignment: Assignment, source: str) -> bytes:
-    """The lines of all members: a result, or why one of them has none."""
+    """The lines of all members: a result each, or the reason why there is none."""
     run_cohort = load_run_cohort(source, assignment.experiment)
     tasks = _cohort(assignment)
     results = list(run_cohort(tasks))
     if len(results) != len(tasks):
-        raise _ResultUnfit(f"run_cohort returned {len(results)} results for {len(tasks)} tasks")
+        raise _ResultUnusable(f"run_cohort returned {len(results)} results for {len(tasks)} tasks")
     return b"".join(
         _member_line(i, result, assignment.result_bytes) for i, result in enumerate(results)
     )
@@ -178,18 +178,18 @@ def _cohort(assignment: Assignment) -> list[Task]:
             device=assignment.device,
             folder=Path(folder),
             on_progress=_progress_sender(i),
-            stop_requested=stop.of(i),
+            stop_requested=stop.for_member(i),
         )
         for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
     ]
 
 
-def _member_line(member: int, result: Any, most: int) -> bytes:
-    """An experiment returns an exception in the place of a result that one seed does not have."""
+def _member_line(member: int, result: Any, bytes_max: int) -> bytes:
+    """The line of one member; an experiment returns an exception in place of a missing result."""
     try:
         if isinstance(result, Exception):
             raise result
-        return encode_result(_encode_result(result, most), member)
+        return encode_result(_encode_result(result, bytes_max), member)
     except Exception as error:  # noqa: BLE001  whatever the experiment put there
         return encode_failure(*_explain(error), member)
 
@@ -208,26 +208,26 @@ def _progress_sender(member: int | None = None) -> Callable[[float], None]:
     return send
 
 
-class _ResultUnfit(Exception):
+class _ResultUnusable(Exception):
     pass
 
 
-def _encode_result(value: Any, most: int) -> bytes:
+def _encode_result(value: Any, bytes_max: int) -> bytes:
     try:
         encoded = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
         reason = "it is circular" if "ircular" in str(error) else "a number is not finite"
-        raise _ResultUnfit(f"{reason}; report divergence as a flag") from None
+        raise _ResultUnusable(f"{reason}; report divergence as a flag") from None
     except (TypeError, RecursionError) as error:
-        raise _ResultUnfit(f"{error}; return native numbers, lists and tables") from None
-    if len(encoded) > most:
-        raise _ResultUnfit(f"it is {len(encoded)} bytes; at most {most} are accepted")
+        raise _ResultUnusable(f"{error}; return native numbers, lists and tables") from None
+    if len(encoded) > bytes_max:
+        raise _ResultUnusable(f"it is {len(encoded)} bytes; at most {bytes_max} are accepted")
     return encoded
 
 
 def _explain(error: BaseException) -> tuple[FailureKind, str]:
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, _ResultUnfit):
+    if isinstance(error, _ResultUnusable):
         return "result", f"the result was refused: {error}"
     if isinstance(error, TaskStopped):
         return "stopped", str(error)
@@ -244,7 +244,7 @@ def _explain(error: BaseException) -> tuple[FailureKind, str]:
     return "error", "".join(lines)
 
 
-def _leave(line: bytes, *, status: int) -> NoReturn:
+def _exit_with(line: bytes, *, status: int) -> NoReturn:
     """Send the last line and exit at once, without running exit handlers of the experiment."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Disk space of a task's deleted files, and how much its process has written.
+"""The disk space of a task's deleted files, and how much its process has written.
 
 A deleted file keeps its blocks while it is open or mapped. Source: proc(5),
 Documentation/filesystems/proc.rst (``/proc/PID/io``: write_bytes are bytes sent to storage).
@@ -15,7 +15,7 @@ from msgspec import Struct
 from axiom_client.decide.task_run import TaskLimits
 from axiom_client.run.task_folder import BLOCK_BYTES
 
-#: What a task may write to storage in all: a fixed part, its disk limit this many times over, and a
+#: How much a task may write to storage in total: a fixed part, a multiple of its disk limit, and a
 #: part that grows with time, enough for a 5 MB checkpoint every ten seconds.
 WRITTEN_BYTES_FREE = 1_000_000
 WRITTEN_PER_DISK_BYTE = 4
@@ -61,8 +61,8 @@ def deleted_bytes(
     opened = _deleted_but_open(pid)
     mapped = _deleted_but_mapped(pid, folder) if read_maps else {}
     extents = [size for inode, size in mapped.items() if inode not in opened]
-    most = min(len(extents) * file_bytes_max, written_bytes)
-    return sum(opened.values()) + max(sum(extents), most)
+    possible = min(len(extents) * file_bytes_max, written_bytes)
+    return sum(opened.values()) + max(sum(extents), possible)
 
 
 def _deleted_but_open(pid: int) -> dict[int, int]:
@@ -81,7 +81,7 @@ def _deleted_but_open(pid: int) -> dict[int, int]:
 def _deleted_but_mapped(pid: int, folder: str) -> dict[int, int]:
     """Bytes of address space by inode, for deleted files of the task's folder only.
 
-    A library that was replaced while the task runs is deleted too, and no task's doing.
+    Files elsewhere do not count: a library that was replaced while the task runs is deleted too.
     """
     try:
         with open(f"/proc/{pid}/maps", "rb") as file:

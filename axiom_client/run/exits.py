@@ -1,4 +1,4 @@
-"""Notice in the event loop that a process has ended, by pidfd: no polling, no thread."""
+"""Notices in the event loop that a process has ended, by pidfd: no polling, no thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load an experiment's script in this process and return its ``run`` function."""
+"""Loads an experiment's script in this process and returns its ``run`` or ``run_cohort``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Determine a task's outcome from what was observed of it. Pure.
+"""Determines a task's outcome from what was observed of it. Pure.
 
 In order of precedence: why the agent ended it, how its process ended, what the child reported.
 """
@@ -24,7 +24,7 @@ class Ending(Struct, frozen=True):
 
     outcome: Outcome
     message: str
-    polite: bool = False  # asked to stop, not over a limit
+    requested: bool = False  # a stop was requested; False: the task exceeded a limit
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -54,13 +54,13 @@ class TaskOutcome(Struct, frozen=True):
     message: str = ""
 
 
-def of_cohort(observed: Observation, verdict: TaskOutcome) -> bool:
-    """Whether a cohort's process ended badly, so that this member may not be the cause.
+def is_cohort_failure(observed: Observation, verdict: TaskOutcome) -> bool:
+    """Whether a cohort's process ended badly, so that another member may be the cause.
 
-    A member's own result or failure counts where the process ended as it should.
+    A member's own result or failure counts if the process ended normally.
     """
     own = observed.status == 0 and (observed.result is not None or observed.failure is not None)
-    stopped = observed.ending is not None and observed.ending.polite
+    stopped = observed.ending is not None and observed.ending.requested
     return not (own or stopped or verdict.outcome in ("success", "lost"))
 
 
@@ -68,7 +68,7 @@ def judge(observed: Observation) -> TaskOutcome:
     """The outcome for any observation."""
     ending = observed.ending
     finished = observed.status == 0 and observed.result is not None
-    if ending is not None and ending.polite:
+    if ending is not None and ending.requested:
         if observed.failure is not None and observed.failure.kind == "stopped":
             return TaskOutcome(ending.outcome, message=observed.failure.message)
         ending = None if finished else ending
@@ -136,7 +136,7 @@ def _from_failure(observed: Observation, failure: Failure) -> TaskOutcome:
     if failure.kind == "disk":
         text = f"disk: {observed.limits.disk_bytes} bytes allowed; {failure.message}"
         return _with_output("over_disk", text, observed)
-    if failure.kind == "full_disk":  # no fault of the experiment's
+    if failure.kind == "full_disk":  # not the experiment's fault
         return _with_output("lost", f"the host's disk is full: {failure.message}", observed)
     if failure.kind == "stopped":
         return TaskOutcome("cancelled", message=failure.message)
@@ -157,5 +157,5 @@ def _with_output(outcome: Outcome, message: str, observed: Observation) -> TaskO
     return TaskOutcome(outcome, message=message[:MESSAGE_CHARACTERS_MAX])
 
 
-def _tail(text: str, most: int = MESSAGE_CHARACTERS_MAX) -> str:
-    return text[-most:] if most > 0 else ""
+def _tail(text: str, limit: int = MESSAGE_CHARACTERS_MAX) -> str:
+    return text[-limit:] if limit > 0 else ""

@@ -1,7 +1,7 @@
-"""Import an environment's libraries, and use them once so that zygotes share what that allocates.
+"""Imports an environment's libraries and uses them once, so that children share their memory.
 
-What a child would import or build on first use, the zygote does once before any fork. After
-training a network a child then has 10 to 16 MiB of its own instead of 119.
+The zygote imports and builds before any fork what each child would build on first use. After
+training a network, a child then has 10 to 16 MiB of its own instead of 119 MiB.
 """
 
 from __future__ import annotations

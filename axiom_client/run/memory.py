@@ -1,4 +1,4 @@
-"""How much memory a process holds that is not backed by a file on disk."""
+"""Measures the memory of a process that is not backed by a file on disk."""
 
 from __future__ import annotations
 

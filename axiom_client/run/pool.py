@@ -17,12 +17,12 @@ from typing import Literal
 
 from axiom_client.decide.task_run import Environment, TaskFinished
 from axiom_client.run import disk, memory, task_folder
-from axiom_client.run.judge import Ending, Observation, judge, of_cohort
+from axiom_client.run.judge import Ending, Observation, is_cohort_failure, judge
 from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, CannotStartNow, prepare
 from axiom_client.run.running_task import RunningTask
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
-from axiom_client.run.stillness import TICK_SECONDS
+from axiom_client.run.standstill import TICK_SECONDS
 from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
 from axiom_client.sandbox import mode
 from axiom_client.sandbox.policy import Policy
@@ -31,7 +31,7 @@ from axiom_protocol.messages import Outcome
 DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; each child has a lower limit
 USAGE_CHECK_SECONDS = 1.0  # between checks of the running tasks' disk and memory use
 USAGE_CHECK_SHARE = 0.1  # of the agent's time at most; the remaining tasks are checked next
-USAGE_CHECK_STRETCH_SECONDS = 0.02  # at a time: meanwhile the event loop is blocked
+USAGE_CHECK_STRETCH_SECONDS = 0.02  # of checking without a break: the event loop is blocked
 MAPS_EVERY_CHECKS = 10  # reading /proc/PID/maps takes half a millisecond and is rarely needed
 
 
@@ -57,10 +57,10 @@ class Pool:
         self._hide_gpus = hide_gpus or {}
         self._running: dict[int, RunningTask] = {}
         self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
-        self._leaving: set[Zygote] = set()
+        self._closing: set[Zygote] = set()
         self._usage_timer: asyncio.TimerHandle | None = None
-        self._look_timer: asyncio.TimerHandle | None = None
-        self._unchecked: list[int] = []  # tasks of this round that were not looked at yet
+        self._standstill_timer: asyncio.TimerHandle | None = None
+        self._unchecked: list[int] = []  # tasks of this round whose usage is not checked yet
         self._changed = asyncio.Event()
         self._mode = mode.choose()
         _allow_descriptors()
@@ -105,7 +105,7 @@ class Pool:
         if (running := self._running.get(task_id)) is None:
             return
         if running.ending is None:
-            running.ending = Ending(outcome, "stopped by the agent", polite=True)
+            running.ending = Ending(outcome, "stopped by the agent", requested=True)
         running.resume()
         if grace_seconds <= 0:
             self._kill(running)
@@ -138,7 +138,7 @@ class Pool:
         for zygote in list(self._zygotes.values()):
             self._release(zygote)
             zygote.kill()
-        while self._leaving:
+        while self._closing:
             await self._next_change()
 
     # ---- starting
@@ -158,7 +158,7 @@ class Pool:
             changed=lambda: self._finish_if_complete(task_id),
         )
         self._schedule_usage_check()
-        self._schedule_look()
+        self._schedule_standstill_check()
 
     def _launcher(self, spec: PlacedTask, policy: Policy) -> Launcher:
         gpu = policy.driver is not None
@@ -186,7 +186,7 @@ class Pool:
     def _progressed(self, task_id: int, member: int, fraction: float) -> None:
         running = self._running.get(task_id)
         if running is not None and running.pid is None:
-            running.early_progress[member] = fraction  # before the zygote's message of the start
+            running.early_progress[member] = fraction  # it overtook the zygote's Started message
         elif running is not None:
             own_id = running.spec.task_ids[member]
             self._emit(TaskProgressed(task_id=own_id, fraction=fraction))
@@ -209,7 +209,7 @@ class Pool:
             self._finish_if_complete(message.task_id)
 
     def _zygote_gone(self, zygote: Zygote) -> None:
-        self._leaving.discard(zygote)
+        self._closing.discard(zygote)
         self._forget(zygote)
         for task_id in sorted(zygote.tasks):
             if (running := self._running.get(task_id)) is None:
@@ -266,17 +266,17 @@ class Pool:
         text = f"elapsed time: {running.slot_seconds():.1f} s, {allowed:g} s allowed"
         self._end(running.spec.task_id, Ending("timed_out", text))
 
-    def _schedule_look(self) -> None:
-        if self._look_timer is None and self._running:
+    def _schedule_standstill_check(self) -> None:
+        if self._standstill_timer is None and self._running:
             loop = asyncio.get_running_loop()
-            self._look_timer = loop.call_later(TICK_SECONDS, self._look)
+            self._standstill_timer = loop.call_later(TICK_SECONDS, self._check_standstills)
 
-    def _look(self) -> None:
-        """Look at every task, so that time in which all stood still is seen."""
-        self._look_timer = None
+    def _check_standstills(self) -> None:
+        """Sample every task, so that a standstill shows as a gap between samples."""
+        self._standstill_timer = None
         for running in self._running.values():
-            running.look()
-        self._schedule_look()
+            running.find_standstill()
+        self._schedule_standstill_check()
 
     def _schedule_usage_check(self, delay: float = USAGE_CHECK_SECONDS) -> None:
         if self._usage_timer is None and self._running:
@@ -301,7 +301,7 @@ class Pool:
 
     def _release(self, zygote: Zygote) -> None:
         self._forget(zygote)
-        self._leaving.add(zygote)
+        self._closing.add(zygote)
         zygote.close()
 
     def _forget(self, zygote: Zygote) -> None:
@@ -389,12 +389,12 @@ def _allow_descriptors() -> None:
 
 
 def _may_set_ending(running: RunningTask) -> bool:
-    """The first exceeded limit determines the outcome, also after a polite stop by the agent."""
-    return running.ending is None or running.ending.polite
+    """The first exceeded limit determines the outcome, also after a stop that was requested."""
+    return running.ending is None or running.ending.requested
 
 
 def _finished(running: RunningTask, member: int) -> TaskFinished:
-    """The end of one task; of the process's time, a member of a cohort has its share."""
+    """The end of one task; a member of a cohort gets an equal share of the process's time."""
     ended, members = running.ended, running.members
     user, system = (ended.user_seconds, ended.system_seconds) if ended else (0.0, 0.0)
     observed = Observation(
@@ -417,5 +417,5 @@ def _finished(running: RunningTask, member: int) -> TaskFinished:
         cpu_user_seconds=user / members,
         cpu_system_seconds=system / members,
         peak_memory_bytes=ended.peak_memory_bytes if ended else 0,
-        shared=members > 1 and of_cohort(observed, verdict),
+        shared=members > 1 and is_cohort_failure(observed, verdict),
     )

@@ -1,4 +1,4 @@
-"""Prepare what a task's process receives: the verified script, its manifest and the policy."""
+"""Prepares what a task's process receives: the verified script, its manifest and the policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CannotStart(Exception):
 
 
 class CannotStartNow(CannotStart):
-    """A fault of this host's that passes: no fault of the experiment's."""
+    """The task cannot be started on this host at the moment; the experiment is not the cause."""
 
 
 class Prepared(Struct, frozen=True):
@@ -39,7 +39,7 @@ def prepare(spec: PlacedTask, *, background: bool, landlock: bool) -> Prepared:
         if not os.path.isdir(folder):
             raise CannotStartNow(f"the task's folder {folder} does not exist")
     if (spec.device == "cpu") != (spec.driver is None):
-        raise CannotStart(f"the device {spec.device} and the driver's access do not go together")
+        raise CannotStart(f"the device {spec.device} and the driver's access do not match")
     policy = task_policy(spec, background=background)
     assignment = Assignment(
         experiment=spec.experiment,

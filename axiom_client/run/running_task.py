@@ -23,7 +23,7 @@ from axiom_client.run.channel import (
 from axiom_client.run.judge import Ending
 from axiom_client.run.launchers import Launcher
 from axiom_client.run.spec import PlacedTask
-from axiom_client.run.stillness import GAP_SECONDS, Sample, sample, stood_still
+from axiom_client.run.standstill import GAP_SECONDS, Sample, sample, standstill_seconds
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
@@ -57,7 +57,7 @@ class RunningTask:
         self.ended: Ended | None = None
         self.parent_gone = False
         self.members = len(spec.task_ids)
-        self.early_progress: dict[int, float] = {}  # told before the start was
+        self.early_progress: dict[int, float] = {}  # reported before the start was
         self.memory_at_start = 0  # bytes that the process held before the task ran
         self.usage_checks = 0
         self.results: dict[int, bytes] = {}  # by member
@@ -74,8 +74,9 @@ class RunningTask:
         self._progress_bytes = self._output_bytes = 0
         self._tail = bytearray()
         self._started_at = self._paused_at = None  # type: float | None
-        self._paused_seconds = self._still_seconds = self._stopped_seconds = 0.0
-        self._seen = Sample(0.0)  # when it was last looked at
+        self._paused_seconds = self._standstill_seconds = 0.0
+        self._stopped_seconds = 0.0  # of the standstills, those of this task alone
+        self._last_sample = Sample(0.0)
         self._open()
 
     def _open(self) -> None:
@@ -101,22 +102,22 @@ class RunningTask:
     def began(self, pid: int, at: float) -> None:
         """The task has a process: start counting its elapsed time."""
         self.pid, self._started_at = pid, at
-        self._seen = Sample(at)
+        self._last_sample = Sample(at)
         if self._paused_at is not None:
             self._paused_at = at
 
     def pause(self) -> None:
         """Stop counting elapsed time."""
         if self._paused_at is None:
-            self.look()
+            self.find_standstill()
             self._paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on counting elapsed time."""
+        """Continue counting elapsed time."""
         if self._paused_at is not None:
             if self._started_at is not None:
                 self._paused_seconds += time.monotonic() - self._paused_at
-            self.look()
+            self.find_standstill()
             self._paused_at = None
 
     @property
@@ -124,17 +125,17 @@ class RunningTask:
         """Whether the task is paused."""
         return self._paused_at is not None
 
-    def look(self) -> None:
-        """Leave out the time since the last look in which it stood still by no order of ours."""
+    def find_standstill(self) -> None:
+        """Take a sample; exclude a standstill since the last one that the agent did not order."""
         if self.pid is None:
             return
-        now = self._sampled(self.pid)
+        last, now = self._last_sample, self._sampled(self.pid)
         if self._paused_at is None:
-            still = stood_still(self._until(self._seen.at), self._seen, now)
-            self._still_seconds += still
-            if self._seen.stopped and now.stopped and now.at - self._seen.at < GAP_SECONDS:
-                self._stopped_seconds += still  # by itself, for the agent went on
-        self._seen = now
+            seconds = standstill_seconds(self._until(last.at), last, now)
+            self._standstill_seconds += seconds
+            if last.stopped and now.stopped and now.at - last.at < GAP_SECONDS:
+                self._stopped_seconds += seconds  # this task alone: the agent was not stopped
+        self._last_sample = now
 
     def _sampled(self, pid: int) -> Sample:
         if (ended := self.ended) is not None:
@@ -142,25 +143,25 @@ class RunningTask:
         return sample(pid, time.monotonic())
 
     def elapsed_seconds(self) -> float:
-        """Monotonic time since the process started, less pauses and time without life in it."""
+        """Monotonic time since the process started, without pauses and standstills."""
         now = self.ended.at if self.ended is not None else time.monotonic()
-        if now - self._seen.at >= GAP_SECONDS:
-            self.look()  # after a standstill this may come before the next tick
+        if now - self._last_sample.at >= GAP_SECONDS:
+            self.find_standstill()  # this may be called before the next tick
         return self._until(now if self._paused_at is None else min(now, self._paused_at))
 
     def slot_seconds(self) -> float:
-        """Elapsed time, with that in which the task alone was stopped: it held its slot."""
+        """Elapsed time, plus standstills of this task alone, in which it still held its slot."""
         return self.elapsed_seconds() + self._stopped_seconds
 
     def _until(self, at: float) -> float:
         if self._started_at is None:
             return 0.0
-        return max(0.0, at - self._started_at - self._paused_seconds - self._still_seconds)
+        return max(0.0, at - self._started_at - self._paused_seconds - self._standstill_seconds)
 
     # ---- messages and output
 
     def complete(self) -> bool:
-        """Whether its process has ended and everything it sent was read."""
+        """Whether the process has ended and everything it sent was read."""
         return (self.ended is not None or self.parent_gone) and self._open_ends == 0
 
     def output_tail(self) -> str:
@@ -205,10 +206,10 @@ class RunningTask:
             for line in lines:
                 if self._channel.fileno() >= 0:
                     self._handle_line(bytes(line))
-        most = self.spec.limits.result_bytes + (2 if self.members == 1 else 7)
-        if len(self._line) > max(most, ERROR_BYTES_MAX):
-            allowed = self.spec.limits.result_bytes
-            self._flooded(f"result: more than the {allowed} bytes that are accepted")
+        allowed = self.spec.limits.result_bytes
+        line_bytes_max = allowed + (2 if self.members == 1 else 7)  # with letter and member number
+        if len(self._line) > max(line_bytes_max, ERROR_BYTES_MAX):
+            self._refuse_channel(f"result: more than the {allowed} bytes that are accepted")
         self._throttle("channel", self._channel.fileno(), self._receive_message)
 
     def _throttle(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
@@ -224,8 +225,8 @@ class RunningTask:
         if descriptor >= 0:
             self._loop.add_reader(descriptor, read)
 
-    def _flooded(self, text: str) -> None:
-        """End the task and stop reading its channel."""
+    def _refuse_channel(self, text: str) -> None:
+        """End the task and stop reading its channel: it sent more than allowed."""
         self._line.clear()
         self._close_channel()
         self._end(Ending("failed", text))
@@ -245,24 +246,25 @@ class RunningTask:
             self._handle_progress(member, line)
 
     def _awaits(self, member: int | None) -> bool:
-        """Whether neither a result nor a failure of this member has come."""
-        said = self.results.keys() | self.failures.keys()
-        return self.failure is None and (member is None or member not in said)
+        """Whether neither a result nor a failure of this member has arrived."""
+        reported = self.results.keys() | self.failures.keys()
+        return self.failure is None and (member is None or member not in reported)
 
     def _keep_result(self, member: int, encoded: bytes) -> None:
         self.results[member] = encoded
         self._result_bytes += len(encoded)
-        most = self.spec.limits.result_bytes * min(self.members, FULL_RESULTS_MAX)
-        if self.members > 1 and self._result_bytes > most:
-            self._flooded(f"results: more than the {most} bytes that a cohort may return")
+        allowed = self.spec.limits.result_bytes * min(self.members, FULL_RESULTS_MAX)
+        if self.members > 1 and self._result_bytes > allowed:
+            self._refuse_channel(f"results: more than the {allowed} bytes that a cohort may return")
 
     def _within_allowance(self, line: bytes) -> bool:
-        """Whether all lines but result and failure are still within the allowed bytes."""
+        """Whether the lines that are neither result nor failure are within the allowed bytes."""
         self._progress_bytes += len(line) + 1
         steady = PROGRESS_BYTES_PER_SECOND * self.members
         allowed = PROGRESS_BYTES_FREE + steady * self.elapsed_seconds()
         if self._progress_bytes > allowed and self._channel.fileno() >= 0:
-            self._flooded(f"progress: {self._progress_bytes} bytes of it, {allowed:.0f} allowed")
+            text = f"progress: {self._progress_bytes} bytes sent, {allowed:.0f} allowed"
+            self._refuse_channel(text)
         return self._progress_bytes <= allowed
 
     def _handle_progress(self, member: int, line: bytes) -> None:
@@ -288,9 +290,9 @@ class RunningTask:
         self._output_bytes += len(data)
         self._tail += data
         del self._tail[:-_TAIL_BYTES]
-        most = self.spec.limits.output_bytes
-        if self._output_bytes > most:
-            text = f"output: more than the {most} bytes that a task may print"
+        allowed = self.spec.limits.output_bytes
+        if self._output_bytes > allowed:
+            text = f"output: more than the {allowed} bytes that a task may print"
             self._close_output()
             self._end(Ending("over_disk", text))
             self._changed()

@@ -1,4 +1,4 @@
-"""What the pool is asked to run, and the events that it emits."""
+"""The tasks that the pool runs, and the events that it emits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from axiom_client.sandbox.policy import DriverAccess
 
 
 class PlacedTask(TaskSpec, frozen=True, kw_only=True):
-    """A task and what this host gives it. ``folder`` is empty or contains the task's checkpoint.
+    """A task with its folder and device here. ``folder`` is empty or contains its checkpoint.
 
     device   a torch device such as "cpu" or "cuda:0"
     driver   access that the driver of its GPUs needs; None on CPU cores

@@ -1,4 +1,4 @@
-"""What an experiment receives: seed, parameters, device, budget, and a place for checkpoints."""
+"""The ``task`` that an experiment receives: seed, parameters, device, budget and checkpoints."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class TaskStopped(BaseException):
 
 
 class CohortStop:
-    """Ends a cohort that was asked to stop once each member has saved its state since.
+    """Decides when a cohort that was asked to stop ends.
 
-    Where no member ever saves, once each has reported progress since.
+    It ends when every member has saved its state since the request; or, if no member ever saves
+    one, when every member has reported progress since then.
     """
 
     def __init__(self, members: int, requested: Callable[[], bool]) -> None:
@@ -40,8 +41,9 @@ class CohortStop:
         self._requested = requested
         self._saves = False
 
-    def of(self, member: int) -> Callable[[bool], bool]:
-        """Whether the cohort ends at this call of ``member``, told whether its state was saved."""
+    def for_member(self, member: int) -> Callable[[bool], bool]:
+        """A function that ``member`` calls with whether it has just saved its state; it returns
+        whether the cohort ends now."""
 
         def ends(saved: bool) -> bool:
             if saved and not self._saves:
@@ -94,7 +96,7 @@ class Task:
         if self._on_progress is not None:
             self._on_progress(min(1.0, max(0.0, float(fraction))))
         if not self._checkpoints and self._stop_requested(False):
-            raise TaskStopped("stopped; the task keeps no checkpoint")
+            raise TaskStopped("stopped; the experiment writes no checkpoints")
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Save a state: numbers, texts, lists, tables, arrays and torch tensors. Never pickle.

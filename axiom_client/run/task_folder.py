@@ -1,8 +1,8 @@
-"""Measure and delete a task's folder, whatever the task has made of it.
+"""Measures and deletes a task's folder, in whatever state the task has left it.
 
 Its folders may be nested beyond the longest path, be unreadable, or be renamed while they are
-read. So everything is opened relative to a descriptor, links are never followed, and no error of
-the operating system leaves this module.
+read. Therefore everything is opened relative to a descriptor, links are never followed, and errors
+of the operating system are handled here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEPTH_MAX = 32  # nested folders; each takes a descriptor while they are counted
 SLACK_BYTES = 128 * 1024  # not counted: folders and partly filled blocks
 BLOCK_BYTES = 512  # st_blocks counts in these on every file system
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_OWNERS_RIGHTS = 0o700
+_OWNER_PERMISSIONS = 0o700
 
 log = logging.getLogger("axiom_client")
 
@@ -124,7 +124,7 @@ def _removal(folder: Path) -> Iterator[None]:
 def _remove_entry(top: int, name: str) -> Iterator[None]:
     """Delete a file; of a folder, move the inner folders to ``top`` and delete the rest.
 
-    So a tree of any depth is deleted without recursion and with two open descriptors.
+    A tree of any depth is thus deleted without recursion and with two open descriptors.
     """
     yield
     if not _is_folder(name, top):
@@ -147,7 +147,7 @@ def _is_folder(name: str, parent: int) -> bool:
 
 @contextmanager
 def _opened(name: str, parent: int | None = None) -> Iterator[int]:
-    """A folder's descriptor. Missing rights of its owner are added first."""
+    """A folder's descriptor. Missing permissions of its owner are added first."""
     try:
         descriptor = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -155,13 +155,13 @@ def _opened(name: str, parent: int | None = None) -> Iterator[int]:
         descriptor = os.open(name, _FOLDER, dir_fd=parent)
     try:
         status = os.fstat(descriptor)
-        if status.st_mode & _OWNERS_RIGHTS != _OWNERS_RIGHTS:
-            os.fchmod(descriptor, _OWNERS_RIGHTS)
+        if status.st_mode & _OWNER_PERMISSIONS != _OWNER_PERMISSIONS:
+            os.fchmod(descriptor, _OWNER_PERMISSIONS)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def _allow_owner(name: str, parent: int | None) -> None:
-    """Add all rights of the owner. ``name`` is no link: a task cannot make one."""
-    os.chmod(name, _OWNERS_RIGHTS, dir_fd=parent)
+    """Add all permissions of the owner. ``name`` is no link: a task cannot make one."""
+    os.chmod(name, _OWNER_PERMISSIONS, dir_fd=parent)

@@ -1,4 +1,4 @@
-"""Run an experiment once, in the same sandbox as on volunteers' hosts (``axiom-client try``)."""
+"""Runs an experiment once, in the same sandbox as on volunteers' hosts (``axiom-client try``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TryProblem(Exception):
 
 
 class TryResult(Struct, frozen=True, kw_only=True):
-    """How the run ended and what it was run with. ``finished.result`` was checked.
+    """How the run ended and what it was run with. ``finished.result`` has passed the result gate.
 
     others  how the other seeds of a cohort ended, by seed
     """

@@ -1,10 +1,10 @@
 """The zygote: one process per environment, with its libraries loaded, that forks a child per task.
 
-It is started with a clean environment and holds no secret and no file of the agent but its socket.
-``start`` comes with the two descriptors of a task (its channel and its output), ``signal`` names a
-task and signals, ``ended`` returns what wait4 reported. It never reads a task's script. It has one
-thread, asserted before every fork: with a second one a child could hang. It ends with the agent,
-and its children end with it.
+It is started with a clean environment and holds no secret and no file of the agent except its
+socket. The message ``start`` carries the two descriptors of a task (its channel and its output),
+``signal`` names a task and the signals to send, ``ended`` carries the result of wait4. The zygote
+never reads a task's script. It has one thread, asserted before every fork: with a second one a
+child could hang. It ends with the agent, and its children end with it.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class _Children:
             theirs.close()
             return pid, ours
         try:
-            self._be_child(ours, theirs)
+            self._run_child(ours, theirs)
         finally:
             os._exit(3)  # after any error: a child must never continue as a second zygote
 
-    def _be_child(self, ours: socket.socket, theirs: socket.socket) -> None:
+    def _run_child(self, ours: socket.socket, theirs: socket.socket) -> None:
         ours.close()
         self._poller.close()
         setup_error = ""
@@ -126,7 +126,7 @@ class _Children:
         self._agent.close()
         data, descriptors, _, _ = socket.recv_fds(theirs, 1, _DESCRIPTORS)
         if not data or len(descriptors) != _DESCRIPTORS:
-            os._exit(0)  # never needed
+            os._exit(0)  # a spare child that was not needed
         os.close(theirs.detach())
         channel, output = descriptors
         os.dup2(output, 1)

@@ -30,7 +30,7 @@ class Ready(Struct, frozen=True, tag="ready", tag_field="kind"):
 
 
 class Broken(Struct, frozen=True, tag="broken", tag_field="kind"):
-    """The environment cannot be imported here."""
+    """The environment's libraries cannot be imported on this host."""
 
     message: str
 

@@ -1,4 +1,4 @@
-"""The same policy through bubblewrap, for kernels without Landlock.
+"""Applies a policy by bubblewrap, for kernels without Landlock.
 
 Namespaces confine paths, network and access to other processes; the child itself adds resource
 limits and seccomp.

@@ -1,4 +1,4 @@
-"""Confine the calling process on Linux, with no root and no helper program.
+"""Confines the calling process on Linux, without root and without a helper program.
 
 There are three steps. ``detach`` does not depend on the task, so spare children do it in advance.
 ``confine_paths`` limits the process to its task's folder. ``confine_calls`` comes last, after all

@@ -1,4 +1,4 @@
-"""Choose the sandbox for this host: the kernel's own, bubblewrap, or none, with the reason."""
+"""Chooses the sandbox for this host: the kernel's own, bubblewrap, or none, with the reason."""
 
 from __future__ import annotations
 

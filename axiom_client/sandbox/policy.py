@@ -53,8 +53,8 @@ class DriverAccess(Struct, frozen=True, kw_only=True):
     read_only       folders of the driver's own libraries
     ioctls          alternatives on ioctl's arguments; one must be true for a request to pass
     names_threads   it must write its threads' names below /proc/self/task
-    listens         it must listen on an abstract Unix socket of type SEQPACKET; nobody can connect,
-                    because accept and connect stay refused
+    listens         it must listen on an abstract Unix socket of type SEQPACKET; no connection is
+                    possible, because accept and connect stay refused
     memory_bytes    host memory that the library takes for itself
     environment     variables that make only the task's own GPUs visible
     """

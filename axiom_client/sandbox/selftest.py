@@ -1,4 +1,4 @@
-"""Check that the sandbox works on this host. If it does not, the agent runs no task."""
+"""Checks that the sandbox works on this host. If it does not, the agent runs no task."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
     protections: list[Protection] = []
 
 
-def _sweep() -> None:
-    """Remove what killed agents left behind."""
+def _delete_stale_folders() -> None:
+    """Delete the trial folders that killed agents left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             stale = folder.lstat().st_mtime < time.time() - STALE_SECONDS
@@ -75,7 +75,7 @@ class SelfTest:
                 self._problem = f"the trial failed: {error}"
 
     def report(self) -> SandboxReport:
-        """Wait for the child and return its findings. May be called once."""
+        """Wait for the child and return its report. May be called once."""
         chosen = self._mode
         if chosen.mode == "none":
             return SandboxReport(mode="none", ok=False, reason=chosen.reason)
@@ -94,7 +94,7 @@ class SelfTest:
         )
 
     def _start(self) -> None:
-        _sweep()
+        _delete_stale_folders()
         self._scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
         folder = Path(self._scratch.name).resolve()
         own, outside = folder / "own", folder / "outside.txt"
@@ -127,7 +127,7 @@ class SelfTest:
             process.communicate()
             raise
         if process.returncode != 0 or not out:
-            said = err.decode(errors="replace").strip()[-500:]
-            raise subprocess.SubprocessError(f"exit code {process.returncode}: {said}")
+            printed = err.decode(errors="replace").strip()[-500:]
+            raise subprocess.SubprocessError(f"exit code {process.returncode}: {printed}")
         answers = msgspec.json.decode(out, type=list[tuple[str, bool, str]])
         return [Protection(*answer) for answer in answers]

@@ -1,4 +1,4 @@
-"""A short-lived process that confines itself like a task and then tries what must fail.
+"""A short-lived process that confines itself like a task and then tries what a task must not do.
 
 ``selftest`` starts it; it prints one line of JSON. Each trial makes the real system call.
 """
@@ -60,19 +60,19 @@ def main(parent: int, policy_json: str, outside: str, landlock: bool) -> None:
         refusals = _REFUSALS if landlock else _REFUSALS + _IN_A_NAMESPACE
         trials = _trials(parent, policy, outside)
         answer = [_works(policy), *(_refused(name, step, refusals) for name, step in trials)]
-        answer += [_rank(), _capabilities()]
+        answer += [_priority(), _capabilities()]
     os.write(channel, json.dumps(answer).encode())
     os._exit(0)
 
 
 def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callable[[], object]]]:
-    drivers_own = policy.driver.memory_bytes if policy.driver else 0
-    too_much = policy.limits.memory_bytes + drivers_own + (64 << 20)
-    of_cores: list[tuple[str, Callable[[], object]]] = [
-        ("no threads beyond its core", lambda: threading.Thread(target=int).start()),
+    driver_bytes = policy.driver.memory_bytes if policy.driver else 0
+    too_much = policy.limits.memory_bytes + driver_bytes + (64 << 20)
+    cpu_only: list[tuple[str, Callable[[], object]]] = [
+        ("no second thread", lambda: threading.Thread(target=int).start()),
     ]
     return [
-        *(of_cores if policy.driver is None else _driver_trials()),
+        *(cpu_only if policy.driver is None else _driver_trials()),
         ("files outside cannot be read", lambda: open(outside).read()),
         ("files outside cannot be written", lambda: open(outside, "a")),
         ("files outside cannot be changed", lambda: os.chmod(outside, 0o600)),
@@ -87,24 +87,24 @@ def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callab
             "no tracing of others",
             lambda: _must(raw("process_vm_readv", parent, None, 0, None, 0, 0)),
         ),
-        ("no leaving the lowest rank", lambda: os.setpriority(os.PRIO_PROCESS, 0, 0)),
+        ("no higher priority", lambda: os.setpriority(os.PRIO_PROCESS, 0, 0)),
         ("no namespaces", lambda: _must(raw("unshare", 0x1000_0000))),
         (
-            "limits stay: memory",
+            "no more memory than allowed",
             lambda: mmap.mmap(-1, too_much, flags=_PRIVATE),
         ),
-        ("limits stay: file size", lambda: _big_file(policy.limits.file_bytes + 1)),
-        ("dies with the agent", lambda: _must(raw("prctl", 1, 0, 0, 0, 0))),
+        ("no larger file than allowed", lambda: _big_file(policy.limits.file_bytes + 1)),
+        ("no life after the agent's end", lambda: _must(raw("prctl", 1, 0, 0, 0, 0))),
     ]
 
 
 def _driver_trials() -> list[tuple[str, Callable[[], object]]]:
     """What must stay forbidden although the driver needs additional rights."""
     return [
-        ("no requests about other files' owners", lambda: fcntl.ioctl(0, _FIOSETOWN, bytes(4))),
-        ("no network addresses", lambda: fcntl.ioctl(0, _SIOCGIFCONF, bytes(16))),
-        ("no leaving the session's rank", lambda: open("/proc/self/autogroup", "w")),
-        ("its socket lets nobody in", lambda: _listening().accept()),
+        ("no signals by ioctl", lambda: fcntl.ioctl(0, _FIOSETOWN, bytes(4))),
+        ("no list of network addresses", lambda: fcntl.ioctl(0, _SIOCGIFCONF, bytes(16))),
+        ("no higher priority of the session", lambda: open("/proc/self/autogroup", "w")),
+        ("no connections to its socket", lambda: _listening().accept()),
     ]
 
 
@@ -156,7 +156,7 @@ def _must(result: int) -> None:
         raise OSError(-result, os.strerror(-result))
 
 
-def _rank() -> tuple[str, bool, str]:
+def _priority() -> tuple[str, bool, str]:
     idle = os.sched_getscheduler(0) == os.SCHED_IDLE
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     words = "SCHED_IDLE" if idle else f"nice {nice}"

@@ -63,7 +63,7 @@ class ContainerAttributes(Struct, frozen=True, kw_only=True):
 
 def job_attributes(policy: Policy) -> JobAttributes:
     """One process, limited in memory and CPU time, killed when the agent's handle closes."""
-    rank = _IDLE_PRIORITY_CLASS if policy.background else _NORMAL_PRIORITY_CLASS
+    priority = _IDLE_PRIORITY_CLASS if policy.background else _NORMAL_PRIORITY_CLASS
     memory = policy.limits.memory_bytes + RUNTIME_BYTES
     return JobAttributes(
         limit_flags=_PROCESS_TIME
@@ -75,7 +75,7 @@ def job_attributes(policy: Policy) -> JobAttributes:
         | _KILL_ON_JOB_CLOSE,
         process_time_ticks=int(policy.limits.cpu_seconds * _TICKS_PER_SECOND),
         active_processes=1,
-        priority_class=rank,
+        priority_class=priority,
         process_memory_bytes=memory,
     )
 

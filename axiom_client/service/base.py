@@ -1,4 +1,4 @@
-"""The interface of all operating systems' services, and how their programs are called."""
+"""The interface of a service on any operating system, and how its system programs are called."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from axiom_client.service.base import NAME, STOP_SECONDS, ServiceStatus
 
 DISPLAY_NAME = "Axiom volunteer computing agent"
 DESCRIPTION = "Runs confined experiments on idle cores and GPUs."
-#: Milliseconds before the first, second and every later restart; counted anew after a day.
+#: Milliseconds before the first, second and every later restart; the count restarts after a day.
 RESTART_DELAYS_MS = (30_000, 120_000, 600_000)
 RESET_COUNT_SECONDS = 86_400
 #: Exit codes after which a restart would not help; the systemd unit has the same list.
@@ -141,7 +141,7 @@ class Supervisor(Struct, kw_only=True):
         return agent.returncode
 
     def _stop(self, agent: subprocess.Popen[bytes]) -> int:
-        agent.send_signal(_POLITE_SIGNAL)
+        agent.send_signal(_STOP_SIGNAL)
         try:
             agent.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -160,6 +160,6 @@ def should_restart(exit_code: int) -> bool:
 
 # Ctrl+Break, which asks a process to end, can only be sent to a process group of its own.
 if sys.platform == "win32":
-    _NEW_GROUP, _POLITE_SIGNAL = subprocess.CREATE_NEW_PROCESS_GROUP, signal.CTRL_BREAK_EVENT
+    _NEW_GROUP, _STOP_SIGNAL = subprocess.CREATE_NEW_PROCESS_GROUP, signal.CTRL_BREAK_EVENT
 else:
-    _NEW_GROUP, _POLITE_SIGNAL = 0, signal.SIGTERM
+    _NEW_GROUP, _STOP_SIGNAL = 0, signal.SIGTERM

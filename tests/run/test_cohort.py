@@ -147,7 +147,7 @@ def test_a_stopped_cohort_ends_when_every_member_has_saved_its_state(tmp_path: P
 
 def test_progress_of_a_member_is_no_saved_state_where_another_saves() -> None:
     stop = CohortStop(2, lambda: True)
-    first, second = stop.of(0), stop.of(1)
+    first, second = stop.for_member(0), stop.for_member(1)
     assert not first(True)
     assert not second(False)
     assert second(True)
@@ -155,5 +155,5 @@ def test_progress_of_a_member_is_no_saved_state_where_another_saves() -> None:
 
 def test_a_cohort_that_saves_nothing_ends_after_progress_of_all() -> None:
     stop = CohortStop(2, lambda: True)
-    assert not stop.of(0)(False)
-    assert stop.of(1)(False)
+    assert not stop.for_member(0)(False)
+    assert stop.for_member(1)(False)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from axiom_client.run.stillness import GAP_SECONDS, Sample, stood_still
+from axiom_client.run.standstill import GAP_SECONDS, Sample, standstill_seconds
 from tests.support.processes import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -128,8 +128,8 @@ def test_a_standstill_beyond_the_wall_limit_ends_no_task(tmp_path: Path) -> None
 
 def test_short_gaps_and_work_at_the_usual_rate_are_no_standstill() -> None:
     two_cores = Sample(10.0, 20.0)  # processor seconds in ten
-    assert stood_still(10.0, two_cores, Sample(10.0 + GAP_SECONDS / 2, 20.0)) == 0
-    assert stood_still(10.0, two_cores, Sample(20.0, 40.0)) == 0
-    assert stood_still(10.0, two_cores, Sample(20.0, 24.0)) == pytest.approx(8.0)
-    assert stood_still(10.0, two_cores, Sample(20.0, 20.0)) == pytest.approx(10.0)
-    assert stood_still(10.0, Sample(10.0, 1.0, True), Sample(11.0, 1.0, True)) == 1.0
+    assert standstill_seconds(10.0, two_cores, Sample(10.0 + GAP_SECONDS / 2, 20.0)) == 0
+    assert standstill_seconds(10.0, two_cores, Sample(20.0, 40.0)) == 0
+    assert standstill_seconds(10.0, two_cores, Sample(20.0, 24.0)) == pytest.approx(8.0)
+    assert standstill_seconds(10.0, two_cores, Sample(20.0, 20.0)) == pytest.approx(10.0)
+    assert standstill_seconds(10.0, Sample(10.0, 1.0, True), Sample(11.0, 1.0, True)) == 1.0

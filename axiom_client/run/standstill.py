@@ -1,0 +1,54 @@
+"""Finds the standstills of tasks, so that they do not count as their elapsed time.
+
+When everything is stopped (a frozen container, a suspended host, a debugger, SIGSTOP), no process
+is notified. A standstill is detected afterwards: a timer of one second was late, and the tasks used
+no CPU time meanwhile. A task that went on while only the agent was stopped has used CPU time, and
+its time counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+TICK_SECONDS = 1.0  # between samples while tasks run
+GAP_SECONDS = 3.0  # between samples, from which on a standstill is likely: busy hosts delay less
+RATE_MIN = 0.05  # CPU seconds a second; from a task that uses less, nothing can be inferred
+STOPPED = frozenset({"T", "t"})  # by a signal, by a debugger: proc_pid_stat(5)
+
+
+class Sample(Struct, frozen=True):
+    """A task's process at the monotonic time ``at``: CPU seconds so far, whether it is stopped."""
+
+    at: float
+    cpu_seconds: float = 0.0
+    stopped: bool = False
+
+
+def sample(pid: int, at: float) -> Sample:
+    """Read /proc. If the process has ended, or on other systems, only the time is known."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            words = file.read().rpartition(")")[2].split()
+    except OSError:
+        return Sample(at)
+    ticks = int(words[11]) + int(words[12])
+    return Sample(at, ticks / os.sysconf("SC_CLK_TCK"), words[0] in STOPPED)
+
+
+def standstill_seconds(elapsed_seconds: float, before: Sample, after: Sample) -> float:
+    """Seconds between two samples in which the task did not run.
+
+    The CPU time that it used between them, divided by its usual rate, is how long it did run.
+
+    elapsed_seconds   elapsed time of the task until ``before``
+    """
+    gap = after.at - before.at
+    if before.stopped and after.stopped:
+        return gap
+    if gap < GAP_SECONDS:
+        return 0.0
+    rate = before.cpu_seconds / elapsed_seconds if elapsed_seconds >= TICK_SECONDS else 1.0
+    ran = (after.cpu_seconds - before.cpu_seconds) / max(rate, RATE_MIN)
+    return max(0.0, gap - max(0.0, ran))
