@@ -6,13 +6,13 @@ Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward
     axiom-client try experiments/activation_functions.py --seed 1 --plot activation_functions.png
 
 Nets of ten hidden layers start from the same Glorot weights, see the same batches and differ in
-their activation function alone. With the logistic sigmoid the net learns next to nothing in the
-steps that suffice for tanh, softsign and ReLU.
+their activation function alone. With the logistic sigmoid the net learns almost nothing in the
+steps that are enough for tanh, softsign and ReLU.
 
-Two explanations are tried. The sigmoid saturates: then the same curve moved and stretched,
-4 sigmoid(x) - 2, which has slope 1 and value 0 at 0 and saturates as early, should fail too. Or it
-is its slope of 1/4 and its mean of 1/2, by which gradients shrink from layer to layer: then the
-rescaled curve should do as well as tanh, and the sigmoid should do well in a net of two layers.
+Two explanations are tested. If saturation is the cause, the same curve shifted and scaled,
+4 sigmoid(x) - 2, which has slope 1 and value 0 at 0 and saturates as early, should fail too. If the
+cause is the sigmoid's slope of 1/4 and mean of 1/2, by which gradients shrink from layer to layer,
+the rescaled curve should do as well as tanh, and the sigmoid should do well in a net of two layers.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -141,7 +141,7 @@ import numpy as np
 
 INPUTS, CLASSES = 20, 5
 SAMPLES, TEST_SAMPLES = 1000, 2000
-CLIPPED = 0.1  # accuracy: a mean is sooner decided where numbers have a bound
+CLIPPED = 0.1  # accuracy; with bounds a mean is decided sooner
 WIDTH = 64
 SHALLOW = 2  # hidden layers
 BATCH = 50
@@ -149,21 +149,21 @@ RATE, MOMENTUM = 0.01, 0.9
 ACTIVATION_SECONDS = 4.0  # nominal, of a deep and a shallow net for 600 steps on one core
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -218,7 +218,7 @@ def draw_task(rng, separation):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -249,7 +249,7 @@ def softmax(logits):
 
 
 def backward(net, inputs, targets, activation):
-    """Gradients of the mean cross-entropy, [by W, by b] of each layer, and by each layer's sums."""
+    """Gradients of the mean cross-entropy: [by W, by b] of each layer; by its pre-activations."""
     states, slopes = forward(net, inputs, activation)
     back, found, sums = (softmax(states[-1]) - targets) / len(inputs), [], []
     for layer in reversed(range(len(net))):
@@ -261,7 +261,7 @@ def backward(net, inputs, targets, activation):
 
 
 def gradient_decay(net, inputs, targets, activation):
-    """log10 of the gradient's size by the first hidden layer's sums over that by the last's."""
+    """log10 of the gradient at the first hidden layer's pre-activations over that at the last's."""
     sums = backward(net, inputs, targets, activation)[1]
     first, last = (float((s * s).mean()) for s in (sums[0], sums[-2]))
     return 0.5 * float(np.log10(first / last))
@@ -321,7 +321,7 @@ def run(task):
 
 
 def report(done):
-    """The numbers; an activation that did not run gives 0, and then the run is not valid."""
+    """The result. An activation that did not run counts as 0, and the run is not valid."""
     missing = {"deep": 0.0, "shallow": 0.0, "decay": 0.0}
     of = done + [missing] * (len(ACTIVATIONS) - len(done))
     ran = len(done) == len(ACTIVATIONS)

@@ -1,26 +1,26 @@
-"""Catapult phase: does too large a learning rate throw the net to flatter ground?
+"""Catapult phase: does a learning rate above the stability limit lead to a flatter minimum?
 
 Lewkowycz, Bahri, Dyer, Sohl-Dickstein & Gur-Ari 2020, "The large learning rate phase of deep
 learning: the catapult mechanism" (arXiv:2003.02218).
 
     axiom-client try experiments/catapult_phase.py --seed 1 --plot catapult_phase.png
 
-A linear model trained at rate lr on a loss of curvature lambda diverges once lr * lambda > 2. A
-wide net need not: the loss climbs by (1 - lr * lambda)^2 a step, until it is so large that the
-weights shrink, which lowers the curvature itself; when lr * lambda falls below 2 the loss comes
-down, and the net ends where the ground is flatter. Above about 4 nothing saves it.
+A linear model trained at rate lr on a loss of curvature lambda diverges if lr * lambda > 2. A wide
+net need not diverge: the loss grows by (1 - lr * lambda)^2 a step, until it is so large that the
+weights shrink, which lowers the curvature itself. When lr * lambda falls below 2, the loss comes
+down, and the net ends at a lower curvature. Above about 4 it diverges.
 
 Here lambda is the largest eigenvalue of the neural tangent kernel over n, which for the loss
 (1/2n) sum (f - y)^2 is the curvature that the linearised net would have. Learning rates are given
 in units of 1/lambda0, that of the initial net: 2 is the edge for every seed and width.
 
-Controls: rates below the edge (nothing may spike, the curvature may hardly move), rates far above
-it (all must diverge), and the width: the weights move the curvature by 1/width, so the loss must
-climb in proportion to the width before it is caught.
+Controls: rates below the edge (the loss must not spike, the curvature must hardly change), rates
+far above it (all must diverge), and the width: the weights change the curvature by 1/width, so the
+loss must grow in proportion to the width before the curvature falls enough.
 
-The paper's hope that flatter nets generalise better holds on this task, where a net that leaves the
-lazy phase can learn which direction matters (`test_ratio`, against the best net below the edge).
-That says nothing about other tasks: on pure noise there is nothing to generalise.
+The paper's suggestion that flatter nets generalise better holds on this task, where a net that
+leaves the lazy phase can learn which direction matters (`test_ratio`, against the best net below
+the edge). This does not carry over to other tasks: on pure noise there is nothing to generalise.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -147,7 +147,9 @@ That says nothing about other tasks: on pure noise there is nothing to generalis
 #
 # [[tool.axiom.findings]]
 # name = "lazy_stays_as_sharp"
-# claim = "Below the edge it has lost less than a twentieth there."
+# claim = """\
+#   Below the edge the kernel of inputs never trained on loses less than a twentieth of its top \
+#   eigenvalue."""
 # field = "lazy_unseen_ratio"
 # criterion = { above = 0.95 }
 #
@@ -229,28 +231,28 @@ DIVERGED = 1e5  # times L0; the highest spike that came down was below 2e3, at w
 LAZY_MAX = 1.9  # below 2 by more than lambda drifts in the lazy phase
 CATAPULT = (2.5, 3.5)  # clear of the edge at 2 and of the divergence that begins near 4
 SPIKE = 3.0  # times L0; below the edge nothing rises by 5 %
-RATIO_MAX, EDGE_MAX, TEST_RATIO_MAX = 2.0, 4.0, 3.0  # a mean is sooner decided with a bound
+RATIO_MAX, EDGE_MAX, TEST_RATIO_MAX = 2.0, 4.0, 3.0  # with bounds a mean is decided sooner
 SHOWN = 1e3  # times L0; higher than any spike of the first width that came down
 DENSE_STEPS = 60  # the catapult is over by then; later the curves are smooth
 THIN = 20  # steps between later points of a curve
 SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -293,12 +295,12 @@ def top_kernel_eigenvalue(gram, active, slope, second):
 
 
 def is_catapult(losses):
-    """Was the loss thrown up and did it come down? A spike alone, or a noisy curve, is not enough.
+    """Whether the loss rose steeply and came down; a spike alone or a noisy curve does not count.
 
-    It must be a loss, never negative; climb past SPIKE times its start in the first half; climb
+    It must be a loss, never negative; exceed SPIKE times its start in the first half; rise
     steadily, as an instability does (from the lowest point before the peak, at least two steps, 9
-    of 10 of them upward); come down below its start and stay there; and spend the last tenth of the
-    run below a tenth of it.
+    of 10 of them upward); fall below its start and stay there; and be below a tenth of its start in
+    the last tenth of the run.
     """
     losses = np.asarray(losses)
     peak = int(np.argmax(losses))
@@ -317,7 +319,7 @@ def is_catapult(losses):
 
 
 def kept(step, steps):
-    """Is this step a point of the thinned curve?"""
+    """Whether this step is a point of the thinned curve."""
     return step <= DENSE_STEPS or step % THIN == 0 or step == steps
 
 
@@ -354,7 +356,7 @@ def descend(data, first, second, rate, steps):
 
 
 def make_data(rng):
-    """Normal inputs over sqrt(d) and one random direction of them to learn; test data alike."""
+    """Normal inputs over sqrt(d); targets are one random direction of them. Test data alike."""
     direction = rng.standard_normal(INPUTS)
     direction /= np.linalg.norm(direction)
     inputs = rng.standard_normal((SAMPLES + TEST_SAMPLES, INPUTS))
@@ -369,7 +371,7 @@ def make_data(rng):
 
 
 def run_config(task, data, width, rate, steps):
-    """One net. Every rate starts from the same weights: rates are compared like with like."""
+    """Train one net. Every rate starts from the same weights, so that only the rates differ."""
     rng = task.rng(width)
     first = place(rng.standard_normal((INPUTS, width)), task.device)
     second = place(rng.standard_normal(width), task.device)
@@ -379,7 +381,7 @@ def run_config(task, data, width, rate, steps):
 def summarise(path, width, rate):
     losses, lambdas = path["losses"], path["lambdas"]
     peak = int(np.argmax(losses))
-    # A diverged loss is as large as the stopping rule lets it be: keep it at the rule's own number.
+    # The last loss of a diverged run depends on the step at which it was stopped; use the limit.
     ratio = DIVERGED if path["diverged"] else losses[peak] / losses[0]
     return {
         "width": width,
@@ -402,7 +404,7 @@ def summarise(path, width, rate):
 
 
 def curve_of(path, rate):
-    """Loss and curvature over the steps, up to where a divergent run leaves the picture."""
+    """Loss and curvature over the steps at which the loss is at most SHOWN times its start."""
     first = path["losses"][0]
     looks = [
         (step, path["losses"][step] / first, path["learning_rate"] * value)
@@ -414,7 +416,7 @@ def curve_of(path, rate):
 
 
 def plan(parameters, budget_seconds):
-    """The pairs (width, rate) that the budget pays for, in their fixed order; at least one."""
+    """The pairs (width, rate) that the budget allows, in their fixed order; at least one."""
     pairs, spent = [], 0.0
     fixed, per_unit = SECONDS_PER_STEP
     for width in parameters["widths"]:
@@ -427,12 +429,12 @@ def plan(parameters, budget_seconds):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "lazy_peak_ratio": (0, 2),
     "first_divergent_rate": (0, 9),
@@ -441,7 +443,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with every number of CUT within its bounds."""
+    """The result with every number in CUT clipped to its bounds."""
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
 

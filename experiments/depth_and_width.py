@@ -9,10 +9,11 @@ A ReLU net is piecewise linear. A deep one *can* have exponentially many pieces:
 doubles them with every layer. Hanin and Rolnick show that a net as it is initialised does not:
 along a line the number of pieces grows with the number of units, however they are arranged. Here
 the pieces along a line are counted exactly: a layer's sums are linear between the breaks of the
-layers before, so that each zero in between is one new break.
+layers before, so that each zero between two breaks is one new break.
 
-Controls: the sawtooth net, counted by the same function, which shows that it can see exponential
-growth; and nets trained on a task, since what holds untrained need not hold afterwards.
+Controls: the sawtooth net, counted by the same function, to show that the count would detect
+exponential growth; and nets trained on a task, because what holds for untrained nets need not hold
+after training.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -145,7 +146,7 @@ from itertools import pairwise
 import numpy as np
 
 INPUTS = 10
-NETS = 24  # averaged, as draws of one law
+NETS = 24  # averaged: they are draws from one distribution
 TRAINED_NETS = 2
 LINE = 2.0  # the lines run from minus to plus this many standard deviations of an input
 SAMPLES, TEST_SAMPLES = 500, 500
@@ -230,7 +231,7 @@ def draw_task(rng):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -302,7 +303,7 @@ def plan(parameters, budget_seconds):
     return pairs[: max(1, int(budget_seconds // PAIR_SECONDS))]
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "units_slope": (0, 2),
     "depth_slope": (-1, 1),
@@ -313,7 +314,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with every number of CUT within its bounds."""
+    """The result with every number in CUT clipped to its bounds."""
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
 
@@ -352,11 +353,11 @@ def sawtooth_counts():
 
 
 def report(done):
-    """The numbers; without at least two sizes and two depths the run is not valid."""
+    """The result. Without at least two sizes and two depths the run is not valid."""
     units_slope, depth_slope = slopes(done, "pieces")
     teeth = sawtooth_counts()
     deepest = [c for c in done if c["depth"] == max(d["depth"] for d in done)]
-    error = float(np.median([c["error"] for c in done]))  # now and then one net of many is lost
+    error = float(np.median([c["error"] for c in done]))  # occasionally one of many nets fails
     overlap = sum(c["overlap"] for c in done)
     sane = (
         overlap == 0

@@ -2,24 +2,24 @@
 
     axiom-client try experiments/double_descent_v2.py --seed 1 --plot double_descent_v2.png
 
-Classical statistics says that a model with too many parameters overfits. Belkin, Hsu, Ma & Mandal
-2019 (PNAS 116) showed that the story goes on: test error peaks where the network can only just fit
-its training set, and falls again beyond. With a squared loss over k outputs and n samples there are
-n k equations, so the peak is expected near parameters / (n k) = 1. Nakkiran et al. 2020 (ICLR)
-found that wrong labels make the peak tall.
+In classical statistics a model with too many parameters overfits. Belkin, Hsu, Ma & Mandal 2019
+(PNAS 116) showed that test error peaks where the network can only just fit its training set, and
+falls again beyond that. With a squared loss over k outputs and n samples there are n k equations,
+so the peak is expected near parameters / (n k) = 1. Nakkiran et al. 2020 (ICLR) found that wrong
+labels make the peak higher.
 
 The experiment trains one-hidden-layer ReLU networks of sixteen widths on the same 100 samples of
 five Gaussian blobs, once with a fifth of the training labels wrong and once with none. Test data
-come from the same blobs and always carry true labels. All networks of a trial are trained at once,
-side by side in one tall weight matrix, whose blocks never meet.
+come from the same blobs and always have true labels. All networks of a trial are trained at once,
+side by side in one weight matrix, whose blocks do not interact.
 
 Two controls. Without label noise the peak must shrink (it does not vanish: a network that only just
-interpolates is a poor one even on clean labels). With labels drawn at random, which is what 80 % of
-noise in five classes means, one network must fall to chance: whatever it learns there, it did not
-learn from the test set.
+interpolates generalises badly even from clean labels). With labels drawn at random, which is what
+80 % of noise in five classes means, the test accuracy of a network must be at chance; otherwise
+test data would have leaked into training.
 
-What this does not show: regularisation (early stopping, weight decay) flattens the peak, so double
-descent is a property of networks trained to the end, not of width alone.
+Limits: regularisation (early stopping, weight decay) flattens the peak, so double descent is a
+property of networks trained to the end, not of width alone.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -165,14 +165,14 @@ CHANCE_ERROR = 1 - 1 / CLASSES
 
 # Dense around parameters / (n k) = 1, which is width 19; to twenty times the threshold beyond it.
 WIDTHS = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 32, 64, 128, 384)
-RANDOM_LABEL_WIDTH = 64  # the control that may not learn; one width past the threshold suffices
+RANDOM_LABEL_WIDTH = 64  # of the control that must not learn; one width past the threshold
 # A quarter of He's variance: the smaller the initial weights, the less a wide net keeps of them.
 HIDDEN_GAIN = 0.5
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
 
 LABEL_GAP_MAX = 0.06  # of mean nearest-centre errors: chance alone gives 0.01
-TRIALS_MAX = 4  # training sets averaged in one run; the peak of a single one wanders
+TRIALS_MAX = 4  # training sets averaged in one run; the peak of a single one varies
 TRIAL_SECONDS = 12.0  # nominal, at 3000 steps on one core
 
 
@@ -182,7 +182,7 @@ def parameter_count(width):
 
 
 def network_list(label_noise):
-    """What a trial trains: (label noise, width) of each network, in order."""
+    """The networks that a trial trains: (label noise, width) of each, in order."""
     random_labels = CHANCE_ERROR  # so much noise makes the label independent of the class
     return [
         *((label_noise, width) for width in WIDTHS),
@@ -191,21 +191,21 @@ def network_list(label_noise):
     ]
 
 
-# --- where arrays live: the mathematics below is spelt alike in numpy and torch -------------------
+# --- arrays: numpy's on a CPU, torch's on a GPU; the code below uses what both share -------------
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -214,7 +214,7 @@ def library(array):
 
 
 def fetch(array):
-    """The array as numpy's."""
+    """The array as a numpy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
@@ -232,7 +232,7 @@ def blobs(rng, centres, count):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -244,9 +244,9 @@ def nearest_error(centres, inputs, classes):
 
 
 def label_gap(rng, centres, inputs, classes):
-    """How much worse the nearest centre does on the test set than on samples drawn here, afresh.
+    """The error of the nearest-centre rule on the test set less that on newly drawn samples.
 
-    Labels are of the class that a sample was drawn from; where some are not, this is far above 0.
+    Far above 0 if some test labels are not the class that their sample was drawn from.
     """
     fresh = np.arange(TEST_SAMPLES) % CLASSES
     drawn = centres[fresh] + rng.standard_normal((TEST_SAMPLES, INPUTS))
@@ -255,7 +255,7 @@ def label_gap(rng, centres, inputs, classes):
 
 
 def noisy(classes, share, luck, shift):
-    """The labels with a ``share`` of them moved to another class; ``luck`` in [0, 1) says which."""
+    """The labels with a ``share`` moved to another class: those whose ``luck`` in [0, 1) is low."""
     return np.where(luck < share, (classes + shift) % CLASSES, classes)
 
 
@@ -324,9 +324,9 @@ def gradient(networks, slope, inputs, targets):
 def half_cosine(done):
     """From 1 to 0 over a training run.
 
-    At a constant rate Adam shakes where gradients vanish, and hosts whose sums differ in the last
-    digit end at networks 0.01 apart in test error. When the rate falls to 0 most agree to nine
-    digits, and the widest to a few of the test samples, which is what the tolerances allow.
+    At a constant rate Adam oscillates where gradients vanish, and hosts whose sums differ in the
+    last digit end with test errors 0.01 apart. With a rate that falls to 0 most networks agree to
+    nine digits, and the widest to a few of the test samples; the tolerances allow for that.
     """
     return 0.5 * (1 + np.cos(np.pi * done))
 
@@ -370,7 +370,7 @@ def measure(networks, inputs, labels):
 def trial(rng, parameters, device):
     """Draw a task, train every net on it: training error, test error, test loss, (3, nets).
 
-    And what the gates need: overlap of test and training samples, and label_gap.
+    Also the numbers for the gates: overlap of test and training samples, and label_gap.
     """
     arms = network_list(parameters["label_noise"])
     centres = parameters["separation"] * rng.standard_normal((CLASSES, INPUTS))
@@ -439,7 +439,7 @@ def summary(outcomes, parameters, checks):
         and abs(gap) < LABEL_GAP_MAX
         and noise[0, 0] > 0.1  # the narrowest cannot fit: there is a threshold to cross
         and fits[-1]  # the widest does
-        and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises: the test data are of the task
+        and clean[1, -1] < CHANCE_ERROR - 0.4  # it generalises, so the test data are of this task
         and noise[1, -1] < CHANCE_ERROR - 0.2
         and random_error > CHANCE_ERROR - 0.12  # five deviations of a mean of four trials
     )
@@ -470,12 +470,12 @@ def mean_of(values):
 
 
 def trials_within(budget_seconds, steps):
-    """Whole trials that the budget pays for, at their nominal price; at least one."""
+    """How many whole trials the budget allows, by their nominal cost; at least one."""
     price = TRIAL_SECONDS * steps / 3000
     return int(np.clip(budget_seconds // price, 1, TRIALS_MAX))
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "peak_ratio": (0, 3),
     "noise_gain": (-0.5, 0.5),
@@ -483,7 +483,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["noise_gain"] = result["second_descent"] - result["clean_second_descent"]
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded

@@ -10,14 +10,14 @@ sigma_b^2, a gradient grows from layer to layer by the factor
 
     chi = sigma_w^2 E tanh'(sqrt(q) z)^2,   q = sigma_w^2 E tanh(sqrt(q) z)^2 + sigma_b^2,
 
-z standard normal. Below chi = 1 inputs become alike and gradients vanish; above it neighbours part
-and gradients explode. The theory gives the critical sigma_w; it is compared with where gradients of
-finite random nets neither grow nor shrink. Then nets of forty layers are trained on both sides of
-it and at it.
+z standard normal. Below chi = 1 different inputs become alike and gradients vanish; above it
+similar inputs diverge and gradients explode. The critical sigma_w of the theory is compared with
+that at which the gradients of finite random nets neither grow nor shrink. Then nets of forty layers
+are trained on both sides of it and at it.
 
-Controls: the same sigma_w in a net of three layers, which does learn: depth is what kills the deep
-one. And the same measurement on a linear net, whose critical sigma_w is 1 whatever the biases: it
-shows that the measurement finds another value where there is one.
+Controls: the same sigma_w in a net of three layers, which does learn, so depth is what makes the
+deep one fail; and the same measurement on a linear net, whose critical sigma_w is 1 for any biases,
+to show that the measurement finds another value where the true one is different.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -168,29 +168,29 @@ SEPARATION = 1.0  # of class centres, in units of the deviation within a class
 WIDTH = 100  # of trained nets
 SHALLOW = 3  # hidden layers
 BATCH = 50
-RATE, MOMENTUM = 0.003, 0.9  # ten times the rate throws a net of forty layers off at any scale
+RATE, MOMENTUM = 0.003, 0.9  # at ten times the rate nets of forty layers diverge at any scale
 PROBE_WIDTH, PROBE_NETS, PROBE_INPUTS = 300, 4, 8
-PROBE_DEPTH, SETTLED = 40, 10  # growth is read past the layers where q still settles
+PROBE_DEPTH, SETTLED = 40, 10  # growth is measured after the layers in which q converges
 GRID = np.linspace(0.8, 2.0, 13)  # sigma_w at which growth is measured; the edge is interpolated
 QUADRATURE = np.polynomial.hermite_e.hermegauss(101)  # more nodes change the tenth digit
 SECONDS_PER_LAYER_STEP = 4e-4  # nominal, on one core
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -223,7 +223,7 @@ def log_chi(sigma, bias):
 
 
 def crossing(sigmas, growths):
-    """Where growth, piecewise linear in sigma, first comes to 0; the last sigma if nowhere."""
+    """Where growth, piecewise linear in sigma, first reaches 0; the last sigma if nowhere."""
     for i in range(1, len(sigmas)):
         low, high = growths[i - 1], growths[i]
         if low < 0 <= high:
@@ -240,7 +240,7 @@ def critical_sigma(bias):
     return (low + high) / 2
 
 
-# --- what finite random nets do -------------------------------------------------------------------
+# --- the growth of gradients in finite random nets ------------------------------------------------
 
 
 def measured_growth(weights, biases, inputs, sigma, linear=False):
@@ -286,7 +286,7 @@ def draw_task(rng):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -325,7 +325,7 @@ def gradients(net, inputs, targets):
 
 
 def rounded(array):
-    """Through float32: what processors differ by in float64 is rounded away, and cannot grow."""
+    """Rounded to float32, which removes differences between processors before they grow."""
     if isinstance(array, np.ndarray):
         return array.astype(np.float32).astype(np.float64)
     return array.float().double()
@@ -369,7 +369,7 @@ def plan(parameters, budget_seconds):
     return parameters["sigmas"][:count]
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "critical_gap": (0, 0.2),
     "edge_moved": (0, 1),
@@ -377,7 +377,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["edge_moved"] = result["critical_measured"] - result["linear_measured"]
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
@@ -401,7 +401,7 @@ def run(task):
 
 
 def report(state, bias):
-    """The numbers; an arm that did not run gives 0, and then the run is not valid."""
+    """The result. An arm that did not run counts as 0, and the run is not valid."""
     done, (measured, linear) = state["done"], state["growth"]
     theory = [log_chi(s, bias) for s in GRID.tolist()]
     predicted, found = critical_sigma(bias), crossing(GRID, measured)

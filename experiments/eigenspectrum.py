@@ -1,4 +1,4 @@
-"""Eigenspectrum: does learning show as outliers of the weights' spectrum, where theory puts them?
+"""Eigenspectrum: does learning show as outliers of the weights' spectrum, as theory predicts?
 
 Ba, Erdogdu, Suzuki, Wang, Wu & Yang 2022, "High-dimensional asymptotics of feature learning: how
 one gradient step improves the representation" (arXiv:2205.01445); Benaych-Georges & Nadakuditi
@@ -8,18 +8,18 @@ one gradient step improves the representation" (arXiv:2205.01445); Benaych-Georg
 
 The singular values of a random weight matrix fill the bulk of Marchenko and Pastur and end sharply
 at an edge. The gradient of the first layer by a target that depends on r directions of the input is
-nearly of rank r. One step of gradient descent therefore adds r spikes to a random matrix, of which
-random matrix theory says: a spike of size theta below a threshold vanishes in the bulk, without a
-trace in its largest singular value; above, it shows as one outlier, at a place and with an overlap
-with the target's direction that are functions of theta alone. With c = units / inputs and entries
-of variance 1 / inputs:
+nearly of rank r. One step of gradient descent therefore adds r spikes to a random matrix. According
+to random matrix theory, a spike of size theta below a threshold vanishes in the bulk and leaves its
+largest singular value unchanged; above the threshold it causes one outlier, whose position and
+overlap with the target's direction are functions of theta alone. With c = units / inputs and
+entries of variance 1 / inputs:
 
     edge 1 + sqrt(c);  threshold c^(1/4);  outlier sqrt((1 + theta^2)(c + theta^2)) / theta
     overlap^2 with the input direction  1 - (c + theta^2) / (theta^2 (1 + theta^2))
 
 Step sizes here are set in units of the threshold: the largest singular value of the step is k
-thresholds. What the step has learnt is asked of a ridge regression on the hidden units, before and
-after.
+thresholds. What the step has learnt is measured by a ridge regression on the hidden units, before
+and after it.
 
 Controls: permuted targets at the same learning rate; the untrained net; steps below the threshold.
 """
@@ -166,11 +166,11 @@ SAMPLES, TEST_SAMPLES = 30_000, 4000  # so many that a gradient's noise hardly w
 MARGIN = 1.04  # of the edge: an untrained matrix of this size reaches 1.02 about once in a hundred
 RIDGE = 1e-3  # of the mean square of a hidden unit
 FIT_SAMPLES = 4000  # of the training set, for the ridge regression
-BELOW, ABOVE = 0, 1  # places in the parameter `steps`
+BELOW, ABOVE = 0, 1  # positions in the parameter `steps`
 CONFIG_SECONDS = 2.0  # nominal, on one core
 
 
-# --- what random matrix theory says (Benaych-Georges & Nadakuditi 2012, section 3.1) --------------
+# --- random matrix theory (Benaych-Georges & Nadakuditi 2012, section 3.1) ------------------------
 
 
 def outlier(theta):
@@ -198,7 +198,7 @@ def draw_task(rng, count):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -212,8 +212,8 @@ def initial(rng, outputs):
 def first_gradient(first, second, inputs, targets):
     """Of half the mean squared error, by the first layer, at an output of zero.
 
-    The untrained net's own output is left out: it is noise of the order of the targets that says
-    nothing of them (Ba et al. make the read-out small for the same reason).
+    The untrained net's own output is left out: it is noise as large as the targets and unrelated to
+    them (Ba et al. make the read-out small for the same reason).
     """
     hidden = np.tanh(inputs @ first)
     pull = -targets / len(inputs)
@@ -245,7 +245,7 @@ def outliers(values):
 
 
 def look(first, step, spikes, directions, size):
-    """What a step does to the spectrum, beside what theory says of its spikes."""
+    """The spectrum after a step, and the theory's prediction for the step's spikes."""
     values, aligned = spectrum(first + step, directions)
     count = directions.shape[1]
     expected = outlier(spikes) / EDGE
@@ -285,7 +285,7 @@ def run_config(task, count):
 # --- the run --------------------------------------------------------------------------------------
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "outliers_below": (0, 3),
     "outliers_permuted": (0, 3),
@@ -295,7 +295,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["error_ratio"] = (
         result["error_after"] / result["error_before"] if result["error_before"] else 0.0
     )
@@ -319,7 +319,7 @@ def mean(values):
 
 
 def report(done):
-    """The numbers, over the numbers of directions that ran. One step size alone is not valid."""
+    """The result, over the numbers of directions that ran. One step size alone is not valid."""
     above = [c["looks"][min(ABOVE, len(c["looks"]) - 1)] for c in done]
     below = [c["looks"][BELOW] for c in done]
     before, after, permuted = np.mean([c["errors"] for c in done], axis=0).tolist()

@@ -6,22 +6,23 @@ Chizat, Oyallon & Bach 2019 (NeurIPS) multiply a network's centred output by alp
 
     F(x) = alpha (f(w, x) - f(w0, x)).
 
-A large alpha reaches any target after a tiny movement of the weights, so the network stays on its
-own tangent plane: lazy, a kernel machine whose kernel was drawn at random. A small alpha forces the
-weights to travel, and the kernel bends towards the target: rich, features are learnt. Geiger,
-Spigler, Jacot & Wyart 2020 (J. Stat. Mech.) drew the phases over width h and alpha, with the border
-along alpha ~ h^-1/2. In the lazy phase the weights move by |w - w0| / |w0| ~ 1 / (alpha sqrt(h)),
-which is two slopes to test: -1 in alpha and -1/2 in width. In the rich phase of a net of two
-layers the weights themselves set the scale of the output, |w|^2 ~ 1 / alpha: the slope is -1/2.
+With a large alpha any target is reached after a tiny movement of the weights, so the network stays
+on its tangent plane: the lazy phase, a kernel machine whose kernel was drawn at random. With a
+small alpha the weights must move far, and the kernel turns towards the target: the rich phase, in
+which features are learnt. Geiger, Spigler, Jacot & Wyart 2020 (J. Stat. Mech.) drew the phases over
+width h and alpha, with the border along alpha ~ h^-1/2. In the lazy phase the weights move by |w -
+w0| / |w0| ~ 1 / (alpha sqrt(h)), which gives two slopes to test: -1 in alpha and -1/2 in width. In
+the rich phase of a net of two layers the weights themselves set the scale of the output, |w|^2 ~ 1
+/ alpha: the slope is -1/2.
 
 The task is y = x1 x2 on a sphere: no linear function of the inputs helps, and a net that finds the
-two directions that matter does better than a kernel that looks in all six. Every net is trained by
-gradient flow (small adaptive Euler steps) to the same loss, so that cells of the map differ by
-alpha and width and by nothing else. One run repeats the map for several tasks and initial weights.
+two relevant directions does better than a kernel that uses all six. Every net is trained by
+gradient flow (small adaptive Euler steps) to the same loss, so that cells of the map differ only by
+alpha and width. One run repeats the map for several tasks and initial weights.
 
 The extremes are the controls: the laziest cell must keep its kernel and follow the linearised
-network, the richest must leave it. What the map does not say is that rich is better everywhere: it
-is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 2022, ICLR).
+network, the richest must not. The map does not show that rich is better everywhere: it is better
+here because the target has low rank (Atanasov, Bordelon & Pehlevan 2022, ICLR).
 """
 # /// script
 # requires-python = ">=3.11"
@@ -131,7 +132,7 @@ is better here because the target has low rank (Atanasov, Bordelon & Pehlevan 20
 #
 # [[tool.axiom.findings]]
 # name = "rich_in_alpha"
-# claim = "In the rich phase it scales as alpha^-1/2 (±0.1): the lazy law fails there."
+# claim = "In the rich phase weight movement scales as alpha^-1/2 (±0.1): the lazy law fails there."
 # field = "rich_slope_alpha"
 # criterion = { above = -0.6, below = -0.4 }
 #
@@ -198,21 +199,21 @@ import math
 
 import numpy as np
 
-INPUTS = 6  # directions that a kernel must look in; the target uses two
+INPUTS = 6  # directions that a kernel must cover; the target uses two
 TEST_SAMPLES = 1000
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 ALPHAS = tuple(2.0**power for power in range(-10, 7, 2))  # both phases at every width
 
-# The corners where exponents are read: two octaves or more beyond the border at every width.
+# The corners in which exponents are fitted: two octaves or more beyond the border at every width.
 LAZY_ALPHAS = (4.0, 16.0, 64.0)
 LAZY_WIDTHS = WIDTHS[1:]  # at 32 the quadratic directions are too few and too random
 RICH_ALPHAS = ALPHAS[:3]
-HALF_CHANGED = 0.5  # relative kernel change that is called the border
+HALF_CHANGED = 0.5  # relative kernel change that defines the border
 
 STEP_FRACTION = 0.5  # of 1 / curvature: a quarter of the stability limit, so Euler follows the flow
-MOVE_FRACTION = 0.02  # largest relative movement of a step: the flow bends where alpha is small
-CURVATURE_EVERY = 10  # steps; the curvature moves by a few percent meanwhile
+MOVE_FRACTION = 0.02  # largest relative movement of a step: for small alpha the flow is curved
+CURVATURE_EVERY = 10  # steps; the curvature changes by a few percent meanwhile
 STEPS_MAX = 4000  # a cell that needs more counts as not trained; typical are 50 to 300
 
 PROBE = 1_000_000  # random stream; trials have the first ones
@@ -220,21 +221,21 @@ TRIALS_MAX = 8  # tasks and initial weights averaged in one run
 TRIAL_SECONDS = 4.0  # nominal, on one core
 
 
-# --- where arrays live: the mathematics below is spelt alike in numpy and torch -------------------
+# --- arrays: numpy's on a CPU, torch's on a GPU; the code below uses what both share -------------
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -256,7 +257,7 @@ def product_task(rng, count):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -294,14 +295,14 @@ def alignment(kernel, targets):
 
 
 def alignment_shift(rng):
-    """What a constant added to a kernel does to its alignment: nothing, as both are centred."""
+    """How much a constant added to a kernel changes its alignment: 0, since kernels are centred."""
     factor, targets = rng.standard_normal((20, 5)), rng.standard_normal(20)
     kernel = factor @ factor.T
     return abs(alignment(kernel + 10.0, targets) - alignment(kernel, targets))
 
 
 def norm(*parts):
-    """Of all the numbers of these arrays together."""
+    """The Euclidean norm of all numbers of these arrays together."""
     return math.sqrt(sum(float(part.ravel() @ part.ravel()) for part in parts))
 
 
@@ -313,10 +314,10 @@ def relative_loss(residual, targets):
 
 
 def flow(data, hidden, output, alpha, target_loss):
-    """Train one net until its relative loss is below ``target_loss``: its weights then, and a log.
+    """Train one net until its relative loss is below ``target_loss``; returns weights and a log.
 
     The loss is mean((F - y)^2) / 2. The log has the steps, whether the loss was reached, and the
-    relative distance of F from what the net linearised at its start would say after those steps.
+    relative distance of F from the output of the net linearised at its start after those steps.
     """
     inputs, targets = data
     count, eigvalsh = len(targets), library(targets).linalg.eigvalsh
@@ -388,7 +389,7 @@ def trial(rng, parameters, device):
     return table, shared_samples(train[0], held_out[0])
 
 
-# --- what the map says ----------------------------------------------------------------------------
+# --- the numbers of the map -----------------------------------------------------------------------
 
 
 def slope(x, y):
@@ -429,7 +430,7 @@ def averaged(outcomes):
 
 
 def sane(table):
-    """All trained to the same loss and generalise; the extremes of the map are lazy and rich."""
+    """Whether all nets reached the loss and generalise, and the extremes are lazy and rich."""
     return (
         table["reached"].min() == 1
         and table["test_loss"][-1].max() < 0.5  # chance is 1: the test data are of the task
@@ -494,11 +495,11 @@ def summary(outcomes, overlap, shift):
 
 
 def trials_within(budget_seconds):
-    """Whole trials that the budget pays for, at their nominal price; at least one."""
+    """How many whole trials the budget allows, by their nominal cost; at least one."""
     return int(np.clip(budget_seconds // TRIAL_SECONDS, 1, TRIALS_MAX))
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "lazy_slope_alpha": (-2, 0),
     "lazy_slope_width": (-1, 0),
@@ -510,7 +511,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["alignment_gain"] = (
         result["alignment_rich"] / result["alignment_initial"]
         if result["alignment_initial"]

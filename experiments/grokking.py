@@ -5,20 +5,21 @@ Power et al. 2022 (arXiv:2201.02177); Gromov 2023, "Grokking modular arithmetic"
     axiom-client try experiments/grokking.py --seed 1 --plot grokking.png
 
 The task is a + b mod 23. Half of the 529 pairs are the training set, all others the test set: no
-pair is in both. A net of one hidden layer with squared units, Gromov's, is trained on the full
-batch by AdamW. It knows its training set by heart after a few dozen steps and tests at chance;
-many hundred steps later the test accuracy rises to one. What it has found by then can be read from
-its weights: a sum modulo p is a product of waves, and hidden units become waves over the digits.
+pair is in both. Gromov's net, one hidden layer of squared units, is trained on the full batch by
+AdamW. After a few dozen steps it has memorised its training set, and its test accuracy is at
+chance; many hundred steps later the test accuracy rises to one. Its weights then show what it has
+learnt: a sum modulo p is a product of waves, and hidden units become waves over the digits.
 
 Controls, all from the same pairs and initial weights:
 
-    random     the training labels permuted: nothing to learn, so memorising is all that can happen
-    undecayed  no weight decay: it memorises as fast, and stays there
-    plentiful  nine tenths of the pairs: the rule costs less than the list, and there is little
-               delay. It also is the gate: where it does not learn the rule, there is none to learn
+    random     the training labels permuted: there is no rule, so it can only memorise
+    undecayed  no weight decay: it memorises as fast, and does not generalise
+    plentiful  nine tenths of the pairs: the rule is simpler than the list of pairs, so there is
+               little delay. It is also a gate: if this arm does not learn the rule, the run is not
+               valid
 
-The null of "periodic" is the untrained net: of 23 numbers with independent values one frequency of
-eleven holds about a quarter of the power, by luck.
+The null of "periodic" is the untrained net: of 23 independent numbers, the strongest of eleven
+frequencies has about a quarter of the power by chance.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -157,7 +158,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DIGITS = 23  # prime, so that every frequency serves; 529 pairs take a second an arm
+DIGITS = 23  # prime, so that every frequency can be used; 529 pairs take a second an arm
 WIDTH = 200
 PLENTIFUL = 0.9  # of the pairs
 RATE = 0.01
@@ -169,21 +170,21 @@ ARMS = (RULE, RANDOM, UNDECAYED, PLENTY)
 ARM_SECONDS = 4.0  # nominal, of 2000 steps on one core
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -192,7 +193,7 @@ def library(array):
 
 
 def fetch(array):
-    """The array as numpy's."""
+    """The array as a numpy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
@@ -234,7 +235,7 @@ def draw_arm(arm, rng, parameters):
 
 
 def shared_pairs(training, test):
-    """How many test pairs were trained on: none, or the test says nothing."""
+    """How many test pairs were trained on; the test is meaningful only if none were."""
     return len({tuple(p) for p in training[0].tolist()} & {tuple(p) for p in test[0].tolist()})
 
 
@@ -269,7 +270,7 @@ def accuracy(weights, data):
 
 
 def rounded(array):
-    """Through float32: what processors differ by in float64 is rounded away, and cannot grow."""
+    """Rounded to float32, which removes differences between processors before they grow."""
     if isinstance(array, np.ndarray):
         return array.astype(np.float32).astype(np.float64)
     return array.float().double()
@@ -301,11 +302,11 @@ def train(weights, training, test, decay, steps):
     return np.array(looks), losses
 
 
-# --- what is read from it -------------------------------------------------------------------------
+# --- measurements ---------------------------------------------------------------------------------
 
 
 def first_at(looks, column, level):
-    """The first look's step at which a column has come to ``level``; 0: never."""
+    """The step of the first look at which a column has reached ``level``; 0: never."""
     there = np.flatnonzero(looks[:, column] >= level)
     return int(looks[there[0], 0]) if len(there) else 0
 
@@ -313,7 +314,7 @@ def first_at(looks, column, level):
 def periodicity(first):
     """Mean over units of the share of power, over the first digit, in the strongest frequency.
 
-    ``first`` is (2 DIGITS, WIDTH). The constant is left out: it says nothing about the digit.
+    ``first`` is (2 DIGITS, WIDTH). The constant is left out, since it does not depend on the digit.
     """
     power = np.abs(np.fft.rfft(first[:DIGITS], axis=0))[1:] ** 2
     return float(np.mean(power.max(axis=0) / power.sum(axis=0)))
@@ -335,14 +336,14 @@ def run_arm(task, arm):
     }
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "delay_ratio": (0, 2),
 }
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["delay_ratio"] = result["plentiful_delay"] / result["delay"] if result["delay"] else 0.0
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
@@ -375,7 +376,7 @@ def delay(arm):
 
 
 def report(done):
-    """The numbers; an arm that did not run gives 0, and then the run is not valid."""
+    """The result. An arm that did not run counts as 0, and the run is not valid."""
     rule = done[RULE]
     known, understood, then = times(rule)
     last = [float(arm["looks"][-1, 2]) for arm in done] + [0.0] * len(ARMS)

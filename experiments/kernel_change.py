@@ -1,4 +1,4 @@
-"""Kernel change: does training bend the tangent kernel of one small network?
+"""Kernel change: does training change the tangent kernel of one small network?
 
     axiom-client try experiments/kernel_change.py --seed 1 --param width=64 --param alpha=0.1
 
@@ -7,8 +7,8 @@ centred output multiplied by alpha (Chizat, Oyallon & Bach 2019), trained by gra
 fixed loss. It costs tens of milliseconds, so that a study can spend a workunit on each width, alpha
 and seed, and refine the grid along the border between the phases (``experiments/studies``).
 
-Every cell of one seed has the same task. The gate: the loss was reached, and the net linearised at
-its start agrees with the trained one where the kernel stayed, and does not where it changed.
+Every cell of one seed has the same task. The gate: the loss was reached, and, if the kernel hardly
+changed, the trained net agrees with the net linearised at its start.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -69,8 +69,8 @@ import numpy as np
 
 INPUTS = 6  # the target uses two of them
 STEP_FRACTION = 0.5  # of 1 / curvature: a quarter of the stability limit, so Euler follows the flow
-MOVE_FRACTION = 0.02  # largest relative movement of a step: the flow bends where alpha is small
-CURVATURE_EVERY = 10  # steps; the curvature moves by a few percent meanwhile
+MOVE_FRACTION = 0.02  # largest relative movement of a step: for small alpha the flow is curved
+CURVATURE_EVERY = 10  # steps; the curvature changes by a few percent meanwhile
 STEPS_MAX = 4000
 LAZY_CHANGE = 0.02  # a kernel that changed less must follow the linearised net ...
 LAZY_GAP = 0.1  # ... as closely as this
@@ -116,7 +116,7 @@ def alignment(kernel, targets):
 
 
 def norm(*parts):
-    """Of all the numbers of these arrays together."""
+    """The Euclidean norm of all numbers of these arrays together."""
     return math.sqrt(sum(float(part.ravel() @ part.ravel()) for part in parts))
 
 
@@ -124,7 +124,7 @@ def flow(data, hidden, output, alpha, target_loss):
     """Train until the relative loss is below ``target_loss``.
 
     Returns the weights, the steps, whether the loss was reached, and the relative distance of the
-    output from what the net linearised at its start would say after the same steps.
+    output from that of the net linearised at its start after the same steps.
     """
     inputs, targets = data
     count = len(targets)

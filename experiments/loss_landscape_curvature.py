@@ -6,16 +6,17 @@ minima in SGD" (arXiv:1711.04623); Keskar et al. 2017 (arXiv:1609.04836).
     axiom-client try experiments/loss_landscape_curvature.py --seed 1 --plot curvature.png
 
 SGD at rate lr and batch size B is, to first order, gradient flow with noise in proportion to lr/B.
-If the noise decides how sharp a region can be held, then the curvature at the end depends on the
+If the noise determines how sharp a region SGD can stay in, the curvature at the end depends on the
 ratio lr/B and on neither number alone. All nets here start from the same weights and are trained to
-the same training loss, since curvature falls with the loss of a classifier whatever trains it; the
-curvature is the largest eigenvalue of the Hessian of the whole training loss at that point.
+the same training loss, since the curvature of a classifier falls with its loss under any training.
+The curvature is the largest eigenvalue of the Hessian of the whole training loss at that point.
 
 Controls: pairs of nets with the same lr/B, rate and batch both four times larger, which should end
 alike; and equal loss, without which a net that was merely trained longer would count as flatter.
 
-The Hessian is applied by central differences of the gradient, so that no second formula can be
-wrong; the gradient is checked against differences of the loss, and the result carries the error.
+The Hessian is applied by central differences of the gradient, so that there is no second formula
+that could be wrong; the gradient is checked against differences of the loss, and the error is part
+of the result.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -140,10 +141,10 @@ import numpy as np
 INPUTS, CLASSES = 20, 5
 HIDDEN = 32
 SAMPLES, TEST_SAMPLES = 768, 4000
-CLIPPED = 0.1  # accuracy: a mean is sooner decided where numbers have a bound
+CLIPPED = 0.1  # accuracy; with bounds a mean is decided sooner
 LOOK_EVERY = 64  # samples between looks at the whole loss: it ends within a few percent of target
-STEPS_MAX = 30_000  # three times what any takes; a net that is not there by then never arrives
-ARRIVED = 0.85  # of the target: losses of noisy nets jump past it
+STEPS_MAX = 30_000  # three times what any net takes; later none reaches the target
+ARRIVED = 0.85  # of the target: the losses of noisy nets fall below it in one step
 STEP = 1e-4  # of central differences: error about STEP^2, rounding 1e-12
 WIDE_STEP = 1e-2  # of second differences: unit direction, of 1,000 weights; rounding 1e-12
 LANCZOS_STEPS = 40  # the top eigenvalue to better than 1e-6
@@ -166,7 +167,7 @@ def draw_task(rng, separation):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -229,7 +230,7 @@ def hvp(theta, direction, data):
 def curvature_error(theta, direction, data):
     """Relative error of `hvp` along a direction, against second differences of the loss.
 
-    A matrix of Gauss and Newton or of Fisher is not the Hessian at a loss that is not small.
+    A Gauss-Newton or Fisher matrix differs from the Hessian where the loss is not small.
     """
     ahead, here, behind = (loss(theta + sign * WIDE_STEP * direction, *data) for sign in (1, 0, -1))
     told = float(hvp(theta, direction, data) @ direction)
@@ -238,7 +239,7 @@ def curvature_error(theta, direction, data):
 
 
 def top_eigenvalue(product, start):
-    """Of a symmetric operator, by Lanczos with full reorthogonalisation."""
+    """Largest eigenvalue of a symmetric operator, by Lanczos with full reorthogonalisation."""
     basis, diagonal, beside = [start / np.linalg.norm(start)], [], []
     for _ in range(LANCZOS_STEPS):
         image = product(basis[-1])
@@ -306,7 +307,7 @@ def run(task):
 
 
 def report(done, target):
-    """The numbers; a net that did not run gives 0, and then the run is not valid."""
+    """The result. A net that did not run counts as 0, and the run is not valid."""
     of = [c["curvature"] for c in done] + [0.0] * 4
     tests = [c["test_accuracy"] for c in done] + [0.0] * 4
     gap = max(1 - c["loss"] / target for c in done)

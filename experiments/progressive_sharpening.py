@@ -6,25 +6,25 @@ the edge of stability" (arXiv:2103.00065).
     axiom-client try experiments/progressive_sharpening.py --seed 1 --plot sharpening.png
 
 Sharpness is the largest eigenvalue of the Hessian of the training loss. On a quadratic, gradient
-descent at rate lr is unstable where lr * sharpness > 2. A net does two things that a quadratic
-cannot: its sharpness rises as it learns, and when it arrives at 2/lr it is held there, while the
-loss goes on falling, no longer at every step but over many.
+descent at rate lr is unstable if lr * sharpness > 2. A net differs from a quadratic in two ways:
+its sharpness rises as it learns, and when it reaches 2/lr (the edge) it stays there, while the loss
+goes on falling, no longer at every step but over many.
 
 Control: a rate five to ten times smaller, trained to the same loss. It is almost gradient flow: it
-shows how far the sharpness would have risen, and never comes to its own edge. So what holds the
-others down is the rate and not the task.
+shows how far the sharpness would have risen, and never reaches its own edge. So the sharpness of
+the other nets is limited by the rate and not by the task.
 
-Control of the first claim: the same net at a task that should not sharpen it, a small linear one,
+Control of the first claim: the same net on a task that should not sharpen it, a small linear one,
 which it can learn almost without moving its weights.
 
-How to read the numbers: at the edge training is chaotic, and another processor's last digit would
-be enough for another path. So the weights are rounded to float32 after every step, and everything
-between is float64: what processors differ by is some 1e-17 and is rounded away, but for about one
-run in a thousand. Replicas agree step by step, and nothing need be taken on trust.
+Replication: at the edge training is chaotic, so that a difference between processors in the last
+digit leads to another path. Therefore the weights are rounded to float32 after every step, and
+everything in between is float64. Processors differ by about 1e-17, and the rounding removes this
+difference except in about one run in a thousand. So replicas agree step by step.
 
-What it does not settle: whether the edge does any good. In first trials the test loss at the edge
-was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale 2. At
-the scale used, between the two, it is lower in some seeds and higher in others.
+Not settled: whether training at the edge improves generalisation. In first trials the test loss at
+the edge was a tenth lower than the control's with targets of scale 1, and a tenth higher with scale
+2. At the scale used, between the two, it is lower in some seeds and higher in others.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -132,7 +132,7 @@ the scale used, between the two, it is lower in some seeds and higher in others.
 #
 # [[tool.axiom.findings]]
 # name = "no_sharpening_of_a_linear_task"
-# claim = "At a small linear task, learnt to a fiftieth of its loss, it rises by less than a half."
+# claim = "On a small linear task, learnt to a fiftieth of its loss, sharpness rises less than half."
 # about = "The same net. Linear targets of the size of the others' raise it by 2 to 3 times."
 # field = "linear_rise"
 # criterion = { below = 1.5 }
@@ -229,16 +229,16 @@ import numpy as np
 SAMPLES = 100  # few enough to fit to a millionth: a natural end of the run
 INPUTS = 10
 TEST_SAMPLES = 1000
-TARGET_SCALE = 1.4  # larger targets sharpen more: enough to come to the edge at every rate
-LINEAR_SCALE = 0.5  # of the linear task: of the size of what an untrained net says
+TARGET_SCALE = 1.4  # larger targets sharpen more: enough to reach the edge at every rate
+LINEAR_SCALE = 0.5  # of the linear task: about the size of an untrained net's outputs
 LINEAR_RATE, LINEAR_STEPS = 0.1, 2000  # far below its edge; to less than a hundredth of the loss
 LINEAR_LEARNT = 0.02  # of the first loss
-GAIN = 0.7  # of the weights at the start; below 1 it starts flat, so that there is a rise to see
-FITTED = 1e-6  # of the first loss: after that there is nothing to learn, and nothing moves
+GAIN = 0.7  # of the initial weights; below 1 the net starts flat, so that sharpness can rise
+FITTED = 1e-6  # of the first loss: after that there is nothing to learn, and nothing changes
 DIVERGED = 1e3  # times the first loss
 EARLY_STEPS, EARLY_EVERY = 100, 5  # looks at the sharpness while it rises to the edge
 LATE_EVERY = 15  # steps between looks later; odd, since at the edge things alternate step by step
-EDGE_RATES = (0.1, 0.2)  # of the findings; at 0.3 one seed in ten is thrown too far and diverges
+EDGE_RATES = (0.1, 0.2)  # of the findings; at 0.3 one seed in ten diverges
 ARRIVED = 0.95  # of the edge
 CURVE_POINTS = 120
 LANCZOS_MAX = 60  # more than it ever takes from a warm start
@@ -249,21 +249,21 @@ SECONDS_PER_STEP = (3e-4, 1e-5)  # nominal: fixed, and per unit of width; on one
 STEPS_NOMINAL = 2500  # of a run at the edge; the control takes about three times as many
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -276,9 +276,9 @@ def library(array):
 
 
 def rounded(theta):
-    """Through float32, which takes away what processors differ by in the last digits of float64.
+    """Rounded to float32, which removes differences of processors in the last digits of float64.
 
-    A weight lies so close to the middle of two float32 numbers about once in 1e10.
+    A weight is close enough to the middle of two float32 numbers to differ about once in 1e10.
     """
     if isinstance(theta, np.ndarray):
         return theta.astype(np.float32).astype(np.float64)
@@ -366,7 +366,7 @@ def hvp(theta, direction, data, width, seen):
 def lanczos(product, start):
     """Largest eigenvalue and its vector of a symmetric operator, from a start vector.
 
-    Full reorthogonalisation: without it the method finds copies of what it already has.
+    Full reorthogonalisation: without it the method finds eigenvalues again that it already has.
     """
     xp = library(start)
     basis = xp.stack([start / xp.linalg.norm(start)] * LANCZOS_MAX)  # row 0; the others follow
@@ -394,10 +394,10 @@ def sharpness(theta, data, width, seen, start):
 
 
 def eigenpair_error(theta, data, width, value, vector):
-    """|H v - value v| / value with H v from differences of the gradient: no second formula.
+    """|H v - value v| / value with H v from differences of the gradient instead of ``hvp``.
 
-    At the start of training, where residuals are large: a matrix of Gauss and Newton or of Fisher
-    agrees with the Hessian where they vanish, and there alone.
+    At the start of training, where residuals are large: a Gauss-Newton or Fisher matrix agrees with
+    the Hessian only where they vanish.
     """
     xp = library(vector)
     unit = vector / xp.linalg.norm(vector)
@@ -408,7 +408,7 @@ def eigenpair_error(theta, data, width, value, vector):
 
 
 def reaches_edge(ratios):
-    """Do these lr * sharpness / 2 rise to 1 and stay? Rising past 1, or crossing it, is not enough.
+    """Whether lr * sharpness / 2 rises to 1 and stays; to rise past 1 or to cross it is not enough.
 
     They start below 0.9, and four times as far below the late level as late values scatter; the
     median of the late half is within 5 % of 1; and they settle: 9 of 10 late values are within 15 %
@@ -530,7 +530,7 @@ def summarise(path, width, rate):
 
 
 def plan(parameters, budget_seconds):
-    """The pairs (width, rate) that the budget pays for, in their fixed order; at least one."""
+    """The pairs (width, rate) that the budget allows, in their fixed order; at least one."""
     pairs, spent = [], 0.0
     fixed, per_unit = SECONDS_PER_STEP
     for width in parameters["widths"]:
@@ -544,12 +544,12 @@ def plan(parameters, budget_seconds):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "loss_fall": (0, 1),
     "upward_gain": (-0.5, 0.5),
@@ -557,7 +557,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["upward_gain"] = result["upward"] - result["control_upward"]
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
@@ -627,7 +627,7 @@ def control_numbers(control, guessing):
 
 
 def edge_numbers(edge):
-    """Medians over the edge rates: a net that is thrown too far counts once, in `thrown_off`."""
+    """Medians over the edge rates; diverged nets are counted in `thrown_off`."""
     late = [c["late_edge"] for c in edge]
     return {
         "edge_gap": min(middle(abs(value - 1) for value in late), 1.0),

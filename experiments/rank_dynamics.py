@@ -12,18 +12,18 @@ The test. Nine configurations (three depths, three learning rates) each train tw
 same minibatches. Both start from the *same* random draw, once with standard deviation 0.05 and
 once at He's sqrt(2 / fan_in). The measure is the stable rank, |W|_F^2 / |W|_2^2: a soft count of
 the directions that matter. It does not see scale, and a ReLU network without biases is
-homogeneous, so both arms start at exactly the same ranks, in every layer and representation.
-Whatever differs later, the scale did.
+homogeneous, so both arms start at exactly the same ranks, in every layer and representation. Any
+later difference is an effect of the scale.
 
-What does not survive:
+What the test refutes:
 - Compression is not universal. From small weights every configuration compresses, by about half;
   from He's scale the same networks on the same data barely do, and they generalise as well. Small
   weights must *grow* along the few directions that the task needs, and the rank of the sum is that
   of what grew; weights of He's scale hardly need to move (the rich and the lazy regime).
-- "Phase transitions in all nine" is what a naive detector (a jump beyond mean + 2 sd) says of any
-  decay. The strict one below is wrong on at most 2 % of smooth decays, power laws, ramps, noises
-  and random walks. It looks at the curve in the logarithm of time, since most of the fall is over
-  within a few epochs: snapshots every 5 epochs would hide a step there.
+- "Phase transitions in all nine" is what a naive detector (a jump beyond mean + 2 sd) reports for
+  any decay. The strict one below is wrong on at most 2 % of smooth decays, power laws, ramps,
+  noises and random walks. It uses the curve in the logarithm of time, since most of the fall is
+  over within a few epochs: snapshots every 5 epochs would hide a step there.
 - Weights and representations do not behave alike. The uncentred representation of a ReLU layer has
   a large mean, which hides its spread: from small weights its rank *rises*, by 8 to 18 %,
   and hardly ever falls monotonically. With the mean removed it falls, in both arms. So the three
@@ -279,7 +279,11 @@ SAMPLES = 1000  # training points, and as many test points: one test point is 0.
 SEPARATION = 5.5
 BATCH = 32
 HIDDEN = ((64,), (128, 64), (256, 128, 64))  # shallow, medium, deep
-CONFIG_SECONDS = (1.2, 2.8, 7.5)  # nominal: one learning rate, both arms, 400 epochs; never a clock
+CONFIG_SECONDS = (
+    1.2,
+    2.8,
+    7.5,
+)  # nominal, never measured: one learning rate, both arms, 400 epochs
 NOMINAL_EPOCHS = 400
 ARMS = ("small", "he")
 KINDS = ("layers", "hidden_layers", "centred_layers")  # weights, representations, the same centred
@@ -312,7 +316,7 @@ def draw_task(rng):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -360,7 +364,7 @@ def representation_ranks(h):
     """Stable ranks of representations (nets, points, width), as they are and less their mean."""
     h = h.astype(np.float64)
     mean = h.mean(axis=1, keepdims=True)
-    gram = np.stack([a.T @ a for a in h])  # BLAS sees the symmetry, and does half the work
+    gram = np.stack([a.T @ a for a in h])  # for a.T @ a BLAS uses the symmetry: half the work
     return rank_from_gram(gram), rank_from_gram(gram - h.shape[1] * (mean.mT @ mean))
 
 
@@ -400,7 +404,7 @@ def arrays_on(device, precision):
     """The array library for a device, and how to place an array on it and fetch one back.
 
     numpy on the CPU: its matrix products are as fast here as torch's and each call costs less. The
-    training code below uses only what both libraries spell alike.
+    training code below uses only operations that both libraries share.
     """
     if device == "cpu":
         dtype = np.float32 if precision == "f32" else np.float64
@@ -501,7 +505,7 @@ def log_steps(epochs):
 def first_rates(before, last_after, x, targets):
     """The rate of each net's first step: its last layer's change over the gradient there, (nets,).
 
-    From a gradient of its own, so that an arm that was given another rate is seen.
+    It computes the gradient itself, so that a wrong rate of an arm is detected.
     """
     *_, hidden, logits = activations([w.astype(np.float64) for w in before], x.astype(np.float64))
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -515,13 +519,13 @@ def first_rates(before, last_after, x, targets):
 
 
 def naive_transition(curve):
-    """Is some step beyond mean + 2 sd of all steps? It is in nearly any curve."""
+    """Whether any step exceeds the mean of all steps by 2 sd, as in nearly every curve."""
     steps = np.abs(np.diff(curve))
     return bool((steps > steps.mean() + 2 * steps.std()).any())
 
 
 def strict_transition(curve, steps):
-    """Is there one sharp step in log time that neither smooth decay nor chance explains?
+    """Whether there is one sharp step in log time that neither smooth decay nor chance explains.
 
     ``steps`` (n,) rise from 0 or more; the curve is read at even spacing of their logarithm. In
     that time a logistic must beat an exponential of a power of (linear) time by 6 units of BIC,
@@ -626,7 +630,7 @@ def relative_ranks(early, net, precision):
 def run_group(task, architecture, learning_rates, data, on_epoch):
     """Records of one architecture, one for each learning rate."""
     hidden, precision = HIDDEN[architecture], task.parameters["precision"]
-    with np.errstate(all="ignore"):  # a net may diverge; its ranks become 0 and the gates see it
+    with np.errstate(all="ignore"):  # a net may diverge: its ranks become 0, and the gates fail
         trained = train(task, hidden, learning_rates, data, on_epoch)
         return records_of(trained, hidden, learning_rates, precision)
 
@@ -672,7 +676,7 @@ def untrained_change(task):
 
 
 def rank_of_ones():
-    """What `measure` finds in weights that are all one: rank 1, and 0 had it centred them."""
+    """The rank that `measure` finds for weights that are all one: 1; 0 if it centred them."""
     weights = [np.ones((1, INPUTS, CLASSES)), np.ones((1, CLASSES, CLASSES))]
     _, ranks = measure(weights, np.ones((2, INPUTS)), np.zeros(2))
     return float(np.mean(ranks["layers"]))
@@ -692,7 +696,7 @@ def rate_effects(records):
 
 
 def is_monotone(curve):
-    """Does the curve never rise by more than the slack above its lowest value so far?"""
+    """Whether the curve never rises by more than the slack above its lowest value so far."""
     lowest = np.minimum.accumulate(curve)
     return bool((np.asarray(curve) <= lowest * (1 + MONOTONE_SLACK)).all())
 
@@ -726,7 +730,7 @@ def summarise(records, steps):
 
 
 def clipped(value, most):
-    """A number that findings read: a mean is sooner decided where numbers have a bound."""
+    """A number that findings use, clipped to +-``most``: with bounds a mean is decided sooner."""
     return float(np.clip(value, -most, most))
 
 
@@ -735,7 +739,7 @@ def share(flags):
 
 
 def passes_gates(records, result):
-    """Did every net learn, does it hold on the test set, and is the untrained control quiet?"""
+    """Whether every net learnt and generalises, and the controls have their known values."""
     return (
         all(
             r[f"{arm}_accuracy"] > ACCURACY_GATE_EACH
@@ -756,7 +760,7 @@ def passes_gates(records, result):
 
 
 def train_together(tasks, hidden, learning_rates, data, on_epoch):
-    """`train` for many seeds: every array has a first axis for them. One result for each seed."""
+    """`train` for many seeds, with a first axis for them in every array; one result a seed."""
     p = tasks[0].parameters
     xp, place, fetch = arrays_on(tasks[0].device, p["precision"])
     weights = stack_weights(tasks, hidden, len(learning_rates), place)
@@ -830,10 +834,10 @@ def finish_training(task, last, data, test, snapshots, early, steps, seed):
 
 
 def run_cohort(tasks):
-    """As `run` for each task: one network more or less is little to a GPU.
+    """`run` for several tasks at once, since further networks cost a GPU little.
 
     A group of configurations is trained for all seeds whose checkpoint lacks it. Then `run` finds
-    every group in each seed's checkpoint, and only sums up.
+    every group in each seed's checkpoint, and only computes the summary.
     """
     p = tasks[0].parameters
     groups = plan(p, tasks[0].budget_seconds)
@@ -852,7 +856,7 @@ def run_cohort(tasks):
                 task.progress((sum(costs[:i]) + costs[i] * epoch / p["epochs"]) / sum(costs))
 
         hidden, data = HIDDEN[architecture], [draw_task(task.rng(DATA)) for task in waiting]
-        with np.errstate(all="ignore"):  # a net may diverge; no other seed's numbers meet its own
+        with np.errstate(all="ignore"):  # a net may diverge; it does not affect other seeds
             trained = train_together(waiting, hidden, rates, data, on_epoch)
             for s, one in zip(lacking, trained, strict=True):
                 records[s] = records[s] + records_of(one, hidden, rates, p["precision"])

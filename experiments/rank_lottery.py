@@ -23,17 +23,17 @@ training. A mask M keeps of the singular energy in a set I of directions the sha
     kept(I) = sum_I s_i u_i' (M * W) v_i / sum_I s_i^2.
 
 Over all directions this is |M * W|^2 / |W|^2, the energy of the weights that stay, and it adds up
-direction by direction. (The square of u_i' (M * W) v_i does not: what a mask scatters out of the
-large directions inflates the small ones, and even a random mask then seems to choose.) A random
+direction by direction. (The square of u_i' (M * W) v_i does not: energy that a mask scatters out of
+the large directions inflates the small ones, so that even a random mask seems selective.) A random
 mask that keeps a share p of the weights keeps p of every set, on average. I is the top five
 directions, which is all that five classes need, or the bulk.
 
 Controls: a random mask; the same pruning of the untrained weights; and a net with small initial
 weights, whose rank training does compress, since with He's initial weights it hardly does.
 
-What comes out is neither: magnitude keeps several times what a random mask keeps, of the top and of
-the bulk alike. It looks at entries, and entries of singular vectors that are spread out over many
-units do not tell which direction they belong to. Tickets win by their mask and the signs of their
+The result is neither: magnitude pruning keeps several times what a random mask keeps, of the top
+and of the bulk alike. It selects single entries, and when singular vectors are spread out over many
+units, an entry does not reveal its direction. Tickets win by their mask and the signs of their
 initial weights (Zhou et al. 2019), not by being low-rank, and not by the weights' magnitudes.
 """
 # /// script
@@ -258,7 +258,7 @@ from itertools import pairwise
 
 import numpy as np
 
-SIZES = (20, 128, 64, 5)  # the log's lottery net: wide enough that 2 % of it still computes
+SIZES = (20, 128, 64, 5)  # the log's lottery net: wide enough for 2 % of it to learn the task
 INPUTS, CLASSES = SIZES[0], SIZES[-1]
 SHAPES = tuple(pairwise(SIZES))
 CLUSTERS = 4  # of each class, so that no linear read-out of the inputs separates the classes
@@ -272,10 +272,10 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
 # 49, 74, 87, 93, 96, 98 %.
 ROUNDS = 6
 HIDDEN_KEEP, OUTPUT_KEEP = 0.5, 0.75
-SPARSE = 0.93  # where tickets are held against their controls
+SPARSE = 0.93  # sparsity from which tickets are compared with their controls
 
 TOP = CLASSES  # directions that five classes can need
-PRUNED_LAYERS = (0, 1)  # whose spectra are read; the output layer has no bulk: its rank is TOP
+PRUNED_LAYERS = (0, 1)  # whose spectra are measured; the output layer has no bulk: its rank is TOP
 
 ARMS = ("ticket", "reinit", "random", "signs", "unsigned")
 TICKET, REINIT, RANDOM, SIGNS, UNSIGNED = range(len(ARMS))
@@ -286,21 +286,21 @@ TRIALS_MAX = 6  # tasks averaged in one run
 TRIAL_SECONDS = 6.5  # nominal, at 600 steps on one core
 
 
-# --- where arrays live: nets are trained where the task says, spectra and masks are the host's ----
+# --- arrays: nets are trained on the task's device; spectra and masks are computed by numpy ------
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -309,7 +309,7 @@ def library(array):
 
 
 def fetch(array):
-    """The array as numpy's."""
+    """The array as a numpy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
@@ -391,7 +391,7 @@ def train(nets, masks, data, batches, learning_rate, device="cpu"):
 
 
 def accuracy(flat, inputs, classes):
-    """(nets,)"""
+    """The share of right classes of each net, (nets,)."""
     return np.mean(forward(flat, inputs)[-1].argmax(axis=-1) == classes, axis=-1)
 
 
@@ -399,7 +399,7 @@ def accuracy(flat, inputs, classes):
 
 
 def magnitude_mask(net, mask):
-    """Keep the largest of what ``mask`` leaves, layer by layer; biases stay. A flat mask."""
+    """A flat mask of the largest weights that ``mask`` leaves, layer by layer; biases stay."""
     kept = mask.copy()
     sizes, (left, _) = layers(np.abs(net)[None])[0], layers(kept[None])
     for depth, (size, alive) in enumerate(zip(sizes, left, strict=True)):
@@ -411,7 +411,7 @@ def magnitude_mask(net, mask):
 
 
 def shuffled_mask(rng, mask):
-    """As many weights in each layer, anywhere."""
+    """A mask with as many weights in each layer, at random positions."""
     mixed = mask.copy()
     for alive in layers(mixed[None])[0]:
         alive[0] = rng.permutation(alive[0].reshape(-1)).reshape(alive[0].shape)
@@ -419,7 +419,7 @@ def shuffled_mask(rng, mask):
 
 
 def with_permuted_magnitudes(rng, net, mask):
-    """Signs where they are; the magnitudes that ``mask`` leaves permuted within each layer."""
+    """The net with its signs, and the magnitudes that ``mask`` leaves permuted in each layer."""
     mixed = net.copy()
     for weight, alive in zip(*(layers(a[None])[0] for a in (mixed, mask)), strict=True):
         kept = alive[0] > 0
@@ -428,12 +428,12 @@ def with_permuted_magnitudes(rng, net, mask):
 
 
 def with_new_signs(rng, net):
-    """Every weight's magnitude with a sign drawn anew; biases are 0 at the start."""
+    """The net with every weight's magnitude and a new random sign; initial biases are 0."""
     return net * rng.choice([-1.0, 1.0], len(net))
 
 
 def start_checks(starts, first, mask):
-    """What the arms' starts must be, measured on the arrays that are trained: (3,).
+    """Checks of the arms' initial weights, on the arrays that are trained: (3,).
 
     The ticket's largest distance from the initial weights, the deviation of new weights over that
     of initial ones, and the share of signs that the signs arm has in common with them.
@@ -448,7 +448,7 @@ def start_checks(starts, first, mask):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -488,7 +488,7 @@ def kept_energy(net, mask, spectrum):
 
 
 def middle_rank(net):
-    """Stable rank of the middle layer, the one with room to be compressed."""
+    """Stable rank of the middle layer, the only one whose rank can fall much."""
     return stable_rank(layers(net[None])[0][1][0])
 
 
@@ -632,7 +632,7 @@ def summary(dense, rounds):
         whole.pop("fit") > 0.95
         and whole["dense_accuracy"] > 0.6  # chance is 0.2: the test data are of the task
         and whole["untrained_accuracy"] < 0.45
-        and test[:, 0].min() > whole["dense_accuracy"] - 0.1  # half is dispensable, whichever half
+        and test[:, 0].min() > whole["dense_accuracy"] - 0.1  # any half of the weights suffices
         and checks["overlap"] == 0
         and checks["rewind_error"] == 0
         and abs(checks["reinit_scale"] - 1) < 0.05  # of 11,000 weights: five deviations
@@ -649,11 +649,11 @@ def summary(dense, rounds):
 
 
 def trials_within(budget_seconds, steps):
-    """Whole trials that the budget pays for, at their nominal price; at least one."""
+    """How many whole trials the budget allows, by their nominal cost; at least one."""
     return int(np.clip(budget_seconds // (TRIAL_SECONDS * steps / 600), 1, TRIALS_MAX))
 
 
-#: What findings read is cut off here: a mean is sooner decided where numbers have bounds.
+#: Numbers that findings use are clipped to these bounds: with bounds a mean is decided sooner.
 CUT = {
     "selectivity": (0, 2),
     "selectivity_compressed": (0, 2),
@@ -668,7 +668,7 @@ CUT = {
 
 
 def cut(result):
-    """The result with its comparisons, and every number of CUT within its bounds."""
+    """The result with its comparisons added and every number in CUT clipped to its bounds."""
     result["ticket_gain"] = result["ticket_accuracy"] - result["reinit_accuracy"]
     result["mask_gain"] = result["reinit_accuracy"] - result["random_accuracy"]
     result["signs_gain"] = result["signs_accuracy"] - result["reinit_accuracy"]

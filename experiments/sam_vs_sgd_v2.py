@@ -1,26 +1,26 @@
-"""SAM against SGD: flatter, yes; better, when?
+"""SAM against SGD: does SAM end flatter, and when is it more accurate?
 
 Foret, Kleiner, Mobahi & Neyshabur 2021, "Sharpness-aware minimization for efficiently improving
 generalization" (arXiv:2010.01412).
 
     axiom-client try experiments/sam_vs_sgd_v2.py --seed 1 --plot sam_vs_sgd.png
 
-SAM takes the gradient not where it stands but a distance rho uphill, and so prefers ground where
-uphill is not far up. It costs two gradients a step. Both halves of the claim are tested apart: is
-the end flatter (largest Hessian eigenvalue of the training loss), and is it better (test accuracy)?
+SAM takes the gradient not at the weights but a distance rho uphill from them, and so prefers flat
+regions. It costs two gradients a step. Both halves of the claim are tested separately: is the net
+flatter (largest Hessian eigenvalue of the training loss), and is it better (test accuracy)?
 
 Every arm of a configuration starts from the same weights and sees the same batches in the same
 order, so that differences are paired. Controls: SGD of the same number of steps; SGD of the same
-number of *gradients*, twice the steps; and that SGD stopped where a validation set liked it best.
+number of *gradients*, twice the steps; and that SGD stopped where its validation loss was lowest.
 
-What does not survive a fair test, and is declared so that the results may say it:
+What a fair test does not confirm; these are declared as findings, so that the data decide:
 - At rho <= 0.2 SAM is flatter and no more accurate: on clean labels the mean difference is 0.
-- Given as many gradients, SGD on clean labels is the *flatter* one at small rho: logistic loss
-  flattens as it is trained on, and the second gradient buys that as well. On wrong labels, which
-  take sharp ground to learn by heart, it is not.
+- Given as many gradients, SGD on clean labels is the *flatter* one at small rho: the logistic loss
+  becomes flatter with further training, for which SGD uses the additional gradients. With wrong
+  labels, which can only be memorised at high curvature, it is not.
 - With 20 % of the labels wrong and rho = 1 there is a gain of some percent, against both SGDs.
-  Stopping SGD early gets as much for the price of a validation set.
-- With 32 units instead of 128 or 256, rho = 1 is too much to learn at all, and the gain is gone.
+  Stopping SGD early gains as much at the cost of a validation set.
+- With 32 units instead of 128 or 256, nets do not learn at rho = 1, and there is no gain.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -129,13 +129,17 @@ What does not survive a fair test, and is declared so that the results may say i
 #
 # [[tool.axiom.findings]]
 # name = "flatter_at_equal_cost"
-# claim = "With rho = 1 it is less than 0.8 of that of SGD of as many gradients, on either labels."
+# claim = """\
+#   With rho = 1 the top Hessian eigenvalue is less than 0.8 of that of SGD given as many \
+#   gradients, on clean labels and on wrong ones."""
 # field = "lambda_equal_large"
 # criterion = { below = 0.8 }
 #
 # [[tool.axiom.findings]]
 # name = "flatter_at_equal_loss"
-# claim = "With rho = 1 it is below that of SGD when SGD first came to the same training loss."
+# claim = """\
+#   With rho = 1 the top Hessian eigenvalue is below that of SGD when SGD first reached the same \
+#   training loss."""
 # about = "Open when this was declared: SAM fits less, and what is fitted less may be flat by that."
 # field = "lambda_equal_loss_large"
 # criterion = { below = 1 }
@@ -175,13 +179,16 @@ What does not survive a fair test, and is declared so that the results may say i
 #
 # [[tool.axiom.findings]]
 # name = "gain_with_label_noise_at_equal_cost"
-# claim = "And than SGD given as many gradients."
+# claim = """\
+#   With 20 % wrong labels and rho = 1 SAM is more accurate than SGD given as many gradients."""
 # field = "noisy_gain_large_equal"
 # criterion = { above = 0 }
 #
 # [[tool.axiom.findings]]
 # name = "better_than_stopping_early"
-# claim = "And than SGD stopped early on a validation set."
+# claim = """\
+#   With 20 % wrong labels and rho = 1 SAM is more accurate than SGD stopped early on a validation \
+#   set."""
 # about = "Open when this was declared: the cheap alternative that SAM must beat."
 # field = "noisy_gain_over_early"
 # criterion = { above = 0 }
@@ -216,23 +223,23 @@ import math
 
 import numpy as np
 
-SAMPLES = 100  # few enough for wrong labels to be learnt by heart within the run
+SAMPLES = 100  # few enough for wrong labels to be memorised within the run
 VALIDATION = 100  # with the training set's noise: a real one would have it
 TEST_SAMPLES = 4000  # accuracy to half a percent
 BATCH = 25
 DATA_STREAM = 10_000  # random streams above it are data sets; below, weights (by width) and batches
 NOISE = 0.2  # share of wrong labels in the noisy configurations
-KINDS = (0.0, NOISE, NOISE)  # twice: few labels are wrong, and one draw of them decides much
+KINDS = (0.0, NOISE, NOISE)  # twice, since results vary with the few labels that are wrong
 TURNS, SPREAD = 0.75, 0.1  # of a spiral's arm, and the noise of its points: learnable in the run
 RADII, RING_SPREAD = (0.8, 1.5), 0.2  # of the circles: they overlap a little
 SMALL_RHO = 0.2
-RATIO_MAX = 2.0  # of what findings read: a mean is sooner decided where numbers have a bound
+RATIO_MAX = 2.0  # of numbers that findings use: with bounds a mean is decided sooner
 LEARNT = 0.8  # test accuracy of SGD on clean labels; chance is 0.5, and both tasks reach 0.9
-DIVERGED = 1e3  # loss; a net that knows nothing has log 2
-CHECK_EVERY = 50  # steps between looks of the early stopper
+DIVERGED = 1e3  # loss; guessing has log 2
+CHECK_EVERY = 50  # steps between checks of the validation loss
 LANCZOS_MAX = 80
 LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
-DIFFERENCE = 1e-6  # step of differences, so small that it crosses hardly any of relu's kinks
+DIFFERENCE = 1e-6  # step of differences, small enough to cross hardly any of relu's kinks
 HESSIAN_ERROR_MAX = 0.02
 PURITY_SAMPLES, PURITY_MIN = 400, 0.8  # true labels: above 0.9; a fifth wrong: 0.68 at most
 SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
@@ -246,25 +253,25 @@ PROBES = (
     "unreached",
 )  # of a configuration, for the gates
 
-#: Gradients taken, counted where they are taken: proof that arms of equal cost had equal cost.
+#: Number of gradients computed, counted in `gradient`, to check that arms had equal cost.
 SPENT = {"gradients": 0}
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -273,7 +280,7 @@ def library(array):
 
 
 def fetch(array):
-    """The array as numpy's."""
+    """The array as a numpy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
@@ -327,9 +334,9 @@ def train_sam(U, v, x, y, rate, rho, batches):
 
 
 def train_sgd(U, v, x, y, rate, batches, held_out):
-    """SGD of one arm: its weights half way, at the end, and where the held-out loss was least.
+    """SGD of one arm: its weights half way, at the end, and where the held-out loss was lowest.
 
-    And its path: (training loss, weights) at every look.
+    Also its path: (training loss, weights) at every check.
     """
     halfway, best, least, path = None, (U, v), math.inf, []
     for step, batch in enumerate(batches):
@@ -346,9 +353,9 @@ def train_sgd(U, v, x, y, rate, batches, held_out):
 
 
 def at_loss(path, loss):
-    """SGD's weights at its first look with at most this training loss, and whether it came there.
+    """SGD's weights at its first check with at most this training loss, and whether there is one.
 
-    If it never did: those of its least loss.
+    If there is none, those of its lowest loss.
     """
     reached = next((weights for told, weights in path if told <= loss), None)
     return reached or min(path, key=lambda look: look[0])[1], reached is not None
@@ -374,8 +381,8 @@ def hvp(U, v, x, y):
 def hessian_error(U, v, x, y, direction):
     """Relative error of `hvp` along a direction, against differences of the gradient.
 
-    For untrained weights (1, 3, width): where outputs are not yet right, a matrix of Fisher or of
-    Gauss and Newton is not the Hessian.
+    For untrained weights (1, 3, width): while residuals are large, a Fisher or Gauss-Newton matrix
+    differs from the Hessian.
     """
     xp, split = library(U), math.prod(U.shape)
     unit = direction / xp.linalg.norm(direction)
@@ -390,9 +397,9 @@ def hessian_error(U, v, x, y, direction):
 
 
 def purity(points, labels):
-    """Share of points whose nearest neighbour has their label: wrong labels are seen by it.
+    """Share of points whose nearest neighbour has their label; wrong labels lower it.
 
-    Of PURITY_SAMPLES points among all.
+    Measured on PURITY_SAMPLES points, with neighbours among all points.
     """
     few = points[:PURITY_SAMPLES]
     distances = ((few[:, None] - points[None]) ** 2).sum(axis=-1)
@@ -452,7 +459,7 @@ def make_data(rng, task_is_spiral, noise):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -494,7 +501,7 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
 
 
 def at_equal_loss(path, losses, train, test, start):
-    """Flatness and accuracy of SGD where its training loss was each SAM arm's."""
+    """Flatness and accuracy of SGD where it had the training loss of each SAM arm."""
     found = [at_loss(path, loss) for loss in losses]
     nets = [net for net, _ in found]
     tops = [top_eigenvalue(hvp(U[0], v[0], *train), start) for U, v in nets]
@@ -531,7 +538,7 @@ def measure(U, v, train, test, start):
 
 
 def plan(parameters, budget_seconds):
-    """The configurations that the budget pays for, in their fixed order; at least one.
+    """The configurations that the budget allows, in their fixed order; at least one.
 
     Both tasks, clean and noisy, come first: even a small budget sees every kind. Each has data of
     its own.
@@ -572,7 +579,7 @@ def mean_gain(configs, control):
 
 
 def report(done, rhos):
-    """Means over configurations, and a record for each. Not valid where a kind did not run."""
+    """Means over configurations, and a record for each. Not valid if a kind did not run."""
     clean = [c for c in done if c["noise"] == 0]
     noisy = [c for c in done if c["noise"] > 0]
     small, large = np.array(rhos) <= SMALL_RHO, int(np.argmax(rhos))
@@ -583,7 +590,8 @@ def report(done, rhos):
     none = np.zeros(len(rhos))
     clean_gain, clean_equal, _ = (mean_gain(clean, k) if clean else none for k in keys)
     noisy_gain, noisy_equal, noisy_early = (mean_gain(noisy, k) if noisy else none for k in keys)
-    # Apart: further training flattens clean labels' ground and sharpens that of wrong ones.
+    # Separately, since further training lowers the curvature for clean labels and raises it for
+    # wrong ones.
     clean_equal_ratio, noisy_equal_ratio = (
         mean_log_ratio(kind, "sgd_equal_lambda") if kind else none for kind in (clean, noisy)
     )
@@ -629,7 +637,7 @@ def report(done, rhos):
 
 
 def clipped(value, most):
-    """A gain that findings read: a mean is sooner decided where numbers have a bound."""
+    """A gain that findings use, clipped to +-``most``: with bounds a mean is decided sooner."""
     return float(np.clip(value, -most, most))
 
 

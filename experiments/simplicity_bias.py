@@ -8,13 +8,13 @@ networks" (arXiv:2006.07710).
 Two classes can be told apart by either of two coordinates. The *linear* one has the sign of the
 class: one threshold. The *slab* one has one class in the middle and the other on both sides: two
 thresholds. Either is enough for 100 %, and an ideal classifier would use both. Which one a trained
-net uses is asked by shuffling: a coordinate is permuted over the test samples, which leaves its
-distribution and takes away what it says of the class. Accuracy at 0.5 means that the net knew
+net uses is tested by shuffling: a coordinate is permuted over the test samples, which keeps its
+distribution and removes its information about the class. An accuracy of 0.5 means that the net used
 nothing else; unchanged accuracy means that it did not use that coordinate.
 
 Controls: the slab as the only predictive coordinate, to show that the same net can learn it; the
-linear one as the only one; and two linear coordinates, of which a net uses both, so that a bias for
-one is not what shuffling always finds.
+linear one as the only one; and two linear coordinates, of which a net uses both, to show that
+shuffling does not always find a bias for one.
 """
 # /// script
 # requires-python = ">=3.11"
@@ -129,21 +129,21 @@ NETS = (BOTH, SLAB, LINEAR, TWINS)
 NET_SECONDS = 0.5  # nominal, of 1500 steps on one core
 
 
-# Arrays are numpy's on a CPU and torch's on a GPU; the mathematics below is spelt alike in both.
+# Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
 def place(array, device):
-    """A copy of a numpy array where the task computes: numpy's own on a CPU, torch's on a GPU."""
+    """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
     if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
         return np.array(array)
     import torch
 
-    torch.set_default_dtype(torch.float64)  # numpy's, and what the tolerances are for
+    torch.set_default_dtype(torch.float64)  # numpy's default, for which the tolerances are declared
     return torch.tensor(array, device=device)
 
 
 def library(array):
-    """The module whose array this is."""
+    """The library of this array: numpy or torch."""
     if isinstance(array, np.ndarray):
         return np
     import torch
@@ -170,9 +170,9 @@ def slab_feature(rng, classes, margin):
 
 
 def draw(rng, count, net, parameters):
-    """Inputs (count, INPUTS) and classes (count,): what the net's coordinates 0 and 1 tell.
+    """Inputs (count, INPUTS) and classes (count,); ``net`` selects which coordinates predict them.
 
-    A coordinate that is not to predict is drawn for classes of its own, so that its distribution
+    A coordinate that must not predict is drawn for other, random classes, so that its distribution
     stays the same.
     """
     classes, other = rng.integers(0, 2, (2, count))
@@ -185,7 +185,7 @@ def draw(rng, count, net, parameters):
 
 
 def shared_samples(inputs, test_inputs):
-    """How many test samples are training samples too: none, or the test says nothing."""
+    """How many test samples are also training samples; the test is meaningful only if none are."""
     seen = {row.tobytes() for row in inputs}
     return sum(row.tobytes() in seen for row in test_inputs)
 
@@ -243,7 +243,7 @@ def accuracy(net, inputs, classes):
 
 
 def run_net(task, kind):
-    """One net on its task, asked what it uses. Nets share initial weights and batches."""
+    """Train one net and test which coordinates it uses. Nets share initial weights and batches."""
     data = task.rng(10 + kind)
     inputs, classes = draw(data, SAMPLES, kind, task.parameters)
     test, truth = draw(data, TEST_SAMPLES, kind, task.parameters)
@@ -276,7 +276,7 @@ def run(task):
 
 
 def report(done):
-    """The numbers; a net that did not run gives 0, and then the run is not valid."""
+    """The result. A net that did not run counts as 0, and the run is not valid."""
     ran = len(done) == len(NETS)
     both, slab, linear, twins = done if ran else [done[0]] * 4
     overlap = sum(net["overlap"] for net in done)
