@@ -1,3 +1,6 @@
-"""What agent and server share: messages, metadata, result checks. Imports nothing else of Axiom."""
+"""What agent and server share: messages, metadata, checks of results, and the verdict rule.
+
+It imports nothing else of Axiom.
+"""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""Compare two results for one seed, field by field, with each field's declared tolerance.
+"""Compares two results for one seed, field by field, with each field's declared tolerance.
 
-A cosine or norm over the whole vector would not do: one large entry would hide a wrong seed.
+A cosine or norm over the whole vector is not sufficient: one large entry would hide a wrong seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def disagreements(manifest: Manifest, a: Result, b: Result, limit: int = 5) -> l
     """Differences beyond the tolerance, at most ``limit`` lines; empty when the results agree.
 
     Both results must have passed ``gate`` with this manifest. Chaotic fields are not compared,
-    but for those that a finding reads and that declare a tolerance.
+    except those that a finding reads and that declare a tolerance.
     """
     found = []
     read = {f.field for f in manifest.findings} | {f.control for f in manifest.findings}
@@ -29,7 +29,7 @@ def disagreements(manifest: Manifest, a: Result, b: Result, limit: int = 5) -> l
 
 
 def is_compared(field: Field, read_by_finding: bool) -> bool:
-    """Whether replication holds this field of two hosts against each other."""
+    """Whether replication compares this field between hosts."""
     return not field.chaotic or (read_by_finding and field.rtol + field.atol > 0)
 
 

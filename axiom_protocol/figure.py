@@ -1,4 +1,4 @@
-"""Draw an experiment's declared figures from one result or several.
+"""Draws an experiment's declared figures from one result or several.
 
 Used by ``axiom-client try FILE --plot out.png`` and by the server's pages. matplotlib is imported
 only when a figure is drawn; it comes with the extra ``[plot]``.
@@ -28,7 +28,7 @@ DOTS_PER_INCH = 150  # sharp on a dense screen
 NEEDS_MATPLOTLIB = "drawing needs matplotlib: pip install 'axiom-client[plot]'"
 DOTTED_MAX = 20  # largest number of points in a line that get markers
 
-#: Okabe & Ito 2008, distinguishable with any colour vision; black is kept for reference lines.
+#: Okabe & Ito 2008, distinguishable with any colour vision; black is reserved for reference lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
 INK, GREY = "#222222", "#8A8A8A"
 
@@ -52,8 +52,8 @@ def draw(
 ) -> None:
     """Draw the figure ``name``, or all that the manifest declares, into one image file.
 
-    results  checked results of the manifest. Those with ``valid`` 0 are left out, unless all have.
-             Several results are drawn as means, with a band of one standard deviation.
+    results  checked results of the manifest. Those with ``valid`` 0 are left out, unless there are
+             no others. Several are drawn as means, with a band of one standard deviation.
     path     its suffix sets the format: .png, .svg, .pdf
 
     Raises FigureError when the manifest declares no such figure, there is no result, or matplotlib
@@ -83,7 +83,7 @@ def draw(
 
 
 def style() -> Any:
-    """What all pictures look like, as matplotlib's parameters."""
+    """The look of all figures, as matplotlib's parameters."""
     return {
         "font.family": "sans-serif",
         "font.size": 12,
@@ -328,7 +328,7 @@ def _flat(path: str, result: Result) -> list[float]:
 
 
 def _edges(centres: list[float], scale: str) -> Array:
-    """Cell borders half way between centres, on the axis's own scale."""
+    """Cell borders half way between centres, on the axis' own scale."""
     import numpy as np
 
     c = np.log(centres) if scale == "log" else np.asarray(centres)

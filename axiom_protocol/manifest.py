@@ -1,8 +1,8 @@
 """An experiment's metadata: question, parameters, resources, result schema, findings, figures.
 
 The metadata is the PEP 723 block at the top of the experiment's single file. It declares, before
-there is data, what may be varied, what a run may use, the form of a result, and the claims that the
-results will be tested against.
+there is data, what may be varied, what a run may use, the form of a result, and the claims that
+will be tested on the results.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Resources(_Table, frozen=True, kw_only=True):
 class Cohort(_Table, frozen=True, kw_only=True):
     """How many seeds ``run_cohort(tasks)`` computes in one process.
 
-    most                   most seeds on one GPU
-    most_on_core           most seeds on the cores of one task; 1: they run one by one there
+    most                   largest number of seeds on one GPU
+    most_on_core           largest number of seeds on the cores of one task; 1: one process a seed
     seed_memory_bytes      what each further seed adds to ``Resources.memory_bytes``
     seed_gpu_memory_bytes  what each further seed adds to ``Resources.gpu_memory_bytes``
     """
@@ -148,7 +148,8 @@ class Field(_Table, frozen=True, kw_only=True):
     min, max    bounds of every number in it, inclusive
     rtol, atol  how much results for one seed may differ between hosts:
                 |a - b| <= atol + rtol * max(|a|, |b|)
-    chaotic     true: differs between hosts in any case, so it is never compared
+    chaotic     true: differs between hosts by its nature, so it is not compared, unless a finding
+                reads it and it declares a tolerance
     """
 
     kind: Literal["number", "integer", "flag", "records"] = "number"
@@ -252,7 +253,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
     findings: list[Finding] = []
     figures: list[Figure] = []
     dependencies: list[str] = []  # from the block's own ``dependencies``: numpy, torch
-    planned_seeds: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # of [tool.axiom_plan]; 0: not said
+    planned_seeds: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # of [tool.axiom_plan]; 0: none
 
     @property
     def ref(self) -> str:
@@ -366,16 +367,15 @@ def _check_finding(manifest: Manifest, finding: Finding) -> None:
         if field is None or field.kind == "records" or field.dims:
             raise ManifestError(f"{where}: {path!r} is not a single number of the result")
     if (finding.control is None) == (finding.statistic in ("difference", "ratio")):
-        raise ManifestError(
-            f"{where}: statistic {finding.statistic!r} and control do not go together"
-        )
+        needs = "needs a" if finding.control is None else "takes no"
+        raise ManifestError(f"{where}: the statistic {finding.statistic!r} {needs} control")
     if finding.criterion.above is None and finding.criterion.below is None:
         raise ManifestError(f"{where}: the criterion needs above, below or both")
     manifest.resolve(finding.where)
 
 
 def _shown(value: object) -> str:
-    """A value as quoted in a message, shortened: it may come from a stranger."""
+    """A value as quoted in a message, shortened: it may come from an untrusted sender."""
     if isinstance(value, int) and abs(value) > INTEGER_MAX:
         return f"a number of {value.bit_length()} bits"
     return reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""Check a result against its experiment's schema: numeric, finite, complete and within bounds.
+"""Checks a result against its experiment's schema: numeric, finite, complete and within bounds.
 
 The agent checks before it reports, the server before it accepts. An accepted result contains only
 finite numbers in the declared shape, so no text of a volunteer can get into one.

@@ -1,4 +1,4 @@
-"""Draw a study's maps: a field as colour over two axes, with its boundaries as lines.
+"""Draws a study's maps: a field as colour over two axes, with its boundaries as lines.
 
 matplotlib is imported only when a map is drawn; it comes with the extras ``[plot]`` and
 ``[server]``.
@@ -83,7 +83,7 @@ def _draw(axes: Axes, data: StudyData, drawn: StudyMap) -> None:
 
 
 def _columns(data: StudyData, drawn: StudyMap) -> Columns:
-    """By x, the (y, mean) of the parameter sets, on the scales of the axes; other axes averaged."""
+    """(y, mean) of the parameter sets by x, on the scales of the axes; other axes are averaged."""
     found: dict[tuple[float, float], list[float]] = {}
     for parameters, mean in zip(data.sets, means(data, drawn.field), strict=True):
         if mean is not None:
@@ -96,7 +96,7 @@ def _columns(data: StudyData, drawn: StudyMap) -> Columns:
 
 
 def _patches(axes: Axes, data: StudyData, drawn: StudyMap, columns: Columns) -> Any:
-    """One rectangle for each parameter set: a refined column has lower ones."""
+    """One rectangle for each parameter set; those of a refined column are less high."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -114,7 +114,7 @@ def _patches(axes: Axes, data: StudyData, drawn: StudyMap, columns: Columns) -> 
 
 
 def _edges(centres: list[float]) -> list[float]:
-    """Borders half way between centres; of one alone, a half to each side."""
+    """Borders half way between centres; a single centre gets half a unit on each side."""
     if len(centres) == 1:
         return [centres[0] - 0.5, centres[0] + 0.5]
     inner = [(a + b) / 2 for a, b in itertools.pairwise(centres)]

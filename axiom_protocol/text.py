@@ -1,4 +1,4 @@
-"""Texts for people: strangers' texts cleaned to be stored, logged and shown, and plurals.
+"""Texts for people: untrusted texts cleaned before they are stored, logged or shown, and plurals.
 
 A name may be in any script. It must not move the cursor, break a log line, change the writing
 direction of what follows, or imitate another name with invisible characters.

@@ -1,1 +1,1 @@
-"""Verdicts on claims: one pure rule, which the server, `axiom-client try` and exports share."""
+"""Verdicts on claims: one pure rule, used by the server, `axiom-client try` and exports."""

@@ -1,17 +1,17 @@
-"""Evidence of seeds for a finding and against it, as e-values; see ``anytime``.
+"""The evidence for and against a finding, as e-values; see ``anytime``.
 
-A finding claims two things: that the mean meets the criterion, and that a declared share of seeds
-does so one by one. The evidence for it is the weaker of the two; the evidence against it is their
-average.
+A finding claims two things: that the mean meets the criterion, and that a declared share of the
+seeds meets it one by one. The evidence for the finding is the weaker of the two; the evidence
+against it is their average.
 
-On a side where the number has a declared bound, the mean is decided by betting, which holds for any
-distribution. On one without, no rule can decide a mean: one seed in a thousand may outweigh all
-others (Bahadur & Savage 1956). There the t-test decides, and only once it is shown that more than
-``TYPICAL`` of the seeds lie on that side one by one: so catastrophes in 5 % of seeds or more are
-never overlooked, and rarer ones can only be excluded by declaring bounds.
+If the number has a declared bound on a side, the mean is decided there by betting, which is valid
+for any distribution. Without a bound no rule can decide a mean: one seed in a thousand may outweigh
+all others (Bahadur & Savage 1956). Then the t-test decides, and only after it is shown that more
+than ``TYPICAL`` of the seeds lie on that side of the criterion one by one. Thus extreme values in
+5 % of the seeds or more are not overlooked; rarer ones can only be excluded by declaring bounds.
 
-A seed that was issued and gave no number counts as the worst that it could be: for the claim, as
-one that fails by the whole bound; against the claim, as one that meets it.
+A seed that was issued and gave no number counts as the worst case: in the evidence for the claim,
+as a value at the bound; in the evidence against it, as one that meets the criterion.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import numpy as np
 from axiom_protocol.manifest import Criterion, Finding, Manifest
 from axiom_protocol.verdicts.anytime import bounded, share, student
 
-TYPICAL = 0.95  # of seeds, one by one, where a number has no bound
+TYPICAL = 0.95  # share of seeds that must lie on the criterion's side where there is no bound
 ALPHA = 0.05  # of an interval; half of it for false "confirmed", half for false verdicts against
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Logs of e-values: for the claim, of its mean and of its share; and against each."""
+    """Logs of e-values for the claim about the mean and the claim about the share, and against
+    each."""
 
     mean_for: float
     share_for: float
@@ -40,12 +41,12 @@ class Evidence:
 
     @property
     def confirming(self) -> float:
-        """Against "the mean fails, or the share does"."""
+        """Log e against "the mean or the share fails the claim"."""
         return min(self.mean_for, self.share_for)
 
     @property
     def refuting(self) -> float:
-        """Against "the mean meets the criterion, and so does the share"."""
+        """Log e against "the mean and the share both meet the claim"."""
         return _average(self.mean_against, self.share_against)
 
 
@@ -53,7 +54,7 @@ NOTHING = Evidence(mean_for=0.0, share_for=0.0, mean_against=0.0, share_against=
 
 
 def weigh(manifest: Manifest, finding: Finding, values: np.ndarray, missing: int) -> Evidence:
-    """The evidence of one value a seed, and of ``missing`` seeds without one."""
+    """The evidence of ``values``, one for each seed, and of ``missing`` seeds without a value."""
     if finding.statistic == "share":
         return _of_share(finding, int(values.sum()), len(values), missing)
     bounds = support(manifest, finding)
@@ -64,7 +65,7 @@ def weigh_numbers(
     criterion: Criterion, needed: float, values: np.ndarray, missing: int,
     bounds: tuple[float, float],
 ) -> Evidence:  # fmt: skip
-    """The evidence of numbers within ``bounds``, of which the share ``needed`` shall meet it."""
+    """The evidence of numbers within ``bounds``; the share ``needed`` must meet the criterion."""
     (low, high), above, below = bounds, criterion.above, criterion.below
     sides_for, sides_against = [], []
     if above is not None:
@@ -83,7 +84,7 @@ def weigh_numbers(
 
 
 def mean_above(values: np.ndarray, missing: int, low: float, border: float) -> float:
-    """Log e against "the mean is at most ``border``", of values of at least ``low``."""
+    """Log e against "the mean is at most ``border``"; no value is below ``low``."""
     if math.isfinite(low):
         return bounded.log_e_above(with_missing(values, missing, low), low, border)
     seeds = len(values) + missing
@@ -92,20 +93,20 @@ def mean_above(values: np.ndarray, missing: int, low: float, border: float) -> f
 
 
 def mean_below(values: np.ndarray, missing: int, high: float, border: float) -> float:
-    """Log e against "the mean is at least ``border``", of values of at most ``high``."""
+    """Log e against "the mean is at least ``border``"; no value is above ``high``."""
     return mean_above(-values, missing, -high, -border)
 
 
 def _of_share(finding: Finding, successes: int, seeds: int, missing: int) -> Evidence:
-    """The criterion is of the share itself, so nothing is asked of seeds one by one."""
+    """The evidence on a share, to which the criterion itself applies."""
     above, below = finding.criterion.above, finding.criterion.below
-    most, every = successes + missing, seeds + missing
+    possible, every = successes + missing, seeds + missing
     sides_for, sides_against = [], []
     if above is not None:
         sides_for.append(share.log_e_above(successes, every, above))
-        sides_against.append(share.log_e_below(most, every, above))
+        sides_against.append(share.log_e_below(possible, every, above))
     if below is not None:
-        sides_for.append(share.log_e_below(most, every, below))
+        sides_for.append(share.log_e_below(possible, every, below))
         sides_against.append(share.log_e_above(successes, every, below))
     return Evidence(
         mean_for=min(sides_for), share_for=math.inf,
@@ -116,10 +117,10 @@ def _of_share(finding: Finding, successes: int, seeds: int, missing: int) -> Evi
 def interval(
     manifest: Manifest, finding: Finding, values: np.ndarray, missing: int
 ) -> tuple[float, float]:
-    """The 95 % confidence sequence: at all looks together it covers the mean, or the share.
+    """The 95 % confidence sequence of the mean or the share: valid however often it is examined.
 
-    Missing seeds are at the bound, either way; on a side without one the interval is that of the
-    seeds that are there.
+    Missing seeds count as values at the bound, on either side; on a side without a bound they are
+    ignored.
     """
     if finding.statistic == "share":
         seeds = len(values) + missing
@@ -142,7 +143,7 @@ def interval_of_mean(
 
 
 def support(manifest: Manifest, finding: Finding) -> tuple[float, float]:
-    """Between which bounds the finding's number lies, by those declared of its fields."""
+    """The bounds of the finding's number, from those declared for its fields."""
     low, high = manifest.result[finding.field].bounds
     if finding.control is None:
         return low, high
@@ -156,7 +157,7 @@ def support(manifest: Manifest, finding: Finding) -> tuple[float, float]:
 
 
 def meeting(finding: Finding, values: np.ndarray) -> int:
-    """Seeds that meet the criterion one by one; of a share, those whose flag is 1."""
+    """How many seeds meet the criterion one by one; for a share, those whose flag is 1."""
     if finding.statistic == "share":
         return int(values.sum())
     return meeting_of(finding.criterion, values)
@@ -175,8 +176,8 @@ def with_missing(values: np.ndarray, missing: int, bound: float) -> np.ndarray:
 
 
 def _average(*log_e: float) -> float:
-    """Log of the average of e-values; those that by declaration are always 0 are left out."""
-    there: Sequence[float] = [e for e in log_e if e != -math.inf]
-    if not there:
+    """Log of the average of e-values, without those that the declaration makes always 0."""
+    present: Sequence[float] = [e for e in log_e if e != -math.inf]
+    if not present:
         return -math.inf
-    return float(np.logaddexp.reduce(there)) - math.log(len(there))
+    return float(np.logaddexp.reduce(present)) - math.log(len(present))

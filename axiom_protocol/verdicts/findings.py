@@ -1,9 +1,9 @@
-"""Is a claim that was declared before the data true? From different seeds, one number a seed.
+"""Judges claims that were declared before the data, from one number for each of many seeds.
 
-A verdict may be asked for at any time and any number of times, of any number of findings. Of those
-that are decided together at most 5 % are expected to be false (``evidence``, ``anytime``). Beside
-it stand the 95 % confidence sequence, sign consistency by the exact binomial test, what hosts add
-to the scatter, and what the rule of 0.1.0 would have said.
+A verdict may be computed at any time, any number of times, for any number of findings. Of those
+that are decided together at most 5 % are expected to be false (``evidence``, ``anytime``). Each
+verdict comes with the 95 % confidence sequence, sign consistency by the exact binomial test, the
+difference between hosts, and the verdict by the rule of 0.1.0.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from axiom_protocol.verdicts.samples import Counted, IssuedSeed, Sample, count
 #: rejected: the mean fails; fails seed by seed: too few seeds meet the criterion one by one.
 Verdict = Literal["confirmed", "rejected", "fails seed by seed", "preliminary", "insufficient"]
 
-#: What evidence alone decides; a verdict heeds the number of seeds, their gates and hosts too.
+#: Decided by evidence alone; a verdict also depends on the number of seeds, their gates and hosts.
 Decision = Literal["confirmed", "rejected", "fails seed by seed", "open"]
 
 SEEDS_MIN = 5  # fewer: no verdict
-PASSING_SHARE_MIN = 0.5  # of seeds, through the experiment's own gates; of fewer, chance chose them
+PASSING_SHARE_MIN = 0.5  # of seeds, through the experiment's own gates; else they are a selection
 HETEROGENEOUS_P = (
-    0.001  # hosts differ by more than their seeds do: something but the claim is at work
+    0.001  # below it hosts differ by more than their seeds do, so there is another cause
 )
 DECIDED_LOG_E = math.log(2 / ALPHA)  # of one finding alone
-SEEDS_AHEAD = 2_000  # how far it is looked ahead for the seeds that a verdict still needs
+SEEDS_AHEAD = 2_000  # largest number of further seeds that is considered for a verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
     """A finding with its numbers.
 
-    seeds               different seeds with a valid result that stands
+    seeds               different seeds with a valid, settled result
     estimate, low, high the statistic's mean and its 95 % confidence sequence; None when unknown
     effect_size         paired: mean over standard deviation of (value - no effect)
     meeting             seeds that meet the criterion one by one
@@ -55,10 +55,11 @@ class Verdicts:
     heterogeneity_p     of the hypothesis that hosts do not differ
     between_hosts       the random-effects estimate
     log_e_for, _against logs of the e-values for and against the claim
-    missing             issued seeds without a number, by what became of them
+    missing             numbers of issued seeds without a value, by reason
     out                 planned seeds of batches that are not complete; not judged yet
-    pending             results that wait for another host's opinion, and the verdict with them
-    fixed_verdict       what the rule of 0.1.0 says of the same seeds
+    pending             results that wait for a replica; ``verdict_with_pending``: the verdict if
+                        they count
+    fixed_verdict       the verdict on the same seeds by the rule of 0.1.0
     """
 
     name: str
@@ -94,7 +95,7 @@ class _Weighed:
     values: np.ndarray
     evidence: Evidence
     between: BetweenHosts | None
-    held: str  # why no verdict may be given, whatever the evidence
+    held: str  # why no verdict may be given, whatever the evidence; empty: it may
     too_few: bool
 
 
@@ -102,9 +103,9 @@ class _Weighed:
 class Study:
     """A version's findings with all that is known of its seeds.
 
-    samples       may hold replicas, invalid runs, unsettled results and other parameters
+    samples       results; may include replicas, invalid runs, unsettled results, other parameters
     issued        every seed that was planned; None: those of the samples
-    seed_ignored  what ``is_seed_ignored`` says of the version: then all runs are one sample
+    seed_ignored  the result of ``is_seed_ignored``; if true, all runs are one sample
     findings      those to be judged; None: all
     """
 
@@ -184,12 +185,12 @@ def _weigh(study: Study, finding: Finding, unsettled_too: bool) -> _Weighed:
 
 
 def _held(counted: Counted, between: BetweenHosts | None, seed_ignored: bool) -> str:
-    """Why there may be no verdict, or "": what the evidence of the seeds cannot see."""
+    """Why no verdict may be given, for reasons that the evidence does not cover; else ""."""
     if seed_ignored:
         return "different seeds give the same numbers, so all runs are one sample"
     if counted.early:
         out = text.counted(counted.out, "seed")
-        return f"{out} of the planned batch {_are(counted.out)} still out"
+        return f"{out} of the planned batch {_are(counted.out)} not reported yet"
     missing = SEEDS_MIN - len(counted.values)
     if missing > 0:
         return f"a verdict needs {text.counted(missing, 'more seed')}"
@@ -204,15 +205,15 @@ def _held(counted: Counted, between: BetweenHosts | None, seed_ignored: bool) ->
 
 
 def uncompared(manifest: Manifest, finding: Finding) -> str:
-    """Why no verdict may rest on the finding's fields, or "": no replica would show them false."""
+    """Why no verdict may rest on the finding's fields, or "": replication must compare them."""
     for name in filter(None, (finding.field, finding.control)):
         if not is_compared(manifest.result[name], read_by_finding=True):
-            return f"replication compares no {name}: it is declared chaotic without a tolerance"
+            return f"replication does not compare {name}: it is chaotic without a tolerance"
     return ""
 
 
 def decide(found: Sequence[Evidence]) -> list[Decision]:
-    """What the evidence of all findings decides, together: false ones in 5 % at most."""
+    """The decisions on all findings together; at most 5 % of them are expected to be false."""
     confirmed = discoveries([e.confirming for e in found], ALPHA / 2)
     refuted = discoveries([e.refuting for e in found], ALPHA / 2)
     return [_decision(*each) for each in zip(found, confirmed, refuted, strict=True)]
@@ -226,7 +227,7 @@ def _decision(found: Evidence, confirmed: bool, refuted: bool) -> Decision:
 
 
 def _verdict(weighed: _Weighed, decision: Decision) -> tuple[Verdict, str]:
-    """The verdict with its reason. What is held back was part of the family all the same."""
+    """The verdict with its reason. A finding that is held was decided together with the others."""
     if weighed.too_few:
         return "insufficient", weighed.held
     if weighed.held:
@@ -245,7 +246,7 @@ def _verdict(weighed: _Weighed, decision: Decision) -> tuple[Verdict, str]:
 
 
 def _what_is_missing(weighed: _Weighed, meeting: int) -> str:
-    """Which half of the claim is not decided yet, and what would decide it."""
+    """Which half of the claim is not decided yet, and how many seeds would decide it."""
     found, finding = weighed.evidence, weighed.finding
     seeds = len(weighed.values) + sum(weighed.counted.missing.values())
     if min(found.mean_for, found.share_for) >= DECIDED_LOG_E:
@@ -253,12 +254,12 @@ def _what_is_missing(weighed: _Weighed, meeting: int) -> str:
     if found.share_for >= DECIDED_LOG_E:
         return "the mean is not decided yet"
     more = seeds_needed(meeting, seeds, finding.min_share)
-    ahead = "" if more is None else f"; {text.counted(more, 'seed')} more would do, if all meet it"
+    ahead = "" if more is None else f"; {text.counted(more, 'more seed')} would, if all meet it"
     return f"{meeting} of {seeds} seeds do not show a share above {finding.min_share:g} yet{ahead}"
 
 
 def seeds_needed(meeting: int, seeds: int, needed: float) -> int | None:
-    """How many more seeds show the share, if all of them meet the criterion; None: too many."""
+    """How many more seeds, if all meet the criterion, would show the share; None: too many."""
     if needed >= 1:
         return None
     low, high = 0, SEEDS_AHEAD
@@ -314,12 +315,12 @@ def _with_numbers(manifest: Manifest, weighed: _Weighed, known: Verdicts) -> Ver
 
 
 def no_effect(finding: Finding) -> float:
-    """What the number would be if there were nothing to find."""
+    """The number's value if there is no effect."""
     return {"ratio": 1.0, "share": 0.5}.get(finding.statistic, 0.0)
 
 
 def effect_size(finding: Finding, values: np.ndarray) -> float | None:
-    """Cohen's d of paired samples; None for unpaired statistics, or where nothing varies."""
+    """Cohen's d of paired samples; None for unpaired statistics, or if all values are equal."""
     spread = float(values.std(ddof=1))
     if finding.control is None or spread == 0:
         return None
@@ -334,7 +335,7 @@ def sign_consistency(finding: Finding, values: np.ndarray) -> tuple[float | None
             scipy.stats.binomtest(int(values.sum()), len(values)).pvalue
         )
     away = values - no_effect(finding)
-    away = away[away != 0]  # ties say nothing
+    away = away[away != 0]  # ties do not count
     if not len(away):
         return None, None
     same = int(np.sum(np.sign(away) == np.sign(away.mean())))

@@ -1,7 +1,7 @@
-"""The verdict rule of 0.1.0, kept to show what it would have said beside the rule of today.
+"""The verdict rule of 0.1.0, kept to show its verdicts beside those of the present rule.
 
-It takes a 95 % interval for a fixed number of seeds at every look, so looking often enough decides
-most claims falsely: ``python -m tests.science.verdicts`` measures how often.
+It uses a 95 % interval for a fixed number of seeds whenever it is applied, so applying it often
+decides most claims falsely: ``python -m tests.science.verdicts`` measures how often.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CONFIDENCE = 0.95
 
 
 def fixed_verdict(finding: Finding, values: Sequence[float], *, sound: bool = True) -> FixedVerdict:
-    """What 0.1.0 says of these values, one a seed.
+    """The verdict of 0.1.0 on these values, one for each seed.
 
-    ``sound``: neither too many runs fail their gates nor do hosts differ.
+    sound  false if too many runs fail their gates or hosts differ: then nothing is confirmed
     """
     if len(values) < SEEDS_MIN:
         return "insufficient"

@@ -1,7 +1,8 @@
-"""Which results a finding is judged by: one a seed, of the seeds that were issued for it.
+"""Selects the results that a finding is judged by: one for each seed that was issued for it.
 
 Configurations inside a run are not independent, and replicas of one seed are one sample, so neither
-is ever counted. A seed that was issued is in the denominator whatever became of it.
+counts as a sample of its own. Every issued seed is in the denominator, whether it gave a result or
+not.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Field, Finding, Manifest
 from axiom_protocol.result import Result
 
-PROBES = 8  # seeds whose whole results are held against each other
+PROBES = 8  # seeds whose whole results are compared with each other
 
-#: out: its first host has it, or will; late: it went out again, or waits for a host for too long;
-#: failed: given up after its last attempt; lost: nobody computes it any more; reported.
+#: out: queued or with its first host; late: handed out again, or queued for too long; failed: given
+#: up after its last attempt; lost: no longer computed by any host; reported: a result has come.
 SeedState = Literal["out", "late", "failed", "lost", "reported"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One gated result. ``parameters`` are complete: defaults overlaid with what was given.
+    """One result that passed the gate. ``parameters`` are complete, defaults included.
 
-    settled  whether it stands: its host is trusted, or another host agrees
+    settled  its host is trusted, or another host agrees
     """
 
     task_id: int
@@ -48,15 +49,15 @@ class IssuedSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What is judged: the results of the seeds of all batches up to the first that is out.
+    """The results that are judged: of the seeds of all batches before the first incomplete one.
 
-    samples  one a seed, valid, with a number for the finding, beside ``values``
-    ran      seeds with a result that stands, passing the experiment's gates or not
-    passed   of those, seeds that pass
-    missing  seeds without one, by what became of them; "pending": reported, and not settled;
+    samples  one for each seed: valid, and with a number for the finding, which is in ``values``
+    ran      number of seeds with a settled result, whether it passes the experiment's gates or not
+    passed   of those, the seeds that pass
+    missing  numbers of seeds without one, by their state; "pending": reported but not settled;
              "undefined": the finding's number does not exist
     out      planned seeds of the batches that are not complete yet; they are not judged
-    early    the first batch is not complete: what it gave so far is shown, and not judged
+    early    the first batch is not complete: its results so far are shown but not judged
     """
 
     samples: Sequence[Sample]
@@ -78,7 +79,7 @@ def count(
 ) -> Counted:
     """The numbers of a finding. ``issued`` None: exactly the seeds that have a result.
 
-    ``unsettled_too`` is for what pending results would change.
+    unsettled_too  count pending results too, to show what they would change
     """
     where = manifest.resolve(finding.where)
     mine = [s for s in samples if dict(s.parameters) == where]
@@ -107,7 +108,7 @@ def planned(
 ) -> tuple[dict[int, SeedState], int]:
     """The seeds to be judged with their states, and how many are out.
 
-    Batches are taken in order up to the first that is out, so that no batch is judged early
+    Batches are judged in order and only when complete; otherwise a batch could be judged early
     because its quick seeds favour the claim.
     """
     if issued is None:
@@ -117,7 +118,7 @@ def planned(
     complete = [i for i in asked if first_out is None or i.batch < first_out]
     states: dict[int, SeedState] = {}
     for seed in sorted(complete, key=lambda i: (i.state == "reported", -i.batch)):
-        states[seed.seed] = seed.state  # of a seed issued twice: what was reported
+        states[seed.seed] = seed.state  # "reported" comes last: it holds for a seed issued twice
     out = sum(1 for i in asked if i.state == "out")
     return states, out
 
@@ -142,10 +143,10 @@ def value_of(finding: Finding, result: Result) -> float | None:
 
 
 def is_seed_ignored(manifest: Manifest, probes: Sequence[Result]) -> bool:
-    """Do whole results of different seeds agree like replicas of one, most of them?
+    """Whether most whole results of different seeds agree as replicas of one seed would.
 
-    A script that draws everything from one fixed seed gives any number of hosts one sample, and an
-    interval of no width. Results without a single number that could differ are not held against it.
+    A script that draws everything from one fixed seed gives one sample on any number of hosts, and
+    an interval of width zero. False for results without any number that could differ.
     """
     if len(probes) < 2 or not _has_numbers(manifest.result.values()):
         return False

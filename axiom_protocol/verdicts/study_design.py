@@ -1,7 +1,7 @@
-"""A study: one experiment over many parameter sets, with claims about how its numbers vary.
+"""A study: one experiment with many parameter sets, and claims about how its numbers vary.
 
-It is declared as a TOML file before the data. Each seed is run with every parameter set, so that a
-seed gives a whole map, and a finding is one number of that map: a contrast between two of its
+It is declared as a TOML file before the data. Each seed is run with every parameter set, so that
+one seed gives a whole map. A finding is one number of that map: a contrast between two of its
 parts, the slope of a trend, or the slope of a boundary.
 """
 
@@ -41,7 +41,7 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Axis(_Table, frozen=True, kw_only=True):
-    """The values of one parameter, and the scale on which slopes and middles are taken."""
+    """The values of one parameter, and the scale on which slopes and midpoints are computed."""
 
     values: Annotated[list[Scalar], Meta(min_length=1, max_length=1000)]
     scale: Scale = "linear"
@@ -50,10 +50,10 @@ class Axis(_Table, frozen=True, kw_only=True):
 class StudyFinding(_Table, frozen=True, kw_only=True):
     """A claim about the map of one seed, as one number of it.
 
-    kind       contrast: mean of ``field`` where ``high`` holds, less that where ``low`` does;
-               trend: slope of ``field`` against the axis ``along``, other axes averaged;
-               boundary: where ``field`` crosses ``level`` on the axis ``along``, as a slope
-               against the axis ``over``; at the end of the axis where it does not cross
+    kind       contrast: mean of ``field`` where ``high`` holds, minus its mean where ``low`` holds;
+               trend: slope of ``field`` against the axis ``along``, averaged over other axes;
+               boundary: slope, against the axis ``over``, of the place on the axis ``along`` where
+               ``field`` crosses ``level``; without a crossing, of the end of the axis
     where      parameter values of the sets that are used; without it, all sets
     criterion  condition on the mean over seeds; ``min_share`` of seeds must each meet it
     """
@@ -73,10 +73,10 @@ class StudyFinding(_Table, frozen=True, kw_only=True):
 
 
 class Refinement(_Table, frozen=True, kw_only=True):
-    """Halve the grid along a boundary, ``rounds`` times, by what the pilot seeds show.
+    """Halve the grid's spacing along a boundary, ``rounds`` times, where the pilot seeds show it.
 
-    The pilot's seeds are used for nothing else, so that the sets are chosen without the seeds that
-    the findings are judged by.
+    Pilot seeds are used for nothing else, so that the parameter sets are not chosen by the seeds
+    that the findings are judged by.
     """
 
     finding: Name
@@ -98,7 +98,7 @@ class StudyMap(_Table, frozen=True, kw_only=True):
 
 
 class StudyDesign(_Table, frozen=True, kw_only=True):
-    """The whole file: ``seeds`` of every parameter set of the grid that ``axes`` span."""
+    """The whole file: a number of ``seeds``, each with every parameter set of the grid ``axes``."""
 
     name: Name
     experiment: Name
@@ -123,7 +123,7 @@ class StudyDesign(_Table, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the declaration, whatever the file's layout and comments."""
+        """SHA-256 of the declaration, independent of the file's layout and comments."""
         encoded = msgspec.json.encode(self, order="deterministic")
         return hashlib.sha256(encoded).hexdigest()
 
@@ -132,7 +132,7 @@ class StudyDesign(_Table, frozen=True, kw_only=True):
         return {f.name: f for f in self.findings}[name]
 
     def coordinate(self, axis: str, value: Any) -> float:
-        """A parameter's value on its axis: its base-10 logarithm where the scale is so."""
+        """A parameter's coordinate on its axis: its base-10 logarithm if the scale is log."""
         return math.log10(value) if self.axes[axis].scale == "log" else float(value)
 
     def sets(self) -> list[Parameters]:
@@ -152,7 +152,7 @@ def read_study(text: str) -> StudyDesign:
 
 
 def check(design: StudyDesign, manifest: Manifest) -> None:
-    """Raise StudyError where the study and the experiment's metadata do not fit."""
+    """Raise StudyError if the study does not fit the experiment's metadata."""
     if design.grid_size > SETS_MAX:
         raise StudyError(f"more than {SETS_MAX} parameter sets; use fewer values")
     try:

@@ -1,7 +1,7 @@
-"""One number of one seed's map: a contrast, the slope of a trend, or of a boundary.
+"""Computes one number from one seed's map: a contrast, or the slope of a trend or of a boundary.
 
-All three are weighted sums of numbers with known bounds, so their own bounds are known too, and a
-mean of them can be decided by betting (`anytime.bounded`).
+All three are weighted sums of numbers with known bounds, so their own bounds are known too, and
+their mean can be decided by betting (`anytime.bounded`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from axiom_protocol.manifest import Manifest, Parameters
 from axiom_protocol.verdicts.study_design import StudyDesign, StudyFinding
 
-#: The field's value with each parameter set, by the set's position; None where there is none.
+#: The field's value for each parameter set, by the set's position; None where it is missing.
 Map = Sequence[float | None]
 
 
@@ -32,7 +32,7 @@ def number_of(
 def bounds_of(
     design: StudyDesign, finding: StudyFinding, sets: Sequence[Parameters], manifest: Manifest
 ) -> tuple[float, float]:
-    """Between which bounds the finding's number lies, whatever the seed."""
+    """The bounds of the finding's number for any seed."""
     _, weights = _sum(design, finding, sets, lambda _: 0.0)
     if finding.kind == "boundary":
         along = [design.coordinate(finding.along, sets[i][finding.along]) for i in sets_of(sets)]
@@ -53,9 +53,9 @@ def sets_of(sets: Sequence[Parameters]) -> range:
 
 
 def used(design: StudyDesign, finding: StudyFinding, sets: Sequence[Parameters]) -> list[int]:
-    """Positions of the parameter sets that a finding reads.
+    """Positions of the parameter sets that a finding uses.
 
-    Sets that a refinement added, behind those of the grid, are read by boundaries alone: they would
+    Sets that a refinement added, after those of the grid, are used by boundaries only: they would
     unbalance means over the other axes.
     """
     chosen = [i for i in sets_of(sets) if holds(finding.where, sets[i])]
@@ -102,7 +102,7 @@ def _contrast(
 
 
 def slope_weights(x: Sequence[float]) -> np.ndarray:
-    """w with w . y the least-squares slope of y against x."""
+    """The weights w for which w . y is the least-squares slope of y against x."""
     away = np.asarray(x) - np.mean(x)
     return np.asarray(away / (away @ away))
 
@@ -120,9 +120,9 @@ def crossings(
 
 
 def crossing(column: Sequence[tuple[float, float]], level: float) -> float:
-    """Where linear interpolation of (x, y) crosses the level: the mean of all places.
+    """Where the linear interpolation of (x, y) crosses the level; the mean of several crossings.
 
-    Without any it is the end of the axis that is nearer to the level.
+    Without a crossing it is the end of the axis at which y is nearer to the level.
     """
     x, y = np.array(column).T
     above = y > level

@@ -1,6 +1,6 @@
-"""The verdicts on a study: one number a seed of each finding, decided together by e-BH.
+"""The verdicts on a study: one number for each finding and seed, decided together by e-BH.
 
-A study is a family of its own: of what it decides, at most 5 % is expected to be false.
+A study is a family of claims of its own: at most 5 % of its decisions are expected to be false.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from axiom_protocol.verdicts.study_numbers import bounds_of, number_of
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One valid result that stands: of a parameter set (by its position) and a seed."""
+    """One valid, settled result of a parameter set (by its position) and a seed."""
 
     position: int
     seed: int
@@ -64,11 +64,12 @@ class StudyVerdict(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyData:
-    """A study with all that is known of it.
+    """A study with all results so far.
 
     sets   every parameter set, those of refinement too
     seeds  the seeds to be judged, in order
-    out    workunits of these seeds that somebody still computes
+    cells  the results
+    out    number of workunits of these seeds that have no result yet
     """
 
     design: StudyDesign
@@ -79,7 +80,7 @@ class StudyData:
     out: int = 0
 
     def maps(self, field: str) -> dict[int, list[float | None]]:
-        """By seed, the field with each parameter set."""
+        """The field's values for all parameter sets, by seed."""
         found: dict[int, list[float | None]] = {s: [None] * len(self.sets) for s in self.seeds}
         for cell in self.cells:
             if cell.seed in found:
@@ -87,7 +88,7 @@ class StudyData:
         return found
 
     def numbers(self, finding: StudyFinding) -> dict[int, float]:
-        """By seed, the finding's number; seeds without one are left out."""
+        """The finding's number by seed, without the seeds that have none."""
         maps = self.maps(finding.field)
         numbers = {s: number_of(self.design, finding, self.sets, m) for s, m in maps.items()}
         return {seed: number for seed, number in numbers.items() if number is not None}
@@ -139,10 +140,10 @@ def _worded(
     data: StudyData, finding: StudyFinding, seeds: int, meeting: int, decision: Decision
 ) -> tuple[Verdict, str]:
     if data.out:
-        return "preliminary", f"{text.counted(data.out, 'workunit')} of the study still out"
+        return "preliminary", f"{text.counted(data.out, 'workunit')} of the study not reported yet"
     if seeds < SEEDS_MIN:
         more = text.counted(SEEDS_MIN - seeds, "more seed")
-        return "insufficient", f"a verdict needs {more} with a whole map"
+        return "insufficient", f"a verdict needs {more} with a complete map"
     if decision == "rejected":
         return "rejected", "the mean fails the criterion"
     if decision == "fails seed by seed":

@@ -1,8 +1,8 @@
-"""Evidence that stays valid at any time, however often it is looked at.
+"""Evidence that is valid at any time, however often it is examined.
 
-Every function here gives the logarithm of an e-value: a number whose mean is at most 1 under the
-hypothesis that it is evidence against, at any stopping time, so that it ever reaches 1/alpha with a
-probability of at most alpha (Ville). All are symmetric in the values: hosts finish seeds in any
-order, and the verdict may not depend on it. That excludes bets that learn from the values before,
-and with them the libraries at hand (confseq); mixtures of constant bets are symmetric.
+The functions return logarithms of e-values. An e-value is evidence against a hypothesis: under that
+hypothesis its mean is at most 1 at any stopping time, so the probability that it ever reaches
+1/alpha is at most alpha (Ville's inequality). All e-values here are symmetric in the data, because
+hosts finish seeds in any order and the verdict must not depend on it. This excludes bets that learn
+from earlier values, and thus existing libraries (confseq); mixtures of constant bets are symmetric.
 """

@@ -1,4 +1,4 @@
-"""What hosts add to the scatter between seeds: a random-effects estimate.
+"""Estimates how much hosts differ beyond the scatter between seeds: a random-effects model.
 
 The variance between hosts is Paule and Mandel's (1982), the interval of the mean over hosts that of
 Hartung and Knapp (2001) and Sidik and Jonkman (2002), which keeps its level for few hosts.
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # loads its parts when they are used
 
-POWER = 0.8  # with which a difference is said to be detectable
+POWER = 0.8  # of the test, at which a difference counts as detectable
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetweenHosts:
-    """Hosts as a sample of hosts; of those with two seeds or more.
+    """The random-effects estimate from the ``hosts`` that have at least two seeds.
 
-    mean, low, high  over hosts, and its interval
-    sd               between hosts, beyond what their seeds explain
+    mean, low, high  mean over hosts, and its confidence interval
+    sd               standard deviation between hosts, beyond what their seeds explain
     p                of the hypothesis that hosts do not differ: one-way ANOVA
-    detectable_sd    the least sd between hosts that the ANOVA finds with a power of ``POWER``
+    detectable_sd    smallest sd between hosts that the ANOVA detects with a power of ``POWER``
     """
 
     hosts: int
@@ -38,9 +38,11 @@ class BetweenHosts:
 def compare(
     groups: Mapping[int, Sequence[float]], alpha: float, level: float
 ) -> BetweenHosts | None:
-    """Compare hosts by their seeds' values; None when fewer than two have two, or none vary.
+    """Compare hosts by their seeds' values; None if fewer than two have two, or none vary.
 
-    ``alpha``: of the interval; ``level``: of the test whose power is stated.
+    groups  values of the seeds, by host
+    alpha   of the confidence interval of the mean
+    level   significance level of the ANOVA, for ``detectable_sd``
     """
     usable = [np.asarray(g, dtype=float) for _, g in sorted(groups.items()) if len(g) > 1]
     seeds = sum(map(len, usable))
@@ -63,7 +65,10 @@ def compare(
 
 
 def between_variance(means: np.ndarray, variances: np.ndarray) -> float:
-    """Paule and Mandel's: that which makes the weighted squares as large as their mean."""
+    """The variance between hosts for which the weighted sum of squares has its expected value.
+
+    Source: Paule & Mandel 1982.
+    """
 
     def excess(tau2: float) -> float:
         weights = 1 / (variances + tau2)
@@ -72,8 +77,8 @@ def between_variance(means: np.ndarray, variances: np.ndarray) -> float:
 
     if excess(0.0) <= 0:
         return 0.0
-    most = float(((means - means.mean()) ** 2).sum())  # there the squares sum to at most 1
-    return float(scipy.optimize.brentq(excess, 0.0, most, xtol=1e-300, rtol=1e-12))
+    highest = float(((means - means.mean()) ** 2).sum())  # there the squares sum to at most 1
+    return float(scipy.optimize.brentq(excess, 0.0, highest, xtol=1e-300, rtol=1e-12))
 
 
 def mean_over_hosts(
@@ -89,10 +94,10 @@ def mean_over_hosts(
 
 
 def detectable_ratio(sizes: Sequence[int], level: float) -> float:
-    """The least sd between hosts, over that between seeds, that ANOVA finds with ``POWER``.
+    """The smallest ratio of the sd between hosts to that between seeds that ANOVA detects.
 
-    Exact for hosts with n seeds each: F / (1 + n ratio^2) has Fisher's distribution. For others n
-    is the usual effective size.
+    Exact for hosts with n seeds each: F / (1 + n ratio^2) has Fisher's distribution. For unequal
+    ``sizes``, n is the usual effective size.
     """
     seeds, hosts = sum(sizes), len(sizes)
     each = (seeds - sum(n * n for n in sizes) / seeds) / (hosts - 1)

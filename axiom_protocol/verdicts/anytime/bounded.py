@@ -14,28 +14,30 @@ import math
 
 import numpy as np
 
-#: Fractions bet: halvings of the whole. Two neighbours lose at most 6 % of the growth between them.
+#: The fractions that are bet: powers of 1/2. The best one of them reaches at least 94 % of the
+#: growth of any fraction in between.
 FRACTIONS = 0.5 ** np.arange(11)
-STEPS = 60  # of the bisection of an interval's end: to the last digits of a float
+STEPS = 60  # of the bisection of an interval's end: to the precision of a float
 
 
 def log_e_above(values: np.ndarray, low: float, mean: float) -> float:
-    """Log of the e-value against "the mean is at most ``mean``", of values of at least ``low``."""
+    """Log of the e-value against "the mean is at most ``mean``"; no value is below ``low``."""
     if mean <= low:  # only a constant at the bound has such a mean
         return math.inf if mean < low or bool(np.any(values > low)) else 0.0
-    returns = np.maximum((values - mean) / (mean - low), -1.0)  # rounding may pass the bound
-    with np.errstate(divide="ignore"):  # the boldest gambler loses all at the bound
+    returns = np.maximum((values - mean) / (mean - low), -1.0)  # rounding may exceed the bound
+    with np.errstate(divide="ignore"):  # whoever bets everything has nothing left at the bound
         wealth = np.log1p(np.outer(FRACTIONS, returns)).sum(axis=1)
     return float(np.logaddexp.reduce(wealth)) - math.log(len(FRACTIONS))
 
 
 def log_e_below(values: np.ndarray, high: float, mean: float) -> float:
-    """Log of the e-value against "the mean is at least ``mean``", of values of at most ``high``."""
+    """Log of the e-value against "the mean is at least ``mean``"; no value is above ``high``."""
     return log_e_above(-values, -high, -mean)
 
 
 def lower(values: np.ndarray, low: float, alpha: float) -> float:
-    """The lower end of the confidence sequence: below the mean at all times, but for ``alpha``."""
+    """The lower end of the confidence sequence: it ever exceeds the mean with a probability of at
+    most ``alpha``."""
     threshold = math.log(1 / alpha)
     refuted, kept = low, max(low, float(values.mean()))
     for _ in range(STEPS):

@@ -1,8 +1,7 @@
-"""Many claims at once: e-BH (Wang & Ramdas 2022, arXiv 2009.02824).
+"""Decides many claims at once by e-BH (Wang & Ramdas 2022, arXiv 2009.02824).
 
-Of the claims that it decides, a share of at most alpha is expected to be decided falsely, however
-the claims depend on one another. Where every claim is on its border, that is the probability of
-any false decision.
+The expected share of false decisions is at most alpha, however the claims depend on one another. If
+every claim is exactly on its border, this is the probability of any false decision.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Against "the share is at most p0" each ratio L(p) / L(p0) with p > p0 is an e-process, and so is
 their mixture over Jeffreys' prior cut off at p0 (the beta-binomial mixture of Robbins 1970, made
-one-sided: nothing is spent on shares that would not speak against the hypothesis).
+one-sided: shares that would be no evidence against the hypothesis get no weight).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 import scipy  # loads its parts when they are used
 
-PRIOR = 0.5  # Jeffreys' Beta(1/2, 1/2): dense near 0 and 1, where claims about "all seeds" live
+PRIOR = 0.5  # Jeffreys' Beta(1/2, 1/2): dense near 0 and 1, as claims about "all seeds" need
 TOLERANCE = 1e-6  # of an interval's ends
 
 
 def log_e_above(successes: int, seeds: int, share: float) -> float:
-    """Log of the e-value against "the share is at most ``share``"; -inf where nothing can be.
+    """Log of the e-value against "the share is at most ``share``".
 
-    ``share`` 0 is a hypothesis that one success refutes, and 1 one that nothing can.
+    For a ``share`` of 0 one success is infinite evidence; for 1 there can be none (-inf).
     """
     if share >= 1:
         return -math.inf
@@ -38,7 +38,8 @@ def log_e_below(successes: int, seeds: int, share: float) -> float:
 
 
 def interval(successes: int, seeds: int, alpha: float) -> tuple[float, float]:
-    """The confidence sequence at ``seeds``: it covers the share at all times, but for ``alpha``."""
+    """The confidence sequence at ``seeds``: it ever misses the share with a probability of at most
+    ``alpha``."""
     threshold = math.log(2 / alpha)
     low = _root(lambda p: log_e_above(successes, seeds, p) - threshold, 0.0, successes / seeds)
     failures = seeds - successes
@@ -51,13 +52,13 @@ def _log_upper(a: float, b: float, share: float) -> float:
     mass = float(scipy.special.betaincc(a, b, share))
     if mass > 0:
         return math.log(mass)
-    # So far out that it underflows: the density at the edge bounds it from below.
+    # The mass is so small that it underflows: the density at the edge bounds it from below.
     edge = a * math.log(share) + b * math.log1p(-share) - float(scipy.special.betaln(a, b))
     return edge - math.log(a + b)
 
 
 def _root(excess: Callable[[float], float], refuted: float, kept: float) -> float:
-    """Between a refuted share and one that is not: the last refuted one, by bisection."""
+    """The largest refuted share, by bisection between a refuted one and one that is not."""
     if kept <= refuted or excess(refuted + TOLERANCE) < 0:
         return refuted
     while kept - refuted > TOLERANCE:

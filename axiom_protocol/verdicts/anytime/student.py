@@ -27,7 +27,7 @@ def log_e(values: np.ndarray, mean: float) -> float:
 
 
 def log_e_above(values: np.ndarray, mean: float) -> float:
-    """Log of the e-value against "the mean is at most ``mean``": the least over all such means."""
+    """Log of the e-value against "the mean is at most ``mean``": the lowest of all such means."""
     return log_e(values, min(mean, float(values.mean())))
 
 
@@ -37,7 +37,7 @@ def log_e_below(values: np.ndarray, mean: float) -> float:
 
 
 def interval(values: np.ndarray, alpha: float) -> tuple[float, float]:
-    """The confidence sequence at these values; infinite while they are too few for any."""
+    """The confidence sequence at these values; infinite while there are too few."""
     n, middle = len(values), float(values.mean())
     kept = PRECISION / (PRECISION + n)
     grown = (1 / (alpha * math.sqrt(kept))) ** (2 / n)

@@ -137,7 +137,7 @@ def test_a_verdict_says_how_many_seeds_are_missing() -> None:
     runs = [sample(i, 5.0) for i in range(20)]
     found = findings.judge(bounded, MEAN, runs)
     assert (found.verdict, found.fixed_verdict) == ("preliminary", "confirmed")
-    assert "24 seeds more would do" in found.reason
+    assert "24 more seeds would, if all meet it" in found.reason
     runs += [sample(20 + i, 5.0) for i in range(23)]
     assert findings.judge(bounded, MEAN, runs).verdict == "preliminary"
     assert findings.judge(bounded, MEAN, [*runs, sample(99, 5.0)]).verdict == "confirmed"
@@ -262,7 +262,7 @@ def test_no_verdict_while_a_planned_batch_is_out() -> None:
     first = issued({"reported": range(ENOUGH - 1), "out": range(ENOUGH - 1, ENOUGH)})
     found = findings.judge(MANIFEST, MEAN, runs[:-1], issued=first)
     assert (found.verdict, found.out) == ("preliminary", 1)
-    assert "still out" in found.reason
+    assert "not reported yet" in found.reason
     done = issued({"reported": range(ENOUGH)})
     later = issued({"reported": range(200, 220), "out": range(220, 260)}, batch=2)
     bad = [sample(seed, -5.0) for seed in range(200, 220)]
@@ -293,7 +293,7 @@ def test_what_no_replica_would_show_false_has_no_verdict() -> None:
     assert judged(Field(chaotic=True, rtol=0.1)).verdict == "confirmed"
     found = judged(Field(chaotic=True))
     assert found.verdict == "preliminary"
-    assert "replication compares no a" in found.reason
+    assert "replication does not compare a" in found.reason
 
 
 def test_a_chaotic_field_is_compared_where_a_finding_reads_it() -> None:
