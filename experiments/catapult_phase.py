@@ -162,7 +162,7 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 #
 # [[tool.axiom.findings]]
 # name = "divergence"
-# claim = "Rescue ends near 4/lambda0: the first divergent rate lies between 3.5 and 5.5."
+# claim = "Recovery ends near 4/lambda0: the first divergent rate lies between 3.5 and 5.5."
 # field = "first_divergent_rate"
 # criterion = { above = 3.5, below = 5.5 }
 #

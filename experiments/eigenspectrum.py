@@ -101,13 +101,13 @@ Controls: permuted targets at the same learning rate; the untrained net; steps b
 #
 # [[tool.axiom.findings]]
 # name = "none_below_the_threshold"
-# claim = "A step of half a threshold brings none."
+# claim = "A step of half a threshold brings no outlier."
 # field = "outliers_below"
 # criterion = { below = 0.5 }
 #
 # [[tool.axiom.findings]]
 # name = "none_from_noise"
-# claim = "Permuted targets bring none at the same rate."
+# claim = "Permuted targets bring no outlier at the same rate."
 # field = "outliers_permuted"
 # criterion = { below = 0.5 }
 #

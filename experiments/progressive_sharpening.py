@@ -132,7 +132,9 @@ the edge was a tenth lower than the control's with targets of scale 1, and a ten
 #
 # [[tool.axiom.findings]]
 # name = "no_sharpening_of_a_linear_task"
-# claim = "On a small linear task, learnt to a fiftieth of its loss, sharpness rises less than half."
+# claim = """\
+#   On a small linear task, learnt to a fiftieth of its loss, the sharpness rises by less than a \
+#   half."""
 # about = "The same net. Linear targets of the size of the others' raise it by 2 to 3 times."
 # field = "linear_rise"
 # criterion = { below = 1.5 }

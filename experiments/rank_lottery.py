@@ -216,13 +216,15 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 #
 # [[tool.axiom.findings]]
 # name = "blind_to_rank"
-# claim = "It neither removes nor spares the low-rank part: kept of top / kept of bulk is near 1."
+# claim = """\
+#   Magnitude pruning neither removes nor spares the low-rank part: kept of top / kept of bulk is \
+#   near 1."""
 # field = "selectivity"
 # criterion = { above = 0.8, below = 1.25 }
 #
 # [[tool.axiom.findings]]
 # name = "blind_when_compressed"
-# claim = "The same holds for weights whose rank training has compressed."
+# claim = "Kept of top / kept of bulk is near 1 for weights whose rank training has compressed, too."
 # field = "selectivity_compressed"
 # criterion = { above = 0.8, below = 1.25 }
 #
