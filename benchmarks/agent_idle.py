@@ -1,12 +1,12 @@
-"""What an agent costs that has nothing to do, and how soon it answers.
+"""Measures the memory, CPU time and wakeups of an idle agent, and how soon it answers.
 
     python -m benchmarks.agent_idle [--minutes 3]
 
-A real server on embedded PostgreSQL, without work; an agent that is attached and has been running
-for a while: first two minutes in which its zygote is let go, then the minutes that are measured.
-Beside it, in the same minutes, Debian's boinc-client where it is installed (with no project) and a
-Dask worker with its nanny (extra `bench`), its scheduler not counted. All figures are of whole
-process trees: PSS from smaps_rollup, processor time and voluntary context switches from /proc.
+A real server on embedded PostgreSQL has no work for an attached agent. The agent first runs until
+it has ended its zygote, which takes over two minutes; then the measurement begins. For comparison,
+Debian's boinc-client if it is installed (without a project) and a Dask worker with its nanny (extra
+`bench`, without the scheduler) are measured in the same minutes. All figures are of whole process
+trees: PSS from smaps_rollup, CPU time and voluntary context switches from /proc.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from axiom_client.errors import AxiomError
 from benchmarks import load
 from benchmarks.common import report
 
-SETTLE_SECONDS = 150.0  # the zygote goes after two minutes without a task, the fetcher before
+SETTLE_SECONDS = 150.0  # the zygote ends after two minutes without a task, the fetcher before
 READY_ROUNDS = 5
 READY_SECONDS_MAX = 60.0
 LIMITS = {"pss_mib": 45, "cpu_seconds_per_minute": 0.1, "wakeups_per_second": 0.5,
@@ -42,7 +41,7 @@ LIMITS = {"pss_mib": 45, "cpu_seconds_per_minute": 0.1, "wakeups_per_second": 0.
 
 
 class Usage:
-    """What a tree of processes has used up to now."""
+    """What a tree of processes has used since it started."""
 
     def __init__(self, root: int) -> None:
         process = psutil.Process(root)
@@ -53,9 +52,9 @@ class Usage:
 
 
 def compare(before: Usage, after: Usage) -> dict[str, Any]:
-    """The figures of the time between, which must have been quiet: the same processes."""
+    """The figures between two samples. Raises RuntimeError if the processes are not the same."""
     if {p.pid for p in before.tree} != {p.pid for p in after.tree}:
-        raise RuntimeError(f"processes came or went: {before.tree} {after.tree}")
+        raise RuntimeError(f"processes started or ended: {before.tree} {after.tree}")
     seconds = after.at - before.at
     return {
         "pss_mib": round(sum(pss_bytes(p.pid) for p in after.tree) / 2**20, 1),
@@ -66,23 +65,23 @@ def compare(before: Usage, after: Usage) -> dict[str, Any]:
 
 
 def pss_bytes(pid: int) -> int:
-    """A process's share of the memory that it and others map."""
+    """The proportional set size (PSS) of a process: its share of the memory that it maps."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"no Pss of process {pid}")
 
 
-# --- who is measured ------------------------------------------------------------------------------
+# --- the programs that are measured ---------------------------------------------------------------
 
 
 def agent_environment(folder: Path) -> dict[str, str]:
-    """An agent with everything in one folder, as installed."""
+    """The environment of an agent with all its files in ``folder``."""
     return {**os.environ, "AXIOM_CLIENT_DIR": str(folder), "PYTHONPATH": str(load.ROOT)}
 
 
 def start_agent(folder: Path) -> tuple[subprocess.Popen[bytes], float]:
-    """A running agent, and the seconds until it answered what it does."""
+    """A running agent, and the seconds until it answered a request for its snapshot."""
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "axiom_client", "run", "--no-display"],
@@ -99,7 +98,7 @@ def start_agent(folder: Path) -> tuple[subprocess.Popen[bytes], float]:
 
 
 def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
-    """End it, and what it started."""
+    """End a process by a signal, or kill it after a minute."""
     process.send_signal(number)
     try:
         process.wait(timeout=60)
@@ -110,7 +109,7 @@ def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None
 
 @contextlib.contextmanager
 def boinc(folder: Path) -> Iterator[int | None]:
-    """Debian's client with no project; None where it is not installed."""
+    """The process id of a BOINC client without a project; None if BOINC is not installed."""
     program = shutil.which("boinc")
     if program is None:
         yield None
@@ -129,11 +128,11 @@ def boinc(folder: Path) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def dask_worker(folder: Path) -> Iterator[int | None]:
-    """A worker with its nanny, of a scheduler beside it; None without the extra `bench`."""
+    """The process id of a Dask worker with its nanny; None without the extra `bench`."""
     if importlib.util.find_spec("distributed") is None:
         yield None
         return
-    port = free_port()
+    port = load.free_port()
     address = f"tcp://127.0.0.1:{port}"
     dask = [sys.executable, "-m", "dask"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -152,19 +151,11 @@ def dask_worker(folder: Path) -> Iterator[int | None]:
         stop(scheduler, signal.SIGINT)
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 # --- the measurement ------------------------------------------------------------------------------
 
 
 def ready_seconds(folder: Path) -> list[float]:
-    """From the command to the first answer, of several starts."""
+    """Seconds from the command to the first answer, of several starts, sorted."""
     found = []
     for _ in range(READY_ROUNDS):
         process, seconds = start_agent(folder)
@@ -174,7 +165,7 @@ def ready_seconds(folder: Path) -> list[float]:
 
 
 def measure(settle_seconds: float, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the agent's figures, the others')."""
+    """The figures of the agent, and those of the other programs by name."""
     with (
         tempfile.TemporaryDirectory(prefix="axiom-bench-idle-") as scratch,
         load.project() as project,
@@ -209,8 +200,8 @@ def measure(settle_seconds: float, seconds: float) -> tuple[dict[str, Any], dict
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=3.0, help="that are measured")
-    parser.add_argument("--settle", type=float, default=SETTLE_SECONDS, help="seconds before them")
+    parser.add_argument("--minutes", type=float, default=3.0, help="length of the measurement")
+    parser.add_argument("--settle", type=float, default=SETTLE_SECONDS, help="seconds before it")
     arguments = parser.parse_args()
     own, others = measure(arguments.settle, 60 * arguments.minutes)
     names = {"boinc": "Debian's boinc-client, no project", "dask": "Dask worker with its nanny"}

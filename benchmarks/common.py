@@ -1,4 +1,4 @@
-"""What every benchmark of this project shares: its last line, and tasks through the real pool."""
+"""Shared by the benchmarks: the report line, and running tasks through the real pool."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ _ids = count(1)
 
 
 def report(name: str, figures: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
-    """The one line of JSON that a benchmark ends with."""
+    """Print the line of JSON with which a benchmark ends."""
     rounded = {key: round(v, 4) if isinstance(v, float) else v for key, v in figures.items()}
     print(json.dumps({"benchmark": name, "figures": rounded, "baseline": dict(baseline)}))
 
 
 def median(values: list[float]) -> float:
-    """The middle of the rounds."""
+    """The median over the rounds."""
     return statistics.median(values)
 
 
 def script(body: str) -> str:
-    """An experiment that does ``body``; it may set ``value``, a list of numbers."""
+    """The source of an experiment that runs ``body``; it may set ``value``, a list of numbers."""
     lines = "".join(f"    {line}\n" for line in ["value = []", *body.strip().splitlines()])
     tail = "    return {'valid': 1, 'configs_done': 1, 'value': [float(v) for v in value]}\n"
     return f"{HEADER}\ndef run(task):\n{lines}{tail}"
 
 
 def make_spec(folder: Path, source: str, environment: Environment = "torch") -> PlacedTask:
-    """A task of this script with a fresh folder."""
+    """A task of this script with a new folder."""
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
     path = folder / f"{digest}.py"
@@ -83,21 +83,21 @@ def make_spec(folder: Path, source: str, environment: Environment = "torch") -> 
 
 
 class Runner:
-    """The real pool, awaited task by task. At ordinary rank, so that a busy machine lets it run."""
+    """Runs tasks through the real pool, at normal priority so that a busy machine runs them."""
 
     def __init__(self, on_event: Callable[[TaskEvent], None] | None = None) -> None:
         self._waiting: dict[int, asyncio.Future[TaskFinished]] = {}
         self._on_event = on_event
-        self.pool = Pool(emit=self._hear, background=False)
+        self.pool = Pool(emit=self._handle, background=False)
 
-    def _hear(self, event: TaskEvent) -> None:
+    def _handle(self, event: TaskEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
         if isinstance(event, TaskFinished):
             self._waiting.pop(event.task_id).set_result(event)
 
     def start(self, spec: PlacedTask) -> asyncio.Future[TaskFinished]:
-        """Start a task; the future is its end."""
+        """Start a task; the future gives its end."""
         future: asyncio.Future[TaskFinished] = asyncio.get_running_loop().create_future()
         self._waiting[spec.task_id] = future
         self.pool.start(spec)
@@ -113,7 +113,7 @@ class Runner:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Everything started inside runs on a single core."""
+    """Run everything that is started inside on a single core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:

@@ -1,8 +1,8 @@
-"""CPU time of the experiments against plain references of the same computation, on one core.
+"""Compares the experiments' CPU time with plain references of the same computation, on one core.
 
     python -m benchmarks.experiments [--rounds 3] [--seed 7] [NAME ...]
 
-For each benchmarks/reference/NAME.py: the experiment and the reference run in turn, each in a fresh
+For each benchmarks/reference/NAME.py: the experiment and the reference run in turn, each in a new
 child pinned to one core, and their CPU time comes from wait4. Every number that both return is
 compared: to 1e-10 where both are float64, to the declared tolerance at the default precision. The
 last line is JSON. A reference is a module that takes ``--seed N`` and prints, as JSON, a table
@@ -39,7 +39,7 @@ print(json.dumps(run_once(name, seed, **parameters)))
 
 
 class Disagreement(Exception):
-    """The experiment and its reference do not compute the same thing."""
+    """The numbers of the experiment and its reference differ by more than allowed."""
 
 
 def main() -> None:
@@ -62,6 +62,7 @@ def main() -> None:
 
 
 def referenced() -> list[str]:
+    """The experiments that have a reference."""
     folder = ROOT / "benchmarks" / "reference"
     names = (path.stem for path in folder.glob("*.py"))
     return sorted(name for name in names if (ROOT / "experiments" / f"{name}.py").exists())
@@ -120,12 +121,12 @@ def run_pinned(command: list[str]) -> tuple[Any, float]:
 
 
 def worst_relative(reference: Any, result: Any) -> float:
-    """The largest relative difference of any number that the reference has."""
+    """The largest relative difference, over all numbers of the reference."""
     return max(abs(a - b) / max(abs(a), abs(b), 1e-12) for _, a, b in pairs("", reference, result))
 
 
 def worst_share(manifest: Manifest, reference: Any, result: Any) -> float:
-    """The largest difference as a share of its field's tolerance; above 1 is outside."""
+    """The largest difference as a share of its field's tolerance; above 1 it is not tolerated."""
     worst = 0.0
     for path, a, b in pairs("", reference, result):
         field = field_at(manifest, path)
@@ -144,7 +145,7 @@ def field_at(manifest: Manifest, path: str) -> Field:
 
 
 def pairs(path: str, reference: Any, result: Any) -> Iterator[tuple[str, float, float]]:
-    """(dotted field path, number of the reference, number of the result), everywhere they meet."""
+    """(dotted field path, number of the reference, number of the result), for each of them."""
     if isinstance(reference, dict):
         for key, value in reference.items():
             yield from pairs(f"{path}.{key}", value, result[key])

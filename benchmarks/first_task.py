@@ -1,11 +1,12 @@
-"""How long a new volunteer waits for the first line of the first task: numpy, and torch.
+"""Measures the time from a new volunteer's `attach` to the first line of the first task.
 
     python -m benchmarks.first_task
 
-A real server on embedded PostgreSQL with work deployed. The clock starts with the command `attach`,
-goes on through `run` (sandbox trial, exchange, verified download, zygote) and stops when the agent
-has heard of the experiment's first line, which tells its progress. Every round is a new host in a
-new folder. BOINC's figure is that of client 8.0 in the project's own measurement.
+A real server on embedded PostgreSQL has work deployed, for numpy and for torch. The time starts
+with the command `attach`, includes `run` (self-test of the sandbox, sync, verified download,
+zygote) and ends when the agent receives the progress that the experiment reports in its first line.
+Every round uses a new host in a new folder. BOINC's figure is that of client 8.0 in the project's
+own measurement.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROUNDS = 5
 LIMITS = {"numpy_seconds": 2.0, "torch_seconds": 6.0}
 BOINC_SECONDS = 17
 
-EXPERIMENT = '''"""First task: when does it begin? For a benchmark only."""
+EXPERIMENT = '''"""First task: reports progress in its first line. For a benchmark only."""
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [{dependencies}]
@@ -55,7 +56,7 @@ DEPENDENCIES = {"numpy": '"numpy"', "torch": '"numpy", "torch"'}
 
 
 def agent(folder: Path, *words: str) -> None:
-    """One command of the agent, to its end."""
+    """Run one command of the agent to its end."""
     environment = {**os.environ, "AXIOM_CLIENT_DIR": str(folder), "PYTHONPATH": str(load.ROOT)}
     subprocess.run(
         [sys.executable, "-m", "axiom_client", *words],
@@ -75,7 +76,7 @@ def one_round(project: Path, url: str, environment: str) -> float:
             event = msgspec.json.decode(line)
             if "fraction" in event:
                 return float(event["now"]) - started
-    raise RuntimeError(f"first_{environment} told nothing")
+    raise RuntimeError(f"first_{environment} reported no progress")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Load on a server: hosts as real HTTP clients, with as little work of their own as possible.
+"""Servers to be measured, and HTTP clients that put load on them with little CPU time of their own.
 
-The generator shares the machine's cores with the server it measures, so it speaks HTTP/1.1 over
-plain streams and touches JSON as bytes where it can.
+The clients share the machine's cores with the server, so they use HTTP/1.1 over plain asyncio
+streams and handle JSON as bytes where possible.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Connection:
         except (asyncio.IncompleteReadError, ConnectionError):
             if not kept:
                 raise
-            self.close()  # it was idle for longer than the server keeps those
+            self.close()  # the server has closed the idle connection
             return await self._exchange(request)
 
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
@@ -63,7 +63,7 @@ class Connection:
         return int(head[9:12]), await reader.readexactly(length)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -75,12 +75,12 @@ def project() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="axiom-bench-") as folder:
         path = Path(folder) / "p"
         staff(path, "init", str(path))
-        _let_all_join(path / "project.toml")
+        _lift_join_limits(path / "project.toml")
         yield path
 
 
-def _let_all_join(config: Path) -> None:
-    """Hundreds of hosts join here from one address, each with an account of its own."""
+def _lift_join_limits(config: Path) -> None:
+    """Switch off the limits on new accounts and hosts: hundreds join here from one address."""
     header = "[limits]"
     opened = f"{header}\naccounts_burst = 0\nenrolments_burst = 0\n#"
     config.write_text(config.read_text().replace(header, opened, 1))
@@ -96,7 +96,7 @@ def staff(folder: Path, *words: str) -> str:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
-    """A serving process; gives its port, and stops it afterwards."""
+    """Run a serving process; gives its port, and stops it afterwards."""
     port = free_port()
     with listening(_line("serve", "--port", str(port)), _environment(folder), port):
         yield port
@@ -104,7 +104,7 @@ def serving(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def serving_bare(folder: Path, queued: int) -> Iterator[int]:
-    """The bare prototype on the same PostgreSQL, in a database of its own; gives its port."""
+    """Run the bare server on the same PostgreSQL, in a database of its own; gives its port."""
     cluster = EmbeddedPostgres(folder / "postgres", Path(os.devnull))
     conninfo = cluster.open()
     try:
@@ -122,7 +122,7 @@ def serving_bare(folder: Path, queued: int) -> Iterator[int]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody has now."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -131,7 +131,7 @@ def free_port() -> int:
 
 @contextmanager
 def listening(line: list[str], environment: dict[str, str], port: int) -> Iterator[None]:
-    """A process from when it listens on ``port``; stopped afterwards."""
+    """Run a process, wait until it listens on ``port``, and stop it afterwards."""
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + READY_SECONDS
@@ -158,7 +158,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def host_facts(cores: int) -> dict[str, Any]:
-    """A host with so many cores."""
+    """The facts of a host with so many cores."""
     return {
         "name": "bench", "os": "linux", "architecture": "x86_64", "cpu_cores": cores,
         "memory_bytes": cores << 31, "disk_free_bytes": 1 << 40,
@@ -167,14 +167,14 @@ def host_facts(cores: int) -> dict[str, Any]:
 
 
 def trust_all(folder: Path) -> None:
-    """Give every host the past of a trusted one: of its results one in fifty is checked."""
+    """Make every host a trusted one, of whose results one in fifty is replicated."""
     with psycopg.connect(EmbeddedPostgres(folder / "postgres", Path(os.devnull)).conninfo) as db:
         db.execute("UPDATE hosts SET agreements = 1000")
         db.execute("UPDATE users SET validated = 1000")
 
 
 async def enrol(connection: Connection, cores: int) -> str:
-    """A new host of a new user; its token."""
+    """Enrol a new host of a new user; returns its token."""
     body = msgspec.json.encode({"host": host_facts(cores)})
     status, answer = await connection.post("/api/v1/hosts", body)
     if status != 201:

@@ -1,7 +1,9 @@
-"""Does the server slow down as the project grows? `python -m benchmarks.queue_growth`
+"""Measures whether the server becomes slower as a project grows.
 
-Median times of the same step on a small and on a large project, each on an embedded PostgreSQL of
-its own, taking turns, through the code that serves hosts and staff (no HTTP).
+    python -m benchmarks.queue_growth
+
+It compares median times of the same step on a small and on a large project. Each has an embedded
+PostgreSQL of its own; they take turns, and run the code that serves hosts and staff without HTTP.
 
 grant_ratio        a grant of 32, with 1,000,000 workunits queued against a thousandth
 report_ratio       32 reports
@@ -41,7 +43,7 @@ from benchmarks.common import median, report
 EXPERIMENT = load.ROOT / "tests" / "fixtures" / "experiments" / "short_walk.py"
 BATCH = 32
 REVIEWED = 1_000
-REPEATS = 20  # of a step in one round; a small queue of 1,000 lasts for them
+REPEATS = 20  # of a step in one round; a small queue of 1,000 is long enough for them
 ROUNDS = 7
 TOKEN = b"bench"
 FACTS = HostFacts(
@@ -55,7 +57,7 @@ Side: TypeAlias = "tuple[Project, Connection]"
 
 
 class Project:
-    """One project of a given size, and one host of it that works."""
+    """One project, with one host that computes."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -63,7 +65,7 @@ class Project:
         self._numbers = itertools.count()
 
     async def sync(self, connection: Connection, held: list[Grant], cores: int) -> list[Grant]:
-        """One exchange: report what is held, ask for ``cores`` more."""
+        """One sync: report the tasks that are held, ask for work for ``cores``."""
         request = SyncRequest(
             request_id=f"request-{next(self._numbers)}",
             capacity=Capacity(cpu_slots=BATCH, cpu_slots_free=cores, memory_free_bytes=1 << 40),
@@ -123,7 +125,10 @@ async def deploy(connection: Connection, config: Config, count: int) -> None:
 
 
 async def populate(connection: Connection, host_count: int, entries: int) -> None:
-    """Users and hosts with a past: so many hosts (ten to a user), so many ledger rows."""
+    """Insert users and hosts with a history: ``host_count`` hosts (ten to a user), and ledger rows.
+
+    entries  number of ledger rows
+    """
     await connection.execute(
         """INSERT INTO users (name, credit_total)
            SELECT 'user ' || n, n FROM generate_series(1, %s) n""",
@@ -185,7 +190,7 @@ async def past_round(project: Project, connection: Connection) -> Times:
 async def compare(
     sides: list[Side], rounds: int, work: Callable[[Project, Connection], Awaitable[Times]]
 ) -> list[Times]:
-    """The medians of each side, whose rounds take turns."""
+    """The medians of each side; the sides' rounds take turns."""
     found: list[list[Times]] = [[] for _ in sides]
     for number in range(rounds + 1):
         for side, times in zip(sides, found, strict=True):
@@ -222,7 +227,7 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=1_000_000)
     parser.add_argument("--hosts", type=int, default=100_000)
     parser.add_argument("--entries", type=int, default=5_000_000)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="fewer only for a quick look")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="use fewer for trials only")
     given = parser.parse_args()
     os.environ.pop("AXIOM_DATABASE_URL", None)
     figures = asyncio.run(measure(given.queued, given.hosts, given.entries, given.rounds))

@@ -1,11 +1,13 @@
-"""How much one serving process takes: `python -m benchmarks.server_throughput [--rounds 7]`.
+"""Measures the throughput of one serving process.
 
-One `axiom-server serve` on embedded PostgreSQL, durable as in use, and a load generator on the same
-cores whose hosts are real HTTP clients that enrolled, send their tokens and are trusted. Beside it,
-in the same rounds and on the same PostgreSQL, the least that a scheduler can be
-(reference/bare_server.py): no authentication, no policy, no gate, no replication.
+    python -m benchmarks.server_throughput [--rounds 7]
 
-sync_per_second        exchanges of one report and one grant each
+The load generator runs on the same cores as one `axiom-server serve` on embedded PostgreSQL, with
+durable commits as in production. Its hosts are real HTTP clients that have enrolled, send their
+tokens and are trusted. In the same rounds and on the same PostgreSQL it measures a minimal
+scheduler (reference/bare_server.py) without authentication, policy, result gate and replication.
+
+sync_per_second        syncs of one report and one grant each
 workunits_per_second   granted, reported and acknowledged, in batches of 100
 """
 
@@ -27,10 +29,10 @@ from benchmarks import load
 from benchmarks.common import median, report
 
 EXPERIMENT = load.ROOT / "tests" / "fixtures" / "experiments" / "short_walk.py"
-QUEUED = 1_000_000  # more than the rounds take
+QUEUED = 1_000_000  # more than the rounds use up
 QUEUED_BARE = 3_000_000
 CLIENTS = 24  # connections at once: the server is never idle
-HOSTS = 240  # taking turns on them: no single host may ask as often as this generator does
+HOSTS = 240  # take turns on the connections: the server limits how often one host may sync
 BATCH = 100
 ROUNDS = 7
 ROUND_SECONDS = 3.0
@@ -38,14 +40,14 @@ BOINC = {"sync_per_second": 39, "workunits_per_second": 227}  # the project's ow
 
 
 class GrantIds(msgspec.Struct):
-    """What the generator reads of a grant."""
+    """The part of a grant that the generator uses."""
 
     task_id: int
     seed: int
 
 
 class Answer(msgspec.Struct):
-    """What the generator reads of an answer."""
+    """The part of an answer that the generator uses."""
 
     grants: list[GrantIds]
     acknowledged: list[dict[str, object]]
@@ -56,7 +58,7 @@ _decode = msgspec.json.Decoder(Answer).decode
 
 @dataclass
 class Host:
-    """One host: it reports what it was granted, and asks for as much again."""
+    """One host: it reports all tasks that it was granted, and asks for as many again."""
 
     connection: load.Connection
     slots: int
@@ -97,13 +99,13 @@ class Host:
 
 @dataclass
 class Fleet:
-    """Hosts of one size that share a few connections, each connection one exchange at a time."""
+    """Hosts of one size that share a few connections, with one sync at a time on each."""
 
     queues: list[list[Host]]
     figures: list[tuple[float, float]] = field(default_factory=list)
 
     async def work(self, seconds: float) -> None:
-        """Exchange for ``seconds``; notes (exchanges, acknowledged reports) a second."""
+        """Sync for ``seconds``; appends (syncs, acknowledged reports) a second to ``figures``."""
         done = [0, 0]
         began = time.monotonic()
 
@@ -121,7 +123,7 @@ class Fleet:
 
 
 async def fleet(port: int, slots: int, numbers: Iterator[int], *, enrolled: bool) -> Fleet:
-    """Hosts that have joined, where that is asked of them."""
+    """A fleet of hosts with ``slots`` each, which enrol if the server requires it."""
     queues = []
     for _ in range(CLIENTS):
         connection = load.Connection(port)
@@ -133,7 +135,7 @@ async def fleet(port: int, slots: int, numbers: Iterator[int], *, enrolled: bool
 
 
 async def measure(folder: Path, port: int, bare: int, rounds: int) -> list[Fleet]:
-    """Fleets of single exchanges and of batches, at the server and at the bare one."""
+    """Fleets of single tasks and of batches, at the server and at the bare server."""
     numbers = itertools.count()
     ours = [await fleet(port, slots, numbers, enrolled=True) for slots in (1, BATCH)]
     load.trust_all(folder)
@@ -141,7 +143,7 @@ async def measure(folder: Path, port: int, bare: int, rounds: int) -> list[Fleet
     for each in fleets:
         for hosts in each.queues:
             for host in hosts:
-                await host.exchange()  # everybody holds a task
+                await host.exchange()  # so that each host holds tasks to report
     for _ in range(rounds):
         for each in fleets:
             await each.work(ROUND_SECONDS)
@@ -154,7 +156,7 @@ async def measure(folder: Path, port: int, bare: int, rounds: int) -> list[Fleet
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="fewer only for a quick look")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="use fewer for trials only")
     rounds = parser.parse_args().rounds
     with load.project() as folder:
         load.staff(folder, "publish", "--skip", "dry-run", str(EXPERIMENT))
@@ -172,7 +174,7 @@ def main() -> None:
             "load_average": os.getloadavg()[0],
         },
         {
-            "name": "bare prototype, no authentication, policy, gate or replication",
+            "name": "bare server, no authentication, policy, gate or replication",
             "starlette": version("starlette"), "psycopg": version("psycopg"),
             "sync_per_second": round(bare_sync), "workunits_per_second": round(bare_many),
             "boinc": BOINC,

@@ -1,12 +1,12 @@
-"""How long a slot stands idle between two tasks, through the whole agent and a real server.
+"""Measures how long a slot is idle between two tasks, with the whole agent and a real server.
 
     python -m benchmarks.slot_gap
 
-A real `axiom-server` on embedded PostgreSQL and a real `axiom-client run` with its journal. Each
-task notes the monotonic clock in its first and its last line; the gap is from the last line of one
-task to the first line of the next on the same slot. The agent is told of as many cores as there are
-to be slots, since the machine may have fewer. BOINC's figures are those of client 8.0 in the
-project's own measurement; it reaps and starts at most one task a second.
+It runs a real `axiom-server` on embedded PostgreSQL and a real `axiom-client run` with its journal.
+Each task records the monotonic clock in its first and in its last line; the gap is the time from
+the last line of one task to the first line of the next on the same slot. The agent is made to see
+as many cores as the benchmark has slots, since the machine may have fewer. BOINC's figures are
+those of client 8.0 in the project's own measurement; it reaps and starts at most one task a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SLOTS_SHORT, TASKS_SHORT = 2, 400
 SLOTS_LONG, TASKS_LONG, SLEEP_SECONDS = 16, 200, 5.0
 BOINC = {"gap_ms_p50": 2020, "gap_ms_p99": 2040, "busy_share": 0.32}
 
-EXPERIMENT = '''"""Slot gap: when does a task begin and end? For a benchmark only."""
+EXPERIMENT = '''"""Slot gap: records when a task begins and ends. For a benchmark only."""
 # /// script
 # requires-python = ">=3.11"
 # dependencies = ["numpy", "torch"]
@@ -54,12 +54,12 @@ import time
 
 def run(task):
     began = time.monotonic()
-    if task.budget_seconds >= 1:  # below, it stands for nothing at all
+    if task.budget_seconds >= 1:  # a smaller budget means: do nothing
         time.sleep(task.budget_seconds)
     return {"valid": 1, "configs_done": 1, "began": began, "ended": time.monotonic()}
 '''
 
-#: The agent as it is, on a machine that seems to have so many cores.
+#: The unchanged agent, on a machine that seems to have the given number of cores.
 AGENT = """
 import os, sys
 import psutil
@@ -72,17 +72,17 @@ main()
 
 
 def run_agent(folder: Path, slots: int, *words: str) -> None:
-    """One command of the agent, to its end."""
+    """Run one command of the agent to its end."""
     environment = {**os.environ, "AXIOM_CLIENT_DIR": str(folder), "PYTHONPATH": str(load.ROOT)}
     line = [sys.executable, "-c", AGENT, str(slots), *words]
     subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
-    """(began, ended) of every task of one agent's life, in order of their beginning.
+    """(began, ended) of all tasks of one run of the agent, in order of their beginning.
 
-    Each round has a project of its own: in a shared one, the host of the next round would be given
-    replicas of the last one's tasks besides.
+    Each round has a project of its own: in a shared one, the next round's host would also be given
+    replicas of the last one's tasks.
     """
     budget = str(max(sleep_seconds, 0.001))
     with load.project() as project, tempfile.TemporaryDirectory(prefix="axiom-bench-") as scratch:
@@ -107,7 +107,7 @@ def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
 
 
 def gaps(spans: list[tuple[float, float]], slots: int) -> list[float]:
-    """Seconds from each end to the beginning that followed it on the slot it freed."""
+    """Seconds from the end of each task to the beginning of the next on the same slot, sorted."""
     free: list[float] = []
     found = []
     for index, (began, ended) in enumerate(spans):
@@ -118,10 +118,10 @@ def gaps(spans: list[tuple[float, float]], slots: int) -> list[float]:
 
 
 def busy_share(spans: list[tuple[float, float]], slots: int) -> float:
-    """Share of the slots' time in which a task ran, while there was still one to begin.
+    """The share of the slots' time in which a task ran, from the first beginning to the last.
 
-    From the first beginning to the last: 200 tasks leave half of 16 slots without one at the end,
-    and no agent could fill those (0.9615 would be the most over the whole time).
+    Later there is no task left to begin: 200 tasks leave half of 16 slots without one at the end,
+    so that no agent could exceed 0.9615 over the whole time.
     """
     start, stop = spans[0][0], spans[-1][0]
     busy = sum(min(ended, stop) - began for began, ended in spans)
@@ -131,7 +131,7 @@ def busy_share(spans: list[tuple[float, float]], slots: int) -> float:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, help="of either kind; fewer only for a quick look")
+    parser.add_argument("--rounds", type=int, help="of either kind; use fewer for trials only")
     wanted = parser.parse_args().rounds
     middle, late, busy = [], [], []
     for index in range(wanted or ROUNDS_SHORT):

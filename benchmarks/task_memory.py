@@ -1,10 +1,10 @@
-"""How much memory a running torch task takes of its own, forked and cold.
+"""Measures the memory that a running torch task does not share, forked and cold.
 
     python -m benchmarks.task_memory
 
-50 children that have trained a small MLP with Adam stay alive while they are measured: USS is what
-would be freed if one of them ended (psutil, from /proc/PID/smaps). ``gib_at_240`` is the zygote's
-own memory and 240 children's, as on a 240-core host.
+50 children that have trained a small MLP with Adam stay alive while they are measured. USS is the
+memory that would be freed if one of them ended (psutil, from /proc/PID/smaps). ``gib_at_240`` is
+the memory of the zygote and of 240 children, as on a 240-core host.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ time.sleep(3600)
 """
 
 
-class Herd:
-    """Children that have trained and now stay."""
+class TrainedTasks:
+    """Tasks that have trained and stay alive."""
 
     def __init__(self, pool_is_warm: bool) -> None:
         self.pids: dict[int, int] = {}
         self.closing = False
-        self.failure = ""  # of the first child that ended; it would be waited for without end
+        self.failure = ""  # of the first task that ended, for which `train` would wait for ever
         self._trained: set[int] = set()
         self._changed = asyncio.Event()
         self.pool = Pool(
@@ -64,11 +64,11 @@ class Herd:
         elif isinstance(event, TaskProgressed):
             self._trained.add(event.task_id)
         elif not self.closing:
-            self.failure = self.failure or f"a child ended: {event.outcome}: {event.message}"
+            self.failure = self.failure or f"a task ended: {event.outcome}: {event.message}"
         self._changed.set()
 
     async def train(self, specs: list[PlacedTask]) -> None:
-        """Start them all and wait until each has trained."""
+        """Start all tasks and wait until each has trained."""
         for spec in specs:
             self.pool.start(spec)
         while len(self._trained) < len(specs):
@@ -78,28 +78,29 @@ class Herd:
                 raise RuntimeError(self.failure)
 
 
-async def measure_herd(folder: Path, count: int, *, warm: bool) -> tuple[float, float]:
-    """(bytes of its own of one child, bytes of the zygote)."""
-    herd = Herd(warm)
+async def measure_tasks(folder: Path, count: int, *, warm: bool) -> tuple[float, float]:
+    """The mean USS of ``count`` tasks, and the resident memory of the zygote, in bytes."""
+    tasks = TrainedTasks(warm)
     try:
-        await herd.train([make_spec(folder, script(TRAIN)) for _ in range(count)])
-        own = [float(psutil.Process(pid).memory_full_info().uss) for pid in herd.pids.values()]
-        zygotes = sum(psutil.Process(p).memory_info().rss for p in herd.pool.zygote_pids().values())
+        await tasks.train([make_spec(folder, script(TRAIN)) for _ in range(count)])
+        own = [float(psutil.Process(pid).memory_full_info().uss) for pid in tasks.pids.values()]
+        zygotes = [psutil.Process(p) for p in tasks.pool.zygote_pids().values()]
+        zygote_bytes = sum(zygote.memory_info().rss for zygote in zygotes)
     finally:
-        herd.closing = True
-        await herd.pool.close(0)
-    return sum(own) / len(own), float(zygotes)
+        tasks.closing = True
+        await tasks.pool.close(0)
+    return sum(own) / len(own), float(zygote_bytes)
 
 
 async def measure() -> None:
-    """Interleave warm and cold herds; print the medians."""
+    """Measure forked and cold tasks in turn; print the medians."""
     warm, cold, zygote = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(ROUNDS):
-            own, shared = await measure_herd(Path(scratch), CHILDREN, warm=True)
+            own, shared = await measure_tasks(Path(scratch), CHILDREN, warm=True)
             warm.append(own)
             zygote.append(shared)
-            cold.append((await measure_herd(Path(scratch), COLD, warm=False))[0])
+            cold.append((await measure_tasks(Path(scratch), COLD, warm=False))[0])
     report(
         "task_memory",
         {

@@ -1,11 +1,11 @@
-"""What it costs to start and reap one confined torch task, against a cold import of torch.
+"""Measures the CPU time to start and reap one confined torch task, against a cold import of torch.
 
     python -m benchmarks.task_start
 
-Both are held on one core. A warm task is everything it takes: the agent's share, the zygote's fork,
-the child's confinement, its run of an experiment that takes one step, its report and its end. The
-rate is tasks per second of that core's time, taken from the CPU clocks of all three processes, so
-that other users of the machine do not count; ``tasks_per_wall_second`` is what the clock said.
+Both run on one core. The time of a warm task includes the agent's part, the zygote's fork, the
+child's confinement, an experiment of one training step, its report and its end. The rate is tasks
+per second of CPU time, summed over the three processes, so that other load does not count;
+``tasks_per_wall_second`` is the rate by wall time.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ value = [loss.item()]
 
 
 def cold_import_seconds() -> float:
-    """CPU seconds of ``python -c 'import torch'``, one thread, nothing else."""
+    """CPU seconds of ``python -c 'import torch'`` with one thread."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", "import torch"], env=launch.environment(), check=True)
+    subprocess.run([sys.executable, "-c", "import torch"], env=launch.environment({}), check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 async def warm_round(runner: Runner, folder: Path) -> tuple[float, float]:
-    """(CPU seconds, wall seconds) of one task, of a round of them."""
+    """CPU and wall seconds of one task, as the mean over a round of tasks."""
     source = script(ONE_STEP)
     zygote = psutil.Process(runner.pool.zygote_pids()["torch"])
     specs = [make_spec(folder, source) for _ in range(TASKS_PER_ROUND)]
@@ -71,7 +71,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 async def measure() -> None:
-    """Interleave cold imports and rounds of warm tasks; print the medians."""
+    """Measure cold imports and rounds of warm tasks in turn; print the medians."""
     import importlib.metadata
 
     warm, cold, wall = [], [], []

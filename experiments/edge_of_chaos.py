@@ -126,7 +126,7 @@ to show that the measurement finds another value where the true one is different
 #
 # [[tool.axiom.findings]]
 # name = "tanh_moves_the_edge"
-# claim = "Without tanh gradients keep their size near sigma_w = 1, at least 0.2 lower than with it."
+# claim = "Without tanh gradients keep their size near sigma_w = 1, at least 0.2 lower than with."
 # field = "edge_moved"
 # criterion = { above = 0.2 }
 #

@@ -224,7 +224,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 #
 # [[tool.axiom.findings]]
 # name = "blind_when_compressed"
-# claim = "Kept of top / kept of bulk is near 1 for weights whose rank training has compressed, too."
+# claim = "For weights of compressed rank, too, kept of top / kept of bulk is near 1."
 # field = "selectivity_compressed"
 # criterion = { above = 0.8, below = 1.25 }
 #

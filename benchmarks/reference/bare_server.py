@@ -1,9 +1,9 @@
-"""The least a scheduler can be: what authentication, policy and gate are measured from.
+"""A minimal scheduler, the baseline for the cost of authentication, policy and result checks.
 
     python -m benchmarks.reference.bare_server CONNINFO PORT QUEUED
 
-Starlette and psycopg's asynchronous pool; one statement for the reports of a sync and one SKIP
-LOCKED statement for its grants, one transaction for both, durable. It believes whatever it is told.
+It uses Starlette and psycopg's asynchronous pool: one statement for the reports of a sync and one
+SKIP LOCKED statement for its grants, in one durable transaction. It checks nothing.
 """
 
 from __future__ import annotations
@@ -48,33 +48,34 @@ RETURNING task_id, seed"""
 
 
 class Capacity(msgspec.Struct):
-    """What is read of a host's capacity."""
+    """The part of a host's capacity that is used."""
 
     cpu_slots_free: int
 
 
 class Sync(msgspec.Struct):
-    """What is read of a sync."""
+    """The part of a sync request that is used."""
 
     capacity: Capacity
     reports: list[dict[str, Any]]
 
 
 def application(conninfo: str) -> Starlette:
-    """One route."""
+    """The application, with one route."""
     pool = AsyncConnectionPool(conninfo, min_size=CONNECTIONS, max_size=CONNECTIONS, open=False)
     decode = msgspec.json.Decoder(Sync).decode
 
     async def sync(request: Request) -> Response:
-        said = decode(await request.body())
+        received = decode(await request.body())
         async with pool.connection() as connection:
-            if said.reports:
-                await connection.execute(REPORTS, (msgspec.json.encode(said.reports).decode(),))
-            cursor = await connection.execute(GRANTS, (said.capacity.cpu_slots_free,))
+            if received.reports:
+                encoded = msgspec.json.encode(received.reports).decode()
+                await connection.execute(REPORTS, (encoded,))
+            cursor = await connection.execute(GRANTS, (received.capacity.cpu_slots_free,))
             rows = await cursor.fetchall()
         answer = {
             "grants": [{"task_id": task_id, "seed": seed} for task_id, seed in rows],
-            "acknowledged": [{"task_id": report["task_id"]} for report in said.reports],
+            "acknowledged": [{"task_id": report["task_id"]} for report in received.reports],
         }
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
@@ -87,7 +88,7 @@ def application(conninfo: str) -> Starlette:
 
 
 def main(conninfo: str, port: int, queued: int) -> None:
-    """Make the table, fill it, serve."""
+    """Create the table, fill it, and serve."""
     with psycopg.connect(conninfo) as db:
         db.execute(SCHEMA)
         db.execute(

@@ -1,7 +1,7 @@
-"""Catapult phase as one would write it first: eager PyTorch, autograd, one net at a time.
+"""The catapult phase in the most direct way: eager PyTorch, autograd, one net at a time.
 
-The same draws, steps and looks at the kernel as experiments/catapult_phase.py, written apart from
-it. Run it:
+An independent implementation with the same draws, steps and measurements of the kernel as
+experiments/catapult_phase.py. To run it:
 
     python -m benchmarks.reference.catapult_phase --seed 1 > reference.json
 """
@@ -44,7 +44,7 @@ def half_mean_square(error: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def top_eigenvalue(u: torch.Tensor, v: torch.Tensor, x: torch.Tensor) -> float:
-    """Of the neural tangent kernel over n, in closed form."""
+    """The top eigenvalue of the neural tangent kernel over n, in closed form."""
     h = x @ u
     a = torch.relu(h)
     s = (h > 0).double() * v

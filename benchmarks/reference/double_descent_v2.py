@@ -1,7 +1,7 @@
-"""Double descent as one would write it first: plain NumPy in float64, one network at a time.
+"""Double descent in the most direct way: plain NumPy in float64, one network at a time.
 
-The same tasks, draws, initial weights and steps as experiments/double_descent_v2.py, written apart
-from it: each is the other's check. Run it:
+An independent implementation with the same tasks, draws, initial weights and steps as
+experiments/double_descent_v2.py, so that each checks the other. To run it:
 
     python -m benchmarks.reference.double_descent_v2 --seed 1 > reference.json
 """

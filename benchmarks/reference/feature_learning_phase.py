@@ -1,8 +1,8 @@
-"""The lazy and rich phases as one would write them first: plain NumPy with the whole Jacobian.
+"""The lazy and rich phases in the most direct way: plain NumPy with the whole Jacobian.
 
-The same tasks, draws and steps as experiments/feature_learning_phase.py, written apart from it:
-the gradient is the residual times the Jacobian, the tangent kernel the Jacobian times its
-transpose, both taken at every step that needs them. Each is the other's check. Run it:
+An independent implementation with the same tasks, draws and steps as
+experiments/feature_learning_phase.py, so that each checks the other. The gradient is the residual
+times the Jacobian, the tangent kernel the Jacobian times its transpose. To run it:
 
     python -m benchmarks.reference.feature_learning_phase --seed 1 > reference.json
 """

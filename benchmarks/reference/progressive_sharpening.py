@@ -1,7 +1,8 @@
-"""Progressive sharpening as one would write it first: eager PyTorch, double backward, eigsh.
+"""Progressive sharpening in the most direct way: eager PyTorch, double backward, SciPy's eigsh.
 
-The same draws, steps and looks as experiments/progressive_sharpening.py, written apart from it, its
-weights rounded to float32 after every step as there. Run it:
+An independent implementation with the same draws, steps and measurements as
+experiments/progressive_sharpening.py; as there, weights are rounded to float32 after every step.
+To run it:
 
     python -m benchmarks.reference.progressive_sharpening --seed 1 > reference.json
 """

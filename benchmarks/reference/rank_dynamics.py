@@ -1,7 +1,7 @@
-"""Rank dynamics as one would write it first: plain NumPy in float64, one network at a time, SVDs.
+"""Rank dynamics in the most direct way: plain NumPy in float64, one network at a time, with SVDs.
 
-The same task, draws, minibatches and measurements as experiments/rank_dynamics.py, written apart
-from it: each is the other's check. Run it:
+An independent implementation with the same task, draws, minibatches and measurements as
+experiments/rank_dynamics.py, so that each checks the other. To run it:
 
     python -m benchmarks.reference.rank_dynamics --seed 1 > reference.json
 """

@@ -1,7 +1,7 @@
-"""Lottery tickets as one would write them first: plain NumPy in float64, one network at a time.
+"""Lottery tickets in the most direct way: plain NumPy in float64, one network at a time.
 
-The same tasks, draws, batches and masks as experiments/rank_lottery.py, written apart from it: each
-is the other's check. Run it:
+An independent implementation with the same tasks, draws, batches and masks as
+experiments/rank_lottery.py, so that each checks the other. To run it:
 
     python -m benchmarks.reference.rank_lottery --seed 1 > reference.json
 """
@@ -59,7 +59,7 @@ def gradients(weights: Layers, biases: Layers, x: Array, y: Array) -> tuple[Laye
 def train(
     start: Layers, masks: Layers, data: Any, batches: Any, rate: float
 ) -> tuple[Layers, Layers]:
-    """Adam on what the masks leave: weights and biases."""
+    """Train with Adam the weights that the masks leave; returns weights and biases."""
     x, classes = data
     y = np.eye(CLASSES)[classes]
     net = [w * m for w, m in zip(start, masks, strict=True)] + [np.zeros(n) for n in SIZES[1:]]
@@ -77,7 +77,7 @@ def train(
 
 
 def magnitude_masks(weights: Layers, masks: Layers) -> Layers:
-    """Keep the largest half of what is left, three quarters in the output layer."""
+    """Masks of the largest half of the remaining weights, three quarters in the output layer."""
     pruned = []
     for i in LAYERS:
         keep = round((0.75 if i == 2 else 0.5) * float(masks[i].sum()))

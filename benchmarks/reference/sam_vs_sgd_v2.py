@@ -1,7 +1,7 @@
-"""SAM against SGD as one would write it first: eager PyTorch, autograd, one arm at a time.
+"""SAM against SGD in the most direct way: eager PyTorch, autograd, one arm at a time.
 
-The same draws, batches and measurements as experiments/sam_vs_sgd_v2.py, written apart from it; the
-Hessian is double backward and SciPy's eigsh. Run it:
+An independent implementation with the same draws, batches and measurements as
+experiments/sam_vs_sgd_v2.py; Hessians are by double backward and SciPy's eigsh. To run it:
 
     python -m benchmarks.reference.sam_vs_sgd_v2 --seed 1 > reference.json
 """
@@ -94,7 +94,7 @@ def sam(weights: Pair, train: Pair, rate: float, rho: float, batches: NDArray[np
 def sgd(
     weights: Pair, train: Pair, held_out: Pair, rate: float, batches: NDArray[np.int64]
 ) -> tuple[Pair, Pair, Pair]:
-    """Half way, at the end, and where the held-out loss was least."""
+    """The weights half way, at the end, and where the held-out loss was lowest."""
     optimizer = torch.optim.SGD(weights, lr=rate)
     halfway, best, least = weights, weights, float("inf")
     for step, batch in enumerate(batches):
