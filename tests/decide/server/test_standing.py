@@ -154,7 +154,7 @@ def test_whoever_was_asked_before_or_joined_beside_him_is_not_asked() -> None:
     assert replicate.place(Panel(POLICY, [HOST, beside]), [need], DRAWS) == ([], [need])
 
 
-@pytest.mark.parametrize("changes", [{"live": False}, {"asked": 1000}])
+@pytest.mark.parametrize("changes", [{"live": False}, {"waiting": 1000}])
 def test_who_is_away_or_busy_is_waited_for(changes: dict[str, object]) -> None:
     panel = Panel(POLICY, [replace(HOST, **changes)])  # type: ignore[arg-type]
     assert replicate.place(panel, [NEED], DRAWS) == ([], [])
