@@ -1,6 +1,7 @@
 """Compare results of one seed: confirm results, charge hosts, quarantine accounts, add replicas.
 
-The pure decisions of `decide/` are stored here, in the caller's transaction.
+The decisions are made by `decide/replicate` and `decide/validate`; this module stores them, in the
+caller's transaction.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import structlog
 
 from axiom_server.config import Config
 from axiom_server.decide import replicate, validate
-from axiom_server.decide.replicate import Checker, Need, Panel
+from axiom_server.decide.replicate import Checker, Panel, ReplicaNeed
 from axiom_server.decide.standing import Level, level
 from axiom_server.decide.validate import ComparedResult, ComparisonDecision
 from axiom_server.store import alarms, comparisons, experiments, hosts, standing
@@ -23,21 +24,21 @@ from axiom_server.store.database import Connection
 from axiom_server.store.experiments import ParametersRow, VersionRow
 
 DAY_SECONDS = 86400.0
-WITHDRAW_SECONDS = 30 * DAY_SECONDS  # what a host returned since is doubted when it is charged
-KNOWN_ANSWER = 0  # task id of an answer that the server had before: its own dry run's
+WITHDRAW_SECONDS = 30 * DAY_SECONDS  # after a mismatch, a host's results of so long are re-checked
+KNOWN_ANSWER = 0  # task id that stands for the result of the server's own dry run
 
 log = structlog.get_logger()
 
 
 @dataclass(kw_only=True)
 class _Changes:
-    """The changes that comparisons make. ``states``: workunits by (state, note)."""
+    """The changes that follow from comparisons. ``states``: workunits by (state, note)."""
 
     states: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     confirmed: list[tuple[int, ...]] = field(default_factory=list)
     outliers: list[tuple[int, str]] = field(default_factory=list)
     irreproducible: list[tuple[int, str]] = field(default_factory=list)  # (version, why)
-    needs: list[Need] = field(default_factory=list)
+    needs: list[ReplicaNeed] = field(default_factory=list)
 
     def add(self, group: Sequence[OpenRow], decision: ComparisonDecision) -> None:
         """Add the decision on a workunit."""
@@ -59,7 +60,7 @@ class _Changes:
 
 
 async def compare_and_place(connection: Connection, config: Config) -> None:
-    """Decide every open comparison that waits for no replica, and queue the replicas it lacks."""
+    """Decide the open comparisons whose replicas have all returned; queue replicas they lack."""
     found = await comparisons.open_results(connection)
     live = config.deploy.live_minutes * 60
     panel = Panel(config.standing, await comparisons.checkers(connection, config.standing, live))
@@ -81,8 +82,8 @@ def _decide(
     for workunit_id, rows in groupby(found, key=lambda r: r.workunit_id):
         group = list(rows)
         version = known[group[0].version_id]
-        opinions = _opinions(config, group, answers.get(workunit_id))
-        decision = validate.compare(version.manifest, opinions)
+        results = _compared_results(config, group, answers.get(workunit_id))
+        decision = validate.compare(version.manifest, results)
         if decision.missing and version.state == "active":
             changes.needs.append(_need(group, version, decision))
         else:
@@ -90,28 +91,30 @@ def _decide(
     return changes
 
 
-def _opinions(
+def _compared_results(
     config: Config, group: Sequence[OpenRow], answer: ComparedResult | None
 ) -> list[ComparedResult]:
-    opinions = [
+    results = [
         ComparedResult(
             task_id=row.task_id, host_id=row.host_id, user_id=row.user_id, address=row.address,
             result=row.result, level=level(config.standing, row.standing),
         )
         for row in group
     ]  # fmt: skip
-    return opinions if answer is None else [answer, *opinions]
+    return results if answer is None else [answer, *results]
 
 
-def _need(group: Sequence[OpenRow], version: VersionRow, decision: ComparisonDecision) -> Need:
-    return Need(
+def _need(
+    group: Sequence[OpenRow], version: VersionRow, decision: ComparisonDecision
+) -> ReplicaNeed:
+    return ReplicaNeed(
         workunit_id=group[0].workunit_id,
         device=group[0].device,
         environment=version.manifest.environment,
         memory_bytes=version.manifest.resources.memory_bytes,
         users=frozenset(group[0].involved),
         addresses=frozenset(group[0].addresses),
-        contested=decision.verdict == "disputed",
+        disputed=decision.verdict == "disputed",
         count=decision.missing,
     )
 
@@ -120,19 +123,19 @@ async def _place(
     connection: Connection, config: Config, panel: Panel, found: Sequence[OpenRow],
     changes: _Changes, known: Mapping[int, VersionRow], answers: Mapping[int, ComparedResult],
 ) -> None:  # fmt: skip
-    """Draw hosts for the replicas. Where none is left, the results that are there decide."""
+    """Draw hosts for the replicas. Where no host is left, decide from the results that exist."""
     draws = {need.workunit_id: secrets.randbits(53) / 2**53 for need in changes.needs}
-    placed, nowhere = replicate.place(panel, changes.needs, draws)
+    placed, unplaceable = replicate.place(panel, changes.needs, draws)
     versions = {row.workunit_id: row.version_id for row in found}
     hold_seconds = config.replication.hold_hours * 3600
     await comparisons.queue_replicas(connection, placed, versions, hold_seconds)
     groups = {w: list(rows) for w, rows in groupby(found, key=lambda r: r.workunit_id)}
-    for need in nowhere:
+    for need in unplaceable:
         group = groups[need.workunit_id]
-        opinions = _opinions(config, group, answers.get(need.workunit_id))
+        results = _compared_results(config, group, answers.get(need.workunit_id))
         manifest = known[group[0].version_id].manifest
-        decision = validate.compare(manifest, opinions, all_asked=True)
-        if decision.verdict == "wanted":  # one account alone can compute it
+        decision = validate.compare(manifest, results, final=True)
+        if decision.verdict == "wanted":  # only one account can compute it
             decision = ComparisonDecision(verdict="wanted", note="nobody else could compute it")
         changes.add(group, decision)
 
@@ -159,7 +162,7 @@ async def _write(connection: Connection, config: Config, changes: _Changes) -> N
 async def _check_newcomers(
     connection: Connection, config: Config, checkers: Sequence[Checker]
 ) -> None:
-    """Let newcomers compute workunits whose result a trusted host has given; they cannot tell."""
+    """Check newcomers with workunits that a trusted host has computed; they look like any other."""
     if not await standing.has_trusted_hosts(connection):
         return
     newcomers = {c.user_id: c.host_id for c in checkers if c.live and c.level == Level.NEWCOMER}
@@ -171,32 +174,32 @@ async def _check_newcomers(
 async def _known_answers(
     connection: Connection, found: Sequence[OpenRow], known: Mapping[int, VersionRow]
 ) -> dict[int, ComparedResult]:
-    """The dry run's result where a workunit has its very seed, budget and parameters."""
-    tried = [row for row in found if _seed_was_tried(known[row.version_id], row)]
-    ids = sorted({row.parameters_id for row in tried})
+    """The dry run's result, by workunit, where seed, budget and parameters are the same."""
+    candidates = [row for row in found if _has_dry_run_seed(known[row.version_id], row)]
+    ids = sorted({row.parameters_id for row in candidates})
     sets = {p.parameters_id: p for p in await experiments.parameter_sets(connection, ids)}
     return {
         row.workunit_id: ComparedResult(
             task_id=KNOWN_ANSWER, host_id=0, user_id=None, level=Level.STAFF,
             result=(known[row.version_id].tried or {})["result"],
         )
-        for row in tried
-        if _is_as_tried(known[row.version_id], sets[row.parameters_id])
+        for row in candidates
+        if _has_dry_run_parameters(known[row.version_id], sets[row.parameters_id])
     }  # fmt: skip
 
 
-def _seed_was_tried(version: VersionRow, row: OpenRow) -> bool:
+def _has_dry_run_seed(version: VersionRow, row: OpenRow) -> bool:
     tried = version.tried or {}
     return row.device == "cpu" and bool(tried.get("same_bytes")) and tried.get("seed") == row.seed
 
 
-def _is_as_tried(version: VersionRow, parameters: ParametersRow) -> bool:
+def _has_dry_run_parameters(version: VersionRow, parameters: ParametersRow) -> bool:
     tried = version.tried or {}
     return not parameters.parameters and tried.get("budget_seconds") == parameters.budget_seconds
 
 
 async def quarantine_hosts(connection: Connection, config: Config) -> None:
-    """Keep hosts that were charged too often from further work."""
+    """Quarantine hosts with too many mismatches."""
     policy = config.replication
     for suspect in await standing.suspects(connection, policy.window_days * DAY_SECONDS):
         impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
@@ -209,7 +212,7 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
 
 
 async def quarantine(connection: Connection, host_id: int, reason: str) -> None:
-    """Quarantine a host; and its whole account, unless most of its hosts have a good record."""
+    """Quarantine a host, and its whole account unless most of its hosts have a good record."""
     all_hosts = await standing.hosts_of_account(connection, host_id)
     good = [
         h for h, state, streak in all_hosts if h != host_id and state == "active" and streak > 0

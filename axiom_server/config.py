@@ -78,11 +78,11 @@ name = {name}
 # all_enrolments_per_minute = 300.0
 # all_accounts_burst = 1000        # ... with a new account
 # all_accounts_per_hour = 1000.0
-# head_seconds = 15.0              # to receive a request's first line and headers
+# head_seconds = 15.0              # time to receive a request's first line and headers
 # body_seconds = 120.0             # ... and to receive its body
-# answer_seconds = 60.0            # a client that reads nothing of its answer is disconnected
-# connections = 10000              # open at once
-# connections_per_address = 1000   # from one address that is not a proxy
+# answer_seconds = 60.0            # a client that reads nothing for so long is disconnected
+# connections = 10000              # connections open at once
+# connections_per_address = 1000   # ... from one address that is not a proxy
 # proxies = []                     # web servers in front whose X-Forwarded-For is trusted:
                                    # ["127.0.0.1", "::1"] for one on this machine
 
@@ -92,26 +92,26 @@ name = {name}
 
 [lease]
 # buffer_seconds_max = 86400.0     # most work beyond what runs, whatever a host asks for
-# tasks_per_host = 0               # 0: limited by its slots and buffer only
+# tasks_per_host = 0               # 0: limited only by its slots and buffer
 # tasks_per_user = 0               # 0: no limit
 # deadline_factor = 10.0           # a lease lasts this many expected runs on that host
 # deadline_min_seconds = 21600.0
-# silent_hours = 24.0              # a host silent for this long loses its tasks to others
+# silent_hours = 24.0              # tasks of a host silent for this long go to others
 
 [replication]
-# trusted_after = 10               # confirmed results in a row until which all are checked
-# distrust = 100                   # so many more of its results are checked after a mismatch
+# trusted_after = 10               # all results of a host are checked until so many agree in a row
+# distrust = 100                   # after a mismatch, all are checked for so many more
 # one_in = 50                      # results of a trusted host: one in this many is checked
 # mismatches_to_quarantine = 3     # within window_days
 # window_days = 7.0
 # hold_hours = 6.0
 
-[standing]                         # what accounts earn, by what others confirmed
-# newcomer_cores = 8               # that a new account is believed to have, over all its hosts
-# cores_per_result = 2             # more for each confirmed result
-# unconfirmed_max = 4              # results that may wait to be confirmed, a believed core
+[standing]                         # how far accounts are trusted, by their confirmed results
+# newcomer_cores = 8               # cores for which a new account gets work, over all its hosts
+# cores_per_result = 2             # further cores for each confirmed result
+# unconfirmed_max = 4              # results that may wait for confirmation, for each such core
 # judge_results = 10               # an account judges others after so many confirmed results ...
-# judge_accounts = 3               # ... by so many accounts, or by a host of staff's ...
+# judge_accounts = 3               # ... by so many accounts, or by a trusted host of staff ...
 # judge_days = 2.0                 # ... and so long after it joined
 # senior_days = 30.0               # after so long, it settles disputes of younger judges
 # judges_min = 5                   # with fewer judges, newcomers judge each other by majority

@@ -11,7 +11,7 @@ ServerError                  exit 1   base class; used itself when no other fits
 ├── FileUnreadable           exit 9   a given file is missing or has the wrong content
 ├── DiskFull                 exit 10  no space left on the disk
 ├── SigningFailed            exit 11  a signing key is missing or cannot be decrypted
-├── NotFound                 exit 12  no such host, user or session
+├── NotFound                 exit 12  no such host, user, session or study
 └── DryRunFailed             exit 13  the experiment did not pass its dry run
 """
 
@@ -85,7 +85,7 @@ class SigningFailed(ServerError):
 
 
 class NotFound(ServerError):
-    """No such host, user or session."""
+    """No such host, user, session or study."""
 
     exit_code = 12
 

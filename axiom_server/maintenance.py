@@ -1,7 +1,7 @@
 """The periodic work of a serving process: leases, comparisons, replicas, watchdog, signatures.
 
-Any number of processes may run it: a round takes an advisory lock, and a process that does not get
-it skips the round.
+Any number of processes may run it: a round takes an advisory lock, and a process that cannot get
+the lock skips the round.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
 
 ROUND_LOCK = 0x726F756E6473  # "rounds"
-SIGN_SECONDS = 600.0  # the timestamp needs it every hour
-POOL_SECONDS = 5.0  # to wait for a connection before the database counts as down
+SIGN_SECONDS = 600.0  # the timestamp must be signed again every hour
+POOL_SECONDS = 5.0  # wait for a connection; after that the database counts as down
 WATCH_SECONDS = 60.0  # versions with reports this recent are examined
 WATCH_ROUNDS = 12  # ... or within this many rounds, if those take longer
 
@@ -93,7 +93,7 @@ class Maintenance:
 
 @asynccontextmanager
 async def _alone(connection: Connection) -> AsyncIterator[bool]:
-    """A transaction, and whether no other process is in one of a round."""
+    """Begin a transaction; yields whether no other process runs a round."""
     async with connection.transaction():
         locked = await row(connection, "SELECT pg_try_advisory_xact_lock(%s)", (ROUND_LOCK,))
         yield bool(locked[0])
@@ -141,9 +141,9 @@ async def stop_faulty_experiments(connection: Connection, config: Config) -> Non
 async def _find_alarm(
     connection: Connection, config: Config, version_id: int
 ) -> watchdog.Alarm | None:
-    """The alarm to raise for a version, if any; hosts at fault instead are quarantined."""
+    """The alarm to raise for a version, if any. If hosts are at fault, they are quarantined."""
     recent = await tasks.recently_ended(connection, version_id, known=True)
-    known = bool(recent)  # else nobody whom others have confirmed has computed it yet
+    known = bool(recent)  # False: so far only newcomers have computed it
     if not known:
         recent = await tasks.recently_ended(connection, version_id, known=False)
     alarm = watchdog.watch(recent, known=known)
@@ -153,14 +153,14 @@ async def _find_alarm(
         )
         failing = alarm.kind == "error_rate"
         newest_faults = await tasks.newest_faults(connection, version_id, known) if failing else {}
-        if not watchdog.is_of_accounts(alarm, recent, longer_running, newest_faults):
+        if not watchdog.blames_accounts(alarm, recent, longer_running, newest_faults):
             return alarm
-    twins = await tasks.twins(connection, version_id, known)
-    if not twins:
+    same_numbers = await tasks.same_numbers(connection, version_id, known)
+    if not same_numbers:
         return None
     live = await hosts.live_users(connection, config.deploy.live_minutes * 60)
-    company = await tasks.company(connection, version_id, len(live), known)
-    suspects, alarm = watchdog.same_results(twins, company)
+    other_users = await tasks.other_users(connection, version_id, len(live), known)
+    suspects, alarm = watchdog.judge_same_numbers(same_numbers, other_users)
     for host_id in suspects:
         await comparison.quarantine(
             connection, host_id, "it returned the same numbers for different seeds"

@@ -1,6 +1,6 @@
 """A project's data folder: find or create it, and open its database.
 
-DIR/project.toml   DIR/postgres/   DIR/bundles/   DIR/keys/   DIR/logs/
+The folder holds project.toml, postgres/, bundles/, keys/ and logs/.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class ProjectFolder:
 
     @contextmanager
     def database(self, *, schema: bool = True) -> Iterator[str]:
-        """The conninfo of a database that runs during the block, migrated to the newest schema.
+        """The connection string of a database that runs during the block.
 
-        Without ``schema`` it is not migrated, so that a backup can be restored into it.
+        The database is migrated to the newest schema. Without ``schema`` it is not, so that a
+        backup can be restored into it.
         """
         if url := os.environ.get(DATABASE_VARIABLE):
             if schema:
@@ -75,12 +76,12 @@ class ProjectFolder:
 
 
 def default_path() -> Path:
-    """The folder of a project when none is given."""
+    """The project folder that is used when none is given."""
     return platformdirs.user_data_path("axiom-server")
 
 
 def find_project(given: Path | None) -> ProjectFolder:
-    """The project folder of a command: given, from the environment, current, or default.
+    """The project folder of a command: as given, else from the environment, current or default.
 
     Raises NotInitialised.
     """

@@ -34,7 +34,9 @@ app = typer.Typer(
 
 Dir = Annotated[
     Path | None,
-    typer.Option("--dir", help="The project folder (default: AXIOM_SERVER_DIR, or this folder)."),
+    typer.Option(
+        "--dir", help="The project folder (default: AXIOM_SERVER_DIR, else the current folder)."
+    ),
 ]
 
 
@@ -92,7 +94,7 @@ def init(
     print(f"root key fingerprint {folder.bundles.fingerprint()} (volunteers may check it)")
     if not os.environ.get(PASSPHRASE_VARIABLE):
         print(
-            f"its signing keys are not encrypted, in {folder.keys}: move root.pem and "
+            f"the signing keys in {folder.keys} are not encrypted: move root.pem and "
             f"targets.pem to another machine, or run init with {PASSPHRASE_VARIABLE} set"
         )
 
@@ -122,7 +124,7 @@ def serve(
     if tls is not None:
         tls.check()
     listener = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host  # RFC 3986, of an IPv6 address
+    shown = f"[{host}]" if ":" in host else host  # an IPv6 address, as RFC 3986 writes it
     print(f"serving {'https' if tls else 'http'}://{shown}:{port}", flush=True)
     if tls is None and not is_loopback(host):
         print("agents refuse plain HTTP to another machine: give --certificate and --key, or put "
@@ -173,21 +175,21 @@ def publish(
     sources, dry_runs = check_sources(folder, files, tried or (), options, log)
 
     async def work(connection: Connection) -> Any:
-        done, told = await publish_and_describe(connection, folder, sources, dry_runs, secret)
+        done, notes = await publish_and_describe(connection, folder, sources, dry_runs, secret)
         detail = {"published": [version.manifest.ref for version, _ in done]}
         await staff_store.record(connection, staff_store.command_user(), "publish", detail)
-        return done, told
+        return done, notes
 
-    published, told = run_transaction(folder, work)
+    published, notes = run_transaction(folder, work)
     if as_json:
         print_json(
-            {"published": [p.manifest.ref for p, _ in published], "tried": dry_runs, "told": told}
+            {"published": [p.manifest.ref for p, _ in published], "tried": dry_runs, "told": notes}
         )
         return
     for version, is_new in published:
-        note = "" if is_new else " (it was published already)"
+        note = "" if is_new else " (already published)"
         print(f"{version.manifest.ref} {version.sha256[:16]}{note}")
-        for line in told.get(version.manifest.ref, ()):
+        for line in notes.get(version.manifest.ref, ()):
             print(f"  {line}")
 
 
@@ -198,7 +200,7 @@ app.command()(deploy.deploy)
 def review(
     context: typer.Context,
     note: Annotated[
-        list[str] | None, typer.Option(help="Text to add under next steps in the session log.")
+        list[str] | None, typer.Option(help="A line to add to the session log's next steps.")
     ] = None,
     as_json: Json = False,
     markdown: Annotated[
@@ -241,7 +243,7 @@ def show_log(
         bool, typer.Option("--markdown", help="Print the log as Markdown.")
     ] = False,
 ) -> None:
-    """Print a session log, with everything that was deployed after its review."""
+    """Print a session log, including what was deployed after its review."""
     from axiom_server.errors import NotFound
     from axiom_server.review.log import SessionLog
     from axiom_server.review.session_log import session_log
@@ -286,7 +288,7 @@ def import_file(
     if as_json:
         print_json(imported)
         return
-    known = f" ({imported.already_known:,} were known)" if imported.already_known else ""
+    known = f" ({imported.already_known:,} imported before)" if imported.already_known else ""
     print(
         f"{imported.results:,} results of {imported.users} users on {imported.hosts} hosts "
         f"imported{known}"
@@ -321,19 +323,19 @@ def restore(
     folder = restore_backup(file, directory)
     print(f"restored in {folder.path}")
     if not folder.keys.exists():
-        print(f"its keys were not in the backup: copy them to {folder.keys}")
+        print(f"the backup holds no signing keys: copy them to {folder.keys}")
 
 
 @app.command(name="new-epoch")
 def new_epoch(context: typer.Context) -> None:
-    """Tell hosts that the database was restored from an older backup, by other means than restore.
+    """Make hosts report again, after restoring the database by other means than `restore`.
 
-    Give it once, after the dump is loaded and before the server starts.
+    Run it once, after the dump is loaded and before the server starts.
     """
     from axiom_server.transfer.backup import begin_epoch
 
     begin_epoch(project_of(context))
-    print("a new epoch has begun: hosts report again what they have reported since the backup")
+    print("a new epoch has begun: hosts will report again what they reported since the backup")
 
 
 def _print_log(log: Any, as_json: bool, markdown: bool) -> None:

@@ -26,9 +26,9 @@ from axiom_server.errors import ServerError
 
 READY_WITHIN_SECONDS = 60.0  # initdb and migrations take 2 s on an idle machine
 READY_POLL_SECONDS = 0.1
-STOP_WITHIN_SECONDS = 20.0  # serve finishes its requests, then PostgreSQL writes a checkpoint
+STOP_WITHIN_SECONDS = 20.0  # the server finishes its requests; PostgreSQL writes a checkpoint
 REVIEW_SECONDS = 12.0  # reserved out of --seconds for the last reports, review and log
-BUSY_SHARE = 0.85  # of the cores' time: other processes need some, and the last run ends alone
+BUSY_SHARE = 0.85  # of the cores' time: other processes use some, and the last run leaves one idle
 VOLUNTEER = "Demo volunteer"
 
 

@@ -25,45 +25,50 @@ def deploy(
         bool, typer.Option("--fill-idle", help="Fill the idle cores and GPUs of every live host.")
     ] = False,
     count: Annotated[
-        int | None, typer.Option(help="How many: in total for any host, or for each of --hosts.")
+        int | None,
+        typer.Option(help="Number of workunits: in total, or for each host of --hosts."),
     ] = None,
     hosts: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID", help="Only these hosts: fills what they have idle, unless --count is set."
+            metavar="ID", help="Only these hosts; fills their idle slots unless --count is given."
         ),
     ] = None,
     ceiling: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest number of each experiment that may wait for any host."),
+        typer.Option(
+            min=1, help="With --count: queue each experiment up to this many workunits at most."
+        ),
     ] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="For GPUs only.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Deploy to GPUs only.")] = False,
     parameters: Annotated[
         Path | None, typer.Option(help="TOML file with the parameter sets of a sweep.")
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="Seconds for each run; otherwise what the experiment declares."
+            min=0.001, help="Seconds for each run (default: what the experiment declares)."
         ),
     ] = None,
     weight: Annotated[
         float | None,
-        typer.Option(min=0.0, help="The experiment's share of the work for any host (default 1)."),
+        typer.Option(
+            min=0.0, help="The experiment's relative share of the common queue (default 1)."
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=V1,V2",
-            help="Values of a parameter; with several, every combination. Needs --seeds.",
+            help="Values of a parameter; repeat it to deploy every combination. Needs --seeds.",
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="With --sweep: seeds of each combination.")
+        int | None, typer.Option(min=1, help="With --sweep: number of seeds for each combination.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make new workunits, with seeds that were never used before."""
+    """Create new workunits, with seeds that were never used before."""
     if sweep or seeds is not None:
         _refuse_with_sweep(
             fill_idle=fill_idle, count=count, hosts=hosts, gpu=gpu, parameters=parameters,
@@ -97,16 +102,16 @@ def deploy(
         print_json(_as_json(deployed))
     else:
         _print_deployed(deployed)
-        _print_why_little(deployed, ceiling, config.deploy.hold_hours)
+        _explain_if_none_deployed(deployed, ceiling, config.deploy.hold_hours)
 
 
 def _refuse_with_sweep(**others: object) -> None:
-    """Raise Usage when --sweep comes with options of another way to deploy."""
+    """Raise Usage when --sweep is combined with options that it does not support."""
     from axiom_server.errors import Usage
 
     for name, value in others.items():
         if value:
-            raise Usage(f"--sweep does not go with --{name.replace('_', '-')}")
+            raise Usage(f"--sweep cannot be combined with --{name.replace('_', '-')}")
 
 
 def _deploy_sweep(
@@ -131,8 +136,8 @@ def _deploy_sweep(
 def _separate_host_ids(names: list[str], given: Sequence[str]) -> tuple[list[str], list[int]]:
     """Experiment names and host ids from ``--hosts 1 2``, ``--hosts 1,2`` or a repeated option.
 
-    In ``--hosts 1 2`` the command-line parser takes ``2`` for an experiment; no experiment's name
-    is a number, so it is a host. Raises Usage.
+    In ``--hosts 1 2`` the command-line parser reads ``2`` as an experiment. No experiment's name
+    is a number, so it is taken as a host. Raises Usage.
     """
     from axiom_server.errors import Usage
 
@@ -158,7 +163,7 @@ def _check_options(
     if count is not None and count < 1:
         raise Usage(f"--count must be at least 1, not {count}")
     if ceiling is not None and (count is None or host_ids):
-        raise Usage("--ceiling limits work for any host: give --count N, and no --hosts")
+        raise Usage("--ceiling limits the common queue: give --count N, and no --hosts")
 
 
 def _as_json(deployed: Deployed) -> dict[str, object]:
@@ -183,14 +188,14 @@ def _print_deployed(deployed: Deployed) -> None:
         print(f"{deployed.pool:,} of them wait for any host")
 
 
-def _print_why_little(deployed: Deployed, ceiling: int | None, hold_hours: float) -> None:
-    """Say why nothing was deployed, and what happens next."""
+def _explain_if_none_deployed(deployed: Deployed, ceiling: int | None, hold_hours: float) -> None:
+    """Print why nothing was deployed, and what happens next."""
     if deployed.standing:
         print(
             "no host has idle cores or GPUs now; hosts that join within "
-            f"{hold_hours:g} hours will be given work"
+            f"{hold_hours:g} hours will get work"
         )
     elif not deployed.workunits and ceiling:
-        print(f"as many as {ceiling:,} wait already; axiom-server status shows the queue")
+        print(f"{ceiling:,} or more wait already; axiom-server status shows the queue")
     elif not deployed.workunits:
         print("none of these hosts has idle cores or GPUs; axiom-server hosts shows them")

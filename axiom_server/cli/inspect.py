@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.add_typer(users_app, name="users")
     app.add_typer(hosts_app, name="hosts")
-    app.add_typer(hosts_app, name="host", hidden=True)  # as it was called in 0.1.0
+    app.add_typer(hosts_app, name="host", hidden=True)  # the command's name in 0.1.0
     app.add_typer(experiments_app, name="experiments")
     app.add_typer(export_app, name="export")
 
@@ -55,7 +55,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 @hosts_app.callback()
 def hosts(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="List at most this many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """List hosts, the most recently seen first."""
@@ -81,7 +81,7 @@ def hosts(
 def quarantine(
     context: typer.Context, host: int, reason: Annotated[str, typer.Option()] = "by staff"
 ) -> None:
-    """Give a host no more work. Its unconfirmed results are not credited."""
+    """Stop giving a host work. Its unconfirmed results are not credited."""
     _set_host(context, host, "quarantined", reason)
 
 
@@ -95,9 +95,9 @@ def release(context: typer.Context, host: int) -> None:
 def trust(
     context: typer.Context,
     host: int,
-    undo: Annotated[bool, typer.Option("--undo", help="Trust it no longer.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Stop trusting it.")] = False,
 ) -> None:
-    """Trust a host of your own: its results are the truth that all others are held against."""
+    """Trust one of the project's own hosts: results of others are judged by comparison with its."""
     from axiom_server.errors import NotFound
     from axiom_server.store import standing
 
@@ -138,7 +138,7 @@ def users_add(
     user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:
         raise Usage(
-            f"the name {name!r} is taken by an account that has a key, or looks like another"
+            f"the name {name!r} belongs to an account that has a key, or looks like another name"
         )
     if as_json:
         print_json({"user_id": user_id, "user": name, "account_key": key})
@@ -150,9 +150,9 @@ def users_add(
 def users_vouch(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The volunteer's name.")],
-    undo: Annotated[bool, typer.Option("--undo", help="Answer for them no longer.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Stop vouching for them.")] = False,
 ) -> None:
-    """Answer for somebody you know: their hosts get work for all their cores at once.
+    """Vouch for a volunteer you know: their hosts get work for all their cores at once.
 
     Their results are checked like everybody's. Accounts made by `users add` are vouched for.
     """
@@ -162,14 +162,14 @@ def users_vouch(
     if not run_transaction(
         project_of(context), lambda c: standing.vouch(c, name, vouched=not undo)
     ):
-        raise NotFound(f"no user {name!r}; axiom-server users list names them")
+        raise NotFound(f"no user {name!r}; axiom-server users list shows them")
     print(f"user {name} is {'no longer ' if undo else ''}vouched for")
 
 
 @users_app.command("list")
 def users_list(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 1000,
+    limit: Annotated[int, typer.Option("--most", min=1, help="List at most this many.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """List users by credit, highest first."""
@@ -188,9 +188,9 @@ def users_list(
 def tasks(
     context: typer.Context,
     state: Annotated[
-        str | None, typer.Option(help="Only this state: leased, reported, reviewed or lost.")
+        str | None, typer.Option(help="Only tasks in this state: leased, reported, reviewed, lost.")
     ] = None,
-    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 50,
+    limit: Annotated[int, typer.Option("--most", min=1, help="List at most this many.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List tasks, the newest first."""
@@ -198,7 +198,7 @@ def tasks(
     from axiom_server.store import tasks as store
 
     if state is not None and state not in store.STATES:
-        raise Usage(f"there is no state {state!r}; give one of {', '.join(store.STATES)}")
+        raise Usage(f"{state!r} is not a task state; give one of {', '.join(store.STATES)}")
     found = run_transaction(project_of(context), lambda c: store.listing(c, state, limit))
     if as_json:
         print_json([line._asdict() for line in found])
@@ -263,9 +263,9 @@ def _set_experiment(context: typer.Context, name: str, state: str, reason: str) 
 @export_app.command("statistics")
 def export_statistics(
     context: typer.Context,
-    target: Annotated[Path, typer.Argument(help="A folder; it is made when it is not there.")],
+    target: Annotated[Path, typer.Argument(help="The output folder; created if missing.")],
 ) -> None:
-    """Write tables.xml, user.gz, host.gz and team.gz, as BOINC's statistics sites read them."""
+    """Write tables.xml, user.gz, host.gz and team.gz, which BOINC's statistics sites read."""
     from axiom_server.transfer.export_statistics import export_statistics as write_statistics
 
     run_transaction(project_of(context), lambda c: write_statistics(c, target))
@@ -303,13 +303,14 @@ def export_study(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A study, or an experiment with findings.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="The new folder (default: its name, here).")
+        Path | None,
+        typer.Argument(help="The new folder (default: named after the study, in this folder)."),
     ] = None,
 ) -> None:
     """Export a study as an RO-Crate: script, declaration, results, verdicts, maps, notebook."""
     from axiom_server.transfer.export_study import export_study as write_study
 
     project, target = project_of(context), folder or Path(name)
-    held = run_transaction(project, lambda c: write_study(c, project, name, target))
-    print(f"{target}: {held}")
+    summary = run_transaction(project, lambda c: write_study(c, project, name, target))
+    print(f"{target}: {summary}")
     print(f"check it: jupyter execute {target / 'reproduce.ipynb'}")

@@ -26,7 +26,7 @@ KeysDir = Annotated[
 ]
 ToRequest = Annotated[
     Path | None,
-    typer.Option("--request", help="Write a signing request to this file, to sign elsewhere."),
+    typer.Option("--request", help="Write a signing request to this file, to be signed elsewhere."),
 ]
 Tried = Annotated[
     list[Path] | None,
@@ -60,9 +60,11 @@ def register(app: typer.Typer) -> None:
 @keys_app.command("init")
 def make(
     folder: Annotated[Path, typer.Argument(help="A new folder for the keys.")],
-    root_keys: Annotated[int, typer.Option(min=1, max=20)] = 1,
-    targets_keys: Annotated[int, typer.Option(min=1, max=20)] = 1,
-    no_passphrase: Annotated[bool, typer.Option("--no-passphrase")] = False,
+    root_keys: Annotated[int, typer.Option(min=1, max=20, help="Number of root keys.")] = 1,
+    targets_keys: Annotated[int, typer.Option(min=1, max=20, help="Number of targets keys.")] = 1,
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Do not encrypt the keys.")
+    ] = False,
 ) -> None:
     """Create the keys of a new project; put them in DIR/keys before axiom-server init DIR."""
     from axiom_server.publish import signed_changes
@@ -106,12 +108,12 @@ def protect(context: typer.Context, keys_dir: KeysDir = None) -> None:
     secret = signed_changes.given_passphrase(_ask_new_passphrase)
     for path in [path for role in STAFF_ROLES for path in key_files(folder, role)]:
         changed = protect_key(path, secret)
-        print(f"{path}  {'encrypted' if changed else 'was encrypted already'}")
+        print(f"{path}  {'encrypted' if changed else 'already encrypted'}")
 
 
 @keys_app.command("rotate")
 def rotate(context: typer.Context, role: RoleName, keys_dir: KeysDir = None) -> None:
-    """Replace the keys of a role. Needs the root keys here; clients accept the new keys alone."""
+    """Replace the keys of a role (needs the root keys). Clients then accept only the new keys."""
     from axiom_server.publish import signed_changes
     from axiom_server.trust.keys import STAFF_ROLES
     from axiom_server.trust.root_rotation import rotate as rotate_keys
@@ -130,7 +132,7 @@ def change(
     role: RoleName,
     add: Annotated[list[Path] | None, typer.Option(help="A public key to trust, ROLE.pub.")] = None,
     drop: Annotated[
-        list[str] | None, typer.Option(help="Id of a key to stop trusting, from keys list.")
+        list[str] | None, typer.Option(help="Id of a key to stop trusting; keys list shows it.")
     ] = None,
     threshold: Annotated[
         int | None, typer.Option(min=1, max=20, help="How many signatures the role needs.")
@@ -159,7 +161,7 @@ def import_device(
 
 @keys_app.command("renew")
 def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest = None) -> None:
-    """Sign the current bundles again, before the targets metadata expires (after 180 days)."""
+    """Sign the list of bundles again, before it expires (180 days after it was signed)."""
     from axiom_server.publish import signed_changes
 
     folder = project_of(context)
@@ -199,7 +201,7 @@ def withdraw(
     keys_dir: KeysDir = None,
     request: ToRequest = None,
 ) -> None:
-    """Withdraw published versions: hosts start no more tasks of them."""
+    """Withdraw published versions: hosts start no further tasks of them."""
     from axiom_server.publish import signed_changes
 
     folder = project_of(context)
@@ -241,7 +243,7 @@ def install(
     context: typer.Context,
     request: Annotated[Path, typer.Argument(help="A signed request.")],
 ) -> None:
-    """Put a signed request into effect on the server."""
+    """Put a signed request into effect; run it on the server."""
     from axiom_server.publish import signed_changes
 
     signed_changes.install(project_of(context), request)
@@ -285,7 +287,7 @@ def log_to_stdout(line: str) -> None:
 
 
 def log_to_stderr(line: str) -> None:
-    """Print a line of progress apart from the JSON on stdout."""
+    """Print a line of progress to stderr, because stdout holds JSON."""
     print(line, file=sys.stderr, flush=True)
 
 

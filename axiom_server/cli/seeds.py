@@ -1,4 +1,4 @@
-"""The commands `axiom-server seeds ...`: budgets of seeds that the server spends by itself.
+"""The commands `axiom-server seeds ...`: budgets of seeds that the server spends on its own.
 
 Imports are inside the functions, so that ``axiom-server --help`` answers at once.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from axiom_server.store.database import Connection
 
 app = typer.Typer(
-    help="Budgets of seeds: the server issues seeds where they decide most, and stops by itself.",
+    help="Seed budgets: the server issues seeds where they are expected to decide most findings.",
     no_args_is_help=True,
 )
 
@@ -23,10 +23,10 @@ app = typer.Typer(
 @app.command()
 def give(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(help="Experiments whose findings to decide.")],
-    seeds: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many seeds.")],
+    names: Annotated[list[str], typer.Argument(help="Experiments that share the budget.")],
+    seeds: Annotated[int, typer.Option(min=1, max=1_000_000, help="Largest number of seeds.")],
 ) -> None:
-    """Give the findings of one experiment, or of several, a common budget of seeds."""
+    """Set a budget of seeds for deciding the findings of one or more experiments."""
     from axiom_server.errors import Usage
     from axiom_server.publish.deploy import select_versions
     from axiom_server.store import seed_budgets
@@ -34,16 +34,16 @@ def give(
     async def work(connection: Connection) -> None:
         chosen = await select_versions(connection, names)
         if without := [v.manifest.ref for v in chosen if not v.manifest.findings]:
-            raise Usage(f"{without[0]} declares no finding, so that no seed decides anything")
+            raise Usage(f"{without[0]} declares no findings, so seeds would decide nothing")
         await seed_budgets.give(connection, [v.version_id for v in chosen], seeds)
 
     run_transaction(project_of(context), work)
-    print(f"{seeds:,} seeds at most for {', '.join(names)}; axiom-server serve issues them")
+    print(f"up to {seeds:,} seeds for {', '.join(names)}; axiom-server serve issues them")
 
 
 @app.command("list")
 def list_budgets(context: typer.Context, as_json: Json = False) -> None:
-    """List budgets: what was issued of each, and why it waits or was closed."""
+    """List budgets: the seeds issued, and why a budget is waiting or closed."""
     from axiom_server.store import seed_budgets
 
     found = run_transaction(project_of(context), seed_budgets.listing)

@@ -56,7 +56,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headings: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Print aligned columns under their headings; nothing when there is no line."""
+    """Print aligned columns under their headings; print nothing when there are no lines."""
     texts = [[str(cell) for cell in line] for line in lines]
     if not texts:
         return

@@ -1,4 +1,4 @@
-"""``axiom-server staff``: who may sign in to the staff's pages, and who did what."""
+"""The commands `axiom-server staff ...`: keys for the staff pages, and the audit log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import typer
 
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
-app = typer.Typer(help="Let staff sign in to their pages; show who did what.", no_args_is_help=True)
+app = typer.Typer(
+    help="Manage who may sign in to the staff pages; show the audit log.", no_args_is_help=True
+)
 
 
 @app.command("add")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who it is.")],
+    name: Annotated[str, typer.Argument(help="The staff member's name.")],
     as_json: Json = False,
 ) -> None:
-    """Make a key to sign in with at /staff. It is shown only now."""
+    """Create a key for signing in at /staff. It is shown only now."""
     from axiom_server.errors import Usage
     from axiom_server.store import staff, users
     from axiom_server.store.database import Connection
@@ -29,7 +31,7 @@ def add(
         return await staff.add(connection, name, stored)
 
     if not run_transaction(project_of(context), work):
-        raise Usage(f"{name!r} has a key already; axiom-server staff remove takes it")
+        raise Usage(f"{name!r} has a key already; axiom-server staff remove revokes it")
     if as_json:
         print_json({"name": name, "key": key})
     else:
@@ -37,8 +39,11 @@ def add(
 
 
 @app.command("remove")
-def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="Who it is.")]) -> None:
-    """Take the key, and end all sessions that were opened with it."""
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The staff member's name.")],
+) -> None:
+    """Revoke a staff member's key and end all sessions that were opened with it."""
     from axiom_server.errors import NotFound
     from axiom_server.store import staff
     from axiom_server.store.database import Connection
@@ -49,16 +54,16 @@ def remove(context: typer.Context, name: Annotated[str, typer.Argument(help="Who
 
     if not run_transaction(project_of(context), work):
         raise NotFound(f"nobody named {name!r} has a staff key")
-    print(f"{name} can sign in no more")
+    print(f"{name} can no longer sign in")
 
 
 @app.command("log")
 def log(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--most", min=1, help="Largest number of lines.")] = 50,
+    limit: Annotated[int, typer.Option("--most", min=1, help="List at most this many.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Show who did what, the newest first."""
+    """Show the audit log: what each staff member did, the newest first."""
     from axiom_server.store import staff
 
     lines = run_transaction(project_of(context), lambda c: staff.audit_log(c, limit))

@@ -50,7 +50,7 @@ def start(
     except StudyError as error:
         raise Usage(f"{file}: {error}") from None
     if made is None:
-        raise Usage(f"a study {design.name!r} was declared before; give this one another name")
+        raise Usage(f"a study named {design.name!r} exists already; give this one another name")
     study, count = made
     if as_json:
         print_json({"study": study.name, "sha256": study.digest, "workunits": count})
@@ -63,9 +63,9 @@ def start(
 def extend(
     context: typer.Context,
     name: StudyName,
-    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="How many more.")],
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Number of further seeds.")],
 ) -> None:
-    """Give a study more seeds, for all its parameter sets; its verdicts are valid at any time."""
+    """Add seeds to a study, for all its parameter sets. Verdicts remain valid at any time."""
     from axiom_server.review import studies
 
     made = run_transaction(project_of(context), lambda c: studies.extend(c, name, seeds))
@@ -113,7 +113,7 @@ def draw_map(
     name: StudyName,
     file: Annotated[Path, typer.Argument(help="The picture, such as map.png or map.svg.")],
 ) -> None:
-    """Draw the study's maps as they are by now."""
+    """Draw the study's maps from the results so far."""
     from axiom_protocol.figure import FigureError
     from axiom_protocol.study_map import draw_maps
     from axiom_server.errors import FileUnreadable, NotFound

@@ -1,10 +1,11 @@
 """Recognise copies of an agent: two runs with one identity, from a copied disk or container volume.
 
-Each start of an agent is a run with a random id. Where a run can prove that the one before it has
-ended (it says so, or both ran in the same folder of the same running system, which a lock allows to
-one agent only), it takes its place at once. Otherwise it may be a copy, so it waits: nothing is
-granted to it and nothing taken back, until the other run is heard (then it is a copy) or has been
-silent for too long (then it is a restart, after a power cut or on other hardware).
+Each start of an agent is a run with a random id. A new run replaces the previous run at once if it
+is known that the previous run has ended: it said so, or both ran in the same folder of the same
+running system, where a lock admits only one agent. Otherwise the new run may be a copy, so it
+waits: no tasks are granted to it and none are taken back. If the previous run then sends a request,
+the new run is a copy. If the previous run stays silent for too long, the new run is a restart,
+after a power cut or on other hardware.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class KnownRun(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """The run that sends a request; the request's number, 0 if it is none of its own."""
+    """The run that sends a request, and the request's number (0: another run made the request)."""
 
     run: str
     place: str
@@ -51,12 +52,12 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDecision:
-    """What the host's runs are from now on, and what follows for the request.
+    """The host's runs after a request, and how the request is answered.
 
-    accepted   it is answered as any other
-    waiting    nothing is changed for it yet
-    late       it was sent before its run ended: only its reports count
-    copy       its run is another's copy, and must join as a host of its own
+    accepted   like any other
+    waiting    without changing anything yet
+    late       the request was sent before its run ended: only its reports count
+    copy       the run is a copy of another, and must join as a new host
     """
 
     verdict: Verdict
@@ -64,7 +65,7 @@ class RunDecision:
 
 
 def request_number(request_id: str, run: str) -> int:
-    """The number in an id RUN-NUMBER; 0 for the request of another run, sent again."""
+    """The number in an id RUN-NUMBER; 0 if another run made the request, which is sent again."""
     instance, _, number = request_id.rpartition("-")
     return int(number) if instance == run and number.isascii() and number.isdigit() else 0
 
@@ -74,7 +75,7 @@ def decide_run(
 ) -> RunDecision:
     """Decide which run a request comes from, and whether it may use the host's identity.
 
-    silent_seconds  a run that was not heard for this long has ended
+    silent_seconds  a run that sent nothing for this long has ended
     """
     runs = {run.run: run for run in known}
     current = next((run for run in known if run.state == "current"), None)
@@ -98,7 +99,7 @@ def _has_ended(current: KnownRun, caller: Caller, now: float, silent_seconds: fl
 
 
 def _accept(runs: dict[str, KnownRun], caller: Caller, now: float) -> RunDecision:
-    """The caller takes the place of the run before it."""
+    """The caller replaces the current run."""
     ended = {
         name: msgspec.structs.replace(run, state="ended") if run.state == "current" else run
         for name, run in runs.items()
@@ -111,7 +112,7 @@ def _accept(runs: dict[str, KnownRun], caller: Caller, now: float) -> RunDecisio
 def _continue(
     runs: dict[str, KnownRun], current: KnownRun, caller: Caller, now: float
 ) -> RunDecision:
-    """The current run lives: those that have waited for its end are copies of it."""
+    """The current run still sends requests, so the runs that wait for its end are copies of it."""
     number = max(current.number, caller.number)
     changed = {
         name: msgspec.structs.replace(run, state="copy")
@@ -126,7 +127,7 @@ def _continue(
 def _after_end(
     runs: dict[str, KnownRun], ended: KnownRun, caller: Caller, now: float
 ) -> RunDecision:
-    """A run whose place was taken is heard again: a delayed request of it, or it lives."""
+    """A replaced run sends a request: a delayed one if its number is old; else it is a copy."""
     if caller.number <= ended.number:
         return RunDecision(verdict="late", runs=list(runs.values()))
     runs[caller.run] = _made(caller, "copy", now)
@@ -148,6 +149,6 @@ def _made(caller: Caller, state: State, now: float, *, number: int | None = None
 
 
 def _kept(runs: dict[str, KnownRun]) -> list[KnownRun]:
-    """The newest runs, the current one among them."""
+    """The newest runs, always with the current one."""
     order = sorted(runs.values(), key=lambda r: (r.state != "current", -r.seen_at, r.run))
     return order[:RUNS_MAX]

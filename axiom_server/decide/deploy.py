@@ -1,4 +1,4 @@
-"""Decide which new workunits to make: as many as hosts have idle, evenly over experiments."""
+"""Decide which new workunits to create: one for each idle slot, evenly over the experiments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Device = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class IdleHost:
-    """A host with slots that run nothing and that no queued workunit is reserved for.
+    """A host with idle slots: they run nothing, and no queued workunit is reserved for them.
 
     earned  tasks that its user may still have in hand, over all hosts; None: no limit
     """
@@ -34,11 +34,10 @@ class Candidate:
     environment: str
     cpu_cores: int = 1
     gpus: int = 0  # how many it needs; with 0 it runs on the CPU, or on a GPU if it uses torch
-
-    cohort: int = 1  # most that one GPU runs together
+    cohort: int = 1  # largest number of its workunits that one GPU runs together
 
     def fits(self, device: Device) -> bool:
-        """Whether a workunit of it can use such a slot."""
+        """Whether one of its workunits can use a slot of this device."""
         return (self.gpus > 0 or self.environment == "torch") if device == "gpu" else self.gpus == 0
 
     def slots(self, device: Device) -> int:
@@ -56,8 +55,8 @@ class Placement:
     count: int
 
 
-def bound_by_standing(hosts: Sequence[IdleHost]) -> list[IdleHost]:
-    """The same hosts with no more idle than their users are believed to have together."""
+def limit_by_standing(hosts: Sequence[IdleHost]) -> list[IdleHost]:
+    """The hosts, with their idle slots limited to what each user's standing allows in total."""
     left: dict[int | None, int] = {}
     bounded = []
     for host in hosts:
@@ -122,9 +121,9 @@ def spread(
 def _fill_slots(
     fitting: Sequence[Candidate], host: IdleHost, device: Device, given: dict[int, int]
 ) -> dict[int, int]:
-    """Fill the slots, each time with the version that was given least (the first, of equals).
+    """Fill the slots one by one, each with the version that has the fewest workunits so far.
 
-    A slot of a GPU that runs several together gets as many workunits as it holds.
+    Of equals, the first is taken. A GPU slot gets as many workunits as it runs together.
     """
     counts: dict[int, int] = {}
     slots = host.gpu if device == "gpu" else host.cpu

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-CLOCK_TOLERANCE = 1.02  # two clocks, one of them a volunteer's: quartz is better than 0.1 %
+CLOCK_TOLERANCE = 1.02  # the server's clock and the host's differ; quartz is better than 0.1 %
 GRACE_SECONDS = 2.0  # for each slot, once: the grant and the report each take a round trip
 MISMATCH_FACTOR = 1.2  # no clock drifts that much; smaller excesses are only capped
 MISMATCH_SECONDS = 120.0

@@ -13,8 +13,8 @@ from axiom_protocol.messages import GRANTS_MAX, Capacity
 
 FAILS_REPEATEDLY = 2  # failed tasks in a row; a single failure is common on a host with 240 cores
 EARNING = (
-    "a new account gets more work as its results are confirmed; "
-    "it has as much in hand as it has earned"
+    "this account's hosts hold as many tasks as its standing allows; "
+    "it gets more work as its results are confirmed"
 )
 
 Device = Literal["cpu", "gpu"]
@@ -24,7 +24,7 @@ HOUR, DAY = 3600.0, 86400.0
 class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many tasks a host may hold, and for how long.
 
-    buffer_seconds_max      most seconds of work beyond what runs, whatever the host asks for
+    buffer_seconds_max      most seconds of work queued on a host beyond what it runs
     tasks_per_host          most tasks that one host may hold; 0: limited by slots and buffer
     tasks_per_user          most tasks that all hosts of one user may hold; 0: no limit
     deadline_factor         a lease lasts this many times the expected run on this host
@@ -44,11 +44,11 @@ class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class HostView:
     """What the server knows about a host when it grants work.
 
-    pace        its elapsed seconds over those declared: 2.0 is half as fast
-    failing     tasks failed since its last success
+    pace        elapsed seconds of its runs divided by those declared: 2.0 is half as fast
+    failing     number of tasks that failed since its last success
     leased      slots that its tasks fill after this request, by device
     user_leased tasks that all hosts of its user hold
-    quota       tasks that its user's standing allows those; None: no limit of this kind
+    quota       tasks that the standing of its user allows all these hosts; None: no limit
     """
 
     cpu_cores: int
@@ -82,7 +82,7 @@ class PoolView:
 class Room:
     """How many slots of each device may be filled with new tasks, and why not more.
 
-    tasks   most tasks, however many slots each of them takes
+    tasks   largest number of tasks, whatever number of slots each takes
     """
 
     cpu: float
@@ -101,9 +101,9 @@ NO_ROOM = Room(cpu=0, gpu=0)
 def room(
     policy: LeasePolicy, host: HostView, capacity: Capacity, draining: str, mean_seconds: float
 ) -> Room:
-    """Slots to fill: what the host asks for, limited by its size and by what it holds.
+    """Slots to fill: those that the host asks for, limited by its size and by the tasks it holds.
 
-    mean_seconds  mean duration of a run on this host, to turn seconds of buffer into tasks
+    mean_seconds  mean duration of a run on this host, to convert seconds of buffer into tasks
     """
     if draining:
         return Room(cpu=0, gpu=0, reason="")
@@ -111,7 +111,7 @@ def room(
         return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
     held = host.leased["cpu"] + host.leased["gpu"]
     if host.failing >= FAILS_REPEATEDLY:
-        # One task at a time until one succeeds, so that a broken host wastes one task per try.
+        # One task at a time until one succeeds, so that a broken host wastes one task per attempt.
         return Room(
             cpu=0 if held else min(capacity.cpu_slots_free, capacity.cpu_slots, host.cpu_cores),
             gpu=0 if held else min(capacity.gpu_slots_free, capacity.gpu_slots, host.gpus),
@@ -164,11 +164,11 @@ def pool_shares(
     granted: Mapping[tuple[int, str], float],
     empty_pools: Collection[tuple[int, str]],
 ) -> list[tuple[PoolView, int]]:
-    """How many workunits to take from each pool: by weight, the pool with fewest grants first.
+    """How many workunits to take from each pool: by weight, the pool with the fewest grants first.
 
-    granted      what each pool was granted so far, divided by its weight; an approximate count,
-                 such as that of one process, is enough
-    empty_pools  pools that were found empty a moment ago
+    granted      workunits granted from each pool so far, divided by its weight; an approximate
+                 count, such as that of one process, is enough
+    empty_pools  pools that were empty a moment ago
     """
     shares: list[tuple[PoolView, int]] = []
     tasks = room_left.tasks
@@ -213,9 +213,9 @@ def choose(sizes: Sequence[tuple[Device, float]], room_left: Room) -> list[int]:
 
 
 def lease_seconds(policy: LeasePolicy, expected: float, pace: float, ahead: float) -> float:
-    """Seconds that a host may hold a task, from its speed and the work that it does before.
+    """Seconds that a host may hold a task, from its speed and the work that it does first.
 
-    ahead  seconds of other work in its buffer that will run first
+    ahead  seconds of other work in its buffer that will run before the task
     """
     run = expected * min(max(pace, 0.1), 100.0)
     return max(policy.deadline_min_seconds, policy.deadline_factor * run) + ahead

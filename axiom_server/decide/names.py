@@ -1,9 +1,9 @@
-"""Names of accounts that a reader could take for one another. Pure.
+"""Names of accounts that a reader could mistake for one another. Pure.
 
-Two names look the same when they are equal once what cannot be seen is removed, compatibility forms
-are folded (NFKC) and letters of one shape are replaced by one of them, after the method of Unicode
-Technical Standard 39 ("skeletons"). Only the letters of the alphabets that share shapes with Latin
-are listed; other alphabets are told apart from Latin by not being mixed with it.
+Two names look the same when they are equal after invisible characters are removed, compatibility
+forms are folded (NFKC), and letters of the same shape are replaced by one of them. This follows the
+"skeletons" of Unicode Technical Standard 39. Only letters of the alphabets that share shapes with
+Latin are listed; names that mix other alphabets with Latin are refused.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import itertools
 import re
 import unicodedata
 
-#: Letters that are written together in one language.
+#: Alphabets that one language writes together.
 WRITTEN_TOGETHER = frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO"})
 
-#: Drawn as nothing although not of category Cf: fillers, joiners and selectors of variants.
+#: Invisible characters that are not of category Cf: fillers, joiners and variation selectors.
 _FILLERS = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)
 _SELECTORS = (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 _WITHOUT_SHAPE = frozenset(map(chr, (*_FILLERS, *_SELECTORS)))
-#: The planes of Unicode that have characters of category Cf: 0, 1 and 14. The others are large.
+#: The planes of Unicode that have characters of category Cf: 0, 1 and 14. Searching all is slow.
 _SEARCHED = (range(0x20000), range(0xE0000, 0xF0000))
 
-#: Every character that is drawn as nothing.
+#: Every invisible character.
 INVISIBLE = "".join(
     character
     for character in map(chr, itertools.chain(*_SEARCHED))
     if character in _WITHOUT_SHAPE or unicodedata.category(character) == "Cf"
 )
 
-#: Characters of one shape, each before the one that stands for it.
+#: Pairs of characters of the same shape: each is replaced by the second of its pair.
 _SHAPES = """
 аa АA ВB сc СC ԁd еe ЕE һh НH іi Іl ӏl Ӏl јj ЈJ КK МM оo ОO рp РP ԛq ѕs ЅS ТT ԝw хx ХX уy ҮY УY
 үy ѵv ѴV ΑA ΒB ΕE ΖZ ΗH Ιl ΚK ΜM ΝN ΟO ΡP ΤT ΥY ΧX αa νv ιi οo ρp τt υu ϲc ϳj
@@ -40,10 +40,10 @@ STANDS_FOR = "".join(pair[1] for pair in _SHAPES)
 
 
 def refusal(name: str) -> str:
-    """Why nobody can be called this; empty when somebody can."""
+    """Why an account cannot have this name; empty when it can."""
     folded = unicodedata.normalize("NFKC", name)
     if all(c in INVISIBLE or c.isspace() for c in folded):
-        return "nothing of it can be seen"
+        return "it has no visible character"
     alphabets = {unicodedata.name(c, "?").split()[0] for c in folded if c.isalpha()}
     if len(alphabets) > 1 and not alphabets <= WRITTEN_TOGETHER:
         return f"it mixes alphabets ({', '.join(sorted(alphabets)).lower()})"

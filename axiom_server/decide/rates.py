@@ -1,8 +1,8 @@
 """Rate limits: a burst of requests at once, then so many per second. The time is an argument.
 
-For each key (a host, an address) one number is kept: the time at which its requests would all be
-due at the steady rate (the "theoretical arrival time" of the generic cell rate algorithm). A key
-whose time has passed has its full burst again, so it can be forgotten.
+For each key (a host, an address) one number is kept: the time at which all its requests would have
+been allowed at the steady rate (the "theoretical arrival time" of the generic cell rate algorithm).
+A key whose time has passed has its full burst again, so it can be forgotten.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Positive = Annotated[float, Meta(gt=0)]
 class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits for clients: request rates, time-outs and connections. A burst of 0 means no limit.
 
-    host_*         one host's requests. An agent makes at most four a second
-    address_*      of one address (IPv6: one /64): pages, bundles, and requests with no token that
-                   was accepted since this process began
-    host_bytes_*   of one host's request bodies, unpacked: what decoding costs
+    host_*         requests of one host. An agent makes at most four a second
+    address_*      requests of one address (IPv6: one /64): pages, bundles, and requests whose token
+                   was not accepted since this process began
+    host_bytes_*   bytes of one host's request bodies after decompression, which must be decoded
     enrolments_*   hosts that join from one address
     accounts_*     ... with a new account, for which no key is needed
     all_enrolments_*  hosts that join from all addresses together
     all_accounts_*    ... with a new account
-    head_seconds   to receive a request's first line and headers, on a new connection too
-    body_seconds   to receive its body: 8 MiB of reports at 0.6 Mbit/s
-    answer_seconds a client that reads nothing of its answer for this long is disconnected
-    connections    open at once; fewer where the system allows fewer open files
-    connections_per_address  the same for one address that is not a proxy
+    head_seconds   time to receive a request's first line and headers, also on a new connection
+    body_seconds   time to receive its body: 8 MiB of reports at 0.6 Mbit/s
+    answer_seconds a client that reads nothing of its response for this long is disconnected
+    connections    connections open at once; fewer where the system allows fewer open files
+    connections_per_address  connections of one address that is not a proxy
     proxies        addresses or networks whose X-Forwarded-For header is trusted; none by default
     """
 
@@ -110,7 +110,7 @@ class Meter:
         return excess if excess > ROUNDING_SECONDS else 0.0
 
     def charge(self, key: Hashable, now: float, amount: float) -> None:
-        """Count ``amount``, of which nobody could know before, even beyond the burst."""
+        """Count ``amount`` even beyond the burst: it was not known before the request was read."""
         if not self._room:
             return
         self._due[key] = self._due_with(key, now, amount)

@@ -1,4 +1,4 @@
-"""Where a study's grid is made finer: on both sides of a boundary, by what its pilot shows."""
+"""Refine a study's grid: add parameter sets along the boundary that its pilot results show."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from axiom_protocol.manifest import Parameters
 from axiom_protocol.verdicts.study_design import Refinement, StudyDesign, StudyFinding
 
-SIGNIFICANT_DIGITS = 6  # of a new value: the same text on every machine
+SIGNIFICANT_DIGITS = 6  # of a new value, so that its text is the same on every machine
 
 
 def refined(
     design: StudyDesign, refinement: Refinement, sets: Sequence[Parameters],
     means: Sequence[float | None],
 ) -> list[Parameters]:  # fmt: skip
-    """New parameter sets, half way between neighbours that lie on two sides of the level.
+    """New parameter sets, half way between neighbours on opposite sides of the finding's level.
 
-    means  the field's mean over the pilot's seeds, by the set's position; None: no result
+    means  for each parameter set, the field's mean over the pilot's seeds; None: no result
     """
     finding = design.finding(refinement.finding)
     columns: dict[str, list[tuple[float, int]]] = {}
@@ -48,7 +48,7 @@ def _between(
 
 
 def middle(low: float, high: float, *, log: bool) -> float:
-    """Half way on the axis; a whole number between whole numbers."""
+    """The middle of two values on the axis; a whole number when both are whole."""
     value = (low * high) ** 0.5 if log else (low + high) / 2
     if isinstance(low, int) and isinstance(high, int):
         return round(value)

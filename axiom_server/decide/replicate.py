@@ -1,8 +1,9 @@
-"""Which results are computed again on other accounts' hosts, with the same seed, and on whose.
+"""Decide which results are computed again with the same seed, and on whose hosts.
 
-A new host is checked always, one with a long record in about 1 in 50. Who checks is drawn at random
-among accounts, each with the same chance whatever it claims, and the replica is sent to a host of
-its: so replicas never wait in the open pool, and nobody can arrange to check whom he wants to.
+Every result of a new host is checked; of a host with a long record, about 1 in 50. The account that
+computes the replica is drawn at random, with the same chance for each account whatever hardware it
+claims. The replica is reserved for one of its hosts, so replicas never wait in the open pool, and
+nobody can choose whose results to check.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from msgspec import Meta, Struct
 
 from axiom_server.decide.standing import Level, StandingPolicy, is_established
 
-WAITING_MAX = 8  # replicas for each believed slot of a host; with more, it is passed over
-BROKEN_SHARE_MIN = 0.1  # of a host's compared results: fewer refuted ones are no habit
+WAITING_MAX = 8  # replicas queued for each slot that a host is believed to have; then it is skipped
+BROKEN_SHARE_MIN = 0.1  # share of refuted results among the compared, below which a host is not bad
 
 
 class ReplicationPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much is checked.
 
-    trusted_after           confirmed results in a row until which all of a host's are checked
-    distrust                confirmed results that a mismatch takes from it
+    trusted_after           all results of a host are checked until so many in a row are confirmed
+    distrust                confirmed results that a host loses by a mismatch
     one_in                  results of a host with a long record: one in this many is checked
-    mismatches_to_quarantine  of one host, within ``window_days``; a claim of time that cannot have
-                            passed counts as one
+    mismatches_to_quarantine  mismatches of one host within ``window_days``; an elapsed time that is
+                            not possible counts as one
     hold_hours              how long another host may take to fetch a replica
-    tries                   kept for configurations of 0.1.0: a replica that is lost or refused goes
-                            to the next account, for as long as there is one
+    tries                   without effect, accepted for configurations of 0.1.0: a replica that is
+                            lost or refused goes to the next account, as long as there is one
     """
 
     trusted_after: Annotated[int, Meta(ge=1)] = 10
@@ -42,11 +43,12 @@ class ReplicationPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
-    """A workunit that needs ``count`` more opinions, from none of ``users``.
+class ReplicaNeed:
+    """A workunit that needs results from ``count`` further accounts, other than ``users``.
 
-    users      those who computed it, or were asked to and did not
-    addresses  where they joined from: nobody else there is asked
+    users      accounts that had a task of the workunit, whether or not they returned a result
+    addresses  network addresses from which they joined; no other account from there is drawn
+    disputed   whether its results disagree
     """
 
     workunit_id: int
@@ -55,18 +57,19 @@ class Need:
     memory_bytes: int
     users: frozenset[int | None]
     addresses: frozenset[str] = frozenset()
-    contested: bool = False
+    disputed: bool = False
     count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checker:
-    """A host that could check.
+    """A host that could compute a replica.
 
-    slots    that it is believed to have; they bound what waits for it, and give it no more to check
-    live     heard of lately: the others are asked when they are back
-    asked    replicas that wait for it already
-    rank     drawn at random, so that nobody can arrange whom his results are held against
+    slots    slots that it is believed to have; they limit how many replicas may wait for it, but
+             do not raise its chance to be drawn
+    live     whether it synced lately; a host that did not gets replicas when it is back
+    waiting  replicas that are queued for it already
+    rank     a random number, so that nobody can choose against whose results his are compared
     """
 
     host_id: int
@@ -78,16 +81,17 @@ class Checker:
     level: Level = Level.NEWCOMER
     address: str = ""
     live: bool = True
-    asked: int = 0
+    waiting: int = 0
     rank: float = 0.0
 
 
 def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
     """Whether to check a result. ``draw`` is uniform in [0, 1), and no host can foresee it.
 
-    The share falls with the square of what was confirmed, and only what was checked is: after 270
-    results 43 were, and 5 % are. A host that behaves until it is trusted has paid with honest work;
-    with a cube, 3 of 100 lies of such hosts still counted three days later.
+    The share falls with the square of the number of confirmed results, and only checked results are
+    confirmed: after 270 results, 43 were checked and the share is 5 %. A host that returns true
+    results until it is trusted has paid with honest work. With a cube instead of the square, 3 of
+    100 false results of such hosts still counted after three days.
     """
     if streak < policy.trusted_after:
         return True
@@ -95,38 +99,38 @@ def wants_replica(policy: ReplicationPolicy, streak: int, draw: float) -> bool:
 
 
 class Panel:
-    """Hosts that can be asked for replicas. ``checkers``: seen in the last days, live or not."""
+    """Hosts that can compute replicas. ``checkers``: hosts seen in the last days, live or not."""
 
     def __init__(self, policy: StandingPolicy, checkers: Sequence[Checker]) -> None:
         self.policy = policy
         self.checkers = [checker for checker in checkers if checker.user_id is not None]
         self.established = is_established(policy, _levels(self.checkers).values())
-        self._asked = {checker.host_id: checker.asked for checker in checkers}
+        self._waiting = {checker.host_id: checker.waiting for checker in checkers}
         self._able: dict[tuple[str, str, int, bool], list[Checker]] = {}
 
-    def able(self, need: Need) -> list[Checker]:
-        """The hosts that could be asked, in random order: only judges where there are any."""
-        key = (need.device, need.environment, need.memory_bytes, need.contested)
+    def able(self, need: ReplicaNeed) -> list[Checker]:
+        """The hosts that may compute the replica, in random order; only judges if there are any."""
+        key = (need.device, need.environment, need.memory_bytes, need.disputed)
         if key not in self._able:
             fitting = [checker for checker in self.checkers if _fits(need, checker)]
             self._able[key] = sorted(self._entitled(need, fitting), key=lambda c: c.rank)
         return [checker for checker in self._able[key] if _may_check(need, checker)]
 
-    def _entitled(self, need: Need, fitting: Sequence[Checker]) -> Sequence[Checker]:
-        """One host for each account; seniors alone settle what is contested, if there are any."""
+    def _entitled(self, need: ReplicaNeed, fitting: Sequence[Checker]) -> Sequence[Checker]:
+        """One host for each account. If there are seniors, only they settle disputes."""
         ranked = sorted(fitting, key=lambda c: (-c.level, not c.live, self.is_busy(c), c.rank))
         each = list({checker.user_id: checker for checker in reversed(ranked)}.values())
         if not self.established:
             return each
         judges = [checker for checker in each if checker.level >= Level.JUDGE]
         seniors = [checker for checker in judges if checker.level >= Level.SENIOR]
-        return (seniors if need.contested and seniors else judges) or each
+        return (seniors if need.disputed and seniors else judges) or each
 
     def is_busy(self, checker: Checker) -> bool:
-        """Whether enough waits for it."""
-        return self._asked[checker.host_id] >= WAITING_MAX * max(1, checker.slots)
+        """Whether as many replicas wait for the host as may."""
+        return self._waiting[checker.host_id] >= WAITING_MAX * max(1, checker.slots)
 
-    def draw(self, need: Need, able: Sequence[Checker], draw: float) -> list[Checker]:
+    def draw(self, need: ReplicaNeed, able: Sequence[Checker], draw: float) -> list[Checker]:
         """Hosts of different accounts and addresses, each account with the same chance."""
         seniors = [checker for checker in able if checker.level >= Level.SENIOR]
         from_seniors = seniors and (draw * 1e6) % 1.0 >= self.policy.young_share
@@ -139,30 +143,30 @@ class Panel:
             same = any(c.address and c.address == checker.address for c in drawn)
             if checker.live and not same and not self.is_busy(checker):
                 drawn.append(checker)
-                self._asked[checker.host_id] += 1
+                self._waiting[checker.host_id] += 1
         return drawn
 
 
 def place(
-    panel: Panel, needs: Sequence[Need], draws: Mapping[int, float]
-) -> tuple[list[tuple[Need, int]], list[Need]]:
-    """Draw hosts for each need: what was placed, and what nobody known could compute.
+    panel: Panel, needs: Sequence[ReplicaNeed], draws: Mapping[int, float]
+) -> tuple[list[tuple[ReplicaNeed, int]], list[ReplicaNeed]]:
+    """Draw hosts for each need. Returns (need, host) pairs, and the needs that no host can compute.
 
     ``draws``: a number in [0, 1) for each workunit. A need whose able hosts are all away or busy is
     in neither list: it waits.
     """
-    placed, nowhere = [], []
+    placed, unplaceable = [], []
     for need in sorted(needs, key=lambda n: n.workunit_id):
         able = panel.able(need)
         if not able:
-            nowhere.append(need)
+            unplaceable.append(need)
         for checker in panel.draw(need, able, draws[need.workunit_id]):
             placed.append((need, checker.host_id))
-    return placed, nowhere
+    return placed, unplaceable
 
 
 def _levels(checkers: Sequence[Checker]) -> dict[int | str | None, Level]:
-    """The highest level of each account. An address counts once, however many join from it."""
+    """The highest level of each account. Accounts that joined from one address count as one."""
     levels: dict[int | str | None, Level] = {}
     for checker in checkers:
         key = checker.address or checker.user_id
@@ -170,7 +174,7 @@ def _levels(checkers: Sequence[Checker]) -> dict[int | str | None, Level]:
     return levels
 
 
-def _fits(need: Need, checker: Checker) -> bool:
+def _fits(need: ReplicaNeed, checker: Checker) -> bool:
     return (
         need.environment in checker.environments
         and need.memory_bytes <= checker.memory_bytes
@@ -178,18 +182,18 @@ def _fits(need: Need, checker: Checker) -> bool:
     )
 
 
-def _may_check(need: Need, checker: Checker) -> bool:
-    at_hand = bool(checker.address) and checker.address in need.addresses
-    return checker.user_id not in need.users and not at_hand
+def _may_check(need: ReplicaNeed, checker: Checker) -> bool:
+    same_address = bool(checker.address) and checker.address in need.addresses
+    return checker.user_id not in need.users and not same_address
 
 
 def quarantines(policy: ReplicationPolicy, mismatches: int, compared: int) -> bool:
-    """Whether a host with so many mismatches, of so many results compared, gets no more work."""
+    """Whether a host with so many mismatches, of so many compared results, is quarantined."""
     return (
         mismatches >= policy.mismatches_to_quarantine and mismatches >= BROKEN_SHARE_MIN * compared
     )
 
 
-def others(user_id: int | None, known_users: Collection[int]) -> bool:
-    """Whether anybody but this user has a host in the project."""
+def has_other_users(user_id: int | None, known_users: Collection[int]) -> bool:
+    """Whether any other user has a host in the project."""
     return any(user != user_id for user in known_users)

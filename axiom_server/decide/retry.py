@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from axiom_protocol.messages import Outcome
 
-ATTEMPTS_MAX = 6  # of one workunit before a fault gives it up: the fault is its own by then
-#: ... before a loss does. Hosts are switched off and networks fail, so one more loss says little;
-#: but a workunit that kills its process, or the agent, is never seen to fail in another way.
+#: Attempts at one workunit after which a further fault ends it: the workunit itself is at fault.
+ATTEMPTS_MAX = 6
+#: Attempts after which a further loss ends it. Hosts are switched off and networks fail, so a loss
+#: says little; but a workunit that kills its process, or the agent, shows only as losses.
 LOSSES_MAX = 12
 
-#: Outcomes that point to a fault of the experiment or the host; with the others it just stopped.
+#: Outcomes that indicate a fault of the experiment or the host.
 FAULTS: frozenset[str] = frozenset({"failed", "timed_out", "over_memory", "over_disk"})
 
 
@@ -24,9 +25,9 @@ class RequeueDecision:
 
 
 def decide_requeue(outcome: Outcome, refused: bool, attempt: int) -> RequeueDecision:
-    """Decide what follows a task's end. Every attempt counts, but one that somebody cancelled.
+    """Decide what follows a task's end. Every attempt counts, except one that was cancelled.
 
-    A refused result is a fault; so is an agent's report that the task's process was lost.
+    A refused result is a fault; so is a report that the task's process was lost.
     """
     if outcome == "success" and not refused:
         return RequeueDecision(requeue=False, attempt=attempt)
@@ -36,14 +37,14 @@ def decide_requeue(outcome: Outcome, refused: bool, attempt: int) -> RequeueDeci
 
 
 def decide_requeue_lost(attempt: int) -> RequeueDecision:
-    """Decide what follows when a host no longer has its task, or was not heard of for too long."""
+    """Decide what follows when a host no longer has its task, or was silent for too long."""
     return RequeueDecision(requeue=attempt < LOSSES_MAX, attempt=attempt + 1)
 
 
 def count_failures(failing: int, outcome: Outcome, refused: bool, experiment_stopped: bool) -> int:
-    """The host's failures since its last success.
+    """The host's failures since its last success, after a task with this outcome.
 
-    experiment_stopped  the experiment was stopped, so its faults do not count against the host
+    experiment_stopped  whether the experiment was stopped; then faults do not count for the host
     """
     if outcome == "success" and not refused:
         return 0

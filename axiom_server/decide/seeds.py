@@ -1,8 +1,8 @@
-"""Which seeds a budget is spent on: those that are expected to decide most findings.
+"""Decide which seeds a budget is spent on: those that are expected to decide most findings.
 
-A verdict is valid at any time, so that it is the server's to choose when to look, what to issue
-next and when to stop; only a batch that was issued is always waited for. How many seeds a finding
-needs is foretold from how fast its evidence has grown by now.
+Verdicts are valid at any time, so the server is free to choose when to judge, what to issue next
+and when to stop. It only has to wait for every batch that it has issued. The number of seeds that a
+finding needs is forecast from how fast its evidence has grown so far.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from axiom_protocol.verdicts.findings import DECIDED_LOG_E, SEEDS_MIN
 
-FIRST_BATCH = 2 * SEEDS_MIN  # of a question without results: enough to tell its findings apart
-GROWTH = 1.0  # a batch is at most this many times what is there: the forecast is only a forecast
-MARGIN = 1.2  # more seeds than foretold: of an even chance to fall short, one look less
+FIRST_BATCH = 2 * SEEDS_MIN  # seeds for a question without results: enough for a first forecast
+GROWTH = 1.0  # a batch is at most this many times the seeds so far, because the forecast is rough
+MARGIN = 1.2  # more seeds than forecast, which would fall short half of the time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Open:
-    """An undecided finding: its seeds, and how much log e they have brought to either side."""
+class OpenFinding:
+    """An undecided finding: its number of seeds, and the log e-value of the leading side."""
 
     name: str
     seeds: int
@@ -31,22 +31,22 @@ class Open:
 class Question:
     """One parameter set of an experiment, by which some findings are judged.
 
-    out      its seeds that are still computed
-    pending  its results that wait for another host's opinion
+    out      seeds that are still being computed
+    pending  results that wait for confirmation by another host
     """
 
     version_id: int
     parameters: int
-    findings: Sequence[Open]
+    findings: Sequence[OpenFinding]
     out: int = 0
     pending: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedDecision:
-    """Seeds to issue for a question, or (``question`` None) why none is issued.
+    """Seeds to issue for a question; or, when ``question`` is None, the reason to issue none.
 
-    close  the budget is done with: everything is decided, or the rest would decide nothing
+    close  whether the budget ends: everything is decided, or the rest would decide nothing
     """
 
     question: Question | None
@@ -72,35 +72,35 @@ def decide_seeds(questions: Sequence[Question], left: int) -> SeedDecision:
 
 
 def _best(undecided: Sequence[Question], left: int) -> SeedDecision:
-    """The question of which a seed decides most; of equal ones, the first."""
+    """The question for which a seed decides most findings; of equal ones, the first."""
     plans = [(q, *plan) for q in undecided if (plan := _plan(q, left)) is not None]
     if not plans:
         reason = f"the {left} seeds that are left would decide nothing more"
         return SeedDecision(question=None, reason=reason, close=True)
     best, needed, names = max(plans, key=lambda p: (len(p[2]) / p[1], -p[0].version_id))
-    there = max((f.seeds for f in best.findings), default=0)
-    most = FIRST_BATCH if there < SEEDS_MIN else max(SEEDS_MIN, math.ceil(GROWTH * there))
-    return SeedDecision(question=best, seeds=min(needed, most, left), findings=names)
+    so_far = max((f.seeds for f in best.findings), default=0)
+    limit = FIRST_BATCH if so_far < SEEDS_MIN else max(SEEDS_MIN, math.ceil(GROWTH * so_far))
+    return SeedDecision(question=best, seeds=min(needed, limit, left), findings=names)
 
 
 def _plan(question: Question, left: int) -> tuple[int, tuple[str, ...]] | None:
-    """(seeds, findings) with most findings for each seed; None: not within what is left."""
-    foretold = sorted((needed(f), f.name) for f in question.findings)
+    """(seeds, findings) with most findings for each seed; None if ``left`` decides no finding."""
+    forecast = sorted((needed(f), f.name) for f in question.findings)
     plans = [
-        (seeds, tuple(name for n, name in foretold if n <= seeds))
-        for seeds, _ in foretold
+        (seeds, tuple(name for n, name in forecast if n <= seeds))
+        for seeds, _ in forecast
         if seeds <= left
     ]
     return max(plans, key=lambda p: (len(p[1]) / p[0], -p[0]), default=None)
 
 
-def needed(finding: Open) -> int:
-    """More seeds until it is decided, if its evidence grows on as it did."""
+def needed(finding: OpenFinding) -> int:
+    """Further seeds until the finding is decided, if its evidence grows as it did so far."""
     if finding.seeds < SEEDS_MIN:
         return FIRST_BATCH
     if finding.log_e >= DECIDED_LOG_E:
-        return SEEDS_MIN  # decided alone, and not yet together with the others
+        return SEEDS_MIN  # enough evidence on its own, but not yet for all findings together
     rate = finding.log_e / finding.seeds
-    if rate <= 0:  # it has lost evidence so far: twice the seeds may show another picture
+    if rate <= 0:  # no growth to extrapolate: double the seeds and forecast again
         return finding.seeds
     return math.ceil(MARGIN * (DECIDED_LOG_E - finding.log_e) / rate)

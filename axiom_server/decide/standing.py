@@ -1,9 +1,9 @@
-"""Who may judge whom, and how much an account may hold: what it has earned, never what it claims.
+"""The standing of accounts: whose results may confirm others', and how many tasks one may hold.
 
-An account earns standing by results that others confirmed, by time, and by how many accounts
-confirmed it. What a host says of itself (its cores, its memory) can only lower what it gets. Staff
-anchor a project by trusting hosts of their own; without an anchor, accounts judge each other until
-enough of them have standing.
+An account earns standing by confirmed results, by the number of accounts that confirmed them, and
+by age. What a host reports about itself (its cores, its memory) can only lower what it gets. Staff
+can provide a reference by trusting hosts of their own. Without them, accounts judge each other
+until enough of them have standing.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The conditions of standing.
 
     newcomer_cores     cores that a new account is believed to have, over all its hosts
-    unconfirmed_max    results that may wait for confirmation, for each believed core: a crowd
-                       cannot fill the judges' hosts with what it has returned
-    cores_per_result   cores that each confirmed result adds: 240 cores after 116 of them
-    judge_results      confirmed results after which an account may judge others
-    judge_accounts     other accounts that must have confirmed them, unless one is staff's
-    judge_days         since the account was made: a crowd that joins today judges nobody today
-    senior_days        ... after which it may also settle disputes of younger judges
-    judges_min         accounts that may judge, from which on newcomers no longer do
-    young_share        of the checks that judges younger than ``senior_days`` make together
+    unconfirmed_max    results that may wait for confirmation, for each believed core, so that many
+                       new accounts cannot fill the judges' hosts with replicas
+    cores_per_result   cores that each confirmed result adds: 240 cores after 116 results
+    judge_results      confirmed results that an account needs to judge others
+    judge_accounts     other accounts that must have confirmed them, unless a trusted host did
+    judge_days         age of the account at which it may judge, so that accounts that join
+                       together cannot judge on the same day
+    senior_days        age at which a judge may also settle disputes of younger judges
+    judges_min         number of judges from which on newcomers no longer judge
+    young_share        share of the checks that judges younger than ``senior_days`` make together
     """
 
     newcomer_cores: Annotated[int, Meta(ge=1)] = 8
@@ -45,7 +46,7 @@ class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Level(IntEnum):
-    """How much an account's answer counts: where levels meet, the highest decides."""
+    """How much an account's results count: of several levels, only the highest decides."""
 
     NEWCOMER = 0
     JUDGE = 1
@@ -57,12 +58,12 @@ class Level(IntEnum):
 class Standing:
     """What is known of a host and its account.
 
-    trusted    staff's own host, or one they answer for: its results are the truth
-    vouched    staff made the account for somebody: it is believed its cores, and judges nobody yet
-    validated  results that others confirmed; ``agreeing``: how many accounts did
-    streak     confirmed results of the host since one was refuted; negative after that
-    returned   tasks given back or lost since the last successes
-    unconfirmed  results that wait for others to confirm them
+    trusted      staff trust the host: its results are taken as correct
+    vouched      staff vouch for the account: its cores are believed, but it does not judge yet
+    validated    number of confirmed results; ``agreeing``: number of accounts that confirmed them
+    streak       confirmed results of the host in a row; negative after one was refuted
+    returned     tasks given back or lost since the last successes
+    unconfirmed  results that wait for confirmation
     """
 
     trusted: bool = False
@@ -77,7 +78,7 @@ class Standing:
 
 
 def level(policy: StandingPolicy, standing: Standing) -> Level:
-    """How much this host's answer counts."""
+    """How much this host's results count."""
     if standing.trusted:
         return Level.STAFF
     known = standing.confirmed_by_staff or standing.agreeing >= policy.judge_accounts
@@ -88,16 +89,16 @@ def level(policy: StandingPolicy, standing: Standing) -> Level:
 
 
 def believed_cores(policy: StandingPolicy, standing: Standing) -> int | None:
-    """Slots that the account is believed to have, over all its hosts; None: what they say."""
+    """Slots that the account is believed to have, over all its hosts; None: as they report."""
     if standing.trusted or standing.vouched:
         return None
     return policy.newcomer_cores + policy.cores_per_result * max(0, standing.validated)
 
 
 def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
-    """Tasks that the account may hold, over all its hosts; None: no limit of this kind.
+    """Tasks that the account may hold, over all its hosts; None: no limit.
 
-    Who gives back or loses what it holds gets less of it, down to one at a time.
+    Each task that it gives back or loses lowers the number, down to one at a time.
     """
     cores = believed_cores(policy, standing)
     if cores is None:
@@ -112,6 +113,6 @@ def is_known(standing: Standing) -> bool:
 
 
 def is_established(policy: StandingPolicy, levels: Collection[Level]) -> bool:
-    """Whether the project has judges, so that newcomers need not judge. ``levels``: by account."""
+    """Whether there are enough judges, so that newcomers need not judge. ``levels``: by account."""
     judges = sum(found >= Level.JUDGE for found in levels)
     return judges >= policy.judges_min or Level.STAFF in levels

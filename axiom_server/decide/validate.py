@@ -1,8 +1,8 @@
-"""Results of one seed held against each other: which are believed, and who is the outlier.
+"""Compare results of one seed: decide which are correct and which are outliers.
 
-One account has one vote, and one address has one, whatever they claim. Only the highest level of
-standing that took part decides: staff's hosts before seniors, seniors before judges, judges before
-newcomers. Newcomers, of whom nobody knows how many are one person, need a wide margin.
+Each account has one vote, and so does each network address. Only the highest level of standing
+among the results decides: staff's hosts before seniors, seniors before judges, judges before
+newcomers. Newcomers need a wide margin, because several of them may be one person.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
 from axiom_server.decide.standing import Level
 
-RESULTS_MAX = 9  # when there is no majority by then, the experiment is at fault, not a host
-ACCOUNTS_MIN = {  # that must agree where nobody disagrees, by the highest level among them
-    Level.NEWCOMER: 3,  # two of three attackers among twenty meet in 1 of 200 draws
+RESULTS_MAX = 9  # if so many give no majority, the experiment is at fault, not a host
+ACCOUNTS_MIN = {  # accounts that must agree if none disagrees, by the highest level among them
+    Level.NEWCOMER: 3,  # 3 attackers among 20 accounts are drawn together in 1 of 200 draws
     Level.JUDGE: 2,
     Level.SENIOR: 2,
     Level.STAFF: 1,
 }
-MARGIN_MIN = {  # votes of that level ahead of any other answer, where somebody disagrees
+MARGIN_MIN = {  # votes of that level by which an answer must lead, if accounts disagree
     Level.NEWCOMER: 3,
     Level.JUDGE: 2,
     Level.SENIOR: 2,
@@ -33,7 +33,7 @@ MARGIN_MIN = {  # votes of that level ahead of any other answer, where somebody 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedResult:
-    """One gated result of the workunit, by whom, and what his answer counts."""
+    """One schema-checked result of the workunit, and the account, host and level it comes from."""
 
     task_id: int
     host_id: int
@@ -47,12 +47,12 @@ class ComparedResult:
 class ComparisonDecision:
     """The outcome of a comparison.
 
-    verdict   agreed: enough agree; wanted: nobody disagrees, and more must agree; disputed: another
-              opinion is needed; unsettled: there is still no majority, so the numbers are not
-              reproducible and nobody is to blame
+    verdict   agreed: enough results agree; wanted: none disagrees, but more must agree; disputed:
+              results disagree, and one more is needed; unsettled: there is still no majority, so
+              the experiment is not reproducible and no host is charged
     agreeing  the tasks that agree
     outliers  (task, why), whose hosts are charged with a mismatch
-    missing   opinions that would be enough if they agreed
+    missing   further results that would be enough if they agreed
     """
 
     verdict: Literal["agreed", "wanted", "disputed", "unsettled"]
@@ -63,12 +63,12 @@ class ComparisonDecision:
 
 
 def compare(
-    manifest: Manifest, results: Sequence[ComparedResult], *, all_asked: bool = False
+    manifest: Manifest, results: Sequence[ComparedResult], *, final: bool = False
 ) -> ComparisonDecision:
-    """Hold the results of one seed against each other, field by field. One at least.
+    """Compare the results of one seed, field by field. ``results`` has at least one.
 
-    ``all_asked``: nobody is left who could give another opinion, so that the strict majority of all
-    there are decides, and agreement of two is enough.
+    ``final``: no further account can compute the workunit, so a strict majority of the results
+    decides, and agreement of two is enough.
     """
     ordered = sorted(results, key=lambda o: o.task_id)
     highest = max(result.level for result in ordered)
@@ -76,27 +76,25 @@ def compare(
     groups.sort(key=lambda group: (-votes(group, highest), group[0].task_id))
     largest, others = groups[0], groups[1:]
     if not others:
-        return _unanimous(largest, highest, all_asked)
+        return _unanimous(largest, highest, final)
     note = disagreements(manifest, largest[0].result, others[0][0].result, limit=1)[0]
     margin = votes(largest, highest) - votes(others[0], highest)
-    alone = highest < Level.STAFF and len(_people(largest)) < 2
-    if margin >= (1 if all_asked else MARGIN_MIN[highest]) and not alone:
+    alone = highest < Level.STAFF and len(_voters(largest)) < 2
+    if margin >= (1 if final else MARGIN_MIN[highest]) and not alone:
         return ComparisonDecision(
             verdict="agreed",
             agreeing=_task_ids(largest),
             outliers=_outliers(manifest, largest, others),
             note=note,
         )
-    if all_asked or len(ordered) >= RESULTS_MAX:
+    if final or len(ordered) >= RESULTS_MAX:
         return ComparisonDecision(verdict="unsettled", note=note)
     return ComparisonDecision(verdict="disputed", note=note, missing=1)
 
 
-def _unanimous(
-    group: Sequence[ComparedResult], highest: Level, all_asked: bool
-) -> ComparisonDecision:
-    needed = min(2, ACCOUNTS_MIN[highest]) if all_asked else ACCOUNTS_MIN[highest]
-    missing = needed - len(_people(group))
+def _unanimous(group: Sequence[ComparedResult], highest: Level, final: bool) -> ComparisonDecision:
+    needed = min(2, ACCOUNTS_MIN[highest]) if final else ACCOUNTS_MIN[highest]
+    missing = needed - len(_voters(group))
     if missing <= 0:
         return ComparisonDecision(verdict="agreed", agreeing=_task_ids(group))
     return ComparisonDecision(verdict="wanted", missing=missing)
@@ -104,10 +102,10 @@ def _unanimous(
 
 def votes(group: Sequence[ComparedResult], level: Level) -> int:
     """Votes of that level: one for each account, and for each address."""
-    return len(_people([result for result in group if result.level == level]))
+    return len(_voters([result for result in group if result.level == level]))
 
 
-def _people(group: Sequence[ComparedResult]) -> set[int | str | None]:
+def _voters(group: Sequence[ComparedResult]) -> set[int | str | None]:
     return {result.address or result.user_id for result in group}
 
 
@@ -121,7 +119,7 @@ def _outliers(
 
 
 def _groups(manifest: Manifest, ordered: Sequence[ComparedResult]) -> list[list[ComparedResult]]:
-    """Results that agree with the first of their group."""
+    """Group the results: each agrees with the first of its group."""
     groups: list[list[ComparedResult]] = []
     for compared in ordered:
         for group in groups:

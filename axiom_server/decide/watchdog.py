@@ -1,9 +1,10 @@
-"""Stop an experiment that harms the hosts: fails too often, or runs far longer than declared.
+"""Stop an experiment that wastes the hosts' time: it fails too often, runs far longer than
+declared, or ignores its seed.
 
-In the original project one broken script put every host into back-off. Here it is the experiment
-that is stopped, and the hosts are spared any penalty. The other way round, a few broken or lying
-hosts must not stop a sound experiment: they answer at once, while honest hosts still compute. So
-accounts are counted and not hosts, and those that others have confirmed before all others.
+In the original project, one broken script put every host into back-off. Here the experiment is
+stopped, and the hosts get no penalty. On the other hand, a few broken or dishonest hosts must not
+stop a sound experiment, although they return their tasks at once while honest hosts still compute.
+So accounts are counted instead of hosts, and accounts with confirmed results are judged first.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-RESULTS_MIN = 10  # fewer say nothing
+RESULTS_MIN = 10  # with fewer tasks nothing is decided
 ERROR_RATE_MAX = 0.10
-FAULTY_SHARE_MAX = 0.25  # of the accounts: a few that fail on purpose stop nothing
-FAULTY_NEWCOMERS_MAX = 0.5  # ... of newcomers, of whom nobody knows how many are one person
-SLOWER_MAX = 10.0  # times the declared seconds, by the median, at each host's own pace
-SLOWER_SECONDS = 1.0  # a task that took less spent it on being started, whatever it declares
-FASTER_MAX = 1_000.0  # the same the other way: it does nothing; a fast host is no fault
-OUTLIVED_FACTOR = 2.0  # a task that runs on for so many times as long has not met that fault
-OUTLIVED_SECONDS = 300.0  # and so much more: it may have waited before it began
-REPEATS_MIN = 4  # different seeds with the same numbers before one host is suspected
-REPEATS_ALONE = 10  # ... before an experiment that nobody else computes is
+FAULTY_SHARE_MAX = 0.25  # of the accounts; if no more than these fail, the accounts are at fault
+FAULTY_NEWCOMERS_MAX = 0.5  # ... of newcomers, because several of them may be one person
+SLOWER_MAX = 10.0  # times the declared seconds: the median, corrected for each host's pace
+SLOWER_SECONDS = 1.0  # shorter tasks spend their time on starting, whatever they declare
+FASTER_MAX = 1_000.0  # times shorter than declared: such an experiment does nothing
+OUTLIVED_FACTOR = 2.0  # a task that runs this many times as long as a failed one avoided its fault
+OUTLIVED_SECONDS = 300.0  # ... and this much longer, because it may have waited before it started
+REPEATS_MIN = 4  # different seeds with the same numbers before a host is suspected
+REPEATS_ALONE = 10  # ... before an experiment is, which nobody else computes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """One recent task of the experiment that ended by itself.
+class RecentTask:
+    """One recent task of the experiment that ended on its own (it was not cancelled or lost).
 
-    account_id  whose task it was
+    account_id  the account whose host ran it
     ratio       elapsed over declared seconds, divided by the host's pace on other experiments
     """
 
@@ -42,9 +43,9 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Why an experiment is stopped, unless it is the fault of ``accounts``.
+    """Why an experiment is stopped, unless ``accounts`` are at fault.
 
-    share_max  of the accounts that compute it: with more of them at fault, it is the experiment
+    share_max  if more than this share of its accounts are affected, the experiment is at fault
     """
 
     kind: str
@@ -54,20 +55,20 @@ class Alarm:
     share_max: float = 0.0
 
 
-def watch(recent: Sequence[Ended], *, known: bool = True) -> Alarm | None:
-    """Judge the newest tasks of one version (successes and faults, any order).
+def watch(recent: Sequence[RecentTask], *, known: bool = True) -> Alarm | None:
+    """Judge the newest tasks of one version (successes and faults, in any order).
 
-    ``known``: their accounts have standing. Of newcomers, half must be at fault.
+    ``known``: whether their accounts have standing. Of newcomers, half must be affected.
     """
     if len(recent) < RESULTS_MIN:
         return None
     return _watch_errors(recent, known) or _watch_runtimes(recent)
 
 
-def _watch_errors(recent: Sequence[Ended], known: bool) -> Alarm | None:
+def _watch_errors(recent: Sequence[RecentTask], known: bool) -> Alarm | None:
     faults = [task for task in recent if task.fault]
     accounts, faulty = {t.account_id for t in recent}, {t.account_id for t in faults}
-    # One account that fails at everything is its own trouble, unless nobody else tried.
+    # If only one account has faults, the account is at fault, unless no other computes it.
     spread = len(faulty) > 1 or len(accounts) == 1
     if not (spread and _fails_too_often(recent) and _fails_too_often(_without_worst(recent))):
         return None
@@ -78,7 +79,7 @@ def _watch_errors(recent: Sequence[Ended], known: bool) -> Alarm | None:
     )  # fmt: skip
 
 
-def _watch_runtimes(recent: Sequence[Ended]) -> Alarm | None:
+def _watch_runtimes(recent: Sequence[RecentTask]) -> Alarm | None:
     timed = [task for task in recent if not task.fault and task.ratio > 0]
     if len(timed) < RESULTS_MIN:
         return None
@@ -95,22 +96,22 @@ def _watch_runtimes(recent: Sequence[Ended]) -> Alarm | None:
     return None
 
 
-def _fails_too_often(tasks: Sequence[Ended]) -> bool:
-    """Whether the error rate is passed. True of no tasks: they are no evidence of success."""
+def _fails_too_often(tasks: Sequence[RecentTask]) -> bool:
+    """Whether the error rate is exceeded. True without tasks, because nothing shows a success."""
     return not tasks or sum(task.fault for task in tasks) > ERROR_RATE_MAX * len(tasks)
 
 
-def _without_worst(recent: Sequence[Ended]) -> list[Ended]:
-    """The tasks of all accounts but the one with most faults.
+def _without_worst(recent: Sequence[RecentTask]) -> list[RecentTask]:
+    """The tasks of all accounts except the one with most faults.
 
-    With that one, a few faults of others, as every host has them, would pass the error rate.
+    Otherwise that account, with a few ordinary faults of others, could exceed the error rate.
     """
     faults = Counter(task.account_id for task in recent if task.fault)
     worst = max(sorted(faults), key=faults.__getitem__, default=None)
     return [task for task in recent if task.account_id != worst]
 
 
-def _alarm(kind: str, at_fault: Sequence[Ended], share_max: float, message: str) -> Alarm:
+def _alarm(kind: str, at_fault: Sequence[RecentTask], share_max: float, message: str) -> Alarm:
     longest = max(task.elapsed_seconds for task in at_fault)
     return Alarm(
         kind=kind, message=message, share_max=share_max,
@@ -119,15 +120,16 @@ def _alarm(kind: str, at_fault: Sequence[Ended], share_max: float, message: str)
     )  # fmt: skip
 
 
-def is_of_accounts(
-    alarm: Alarm, recent: Sequence[Ended], outliving: Collection[int],
+def blames_accounts(
+    alarm: Alarm, recent: Sequence[RecentTask], outliving: Collection[int],
     lately: Mapping[int, bool] | None = None,
 ) -> bool:  # fmt: skip
-    """Whether it is a few accounts that fail, and not the experiment.
+    """Whether a few accounts are at fault, and not the experiment.
 
-    outliving  accounts whose task of it has run on for longer than ``outlived_after_seconds``
-    lately     accounts that computed it within a day, and whether their newest task failed: broken
-               hosts fill the newest results, for they are done at once and come back for more
+    outliving  accounts with a task of it that has run for longer than ``outlived_after_seconds``
+    lately     accounts that computed it within a day, and whether their newest task failed. They
+               are considered because broken hosts, which end their tasks at once and then get
+               more, dominate the newest results
     """
     lately = lately or {}
     at_fault = alarm.accounts | {account for account, fault in lately.items() if fault}
@@ -137,8 +139,8 @@ def is_of_accounts(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
-    """The very same numbers under different seeds. ``repeats``: how many of them, by host."""
+class SameNumbers:
+    """Different seeds with the same result. ``repeats``: the number of these seeds by host."""
 
     seeds: frozenset[int]
     repeats: dict[int, int]
@@ -146,12 +148,12 @@ class Twin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Company:
-    """Who else computes a version.
+class OtherUsers:
+    """Which other users compute a version.
 
-    others   users with other numbers of it than the twins
-    waiting  users who compute it now and have no such result
-    only     one user is all that the project has
+    others   users whose results differ from seed to seed
+    waiting  users who compute it now and have no such result yet
+    only     whether the project has only one user
     """
 
     others: frozenset[int | None] = frozenset()
@@ -159,39 +161,50 @@ class Company:
     only: bool = False
 
 
-def same_results(twins: Sequence[Twin], company: Company) -> tuple[list[int], Alarm | None]:
-    """Who is at fault when different seeds gave the same numbers: hosts, or the experiment.
+def judge_same_numbers(
+    same_numbers: Sequence[SameNumbers], other_users: OtherUsers
+) -> tuple[list[int], Alarm | None]:
+    """Decide who is at fault when different seeds gave the same numbers: hosts or the experiment.
 
-    The experiment ignores its seed when those who got the same numbers as another user, or who are
-    alone with it, are more than those who got others or still compute: so neither one inventor nor
-    several that invent the same can stop it before honest hosts, who need hours, have spoken. A
-    host that repeats itself is inventing once others' numbers show that the seed matters.
+    Returns the hosts at fault, and the alarm if the experiment is.
+
+    The experiment ignores its seed if more users got the same numbers as another user, or are its
+    only users, than got different numbers or still compute. So hosts that invent results, even the
+    same ones, cannot stop it before honest hosts, which need hours, have returned theirs. A host
+    that repeats its numbers invents them once numbers of others show that the seed matters.
     """
-    twins = [twin for twin in twins if len(twin.seeds) > 1]
-    involved = frozenset[int | None]().union(*(twin.users for twin in twins))
-    others = company.others - involved
-    doubting = others | (company.waiting - involved)
-    shared = [t for t in twins if len(t.users) > 1 or _alone(t, involved, doubting, company.only)]
-    agreeing = frozenset[int | None]().union(*(twin.users for twin in shared))
+    same_numbers = [same for same in same_numbers if len(same.seeds) > 1]
+    involved = frozenset[int | None]().union(*(same.users for same in same_numbers))
+    others = other_users.others - involved
+    doubting = others | (other_users.waiting - involved)
+    shared = [
+        t
+        for t in same_numbers
+        if len(t.users) > 1 or _alone(t, involved, doubting, other_users.only)
+    ]
+    agreeing = frozenset[int | None]().union(*(same.users for same in shared))
     if len(agreeing) > len(doubting):
         seeds = sorted(max(shared, key=lambda t: len(t.seeds)).seeds)[:3]
         return [], Alarm(
             kind="same_result",
-            message=f"seeds {', '.join(map(str, seeds))} gave the very same numbers: "
+            message=f"seeds {', '.join(map(str, seeds))} gave the same numbers: "
             "it ignores its seed",
         )
     suspects = {
         host_id
-        for twin in twins
-        for host_id, count in twin.repeats.items()
-        if count >= REPEATS_MIN and len(others) >= len(twin.users)
+        for same in same_numbers
+        for host_id, count in same.repeats.items()
+        if count >= REPEATS_MIN and len(others) >= len(same.users)
     }
     return sorted(suspects), None
 
 
 def _alone(
-    twin: Twin, involved: Collection[int | None], doubting: Collection[int | None], only: bool
+    same: SameNumbers,
+    involved: Collection[int | None],
+    doubting: Collection[int | None],
+    only: bool,
 ) -> bool:
-    """One user's numbers count against the experiment when nobody else has anything to say."""
-    enough = only or len(twin.seeds) >= REPEATS_ALONE
+    """Whether one user's numbers are enough against the experiment: no other user computes it."""
+    enough = only or len(same.seeds) >= REPEATS_ALONE
     return not doubting and len(involved) == 1 and enough

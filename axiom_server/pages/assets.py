@@ -1,6 +1,6 @@
 """The files that every page loads: one stylesheet, one script, one icon.
 
-An address holds a hash of the content, so a browser may keep a file for ever.
+An address contains a hash of the content, so browsers may cache a file for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "static"
-HASH_LENGTH = 12  # of hex digits; enough to tell versions apart
+HASH_LENGTH = 12  # hex digits; enough to distinguish versions
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -28,7 +28,7 @@ def address(name: str) -> str:
 
 
 def find(hashed: str) -> Asset | None:
-    """The file of this hashed name; None when there is none with this content."""
+    """The file with this hashed name; None when no file has this name and content."""
     return _all().get(hashed)
 
 

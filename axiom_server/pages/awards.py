@@ -12,7 +12,7 @@ from axiom_server.store.database import Connection
 
 NAME_SHOWN = 40  # characters of a name that fit on a line
 
-#: Draws for (connection, project's name, volunteer); None when there is no such volunteer.
+#: Draws an image for (connection, project name, volunteer); None when there is no such volunteer.
 Draw = Callable[[Connection, str, int], Awaitable[str | None]]
 
 
@@ -34,7 +34,7 @@ async def badge(connection: Connection, project: str, user_id: int) -> str | Non
 
 
 async def certificate(connection: Connection, project: str, user_id: int) -> str | None:
-    """A page to print: who contributed how much to which experiments."""
+    """A printable page: what a volunteer contributed, and to which experiments."""
     found = await volunteers.user(connection, user_id)
     if found is None:
         return None

@@ -1,7 +1,8 @@
-"""Charts as SVG: one value a seed against its criterion, and bars by day.
+"""Charts as SVG: each seed's value against the criterion, and bars by day.
 
-They are images of their own, with attributes only: a page's policy allows no inline style. Colours
-are given for light and dark; the page chooses by ``prefers-color-scheme``.
+Charts are separate images that use attributes only, because the content security policy of pages
+forbids inline styles. Each is drawn in light and dark colours; the page chooses one by
+``prefers-color-scheme``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from axiom_server.store.statistics import DayLine
 
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
-DOTS_MAX = 1_500  # of one strip; of more, evenly spaced ones in the order of their values
-JITTER = 0.618034  # golden section: neighbouring seeds lie far apart
+DOTS_MAX = 1_500  # in one row; of more values, a sample evenly spaced in their order is drawn
+JITTER = 0.618034  # golden section, so that dots of neighbouring values lie far apart vertically
 FONT = 13
 
 
 @dataclass(frozen=True, kw_only=True)
 class Colours:
-    """What is drawn in what colour."""
+    """The colours of one theme, by what is drawn in them."""
 
     ink: str
     soft: str
@@ -46,7 +47,7 @@ COLOURS: dict[Theme, Colours] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Values on one axis, in one or two rows. ``shown``: further values the axis must reach."""
+    """Values on one axis, in one or two rows. ``shown``: further values that the axis includes."""
 
     label: str
     rows: Sequence[tuple[str, Sequence[float], bool]]  # name, values, whether a control's
@@ -63,7 +64,7 @@ class Scale:
     right: float
 
     def at(self, value: float) -> float:
-        """The pixel of a value, inside the axis."""
+        """The pixel of a value; values outside the axis are moved to its ends."""
         share = (value - self.low) / (self.high - self.low)
         return self.left + min(1.0, max(0.0, share)) * (self.right - self.left)
 
@@ -72,10 +73,10 @@ def seeds_chart(
     title: str, strip: Strip, criterion: Criterion, interval: tuple[float, float, float] | None,
     raw: Strip | None, theme: Theme, width: int = 640,
 ) -> str:  # fmt: skip
-    """Every seed's value over its axis, where the criterion is met, and the interval of the mean.
+    """Each seed's value on an axis, the region that meets the criterion, and the mean's interval.
 
     interval  low, mean, high; None while it is unknown
-    raw       the field and its control, on an axis of their own below
+    raw       the field and its control, drawn on a separate axis below
     """
     colours, borders = (
         COLOURS[theme],
@@ -103,24 +104,24 @@ def days_chart(
     width: int = 640,
     shown: int = 30,
 ) -> str:
-    """Credit of each of the last days as bars; days without any are gaps."""
+    """Credit of each of the last days as bars; days without credit are gaps."""
     colours, height, top, base = COLOURS[theme], 170, 30, 138
     credit = {line.day: line.credit for line in days}
-    most = _nice(max(credit.values(), default=0.0)) or 1.0
+    top_value = _nice(max(credit.values(), default=0.0)) or 1.0
     step = (width - 82) / shown
     parts = [_text(12, 18, title, colours.ink, "start")]
-    for level in (0.0, most / 2, most):
-        y = base - (base - top) * level / most
+    for level in (0.0, top_value / 2, top_value):
+        y = base - (base - top) * level / top_value
         parts.append(_line(58, y, width - 12, y, colours.line))
         parts.append(_text(52, y + 4, f"{level:,.4g}", colours.soft, "end"))
     for i in range(shown):
         day = today - timedelta(days=shown - 1 - i)
-        tall = (base - top) * credit.get(day, 0.0) / most
+        bar = (base - top) * credit.get(day, 0.0) / top_value
         x = 58 + i * step
-        if tall:
+        if bar:
             parts.append(
-                f'<rect x="{x + step * 0.1:.1f}" y="{base - tall:.1f}" width="{step * 0.8:.1f}" '
-                f'height="{tall:.1f}" fill="{colours.dot}"><title>{day}: '
+                f'<rect x="{x + step * 0.1:.1f}" y="{base - bar:.1f}" width="{step * 0.8:.1f}" '
+                f'height="{bar:.1f}" fill="{colours.dot}"><title>{day}: '
                 f"{credit[day]:,.6g} credit</title></rect>"
             )
         if i % 7 == (shown - 1) % 7:
@@ -137,7 +138,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _nice(value: float) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of ten that is not below; 0 of 0."""
+    """The least of 1, 2, 2.5 or 5 times a power of ten that is not below ``value``; 0 for 0."""
     if value <= 0 or not math.isfinite(value):
         return 0.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -167,13 +168,14 @@ def _met(criterion: Criterion, scale: Scale, top: float, height: float, colours:
     return region + "".join(lines)
 
 
-def _dots(values: Sequence[float], scale: Scale, top: float, tall: float, colour: str) -> str:
+def _dots(values: Sequence[float], scale: Scale, top: float, height: float, colour: str) -> str:
     drawn = sorted(values)
     if len(drawn) > DOTS_MAX:
         drawn = [drawn[i * (len(drawn) - 1) // (DOTS_MAX - 1)] for i in range(DOTS_MAX)]
     radius, opacity = (4.5, 0.75) if len(drawn) <= 60 else (2.5, 0.45)
     dots = [
-        f'<circle cx="{scale.at(v):.1f}" cy="{top + tall * ((i * JITTER) % 1):.1f}" r="{radius}"/>'
+        f'<circle cx="{scale.at(v):.1f}" cy="{top + height * ((i * JITTER) % 1):.1f}" '
+        f'r="{radius}"/>'
         for i, v in enumerate(drawn)
     ]
     return f'<g fill="{colour}" fill-opacity="{opacity}">{"".join(dots)}</g>'

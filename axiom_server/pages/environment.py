@@ -1,4 +1,4 @@
-"""Jinja's environment: where templates lie, how texts are escaped, how values are written."""
+"""The Jinja environment: template folder, escaping, and filters that format values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NAVIGATION = {
 
 
 def render(template: str, *, project: str, path: str, **values: Any) -> str:
-    """Fill a template. ``path`` is the page's own, which the navigation marks."""
+    """Fill a template. ``path`` is the page's path, which the navigation marks as current."""
     return environment.get_template(template).render(project=project, path=path, **values)
 
 
 def whole(value: float) -> str:
-    """A number with thousands separated, and decimals only where it has some."""
+    """A number with a thousands separator; whole numbers are written without decimals."""
     return f"{number(value):,}"
 
 
@@ -52,7 +52,7 @@ def counted(count: float, noun: str) -> str:
 
 
 def path_part(value: object) -> str:
-    """A text as one part of a path."""
+    """A text, escaped as one segment of a URL path."""
     return quote(str(value), safe="")
 
 

@@ -1,4 +1,4 @@
-"""Pages of experiments: what is asked, what is claimed, what every seed says; and the data."""
+"""Pages of experiments: the question, the findings with their verdicts, charts and data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from axiom_server.store.finding_values import FindingValues
 from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
 
-WIDTH, SMALL_WIDTH = 640, 340  # pixels of a picture
+WIDTH, SMALL_WIDTH = 640, 340  # of a chart, in pixels
 
 
 class Signature(NamedTuple):
@@ -28,7 +28,7 @@ class Signature(NamedTuple):
 
 
 class FindingView(NamedTuple):
-    """A finding as declared, with its last verdict where there is one."""
+    """A finding as declared, with its latest verdict if there is one."""
 
     finding: Finding
     verdict: dict[str, Any] | None
@@ -47,7 +47,7 @@ async def listing(connection: Connection, config: Config) -> str:
 
 
 def newest_of(versions: Sequence[VersionRow]) -> list[VersionRow]:
-    """The version of each experiment that visitors are shown: the active one, else the last."""
+    """The version of each experiment that visitors see: the active one, else the last."""
     chosen: dict[str, VersionRow] = {}
     for version in versions:
         before = chosen.get(version.name)
@@ -59,7 +59,7 @@ def newest_of(versions: Sequence[VersionRow]) -> list[VersionRow]:
 async def one(
     connection: Connection, config: Config, bundles: Repository, name: str, version: str | None
 ) -> str | None:
-    """One experiment at one version (None: the shown one); None when there is none."""
+    """The page of one experiment's version (None: the one that visitors see); None: unknown."""
     mine = [v for v in await experiments.versions(connection) if v.name == name]
     chosen = newest_of(mine) if version is None else [v for v in mine if v.version == version]
     if not chosen:
@@ -81,7 +81,7 @@ async def one(
 
 
 async def _work(connection: Connection, version_id: int) -> dict[str, int]:
-    """How many workunits of a version wait, run, and gave a result."""
+    """How many workunits of a version wait or run, and how many seeds were judged."""
     found = await rows(
         connection,
         """SELECT (SELECT count(*) FROM queue WHERE version_id = %(v)s),
@@ -103,7 +103,7 @@ def views(version: VersionRow, verdicts: Sequence[dict[str, Any]]) -> list[Findi
 
 
 def statistic_text(finding: Finding) -> str:
-    """What the criterion is held against, in words."""
+    """The quantity to which the criterion applies, in words."""
     return {
         "mean": finding.field,
         "share": f"share of seeds with {finding.field}",
@@ -121,7 +121,7 @@ def criterion_text(finding: Finding) -> str:
 
 
 def signatures(bundles: Repository) -> list[Signature]:
-    """Who signed the list that the experiments are in; empty where no bundles are."""
+    """The signatures on the list of published experiments; empty in a project without bundles."""
     try:
         signed = bundles.metadata.targets().signatures
     except (BundlesError, OSError):
@@ -130,13 +130,13 @@ def signatures(bundles: Repository) -> list[Signature]:
 
 
 def source_of(bundles: Repository, version: VersionRow) -> str:
-    """The script of a version; "" when it is not here, as of a project without bundles."""
+    """The script of a version; "" when it is missing, as in a project without bundles."""
     path = bundles.folder / "targets" / f"{version.sha256}.{version.name}@{version.version}.py"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 async def version_of(connection: Connection, name: str, version: str) -> VersionRow | None:
-    """A version by its names."""
+    """The version of this experiment name and version number; None when there is none."""
     found = await experiments.versions(connection)
     return next((v for v in found if (v.name, v.version) == (name, version)), None)
 
@@ -144,7 +144,7 @@ async def version_of(connection: Connection, name: str, version: str) -> Version
 async def values_of(
     connection: Connection, name: str, version: str, finding: str
 ) -> tuple[VersionRow, Finding, FindingValues | None] | None:
-    """A finding's declaration and its values; None when nothing of these names was published."""
+    """A finding's declaration and its values; None when no such finding was published."""
     row = await version_of(connection, name, version)
     if row is None:
         return None
@@ -158,7 +158,10 @@ async def values_of(
 def picture(
     finding: Finding, values: FindingValues | None, theme: Theme, *, small: bool = False
 ) -> str:
-    """Every seed's value against the criterion; if not small, its field and control below."""
+    """A chart of each seed's value against the criterion.
+
+    Unless ``small``, the field and its control are drawn below.
+    """
     numbers = values.numbers if values else []
     strip = Strip(label=statistic_text(finding), rows=[("", numbers, False)])
     verdict = values.verdict if values else {}

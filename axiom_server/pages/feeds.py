@@ -10,10 +10,10 @@ from axiom_server.pages.environment import whole
 from axiom_server.store import sessions as store_sessions
 from axiom_server.store.database import Connection, rows
 
-ENTRIES = 50  # the newest
+ENTRIES = 50  # newest entries in a feed
 ATOM = "http://www.w3.org/2005/Atom"
 
-#: Makes a feed of (connection, project's name, its address).
+#: Makes a feed of (connection, project name, the server's address).
 Make = Callable[[Connection, str, str], Awaitable[bytes]]
 
 

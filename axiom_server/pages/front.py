@@ -1,4 +1,4 @@
-"""The front page: what is being found out, who works on it, and how to join."""
+"""The front page: experiments with their findings, totals, and how to join."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = {
 
 
 async def front(connection: Connection, config: Config, url: str) -> str:
-    """The page. ``url`` is the address that agents attach to."""
+    """The front page. ``url`` is the address that agents attach to."""
     found = await statistics.snapshot(connection)
     newest = [v for v in newest_of(await experiments.versions(connection)) if v.state != "retired"]
     stored = await finding_values.verdicts(connection)

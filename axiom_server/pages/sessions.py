@@ -1,4 +1,4 @@
-"""The pages of session logs, tables as tables."""
+"""The list of sessions, and the page of each session log with tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_server.store import sessions
 from axiom_server.store.database import Connection, rows
 
 LISTED = 100  # sessions on one page
-ROWS = 300  # volunteers, and hosts, in the tables of a session
+ROWS = 300  # volunteers, and hosts, listed on a session's page
 TABLES = ("CREDIT AWARDED", "EXPERIMENTS DEPLOYED", "KEY SCIENTIFIC FINDINGS")
 
 

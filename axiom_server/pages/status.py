@@ -12,7 +12,7 @@ from axiom_server.pages.environment import render
 from axiom_server.store import statistics
 from axiom_server.store.database import Connection
 
-CREDIT_PER_GFLOPS_DAY = 200.0  # BOINC's; its pages derive the speed from credit so
+CREDIT_PER_GFLOPS_DAY = 200.0  # BOINC's; its pages derive a project's speed from credit this way
 #: Totals on the status page, with their labels.
 SHOWN = {
     "queued": "workunits waiting", "leased": "tasks running", "to_review": "results to review",
@@ -24,7 +24,7 @@ SHOWN = {
 
 
 async def page(connection: Connection, config: Config) -> str:
-    """The page."""
+    """The status page."""
     found = await statistics.snapshot(connection)
     return render(
         "status.html", project=config.project.name, path="/status",
@@ -35,12 +35,15 @@ async def page(connection: Connection, config: Config) -> str:
 
 
 async def as_json(connection: Connection) -> bytes:
-    """The same for programs."""
+    """The status as JSON."""
     return msgspec.json.encode(await statistics.snapshot(connection))
 
 
 async def as_xml(connection: Connection) -> bytes:
-    """BOINC's ``server_status.php?xml=1``: html/user/server_status.php, show_status_xml."""
+    """The status as BOINC's ``server_status.php?xml=1`` gives it.
+
+    Source: html/user/server_status.php, show_status_xml.
+    """
     found = await statistics.snapshot(connection)
     totals = found["totals"]
     root = ElementTree.Element("server_status")

@@ -12,9 +12,9 @@ from axiom_server.store import experiments, finding_values, statistics, voluntee
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.volunteers import Order
 
-LEADERS = 100  # on one page
-PAGES_MAX = 100  # of a leaderboard: who comes later is found by name or number
-HOSTS = 200  # of one volunteer that are listed
+LEADERS = 100  # volunteers on one page
+PAGES_MAX = 100  # pages of a leaderboard; volunteers beyond have pages of their own
+HOSTS = 200  # hosts listed on a volunteer's page
 SESSIONS = 20  # latest sessions listed
 DAYS = 30  # in a chart
 ORDERS: dict[Order, str] = {
@@ -23,14 +23,14 @@ ORDERS: dict[Order, str] = {
 
 
 def average_now(average: float, since: datetime | None) -> float:
-    """A recent average credit a day, as of now."""
+    """A recent average credit per day, decayed to the present."""
     if since is None:
         return 0.0
     return decayed(average, (datetime.now().astimezone() - since).total_seconds())
 
 
 async def leaders(connection: Connection, config: Config, order: Order, page: int) -> str:
-    """Volunteers by credit, recent average or the last day."""
+    """Volunteers by credit, by recent average, or by the credit of the last day."""
     offset = (page - 1) * LEADERS
     found = await volunteers.leaders(connection, order, LEADERS + 1, offset)
     return render(
@@ -62,7 +62,7 @@ async def leaders_of_experiment(
 
 
 async def user(connection: Connection, config: Config, user_id: int) -> str | None:
-    """One volunteer's page; None when there is none, or he does not show himself."""
+    """One volunteer's page; None when there is none, or the volunteer is hidden."""
     found = await volunteers.user(connection, user_id)
     if found is None:
         return None
@@ -79,14 +79,14 @@ async def user(connection: Connection, config: Config, user_id: int) -> str | No
 
 
 async def _findings(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
-    """The findings with a verdict, of the experiments that somebody's hosts worked on."""
+    """The findings with a verdict, of the experiments of these names."""
     stored = await finding_values.verdicts(connection)
     lines = [line for verdicts in stored.values() for line in verdicts]
     return [line for line in lines if line["experiment"] in names and line["seeds"]]
 
 
 async def host(connection: Connection, config: Config, host_id: int) -> str | None:
-    """One host's page for everybody; None when there is none, or its owner hides."""
+    """One host's public page; None when there is none, or its owner is hidden."""
     found = await volunteers.host(connection, host_id)
     if found is None:
         return None

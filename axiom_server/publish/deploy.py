@@ -23,12 +23,12 @@ from axiom_server.store.workunits import NewWorkunits
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What staff ask for. Exactly one of ``fill_idle`` and ``count`` is set.
+    """What staff want deployed. Exactly one of ``fill_idle`` and ``count`` is set.
 
-    count       workunits for each named host, or for any host; with several parameter sets, that
-                many of each
-    gpu         for GPUs only; else ``fill_idle`` fills CPUs and GPUs, and ``count`` is for CPUs
-    ceiling     for any host: afterwards no more than this of one experiment wait
+    count       workunits for each named host, or in total for any host; with several parameter
+                sets, so many of each
+    gpu         for GPUs only; otherwise ``fill_idle`` fills CPUs and GPUs, ``count`` is for CPUs
+    ceiling     of work for any host: largest number of workunits of one experiment in the queue
     parameters  parameter sets; one empty set means the defaults
     """
 
@@ -45,9 +45,10 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """The workunits that were made: by experiment, and by host and device.
+    """The workunits that were created: by experiment, and by host and device.
 
-    standing    no host was idle, so the order waits for hosts that join; see ``fill_new_host``
+    standing    whether no host was idle, so that the order waits for hosts that join; see
+                ``fill_new_host``
     """
 
     deployment_id: int | None
@@ -61,7 +62,7 @@ class Deployed:
 async def execute_order(
     connection: Connection, order: Order, config: DeployConfig, policy: StandingPolicy
 ) -> Deployed:
-    """Make the workunits, in the caller's transaction.
+    """Create the workunits, in the caller's transaction.
 
     Raises ExperimentUnknown, NotFound, Usage.
     """
@@ -100,10 +101,10 @@ async def execute_order(
 async def fill_new_host(
     connection: Connection, host_id: int, config: DeployConfig, policy: StandingPolicy
 ) -> None:
-    """Give a host that has just joined what --fill-idle promised while nothing was idle.
+    """Fill a host that has just joined, by earlier --fill-idle orders that found no idle host.
 
-    An order waits as long as a workunit is reserved for its host. Slots that one order fills are
-    not idle for the next, so a host never gets more than it can run.
+    An order waits for as long as workunits are reserved for a host (``hold_hours``). Slots that one
+    order fills are not idle for the next, so a host never gets more than it can run.
     """
     for standing in await workunits.standing_orders(connection, config.hold_hours * 3600):
         order = msgspec.convert({**standing, "hosts": (host_id,)}, Order)
@@ -183,7 +184,7 @@ async def _with_parameters(
     chosen: Sequence[VersionRow],
     placements: Sequence[Placement],
 ) -> list[NewWorkunits]:
-    """Add the parameter sets: they share the slots of idle hosts, and multiply a count."""
+    """Add the parameter sets: they share the slots of idle hosts, and each gets a given count."""
     by_id = {v.version_id: v for v in chosen}
     sets: dict[int, list[int]] = {}
     for version_id in sorted({p.version_id for p in placements}):
@@ -219,7 +220,7 @@ async def _with_parameters(
 def _apply_ceiling(
     ceiling: int, waiting: Mapping[int, int], wanted: Sequence[NewWorkunits]
 ) -> list[NewWorkunits]:
-    """Reduce the counts so that no more than ``ceiling`` of a version wait in the end."""
+    """Reduce the counts so that at most ``ceiling`` workunits of a version are in the queue."""
     room = {w.version_id: max(0, ceiling - waiting.get(w.version_id, 0)) for w in wanted}
     kept = []
     for w in wanted:
@@ -260,7 +261,7 @@ def _summary(by_id: dict[int, VersionRow], wanted: Sequence[NewWorkunits]) -> De
 def _record(
     by_id: dict[int, VersionRow], order: Order, made: Deployed, new: set[int]
 ) -> dict[str, Any]:
-    """What the session log will show. Hosts as [id, cpu, gpu], most work first."""
+    """The deployment's record for the session log. Hosts as [id, cpu, gpu], most work first."""
     return {
         "experiments": [
             {

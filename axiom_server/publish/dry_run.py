@@ -1,7 +1,7 @@
 """Dry runs before publication: two runs of each experiment by `axiom-client try`, in the sandbox.
 
 Both must succeed with the same result, within the time and memory that the metadata declares. Runs
-recorded on another machine (`try --json > FILE`) count as well, if they are of the same source.
+recorded on another machine (`try --json > FILE`) count too, if they are of the same source.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ from axiom_server.trust.targets import read_bundle
 
 Check = Literal["dry-run", "determinism", "time", "memory", "cohort"]
 CHECKS: tuple[Check, ...] = get_args(Check)
-RUNS = 2  # two results can be compared
+RUNS = 2  # so that two results can be compared
 SEED = 1
-COHORT_SEEDS = (2, 3)  # with SEED they are the cohort that is held against single runs
-APART_SECONDS = (
-    1.1  # between the starts of two runs, so that they see different seconds of the clock
-)
+COHORT_SEEDS = (2, 3)  # computed together with SEED as a cohort, and compared with single runs
+APART_SECONDS = 1.1  # between the starts of two runs, so that clocks show them different seconds
 BUDGET_SECONDS_MAX = 10.0  # default for each run: enough for a few training steps of any experiment
-START_SECONDS = 20.0  # of CPU time, to import libraries on a busy machine
-CPU_MARGIN = 3.0  # times the budget: machines differ, and a run ends only between its parts
-WALL_MARGIN = 10.0  # times the budget, as in the agent: beyond that a task counts as hung
+START_SECONDS = 20.0  # CPU time to import libraries on a busy machine
+CPU_MARGIN = 3.0  # times the budget: machines differ, and a run checks its budget only now and then
+WALL_MARGIN = 10.0  # times the budget, as in the agent; a task that takes longer counts as hung
 MESSAGE_CHARACTERS_MAX = 400
 
 Log = Callable[[str], None]
@@ -90,7 +88,7 @@ def dry_run_all(
     budget_seconds: float | None,
     log: Log,
 ) -> dict[str, dict[str, Any]]:
-    """Run every source that has no recorded runs; by SHA-256, what the session log shows.
+    """Run every source that has no recorded runs. Returns summaries for the log, by SHA-256.
 
     recorded        runs made on other machines
     budget_seconds  of each run; default: as declared, at most BUDGET_SECONDS_MAX
@@ -101,7 +99,7 @@ def dry_run_all(
     runs = _by_source(sources, recorded)
     if "dry-run" not in skip:
         _run_missing(sources, runs, skip, budget_seconds, log)
-    wrong, done = [], {}
+    wrong, summaries = [], {}
     if "cohort" not in skip and "dry-run" not in skip:
         wrong += _cohort_faults(sources, budget_seconds, log)
     for path, source in sources:
@@ -110,11 +108,11 @@ def dry_run_all(
             continue
         if faults := list(_faults(manifest, runs[digest], skip)):
             wrong += [f"{path}: {fault}" for fault in faults]
-        done[digest] = _summary(manifest, runs[digest], skip)
-        log(f"{manifest.ref}: {'REFUSED' if faults else dry_run_summary(done[digest])}")
+        summaries[digest] = _summary(manifest, runs[digest], skip)
+        log(f"{manifest.ref}: {'REFUSED' if faults else dry_run_summary(summaries[digest])}")
     if wrong:
         raise DryRunFailed("; ".join(wrong))
-    return done
+    return summaries
 
 
 def _by_source(
@@ -164,7 +162,7 @@ def _run_missing(
 def _cohort_faults(
     sources: Sequence[tuple[Path, bytes]], budget_seconds: float | None, log: Log
 ) -> list[str]:
-    """What `run_cohort` of each source that offers it computes otherwise than `run` does."""
+    """Differences between `run_cohort` and `run`, for each source that defines `run_cohort`."""
     faults = []
     for path, source in sources:
         manifest = read_bundle(source).manifest
@@ -204,8 +202,8 @@ def _member_faults(manifest: Manifest, member: CohortMember, alone: RecordedRun)
 class _DryRunProcess:
     """One run of `axiom-client try`, which can be ended early.
 
-    before  the run of the same source to start after; two runs in the same second would agree even
-            if the result depended on the clock
+    before  an earlier run of the same source; this run starts a second later, because two runs in
+            the same second could agree although their results depend on the clock
     """
 
     def __init__(
@@ -290,7 +288,7 @@ def _faults(
         if "time" not in skip and run.cpu_seconds > allowed:
             yield (
                 f"it took {run.cpu_seconds:.0f} s of processor time when it was given "
-                f"{run.budget_seconds:g} s on {needs.cpu_cores} cores; {allowed:.0f} are allowed"
+                f"{run.budget_seconds:g} s on {needs.cpu_cores} cores; {allowed:.0f} s are allowed"
             )
         waited = 2 * START_SECONDS + WALL_MARGIN * run.budget_seconds
         if "time" not in skip and run.elapsed_seconds > waited:
@@ -327,7 +325,7 @@ def _summary(
 
 
 def _one_line(text: str) -> str:
-    """The text on one line, with its middle cut out; a traceback ends with the error."""
+    """The text on one line; if long, the middle is cut, since a traceback ends with the error."""
     words, half = " ".join(text.split()), MESSAGE_CHARACTERS_MAX // 2
     return words if len(words) <= 2 * half else f"{words[:half]} ... {words[-half:]}"
 

@@ -26,7 +26,7 @@ from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Published, read_bundle
 
 PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
-SWEEP_SETS_MAX = 10_000  # parameter sets of one file
+SWEEP_SETS_MAX = 10_000  # parameter sets of one sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def check_sources(
 ) -> tuple[list[tuple[Path, bytes]], dict[str, dict[str, Any]]]:
     """Check sources and run those that are not published yet, without changing anything.
 
-    Returns the sources, and what their dry runs showed by SHA-256. Raises FileUnreadable,
+    Returns the sources, and the summaries of their dry runs by SHA-256. Raises FileUnreadable,
     ExperimentMalformed, DryRunFailed.
     """
     sources = [read_source(path) for path in paths]
@@ -113,8 +113,8 @@ async def publish(
 ) -> list[tuple[Published, bool]]:
     """Sign and store each source; the flag says whether it is new.
 
-    It is signed before it is stored in the database, so hosts can fetch all that is stored, and
-    publishing again completes it after a crash in between. Raises ExperimentMalformed,
+    A source is signed before it is stored in the database, so hosts can fetch everything that is
+    stored. After a crash in between, publishing again completes it. Raises ExperimentMalformed,
     SigningFailed.
     """
     done = []
@@ -173,7 +173,7 @@ async def publish_and_describe(
 async def describe_declaration(
     connection: Connection, folder: ProjectFolder, manifest: Manifest
 ) -> list[str]:
-    """What a version's declaration changes, and which seeds had been seen by then."""
+    """What a version's declaration changes, and which seeds of other versions were seen before."""
     record = folder.bundles.declarations().get(manifest.ref)
     lines = [f"criteria {record['criteria_sha256'][:16]}"] if record else []
     if record and record["before"]:
@@ -183,6 +183,6 @@ async def describe_declaration(
         if version != manifest.version:
             lines.append(
                 f"seen before: {count} seeds of {version} ({first} to {last}); "
-                "this version's begin after them"
+                "this version's seeds begin after them"
             )
     return lines

@@ -1,4 +1,4 @@
-"""Change the signed metadata, with keys on this machine or through a signing request."""
+"""Change the signed metadata, with keys on this machine or with a request to sign elsewhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def change_root(
     drop: Iterable[str],
     threshold: int | None,
 ) -> SigningRequest:
-    """A request to trust other keys. Raises BundlesError, KeysError, Usage."""
+    """A request to change the trusted keys. Raises BundlesError, KeysError, Usage."""
     trusted = folder.bundles.metadata.root()
     added = [read_public_key(path) for path in add]
     proposed = propose_root(trusted, parse_role(role), add=added, drop=drop, threshold=threshold)
@@ -91,15 +91,15 @@ def change_targets(
 def sign_here(
     folder: ProjectFolder, signing_request: SigningRequest, keys_dir: Path | None, ask: Prompt
 ) -> list[str]:
-    """Sign with the keys in ``keys_dir`` (default: the project's), put it into effect.
+    """Sign with the keys in ``keys_dir`` (default: the project's) and put it into effect.
 
     Returns the changes, one line each.
     """
-    where = keys_dir or folder.keys
+    keys_folder = keys_dir or folder.keys
     roles: tuple[Role, ...] = (
         ("targets",) if signing_request.role == "targets" else ("root", "targets")
     )
-    staff = load_keys(where, passphrase(where, roles, ask), roles)
+    staff = load_keys(keys_folder, passphrase(keys_folder, roles, ask), roles)
     signed = signing_request.signed_by(staff.of(signing_request.role))
     _put_into_effect(folder, signed, staff.merged(load_keys(folder.keys, roles=SERVER_ROLES)))
     return signing_request.changes()
@@ -199,7 +199,7 @@ def _put_into_effect(folder: ProjectFolder, signed: SigningRequest, keys: Keys) 
 
 
 def _record_versions(folder: ProjectFolder, tried: Mapping[str, dict[str, Any]]) -> None:
-    """Store in the database what is signed now: new versions, and withdrawn ones as retired."""
+    """Store signed changes in the database: new versions, and withdrawn versions as retired."""
 
     async def work(conninfo: str) -> None:
         async with connect(conninfo) as connection:

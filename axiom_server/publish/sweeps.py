@@ -28,7 +28,7 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[object]]:
 
 
 def _value(text: str) -> object:
-    """A number or true or false, as TOML has them; any other text is itself."""
+    """A number or boolean as in TOML; any other text stays a text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -36,7 +36,7 @@ def _value(text: str) -> object:
 
 
 def grid(axes: dict[str, list[object]]) -> list[Parameters]:
-    """Every combination of the values. Raises Usage when they are too many."""
+    """Every combination of the values. Raises Usage when there are too many."""
     sets = [
         dict(zip(axes, values, strict=True))
         for values in itertools.islice(itertools.product(*axes.values()), SWEEP_SETS_MAX + 1)
@@ -52,8 +52,8 @@ async def deploy_sweep(
 ) -> int:  # fmt: skip
     """Queue one workunit for each parameter set and seed, for any host; returns how many.
 
-    All sets get the same seeds, which no version has used, so that sets can be compared seed by
-    seed. Raises ExperimentUnknown, Usage.
+    All sets get the same seeds, so that they can be compared seed by seed. No version has used
+    these seeds before. Raises ExperimentUnknown, Usage.
     """
     (version,) = await select_versions(connection, [name])
     sets = grid(axes)

@@ -1,4 +1,4 @@
-"""The verdicts of a review: every finding of every version in use."""
+"""Judge the findings of every active version, and store the data of each verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def judge_all(connection: Connection) -> list[FindingLine]:
 
 
 async def judge_and_record(connection: Connection) -> list[FindingLine]:
-    """As ``judge_all``; what each verdict rests on is stored for the pages."""
+    """As ``judge_all``; also stores the data behind each verdict, for the pages."""
     judged = await _judged(connection)
     for version, study, verdict in judged:
         await finding_values.record(connection, _values(version, study, verdict))
@@ -39,7 +39,7 @@ async def _judged(connection: Connection) -> list[tuple[VersionRow, Study, Verdi
 
 
 def _values(version: VersionRow, study: Study, verdict: Verdicts) -> FindingValues:
-    """What the verdict rests on, one value a seed."""
+    """The data behind a verdict: one value for each seed."""
     finding = next(f for f in version.manifest.findings if f.name == verdict.name)
     counted = count(study.manifest, finding, study.samples, study.issued)
     samples, control = counted.samples, finding.control
@@ -53,7 +53,7 @@ def _values(version: VersionRow, study: Study, verdict: Verdicts) -> FindingValu
 
 
 async def in_use(connection: Connection) -> list[tuple[VersionRow, Study]]:
-    """Every active version with findings, and all that is known of its seeds."""
+    """Every active version with findings, and the results and state of its seeds."""
     return [
         (version, await _study(connection, version))
         for version in await experiments.versions(connection)
@@ -72,5 +72,5 @@ async def _study(connection: Connection, version: VersionRow) -> Study:
 
 
 def line_of(experiment: str, verdict: Verdicts) -> FindingLine:
-    """A verdict as the session's record and its log hold it."""
+    """A verdict in the form of a session's record and log."""
     return msgspec.convert({"experiment": experiment, **msgspec.to_builtins(verdict)}, FindingLine)

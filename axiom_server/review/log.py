@@ -59,7 +59,7 @@ class NewExperiment(Struct, frozen=True, kw_only=True):
 
 
 class BetweenHostsLine(Struct, frozen=True, kw_only=True):
-    """What hosts add to the scatter between seeds; see `anytime.between_hosts`."""
+    """The variance between hosts in excess of that between seeds; see `anytime.between_hosts`."""
 
     hosts: int
     mean: float
@@ -73,7 +73,7 @@ class BetweenHostsLine(Struct, frozen=True, kw_only=True):
 class FindingLine(Struct, frozen=True, kw_only=True):
     """A finding with its verdict and numbers; see axiom_protocol/verdicts/findings.py.
 
-    Fields with a default are not in the records of sessions before the rule of today.
+    Fields with a default are missing in records of sessions that used an earlier rule.
     """
 
     experiment: str
@@ -102,7 +102,7 @@ class FindingLine(Struct, frozen=True, kw_only=True):
 
 
 class SessionLog(Struct, frozen=True, kw_only=True):
-    """Everything that a log shows. ``opened``: the review opened a new session."""
+    """Everything that a log shows. ``opened``: whether the review opened a new session."""
 
     project: str
     session: int | None
@@ -113,7 +113,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     tiers: list[TierLine]
     users: list[UserCredit]
     by_experiment: dict[str, int]
-    unpaid: dict[str, int]  # outcome, or "refused", or "no work": how many earned nothing
+    unpaid: dict[str, int]  # reports without credit, by outcome, "refused" or "no work"
     pending: int  # reported results that wait for a replica on another host
     deployed: list[ExperimentWork]
     deployed_to: list[HostWork]
@@ -123,7 +123,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     findings: list[FindingLine]
     alarms: list[str]
     next_steps: list[str]
-    seeds: list[str] = []  # what budgets of seeds did and saved
+    seeds: list[str] = []  # one line for each seed budget: seeds issued and saved
 
     @property
     def workunits(self) -> int:

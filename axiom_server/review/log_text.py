@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from axiom_server.review.log import FindingLine, HostWork, SessionLog, TierLine, number
 
-MAJOR_HOSTS = 5  # listed one by one; the rest are summed up
-HOSTS_NAMED = 3  # of a user; more are only counted
+MAJOR_HOSTS = 5  # hosts listed one by one; the others are summed up
+HOSTS_NAMED = 3  # of one user; if there are more, they are only counted
 WIDTH = 78
 
 
@@ -41,7 +41,7 @@ def heading_of(log: SessionLog) -> str:
 
 
 def _as_markdown_lists(lines: Sequence[str]) -> Iterator[str]:
-    """Turn indented lines into Markdown lists; otherwise Markdown would join them."""
+    """Make indented lines items of Markdown lists; otherwise Markdown would join them."""
     listed, blank = False, True
     for line in lines:
         text = " ".join(line.split())
@@ -183,7 +183,7 @@ def _host(host: HostWork) -> str:
 
 
 def _host_sizes(hosts: list[HostWork]) -> str:
-    """Such as "32 cores each, 19 with a GPU"."""
+    """The sizes of several hosts in one text, such as "32 cores each, 19 with a GPU"."""
     cores = Counter(host.cpu for host in hosts)
     with_gpu = sum(1 for host in hosts if host.gpu)
     if len(cores) == 1:
@@ -256,12 +256,12 @@ def _finding(line: FindingLine) -> str:
 
 
 def _not_counted(line: FindingLine) -> list[str]:
-    """Issued seeds that the verdict does not rest on, by what became of them."""
+    """Issued seeds without a result in the verdict, by their state."""
     parts = []
     lost = {state: n for state, n in (line.missing or {}).items() if state != "pending"}
     if lost:
         counts = ", ".join(f"{_number(n)} {state}" for state, n in sorted(lost.items()))
-        parts.append(f"{counts} (counted as the worst that they could be)")
+        parts.append(f"{counts} (counted with their worst possible value)")
     if line.pending:
         changed = line.verdict_with_pending
         would = "change nothing" if changed == line.verdict else f"make it {changed}"
@@ -269,7 +269,7 @@ def _not_counted(line: FindingLine) -> list[str]:
             f"{_number(line.pending)} {_plural('result', line.pending)} pending, would {would}"
         )
     if line.out:
-        parts.append(f"{_number(line.out)} planned {_plural('seed', line.out)} out")
+        parts.append(f"{_number(line.out)} planned {_plural('seed', line.out)} not returned yet")
     return parts
 
 

@@ -1,7 +1,7 @@
 """`axiom-server review`: validate and credit the reported tasks, and judge the findings.
 
-All of it is one transaction. A review that finds nothing new opens no session and changes nothing,
-so reviewing again credits nothing, and later deployments still belong to the last session.
+A review is one transaction. A review that finds nothing new opens no session and changes nothing,
+so a repeated review credits nothing, and later deployments still belong to the last session.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from axiom_server.store.database import Connection
 
 
 async def review(connection: Connection, config: Config) -> SessionLog:
-    """Review everything reported, in the caller's transaction; the log of the new session.
+    """Review all reported tasks, in the caller's transaction. Returns the new session's log.
 
-    When nothing was reported, the log of the latest session, with ``opened`` false.
+    When nothing was reported, returns the latest session's log, with ``opened`` false.
     """
     await sessions.lock_reviews(connection)
     reported = await credit.to_review(connection)
@@ -66,14 +66,14 @@ async def _record(
     decisions: Sequence[CreditDecision],
     entries: Sequence[CreditEntry],
 ) -> dict[str, Any]:
-    """What the session log needs and cannot be read from the database later."""
+    """The part of the session log that cannot be read from the database later."""
     judged = await judge_and_record(connection)
     return {
         "tiers": msgspec.to_builtins(credit_by_tier(config.credit, entries)),
         "unpaid": _unpaid(reported, decisions),
         "pending": await credit.count_pending(connection),
         "findings": msgspec.to_builtins(judged),
-        "seeds": await seed_budgets.described(connection),
+        "seeds": await seed_budgets.descriptions(connection),
         "alarms": [f"{a.experiment}: {a.message}" for a in await alarms.listing(connection)],
     }
 

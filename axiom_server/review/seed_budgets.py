@@ -1,4 +1,4 @@
-"""Budgets of seeds: issue what decides most of what is open, until all is decided."""
+"""Spend seed budgets: issue the seeds that are expected to decide most findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 from axiom_protocol.manifest import Finding, Parameters
 from axiom_protocol.text import counted
 from axiom_protocol.verdicts.findings import DECIDED_LOG_E
-from axiom_server.decide.seeds import Open, Question, SeedDecision, decide_seeds
+from axiom_server.decide.seeds import OpenFinding, Question, SeedDecision, decide_seeds
 from axiom_server.review.judging import judge_all
 from axiom_server.review.log import FindingLine
 from axiom_server.store import experiments, seed_budgets, workunits
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 async def spend(connection: Connection) -> None:
-    """Take the next step of every open budget that waits for no workunit of its own."""
+    """Take the next step of every open budget whose issued workunits have all returned."""
     budgets = await seed_budgets.open_budgets(connection)
     if not budgets:
         return
@@ -37,31 +37,31 @@ async def spend(connection: Connection) -> None:
 async def _step(connection: Connection, budget: BudgetRow, lines: Sequence[FindingLine]) -> None:
     every = await experiments.versions_by_id(connection, budget.versions)
     versions = {v.version_id: v for v in every if v.state == "active"}
-    wheres: dict[int, Parameters] = {}
+    sets: dict[int, Parameters] = {}
     questions: list[Question] = []
     for version in versions.values():
         mine = {line.name: line for line in lines if line.experiment == version.name}
-        questions += await _questions(connection, version, mine, len(lines), wheres)
+        questions += await _questions(connection, version, mine, len(lines), sets)
     decision = decide_seeds(questions, budget.left)
     if decision.question is None:
         await seed_budgets.set_reason(
             connection, budget.budget_id, decision.reason, close=decision.close
         )
         return
-    await _issue(connection, budget, versions[decision.question.version_id], decision, wheres)
+    await _issue(connection, budget, versions[decision.question.version_id], decision, sets)
 
 
 async def _questions(
     connection: Connection, version: VersionRow, lines: Mapping[str, FindingLine], together: int,
-    wheres: dict[int, Parameters],
+    sets: dict[int, Parameters],
 ) -> list[Question]:  # fmt: skip
-    """The version's undecided findings, by the parameter set that they are judged by."""
+    """The version's undecided findings, by parameter set; the sets are added to ``sets``."""
     grouped: dict[int, list[Finding]] = {}
     for finding in version.manifest.findings:
         found = await experiments.parameters_id(
             connection, version.version_id, finding.where, version.manifest.expected_seconds
         )
-        wheres[found] = finding.where
+        sets[found] = finding.where
         grouped.setdefault(found, []).append(finding)
     return [
         Question(
@@ -77,22 +77,24 @@ async def _questions(
 
 
 def _is_open(line: FindingLine | None, together: int) -> bool:
-    """Whether more seeds may decide it. Of ``together`` findings, so much evidence is enough for
-    each; where there is no verdict all the same, hosts or gates are in its way, and not seeds.
+    """Whether more seeds may decide the finding.
+
+    Among ``together`` findings, evidence of ``enough`` decides each. A finding with that much
+    evidence and no verdict is held back by another condition, which seeds do not change.
     """
     enough = DECIDED_LOG_E + math.log(max(1, together))
     return line is not None and line.verdict in UNDECIDED and _open(line).log_e < enough
 
 
-def _open(line: FindingLine) -> Open:
+def _open(line: FindingLine) -> OpenFinding:
     leading = max(line.log_e_for or 0.0, line.log_e_against or 0.0)
     missing = sum((line.missing or {}).values())
-    return Open(name=line.name, seeds=line.seeds + missing, log_e=leading)
+    return OpenFinding(name=line.name, seeds=line.seeds + missing, log_e=leading)
 
 
 async def _issue(
     connection: Connection, budget: BudgetRow, version: VersionRow, decision: SeedDecision,
-    wheres: Mapping[int, Parameters],
+    sets: Mapping[int, Parameters],
 ) -> None:  # fmt: skip
     assert decision.question is not None
     wanted = NewWorkunits(
@@ -107,7 +109,7 @@ async def _issue(
     }  # fmt: skip
     record = {
         "experiments": [line], "hosts": [], "pool": decision.seeds,
-        "parameters": [wheres[decision.question.parameters]], "budget": budget.budget_id,
+        "parameters": [sets[decision.question.parameters]], "budget": budget.budget_id,
     }  # fmt: skip
     deployment_id = await workunits.deploy(connection, "pool", [wanted], 0.0, record)
     await seed_budgets.add_batch(
@@ -118,16 +120,16 @@ async def _issue(
              findings=decision.findings)  # fmt: skip
 
 
-async def described(connection: Connection) -> list[str]:
-    """What every budget did and saved, one line each, for the session log."""
-    return [_described(budget) for budget in await seed_budgets.listing(connection)]
+async def descriptions(connection: Connection) -> list[str]:
+    """One line for each budget, for the session log: seeds issued and saved."""
+    return [_describe(budget) for budget in await seed_budgets.listing(connection)]
 
 
-def _described(budget: BudgetRow) -> str:
+def _describe(budget: BudgetRow) -> str:
     text = (
         f"{', '.join(budget.names)}: {budget.issued:,} of {counted(budget.seeds, 'seed')} issued "
         f"in {counted(budget.batches, 'batch', 'batches')}"
     )
     if budget.state == "closed":
         return f"{text}; {budget.reason}; {budget.left:,} saved"
-    return f"{text}; {budget.reason}" if budget.reason else f"{text}; they are computed"
+    return f"{text}; {budget.reason}" if budget.reason else f"{text}; being computed"

@@ -35,8 +35,8 @@ async def session_log(
 ) -> SessionLog:
     """The log of one session.
 
-    When ``session_id`` is None, the log of a review that found nothing new: the deployments and
-    findings of the latest session, if there is one, and no credit.
+    When ``session_id`` is None, it is the log of a review that found nothing new: it has the
+    deployments and findings of the latest session, if there is one, and no credit.
     """
     session = await sessions.get(connection, session_id)
     has_credit = session is not None and session_id is not None
@@ -76,7 +76,7 @@ async def session_log(
 
 
 def credit_by_tier(policy: CreditPolicy, entries: Sequence[CreditEntry]) -> list[TierLine]:
-    """Results and credit of each tier of elapsed time, also where the policy is not by tiers."""
+    """Results and credit of each tier of elapsed time, also for policies without tiers."""
     counts, sums = Counter[int](), dict[int, Decimal]()
     for entry in entries:
         index = tier_of(policy, entry.elapsed_seconds)
@@ -98,7 +98,7 @@ def credit_by_tier(policy: CreditPolicy, entries: Sequence[CreditEntry]) -> list
 async def _deployments(
     connection: Connection, session: SessionRow | None
 ) -> tuple[list[DeploymentRow], int | None]:
-    """A session's deployments; while it has none, those of the session before and its number."""
+    """A session's deployments; if it has none, those of the previous session and its number."""
     if session is None:
         return await sessions.deployments(connection, None), None
     own = await sessions.deployments(connection, session.session_id)
@@ -209,7 +209,7 @@ def _value_text(value: Any) -> str:
 def next_steps(
     findings: Sequence[FindingLine], deployments: Sequence[DeploymentRow], pending: int
 ) -> list[str]:
-    """What is still to do, from the verdicts and from what was deployed."""
+    """Next steps that follow from the verdicts and the deployments."""
     hosts = {host for d in deployments for host, _, _ in d.record["hosts"]}
     where = f" from {len(hosts)} hosts" if hosts else ""
     lines = [
@@ -228,7 +228,7 @@ def next_steps(
 
 
 def _missing_data(name: str, claims: Sequence[FindingLine]) -> str:
-    """What an experiment's undecided claims need: seeds, a second host, or more results."""
+    """What an experiment's undecided findings need: seeds, a second host, or more results."""
     missing = max(SEEDS_MIN - line.seeds for line in claims)
     hosts_seen = max(line.hosts for line in claims)
     if missing > 0:

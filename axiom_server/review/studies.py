@@ -1,7 +1,7 @@
-"""Studies over many parameter sets: declare one, make its next workunits, judge it.
+"""Studies over many parameter sets: declare one, create its next workunits, judge it.
 
-A study with a refinement has three parts: pilot seeds on the declared grid, further sets along the
-boundary that they show, and then other seeds on all sets, by which the findings are judged.
+A study with a refinement has three parts: pilot seeds on the declared grid; further parameter sets
+along the boundary that the pilot shows; and new seeds on all sets, which decide the findings.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ async def advance_all(connection: Connection) -> None:
 
 
 async def extend(connection: Connection, name: str, seeds: int) -> int:
-    """Give a study more seeds, for all its parameter sets; returns how many workunits were queued.
+    """Add seeds to a study, for all its parameter sets; returns how many workunits were queued.
 
     Raises NotFound, Usage.
     """
     study, _ = await load(connection, name)
     if study.state == "pilot":
-        raise Usage(f"the pilot of {name} is not complete; axiom-server study show {name}")
+        raise Usage(
+            f"the pilot of {name} is not complete; axiom-server study show {name} shows progress"
+        )
     (version,) = await experiments.versions_by_id(connection, [study.version_id])
     await studies.extend(connection, study.study_id, seeds)
     more = study._replace(more_seeds=study.more_seeds + seeds)
@@ -98,7 +100,7 @@ async def _add_sets(
 
 
 async def _issue(connection: Connection, study: StudyRow, version: VersionRow) -> int:
-    """Queue what the study's state asks for: all its sets with the pilot's seeds, or the others."""
+    """Queue all sets of the study, with the seeds of its current state (pilot or judged)."""
     seeds = study.pilot if study.state == "pilot" else study.judged
     ids = [i for i, _ in await studies.sets(connection, study.study_id)]
     return await issue_block(connection, version, ids, seeds, {"study": study.name})
@@ -133,12 +135,12 @@ async def load(connection: Connection, name: str) -> tuple[StudyRow, StudyData]:
     every = {study.name: study for study in await studies.listing(connection)}
     if name not in every:
         known = ", ".join(every) or "none; start one with: axiom-server study start FILE"
-        raise NotFound(f"no study {name!r}; there are: {known}")
+        raise NotFound(f"no study {name!r}; the studies are: {known}")
     return every[name], await data_of(connection, every[name])
 
 
 async def data_of(connection: Connection, study: StudyRow) -> StudyData:
-    """All that is known of a study; while its pilot runs, nothing is judged."""
+    """A study's data so far; while its pilot runs, none of it is used for verdicts."""
     (version,) = await experiments.versions_by_id(connection, [study.version_id])
     sets = [parameters for _, parameters in await studies.sets(connection, study.study_id)]
     design, first_last = study.design, study.judged if study.state == "judged" else study.pilot

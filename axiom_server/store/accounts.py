@@ -1,4 +1,4 @@
-"""A volunteer's own account: what its owner sees, changes and takes along."""
+"""A volunteer's own account: what its owner may see, change and export."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from axiom_server.store.database import Connection, row, rows
-from axiom_server.store.users import LOOK_ALIKE, NAMES_LOCK, SHAPES
+from axiom_server.store.users import LOOKALIKE, NAME_SHAPES, NAMES_LOCK
 
 EVERYTHING = """
 SELECT json_build_object(
@@ -53,17 +53,17 @@ async def get(connection: Connection, user_id: int) -> Account:
 
 
 async def set_key(connection: Connection, user_id: int, key: bytes) -> None:
-    """Replace the account's key by another (its sha256); the old one is worth nothing after."""
+    """Replace the account's key; ``key`` is the sha256 of the new one. The old key is revoked."""
     await connection.execute("UPDATE users SET account_key = %s WHERE user_id = %s", (key, user_id))
 
 
 async def set_shown(connection: Connection, user_id: int, *, shown: bool) -> None:
-    """Show a user on the public pages, or hide one."""
+    """Show a user on the public pages, or hide the user."""
     await connection.execute("UPDATE users SET shown = %s WHERE user_id = %s", (shown, user_id))
 
 
 async def everything(connection: Connection, user_id: int) -> str:
-    """All that is stored of a user, as JSON, but for keys and tokens."""
+    """Everything stored about a user, except keys and tokens, as JSON."""
     return str((await row(connection, EVERYTHING, {"user": user_id}))[0])
 
 
@@ -72,17 +72,17 @@ async def rename(connection: Connection, user_id: int, name: str) -> bool:
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
     cursor = await connection.execute(
         f"""UPDATE users me SET name = %(name)s WHERE me.user_id = %(user)s AND NOT EXISTS (
-                {LOOK_ALIKE} AND u.user_id <> %(user)s)
+                {LOOKALIKE} AND u.user_id <> %(user)s)
             AND NOT EXISTS (SELECT FROM users WHERE name = %(name)s AND user_id <> %(user)s)""",
-        {"name": name, "user": user_id, **SHAPES},
+        {"name": name, "user": user_id, **NAME_SHAPES},
     )
     return cursor.rowcount == 1
 
 
 async def delete(connection: Connection, user_id: int) -> None:
-    """Forget who an account was. Its credit and results stay, of nobody: an anonymous sum.
+    """Anonymise an account: its name and key are deleted; its credit and results are kept.
 
-    Its hosts are attached no more, and what they said of themselves is deleted.
+    Its hosts are detached, and their descriptions are deleted.
     """
     await leave_team(connection, user_id)
     await connection.execute(
@@ -102,10 +102,10 @@ async def delete(connection: Connection, user_id: int) -> None:
 
 
 async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) -> bool:
-    """Make two of the user's hosts one, after reinstallation: the new has both credits.
+    """Merge two of the user's hosts, after a reinstallation: the new one gets the old one's credit.
 
-    The old one's token is worth nothing after, its open tasks are lost, and its rows in the ledger
-    stay as they are: only sums move. False when they are not two hosts of the user.
+    The old host's token is revoked and its open tasks are lost. Its rows in the ledger are not
+    changed; only the sums move. False when these are not two hosts of the user.
     """
     cursor = await connection.execute(
         """UPDATE hosts n SET credit_total = n.credit_total + o.credit_total,
@@ -138,7 +138,7 @@ async def found_team(connection: Connection, user_id: int, name: str) -> bool:
 
 
 async def enter_team(connection: Connection, user_id: int, team_id: int) -> bool:
-    """Join a team, and leave the one before; False when there is none of that id."""
+    """Join a team and leave the previous one; False when there is no team of that id."""
     cursor = await connection.execute(
         """UPDATE users SET team_id = t.team_id FROM teams t
            WHERE users.user_id = %s AND t.team_id = %s""",
@@ -160,7 +160,7 @@ async def leave_team(connection: Connection, user_id: int) -> None:
 
 
 async def rename_team(connection: Connection, user_id: int, name: str) -> bool:
-    """Rename the team that the user founded; False when none is, or the name is taken."""
+    """Rename the team that the user founded; False when there is none, or the name is taken."""
     cursor = await connection.execute(
         """UPDATE teams SET name = %(name)s
            WHERE team_id = (SELECT team_id FROM users WHERE user_id = %(user)s)

@@ -20,7 +20,7 @@ class AlarmLine(NamedTuple):
 async def raise_alarm(connection: Connection, version_id: int, kind: str, message: str) -> bool:
     """Record an alarm; False when this kind was raised for the version before.
 
-    Staff who resumed the version since then are not overruled.
+    So a version that staff have resumed is not stopped again for the same reason.
     """
     found = await rows(
         connection,

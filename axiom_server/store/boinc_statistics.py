@@ -1,8 +1,8 @@
-"""What BOINC's statistics files hold, element by element: db_dump.cpp and its page XmlStats.
+"""The content of BOINC's statistics files, element by element.
 
-Volunteers who do not show themselves, and their hosts, are left out; as there, the totals count
-them all the same, and whoever has no credit is in neither. The database writes the XML,
-row by row, so that the serving process only copies and packs it.
+Source: BOINC's db_dump.cpp and its page XmlStats. As there, hidden volunteers and their hosts are
+left out of the lists but counted in the totals, and volunteers without credit are in neither. The
+database produces the XML row by row, so that the serving process only copies and compresses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from psycopg import sql
 
 from axiom_server.store.database import Connection
 
-#: Nobody's e-mail address is known here, so the cross-project identifier is of this project alone.
+#: The cross-project identifier. E-mail addresses are not known, so it differs between projects.
 _CPID = "md5('axiom-' || {0} || '-' || {1} || '-' || extract(epoch FROM {2})::bigint)"
 _NOW = "extract(epoch FROM now())::bigint"
 
@@ -126,7 +126,7 @@ async def elements(connection: Connection, file: str) -> AsyncIterator[str]:
         yield f"<{root}>\n"
     async with connection.cursor(name="statistics") as cursor:
         cursor.itersize = 1000
-        await cursor.execute(sql.SQL(query))  # made above, of constants
+        await cursor.execute(sql.SQL(query))  # composed above, of constants only
         async for (text,) in cursor:
             yield text
     if root:

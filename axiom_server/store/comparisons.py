@@ -1,4 +1,4 @@
-"""Comparisons of results of one seed: which wait for other opinions, and what came of them."""
+"""Comparisons of results of one seed: the open ones, their replicas and their outcomes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from axiom_server.decide.lease import FAILS_REPEATEDLY
-from axiom_server.decide.replicate import Checker, Need
+from axiom_server.decide.replicate import Checker, ReplicaNeed
 from axiom_server.decide.standing import Standing, StandingPolicy, believed_cores, level
 from axiom_server.store.database import Connection, rows
 
 COMPARISONS_MAX = 2_000  # comparisons handled in one round
-KNOWN_SECONDS = 7 * 86400.0  # hosts heard of since then may come back, and are waited for
+KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back; replicas wait for them
 
-#: Of a host ``h`` and its user ``u``: what ``Standing`` is made of, in its order.
+#: The columns of a host ``h`` and its user ``u`` from which ``make_standing`` makes a ``Standing``.
 STANDING = """h.trusted, u.vouched, u.validated, u.agreeing, u.confirmed_by_staff,
     EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed"""
 
@@ -21,7 +21,7 @@ STANDING = """h.trusted, u.vouched, u.validated, u.agreeing, u.confirmed_by_staf
 class OpenRow(NamedTuple):
     """One result of a workunit whose comparison is open, by a host that is not quarantined.
 
-    ``involved``: users who had a task of the workunit, whatever became of it, and their
+    ``involved``: users who had a task of the workunit, whatever its outcome, with their
     ``addresses``.
     """
 
@@ -42,7 +42,7 @@ class OpenRow(NamedTuple):
 
 
 def make_standing(values: Sequence[Any]) -> Standing:
-    """A row of ``STANDING``; hosts without an owner have none."""
+    """The standing in a row of ``STANDING``; hosts without an owner have none."""
     trusted, vouched, validated, agreeing, by_staff, age, streak, returned, unconfirmed = values
     return Standing(
         trusted=trusted, vouched=bool(vouched), validated=validated or 0, agreeing=agreeing or 0,
@@ -52,9 +52,10 @@ def make_standing(values: Sequence[Any]) -> Standing:
 
 
 async def open_results(connection: Connection) -> list[OpenRow]:
-    """Results of workunits under comparison for which nothing is waited for, by workunit and task.
+    """Results of workunits under comparison that wait for no replica, by workunit and task.
 
-    Drawn at random where they are many, so that those nobody can compute now do not block others.
+    If there are many, a random part is returned, so that workunits that no host can compute now do
+    not block the others.
     """
     found = await rows(
         connection,
@@ -81,7 +82,7 @@ async def open_results(connection: Connection) -> list[OpenRow]:
 async def checkers(
     connection: Connection, policy: StandingPolicy, live_seconds: float
 ) -> list[Checker]:
-    """Hosts that could compute a replica, now or when they are back, each with a drawn rank."""
+    """Hosts that could compute a replica, now or when they are back, each with a random rank."""
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
@@ -98,7 +99,19 @@ async def checkers(
         (live_seconds,),
     )
     made = []
-    for host, user, cores, gpus, memory, environments, address, live, asked, rank, *values in found:
+    for (
+        host,
+        user,
+        cores,
+        gpus,
+        memory,
+        environments,
+        address,
+        live,
+        waiting,
+        rank,
+        *values,
+    ) in found:
         standing = make_standing(values)
         believed = believed_cores(policy, standing)
         slots = cores + gpus if believed is None else min(cores + gpus, believed)
@@ -106,7 +119,7 @@ async def checkers(
             Checker(
                 host_id=host, user_id=user, slots=slots, gpus=gpus, memory_bytes=memory,
                 environments=frozenset(environments), level=level(policy, standing),
-                address=address, live=live, asked=asked, rank=rank,
+                address=address, live=live, waiting=waiting, rank=rank,
             )
         )  # fmt: skip
     return made
@@ -114,7 +127,7 @@ async def checkers(
 
 async def queue_replicas(
     connection: Connection,
-    placed: Sequence[tuple[Need, int]],
+    placed: Sequence[tuple[ReplicaNeed, int]],
     versions: dict[int, int],
     hold_seconds: float,
 ) -> None:
@@ -122,7 +135,7 @@ async def queue_replicas(
     if not placed:
         return
     purposes = [
-        ("tiebreak" if need.contested else "replica") + (f"_{count}" if count > 1 else "")
+        ("tiebreak" if need.disputed else "replica") + (f"_{count}" if count > 1 else "")
         for need, count in _numbered(placed)
     ]
     await connection.execute(
@@ -139,14 +152,14 @@ async def queue_replicas(
             purposes,
         ),
     )
-    waiting = {contested: [n.workunit_id for n, _ in placed if n.contested is contested]
-               for contested in (False, True)}  # fmt: skip
+    waiting = {disputed: [n.workunit_id for n, _ in placed if n.disputed is disputed]
+               for disputed in (False, True)}  # fmt: skip
     await set_state(connection, waiting[False], "placed")
     await set_state(connection, waiting[True], "placed", "hosts disagree")
 
 
-def _numbered(placed: Sequence[tuple[Need, int]]) -> list[tuple[Need, int]]:
-    """Each need with which of its replicas it is, from 1."""
+def _numbered(placed: Sequence[tuple[ReplicaNeed, int]]) -> list[tuple[ReplicaNeed, int]]:
+    """Each need, with the number of its replica, counted from 1."""
     counts: dict[int, int] = {}
     numbered = []
     for need, _ in placed:
@@ -156,13 +169,13 @@ def _numbered(placed: Sequence[tuple[Need, int]]) -> list[tuple[Need, int]]:
 
 
 async def queue_checks(connection: Connection, hosts: Sequence[int], hold_seconds: float) -> int:
-    """Give each host a workunit whose answer a host of staff's knows; it looks like any other.
+    """Queue for each host a workunit that a trusted host has computed. It looks like any other.
 
-    Returns how many. A host whose account has one in hand already, or did them all, gets none.
+    Returns how many. A host gets none if its account has one in hand, or has computed them all.
     """
     found = await rows(
         connection,
-        """WITH asked AS (
+        """WITH candidates AS (
                SELECT host_id, user_id, environments, memory_bytes FROM hosts
                WHERE host_id = ANY(%(hosts)s) AND NOT EXISTS (
                    SELECT FROM queue q JOIN hosts o ON o.host_id = q.host_id
@@ -176,10 +189,10 @@ async def queue_checks(connection: Connection, hosts: Sequence[int], hold_second
                JOIN versions v ON v.version_id = t.version_id
                WHERE s.trusted AND s.state = 'active' AND v.state = 'active' AND t.device = 'cpu'
                ORDER BY random() LIMIT 200
-           ), offered AS (  -- each workunit to one account: no two draw the same
+           ), offered AS (  -- each workunit to one account only
                SELECT DISTINCT ON (k.workunit_id) a.user_id, a.host_id, k.workunit_id,
                       k.version_id, k.device
-               FROM asked a CROSS JOIN known k
+               FROM candidates a CROSS JOIN known k
                WHERE COALESCE((k.manifest -> 'resources' ->> 'memory_bytes')::bigint, 0)
                      <= a.memory_bytes
                  AND NOT EXISTS (SELECT FROM tasks t
@@ -217,7 +230,7 @@ async def set_state(
 
 
 async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]]) -> None:
-    """Refuse the results of these tasks (task, why): no credit, and not used for findings."""
+    """Refuse the results of these tasks (task, why): they get no credit and enter no finding."""
     ids, notes = [t for t, _ in tasks], [n for _, n in tasks]
     await connection.execute(
         """UPDATE tasks t
@@ -230,7 +243,7 @@ async def refuse_results(connection: Connection, tasks: Sequence[tuple[int, str]
 
 
 async def reopen_trusted(connection: Connection, hosts: Sequence[int], seconds: float) -> int:
-    """Ask for other opinions on what these hosts returned lately and nobody checked."""
+    """Open comparisons of recent results of these hosts that were not checked; returns how many."""
     found = await rows(
         connection,
         """WITH unchecked AS (
@@ -239,7 +252,7 @@ async def reopen_trusted(connection: Connection, hosts: Sequence[int], seconds: 
                WHERE t.host_id = ANY(%s) AND r.validated AND NOT h.trusted
                  AND t.ended_at > now() - %s * interval '1 second' AND v.state = 'active'
                  AND NOT EXISTS (SELECT FROM comparisons c WHERE c.workunit_id = t.workunit_id)
-           ), doubted AS (
+           ), unconfirmed AS (
                UPDATE results r SET validated = false FROM unchecked u WHERE r.task_id = u.task_id
            ), opened AS (
                INSERT INTO comparisons (workunit_id, task_id)
@@ -254,11 +267,11 @@ async def reopen_trusted(connection: Connection, hosts: Sequence[int], seconds: 
 async def withdraw_results(
     connection: Connection, hosts: Sequence[int], reason: str, window_seconds: float
 ) -> int:
-    """Take back what quarantined hosts returned lately and no active host confirmed.
+    """Delete recent results of quarantined hosts that no active host confirmed; returns how many.
 
-    What was not reviewed yet earns nothing. Workunits left without a result wait again, or for the
-    replica that is being computed; what these hosts confirmed of others' is compared anew without
-    them. Returns how many results.
+    Tasks not reviewed yet earn nothing. Workunits left without a result are queued again, unless a
+    replica of them is being computed. Results of other hosts that these hosts had confirmed are
+    compared again, without them.
     """
     found = await rows(
         connection,
@@ -281,7 +294,7 @@ async def withdraw_results(
            ), refused AS (
                UPDATE tasks t SET refusal = left(%(reason)s, 200) FROM gone
                WHERE t.task_id = gone.task_id AND t.state = 'reported'
-           ), doubted AS (
+           ), unconfirmed AS (
                UPDATE results r SET validated = false FROM kept WHERE r.task_id = kept.task_id
            ), opened AS (
                INSERT INTO comparisons (workunit_id, task_id)

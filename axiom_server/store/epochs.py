@@ -1,4 +1,4 @@
-"""The epoch of the database, its backups, and tasks of the epoch before."""
+"""The epoch of the database, its backups, and tasks of the previous epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from axiom_server.store.database import Connection, row, rows
 
 
 async def current(connection: Connection) -> Epoch:
-    """The present epoch."""
+    """The current epoch."""
     found = await row(
         connection,
         """SELECT epoch, extract(epoch FROM e.began_at)::float8, last_task_id, first_task_id,
@@ -49,23 +49,23 @@ async def begin(connection: Connection) -> str:
 
 
 async def begin_backup(connection: Connection) -> int:
-    """Note that a backup begins. Committed before the dump begins, this note is a part of it."""
+    """Record that a backup begins; commit it before the dump begins, so that the dump has it."""
     found = await row(connection, "INSERT INTO backups DEFAULT VALUES RETURNING backup_id")
     return int(found[0])
 
 
 async def finish_backup(connection: Connection, backup_id: int) -> None:
-    """Note that a backup is complete."""
+    """Record that a backup is complete."""
     await connection.execute(
         "UPDATE backups SET finished_at = clock_timestamp() WHERE backup_id = %s", (backup_id,)
     )
 
 
-# --- tasks of the epoch before --------------------------------------------------------------------
+# --- tasks of the previous epoch ------------------------------------------------------------------
 
 
-class Claimed(Struct, frozen=True, kw_only=True):
-    """A result of the epoch before, as its host describes it."""
+class ClaimedResult(Struct, frozen=True, kw_only=True):
+    """A result of the previous epoch, as its host describes it."""
 
     host_id: int
     user_id: int | None
@@ -73,10 +73,10 @@ class Claimed(Struct, frozen=True, kw_only=True):
     work: Work
 
 
-async def numbers_of(
+async def find_recovered(
     connection: Connection, hosts: Collection[int], numbers: Collection[int]
 ) -> dict[tuple[int, int], int]:
-    """Tasks that were made for numbers of the epoch before: (host, number) -> task."""
+    """The tasks that replace task numbers of the previous epoch: (host, number) -> task."""
     found = await rows(
         connection,
         """SELECT host_id, number_before, task_id FROM recovered_tasks
@@ -87,7 +87,7 @@ async def numbers_of(
 
 
 async def count_recovered(connection: Connection, host_id: int) -> int:
-    """How many results of the epoch before a host's account has reported."""
+    """How many results of the previous epoch a host's account has reported."""
     found = await row(
         connection,
         """SELECT count(*) FROM recovered_tasks r JOIN hosts h USING (host_id)
@@ -99,7 +99,7 @@ async def count_recovered(connection: Connection, host_id: int) -> int:
 
 
 async def find_version(connection: Connection, work: Work) -> int | None:
-    """The version of a computation; None when it was never published here."""
+    """The version that a result was computed with; None when it was never published here."""
     found = await rows(
         connection,
         """SELECT v.version_id FROM versions v JOIN experiments e USING (experiment_id)
@@ -112,9 +112,9 @@ async def find_version(connection: Connection, work: Work) -> int | None:
 async def ensure_workunit(
     connection: Connection, version_id: int, parameters_id: int, work: Work
 ) -> int | None:
-    """The workunit of a computation, made when the database has forgotten that it was deployed.
+    """The workunit of a result, created when its deployment was lost with the restore.
 
-    It is then never deployed again. None for a seed far beyond those that are known.
+    Its seed is then never deployed again. None for a seed far above those that are known.
     """
     known = await rows(
         connection,
@@ -142,7 +142,7 @@ async def ensure_workunit(
 
 
 async def _deployment(connection: Connection) -> int:
-    """The deployment to which workunits belong whose own one is forgotten: one for each epoch."""
+    """The deployment of workunits whose own deployment was lost: one for each epoch."""
     await connection.execute(
         """INSERT INTO deployments (session_id, kind, workunits, record)
            SELECT (SELECT max(session_id) FROM sessions), 'recovered', 0,
@@ -157,11 +157,11 @@ async def _deployment(connection: Connection) -> int:
 
 
 async def adopt_task(
-    connection: Connection, claimed: Claimed, workunit_id: int, granted_at: datetime
+    connection: Connection, claimed: ClaimedResult, workunit_id: int, granted_at: datetime
 ) -> None:
-    """Give a result of the epoch before a task: the account's own for this workunit, or a new one.
+    """Assign a task to a result of the previous epoch: the host's own, or a new one.
 
-    The new task counts as lost, so that the report that follows ends it like any late one.
+    A new task is stored as lost, so that the report ends it like any late report.
     """
     own = await rows(
         connection,
@@ -178,7 +178,7 @@ async def adopt_task(
 
 
 async def _make_task(
-    connection: Connection, claimed: Claimed, workunit_id: int, granted_at: datetime
+    connection: Connection, claimed: ClaimedResult, workunit_id: int, granted_at: datetime
 ) -> int:
     found = await row(
         connection,

@@ -14,7 +14,7 @@ from axiom_server.store.database import Connection, row, rows
 
 
 class VersionRow(NamedTuple):
-    """One published version, its manifest decoded."""
+    """One published version, with its decoded manifest; ``tried``: the summary of its dry runs."""
 
     version_id: int
     experiment_id: int
@@ -27,7 +27,7 @@ class VersionRow(NamedTuple):
     published_at: datetime
     manifest: Manifest
     tried: dict[str, Any] | None
-    declaration: dict[str, Any] | None = None  # as signed; None of versions of before 0.2
+    declaration: dict[str, Any] | None = None  # as signed; None for versions published before 0.2
 
 
 class ParametersRow(NamedTuple):
@@ -71,7 +71,7 @@ async def record_version(
 ) -> bool:
     """Store a published version and retire older ones; False when it was stored before.
 
-    Waiting workunits of the older ones leave the queue, as they do when staff retire a version.
+    Queued workunits of the older versions are removed, as when staff retire a version.
     """
     ids = await ensure(connection, [manifest.name])
     done = await rows(
@@ -203,11 +203,10 @@ async def parameter_sets(connection: Connection, ids: Sequence[int]) -> list[Par
 async def parameters_id(
     connection: Connection, version_id: int, parameters: dict[str, Any], budget_seconds: float
 ) -> int:
-    """The id of a version's parameter set, created on first use. The order of keys is
-    ignored.
+    """The id of a version's parameter set, created on first use. The order of keys is ignored.
 
-    Its seeds begin after those of the experiment's other versions: a claim that was changed after
-    their results were seen is tried on seeds that nobody has seen.
+    Its seeds begin after those of the experiment's other versions, so that a finding that was
+    changed after their results were seen is judged by new seeds.
     """
     encoded = msgspec.json.encode(parameters, order="deterministic")
     digest = hashlib.sha256(encoded + b"|%r" % budget_seconds).digest()

@@ -8,8 +8,8 @@ from psycopg import sql
 
 from axiom_server.store.database import Connection
 
-#: Column -> its DuckDB type. Parameters include the defaults of the version that ran; what is not
-#: known of an imported result is NULL.
+#: Column -> its DuckDB type. Parameters include the defaults of the version that ran. Unknown
+#: values of imported results are NULL.
 COLUMNS = {
     "task_id": "BIGINT",
     "workunit_id": "BIGINT",
@@ -59,7 +59,7 @@ async def results_csv(
 ) -> AsyncIterator[bytes | bytearray | memoryview]:
     """Accepted results of these experiments (None: all) as CSV with a header, in pieces.
 
-    All of it is one snapshot of the database.
+    The pieces are one snapshot of the database.
     """
     query = sql.SQL(RESULTS).format(names=sql.Literal(names))
     copy = sql.SQL("COPY ({}) TO STDOUT WITH (FORMAT csv, HEADER)").format(query)

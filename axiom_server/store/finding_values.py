@@ -1,4 +1,4 @@
-"""The values that findings were last judged by, one a seed, with the verdicts."""
+"""The values by which findings were last judged, one for each seed, with the verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_server.store.database import Connection, as_json, rows
 
 
 class FindingValues(NamedTuple):
-    """A finding's values, as lists of equal length; ``controls`` is empty where there is none."""
+    """A finding's values, as lists of equal length; ``controls`` is empty without a control."""
 
     version_id: int
     finding: str
@@ -24,7 +24,7 @@ class FindingValues(NamedTuple):
 
 
 async def record(connection: Connection, values: FindingValues) -> None:
-    """Replace what is stored of the finding; ``judged_at`` becomes now."""
+    """Replace the stored values of the finding; ``judged_at`` becomes the current time."""
     await connection.execute(
         """INSERT INTO finding_values (version_id, finding, verdict, seeds, hosts, numbers, fields,
                                        controls)
@@ -38,7 +38,7 @@ async def record(connection: Connection, values: FindingValues) -> None:
 
 
 async def of_versions(connection: Connection, ids: Sequence[int]) -> list[FindingValues]:
-    """What is stored of these versions' findings, in order."""
+    """The stored values of these versions' findings, by version and finding."""
     found = await rows(
         connection,
         """SELECT version_id, finding, judged_at, verdict, seeds, hosts, numbers, fields, controls
@@ -49,7 +49,7 @@ async def of_versions(connection: Connection, ids: Sequence[int]) -> list[Findin
 
 
 async def verdicts(connection: Connection) -> dict[int, list[dict[str, Any]]]:
-    """By version, the stored verdicts without the values."""
+    """The stored verdicts by version, without the values."""
     found = await rows(
         connection,
         """SELECT version_id, verdict || jsonb_build_object('judged_at', judged_at)

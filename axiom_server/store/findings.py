@@ -1,4 +1,4 @@
-"""The numbers that findings are judged by: gated results of a version, with seed and parameters."""
+"""The data that findings are judged by: checked results of a version, with seed and parameters."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from axiom_protocol.verdicts.samples import PROBES, Sample
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.issued_seeds import PLANNED
 
-#: A result stands when others confirmed it, or when its host need not be checked. In a project
-#: of one user alone, there is nobody to confirm them, and all stand.
-STANDS = "(r.validated OR alone)"
+#: SQL: whether a result counts. It does when other hosts confirmed it, or when its host need not
+#: be checked. In a project of only one user, nobody can confirm results, so all of them count.
+COUNTS = "(r.validated OR alone)"
 ALONE = """(SELECT count(DISTINCT user_id) <= 1 FROM hosts WHERE NOT imported)"""
 
 
 async def samples(connection: Connection, version_id: int, manifest: Manifest) -> list[Sample]:
-    """Results of a version, reduced to what its findings read.
+    """Results of a version, reduced to the fields that its findings read.
 
-    Left out: unsettled disputes, and runs on less than the declared budget, which did not do all
-    the configurations that the findings speak of.
+    Left out are results in unsettled disputes, and runs with less than the declared budget, which
+    did not compute everything that the findings are about.
     """
     fields = _fields(manifest)
     found = await rows(
         connection,
         f"""WITH planned AS ({PLANNED})
-           SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid, {STANDS},
+           SELECT r.task_id, w.seed, t.host_id, p.parameters, r.valid, {COUNTS},
                   ARRAY(SELECT (r.result ->> f)::float8 FROM unnest(%(fields)s::text[])
                         WITH ORDINALITY AS a (f, n) ORDER BY n)
            FROM results r JOIN tasks t USING (task_id)
@@ -55,7 +55,7 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
 
 
 async def probes(connection: Connection, version_id: int) -> list[Result]:
-    """Whole valid results of a few seeds of a version, all with the parameters most often used."""
+    """Complete valid results of a few seeds of a version, all with its most used parameters."""
     found = await rows(
         connection,
         """WITH valid AS (
@@ -85,7 +85,7 @@ async def versions_with_results(connection: Connection, ids: Sequence[int]) -> s
 
 
 def _fields(manifest: Manifest) -> list[str]:
-    """Names of the single numbers that the findings read."""
+    """Names of the result fields that the findings read."""
     wanted = {f.field for f in manifest.findings} | {
         f.control for f in manifest.findings if f.control
     }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from axiom_protocol.messages import HostFacts
-from axiom_server.decide.deploy import IdleHost, bound_by_standing
+from axiom_server.decide.deploy import IdleHost, limit_by_standing
 from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.standing import Standing, StandingPolicy, tasks_in_hand
 from axiom_server.store.comparisons import STANDING, make_standing
@@ -40,7 +40,7 @@ class HostLine(NamedTuple):
 
 
 async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: bytes) -> int:
-    """Add a host to a user, all of it idle; returns its id. ``token``: sha256 of its token."""
+    """Add an idle host to a user; returns its id. ``token``: the sha256 of the host's token."""
     found = await row(
         connection,
         """INSERT INTO hosts (user_id, name, token, facts, cpu_cores, gpus, memory_bytes,
@@ -90,10 +90,10 @@ async def live_users(connection: Connection, live_seconds: float) -> frozenset[i
 async def idle_hosts(
     connection: Connection, policy: StandingPolicy, live_seconds: float
 ) -> list[IdleHost]:
-    """Live hosts with slots that nothing runs on and nothing waits for, locked against deploys.
+    """Live hosts with idle slots, for which no workunit is reserved. Locks out other deployments.
 
-    Imported hosts count by the file's word until they have been filled once: that takes it away.
-    All others together have no more idle than their account is believed to have.
+    An imported host has the idle slots that the imported file says, until it is filled once. The
+    slots of other hosts are limited by the standing of their account.
     """
     await connection.execute("LOCK TABLE deployments IN SHARE ROW EXCLUSIVE MODE")
     found = await rows(
@@ -125,7 +125,7 @@ async def idle_hosts(
         for h, cpu, gpu, environments, user_id, imported, in_hand, gpu_cohort, *values in found
         if cpu > 0 or gpu > 0
     ]  # fmt: skip
-    return bound_by_standing(idle)
+    return limit_by_standing(idle)
 
 
 def _left(policy: StandingPolicy, standing: Standing, in_hand: int) -> int | None:
@@ -142,7 +142,7 @@ async def slots_of(connection: Connection, ids: list[int]) -> dict[int, tuple[in
 
 
 async def clear_imported_idle(connection: Connection, host_ids: list[int]) -> None:
-    """Note that imported hosts were given work, and have nothing idle any more."""
+    """Record that imported hosts were filled and are no longer idle."""
     await connection.execute(
         """UPDATE hosts SET idle_cpu = 0, idle_gpu = 0
            WHERE host_id = ANY(%s) AND imported""",
@@ -188,7 +188,7 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
 
 
 async def reset_failures(connection: Connection, version_id: int) -> None:
-    """Reset the failures of hosts that ran a version which was stopped: it was at fault."""
+    """Reset the failures of hosts that ran a stopped version, because the version was at fault."""
     await connection.execute(
         """UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (
                SELECT host_id FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)""",

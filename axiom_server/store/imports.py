@@ -1,6 +1,6 @@
 """Import another project's users, hosts and results; importing them again changes nothing.
 
-Imported results have elapsed seconds and no numbers: they earn credit, and no finding uses them.
+Imported results have elapsed seconds but no numbers: they earn credit, and no finding uses them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ async def is_new_file(connection: Connection, digest: bytes) -> bool:
 async def add_hosts(
     connection: Connection, source: str, owners: dict[int, str], idle: Sequence[ImportedHostRow]
 ) -> dict[int, int]:
-    """Add the hosts that are new, and store what is idle; external id -> our id.
+    """Add the hosts that are new, and store their idle slots. Returns external id -> id here.
 
-    A host keeps its id when it is free here.
+    A host keeps its id if that id is free here.
     """
     names = {host.host_id: host.name for host in idle}
     wanted = sorted(owners.keys() | names.keys())

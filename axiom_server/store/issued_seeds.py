@@ -1,4 +1,4 @@
-"""Every seed that was planned for a version, and what became of it."""
+"""Every seed that was planned for a version, and its state: reported, failed, lost, late or out."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from axiom_protocol.manifest import Manifest
 from axiom_protocol.verdicts.samples import IssuedSeed
 from axiom_server.store.database import Connection, rows
 
-WORKUNITS_MOST = 50_000  # first workunits of a version; more seeds change no verdict
-LATE_SECONDS = 7 * 86400.0  # longer than any lease of a task of minutes: nobody fetches it
+WORKUNITS_MAX = 50_000  # first workunits of a version; more seeds change no verdict
+LATE_SECONDS = 7 * 86400.0  # a workunit that is not leased for so long counts as late
 
-#: The first workunits of a version that were asked to do all that its findings speak of.
+#: The first workunits of a version whose budget is at least the declared one.
 PLANNED = f"""SELECT w.workunit_id, w.seed, w.deployment_id, w.parameters_id
     FROM workunits w JOIN parameter_sets p USING (parameters_id)
     WHERE w.version_id = %(version)s AND p.budget_seconds >= %(budget)s
-    ORDER BY w.workunit_id LIMIT {WORKUNITS_MOST}"""
+    ORDER BY w.workunit_id LIMIT {WORKUNITS_MAX}"""
 
 
 async def issued(connection: Connection, version_id: int, manifest: Manifest) -> list[IssuedSeed]:
-    """The planned seeds of a version; a batch is what was deployed together."""
+    """The planned seeds of a version; seeds of one deployment are a batch."""
     found = await rows(
         connection,
         f"""WITH planned AS ({PLANNED}),

@@ -28,11 +28,11 @@ class CandidateRow(NamedTuple):
     parameters_id: int
     seed: int
     attempt: int = 1
-    had_by: Sequence[int] = ()  # hosts that lost it or failed, while others could have it
+    previous_hosts: Sequence[int] = ()  # hosts that lost or failed it, if other hosts could have it
 
 
 class Lease(Struct, frozen=True, kw_only=True):
-    """A workunit leased to a host, by the names that LEASE_TO_HOSTS reads.
+    """A workunit leased to a host; fields are named as LEASE_TO_HOSTS reads them.
 
     ``request``: id of the sync request that is answered with it.
     """
@@ -64,9 +64,9 @@ CROSS JOIN LATERAL (
 ORDER BY q.queue_id"""
 
 
-#: Hosts that had a workunit and did not complete it. Not of one whose last attempt ended a day ago,
-#: and not where no other host is there: then anybody may have it.
-HAD_BY = """
+#: Hosts that had a workunit and did not complete it. No host is listed for a workunit whose last
+#: attempt ended a day ago, or that no other live host could have: then any host may have it.
+PREVIOUS_HOSTS = """
 SELECT w, ARRAY(SELECT t.host_id FROM tasks t WHERE t.workunit_id = w)
 FROM unnest(%s::bigint[]) w
 WHERE EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w
@@ -147,9 +147,9 @@ async def pool_workunits(
     again = [c.workunit_id for c in found if c.attempt > 1]
     if not again:
         return found
-    cursor = await connection.execute(HAD_BY, (again,))
-    had_by: dict[int, list[int]] = dict(await cursor.fetchall())
-    return [c._replace(had_by=had_by.get(c.workunit_id, ())) for c in found]
+    cursor = await connection.execute(PREVIOUS_HOSTS, (again,))
+    previous_hosts: dict[int, list[int]] = dict(await cursor.fetchall())
+    return [c._replace(previous_hosts=previous_hosts.get(c.workunit_id, ())) for c in found]
 
 
 async def lease_to_hosts(

@@ -1,4 +1,4 @@
-"""A volunteer's own hosts: what they do, and what the account sets for them and their groups."""
+"""A volunteer's own hosts: their state, and the account's settings for them and their groups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Machine(NamedTuple):
 
     @property
     def in_force(self) -> bool:
-        """Whether the host has taken up what the account has set last."""
+        """Whether the host has applied the account's latest settings."""
         return bool((self.status or {}).get("revision", "") == self.revision)
 
 
@@ -56,7 +56,7 @@ async def listing(connection: Connection, user_id: int) -> list[Machine]:
 async def set_hosts(
     connection: Connection, user_id: int, host_ids: Sequence[int] | None, settings: HostSettings
 ) -> int:
-    """Set what holds for these hosts of the user, or for all (None); returns how many."""
+    """Set the settings of these hosts of the user, or of all (None); returns how many."""
     cursor = await connection.execute(
         """UPDATE hosts SET account_settings = %s::jsonb
            WHERE user_id = %s AND (%s::bigint[] IS NULL OR host_id = ANY(%s))""",
@@ -69,7 +69,7 @@ async def set_hosts(
 async def set_group(
     connection: Connection, user_id: int, name: str, settings: HostSettings
 ) -> None:
-    """Set what holds for all hosts of a group of the user, those that join it later too."""
+    """Set the settings of all hosts in a group of the user, also of hosts that join it later."""
     await connection.execute(
         """INSERT INTO host_groups VALUES (%s, %s, %s::jsonb)
            ON CONFLICT (user_id, name) DO UPDATE SET settings = EXCLUDED.settings""",
@@ -81,7 +81,7 @@ async def set_group(
 async def put_in_group(
     connection: Connection, user_id: int, host_ids: Sequence[int], name: str
 ) -> None:
-    """Put hosts of the user into a group; an empty name takes them out of theirs."""
+    """Put hosts of the user into a group; an empty name removes them from their group."""
     await connection.execute(
         "UPDATE hosts SET group_name = %s WHERE user_id = %s AND host_id = ANY(%s)",
         (name, user_id, list(host_ids)),
@@ -90,7 +90,7 @@ async def put_in_group(
 
 
 async def refresh(connection: Connection, user_id: int) -> None:
-    """Work out anew what is sent to each of the user's hosts; unchanged ones keep theirs."""
+    """Recompute the settings sent to each of the user's hosts; store those that changed."""
     found = await rows(
         connection,
         """SELECT h.host_id, h.account_settings, g.settings, h.account_revision,
@@ -117,5 +117,5 @@ def _answer(stored: Sequence[dict[str, Any] | None], now: float) -> AccountSetti
 
 
 def settings_of(machine: Machine) -> HostSettings:
-    """What the account sets for this host alone."""
+    """The account's settings for this host only, without those of its group."""
     return msgspec.convert(machine.settings or {}, HostSettings)

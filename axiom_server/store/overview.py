@@ -1,4 +1,4 @@
-"""Totals of the project."""
+"""The project's totals, queue and alarms."""
 
 from __future__ import annotations
 

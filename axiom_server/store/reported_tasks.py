@@ -1,4 +1,4 @@
-"""Tasks that a sync names: read them, write how they ended, and queue their workunits again."""
+"""The tasks in a sync request: read them, store how they ended, queue their workunits again."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class TaskRow(NamedTuple):
 
 
 class EndedTask(Struct, frozen=True, kw_only=True):
-    """How a task ended, by the names that END_TASKS reads.
+    """How a task ended; fields are named as END_TASKS reads them.
 
     ``valid``, ``digest`` (sha256 in hexadecimal) and ``result`` are set only for a result that
-    passed the schema check; ``validated`` when nobody else need confirm it.
+    passed the schema check; ``validated`` if the result needs no confirmation.
     """
 
     task_id: int
@@ -103,7 +103,7 @@ JOIN versions v ON v.version_id = r.version_id AND v.state = 'active'
 ON CONFLICT (workunit_id, purpose) DO NOTHING"""
 
 
-#: A replica never waits for just any host, so a lost one is assigned to another host.
+#: Replicas never wait for any host, so a lost replica is assigned to another host.
 REPLACE_REPLICAS = """
 UPDATE comparisons SET state = CASE WHEN state = 'placed' THEN 'wanted' ELSE state END,
     tries = tries + 1
@@ -155,13 +155,13 @@ async def requeue(connection: Connection, tasks: Sequence[tuple[TaskRow, int]]) 
 
 
 async def remove_from_queue(connection: Connection, workunits: list[int]) -> None:
-    """Take workunits out of the queue whose result has arrived late."""
+    """Remove workunits from the queue whose result has arrived late."""
     if workunits:
         await connection.execute(REMOVE_FROM_QUEUE, (workunits,))
 
 
 async def request_comparisons(connection: Connection, tasks: Sequence[TaskRow]) -> None:
-    """Ask for these results to be computed again on another host."""
+    """Request that these results are computed again on another host."""
     if tasks:
         await connection.execute(
             REQUEST_COMPARISONS, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])

@@ -1,4 +1,4 @@
-"""Budgets of seeds: what staff gave, what was issued of it and why it was closed."""
+"""Seed budgets: the seeds that staff allow, those issued, and why a budget waits or was closed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_server.store.database import Connection, row, rows
 
 
 class BudgetRow(NamedTuple):
-    """One budget. ``names``: its experiments."""
+    """One budget. ``names``: the names of its experiments."""
 
     budget_id: int
     given_at: datetime
@@ -48,7 +48,7 @@ async def give(connection: Connection, versions: Sequence[int], seeds: int) -> i
 
 
 async def open_budgets(connection: Connection) -> list[BudgetRow]:
-    """Those that are not closed, locked, without those that wait for workunits of theirs."""
+    """Open budgets whose issued workunits have all returned, locked until the transaction ends."""
     found = await rows(
         connection,
         _BUDGET
@@ -72,7 +72,7 @@ async def add_batch(
     connection: Connection, budget_id: int, deployment_id: int, version_id: int, seeds: int,
     findings: Sequence[str],
 ) -> None:  # fmt: skip
-    """Store what was issued of a budget."""
+    """Store a batch of seeds issued from a budget."""
     await connection.execute(
         """INSERT INTO seed_budget_batches (budget_id, deployment_id, version_id, seeds, findings)
            VALUES (%s, %s, %s, %s, %s)""",
@@ -85,7 +85,7 @@ async def add_batch(
 
 
 async def set_reason(connection: Connection, budget_id: int, reason: str, *, close: bool) -> None:
-    """Store why nothing is issued, and whether that is the end of it."""
+    """Store why no seeds are issued; with ``close``, close the budget."""
     await connection.execute(
         "UPDATE seed_budgets SET reason = %s, state = %s WHERE budget_id = %s",
         (reason, "closed" if close else "open", budget_id),

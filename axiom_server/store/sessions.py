@@ -15,7 +15,7 @@ REVIEW_LOCK = 0x726576696577  # "review": one review at a time
 
 
 class SessionRow(NamedTuple):
-    """One session: what a review credited."""
+    """One session, with the results and credit of its review."""
 
     session_id: int
     opened_at: datetime
@@ -59,7 +59,7 @@ async def open_session(connection: Connection, results: int, credit: Decimal) ->
 
 
 async def save_record(connection: Connection, session_id: int, record: Mapping[str, Any]) -> None:
-    """Store what the review found."""
+    """Store the record of the review."""
     await connection.execute(
         "UPDATE sessions SET record = %s::jsonb WHERE session_id = %s",
         (msgspec.json.encode(record).decode(), session_id),

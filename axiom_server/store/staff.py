@@ -1,4 +1,4 @@
-"""Staff: who may sign in to the staff's pages, and the audit log of what they did."""
+"""Staff: who may sign in to the staff pages, and the audit log of their actions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AuditLine(NamedTuple):
     detail: dict[str, Any]
 
 
-class HeldHost(NamedTuple):
+class QuarantinedHost(NamedTuple):
     """A host in quarantine."""
 
     host_id: int
@@ -38,7 +38,7 @@ class OpenComparison(NamedTuple):
 
 
 async def add(connection: Connection, name: str, key: bytes) -> bool:
-    """Let somebody of staff's sign in (``key``: sha256); False when the name is taken."""
+    """Let a staff member sign in with a key (its sha256); False when the name is taken."""
     cursor = await connection.execute(
         "INSERT INTO staff (name, key) VALUES (%s, %s) ON CONFLICT DO NOTHING", (name, key)
     )
@@ -46,13 +46,13 @@ async def add(connection: Connection, name: str, key: bytes) -> bool:
 
 
 async def remove(connection: Connection, name: str) -> bool:
-    """Take the right to sign in, and end all sessions; False when there is nobody of that name."""
+    """Revoke a staff member's key and end all their sessions; False when the name is unknown."""
     cursor = await connection.execute("DELETE FROM staff WHERE name = %s", (name,))
     return cursor.rowcount == 1
 
 
 async def by_key(connection: Connection, key: bytes) -> str | None:
-    """Whose key this is (its sha256)."""
+    """The staff member with this key (its sha256); None when the key is unknown."""
     found = await rows(connection, "SELECT name FROM staff WHERE key = %s", (key,))
     return str(found[0][0]) if found else None
 
@@ -60,7 +60,7 @@ async def by_key(connection: Connection, key: bytes) -> str | None:
 async def record(
     connection: Connection, who: str, action: str, detail: Mapping[str, Any] | None = None
 ) -> None:
-    """Add a line to the audit log, in the transaction of what was done."""
+    """Add a line to the audit log, in the same transaction as the action."""
     await connection.execute(
         "INSERT INTO audit_log (who, action, detail) VALUES (%s, %s, %s::jsonb)",
         (who, action, as_json(dict(detail or {}))),
@@ -68,7 +68,7 @@ async def record(
 
 
 def command_user() -> str:
-    """Who runs a command, for the audit log."""
+    """The user who runs a command, as named in the audit log."""
     try:
         return f"command of {getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name
@@ -76,7 +76,7 @@ def command_user() -> str:
 
 
 async def audit_log(connection: Connection, limit: int) -> list[AuditLine]:
-    """The newest lines first."""
+    """The newest lines of the audit log, the newest first."""
     found = await rows(
         connection,
         "SELECT at, who, action, detail FROM audit_log ORDER BY entry_id DESC LIMIT %s",
@@ -85,7 +85,7 @@ async def audit_log(connection: Connection, limit: int) -> list[AuditLine]:
     return [AuditLine._make(r) for r in found]
 
 
-async def held_hosts(connection: Connection, limit: int) -> list[HeldHost]:
+async def quarantined_hosts(connection: Connection, limit: int) -> list[QuarantinedHost]:
     """Hosts in quarantine."""
     found = await rows(
         connection,
@@ -93,7 +93,7 @@ async def held_hosts(connection: Connection, limit: int) -> list[HeldHost]:
            USING (user_id) WHERE h.state = 'quarantined' ORDER BY h.host_id LIMIT %s""",
         (limit,),
     )
-    return [HeldHost._make(r) for r in found]
+    return [QuarantinedHost._make(r) for r in found]
 
 
 async def open_comparisons(connection: Connection) -> list[OpenComparison]:

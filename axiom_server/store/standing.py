@@ -1,4 +1,4 @@
-"""What accounts earn and lose: confirmed results, mismatches, quarantine, and staff's trust."""
+"""Store changes of standing: confirmed results, mismatches, quarantine, and trust by staff."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from axiom_server.store.database import Connection, rows
 class SuspectRow(NamedTuple):
     """A host with mismatches in the window and since its last release.
 
-    ``impossible_times``: of them, claims of more time than has passed; ``compared``: its results in
-    the window that were compared with others'.
+    ``impossible_times``: how many of them are claims of more time than has passed; ``compared``:
+    results of the host in the window that were compared with other hosts' results.
     """
 
     host_id: int
@@ -22,7 +22,7 @@ class SuspectRow(NamedTuple):
 
 
 async def confirm(connection: Connection, groups: Sequence[Sequence[int]]) -> None:
-    """Results whose tasks agree, by workunit: they count, and their accounts have earned it."""
+    """Mark agreeing results, by workunit, as confirmed, and raise their accounts' standing."""
     tasks = [task_id for group in groups for task_id in group]
     number = [n for n, group in enumerate(groups) for _ in group]
     await connection.execute(
@@ -58,7 +58,7 @@ async def confirm(connection: Connection, groups: Sequence[Sequence[int]]) -> No
 
 
 async def confirm_by_answer(connection: Connection, tasks: Sequence[int]) -> None:
-    """Accounts whose results agree with an answer that the server has known before."""
+    """Record that accounts' results agree with a result of the server's own dry run."""
     await connection.execute(
         """UPDATE users SET confirmed_by_staff = true
            WHERE user_id IN (SELECT user_id FROM tasks WHERE task_id = ANY(%s))""",
@@ -69,9 +69,10 @@ async def confirm_by_answer(connection: Connection, tasks: Sequence[int]) -> Non
 async def record_mismatches(
     connection: Connection, tasks: Sequence[tuple[int, str]], distrust: int
 ) -> list[int]:
-    """Charge the hosts of these tasks with a mismatch each; they are checked for long after.
+    """Charge the hosts of these tasks with a mismatch each; returns the hosts.
 
-    Their accounts lose half of what they earned. Returns the hosts.
+    All results of these hosts are checked until ``distrust`` more are confirmed, and their accounts
+    lose half of their confirmed results.
     """
     if not tasks:
         return []
@@ -136,7 +137,7 @@ async def quarantine_account(connection: Connection, host_id: int, reason: str) 
 
 
 async def count_unconfirmed(connection: Connection) -> None:
-    """Bring up to date how many results of each account wait to be confirmed."""
+    """Update the number of results of each account that wait for confirmation."""
     await connection.execute(
         """UPDATE users u SET unconfirmed = COALESCE(w.results, 0)
            FROM users o LEFT JOIN (
@@ -149,13 +150,13 @@ async def count_unconfirmed(connection: Connection) -> None:
 
 
 async def has_trusted_hosts(connection: Connection) -> bool:
-    """Whether staff have named any host as their own."""
+    """Whether staff trust any host."""
     found = await rows(connection, "SELECT EXISTS (SELECT FROM hosts WHERE trusted)")
     return bool(found[0][0])
 
 
 async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bool:
-    """Make a host's results the truth that others are held against; False when there is none."""
+    """Trust a host: its results are taken as correct. False when there is no such active host."""
     cursor = await connection.execute(
         """UPDATE hosts SET trusted = %s WHERE host_id = %s AND NOT imported
            AND (state = 'active' OR NOT %s)""",
@@ -165,7 +166,7 @@ async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bo
 
 
 async def vouch(connection: Connection, name: str, vouched: bool) -> bool:
-    """Answer for a user: his hosts are believed what they have. False when there is none."""
+    """Vouch for a user: the cores that their hosts report are believed. False: no such user."""
     cursor = await connection.execute(
         "UPDATE users SET vouched = %s WHERE name = %s", (vouched, name)
     )

@@ -1,6 +1,6 @@
-"""Sums for pages and exports: written when a review credits, read by every page.
+"""Sums for pages and exports: updated by reviews, read by every page.
 
-What counts over the whole project is a snapshot, taken by the periodic work.
+Counts over the whole project are a snapshot, taken by the periodic work.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from axiom_server.store import overview
 from axiom_server.store.database import Connection, as_json, row, rows
 
 SNAPSHOT_SECONDS = 60.0  # between two snapshots
-DAY_LEADERS = 2_000  # ranked by what they earned in the last day
-STALE_SECONDS = 600.0  # an older one is taken again on request: no process does the periodic work
+DAY_LEADERS = 2_000  # users ranked by their credit of the last day
+STALE_SECONDS = 600.0  # an older snapshot means that no process does the periodic work
 
 
 class DayLine(NamedTuple):
@@ -28,7 +28,7 @@ class DayLine(NamedTuple):
 
 
 class SessionLine(NamedTuple):
-    """What somebody earned in one session."""
+    """The results and credit of one user or host in one session."""
 
     session_id: int
     opened_at: datetime
@@ -77,7 +77,7 @@ async def project_days(connection: Connection, days: int) -> list[DayLine]:
 
 
 async def days_of(connection: Connection, kind: str, owner: int, days: int) -> list[DayLine]:
-    """The same of one user or host. ``kind``: "user" or "host"."""
+    """Results and credit of one user or host on the last days. ``kind``: "user" or "host"."""
     table, key = _table(kind)
     found = await rows(
         connection,
@@ -94,7 +94,7 @@ async def days_of(connection: Connection, kind: str, owner: int, days: int) -> l
 async def sessions_of(
     connection: Connection, kind: str, owner: int, limit: int
 ) -> list[SessionLine]:
-    """What one user or host earned in its latest sessions, the newest first."""
+    """Results and credit of one user or host in its latest sessions, the newest first."""
     table, key = _table(kind)
     found = await rows(
         connection,
@@ -111,7 +111,7 @@ def _table(kind: str) -> tuple[str, str]:
 
 
 async def snapshot(connection: Connection) -> dict[str, Any]:
-    """Totals of the project as last counted, with "at"; counted now when nobody else does."""
+    """The project's last snapshot, with its time "at"; taken now when the last one is stale."""
     found = await rows(
         connection,
         """SELECT content FROM snapshots WHERE name = 'project'
@@ -141,7 +141,7 @@ async def refresh(connection: Connection) -> bool:
 
 
 async def _rank_day(connection: Connection) -> None:
-    """Note who earned most in the last day, the most first."""
+    """Store the ranking of users by their credit of the last day."""
     await connection.execute(
         """INSERT INTO snapshots SELECT 'day', now(), COALESCE(jsonb_agg(d), '[]') FROM (
                SELECT user_id, sum(credit) AS earned FROM user_sessions
@@ -182,7 +182,7 @@ async def _count(connection: Connection) -> dict[str, Any]:
 
 
 async def _credited(connection: Connection, table: str) -> dict[str, int]:
-    """How many users or hosts have credit, have some of late, and are new; BOINC's counts."""
+    """How many users or hosts have credit, have recent credit, or are new, as BOINC counts."""
     found = await row(
         connection,
         f"""SELECT count(*) FILTER (WHERE credit_total > 1), count(*) FILTER (WHERE average > 1),

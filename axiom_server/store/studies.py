@@ -11,11 +11,11 @@ import msgspec
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_protocol.verdicts.study_verdicts import Cell
 from axiom_server.store.database import Connection, row, rows
-from axiom_server.store.findings import ALONE, STANDS
+from axiom_server.store.findings import ALONE, COUNTS
 
 
 class StudyRow(NamedTuple):
-    """A study, its design decoded. ``state``: pilot while its grid may grow, then judged."""
+    """A study with its decoded design. ``state``: pilot while its grid may grow, then judged."""
 
     study_id: int
     name: str
@@ -30,12 +30,12 @@ class StudyRow(NamedTuple):
 
     @property
     def pilot(self) -> tuple[int, int]:
-        """First and last seed that choose parameter sets."""
+        """First and last seed of the pilot, which chooses parameter sets."""
         return self.first_seed, self.first_seed + self.design.pilot_seeds - 1
 
     @property
     def judged(self) -> tuple[int, int]:
-        """First and last seed that the findings are judged by."""
+        """First and last seed by which the findings are judged."""
         first = self.first_seed + self.design.pilot_seeds
         return first, first + self.design.seeds + self.more_seeds - 1
 
@@ -55,7 +55,7 @@ async def listing(connection: Connection) -> list[StudyRow]:
 
 
 async def growing(connection: Connection) -> list[StudyRow]:
-    """Studies whose pilot runs, locked against others who would take their next step."""
+    """Studies whose pilot runs, locked against other processes that would advance them."""
     found = await rows(
         connection, f"{_STUDY} WHERE state = 'pilot' ORDER BY study_id FOR UPDATE SKIP LOCKED"
     )
@@ -92,7 +92,7 @@ async def unused_seed(connection: Connection, version_id: int) -> int:
 
 
 async def add_sets(connection: Connection, study_id: int, parameters: Sequence[int]) -> None:
-    """Add parameter sets behind those that the study has; those it has already are left out."""
+    """Append parameter sets to a study; those that it has already are left out."""
     await connection.execute(
         """INSERT INTO study_sets (study_id, position, parameters_id)
            SELECT %(study)s, n - 1 + (SELECT count(*) FROM study_sets WHERE study_id = %(study)s), p
@@ -115,14 +115,14 @@ async def sets(connection: Connection, study_id: int) -> list[tuple[int, dict[st
 
 
 async def advance(connection: Connection, study_id: int, rounds: int, state: str) -> None:
-    """Store that a round of refinement was made, or the last of them."""
+    """Store the number of refinement rounds, and the state that follows."""
     await connection.execute(
         "UPDATE studies SET rounds = %s, state = %s WHERE study_id = %s", (rounds, state, study_id)
     )
 
 
 async def extend(connection: Connection, study_id: int, seeds: int) -> None:
-    """Store that a study has more seeds than were declared; its verdicts are valid at any time."""
+    """Add seeds beyond those declared; this is allowed because verdicts are valid at any time."""
     await connection.execute(
         "UPDATE studies SET more_seeds = more_seeds + %s WHERE study_id = %s", (seeds, study_id)
     )
@@ -132,10 +132,10 @@ async def issue_block(
     connection: Connection, version_id: int, parameters: Sequence[int], seeds: tuple[int, int],
     deployment_id: int,
 ) -> int:  # fmt: skip
-    """Queue every one of these parameter sets with every seed, for any host; returns how many.
+    """Queue each of these parameter sets with each seed, for any host; returns how many.
 
-    What was queued before is left as it is. Sets of one seed are neighbours in the queue, so that
-    whole maps are complete early.
+    Workunits that exist already are left unchanged. The sets of one seed are neighbours in the
+    queue, so that complete maps are available early.
     """
     values = {
         "version": version_id, "parameters": list(parameters), "first": seeds[0],
@@ -167,7 +167,7 @@ async def issue_block(
 
 
 async def count_out(connection: Connection, study: StudyRow, seeds: tuple[int, int]) -> int:
-    """Workunits of these seeds that wait for a host, or that one computes."""
+    """How many workunits of these seeds are queued or leased."""
     found = await row(
         connection,
         """SELECT count(*) FROM study_sets s JOIN workunits w USING (parameters_id)
@@ -184,7 +184,7 @@ async def count_out(connection: Connection, study: StudyRow, seeds: tuple[int, i
 async def cells(
     connection: Connection, study: StudyRow, fields: Sequence[str], seeds: tuple[int, int]
 ) -> list[Cell]:
-    """The valid results that stand, one of each set and seed."""
+    """The valid results that count, one for each parameter set and seed."""
     found = await rows(
         connection,
         f"""SELECT DISTINCT ON (s.position, w.seed) s.position, w.seed,
@@ -195,7 +195,7 @@ async def cells(
            CROSS JOIN {ALONE} AS a (alone)
            LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
            WHERE s.study_id = %(study)s AND w.seed BETWEEN %(first)s AND %(last)s
-             AND r.valid = 1 AND {STANDS}
+             AND r.valid = 1 AND {COUNTS}
              AND NOT (COALESCE(c.state, '') IN ('disputed', 'given_up') AND c.note <> '')
            ORDER BY s.position, w.seed, r.task_id""",
         {"study": study.study_id, "fields": list(fields), "first": seeds[0], "last": seeds[1]},

@@ -53,7 +53,7 @@ class HostRow(NamedTuple):
 
     @property
     def standing(self) -> Standing:
-        """What bounds how much its account may hold."""
+        """The part of the account's standing that limits how many tasks it may hold."""
         return Standing(
             trusted=self.trusted, vouched=bool(self.vouched), validated=self.validated or 0,
             returned=self.returned or 0, unconfirmed=self.unconfirmed or 0,
@@ -61,9 +61,9 @@ class HostRow(NamedTuple):
 
 
 class HostUpdate(Struct, frozen=True, kw_only=True):
-    """What to store of a host after its sync, by the names that UPDATE_HOSTS reads.
+    """The changes of a host by its sync; fields are named as UPDATE_HOSTS reads them.
 
-    ``pending``: how many tasks it has just reported. What is None stays as it is.
+    ``pending``: how many tasks it has just reported. Fields that are None are left unchanged.
     """
 
     host_id: int
@@ -142,7 +142,7 @@ def _host(row: Sequence[Any]) -> HostRow:
 
 
 async def existing_tokens(connection: Connection, tokens: list[bytes]) -> set[bytes]:
-    """Those of the tokens that belong to a host."""
+    """The tokens among these that belong to a host."""
     cursor = await connection.execute("SELECT token FROM hosts WHERE token = ANY(%s)", (tokens,))
     return {token for (token,) in await cursor.fetchall()}
 
@@ -170,7 +170,7 @@ WHERE u.user_id = r.user_id"""
 
 
 async def update_returned(connection: Connection, counts: Mapping[int, tuple[int, int]]) -> None:
-    """Count what accounts ended well and gave back: ``(ended, given back)`` by user."""
+    """Update the returned tasks of accounts: ``(ended with a result, given back)`` by user."""
     found = [{"user_id": u, "ended": e, "given_back": g} for u, (e, g) in sorted(counts.items())]
     await connection.execute(UPDATE_RETURNED, (as_json(found),))
 
@@ -178,5 +178,5 @@ async def update_returned(connection: Connection, counts: Mapping[int, tuple[int
 async def update_hosts(
     connection: Connection, updates: Sequence[HostUpdate], now: datetime
 ) -> None:
-    """Store what the syncs changed of these hosts."""
+    """Store the changes of these hosts by their syncs."""
     await connection.execute(UPDATE_HOSTS, {"now": now, "hosts": as_json(updates)})

@@ -1,4 +1,4 @@
-"""Tasks: expire leases, release held workunits, and read recent tasks for the watchdog."""
+"""Tasks: expire leases, release reserved workunits, and read recent tasks for the watchdog."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from axiom_server.decide.retry import LOSSES_MAX
-from axiom_server.decide.watchdog import Company, Ended, Twin
+from axiom_server.decide.watchdog import OtherUsers, RecentTask, SameNumbers
 from axiom_server.store.database import Connection, rows
 
 STATES = ("leased", "reported", "reviewed", "lost")
@@ -14,7 +14,7 @@ EXPIRED_MAX = 10_000  # leases in one transaction, to keep it short
 RECENT_TASKS_MAX = 50  # newest tasks of a version that the watchdog examines
 FAULT_TASKS_MAX = 1_000  # newest tasks of a version that are searched for faults by host
 FAULT_WINDOW_SECONDS = 86400.0
-TWIN_RESULTS_MAX = 1_000  # newest results of a version that are searched for equal ones
+SAME_RESULTS_MAX = 1_000  # newest results of a version that are searched for equal ones
 
 
 class TaskLine(NamedTuple):
@@ -73,17 +73,18 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
     return int(found[0][0])
 
 
-#: A release time that is missing or too far in the future comes from a wrong clock; it is ignored.
+#: SQL: the reservation has ended. A missing or far release time comes from a wrong clock; it counts
+#: as ended too.
 HOLD_ENDED = """host_id IS NOT NULL AND (release_at < now() OR release_at IS NULL
     OR release_at > now() + %(limit)s * interval '1 second')"""
 
 
 async def release_held(connection: Connection, hold_seconds_max: float) -> int:
-    """Release workunits whose reserved host did not fetch them to any host; returns how many.
+    """End overdue reservations, so that any host may get the workunits; returns how many.
 
     Replicas are assigned to another host instead.
 
-    hold_seconds_max  longest that a workunit may be reserved, whatever its release time says
+    hold_seconds_max  longest time for which a workunit may be reserved
     """
     limit = {"limit": hold_seconds_max}
     await connection.execute(
@@ -101,22 +102,22 @@ async def release_held(connection: Connection, hold_seconds_max: float) -> int:
     return cursor.rowcount
 
 
-#: Staff or other accounts vouch for a host ``h`` and its user ``u``, as ``standing.is_known``.
+#: SQL: staff or other accounts vouch for host ``h`` or its user ``u``; see ``standing.is_known``.
 KNOWN = "(h.trusted OR COALESCE(u.vouched, false) OR COALESCE(u.validated, 0) > 0)"
-#: Whom a task ``t`` counts for: its user, or its host where it has none.
+#: SQL: the account of a task ``t``: its user, or its host if it has no user.
 ACCOUNT = "COALESCE(t.user_id, -t.host_id)"
 
-#: Tasks ``s`` that ended by themselves; neither those of hosts in quarantine nor what other hosts
-#: refuted: they are no fault of the experiment's.
-ENDED_BY_ITSELF = """ended_at IS NOT NULL
+#: SQL: task ``s`` ended on its own, on a host that is not quarantined, and was not refuted by other
+#: hosts. In all other cases the experiment is not at fault.
+ENDED_ON_ITS_OWN = """ended_at IS NOT NULL
     AND (s.outcome IN ('success', 'failed', 'timed_out', 'over_memory', 'over_disk')
          OR s.outcome = 'lost' AND s.state <> 'lost')
     AND NOT EXISTS (SELECT FROM hosts q WHERE q.host_id = s.host_id AND q.state = 'quarantined')
     AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
 
-async def recently_ended(connection: Connection, version_id: int, known: bool) -> list[Ended]:
-    """The newest tasks of a version that ended by themselves; with ``known``, of such accounts."""
+async def recently_ended(connection: Connection, version_id: int, known: bool) -> list[RecentTask]:
+    """The newest tasks of a version that ended on their own; with ``known``, of known accounts."""
     found = await rows(
         connection,
         f"""SELECT {ACCOUNT}, t.outcome <> 'success' OR t.refusal <> '',
@@ -124,7 +125,7 @@ async def recently_ended(connection: Connection, version_id: int, known: bool) -
                    COALESCE(t.elapsed_seconds, 0)
             FROM (SELECT s.* FROM tasks s JOIN hosts h USING (host_id)
                   LEFT JOIN users u ON u.user_id = s.user_id
-                  WHERE version_id = %s AND {ENDED_BY_ITSELF} AND ({KNOWN} OR NOT %s)
+                  WHERE version_id = %s AND {ENDED_ON_ITS_OWN} AND ({KNOWN} OR NOT %s)
                   ORDER BY ended_at DESC LIMIT {RECENT_TASKS_MAX}) t
             JOIN workunits w USING (workunit_id)
             JOIN parameter_sets p USING (parameters_id)
@@ -132,7 +133,7 @@ async def recently_ended(connection: Connection, version_id: int, known: bool) -
         (version_id, known),
     )
     return [
-        Ended(account_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
+        RecentTask(account_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
         for h, fault, ratio, elapsed in found
     ]
 
@@ -144,7 +145,7 @@ async def newest_faults(connection: Connection, version_id: int, known: bool) ->
         f"""SELECT DISTINCT ON ({ACCOUNT}) {ACCOUNT}, t.outcome <> 'success' OR t.refusal <> ''
             FROM (SELECT s.* FROM tasks s JOIN hosts h USING (host_id)
                   LEFT JOIN users u ON u.user_id = s.user_id
-                  WHERE version_id = %s AND {ENDED_BY_ITSELF} AND ({KNOWN} OR NOT %s)
+                  WHERE version_id = %s AND {ENDED_ON_ITS_OWN} AND ({KNOWN} OR NOT %s)
                     AND ended_at > now() - %s * interval '1 second'
                   ORDER BY ended_at DESC LIMIT {FAULT_TASKS_MAX}) t
             ORDER BY {ACCOUNT}, t.ended_at DESC, t.task_id DESC""",
@@ -156,7 +157,7 @@ async def newest_faults(connection: Connection, version_id: int, known: bool) ->
 async def accounts_running_longer(
     connection: Connection, version_id: int, seconds: float, known: bool
 ) -> set[int]:
-    """Accounts of which a task of a version is known to have run for longer than this."""
+    """Accounts with a task of the version that has run for longer than ``seconds``."""
     found = await rows(
         connection,
         f"""SELECT DISTINCT {ACCOUNT} FROM tasks t JOIN hosts h USING (host_id)
@@ -169,10 +170,10 @@ async def accounts_running_longer(
     return {int(r[0]) for r in found}
 
 
-async def twins(connection: Connection, version_id: int, known: bool) -> list[Twin]:
-    """Numbers among a version's newest valid results that it also gave under another seed.
+async def same_numbers(connection: Connection, version_id: int, known: bool) -> list[SameNumbers]:
+    """Results among a version's newest valid ones that another seed gave too.
 
-    With ``known``, of accounts that others have confirmed before.
+    With ``known``, of known accounts only.
     """
     found = await rows(
         connection,
@@ -181,7 +182,7 @@ async def twins(connection: Connection, version_id: int, known: bool) -> list[Tw
                FROM (SELECT task_id, workunit_id FROM tasks
                      WHERE version_id = %(version)s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
+                     ORDER BY ended_at DESC LIMIT {SAME_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                WHERE r.valid = 1 AND EXISTS (
                    SELECT FROM results o WHERE o.version_id = %(version)s
@@ -194,7 +195,7 @@ async def twins(connection: Connection, version_id: int, known: bool) -> list[Tw
                    JOIN hosts h USING (host_id) LEFT JOIN users u ON u.user_id = t.user_id
                    WHERE r.version_id = %(version)s AND r.digest = f.digest AND r.valid = 1
                      AND ({KNOWN} OR NOT %(known)s)
-                     AND w.parameters_id = f.parameters_id LIMIT {TWIN_RESULTS_MAX}) o
+                     AND w.parameters_id = f.parameters_id LIMIT {SAME_RESULTS_MAX}) o
            ), hosts AS (
                SELECT parameters_id, digest, host_id, count(DISTINCT seed) AS seeds
                FROM same GROUP BY 1, 2, 3
@@ -207,7 +208,7 @@ async def twins(connection: Connection, version_id: int, known: bool) -> list[Tw
         {"version": version_id, "known": known},
     )
     return [
-        Twin(
+        SameNumbers(
             seeds=frozenset(seeds),
             users=frozenset(users),
             repeats={int(h): n for h, n in repeats.items()},
@@ -216,8 +217,10 @@ async def twins(connection: Connection, version_id: int, known: bool) -> list[Tw
     ]
 
 
-async def company(connection: Connection, version_id: int, live_users: int, known: bool) -> Company:
-    """Users with valid results of a version that are not twins, and users who compute it now."""
+async def other_users(
+    connection: Connection, version_id: int, live_users: int, known: bool
+) -> OtherUsers:
+    """Users with valid results that differ from seed to seed, and users who compute it now."""
     others = await rows(
         connection,
         f"""WITH newest AS (
@@ -225,7 +228,7 @@ async def company(connection: Connection, version_id: int, live_users: int, know
                FROM (SELECT task_id, workunit_id, user_id, host_id FROM tasks
                      WHERE version_id = %s AND ended_at IS NOT NULL
                        AND outcome = 'success' AND refusal = ''
-                     ORDER BY ended_at DESC LIMIT {TWIN_RESULTS_MAX}) t
+                     ORDER BY ended_at DESC LIMIT {SAME_RESULTS_MAX}) t
                JOIN results r USING (task_id) JOIN workunits w ON w.workunit_id = t.workunit_id
                JOIN hosts h ON h.host_id = t.host_id LEFT JOIN users u ON u.user_id = t.user_id
                WHERE r.valid = 1 AND ({KNOWN} OR NOT %s)
@@ -242,7 +245,7 @@ async def company(connection: Connection, version_id: int, live_users: int, know
             WHERE t.state = 'leased' AND t.version_id = %s AND ({KNOWN} OR NOT %s)""",
         (version_id, known),
     )
-    return Company(
+    return OtherUsers(
         others=frozenset(r[0] for r in others),
         waiting=frozenset(r[0] for r in waiting),
         only=live_users < 2,

@@ -1,6 +1,6 @@
 """Run one command as an ordinary user when root starts it: PostgreSQL refuses to run as root.
 
-Executed as a script, by path, in a process of its own: ``unprivileged.py MODE COMMAND...``.
+Executed as a script, by path, in a separate process: ``unprivileged.py MODE COMMAND...``.
 
 MODE     ``plain``        the current user is not root: change nothing
         ``namespace``    a user namespace in which root has uid 1000, so that files keep their owner
@@ -18,7 +18,7 @@ import signal
 import sys
 
 IMPOSSIBLE_EXIT_CODE = 77  # no PostgreSQL program exits with it
-INSIDE_UID = 1000  # uid of root inside the namespace: any but 0
+INSIDE_UID = 1000  # uid of root inside the namespace; any number other than 0
 CLONE_NEWUSER = 0x10000000  # <linux/sched.h>
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 

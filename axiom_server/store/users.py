@@ -10,15 +10,15 @@ from typing import NamedTuple
 from axiom_server.decide.names import INVISIBLE, LOOKS_LIKE, STANDS_FOR
 from axiom_server.store.database import Connection, row, rows
 
-NAMES_LOCK = 0x6E616D6573  # "names": whoever creates an account has seen all others
+NAMES_LOCK = 0x6E616D6573  # "names": held while an account is created or renamed
 
-#: What a name looks like: the same text for two names that a reader could confuse.
-LOOK = """CASE WHEN octet_length({0}) = char_length({0}) THEN translate({0}, '1I|0', 'lllO')
+#: SQL: the appearance of a name; equal for two names that a reader could confuse.
+APPEARANCE = """CASE WHEN octet_length({0}) = char_length({0}) THEN translate({0}, '1I|0', 'lllO')
                ELSE translate(normalize({0}, NFKC), %(shapes)s, %(plain)s) END"""
-_SAME_LOOK = f"{LOOK.format('u.name')} = {LOOK.format('%(name)s::text')}"
-#: An account with another name that looks the same.
-LOOK_ALIKE = f"SELECT 1 FROM users u WHERE u.name <> %(name)s AND {_SAME_LOOK}"
-SHAPES = {"shapes": LOOKS_LIKE + INVISIBLE, "plain": STANDS_FOR}  # what has no plain one is dropped
+_SAME_APPEARANCE = f"{APPEARANCE.format('u.name')} = {APPEARANCE.format('%(name)s::text')}"
+#: SQL: an account with another name of the same appearance.
+LOOKALIKE = f"SELECT 1 FROM users u WHERE u.name <> %(name)s AND {_SAME_APPEARANCE}"
+NAME_SHAPES = {"shapes": LOOKS_LIKE + INVISIBLE, "plain": STANDS_FOR}  # invisible ones are dropped
 
 KEY_BYTES = 32  # 256 bits: cannot be guessed
 
@@ -37,7 +37,7 @@ class UserLine(NamedTuple):
 
 
 class AccountRow(NamedTuple):
-    """An account that somebody has the key of."""
+    """An account that has a key."""
 
     user_id: int
     name: str
@@ -57,7 +57,7 @@ def digest(secret: str) -> bytes:
 
 
 async def create_or_claim(connection: Connection, name: str, key: bytes) -> int | None:
-    """Make an account that staff answer for, or give an imported user who has none his key.
+    """Create an account that staff vouch for, or give an imported user without a key this key.
 
     Returns the user's id; None when the name, or one that looks the same, is taken.
     """
@@ -65,11 +65,11 @@ async def create_or_claim(connection: Connection, name: str, key: bytes) -> int 
     found = await rows(
         connection,
         f"""INSERT INTO users (name, account_key, vouched) SELECT %(name)s, %(key)s, true
-           WHERE EXISTS (SELECT 1 FROM users WHERE name = %(name)s) OR NOT EXISTS ({LOOK_ALIKE})
+           WHERE EXISTS (SELECT 1 FROM users WHERE name = %(name)s) OR NOT EXISTS ({LOOKALIKE})
            ON CONFLICT (name) DO UPDATE SET account_key = EXCLUDED.account_key, vouched = true
                WHERE users.account_key IS NULL
            RETURNING user_id""",
-        {"name": name, "key": key, **SHAPES},
+        {"name": name, "key": key, **NAME_SHAPES},
     )
     return int(found[0][0]) if found else None
 
@@ -77,21 +77,21 @@ async def create_or_claim(connection: Connection, name: str, key: bytes) -> int 
 async def create(connection: Connection, name: str, key: bytes, address: str = "") -> int | None:
     """Create an account; None when the name, or one that looks the same, is taken.
 
-    address  where it joins from, of which one account judges another's no result
+    address  network address it joins from; accounts of one address do not judge each other
     """
     await _lock_names(connection)
     found = await rows(
         connection,
         f"""INSERT INTO users (name, account_key, address) SELECT %(name)s, %(key)s, %(address)s
-           WHERE NOT EXISTS ({LOOK_ALIKE})
+           WHERE NOT EXISTS ({LOOKALIKE})
            ON CONFLICT (name) DO NOTHING RETURNING user_id""",
-        {"name": name, "key": key, "address": address, **SHAPES},
+        {"name": name, "key": key, "address": address, **NAME_SHAPES},
     )
     return int(found[0][0]) if found else None
 
 
 async def _lock_names(connection: Connection) -> None:
-    """Until the end of the transaction: two look-alikes must not be made side by side."""
+    """Lock names until the transaction ends, so that no two that look alike are created at once."""
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
 
 

@@ -1,4 +1,4 @@
-"""Volunteers, their hosts and their teams, as everybody may see them."""
+"""Volunteers, their hosts and their teams, as shown on public pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from axiom_server.store.database import Connection, row, rows
 
-#: The order by recent average at any time; the index users_recent has the same expression.
+#: SQL: orders by recent average at any time; the index users_recent has the same expression.
 RECENT = """(ln(u.average) + 1.1460766875e-06::float8 * extract(
     epoch FROM u.average_at - timestamptz '2020-01-01 00:00:00+00')::float8)"""
 
@@ -15,7 +15,7 @@ Order = Literal["total", "recent", "day"]
 
 
 class LeaderLine(NamedTuple):
-    """One line of a leaderboard. ``earned``: what it is ordered by, where that is no column."""
+    """One line of a leaderboard. ``earned``: the credit of the last day or of one experiment."""
 
     user_id: int
     name: str
@@ -41,7 +41,7 @@ class UserRow(NamedTuple):
 
 
 class HostRow(NamedTuple):
-    """One host. ``user``: its owner's name, when he shows it."""
+    """One host. ``user``: its owner's name, unless the owner is hidden."""
 
     host_id: int
     name: str
@@ -66,7 +66,7 @@ class HostRow(NamedTuple):
 
 
 class TeamRow(NamedTuple):
-    """One team, with the sums of its members of today."""
+    """One team, with sums over its current members."""
 
     team_id: int
     name: str
@@ -86,7 +86,7 @@ _JOINED = "LEFT JOIN teams t ON t.team_id = u.team_id"
 async def leaders(
     connection: Connection, order: Order, limit: int, offset: int = 0
 ) -> list[LeaderLine]:
-    """Volunteers who show themselves: by credit, by recent average, or by the last day's credit."""
+    """Volunteers who are not hidden: by credit, recent average, or credit of the last day."""
     source, key, where, direction = _ORDERS[order]
     found = await rows(
         connection,
@@ -98,7 +98,7 @@ async def leaders(
     return [LeaderLine._make(r) for r in found]
 
 
-#: What is read, the key, the condition, and the direction as the indexes have it.
+#: For each order: the FROM clause, the key, the condition, and the direction of the index.
 _ORDERS: dict[Order, tuple[str, str, str, str]] = {
     "total": ("users u", "u.credit_total", "true", "DESC"),
     "recent": ("users u", RECENT, "u.average > 0", "DESC NULLS LAST"),
@@ -114,7 +114,7 @@ _ORDERS: dict[Order, tuple[str, str, str, str]] = {
 async def leaders_of_experiment(
     connection: Connection, experiment_id: int, limit: int, offset: int = 0
 ) -> list[LeaderLine]:
-    """Volunteers by what they earned with one experiment."""
+    """Volunteers by their credit with one experiment."""
     found = await rows(
         connection,
         f"""SELECT {_LEADER}, e.credit::float8 FROM user_experiments e JOIN users u USING (user_id)
@@ -126,7 +126,7 @@ async def leaders_of_experiment(
 
 
 async def members(connection: Connection, team_id: int, limit: int) -> list[LeaderLine]:
-    """A team's members who show themselves, by credit."""
+    """A team's members who are not hidden, by credit."""
     found = await rows(
         connection,
         f"""SELECT {_LEADER}, 0::float8 FROM users u {_JOINED}
@@ -137,7 +137,7 @@ async def members(connection: Connection, team_id: int, limit: int) -> list[Lead
 
 
 async def user(connection: Connection, user_id: int) -> UserRow | None:
-    """A volunteer who shows himself; None when there is none of this id."""
+    """A volunteer; None when there is none of this id, or the volunteer is hidden."""
     found = await rows(
         connection,
         f"""SELECT u.user_id, u.name, u.created_at, u.credit_total::float8, u.average, u.average_at,
@@ -148,7 +148,7 @@ async def user(connection: Connection, user_id: int) -> UserRow | None:
 
 
 async def rank(connection: Connection, credit_total: float) -> int:
-    """The place in the order of credit of somebody who has so much."""
+    """The rank by credit of a volunteer with this total."""
     found = await row(
         connection,
         "SELECT 1 + count(*) FROM users WHERE credit_total > %s::numeric",
@@ -186,7 +186,7 @@ async def hosts_of(connection: Connection, user_id: int, limit: int) -> list[Hos
 
 
 async def host(connection: Connection, host_id: int) -> HostRow | None:
-    """A host whose owner shows himself, or that has none; None when there is none of this id."""
+    """A host; None when there is none of this id, or its owner is hidden."""
     found = await rows(
         connection,
         f"""{_HOST} WHERE h.host_id = %s AND NOT EXISTS (
@@ -207,7 +207,7 @@ async def outcomes(connection: Connection, host_id: int) -> list[tuple[str, int]
 
 
 async def tasks_in_hand(connection: Connection, host_id: int) -> tuple[int, int]:
-    """How many tasks a host has leased, and reported without a review yet."""
+    """How many tasks a host has leased, and how many it reported that are not reviewed yet."""
     found = await row(
         connection,
         """SELECT (SELECT count(*) FROM tasks t WHERE t.host_id = h.host_id AND state = 'leased'),
@@ -218,7 +218,7 @@ async def tasks_in_hand(connection: Connection, host_id: int) -> tuple[int, int]
 
 
 async def teams(connection: Connection, limit: int, team_id: int | None = None) -> list[TeamRow]:
-    """Teams by credit, or one; averages are those of today."""
+    """Teams by credit, or only the one of ``team_id``; averages are decayed to the present."""
     found = await rows(
         connection,
         """SELECT t.team_id, t.name, t.created_at, t.founder_id, count(u.user_id),
@@ -234,7 +234,7 @@ async def teams(connection: Connection, limit: int, team_id: int | None = None) 
 
 
 async def join_team(connection: Connection, user: str, team: str) -> None:
-    """Put a user who has no team into one, which is made when it is new."""
+    """Put a user without a team into one, which is created if it is new."""
     await connection.execute("INSERT INTO teams (name) VALUES (%s) ON CONFLICT DO NOTHING", (team,))
     await connection.execute(
         """UPDATE users SET team_id = (SELECT team_id FROM teams WHERE name = %s)

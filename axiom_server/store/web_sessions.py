@@ -1,4 +1,4 @@
-"""Who is signed in, and one-time links that sign in. Only the sha256 of a secret is stored."""
+"""Sign-in sessions, and one-time links for signing in. Only the sha256 of a secret is stored."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Generic, TypeVar
 
 from axiom_server.store.database import Connection, rows
 
-LINK_SECONDS = 900.0  # to get from the host to a browser
-LINKS_MAX = 5  # open at a time for one account; an older one ends
+LINK_SECONDS = 900.0  # how long a link is valid: time to open it in a browser
+LINKS_MAX = 5  # valid links of one account; the oldest is deleted
 Owner = TypeVar("Owner", int, str)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions(Generic[Owner]):
-    """The sessions of one kind of people.
+    """The sign-in sessions of volunteers, or of staff.
 
-    table    where they are kept: token, owner, expires_at
-    owner    the column that says whose a session is
-    seconds  after which the owner signs in again
+    table    table of the sessions, with columns token, owner and expires_at
+    owner    name of the column that identifies the owner of a session
+    seconds  lifetime of a session
     """
 
     table: str
@@ -26,7 +26,7 @@ class Sessions(Generic[Owner]):
     seconds: float
 
     async def begin(self, connection: Connection, owner: Owner, token: bytes) -> None:
-        """Sign somebody in; sessions that have expired are deleted."""
+        """Begin a session of ``owner``; expired sessions are deleted."""
         await connection.execute(f"DELETE FROM {self.table} WHERE expires_at < now()")
         await connection.execute(
             f"""INSERT INTO {self.table} (token, {self.owner}, expires_at)
@@ -35,7 +35,7 @@ class Sessions(Generic[Owner]):
         )
 
     async def owner_of(self, connection: Connection, token: bytes) -> Owner | None:
-        """Who is signed in with this token; None when it is unknown or has expired."""
+        """The owner of the session with this token; None when it is unknown or has expired."""
         found = await rows(
             connection,
             f"SELECT {self.owner} FROM {self.table} WHERE token = %s AND expires_at > now()",
@@ -45,7 +45,7 @@ class Sessions(Generic[Owner]):
         return owner
 
     async def end(self, connection: Connection, token: bytes) -> None:
-        """Sign out."""
+        """End the session with this token."""
         await connection.execute(f"DELETE FROM {self.table} WHERE token = %s", (token,))
 
 
@@ -60,7 +60,7 @@ async def close_all(connection: Connection, user_id: int) -> None:
 
 
 async def make_link(connection: Connection, host_token: bytes, link: bytes) -> bool:
-    """Make a link for the owner of the host with this token; False when it has none."""
+    """Create a link for the owner of the host with this token; False when it has no owner."""
     await connection.execute("DELETE FROM sign_in_links WHERE expires_at < now()")
     cursor = await connection.execute(
         """INSERT INTO sign_in_links SELECT %s, user_id, now() + %s * interval '1 second'
@@ -78,7 +78,7 @@ async def make_link(connection: Connection, host_token: bytes, link: bytes) -> b
 
 
 async def use_link(connection: Connection, link: bytes) -> int | None:
-    """Whom this link signs in; it is worth nothing after. None: unknown, used or expired."""
+    """Use up a link; returns the user whom it signs in. None: unknown, used or expired."""
     found = await rows(
         connection,
         "DELETE FROM sign_in_links WHERE token = %s RETURNING user_id, expires_at > now()",

@@ -1,4 +1,4 @@
-"""Workunits: create them with unique seeds, and count those that wait."""
+"""Workunits: create them with unique seeds, queue them, and count those that are queued."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def deploy(
 
 
 async def set_total(connection: Connection, deployment_id: int, count: int) -> None:
-    """Correct how many workunits a deployment made; its record's numbers too."""
+    """Correct the number of workunits of a deployment, also in its record."""
     await connection.execute(
         """UPDATE deployments SET workunits = %(n)s, record = jsonb_set(jsonb_set(
                record, '{pool}', to_jsonb(%(n)s::bigint)),

@@ -1,7 +1,7 @@
 """Gather syncs into batches: requests that arrive during a transaction share the next one.
 
-One transaction costs ten round trips to PostgreSQL and a flush of its log, and hardly more for
-thirty hosts than for one. A request that arrives alone does not wait for others.
+One transaction costs ten round trips to PostgreSQL and a flush of its log; for thirty hosts it
+costs hardly more than for one. A request that arrives alone does not wait for others.
 
 A host that another transaction has locked (a review, another serving process) is left out of its
 batch. It is answered in a later batch that waits for the lock, so that it delays no other host. A

@@ -1,6 +1,6 @@
-"""What a serving process caches between requests: published versions and live users.
+"""The cache of a serving process: published versions, parameter sets and known users.
 
-The database holds the truth, so any number of processes may serve. Their caches are at most
+Any number of processes may serve, because the database is authoritative. The caches are at most
 REFRESH_SECONDS old, and nothing that must happen only once depends on them.
 """
 
@@ -17,12 +17,10 @@ from axiom_server.store import epochs, experiments, hosts
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import ParametersRow, VersionRow
 
-REFRESH_SECONDS = 1.0  # after this long, staff's commands take effect on grants
-EMPTY_POOL_SECONDS = 1.0  # how long a pool that was found empty is not queried again
-SCAN_START_SECONDS = (
-    5.0  # how long the start of a pool's scan is kept; earlier rows are found after that
-)
-PARAMETER_SETS_MAX = 100_000  # cached; beyond that the cache is emptied
+REFRESH_SECONDS = 1.0  # time until commands of staff affect grants
+EMPTY_POOL_SECONDS = 1.0  # time for which an empty pool is not queried again
+SCAN_START_SECONDS = 5.0  # time for which rows before the start of a pool's scan are not seen
+PARAMETER_SETS_MAX = 100_000  # in the cache; if there are more, it is emptied
 KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back and confirm results
 
 
@@ -43,7 +41,7 @@ class Catalogue:
     _refresh_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self, connection: Connection) -> None:
-        """Reload what is too old. One of several concurrent requests does it; the others wait."""
+        """Reload the cache if it is too old. One of several requests does it; the others wait."""
         if self.clock() < self._valid_until:
             return
         async with self._refresh_lock:
@@ -78,15 +76,15 @@ class Catalogue:
                 self.parameters[found.parameters_id] = found
 
     def empty_pools(self) -> set[tuple[int, str]]:
-        """Pools that were found empty a moment ago: (version, device)."""
+        """Pools that were empty a moment ago: (version, device)."""
         now = self.clock()
         return {key for key, until in self._empty_until.items() if until > now}
 
     def scan_start(self, key: tuple[int, str]) -> int:
-        """The queue place at which to start looking for a pool's workunits.
+        """The place in the queue at which to start looking for a pool's workunits.
 
-        Those before it were taken a moment ago. Until the next vacuum, the index begins with such
-        dead rows, and every request would have to skip them.
+        Earlier ones were taken a moment ago. Until the next vacuum, the index begins with their
+        dead rows, which every query would have to skip.
         """
         start, until = self._scan_starts.get(key, (0, 0.0))
         return start if until > self.clock() else 0
@@ -94,7 +92,7 @@ class Catalogue:
     def record_offers(
         self, key: tuple[int, str], start: int, places: Sequence[int], limit: int
     ) -> None:
-        """Note which places a query offered that asked for ``limit`` of them from ``start``."""
+        """Record the places that a query found, which began at ``start`` with LIMIT ``limit``."""
         now = self.clock()
         if len(places) == limit:
             _, until = (
@@ -112,7 +110,7 @@ class Catalogue:
         base = min(
             (self.granted.get((p.version_id, p.device), 0.0) for p in self.pools), default=0.0
         )
-        # A pool that was empty for long must not get all grants until it has caught up.
+        # Otherwise a pool that was empty for long would get all grants until it has caught up.
         self.granted[key] = max(self.granted.get(key, base), base) + count / max(weight, 1e-9)
 
 

@@ -1,9 +1,9 @@
 """Grant work to the hosts of one transaction.
 
 SQL locks candidates, `decide/lease` chooses among them, and the chosen ones are leased. Workunits
-reserved for a host come first, then the pools of workunits for any host: one statement fetches
-all hosts' shares of all pools. A pool that had too few is skipped in the next pass, where its
-share goes to the other pools.
+reserved for a host come first, then the pools of workunits for any host. One statement fetches the
+shares of all hosts from all pools. A pool that had too few is skipped in the next pass, in which
+the other pools get its share.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from axiom_server.sync.reports import HostSync, SyncChanges
 
 PASSES_MAX = 4  # over the pools
 
-SPARES = 4  # candidates beyond a share, in place of those that a host has had and not completed
-SLOTS_LEFT = 1e-6  # less of a slot is the rounding of shares
+SPARES = 4  # further candidates, to replace those that a host had before and did not complete
+SLOTS_LEFT = 1e-6  # smaller remainders of a slot are rounding errors
 NOTHING_FITS = "no work is waiting for a host like this"
 
 
 @dataclass(kw_only=True)
 class _Recipient:
-    """A host that is given work. ``room`` shrinks as ``chosen`` and ``grants`` grow."""
+    """A host that gets work. ``room`` shrinks as ``chosen`` and ``grants`` grow."""
 
     host: HostRow
     request_id: str
@@ -83,7 +83,7 @@ async def grant_work(
             break
     return {
         s.host.host_id: (
-            # sorted by task, as a repeated answer is
+            # in the order of a repeated answer
             sorted(s.grants, key=lambda grant: grant.task_id),
             s.room.reason or ("" if s.grants or s.host.host_id not in with_room else NOTHING_FITS),
         )
@@ -114,8 +114,8 @@ async def _recipients(
         request = sync.request
         room = lease.room(config.lease, view, request.capacity, request.draining, run_seconds)
         if user_id is not None:
-            most = math.ceil(room.cpu + room.gpu * view.gpu_cohort)
-            user_leased[user_id] = user_leased.get(user_id, 0) + min(room.tasks, most)
+            limit = math.ceil(room.cpu + room.gpu * view.gpu_cohort)
+            user_leased[user_id] = user_leased.get(user_id, 0) + min(room.tasks, limit)
         recipients.append(
             _Recipient(
                 host=sync.host, request_id=request.request_id, view=view,
@@ -126,7 +126,7 @@ async def _recipients(
 
 
 def _quota(policy: StandingPolicy, sync: HostSync, changes: SyncChanges) -> int | None:
-    """Tasks that its account may hold, after what it has just given back."""
+    """Tasks that the host's account may hold, counting those that it has just given back."""
     earned = sync.host.standing
     returned = earned.returned + changes.given_back
     return tasks_in_hand(policy, replace(earned, returned=returned))
@@ -199,8 +199,8 @@ async def _offer_pools(
 
 
 def _take(waiting: list[CandidateRow], host_id: int, count: int) -> list[CandidateRow]:
-    """Take the first ``count`` that this host has not lost or failed; those are for others."""
-    taken = [c for c in waiting if host_id not in c.had_by][:count]
+    """Take the first ``count`` workunits, without those that this host has lost or failed."""
+    taken = [c for c in waiting if host_id not in c.previous_hosts][:count]
     for candidate in taken:
         waiting.remove(candidate)
     return taken
@@ -209,7 +209,7 @@ def _take(waiting: list[CandidateRow], host_id: int, count: int) -> list[Candida
 def _shares(
     catalogue: Catalogue, recipients: Sequence[_Recipient]
 ) -> list[tuple[_Recipient, PoolView, int]]:
-    """How many workunits each host should get of each pool; counted as granted in advance."""
+    """How many workunits each host should get from each pool. They are counted as granted."""
     empty = catalogue.empty_pools()
     shares = []
     for recipient in recipients:
@@ -291,7 +291,7 @@ def _slots(catalogue: Catalogue, tasks: Sequence[TaskRow], device: str, gpu_coho
 
 
 def _mean_run_seconds(catalogue: Catalogue, view: lease.HostView) -> float:
-    """Mean seconds of a run on this host, to turn seconds of buffer into a number of tasks."""
+    """Mean seconds of a run on this host, to convert seconds of buffer into a number of tasks."""
     expected = [
         pool.expected_seconds * lease.together(pool, view)
         for pool in catalogue.pools

@@ -1,7 +1,7 @@
 """Evaluate one host's sync: check its reports, find leases it lost and tasks it should stop.
 
-Nothing here reads or writes the database: `transaction` loads the rows before, and stores the
-changes afterwards.
+This module does not use the database: `transaction` loads the rows before and stores the changes
+afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 
 REFUSAL_LENGTH_MAX = 200  # characters of an acknowledgement's ShortText
-PACE_WEIGHT = 0.2  # how much the newest reports change a host's pace
+PACE_WEIGHT = 0.2  # weight of the newest reports in a host's pace
 PACE_RANGE = (0.05, 50.0)
 
 NEVER_GRANTED = "this task was never granted to this host"
@@ -44,14 +44,14 @@ NEVER_GRANTED = "this task was never granted to this host"
 class HostSync:
     """One host's sync request, with the host's row and tasks.
 
-    tasks         those leased to the host and those that its reports name, by their number there
-    unrecovered   reported numbers of the epoch before that get no task, and why
+    tasks         tasks leased to the host and tasks in its reports, by the number that it uses
+    unrecovered   reported task numbers of the previous epoch that get no task, and why
     """
 
     host: HostRow
     request: SyncRequest
     tasks: Mapping[int, TaskRow]
-    run: RunDecision | None = None  # None: an agent of 0.1.0, which does not say
+    run: RunDecision | None = None  # None: an agent of 0.1.0, which does not name its run
     epoch: Epoch | None = None
     unrecovered: Mapping[int, str] = field(default_factory=dict)
 
@@ -62,8 +62,8 @@ class HostSync:
             return True
         return is_outdated(self.request.request_id, self.host.last_request)
 
-    def may_be_of_epoch_before(self, task_id: int) -> bool:
-        """Whether the agent may have a task that only the epoch before knew."""
+    def may_be_of_previous_epoch(self, task_id: int) -> bool:
+        """Whether the agent may have a task of this id that only the previous epoch knew."""
         return (
             self.epoch is not None
             and bool(self.request.epoch)
@@ -72,18 +72,18 @@ class HostSync:
         )
 
     @property
-    def is_held(self) -> bool:
-        """Whether it comes from a copy of the agent, or from what may be one."""
+    def is_suspended(self) -> bool:
+        """Whether the request comes from a copy of the agent, or from a run that may be one."""
         return self.run is not None and self.run.verdict in ("waiting", "copy")
 
     @property
     def is_new(self) -> bool:
-        """Whether it may be granted work: neither answered before nor outdated."""
+        """Whether the request may be granted work: it was not answered before and not outdated."""
         return self.host.last_request != self.request.request_id and not self.is_outdated
 
     @property
     def leased(self) -> list[TaskRow]:
-        """The tasks that it should have, before its reports are counted."""
+        """The tasks that the host should have, before its reports are counted."""
         return [task for task in self.tasks.values() if task.state == "leased"]
 
 
@@ -95,8 +95,8 @@ class SyncChanges:
     requeued        tasks whose workunits are queued again, with the number of the next attempt
     late_workunits  workunits whose lost task was reported after all
     to_replicate    tasks whose result another host is to compute too
-    kept            tasks that the host goes on with
-    lost            leased tasks that the host does not have any more
+    kept            tasks that the host continues
+    lost            leased tasks that the host no longer has
     cancelled       ids of tasks that the host should stop
     mismatches      the task that claims more time than can have passed, and why
     allowance       slot-seconds that the host may still be credited for
@@ -119,7 +119,7 @@ class SyncChanges:
 
     @property
     def given_back(self) -> int:
-        """Tasks that ended without having been tried to the end."""
+        """Number of tasks that were cancelled or lost."""
         returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
         return returned + len(self.lost)
 
@@ -132,7 +132,7 @@ def evaluate_sync(
     new_reports = _new_reports(sync)
     claims = _claims(sync, new_reports)
     accepted_time = _accepted_time(sync, claims, _believed_slots(standing, sync))
-    # A host that is believed less than it has may have run all that it claims: nothing is proven.
+    # A host may have more slots than it is believed to have, so mismatches need its own number.
     possible = _accepted_time(sync, claims, host.cpu_cores + host.gpus)
     mismatch = find_mismatch(claims, possible)
     ended = []
@@ -148,7 +148,7 @@ def evaluate_sync(
         if _needs_replica(catalogue, policy, host, task, always=task.task_id in recovered)
     ]
     ended = _mark_validated(ended, to_replicate)
-    # An outdated request's reports count; what it says of tasks in hand is true no more.
+    # The reports of an outdated request count, but its list of tasks in hand is no longer true.
     no_tasks: tuple[list[TaskRow], list[TaskRow], list[int]] = [], [], []
     kept, lost, cancelled = (
         no_tasks if sync.is_outdated else _reconcile(catalogue, sync, new_reports)
@@ -182,8 +182,8 @@ def _new_reports(sync: HostSync) -> dict[int, Report]:
 
 
 def _may_end(sync: HostSync, task: TaskRow, report: Report) -> bool:
-    """Whether a report may end this task. What a copy says must not end another run's task."""
-    if sync.is_held:
+    """Whether a report may end this task. A copy must not end a task of another run."""
+    if sync.is_suspended:
         copied = sync.run is not None and sync.run.verdict == "copy"
         return copied and task.state == "lost" and report.outcome == "success"
     return task.state in ("leased", "lost")
@@ -201,7 +201,7 @@ def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
 
 
 def _believed_slots(policy: StandingPolicy, sync: HostSync) -> int:
-    """Slots that it may have used: its own word, within what it has earned or was handed."""
+    """Slots that the host may have used: its own number, limited by standing or by its leases."""
     claimed = sync.host.cpu_cores + sync.host.gpus
     believed = believed_cores(policy, sync.host.standing)
     return claimed if believed is None else min(claimed, max(believed, len(sync.leased)))
@@ -210,7 +210,7 @@ def _believed_slots(policy: StandingPolicy, sync: HostSync) -> int:
 def _mark_validated(
     ended: Sequence[tuple[TaskRow, EndedTask]], to_replicate: Sequence[TaskRow]
 ) -> list[tuple[TaskRow, EndedTask]]:
-    """First results that nobody is asked to confirm count from now on."""
+    """Mark first results that are not replicated as validated: they count at once."""
     checked = {task.task_id for task in to_replicate}
     return [
         (task, msgspec.structs.replace(end, validated=True))
@@ -274,10 +274,10 @@ def _refusal(sync: HostSync, report: Report, just_ended: Mapping[int, str]) -> s
 
 
 def _is_answered(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:
-    """Whether a report is acknowledged now: not one whose work the agent has yet to describe."""
-    if sync.is_held:
+    """Whether to acknowledge a report now; not if the agent must describe its work first."""
+    if sync.is_suspended:
         return _is_settled(sync, report, just_ended)
-    return report.work is not None or not sync.may_be_of_epoch_before(report.task_id)
+    return report.work is not None or not sync.may_be_of_previous_epoch(report.task_id)
 
 
 def _is_settled(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:
@@ -289,7 +289,7 @@ def _is_settled(sync: HostSync, report: Report, just_ended: Collection[int]) -> 
 
 
 def quarantine_notice(host: HostRow) -> str:
-    """What the owner of a quarantined host is told."""
+    """The message to the owner of a quarantined host."""
     return f"this host is quarantined: {host.state_reason or 'ask the staff'}"
 
 
@@ -298,7 +298,7 @@ def _to_requeue(
 ) -> list[tuple[TaskRow, int]]:
     requeued = []
     for task, end in ended:
-        if host.state == "quarantined":  # as if it had never been tried
+        if host.state == "quarantined":  # this does not count as an attempt
             decision = retry.decide_requeue("cancelled", False, task.attempt)
         else:
             decision = retry.decide_requeue(end.outcome, bool(end.refusal), task.attempt)
@@ -310,12 +310,15 @@ def _to_requeue(
 def _needs_replica(
     catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow, *, always: bool
 ) -> bool:
-    """``always``: nobody knows that this host was ever asked for it."""
+    """Whether another host should compute the task too.
+
+    ``always``: the task was recovered, so the server cannot know that it granted it to this host.
+    """
     return (
         task.purpose == "first"
         and not host.trusted
-        # In a project of one account, its results stand on their gate.
-        and replicate.others(host.user_id, catalogue.known_users)
+        # In a project of one account, results that pass the schema check count.
+        and replicate.has_other_users(host.user_id, catalogue.known_users)
         and (always or replicate.wants_replica(policy, host.agreements, _random_fraction()))
     )
 
@@ -362,14 +365,13 @@ def _reconcile(
         if task.task_id in in_hand:
             is_lost = quarantined or catalogue.versions[task.version_id].state == "stopped"
         else:
-            is_lost = (
-                task.granted_by != sync.request.request_id
-            )  # else the answer with the grant got lost
+            # A task granted by this very request is not lost: its answer was, and is repeated.
+            is_lost = task.granted_by != sync.request.request_id
         (lost if is_lost else kept).append(task)
     kept_ids = {task.task_id for task in kept}
     cancelled = sorted(
         t
         for t, state in in_hand.items()
-        if t not in kept_ids and state != "ended" and not sync.may_be_of_epoch_before(t)
+        if t not in kept_ids and state != "ended" and not sync.may_be_of_previous_epoch(t)
     )
     return kept, lost, cancelled

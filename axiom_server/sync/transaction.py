@@ -1,8 +1,8 @@
 """Answer the syncs of many hosts in one transaction.
 
-The order: lock the hosts; store their reports; take back leases that they lost; grant work. A
-request that was answered before (its ``request_id`` is the host's last) finds its reports stored
-and its grants made, and gets the same answer again.
+The order is: lock the hosts; store their reports; take back leases that they lost; grant work. A
+request that was answered before (its ``request_id`` is the host's last) changes nothing and gets
+the same answer again.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from axiom_server.sync.reports import HostSync, SyncChanges, evaluate_sync
 T = TypeVar("T")
 
 TASK_ID_MAX = 2**63 - 1  # PostgreSQL's bigint
-#: Seconds without a request after which a run has ended: it is told when to come back, and some
-#: requests fail.
+#: A run has ended when it sent nothing for this many sync periods and seconds: a single request
+#: may fail.
 SILENT_SYNCS, SILENT_MARGIN_SECONDS = 2, 30.0
 
 UNCLEAR_REASON = "another agent with this host's identity was here a moment ago; work comes soon"
-COPIED_REASON = "another agent uses this host's identity: join as a host of your own"
+COPIED_REASON = "another agent uses this host's identity: join as a new host"
 
 
 class TokenUnknown(Exception):
@@ -90,8 +90,8 @@ async def answer_syncs(
 ) -> SyncReplies:  # fmt: skip
     """Answer syncs of different hosts inside the caller's transaction.
 
-    Without ``wait``, hosts that another transaction has locked are not answered, so that one of
-    them cannot delay all the others.
+    Without ``wait``, hosts that another transaction has locked are not answered, so that they do
+    not delay the others.
     """
     tokens = [call.token for call in calls]
     hosts, leased = await syncing_hosts.lock_hosts(connection, tokens, wait)
@@ -128,7 +128,7 @@ async def _load_syncs(
     connection: Connection, catalogue: Catalogue, config: Config, calls: Sequence[SyncCall],
     hosts: Sequence[HostRow], leased: Sequence[TaskRow], now: datetime,
 ) -> list[HostSync]:  # fmt: skip
-    """Each host with its request and tasks, and in the catalogue what these tasks refer to."""
+    """Each host with its request and tasks; loads their versions and parameters as well."""
     requests = {call.token: call.request for call in calls}
     tasks = await _load_tasks(
         connection, {host.host_id: requests[host.token] for host in hosts}, leased
@@ -151,7 +151,7 @@ async def _load_syncs(
     ]  # fmt: skip
     return [
         replace(sync, host=await _update_facts(connection, sync.host, sync.request))
-        if not sync.is_held
+        if not sync.is_suspended
         else sync
         for sync in syncs
     ]
@@ -160,7 +160,7 @@ async def _load_syncs(
 def _decide_run(
     host: HostRow, request: SyncRequest, now: datetime, silent_seconds: float
 ) -> RunDecision | None:
-    """Which run of the host's agent this is; None for an agent that does not say."""
+    """Decide which run of the host's agent sent the request; None if the agent names no run."""
     run = request.run
     if run is None:
         return None
@@ -172,10 +172,10 @@ def _decide_run(
 async def _load_tasks(
     connection: Connection, requests: Mapping[int, SyncRequest], leased: Sequence[TaskRow]
 ) -> dict[int, dict[int, TaskRow]]:
-    """By host and task id: the tasks leased to a host, and those that its reports name."""
+    """By host and task id: the tasks leased to a host, and those in its reports."""
     tasks: dict[int, dict[int, TaskRow]] = {host_id: {} for host_id in requests}
     for task in leased:
-        if task.host_id in tasks:  # the others belong to hosts that are locked elsewhere
+        if task.host_id in tasks:  # other tasks are of hosts that another transaction has locked
             tasks[task.host_id][task.task_id] = task
     not_leased = {
         (report.task_id, host_id)
@@ -186,13 +186,13 @@ async def _load_tasks(
     if not_leased:
         ids = sorted({task_id for task_id, _ in not_leased})
         for task in await reported_tasks.tasks_by_id(connection, list(tasks), ids):
-            if (task.task_id, task.host_id) in not_leased:  # named by its own host
+            if (task.task_id, task.host_id) in not_leased:  # reported by the task's own host
                 tasks[task.host_id][task.task_id] = task
     return tasks
 
 
 async def _update_facts(connection: Connection, host: HostRow, request: SyncRequest) -> HostRow:
-    """Store the facts that a request brings; returns the host with them."""
+    """Store the facts in a request; returns the host with them."""
     facts = request.host
     if facts is None:
         return host
@@ -227,7 +227,7 @@ def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
 
 
 def _after_loss(lost: Sequence[TaskRow]) -> list[tuple[TaskRow, int]]:
-    """Lost tasks whose workunits wait again, as which attempt."""
+    """Lost tasks whose workunits are queued again, with the number of the next attempt."""
     decisions = [(task, retry.decide_requeue_lost(task.attempt)) for task in lost]
     return [(task, decision.attempt) for task, decision in decisions if decision.requeue]
 
@@ -270,9 +270,9 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
         allowance=changes.allowance,
         failing=changes.failing,
         pace=changes.pace,
-        idle_cpu=None if sync.is_held else max(0, free_cpu - cpu),
-        idle_gpu=None if sync.is_held else max(0, free_gpu - gpu),
-        draining=None if sync.is_held else one_line(request.draining),
+        idle_cpu=None if sync.is_suspended else max(0, free_cpu - cpu),
+        idle_gpu=None if sync.is_suspended else max(0, free_gpu - gpu),
+        draining=None if sync.is_suspended else one_line(request.draining),
         pending=len(changes.ended),
         runs=list(host.runs) if sync.run is None else sync.run.runs,
         status=plain_message(request.status) if request.status is not None else None,
@@ -283,7 +283,7 @@ def _make_answer(
     config: Config, sync: HostSync, changes: SyncChanges, grants: list[Grant], reason: str
 ) -> SyncAnswer:
     may_take_work = not grants and not changes.kept and not sync.request.draining
-    identity, held_reason = _identity(sync)
+    identity, identity_reason = _identity(sync)
     return SyncAnswer(
         request_id=sync.request.request_id,
         grants=grants,
@@ -292,7 +292,7 @@ def _make_answer(
         next_sync_seconds=config.serve.idle_sync_seconds
         if may_take_work
         else config.serve.sync_seconds,
-        no_work_reason=held_reason or reason,
+        no_work_reason=identity_reason or reason,
         identity=identity,
         account=_account(sync),
         credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
@@ -309,7 +309,7 @@ def _with_epoch(answer: SyncAnswer, epoch: Epoch | None, now: datetime) -> SyncA
 
 
 def _identity(sync: HostSync) -> tuple[str, str]:
-    """What the answer says of the identity that the request used, and why no work comes."""
+    """The answer's ``identity`` field, and the reason why the request gets no work."""
     verdict = "accepted" if sync.run is None else sync.run.verdict
     if verdict == "waiting":
         return IDENTITY_UNCLEAR, UNCLEAR_REASON
@@ -317,7 +317,7 @@ def _identity(sync: HostSync) -> tuple[str, str]:
 
 
 def _account(sync: HostSync) -> AccountSettings | None:
-    """What the account sets, where the host has not the newest; older hosts know nothing of it."""
+    """The account's settings, unless the host has the newest ones or is too old to know them."""
     host, status = sync.host, sync.request.status
     if status is None or host.account_answer is None or status.revision == host.account_revision:
         return None

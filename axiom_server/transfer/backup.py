@@ -1,8 +1,8 @@
 """`axiom-server backup` and `restore`: one file with everything that belongs to a project.
 
 The archive (tar, gzip) holds database.dump (pg_dump's custom format, one consistent snapshot, taken
-while the server runs), project.toml and the bundles. Keys are included only on request,
-because a backup is copied to places where the targets key must not be.
+while the server runs), project.toml and the bundles. Keys are included only on request, because
+backups are copied to places where the targets key must not be.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
     partial = target.with_name(target.name + ".partial")
     try:
         with folder.database() as conninfo, tempfile.TemporaryDirectory(dir=target.parent) as tmp:
-            number = _noted(conninfo, epochs.begin_backup)
+            number = _run_transaction(conninfo, epochs.begin_backup)
             dump = Path(tmp) / DUMP
             _tool(folder, "pg_dump", "--format=custom", f"--file={dump}", f"--dbname={conninfo}")
             with (
@@ -48,7 +48,7 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
                 for part in (*PARTS, *(("keys",) if with_keys else ())):
                     archive.add(folder.path / part, part)
             os.replace(partial, target)
-            _noted(conninfo, lambda connection: epochs.finish_backup(connection, number))
+            _run_transaction(conninfo, lambda connection: epochs.finish_backup(connection, number))
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
@@ -57,26 +57,26 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
     return target.stat().st_size
 
 
-def _noted(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Do one transaction's work."""
+def _run_transaction(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Run ``work`` in one transaction, and return its value."""
 
-    async def inside() -> T:
+    async def run() -> T:
         async with connect(conninfo) as connection:
             return await work(connection)
 
-    return asyncio.run(inside())
+    return asyncio.run(run())
 
 
 def _private_file(path: Path) -> BinaryIO:
     """A new file that no other user can read, not even while it is written."""
-    path.unlink(missing_ok=True)  # of an interrupted backup; a link is removed, not its target
+    path.unlink(missing_ok=True)  # left by an interrupted backup; of a link, only the link itself
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def begin_epoch(folder: ProjectFolder) -> None:
-    """Note that the database was restored: no task number since the backup is given out again."""
+    """Begin a new epoch after a restore, so that no task number since the backup is reused."""
     with folder.database() as conninfo:
-        _noted(conninfo, epochs.begin)
+        _run_transaction(conninfo, epochs.begin)
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
@@ -97,11 +97,10 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
                     shutil.move(tmp / part, path / part)
-            os.replace(
-                tmp / "project.toml", path / "project.toml"
-            )  # last: a folder with it is complete
+            # Moved last: a folder with this file is complete.
+            os.replace(tmp / "project.toml", path / "project.toml")
     except (tarfile.TarError, EOFError):
-        raise FileUnreadable(f"{source} is not a backup of axiom-server, or cut short") from None
+        raise FileUnreadable(f"{source} is not a backup of axiom-server, or is cut short") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None
@@ -130,7 +129,7 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
 
 
 def _private_folder(path: Path, above: Path) -> None:
-    """Create ``path`` and the folders between it and ``above``, readable by their owner alone."""
+    """Create ``path`` and the folders between it and ``above``, readable only by their owner."""
     for folder in (*reversed(path.relative_to(above).parents), path.relative_to(above)):
         (above / folder).mkdir(mode=0o700, exist_ok=True)
 

@@ -22,7 +22,7 @@ def describe_folder(
     folder: Path, name: str, description: str, at: datetime, about: Mapping[str, str],
     citations: Sequence[str],
 ) -> None:  # fmt: skip
-    """Write the description of every file of the folder into it; as ``describe``."""
+    """Write METADATA into the folder, which describes every file in it; see ``describe``."""
     paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     contents = {path: (folder / path).read_bytes() for path in paths if path != METADATA}
     (folder / METADATA).write_bytes(describe(contents, name, description, at, about, citations))
@@ -32,7 +32,10 @@ def describe(
     contents: Mapping[str, bytes], name: str, description: str, at: datetime,
     about: Mapping[str, str], citations: Sequence[str],
 ) -> bytes:  # fmt: skip
-    """The content of METADATA. ``contents``: by path; ``about``: a sentence for the main files."""
+    """The content of METADATA.
+
+    ``contents``: the files' bytes by path; ``about``: a sentence about each of the main files.
+    """
     files = [_file(path, data, about.get(path, "")) for path, data in contents.items()]
     graph = [
         {

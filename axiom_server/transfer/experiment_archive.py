@@ -1,4 +1,4 @@
-"""One version of an experiment as an archive that another group can work from: RO-Crate 1.1."""
+"""One version of an experiment as an archive for other groups to work with: RO-Crate 1.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from axiom_server.store.finding_values import FindingValues
 from axiom_server.transfer.crate import METADATA, describe
 from axiom_server.transfer.finding_data import as_csv, as_json
 
-TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the oldest that zip knows: equal contents give equal archives
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # zip's oldest; constant, so that equal files give equal archives
 
 
 def crate(version: VersionRow, values: Sequence[FindingValues], source: str) -> bytes:

@@ -14,7 +14,7 @@ from axiom_server.publish.deploy import suggest_names
 from axiom_server.store import experiments, exports
 from axiom_server.store.database import Connection
 
-#: Never download extensions: those needed are built in.
+#: DuckDB must not download extensions: those needed are built in.
 DUCKDB_CONFIG: dict[str, Any] = {"autoinstall_known_extensions": "false"}
 
 

@@ -1,6 +1,7 @@
 """`axiom-server export statistics DIR`: the files that BOINC's statistics sites read.
 
-tables.xml, user.gz, host.gz, team.gz, as BOINC's db_dump writes them; all of one snapshot.
+The files are tables.xml, user.gz, host.gz and team.gz, as BOINC's db_dump writes them, all from one
+snapshot of the database.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from axiom_server.errors import DiskFull, FileUnreadable
 from axiom_server.store import boinc_statistics
 from axiom_server.store.database import Connection
 
-NAMES = ("user.gz", "host.gz", "team.gz", "tables.xml")  # tables.xml last: it tells of new ones
+NAMES = ("user.gz", "host.gz", "team.gz", "tables.xml")  # tables.xml last: readers check its time
 MAX_AGE_SECONDS = 86400.0
 GZIP_LEVEL = 5
 
@@ -42,7 +43,7 @@ async def export_statistics(connection: Connection, folder: Path) -> None:
 
 
 def is_current(folder: Path) -> bool:
-    """Whether the files are there, and of the last day."""
+    """Whether the files exist and are less than a day old."""
     tables = folder / NAMES[-1]
     return tables.is_file() and time.time() - tables.stat().st_mtime < MAX_AGE_SECONDS
 

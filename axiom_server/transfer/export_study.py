@@ -1,4 +1,4 @@
-"""`axiom-server export study`: a folder with which others can check a study without this server."""
+"""`axiom-server export study`: a folder that lets others check a study without this server."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from axiom_server.transfer.notebook import (
 ABOUT = {
     "script.py": "The experiment, as it was signed and run on every host",
     "design.json": "The study as it was declared before its data",
-    "declaration.json": "What was declared when: the study, and the experiment's version",
-    "sets.json": "The parameter sets, by position; those of refinement come last",
-    "samples.json": "Results that the findings are judged by, one or more of each seed",
-    "issued.json": "Every seed that was planned, and what became of it",
+    "declaration.json": "The declarations of the study and of the experiment's version, with times",
+    "sets.json": "The parameter sets, by position; those added by refinement come last",
+    "samples.json": "Results by which the findings are judged, one or more for each seed",
+    "issued.json": "Every seed that was planned, with its state",
     "others.json": "The evidence of findings that were decided together with these",
-    "cells.csv": "Results that stand: one of each parameter set and seed",
+    "cells.csv": "Results that count: one for each parameter set and seed",
     "study.json": "Seeds, state and fields of the study",
     "verdicts.json": "The findings with their verdicts and numbers",
     "map.png": "The study's maps",
@@ -52,7 +52,7 @@ ABOUT = {
 async def export_study(
     connection: Connection, project: ProjectFolder, name: str, target: Path
 ) -> str:
-    """Write a study's folder, or an experiment's with its declared findings; returns what it holds.
+    """Write the folder of a study, or of an experiment with findings; returns a summary.
 
     The folder must not exist. Raises NotFound, FileUnreadable.
     """
@@ -84,7 +84,7 @@ class _Study:
         return self.row.name, self.row.design.question
 
     def write(self, target: Path) -> dict[str, Any]:
-        """Write its data and notebook; returns its declaration."""
+        """Write the study's data and notebook; returns its declaration."""
         _write_study(target, self.row, self.data)
         name, question = self.title
         introduction = INTRODUCTION.format(name=name, question=question)
@@ -94,7 +94,7 @@ class _Study:
 
 @dataclass(frozen=True, kw_only=True)
 class _Version:
-    """The findings that an experiment's version declares; ``others`` are decided with them."""
+    """The findings that an experiment's version declares, and others that are decided with them."""
 
     manifest: Manifest
     study: Study
@@ -105,7 +105,7 @@ class _Version:
         return self.manifest.ref, self.manifest.question
 
     def write(self, target: Path) -> dict[str, Any]:
-        """Write its data and notebook."""
+        """Write the version's data and notebook; it has no declaration of its own to return."""
         others = [w.evidence for s in self.others for w in s.weigh(unsettled_too=False)]
         _json(target / "verdicts.json", judge_together([self.study], others)[0])
         _python_json(target / "others.json", [asdict(e) for e in others])
@@ -156,7 +156,7 @@ def _write_study(target: Path, study: StudyRow, data: StudyData) -> None:
     try:
         draw_maps(data, target / "map.png")
     except FigureError:
-        return  # it declares no map, or there is nothing to draw yet
+        return  # the study declares no map, or has no results to draw yet
 
 
 def _study_declaration(study: StudyRow) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _study_declaration(study: StudyRow) -> dict[str, Any]:
 def _write_declaration(
     target: Path, project: ProjectFolder, manifest: Manifest, declared: Mapping[str, Any]
 ) -> None:
-    """The script, its signed record, and the signed metadata that the record is read from."""
+    """Write the script, its signed record, and the signed metadata that contain the record."""
     (target / "script.py").write_bytes(project.bundles.source(manifest.name, manifest.version))
     record = {
         **declared,
@@ -184,7 +184,7 @@ def _write_declaration(
 
 
 def _copy_rule(target: Path) -> None:
-    """The rule's source, so that the notebook needs no installation of this program."""
+    """Copy the source of the decision rule, so that the notebook does not need this program."""
     shutil.copytree(
         Path(axiom_protocol.__file__).parent, target / "axiom_protocol",
         ignore=shutil.ignore_patterns("__pycache__"),
@@ -196,5 +196,5 @@ def _json(path: Path, value: Any) -> None:
 
 
 def _python_json(path: Path, value: Any) -> None:
-    """JSON with Infinity, which evidence may be and msgspec does not write."""
+    """Write JSON with Infinity, which occurs in evidence and which msgspec cannot write."""
     path.write_text(json.dumps(value, indent=1))

@@ -1,4 +1,4 @@
-"""The numbers behind a finding's picture, one row a seed, as CSV and as JSON."""
+"""The data of a finding's chart, one row for each seed, as CSV and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from axiom_protocol.manifest import Finding
 from axiom_server.store.experiments import VersionRow
 from axiom_server.store.finding_values import FindingValues
 
-#: Columns of the rows behind a picture -> their DuckDB types.
+#: Columns of the data -> their DuckDB types.
 COLUMN_TYPES = {
     "seed": "BIGINT", "host_id": "BIGINT", "value": "DOUBLE", "field": "DOUBLE",
     "control": "DOUBLE",
@@ -21,7 +21,7 @@ COLUMNS = tuple(COLUMN_TYPES)
 
 
 def table(values: FindingValues | None) -> list[tuple[Any, ...]]:
-    """The rows behind a picture, one a seed, in the order of COLUMNS."""
+    """The data, one row for each seed, in the order of COLUMNS."""
     if values is None:
         return []
     controls: list[float | None] = list(values.controls) or [None] * len(values.seeds)
@@ -31,7 +31,7 @@ def table(values: FindingValues | None) -> list[tuple[Any, ...]]:
 
 
 def as_csv(values: FindingValues | None) -> str:
-    """The rows behind a picture as CSV."""
+    """The data as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -40,7 +40,7 @@ def as_csv(values: FindingValues | None) -> str:
 
 
 def as_json(version: VersionRow, finding: Finding, values: FindingValues | None) -> bytes:
-    """The rows behind a picture as JSON, with the declaration and the verdict."""
+    """The data as JSON, with the finding's declaration and verdict."""
     return msgspec.json.encode(
         {
             "experiment": version.name, "version": version.version, "sha256": version.sha256,

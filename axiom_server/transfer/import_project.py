@@ -91,7 +91,7 @@ def read_history(path: Path) -> tuple[History, bytes]:
 async def import_history(
     connection: Connection, history: History, digest: bytes, source: str
 ) -> Imported:
-    """Import a history, in the caller's transaction. The same file again changes nothing."""
+    """Import a history, in the caller's transaction. Importing a file again changes nothing."""
     owners = {r.host_id: one_line(r.user) for r in history.results}
     if not await imports.is_new_file(connection, digest):
         return Imported(

@@ -1,6 +1,6 @@
-"""The notebook of an exported study: it computes every number of the verdicts again.
+"""Write the notebook of an exported study, which recomputes every number of the verdicts.
 
-It needs numpy, scipy and msgspec; the rule itself lies beside it, as the server has it.
+The notebook needs numpy, scipy and msgspec. The decision rule is copied next to it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ INTRODUCTION = """# {name}
 
 {question}
 
-Every cell of a seed's map is one workunit; a finding is one number a seed. This notebook reads
-`study.toml` (as `design.json`), `sets.json` and `cells.csv`, applies the rule in `rule/`, and holds
-its numbers against `verdicts.json`. Run it from this folder, with numpy, scipy and msgspec
+Each cell of a seed's map is one workunit; a finding is one number for each seed. This notebook
+reads `study.toml` (as `design.json`), `sets.json` and `cells.csv`, applies the rule in `rule/`, and
+compares its numbers with `verdicts.json`. Run it from this folder, with numpy, scipy and msgspec
 (matplotlib for the last cell)."""
 
 LOAD = """import csv, json, sys
@@ -77,10 +77,10 @@ VERSION_INTRODUCTION = """# {name}
 
 {question}
 
-A finding is one number a seed. This notebook reads `samples.json` and `issued.json`, applies the
-rule in `rule/`, and holds its numbers against `verdicts.json`. `others.json` is the evidence of the
-project's other findings, which were decided together with these (e-BH). Run it from this folder,
-with numpy, scipy and msgspec."""
+A finding is one number for each seed. This notebook reads `samples.json` and `issued.json`, applies
+the rule in `rule/`, and compares its numbers with `verdicts.json`. `others.json` is the evidence of
+the project's other findings, which were decided together with these (e-BH). Run it from this
+folder, with numpy, scipy and msgspec."""
 
 VERSION_LOAD = """import json, sys
 

@@ -1,8 +1,8 @@
-"""The record of a declaration: what a version claims, since when, and what that changed.
+"""The record of a declaration: a version's criteria, their time, and changes to the version before.
 
-It is kept in the signed targets metadata, as the ``custom`` field of the version's file: who trusts
-the experiment's bytes can trust that its criteria stood before there was data. TUF's clients
-need not know the field.
+The record is kept in the signed targets metadata, in the ``custom`` field of the version's file. So
+whoever trusts the experiment's bytes can also trust that its criteria were fixed before there was
+data. TUF clients need not know the field.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def declare(targets: Targets, manifest: Manifest, at: datetime) -> None:
-    """Add the record to a version that was listed just now, against the version before it."""
+    """Add the record to a version that was just added, with its changes to the version before."""
     before = latest(targets, manifest)
     record = {
         "declared_at": at.strftime(TIME),
@@ -39,7 +39,7 @@ def declare(targets: Targets, manifest: Manifest, at: datetime) -> None:
 
 
 def declaration_of(file: TargetFile) -> dict[str, Any] | None:
-    """A version's record; None of versions published before records were kept."""
+    """A version's record; None for versions published before records were kept."""
     found = file.unrecognized_fields.get(CUSTOM, {}).get(FIELD)
     return dict(found) if found is not None else None
 
@@ -58,7 +58,7 @@ def is_true_record(before: Targets, file: TargetFile, manifest: Manifest) -> boo
 
 
 def declared_changes(file: TargetFile) -> list[str]:
-    """How a version's criteria differ from those of the version before, one line a finding."""
+    """How a version's criteria differ from the previous version's, one line for each finding."""
     return list((declaration_of(file) or {}).get("changes", []))
 
 
@@ -71,18 +71,18 @@ def declarations(targets: Targets) -> dict[str, dict[str, Any]]:
 
 
 def criteria(manifest: Manifest) -> dict[str, str]:
-    """What is claimed, by finding: everything that decides its verdict, as canonical JSON."""
+    """The criteria by finding: everything that decides its verdict, as canonical JSON."""
     return {f.name: _criterion(manifest, f) for f in manifest.findings}
 
 
 def digest(manifest: Manifest) -> str:
-    """SHA-256 of the criteria: equal for versions that differ in code alone."""
+    """SHA-256 of the criteria: equal for versions that differ only in code."""
     encoded = msgspec.json.encode(criteria(manifest), order="deterministic")
     return hashlib.sha256(encoded).hexdigest()
 
 
 def _criterion(manifest: Manifest, finding: Finding) -> str:
-    """The claim's numbers, and the bounds of the fields that it reads: they decide too."""
+    """The finding's numbers, and the bounds of the fields that it reads, which also matter."""
     bounds = {
         name: [manifest.result[name].min, manifest.result[name].max]
         for name in (finding.field, finding.control)
@@ -97,7 +97,7 @@ def _criterion(manifest: Manifest, finding: Finding) -> str:
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """What differs between two versions' criteria, one line a finding."""
+    """The differences between two versions' criteria, one line for each finding."""
     lines = []
     for name in sorted(before.keys() | after.keys()):
         if name not in before:

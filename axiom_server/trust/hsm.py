@@ -1,4 +1,4 @@
-"""Signing keys in a PKCS#11 device, which never reveals them, with securesystemslib's HSMSigner.
+"""Signing keys that stay in a PKCS#11 device, by securesystemslib's HSMSigner.
 
 A key is named ``hsm:ID?label=TOKEN``: the key's number on the token, and the token's label. The
 variable PYKCS11LIB names the device's driver library. Keys are ECDSA on P-256 or P-384.
@@ -16,7 +16,7 @@ from securesystemslib.signer import HSMSigner, Key, Signer, SSlibKey
 
 from axiom_server.trust.keys import KeysError
 
-LIBRARY_VARIABLE = "PYKCS11LIB"  # securesystemslib's own name for it
+LIBRARY_VARIABLE = "PYKCS11LIB"  # the name that securesystemslib reads
 PIN_VARIABLE = "AXIOM_KEYS_PIN"
 
 Prompt = Callable[[], str]  # asks a person for the PIN of the device
@@ -31,7 +31,7 @@ def public_key(uri: str, ask: Prompt) -> SSlibKey:
 
 
 def open_signer(uri: str, trusted: Mapping[str, Key], ask: Prompt) -> Signer:
-    """A signer for a key in a device. Raises KeysError, also when it is none of ``trusted``.
+    """A signer for a key in a device. Raises KeysError, also when the key is not in ``trusted``.
 
     trusted  the keys that may sign, by their ids
     """

@@ -31,7 +31,7 @@ from axiom_server.errors import SigningFailed
 Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
 STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # these decide which code volunteers run
-SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # these say how recent that decision is
+SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # these show that the list is current
 PASSPHRASE_VARIABLE = "AXIOM_KEYS_PASSPHRASE"
 PASSPHRASE_LENGTH_MIN = 12  # characters; a copied file can be attacked offline
 
@@ -139,7 +139,7 @@ def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> Non
         raise KeysError(f"{path} is already there, and a key is never overwritten")
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     _write_whole(path.with_suffix(".pub"), public)
-    # Last: where there is a key, on a full disk or after a crash, it is whole and has its .pub.
+    # Written last, so that a key file is always complete and has its .pub, even after a crash.
     _write_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
 
 
@@ -183,7 +183,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read: all of it, or none."""
+    """Write a file that only its owner may read, atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     try:

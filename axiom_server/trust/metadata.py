@@ -30,14 +30,14 @@ else:
 Clock = Callable[[], datetime]
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
-# How long each role's metadata is valid. Root and targets are signed by people, rarely. `serve`
-# signs a timestamp every hour; a host that gets no new one for a day takes no new work (TUF's
-# protection against freeze attacks).
+# How long each role's metadata is valid. People sign root and targets, and rarely. `serve` signs a
+# timestamp every hour; a host that gets no new one for a day takes no new work, which is TUF's
+# protection against freeze attacks.
 ROOT_LIFETIME = timedelta(days=730)
 TARGETS_LIFETIME = timedelta(days=180)
 SNAPSHOT_LIFETIME = timedelta(days=7)
 TIMESTAMP_LIFETIME = timedelta(days=1)
-RESIGN_AFTER = timedelta(minutes=55)  # so that a call every hour always signs
+RESIGN_AFTER = timedelta(minutes=55)  # a little less than an hour, so that an hourly call signs
 
 
 class BundlesError(SigningFailed):

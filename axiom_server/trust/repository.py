@@ -2,8 +2,8 @@
 
 DIR/bundles/metadata holds the signed metadata, DIR/bundles/targets the experiments as
 ``<sha256>.<name>@<version>.py``. Only the targets key, which staff hold, decides which experiments
-may run; the server's keys (snapshot, timestamp) only say which targets are the newest. Format and
-rules: The Update Framework's specification 1.0.
+may run; the server's keys (snapshot, timestamp) only certify which targets are the newest. The
+format and the rules are those of The Update Framework's specification 1.0.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Repository:
         return self._change(keys, publish=[source])[0]
 
     def withdraw(self, name: str, version: str, keys: Keys) -> None:
-        """Withdraw a version, so that it must not run any more. Doing so again changes nothing."""
+        """Withdraw a version, so that it may no longer run. Repeating it changes nothing."""
         self._change(keys, withdraw=[f"{name}@{version}"])
 
     def extend(self, keys: Keys) -> None:
@@ -191,7 +191,7 @@ class Repository:
     def refresh_online(self, *, force: bool = False) -> bool:
         """Sign timestamp and snapshot again with the server's keys when they are due.
 
-        They are due after an hour of the timestamp's day, or a tenth of the snapshot's week. Call
+        The timestamp is due after an hour of its day, the snapshot after a tenth of its week. Call
         this at least every hour. Returns whether anything was signed. Raises BundlesError,
         KeysError.
         """
@@ -281,7 +281,7 @@ class Repository:
 def _next_version(old: int, now: datetime) -> int:
     """The next version of the server's metadata: seconds since 1970, and more than ``old``.
 
-    With a counter, clients would take a server restored from an old backup for a rollback attack
-    until it had caught up.
+    With a counter, clients would mistake a server that was restored from an old backup for a
+    rollback attack, until it had caught up.
     """
     return max(old + 1, int(now.timestamp()))

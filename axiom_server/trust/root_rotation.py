@@ -42,8 +42,8 @@ def propose_root(
     """An unsigned root in which ``role`` has other keys or another threshold.
 
     add        keys that are trusted for the role from now on
-    drop       key ids that are not trusted for it any more
-    threshold  how many signatures the role needs; None: as before
+    drop       ids of keys that are no longer trusted for it
+    threshold  how many signatures the role needs; None: unchanged
 
     Raises BundlesError when the role has no such key, or would have fewer keys than its threshold.
     """

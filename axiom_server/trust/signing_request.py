@@ -1,8 +1,9 @@
 """Signing requests: sign changes of the metadata on another machine, which has the keys.
 
 A request is a JSON file with the current metadata, the proposed metadata, and the sources that the
-proposal adds. The machine with the keys lists all changes, refuses a proposal that contains any
-others, and adds its signatures. With a threshold above one, the next key holder signs it too.
+proposal adds. The machine with the keys lists all changes, refuses a proposal with changes that it
+does not list, and adds its signatures. With a threshold above one, the next key holder signs the
+file too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from axiom_server.trust.metadata import BundlesError, check_signatures, root_fin
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
 
 T = TypeVar("T", Root, Targets)
-REQUEST_BYTES_MAX = 64 * 1024 * 1024  # many times the size of a project's whole library
+REQUEST_BYTES_MAX = 64 * 1024 * 1024  # many times the size of all experiments of a project
 
 
 class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-request"):
@@ -51,7 +52,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         return _parse(self.root, Root)
 
     def changes(self) -> list[str]:
-        """The changes that are to be signed, one line each, for the person who signs.
+        """The changes to sign, one line each, for the person who signs.
 
         Raises BundlesError when the proposal does not follow the current metadata, contains a
         change that these lines do not mention, or names a source that is not in the request.
@@ -178,7 +179,7 @@ def _declared_changes(old: Targets, file: TargetFile, manifest: Manifest) -> lis
         return []  # written by axiom-server 0.1.0
     if not is_true_record(old, file, manifest):
         raise BundlesError(
-            f"the declaration of {manifest.ref} is not that of its source; write the request again"
+            f"the declaration of {manifest.ref} does not match its source; write the request again"
         )
     return declared_changes(file)
 
@@ -222,5 +223,7 @@ def _parse(text: str, kind: type[T]) -> Metadata[T]:
     except RepositoryError as error:
         raise BundlesError(f"the request is damaged: {error}; write it again") from None
     if not isinstance(metadata.signed, kind):
-        raise BundlesError(f"the request is damaged: no {kind.type} metadata where it should be")
+        raise BundlesError(
+            f"the request is damaged: it has no {kind.type} metadata; write it again"
+        )
     return metadata

@@ -1,6 +1,6 @@
 """Targets metadata: add and withdraw versions, and list them.
 
-These are functions of TUF's targets metadata; they read no file, clock or key.
+These functions only work on TUF's targets metadata; they read no file, clock or key.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ def add(targets: Targets, source: bytes) -> Published:
             f"{ref} was withdrawn, which is final; raise the version in its metadata"
         )
     path = f"{ref}.py"
-    there = targets.targets.get(path)
-    if there is not None and there.hashes["sha256"] != published.sha256:
-        changed = claims_changed(there, published.manifest)
+    existing = targets.targets.get(path)
+    if existing is not None and existing.hashes["sha256"] != published.sha256:
+        changed = describe_changed_criteria(existing, published.manifest)
         raise ExperimentMalformed(
             f"{ref} is published with other contents{changed}, "
             "and a published version never changes; "
             "raise the version in its metadata and publish that"
         )
-    if there is None:
+    if existing is None:
         targets.targets[path] = TargetFile.from_data(path, source, ["sha256"])
     return published
 
 
-def claims_changed(there: TargetFile, manifest: Manifest) -> str:
-    """Which criteria of a published version these would change, in words, or ""."""
-    record = declaration_of(there)
+def describe_changed_criteria(existing: TargetFile, manifest: Manifest) -> str:
+    """Which criteria of a published version the manifest would change, in words, or ""."""
+    record = declaration_of(existing)
     changed = changes(record["criteria"], criteria(manifest)) if record else []
     return f" (it changes the criterion of {'; '.join(changed)})" if changed else ""
 

@@ -1,4 +1,4 @@
-"""Pages of a volunteer's own account: sign in, all machines in one place, keys, data."""
+"""Pages of a volunteer's own account: signing in, machines, name, team, keys and data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from axiom_server.web.sign_in import SignIn, Visitor, see_other
 
 MACHINES = "/account/machines"
 GROUP_CHARACTERS_MAX = 60
-#: Wrong keys and links from one address: ten at once, then one in a minute.
+#: Wrong keys and links allowed from one address: ten at once, then one a minute.
 WRONG = Rate(burst=10, per_second=1 / 60)
 
 
@@ -31,7 +31,7 @@ SignedIn = Visitor[int]
 
 
 class Accounts:
-    """What the account's pages need. One per serving process."""
+    """The handlers of the account's pages. One per serving process."""
 
     def __init__(self, config: Config, pool: Pool, budget: BodyBudget) -> None:
         self._config, self._pool, self._budget = config, pool, budget
@@ -68,7 +68,7 @@ class Accounts:
         raise Refused(403, "No account has this key", "Check it, or open a link from a host.")
 
     async def use_link(self, request: Request) -> Response:
-        """``/account/link/LINK``: a page with a button, as programs follow links by themselves."""
+        """``/account/link/LINK``: a page with a button, because programs may follow links."""
         if request.method != "POST":
             return self._page("link.html", request)
         await read_form(request, self._budget)
@@ -107,7 +107,7 @@ class Accounts:
                 case "limit":
                     await machines.set_hosts(connection, who.owner, chosen, _settings(form))
                 case "pause" | "drain" | "resume" as what:
-                    await _steer(connection, who, chosen, what)
+                    await _pause_or_drain(connection, who, chosen, what)
                 case _:
                     raise Refused(400, "This page has no such button", "Load it again.")
 
@@ -119,7 +119,7 @@ class Accounts:
         return self._page("account.html", request, who, me=me, new_key="")
 
     async def data(self, request: Request) -> Response:
-        """``/account/data.json``: everything about me."""
+        """``/account/data.json``: everything stored about the visitor."""
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
             raw = await accounts.everything(connection, who.owner)
@@ -151,7 +151,7 @@ class Accounts:
                         )
                 case "delete":
                     if form.text("sure") != "delete":
-                        raise Refused(400, "Nothing was deleted", "Write: delete")
+                        raise Refused(400, "Nothing was deleted", "Type the word delete.")
                     await accounts.delete(connection, who.owner)
                     return see_other("/")
                 case "sign-out":
@@ -181,7 +181,7 @@ class Accounts:
                 await accounts.leave_team(connection, who.owner)
                 done = True
         if not done:
-            raise Refused(409, "This name or team cannot be had", "Choose another one.")
+            raise Refused(409, "This name or team is not available", "Choose another one.")
 
     def _page(
         self, template: str, request: Request, who: SignedIn | None = None, **values: object
@@ -195,7 +195,9 @@ class Accounts:
         )
 
 
-async def _steer(connection: Connection, who: SignedIn, chosen: list[int], what: str) -> None:
+async def _pause_or_drain(
+    connection: Connection, who: SignedIn, chosen: list[int], what: str
+) -> None:
     for machine in await machines.listing(connection, who.owner):
         if machine.host_id in chosen:
             settings = structs.replace(
@@ -216,14 +218,14 @@ def _settings(form: Form) -> HostSettings:
     )
 
 
-def _whole(text: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= most):
-        raise Refused(400, f"{text!r} is not a whole number up to {most}"[:200], "Correct it.")
+def _whole(text: str, limit: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= limit):
+        raise Refused(400, f"{text!r} is not a whole number up to {limit}"[:200], "Correct it.")
     return int(text)
 
 
 def _hours(begin: str, end: str) -> list[tuple[int, int]]:
-    """The same hours on all seven days, across midnight too; none when both are empty."""
+    """The same hours on all seven days, possibly across midnight; none when both are empty."""
     if not begin and not end:
         return []
     start, stop = _minute(begin), _minute(end)

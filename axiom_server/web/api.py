@@ -1,4 +1,7 @@
-"""The network: decode, one transaction, encode. Every refusal is a Problem that says what to do."""
+"""The HTTP interface for agents: decode a request, run one transaction, encode the answer.
+
+Every refusal is a Problem (RFC 9457) whose text says what to do.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,10 @@ from axiom_server.web.refused import Refused, checked_name
 from axiom_server.web.staff import Staff
 from axiom_server.web.statistics_files import StatisticsFiles
 
-ENROL_BYTES_MAX = 1024 * 1024  # 64 GPUs whose every text is as long as it may be
-RETRY_SECONDS = 30.0  # to come back after, when the database does not answer
+ENROL_BYTES_MAX = 1024 * 1024  # enough for 64 GPUs with texts of the largest allowed length
+RETRY_SECONDS = 30.0  # Retry-After when the database does not answer
 GZIP_BYTES_MIN = 2_000  # shorter answers are not worth compressing
-#: What may be asked of the bundles' folder; 255 bytes is what a file system takes for a name.
+#: Names of files that the bundles' folder serves; file systems allow 255 bytes.
 BUNDLE_FILE = re.compile(r"[A-Za-z0-9][\w.@-]{0,254}", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
@@ -64,7 +67,7 @@ _decode_enrol = decoder(EnrolRequest)
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
-    """What the handlers share. One per serving process."""
+    """The handlers, and what they share. One per serving process."""
 
     config: Config
     bundles: Path  # the TUF repository's folder
@@ -75,12 +78,12 @@ class Api:
 
     @cached_property
     def joins(self) -> JoinLimits:
-        """Counts the hosts that join."""
+        """The limits on joining hosts."""
         return JoinLimits(self.config.limits)
 
     @cached_property
     def known(self) -> KnownTokens:
-        """Finds out whether a token is a host's."""
+        """The tokens that are known to belong to a host."""
         return KnownTokens(self.pool, self.config.limits)
 
     async def project(self, request: Request) -> Response:
@@ -98,14 +101,14 @@ class Api:
         return answer(request, info)
 
     async def enrol(self, request: Request) -> Response:
-        """``POST /api/v1/hosts``: a new host, of an account or with a new one."""
+        """``POST /api/v1/hosts``: a host joins, with an existing account or a new one."""
         async with body(request, self.budget, ENROL_BYTES_MAX) as raw:
-            asked = decode(_decode_enrol, raw)
-        _check_version(asked.protocol_version)
-        facts = plain_message(asked.host)
-        self.joins.admit(request.scope, new_account=not asked.account_key)
+            enrol = decode(_decode_enrol, raw)
+        _check_version(enrol.protocol_version)
+        facts = plain_message(enrol.host)
+        self.joins.admit(request.scope, new_account=not enrol.account_key)
         async with self.pool.connection() as connection, connection.transaction():
-            user_id, user, key = await self._account(connection, asked, joined_from(request.scope))
+            user_id, user, key = await self._account(connection, enrol, joined_from(request.scope))
             token, stored = users.new_secret()
             host_id = await hosts.enrol(connection, user_id, facts, stored)
             await deploy.fill_new_host(
@@ -115,10 +118,11 @@ class Api:
         return answer(request, made, status=201)
 
     async def _account(
-        self, connection: Connection, asked: EnrolRequest, address: str
+        self, connection: Connection, enrol: EnrolRequest, address: str
     ) -> tuple[int, str, str]:
-        if asked.account_key:
-            found = await users.by_key(connection, users.digest(asked.account_key))
+        """(user id, name, new account key or "") of the account that a host joins."""
+        if enrol.account_key:
+            found = await users.by_key(connection, users.digest(enrol.account_key))
             if found is None:
                 raise Refused(403, "No account has this key", "Check the key, or leave it out.")
             if found.state == "quarantined":
@@ -127,14 +131,14 @@ class Api:
                 )
             return found.user_id, found.name, ""
         if not self.config.project.anonymous_hosts:
-            raise Refused(403, "This project asks for an account key", "Ask its staff for one.")
+            raise Refused(403, "This project requires an account key", "Ask its staff for one.")
         key, stored = users.new_secret()
-        name = checked_name(asked.user) if one_line(asked.user) else ""
+        name = checked_name(enrol.user) if one_line(enrol.user) else ""
         name = name or f"volunteer-{stored.hex()[:8]}"
         user_id = await users.create(connection, name, stored, address)
         if user_id is None:
             raise Refused(
-                409, f"The name {name!r} is taken, or looks like one that is"[:200],
+                409, f"The name {name!r} is taken, or looks like a name that is"[:200],
                 "Choose another name, or give the account's key if it is yours.",
             )  # fmt: skip
         return user_id, name, key
@@ -146,27 +150,27 @@ class Api:
         await self.known.check(token)
         async with body(request, self.budget) as raw:
             self.known.charge(token, len(raw))
-            asked = decode(_decode_sync, raw)
+            sync = decode(_decode_sync, raw)
             del raw
-            _check_version(asked.protocol_version)
-            if asked.host is not None:
-                asked = msgspec.structs.replace(asked, host=plain_message(asked.host))
-            answered = await self._answer_sync(token, asked)
-        self.metrics.count_sync(asked, answered, time.perf_counter() - began)
+            _check_version(sync.protocol_version)
+            if sync.host is not None:
+                sync = msgspec.structs.replace(sync, host=plain_message(sync.host))
+            answered = await self._answer_sync(token, sync)
+        self.metrics.count_sync(sync, answered, time.perf_counter() - began)
         return answer(request, answered)
 
-    async def _answer_sync(self, token: bytes, asked: SyncRequest) -> SyncAnswer:
+    async def _answer_sync(self, token: bytes, sync: SyncRequest) -> SyncAnswer:
         try:
-            answered = await self.batcher.sync(token, asked)
+            answered = await self.batcher.sync(token, sync)
         except TokenUnknown:
             self.known.forget(token)
             raise host_unknown() from None
-        if is_last_of_0_1_0(asked):
+        if is_detach_of_0_1_0(sync):
             await self._revoke(token)
         return answered
 
     async def account_link(self, request: Request) -> Response:
-        """``POST /api/v1/account-links``: a page that signs the owner of this host in once."""
+        """``POST /api/v1/account-links``: a one-time link that signs in the owner of this host."""
         token = users.digest(bearer(request))
         await self.known.check(token)
         secret, stored = users.new_secret()
@@ -177,7 +181,7 @@ class Api:
         return answer(request, link, status=201)
 
     async def leave(self, request: Request) -> Response:
-        """``DELETE /api/v1/hosts/self``: the host detaches; its token is worth nothing after."""
+        """``DELETE /api/v1/hosts/self``: the host detaches, and its token is revoked."""
         token = users.digest(bearer(request))
         await self.known.check(token)
         await self._revoke(token)
@@ -198,7 +202,7 @@ class Api:
         return FileResponse(path)
 
     async def description(self, request: Request) -> Response:
-        """``GET /openapi.json``: this interface, for machines."""
+        """``GET /openapi.json``: the description of this interface."""
         return Response(_encode(openapi.document()), media_type="application/json")
 
     async def metrics_text(self, request: Request) -> Response:
@@ -208,11 +212,11 @@ class Api:
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def health(self, request: Request) -> Response:
-        """``GET /healthz``: the process answers."""
+        """``GET /healthz``: whether the process answers."""
         return Response("ok\n", media_type="text/plain")
 
     async def ready(self, request: Request) -> Response:
-        """``GET /readyz``: the database answers, with the schema of this program."""
+        """``GET /readyz``: whether the database answers, and has the schema of this program."""
         try:
             async with self.pool.connection(timeout=5) as connection:
                 found = await row(connection, "SELECT version_num FROM alembic_version")
@@ -224,10 +228,10 @@ class Api:
 
 
 def application(api: Api, maintenance: Maintenance) -> Starlette:
-    """The ASGI application; it opens and closes the pool and the maintenance."""
+    """The ASGI application; its lifespan opens and closes the pool and runs the maintenance."""
 
     @asynccontextmanager
-    async def life(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
         async with maintenance.running():
             yield
@@ -252,12 +256,12 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
         ],
         exception_handlers={
             Refused: _refused,
-            psycopg.OperationalError: _database_gone,
+            psycopg.OperationalError: _database_unreachable,
             404: _not_found,
             405: _not_found,
-            Exception: _fault,
+            Exception: _internal_error,
         },
-        lifespan=life,
+        lifespan=lifespan,
     )
     app.state.project = api.config.project.name
     return app
@@ -271,13 +275,13 @@ def bearer(request: Request) -> str:
     return token.strip()
 
 
-def is_last_of_0_1_0(asked: SyncRequest) -> bool:
-    """Whether an agent of 0.1.0 detaches: its last sync says so, and no request follows."""
-    return asked.draining == "detached" and asked.request_id.startswith("detach-")
+def is_detach_of_0_1_0(sync: SyncRequest) -> bool:
+    """Whether this is the last sync of a 0.1.0 agent that detaches; no other request follows."""
+    return sync.draining == "detached" and sync.request_id.startswith("detach-")
 
 
 def answer(request: Request, message: msgspec.Struct, status: int = 200) -> Response:
-    """Encode a message, compressed when it is long and the client takes that."""
+    """Encode a message, compressed if it is long and the client accepts gzip."""
     raw = _encode(message)
     headers = {"content-type": "application/json"}
     if len(raw) >= GZIP_BYTES_MIN and "gzip" in request.headers.get("accept-encoding", ""):
@@ -303,33 +307,35 @@ def _problem(problem: Problem, headers: Mapping[str, str] | None = None) -> Resp
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _told(request, error.problem, error.headers)
+    return _refusal(request, error.problem, error.headers)
 
 
-def _told(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """A refusal as a page to a browser, and as a Problem to everybody else."""
+def _refusal(
+    request: Request, problem: Problem, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A refusal: a page for browsers, a Problem for other clients."""
     if not wants_page(request):
         return _problem(problem, headers)
     project = request.app.state.project
     return message_page(request, project, problem, headers)
 
 
-async def _database_gone(request: Request, error: Exception) -> Response:
+async def _database_unreachable(request: Request, error: Exception) -> Response:
     refused = _no_database(error)
-    return _told(request, refused.problem, refused.headers)
+    return _refusal(request, refused.problem, refused.headers)
 
 
 def _no_database(error: Exception) -> Refused:
-    """What clients are told: the database's message names addresses and is only logged."""
+    """The refusal. The database's message names addresses, so it is logged and not sent."""
     structlog.get_logger().error("the database does not answer", error=str(error)[:2000])
     return Refused(
         503, "The database does not answer",
-        f"Come back after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
+        f"Try again after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
     )  # fmt: skip
 
 
-async def _fault(_request: Request, _error: Exception) -> Response:
-    """An internal error; its traceback goes to the log."""
+async def _internal_error(_request: Request, _error: Exception) -> Response:
+    """The answer to an internal error, whose traceback goes to the log."""
     return _problem(
         Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500)
     )
@@ -339,4 +345,4 @@ async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     title = "No such page" if status == 404 else "This method is not offered here"
     problem = Problem(title=title, detail=request.url.path[:200], status=status)
-    return _told(request, problem, getattr(error, "headers", None))  # 405: which methods are
+    return _refusal(request, problem, getattr(error, "headers", None))  # 405 has Allow

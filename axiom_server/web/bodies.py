@@ -1,8 +1,8 @@
-"""The bodies of requests: read, unpacked and decoded within bounds.
+"""Read, decompress and decode request bodies within memory limits.
 
-A body is unpacked only when it is complete, so one that arrives slowly or never ends costs the
-bytes that were sent and no more. All bodies of the process share one budget, which counts what was
-received and what was unpacked until the request is answered; one address may use a part of it.
+A body is decompressed only when it is complete, so a body that arrives slowly or never ends costs
+only the bytes that were sent. All bodies of the process share one budget, which counts received and
+decompressed bytes until the request is answered. One address may use only a part of it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from axiom_server.web.rate_limits import network_of
 from axiom_server.web.refused import Refused
 
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
-UNPACK_BYTES = 1024 * 1024  # at a time, so that the budget is asked before memory is used
-BUDGET_BYTES = 4 * BODY_BYTES_MAX  # of all bodies together; typical ones are a few kB
-ADDRESS_SHARE = 2  # one address may use a half of the budget, so that it cannot use all of it
-RETRY_SECONDS = 5.0  # to come back after, when the budget is used up
-#: In one message: a decoded number takes 32 bytes and a list 64, whatever they took in JSON.
-#: Numbers with all their digits fill BODY_BYTES_MAX before there are so many.
+UNPACK_BYTES = 1024 * 1024  # decompressed at a time, so that the budget is checked in between
+BUDGET_BYTES = 4 * BODY_BYTES_MAX  # for all bodies together; typical ones are a few kB
+ADDRESS_SHARE = 2  # one address may use half of the budget
+RETRY_SECONDS = 5.0  # Retry-After when the budget is used up
+#: Limits for one message, because a decoded number takes 32 bytes and a list 64, however short they
+#: are in JSON. Numbers with all their digits fill BODY_BYTES_MAX before they are so many.
 COMMAS_MAX = 2_000_000
 CONTAINERS_MAX = 500_000
 T = TypeVar("T")
@@ -35,21 +35,21 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class BodyBudget:
-    """Bytes of bodies that the process holds now."""
+    """Counts the bytes of bodies that the process holds at present."""
 
     total_bytes: int = BUDGET_BYTES
     _used: int = 0
     _by_address: Counter[str] = field(default_factory=Counter)
 
     def take(self, address: str, count: int) -> None:
-        """Use some of the budget. Raises Refused: 503, come back later."""
+        """Use some of the budget. Raises Refused: 503, try again later."""
         share = self.total_bytes // ADDRESS_SHARE
         full = self._used + count > self.total_bytes
         if full or self._by_address[address] + count > share:
             who = "The server" if full else "The server, for this address,"
             raise Refused(
                 503, f"{who} holds as many requests as it can",
-                f"Come back after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
+                f"Try again after {RETRY_SECONDS:.0f} seconds.", RETRY_SECONDS,
             )  # fmt: skip
         self._used += count
         self._by_address[address] += count
@@ -64,7 +64,7 @@ class BodyBudget:
 
 @dataclass(kw_only=True)
 class _Share:
-    """What one request has taken of the budget."""
+    """The part of the budget that one request has taken."""
 
     budget: BodyBudget
     address: str
@@ -84,9 +84,11 @@ class _Share:
 async def body(
     request: Request, budget: BodyBudget, bytes_max: int = BODY_BYTES_MAX
 ) -> AsyncIterator[bytes]:
-    """The request's body, unpacked, at most ``bytes_max`` of it; its budget is held for the block.
+    """The decompressed body of a request; its part of the budget is returned after the block.
 
-    Raises Refused: 400 broken, 413 too large, 415 packed otherwise, 503 no budget left.
+    bytes_max  largest size, received and decompressed
+
+    Raises Refused: 400 broken, 413 too large, 415 unknown encoding, 503 no budget left.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip", ""):
@@ -113,7 +115,7 @@ async def _receive(request: Request, share: _Share) -> bytearray:
 
 
 def _unpack(packed: bytearray, share: _Share) -> bytes:
-    """One gzip member. ``packed`` is released as soon as it is unpacked."""
+    """Decompress one gzip member; afterwards ``packed`` is emptied."""
     unpacker = zlib.decompressobj(GZIP_WINDOW)
     unpacked = bytearray()
     rest: bytes | bytearray = packed
@@ -139,10 +141,10 @@ def _too_large(bytes_max: int) -> Refused:
 
 
 def decoder(message_type: type[T]) -> Callable[[bytes], T]:
-    """A decoder of messages that takes 4.0 for a whole number, as JSON Schema does.
+    """A decoder of messages that accepts 4.0 as a whole number, as JSON Schema does.
 
-    Only a message in which such a number was met is decoded a second time, by msgspec's lax rules:
-    linear, and no value is looked at in Python.
+    Only a message with such a number is decoded a second time, by msgspec's lax rules. This takes
+    linear time, without a loop in Python.
     """
     strict = msgspec.json.Decoder(message_type)
     lax = msgspec.json.Decoder(message_type, strict=False)

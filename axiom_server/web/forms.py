@@ -11,7 +11,7 @@ from starlette.requests import Request
 from axiom_server.web.bodies import BodyBudget, body
 from axiom_server.web.refused import Refused
 
-FORM_BYTES_MAX = 128 * 1024  # two thousand hosts ticked
+FORM_BYTES_MAX = 128 * 1024  # enough for two thousand selected hosts
 FIELDS_MAX = 4_000
 
 
@@ -49,7 +49,7 @@ def _refuse_other_sites(request: Request) -> None:
 
 
 def form_token(session: str) -> str:
-    """What a page's forms carry, so that no other site can send one for this session."""
+    """The token in a page's forms, which prevents other sites from sending a form (CSRF)."""
     return hmac.new(session.encode(), b"form", hashlib.sha256).hexdigest()
 
 

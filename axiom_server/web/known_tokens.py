@@ -1,4 +1,4 @@
-"""Tokens that are looked at before a body is read, and what the bodies of each host have cost."""
+"""Check a host's token before its request body is read, and limit the bytes of its bodies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from axiom_server.store import hosts
 from axiom_server.store.database import Pool
 from axiom_server.web.refused import Refused
 
-KEPT_MAX = 100_000  # about 10 MiB; beyond, the longest known are looked up again
+KEPT_MAX = 100_000  # about 10 MiB; if there are more, the oldest are looked up again
 
 
 class KnownTokens:
-    """Hashes of tokens that this process has found in the database, so that it need not ask again.
+    """A cache of the tokens (as hashes) that this process has found in the database.
 
-    It may be wrong in one direction: a token that has been revoked elsewhere is refused only after
-    its body is read, by the transaction itself.
+    A token that another process has revoked may still be in the cache. Then it is refused after the
+    body is read, by the transaction.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class KnownTokens:
         if wait := self._bytes.debt(token, self._clock()):
             raise Refused(
                 429, "Too many bytes from this host",
-                f"Come back after {wait:.0f} seconds, with fewer reports at a time.", wait,
+                f"Try again after {wait:.0f} seconds, with fewer reports at a time.", wait,
             )  # fmt: skip
 
     def charge(self, token: bytes, count: int) -> None:

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what Prometheus reads of a serving process and of the project."""
+"""`GET /metrics`: metrics of a serving process and of the project, for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from axiom_protocol.messages import SyncAnswer, SyncRequest
 from axiom_server.store import overview
 from axiom_server.store.database import Connection
 
-#: Seconds: from a sync on a quiet server to one that waits for the disk.
+#: Seconds, from a sync on an idle server to one that waits for the disk.
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -42,7 +42,7 @@ class Metrics:
         self._refusals.inc(sum(1 for a in answer.acknowledged if a.refusal))
 
     async def text(self, connection: Connection) -> bytes:
-        """The exposition format."""
+        """All metrics in Prometheus's text format."""
         totals = (await overview.totals(connection))["totals"]
         for what, value in totals.items():
             self._totals.labels(what).set(value)

@@ -1,4 +1,4 @@
-"""``GET /openapi.json``: the interface for machines, derived from the wire's own types."""
+"""``GET /openapi.json``: the OpenAPI description, derived from the message types of the wire."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from axiom_protocol.messages import (
 Json = dict[str, Any]
 MESSAGES = (ProjectInfo, AccountLink, EnrolRequest, EnrolAnswer, SyncRequest, SyncAnswer, Problem)
 REQUESTS = ("EnrolRequest", "SyncRequest")
-#: What any route may answer instead; docs/api.md says what to do then.
+#: Errors that any route may answer; docs/api.md says what to do then.
 ALWAYS = {
     429: "too many requests from this host or address",
     503: "the database does not answer, or the server holds as many requests as it can",
 }
-#: What a route that takes a body may answer instead.
+#: Errors that a route with a body may answer.
 TAKES_BODY = {
     400: "the body is not what the route takes",
     413: "the body, unpacked, is over 32 MiB (1 MiB to join), or holds too many values",
@@ -137,7 +137,7 @@ PAGES = {
 
 
 def _pages(number: Json) -> Json:
-    """What browsers and statistics sites read; to others a refusal is a Problem."""
+    """The pages and files for browsers and statistics sites."""
     made: Json = {}
     for path, (summary, *media_types) in PAGES.items():
         names = re.findall(r"{(\w+)}", path)

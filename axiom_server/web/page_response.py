@@ -1,7 +1,7 @@
-"""How pages and their files are answered: what a browser may load, and how long it may keep them.
+"""Responses with pages and files: security policy, caching and compression.
 
-A public page may be kept by any cache for a few seconds, and is asked for again by its ETag.
-A private one is stored nowhere, and is not compressed: its length would tell of its secrets.
+Any cache may keep a public page for some seconds and then revalidates it by its ETag. A private
+page is not stored, and not compressed, because the compressed length can reveal secrets (BREACH).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from axiom_server.web.bodies import GZIP_WINDOW
 
 GZIP_BYTES_MIN = 1_000  # shorter answers are not worth compressing
 GZIP_LEVEL = 4
-PUBLIC_SECONDS = 30  # that a cache may keep a page
+PUBLIC_SECONDS = 30  # for which a cache may keep a page
 FOR_EVER = "public, max-age=31536000, immutable"  # for an address with a hash in it
 
-#: Nothing inline, nothing from elsewhere, in no frame, whatever a volunteer's name holds.
+#: Pages load nothing inline, nothing from other sites, and cannot be framed. So text by volunteers,
+#: such as their names, cannot run code.
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -39,7 +40,7 @@ def public_page(request: Request, text: str, *, status: int = 200) -> Response:
 
 
 def private_page(text: str, *, status: int = 200) -> Response:
-    """A page for the one who asked."""
+    """A page for the signed-in visitor only."""
     return Response(
         text, status, SAFE_HEADERS | {"cache-control": "no-store"}, media_type="text/html"
     )
@@ -49,8 +50,8 @@ def public_file(
     request: Request, content: bytes, media_type: str, *, status: int = 200,
     cache: str = f"public, max-age={PUBLIC_SECONDS}", headers: Mapping[str, str] | None = None,
 ) -> Response:  # fmt: skip
-    """Anything that everybody may see, with its ETag; 304 without it when the client has it."""
-    tag = f'W/"{hashlib.sha256(content).hexdigest()[:24]}"'  # weak: the same packed or not
+    """Any public content, with its ETag; 304 without the content when the client has it."""
+    tag = f'W/"{hashlib.sha256(content).hexdigest()[:24]}"'  # weak: it ignores compression
     shared = {"cache-control": cache, "etag": tag, "vary": "accept-encoding"}
     if status == 200 and has_tag(request, tag):
         return Response(status_code=304, headers=SAFE_HEADERS | shared)

@@ -1,4 +1,4 @@
-"""The public pages' routes: read what a page shows, render it, answer it with its cache headers."""
+"""The routes of the public pages: read the data, render the page, answer with cache headers."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from axiom_server.trust.repository import Repository
 from axiom_server.web.page_response import FOR_EVER, public_file, public_page
 from axiom_server.web.refused import Refused
 
-NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # of PostgreSQL's bigint
-#: What hangs on a finding: its picture, large and small, and the numbers behind it.
+NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # fits PostgreSQL's bigint
+#: Files of a finding: its chart, large or small, and its data.
 FINDING_FILE = re.compile(
     r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
@@ -47,14 +47,14 @@ FINDING_FILE = re.compile(
 CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
-CHART_DAYS = 31  # one more than drawn, for the day's beginning
+CHART_DAYS = 31  # one more than drawn, because the period begins in the middle of a day
 
 Show = Callable[[Connection], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pages:
-    """What the public pages need. One per serving process."""
+    """The handlers of the public pages. One per serving process."""
 
     config: Config
     pool: Pool
@@ -89,7 +89,7 @@ class Pages:
         ]
 
     async def _page(self, request: Request, show: Show, missing: str) -> Response:
-        """What ``show`` renders; 404 with ``missing`` when it renders nothing."""
+        """The page that ``show`` renders; 404 with ``missing`` when it returns None."""
         async with self.pool.connection() as connection:
             text = await show(connection)
         if text is None:
@@ -97,7 +97,7 @@ class Pages:
         return public_page(request, text)
 
     async def front(self, request: Request) -> Response:
-        """``GET /``: the project at a glance."""
+        """``GET /``: the front page."""
         url = str(request.base_url).rstrip("/")
         return await self._page(request, lambda c: front.front(c, self.config, url), "")
 
@@ -115,12 +115,12 @@ class Pages:
         )
 
     async def experiment_file(self, request: Request) -> Response:
-        """``GET /experiments/NAME/VERSION/FILE``: the script, a picture or its numbers."""
+        """``GET /experiments/NAME/VERSION/FILE``: the script, a chart, or a finding's data."""
         name, version = request.path_params["name"], request.path_params["version"]
         file = request.path_params["file"]
         matched = FINDING_FILE.fullmatch(file)
         if matched is None:
-            return await self._whole(request, name, version, file)
+            return await self._script_or_archive(request, name, version, file)
         async with self.pool.connection() as connection:
             found = await experiments.values_of(connection, name, version, matched["finding"])
         if found is None:
@@ -140,8 +140,10 @@ class Pages:
             raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
         return public_file(request, packed, PARQUET)
 
-    async def _whole(self, request: Request, name: str, version: str, file: str) -> Response:
-        """The script, or the archive with everything."""
+    async def _script_or_archive(
+        self, request: Request, name: str, version: str, file: str
+    ) -> Response:
+        """The script, or the archive with all files of the version."""
         async with self.pool.connection() as connection:
             row = await experiments.version_of(connection, name, version)
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
@@ -196,7 +198,7 @@ class Pages:
         return public_file(request, text.encode(), SVG)
 
     async def host(self, request: Request) -> Response:
-        """``GET /hosts/N``: one host, as everybody may see it."""
+        """``GET /hosts/N``: the public page of one host."""
         host_id = number_of(request, "number", "No such host")
         return await self._page(
             request, lambda c: volunteers.host(c, self.config, host_id), "No such host"
@@ -229,12 +231,12 @@ class Pages:
         return await self._page(request, lambda c: status.page(c, self.config), "")
 
     async def status_json(self, request: Request) -> Response:
-        """``GET /status.json``: the same for programs."""
+        """``GET /status.json``: the server's status as JSON."""
         async with self.pool.connection() as connection:
             return public_file(request, await status.as_json(connection), JSON)
 
     async def status_xml(self, request: Request) -> Response:
-        """``GET /status.xml``: the same with BOINC's names."""
+        """``GET /status.xml``: the server's status with BOINC's names."""
         async with self.pool.connection() as connection:
             return public_file(request, await status.as_xml(connection), XML)
 
@@ -293,7 +295,7 @@ def number_of(request: Request, name: str, title: str) -> int:
 
 
 def page_of(request: Request) -> int:
-    """Which page of a listing is asked for. Raises Refused: 404."""
+    """The number of the requested page of a listing. Raises Refused: 404."""
     text = request.query_params.get("page", "1")
     if not NUMBER.fullmatch(text) or int(text) > volunteers.PAGES_MAX:
         raise Refused(404, "No such page", f"Pages go from 1 to {volunteers.PAGES_MAX}.")
@@ -301,7 +303,7 @@ def page_of(request: Request) -> int:
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a browser asks, to be answered with a page rather than with JSON."""
+    """Whether the client is a browser, which gets a page instead of JSON."""
     return "text/html" in request.headers.get("accept", "")
 
 

@@ -1,8 +1,8 @@
-"""Rates by host and by address, before a request costs anything but its head.
+"""Limit request rates by host and by address, before more than a request's head is read.
 
-A host whose token was accepted here is counted by that token alone, so that the hosts behind one
-address do not pay for each other. All else (pages, bundles, joining, a token not seen yet) is
-counted by address. Each serving process counts for itself, and forgets when it ends.
+A host whose token was accepted before is counted only by its token, so that hosts behind one
+address do not share a limit. All other requests (pages, bundles, joining, unknown tokens) are
+counted by address. Each serving process has its own counts, which are lost when it ends.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from axiom_server.web.refused import Refused
 
 SYNC_PATH = "/api/v1/sync"
 ENROL_PATH = "/api/v1/hosts"
-IPV6_PREFIX = 64  # bits that one customer gets; the rest is his to vary
-LOG_SECONDS = 60.0  # at most one line of the log in this time says that somebody was refused
+IPV6_PREFIX = 64  # the prefix of one customer, who can choose the remaining bits freely
+LOG_SECONDS = 60.0  # at most one refusal is logged in this time
 
 
-class Limited:
-    """The application behind limits on requests by host and by address."""
+class RateLimits:
+    """ASGI middleware that limits requests by host and by address."""
 
     def __init__(
         self, app: ASGIApp, limits: Limits, clock: Callable[[], float] = time.monotonic
@@ -66,7 +66,7 @@ class Limited:
         await self._app(scope, receive, send)
 
     def _count_accepted(self, host: int, send: Send) -> Send:
-        """Count a host by its token from the first answer that accepts the token."""
+        """Count a host by its token as soon as an answer has accepted the token."""
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
@@ -79,12 +79,12 @@ class Limited:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             structlog.get_logger().warning(
-                "asked too often", by=who, address=network_of(scope), path=scope["path"][:100]
+                "rate limit exceeded", by=who, address=network_of(scope), path=scope["path"][:100]
             )
 
 
 def _token(scope: Scope) -> int | None:
-    """A number for the token of a request: no secret is kept longer than the request."""
+    """A hash of the request's token, so that the token itself is not kept."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             return hash(value)
@@ -92,9 +92,9 @@ def _token(scope: Scope) -> int | None:
 
 
 class JoinLimits:
-    """How many hosts may join, from one address and from everywhere; new accounts fewer.
+    """Limits on joining hosts: from all addresses, and with a new account also from one address.
 
-    Limited has counted the request already; this counts what is about to be stored.
+    These limits are in addition to RateLimits, which counts the requests.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -113,7 +113,7 @@ class JoinLimits:
         )
 
     def admit(self, scope: Scope, new_account: bool) -> None:
-        """Count a host that joins. Raises Refused: 429 and when to come back."""
+        """Count a host that joins. Raises Refused: 429, with the time to wait."""
         now = self._clock()
         address = network_of(scope)
         counted = [("hosts", self._hosts, "everywhere")]
@@ -128,16 +128,16 @@ class JoinLimits:
                 hint = ", or join with an account key" if new_account else ""
                 raise Refused(
                     429, f"Too many {what} {where}",
-                    f"Come back after {math.ceil(wait)} seconds{hint}.", wait,
+                    f"Try again after {math.ceil(wait)} seconds{hint}.", wait,
                 )  # fmt: skip
         for _, meter, key in counted:
             meter.charge(key, now, 1)
 
 
 def joined_from(scope: Scope) -> str:
-    """The network that a host joins from; "" where it does not tell clients apart.
+    """The network that a host joins from; "" when it does not distinguish clients.
 
-    An address that is not public is a proxy's that names no client, or of one's own network.
+    An address that is not public belongs to a proxy that names no client, or to a local network.
     """
     address = network_of(scope)
     try:
@@ -147,7 +147,7 @@ def joined_from(scope: Scope) -> str:
 
 
 def network_of(scope: Scope) -> str:
-    """The address that a request is counted by; of IPv6 its network."""
+    """The address by which a request is counted; for IPv6, its network."""
     client = scope.get("client")
     if client is None:
         return ""
@@ -156,7 +156,7 @@ def network_of(scope: Scope) -> str:
         return address
     try:
         return str(ipaddress.ip_network((address.partition("%")[0], IPV6_PREFIX), strict=False))
-    except ValueError:  # what a proxy wrote; it is a key all the same
+    except ValueError:  # an invalid text from a proxy; it can still serve as a key
         return address
 
 
@@ -164,7 +164,7 @@ async def _refuse(send: Send, who: str, wait: float) -> None:
     seconds = math.ceil(wait)
     problem = Problem(
         title=f"Too many requests from this {who}",
-        detail=f"Come back after {seconds} seconds.",
+        detail=f"Try again after {seconds} seconds.",
         status=429,
     )
     raw = msgspec.json.encode(problem)

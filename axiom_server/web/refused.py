@@ -1,4 +1,4 @@
-"""The exception for a refused request, with what the client is told."""
+"""The exception for a refused request, which holds the answer to the client."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from axiom_protocol.messages import Problem
 from axiom_protocol.text import one_line
 from axiom_server.decide import names
 
-NAME_CHARACTERS_MAX = 100  # of an account or a team; what is beyond is cut off
+NAME_CHARACTERS_MAX = 100  # of an account's or team's name; longer names are cut
 
 
 class Refused(Exception):
-    """``problem`` tells the client why, ``retry_after`` after how many seconds to come back."""
+    """A refused request.
+
+    problem      the body of the answer: what is wrong, and what to do
+    retry_after  seconds after which the client may try again; None: it need not
+    """
 
     def __init__(
         self, status: int, title: str, detail: str = "", retry_after: float | None = None
@@ -23,7 +27,7 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
+        """The headers of the answer."""
         if self.retry_after is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}

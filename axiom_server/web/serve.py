@@ -26,7 +26,7 @@ from axiom_server.store.database import make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
-from axiom_server.web.rate_limits import Limited
+from axiom_server.web.rate_limits import RateLimits
 from axiom_server.web.slow_clients import Connections, RequestDeadlines
 
 BACKLOG = 2048  # connections that wait while the process is busy
@@ -62,7 +62,7 @@ def _no_passphrase() -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises PortInUse with what to do."""
+    """A listening socket. Raises PortInUse, whose message says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,17 +73,17 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
-                f"port {port} on {host} is in use; stop what listens there, or give --port"
+                f"port {port} on {host} is in use; stop the program there, or give another --port"
             ) from None
         raise PortInUse(f"cannot listen on {host} port {port}: {error.strerror}") from None
     except OverflowError:
         listener.close()
-        raise PortInUse(f"{port} is no port; give one from 1 to 65535") from None
+        raise PortInUse(f"{port} is not a port; give one from 1 to 65535") from None
     return listener
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is this machine's alone."""
+    """Whether an address to listen on is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -91,7 +91,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which would kill the process by the signal that stopped it."""
+    """uvicorn's server, without its re-raising of the signal that stopped it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -126,8 +126,8 @@ def serve(
             restart_database=folder.database_restarter(),
         )
         connections = Connections(config.limits)
-        limited = Limited(application(api, maintenance), config.limits)
-        # Outermost, where a client's address is still that of its connection.
+        limited = RateLimits(application(api, maintenance), config.limits)
+        # RequestDeadlines must be outermost, where a client's address is that of its connection.
         forwarded: Any = ProxyHeadersMiddleware(cast(Any, limited), list(config.limits.proxies))
         app = RequestDeadlines(forwarded, connections)
         server = _Server(

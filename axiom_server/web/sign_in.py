@@ -1,4 +1,4 @@
-"""Signing in to pages that are not everybody's: a cookie, a session, and a bound on wrong keys."""
+"""Signing in to private pages: a cookie, a session, and a limit on wrong keys."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from axiom_server.web.refused import Refused
 
 @dataclass(frozen=True, kw_only=True)
 class Visitor(Generic[Owner]):
-    """Who sent a request. ``session``: the cookie."""
+    """The signed-in sender of a request. ``session``: the cookie's value."""
 
     owner: Owner
     session: str
 
 
 class SignIn(Generic[Owner]):
-    """How one kind of people signs in. One per serving process.
+    """Signs in volunteers or staff. One of each per serving process.
 
-    cookie   its name; browsers send it below ``path`` only
-    path     of the pages, such as "/staff"; the sign-in page lies below it
+    cookie   name of the cookie; browsers send it only below ``path``
+    path     common path of the pages, such as "/staff"; the sign-in page is below it
     wrong    how many wrong keys one address may send
-    refusal  title and detail of what is said to those who are not signed in
+    refusal  title and detail of the answer to visitors who are not signed in
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SignIn(Generic[Owner]):
     def throttle(self, request: Request) -> None:
         """Raises Refused: 429, this address has sent too many wrong keys."""
         if wait := self._wrong.debt(network_of(request.scope), time.monotonic()):
-            raise Refused(429, "Too many wrong keys", f"Come back in {wait:.0f} seconds.", wait)
+            raise Refused(429, "Too many wrong keys", f"Try again in {wait:.0f} seconds.", wait)
 
     def count_wrong(self, request: Request) -> None:
         """Count a wrong key."""
@@ -58,7 +58,7 @@ class SignIn(Generic[Owner]):
     async def begin(
         self, connection: Connection, request: Request, owner: Owner, page: str
     ) -> Response:
-        """Begin a session; the answer leads to ``page``."""
+        """Begin a session; the answer sets the cookie and redirects to ``page``."""
         session, stored = users.new_secret()
         await self._sessions.begin(connection, owner, stored)
         answer = see_other(page)
@@ -69,24 +69,24 @@ class SignIn(Generic[Owner]):
         return answer
 
     async def end(self, connection: Connection, visitor: Visitor[Owner]) -> None:
-        """Sign out."""
+        """End the visitor's session."""
         await self._sessions.end(connection, users.digest(visitor.session))
 
     async def owner(self, request: Request) -> Owner | None:
-        """Who sent the request; None when nobody is signed in."""
+        """The signed-in sender of the request; None when nobody is signed in."""
         session = request.cookies.get(self._cookie, "")
         async with self._pool.connection() as connection:
             return await self._sessions.owner_of(connection, users.digest(session))
 
     async def visitor(self, request: Request) -> Visitor[Owner]:
-        """Who sent the request. Raises Refused: 401, nobody is signed in."""
+        """The signed-in sender of the request. Raises Refused: 401, nobody is signed in."""
         owner = await self.owner(request)
         if owner is None:
             raise Refused(401, *self._refusal)
         return Visitor(owner=owner, session=request.cookies.get(self._cookie, ""))
 
     async def form(self, request: Request) -> tuple[Visitor[Owner], Form]:
-        """Who sent a form of these pages, and the form. Raises Refused."""
+        """The signed-in sender of a form, and the form. Raises Refused."""
         visitor = await self.visitor(request)
         form = await read_form(request, self._budget)
         check_token(form, visitor.session)
@@ -94,5 +94,5 @@ class SignIn(Generic[Owner]):
 
 
 def see_other(path: str) -> RedirectResponse:
-    """Lead a browser on after a form."""
+    """Redirect a browser after a form (303)."""
     return RedirectResponse(path, 303, SAFE_HEADERS | {"cache-control": "no-store"})

@@ -1,16 +1,16 @@
 """Time limits for clients that send or read slowly, on purpose or not.
 
-uvicorn closes an idle connection, but it waits without limit for a head or a body that comes byte
-by byte, takes a head of any length, and keeps an answer that nobody reads. Its documented options
-have no time-out for any of these, and hypercorn and granian have none for a whole body. So two
-documented interfaces are used around it:
+uvicorn closes an idle connection, but it waits without limit for a head or a body that arrives byte
+by byte, accepts a head of any length, and keeps an answer that the client does not read. Its
+documented options have no time-out for any of these; hypercorn and granian have none for a whole
+body. So two documented interfaces are used around uvicorn:
 
     Connection         an asyncio protocol between the socket and uvicorn's own protocol: it counts
-                       connections, and ends those whose head or reader is late
-    RequestDeadlines   an ASGI application around ours: it tells the connection when a request
-                       begins and ends, and gives the body a time to arrive
+                       connections, and closes those whose head or reading takes too long
+    RequestDeadlines   ASGI middleware: it informs the connection when a request begins and ends,
+                       and limits the time for the body
 
-They find each other by the client's address and port, which no two open connections share.
+They are matched by the client's address and port, which are unique to an open connection.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from axiom_server.decide.rates import Limits
 
-HEAD_BYTES_MAX = 32 * 1024  # an agent's is 300 bytes
-DRAIN_BYTES_MAX = 64 * 1024  # of an unread body, so that the connection can be used again
+HEAD_BYTES_MAX = 32 * 1024  # of a request's first line and headers; an agent sends 300 bytes
+DRAIN_BYTES_MAX = 64 * 1024  # of an unread body that are read, to use the connection again
 DRAIN_SECONDS = 2.0
-FILES_KEPT = 100  # open files for the database, bundles and logs
+FILES_KEPT = 100  # open files reserved for the database, bundles and logs
 
 Peer = tuple[str, int]
 
@@ -48,11 +48,11 @@ class Connections:
         self._count_max = min(limits.connections, allowed_files - FILES_KEPT)
 
     def protocol(self, **options: Any) -> Connection:
-        """What uvicorn makes of each connection (its option ``http``)."""
+        """Create the protocol of a new connection; uvicorn calls it (option ``http``)."""
         return Connection(self, HttpToolsProtocol(**options))
 
     def find(self, scope: Scope) -> Connection | None:
-        """The connection that a request came by."""
+        """The connection of a request."""
         client = scope.get("client")
         return self._open.get((client[0], client[1])) if client else None
 
@@ -76,7 +76,7 @@ class Connections:
             del self._by_address[address]
 
     def _may_add(self, address: str) -> bool:
-        """A proxy carries the requests of many clients, and may have as many as there are."""
+        """Whether an address may have one more connection. Proxies have no limit of their own."""
         if self._by_address[address] < self.limits.connections_per_address:
             return True
         try:
@@ -87,10 +87,10 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: passes everything on to uvicorn's protocol, and watches the time.
+    """One client's connection: passes everything to uvicorn's protocol, and limits the time.
 
-    At most three timers: for the head of a request, for its body, for the reading of an answer. A
-    request that arrives in one piece sets only the first.
+    It has at most three timers: for the head of a request, for its body, and for reading the
+    answer. A request that arrives in one piece sets only the first.
     """
 
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.peer: Peer = ("", 0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, unless there are too many already."""
+        """Accept the connection, unless there are too many already."""
         self._transport = cast(asyncio.Transport, transport)
         self.peer = tuple((transport.get_extra_info("peername") or ("", 0))[:2])
         self._inner.connection_made(transport)
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._inner.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on; those outside a body belong to a head, which is bounded."""
+        """Pass the bytes on; bytes outside a body belong to a head, whose size is limited."""
         self._inner.data_received(data)
         if self._reading_body or self.lost:
             return
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         if not self.answering and "head" not in self._timers:
             self._set("head", self._limits.head_seconds, self.abort)
         if self._head_bytes > HEAD_BYTES_MAX:
-            # A head in this piece begins its request first, which sets the count back.
+            # If this piece completes a head, request_began resets the count before the check.
             self._loop.call_soon(self._check_head)
 
     def eof_received(self) -> bool | None:
@@ -142,12 +142,12 @@ class Connection(asyncio.Protocol):
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """The client reads its answer more slowly than it is made."""
+        """The client reads its answer more slowly than it is written."""
         self._inner.pause_writing()
         self._watch_reader()
 
     def resume_writing(self) -> None:
-        """The client has read most of it."""
+        """The client has read most of its answer."""
         self._inner.resume_writing()
         if self._buffered():
             self._watch_reader()
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             self._watch_reader()
 
     def abort(self) -> None:
-        """Close at once; what was still to be sent is dropped."""
+        """Close at once, dropping data that was not sent yet."""
         self.lost = True
         if self._transport is not None:
             self._transport.abort()
@@ -215,10 +215,10 @@ class Connection(asyncio.Protocol):
 
 
 class RequestDeadlines:
-    """The application, told to its connections: when each request begins, has its body, ends.
+    """ASGI middleware that informs connections when a request begins, has its body, and ends.
 
-    A body that nobody has read when the answer begins is read and dropped if it is short; else the
-    connection is closed after the answer, for nobody could tell where the next request begins.
+    If the body was not read when the answer begins, a short body is read and dropped. Otherwise the
+    connection is closed after the answer, because the start of the next request is not known.
     """
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
@@ -240,7 +240,7 @@ class RequestDeadlines:
 
 
 class _Request:
-    """The two channels of one request, watched."""
+    """The ``receive`` and ``send`` of one request, with a record of its body."""
 
     def __init__(self, connection: Connection, scope: Scope, receive: Receive, send: Send) -> None:
         names = {name for name, _ in scope["headers"]}
@@ -257,7 +257,7 @@ class _Request:
         return message
 
     async def send(self, message: Message) -> None:
-        """The next part of the answer; nothing to a client that is gone."""
+        """Send the next part of the answer; nothing is sent on a lost connection."""
         if self._connection.lost:
             return
         if message["type"] == "http.response.start" and not self.body_complete:
@@ -278,7 +278,7 @@ class _Request:
 
 
 def _raise_open_files(wanted: int) -> int:
-    """Let this process have so many open files, or as many as the system allows; how many."""
+    """Raise the limit of open files to ``wanted`` or as far as allowed; returns the limit."""
     if sys.platform == "win32":
         return wanted
     import resource
@@ -286,7 +286,7 @@ def _raise_open_files(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed: Any = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit it refuses
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses its own hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else soft

@@ -1,4 +1,4 @@
-"""Staff's pages behind their own sign-in: the queue, what is held, deployment, the audit log."""
+"""Staff pages behind their own sign-in: queue, alarms, quarantine, deployment, audit log."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from axiom_server.web.page_response import private_page
 from axiom_server.web.refused import Refused
 from axiom_server.web.sign_in import SignIn, see_other
 
-LINES = 200  # of the audit log and of held hosts on the page
+LINES = 200  # of the audit log, and of quarantined hosts, on the page
 WRONG = Rate(burst=5, per_second=1 / 60)  # wrong keys of one address
 
 
-class _OnlyTried(Exception):
-    """Ends the transaction of a dry run, so that nothing of it is kept."""
+class _Preview(Exception):
+    """Rolls back the transaction of a deployment that is only previewed."""
 
 
 class Staff:
-    """What staff's pages need. One per serving process."""
+    """The handlers of the staff pages. One per serving process."""
 
     def __init__(self, config: Config, pool: Pool, budget: BodyBudget) -> None:
         self._config, self._pool, self._budget = config, pool, budget
@@ -40,7 +40,7 @@ class Staff:
         )  # fmt: skip
 
     def routes(self) -> list[Route]:
-        """Staff's pages."""
+        """The staff pages."""
         return [
             Route("/staff", self.overview),
             Route("/staff/sign-in", self.sign_in, methods=["GET", "POST"]),
@@ -61,14 +61,14 @@ class Staff:
                 await staff.record(connection, name, "signed in")
                 return await self._sign_in.begin(connection, request, name, "/staff")
         self._sign_in.count_wrong(request)
-        raise Refused(403, "This is no staff key", "axiom-server staff add makes one.")
+        raise Refused(403, "This is not a staff key", "axiom-server staff add creates one.")
 
     async def overview(self, request: Request) -> Response:
         """``/staff``: queue, watchdog, quarantine, comparisons, deployment, audit log."""
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
             found = await overview.totals(connection)
-            held = await staff.held_hosts(connection, LINES)
+            held = await staff.quarantined_hosts(connection, LINES)
             compared = await staff.open_comparisons(connection)
             log = await staff.audit_log(connection, LINES)
         return self._page(
@@ -77,7 +77,7 @@ class Staff:
         )  # fmt: skip
 
     async def deploy(self, request: Request) -> Response:
-        """``POST /staff/deploy``: first what it would do, then, confirmed, the same for good."""
+        """``POST /staff/deploy``: a preview first, then the confirmed deployment."""
         who, form = await self._sign_in.form(request)
         names, number = form.text("experiments").split(), form.numbers("count")
         order = Order(names=names, fill_idle=not number, count=number[0] if number else 0)
@@ -94,17 +94,17 @@ class Staff:
         )  # fmt: skip
 
     async def _deploy(self, who: str, order: Order, *, confirmed: bool) -> Deployed:
-        """As the command does; without ``confirmed`` the transaction is rolled back."""
+        """Deploy as the command does; without ``confirmed``, the transaction is rolled back."""
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 done = await execute_order(
                     connection, order, self._config.deploy, self._config.standing
                 )
                 if not confirmed:
-                    raise _OnlyTried
+                    raise _Preview
                 detail = {"experiments": order.names, "workunits": done.workunits}
                 await staff.record(connection, who, "deploy", detail)
-        except _OnlyTried:
+        except _Preview:
             pass
         return done
 
@@ -113,7 +113,7 @@ class Staff:
         who, form = await self._sign_in.form(request)
         host_id, state = (form.numbers("host") or [0])[0], form.text("state")
         if state not in ("quarantined", "active"):
-            raise Refused(400, "There is no such state", "Load the page again.")
+            raise Refused(400, "A host has no such state", "Load the page again.")
         reason = one_line(form.text("reason")) or "by staff"
         async with self._pool.connection() as connection, connection.transaction():
             reason = reason if state == "quarantined" else ""

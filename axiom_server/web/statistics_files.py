@@ -1,4 +1,4 @@
-"""``GET /stats/NAME``: BOINC's statistics files, made when they are asked for on a new day."""
+"""``GET /stats/NAME``: BOINC's statistics files, written at most once a day, on request."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class StatisticsFiles:
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def routes(self) -> list[Route]:
-        """The one route."""
+        """The route of the files."""
         return [Route("/stats/{name}", self.file)]
 
     async def file(self, request: Request) -> Response:
-        """One file."""
+        """``GET /stats/NAME``: one file; older files are written again first."""
         name = request.path_params["name"]
         if name not in NAMES:
             raise Refused(404, "No such statistics file", f"There are {', '.join(NAMES)}.")

@@ -1,4 +1,4 @@
-// Better with a script, complete without one: sort a table by a click on a column's heading.
+// Sort a table when a column's heading is clicked. Pages work without this script.
 "use strict";
 
 function valueOf(cell) {

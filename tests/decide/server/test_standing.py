@@ -11,7 +11,7 @@ from axiom_protocol.manifest import Field, Manifest
 from axiom_protocol.messages import Capacity
 from axiom_server.decide import deploy, lease, replicate, standing, validate
 from axiom_server.decide.deploy import IdleHost
-from axiom_server.decide.replicate import Checker, Need, Panel, ReplicationPolicy
+from axiom_server.decide.replicate import Checker, Panel, ReplicaNeed, ReplicationPolicy
 from axiom_server.decide.retry import LOSSES_MAX, decide_requeue_lost
 from axiom_server.decide.standing import Level, Standing, StandingPolicy
 
@@ -22,7 +22,9 @@ MANIFEST = Manifest(
     name="known", version="1.0.0", title="Known", question="Is it?", expected_seconds=1.0,
     result={"valid": Field(kind="flag"), "configs_done": Field(kind="integer"), "x": Field()},
 )  # fmt: skip
-NEED = Need(workunit_id=1, device="cpu", environment="numpy", memory_bytes=1, users=frozenset({1}))
+NEED = ReplicaNeed(
+    workunit_id=1, device="cpu", environment="numpy", memory_bytes=1, users=frozenset({1})
+)
 HOST = Checker(
     host_id=10, user_id=2, slots=4, gpus=0, memory_bytes=8, environments=frozenset({"numpy"})
 )
@@ -74,7 +76,7 @@ def test_a_claim_of_65536_cores_is_worth_eight_tasks() -> None:
 def test_five_joins_of_one_account_fill_eight_cores_and_known_hosts_all_of_theirs() -> None:
     crowd = [IdleHost(host_id=n, cpu=65_536, gpu=1, user_id=7, earned=8) for n in range(5)]
     known = IdleHost(host_id=9, cpu=240, gpu=2)
-    bounded = deploy.bound_by_standing([*crowd, known])
+    bounded = deploy.limit_by_standing([*crowd, known])
     assert [(h.host_id, h.cpu, h.gpu) for h in bounded] == [(0, 7, 1), (9, 240, 2)]
 
 
@@ -141,7 +143,7 @@ def test_a_young_crowd_of_judges_makes_a_small_share_of_the_checks() -> None:
     young = sum(count for host, count in drawn.items() if host >= 1000)
     assert young < 900 * 0.3
     settled = checks(
-        [*crowd(4, 100, level=Level.SENIOR), *crowd(300, 1000, level=Level.JUDGE)], contested=True
+        [*crowd(4, 100, level=Level.SENIOR), *crowd(300, 1000, level=Level.JUDGE)], disputed=True
     )
     assert max(settled) < 1000, "and settles no dispute"
 
@@ -152,7 +154,7 @@ def test_whoever_was_asked_before_or_joined_beside_him_is_not_asked() -> None:
     assert replicate.place(Panel(POLICY, [HOST, beside]), [need], DRAWS) == ([], [need])
 
 
-@pytest.mark.parametrize("changes", [{"live": False}, {"asked": 1000}])
+@pytest.mark.parametrize("changes", [{"live": False}, {"waiting": 1000}])
 def test_who_is_away_or_busy_is_waited_for(changes: dict[str, object]) -> None:
     panel = Panel(POLICY, [replace(HOST, **changes)])  # type: ignore[arg-type]
     assert replicate.place(panel, [NEED], DRAWS) == ([], [])
@@ -181,8 +183,8 @@ def opinions(
     ]  # fmt: skip
 
 
-def verdict(*groups: list[validate.ComparedResult], all_asked: bool = False) -> tuple[str, int]:
-    decision = validate.compare(MANIFEST, [r for g in groups for r in g], all_asked=all_asked)
+def verdict(*groups: list[validate.ComparedResult], final: bool = False) -> tuple[str, int]:
+    decision = validate.compare(MANIFEST, [r for g in groups for r in g], final=final)
     return decision.verdict, len(decision.outliers)
 
 
@@ -190,8 +192,8 @@ def test_three_newcomers_or_two_with_a_judge_must_agree() -> None:
     assert verdict(opinions(0.5, 0.5)) == ("wanted", 0)
     assert verdict(opinions(0.5, 0.5, 0.5)) == ("agreed", 0)
     assert verdict(opinions(0.5), opinions(0.5, level=Level.JUDGE, first=9)) == ("agreed", 0)
-    assert verdict(opinions(0.5, 0.5), all_asked=True) == ("agreed", 0)
-    assert verdict(opinions(0.5), all_asked=True) == ("wanted", 0)
+    assert verdict(opinions(0.5, 0.5), final=True) == ("agreed", 0)
+    assert verdict(opinions(0.5), final=True) == ("wanted", 0)
 
 
 def test_three_colluding_newcomers_never_refute_one() -> None:
@@ -224,8 +226,8 @@ def test_seniors_decide_over_judges_by_two() -> None:
 def test_without_a_majority_nobody_is_blamed() -> None:
     assert verdict(opinions(*[n / 10 for n in range(8)])) == ("disputed", 0)
     assert verdict(opinions(*[n / 10 for n in range(9)])) == ("unsettled", 0)
-    assert verdict(opinions(0.5, 0.9), all_asked=True) == ("unsettled", 0)
-    assert verdict(opinions(0.5, 0.5, 0.9), all_asked=True) == ("agreed", 1)
+    assert verdict(opinions(0.5, 0.9), final=True) == ("unsettled", 0)
+    assert verdict(opinions(0.5, 0.5, 0.9), final=True) == ("agreed", 1)
 
 
 def test_a_few_refuted_results_of_many_are_no_habit() -> None:

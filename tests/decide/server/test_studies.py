@@ -20,7 +20,7 @@ from axiom_protocol.verdicts.study_numbers import (
 )
 from axiom_protocol.verdicts.study_verdicts import Cell, StudyData, judge_study
 from axiom_server.decide.refine import middle, refined
-from axiom_server.decide.seeds import Open, Question, decide_seeds
+from axiom_server.decide.seeds import OpenFinding, Question, decide_seeds
 
 TEXT = """
 name = "map"
@@ -134,12 +134,15 @@ def test_missing_seeds_count_against_the_claim() -> None:
     assert (found.seeds, found.missing, found.verdict) == (12, 48, "preliminary")
 
 
-def question(*findings: Open, **more: Any) -> Question:
+def question(*findings: OpenFinding, **more: Any) -> Question:
     return Question(version_id=more.pop("version_id", 1), parameters=1, findings=findings, **more)
 
 
 def test_a_budget_is_spent_where_a_seed_decides_most() -> None:
-    near, far = Open(name="near", seeds=40, log_e=3.0), Open(name="far", seeds=40, log_e=0.3)
+    near, far = (
+        OpenFinding(name="near", seeds=40, log_e=3.0),
+        OpenFinding(name="far", seeds=40, log_e=0.3),
+    )
     one, two = question(far, version_id=1), question(near, near, version_id=2)
     chosen = decide_seeds([one, two], 1000)
     assert chosen.question == two
@@ -148,7 +151,7 @@ def test_a_budget_is_spent_where_a_seed_decides_most() -> None:
 
 
 def test_a_budget_ends_or_waits() -> None:
-    far = Open(name="far", seeds=40, log_e=0.3)
+    far = OpenFinding(name="far", seeds=40, log_e=0.3)
     assert decide_seeds([question()], 10).close
     assert not decide_seeds([question(far, out=2)], 500).close
     assert not decide_seeds([question(far, pending=2)], 500).close

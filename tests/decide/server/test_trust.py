@@ -7,7 +7,7 @@ import pytest
 from axiom_protocol.manifest import Field, Manifest
 from axiom_server.decide import retry, validate, watchdog
 from axiom_server.decide.standing import Level
-from axiom_server.decide.watchdog import Company, Ended, Twin
+from axiom_server.decide.watchdog import OtherUsers, RecentTask, SameNumbers
 
 MANIFEST = Manifest(
     name="known", version="1.0.0", title="Known", question="Is it?", expected_seconds=1.0,
@@ -70,10 +70,10 @@ def test_failures_count_until_a_success_and_not_while_spared() -> None:
 
 def ended(
     faults: int, successes: int, hosts: int = 3, ratio: float = 1.0, declared: float = 60.0
-) -> list[Ended]:
-    tasks = [Ended(account_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
+) -> list[RecentTask]:
+    tasks = [RecentTask(account_id=i % hosts, fault=True, ratio=0.0) for i in range(faults)]
     return tasks + [
-        Ended(account_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
+        RecentTask(account_id=i % hosts, fault=False, ratio=ratio, elapsed_seconds=ratio * declared)
         for i in range(successes)
     ]
 
@@ -87,98 +87,101 @@ def ended(
         (ended(0, 10, ratio=50.0, declared=0.001), None),
     ],
 )  # fmt: skip
-def test_the_watchdog(recent: list[Ended], kind: str | None) -> None:
+def test_the_watchdog(recent: list[RecentTask], kind: str | None) -> None:
     alarm = watchdog.watch(recent)
     assert (alarm.kind if alarm else None) == kind
 
 
 def test_one_bad_host_does_not_stop_an_experiment() -> None:
-    recent = [Ended(account_id=1, fault=True, ratio=0.0)] * 5
-    recent += [Ended(account_id=2, fault=False, ratio=1.0)] * 20
+    recent = [RecentTask(account_id=1, fault=True, ratio=0.0)] * 5
+    recent += [RecentTask(account_id=2, fault=False, ratio=1.0)] * 20
     assert watchdog.watch(recent) is None
 
 
 def test_one_bad_host_and_a_stray_fault_of_two_others_do_not_stop_it_either() -> None:
-    recent = [Ended(account_id=1, fault=True, ratio=0.0)] * 4
-    recent += [Ended(account_id=account, fault=True, ratio=0.0) for account in (2, 3)]
-    recent += [Ended(account_id=2 + i % 4, fault=False, ratio=1.0) for i in range(44)]
+    recent = [RecentTask(account_id=1, fault=True, ratio=0.0)] * 4
+    recent += [RecentTask(account_id=account, fault=True, ratio=0.0) for account in (2, 3)]
+    recent += [RecentTask(account_id=2 + i % 4, fault=False, ratio=1.0) for i in range(44)]
     assert watchdog.watch(recent) is None
 
 
 def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     """They fail at once, and honest hosts need hours: the first results are all theirs."""
     recent = [
-        Ended(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
+        RecentTask(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
     ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
     assert alarm.outlived_after_seconds == 310.0
-    assert watchdog.is_of_accounts(alarm, recent, range(100, 130))
-    assert not watchdog.is_of_accounts(alarm, recent, range(100, 108))
-    assert not watchdog.is_of_accounts(alarm, recent, ())
+    assert watchdog.blames_accounts(alarm, recent, range(100, 130))
+    assert not watchdog.blames_accounts(alarm, recent, range(100, 108))
+    assert not watchdog.blames_accounts(alarm, recent, ())
 
 
 def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
     """Near the end of a deployment: the newest results are theirs, for the others have no work."""
-    recent = [Ended(account_id=i % 4, fault=True, ratio=0.0) for i in range(9)]
-    recent += [Ended(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
+    recent = [RecentTask(account_id=i % 4, fault=True, ratio=0.0) for i in range(9)]
+    recent += [RecentTask(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert not watchdog.is_of_accounts(alarm, recent, ())
+    assert not watchdog.blames_accounts(alarm, recent, ())
     well = dict.fromkeys(range(10, 60), False)
-    assert watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(4), True))
-    assert not watchdog.is_of_accounts(alarm, recent, (), well | dict.fromkeys(range(60, 80), True))
+    assert watchdog.blames_accounts(alarm, recent, (), well | dict.fromkeys(range(4), True))
+    assert not watchdog.blames_accounts(
+        alarm, recent, (), well | dict.fromkeys(range(60, 80), True)
+    )
 
 
 def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
     recent = [
-        Ended(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1) for i in range(40)
+        RecentTask(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1)
+        for i in range(40)
     ]
     alarm = watchdog.watch(recent)
     assert alarm is not None
-    assert watchdog.is_of_accounts(alarm, recent, range(100, 110))
-    assert not watchdog.is_of_accounts(alarm, recent, range(100, 103))
+    assert watchdog.blames_accounts(alarm, recent, range(100, 110))
+    assert not watchdog.blames_accounts(alarm, recent, range(100, 103))
 
 
-def twin(seeds: int, *hosts: int) -> Twin:
+def numbers(seeds: int, *hosts: int) -> SameNumbers:
     """Each host of a user of its own, and each with every seed."""
-    return Twin(
+    return SameNumbers(
         seeds=frozenset(range(seeds)), repeats=dict.fromkeys(hosts, seeds), users=frozenset(hosts)
     )
 
 
-def company(others: int = 0, waiting: int = 0, only: bool = False) -> Company:
-    return Company(
+def others_of(others: int = 0, waiting: int = 0, only: bool = False) -> OtherUsers:
+    return OtherUsers(
         others=frozenset(range(100, 100 + others)),
         waiting=frozenset(range(200, 200 + waiting)), only=only,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("twins", "around", "suspects", "alarm"),
+    ("found", "around", "suspects", "alarm"),
     [
-        ([], company(), [], False),
+        ([], others_of(), [], False),
         # Two users agree that the seed does not matter, and nobody says otherwise.
-        ([twin(2, 7, 8)], company(), [], True),
-        ([twin(2, 7, 8)], company(others=1), [], True),
+        ([numbers(2, 7, 8)], others_of(), [], True),
+        ([numbers(2, 7, 8)], others_of(others=1), [], True),
         # Inventors answer at once; honest hosts, who still compute, will tell.
-        ([twin(9, 7, 8)], company(waiting=2), [], False),
-        ([twin(9, 7, 8)], company(others=2, waiting=9), [7, 8], False),
+        ([numbers(9, 7, 8)], others_of(waiting=2), [], False),
+        ([numbers(9, 7, 8)], others_of(others=2, waiting=9), [7, 8], False),
         # One user's host is an inventor when somebody has other numbers, ...
-        ([twin(4, 7)], company(others=1), [7], False),
-        ([twin(3, 7)], company(others=1), [], False),
-        ([twin(50, 7)], company(waiting=1), [], False),
+        ([numbers(4, 7)], others_of(others=1), [7], False),
+        ([numbers(3, 7)], others_of(others=1), [], False),
+        ([numbers(50, 7)], others_of(waiting=1), [], False),
         # ... and the script is at fault when nobody else has or will have any.
-        ([twin(2, 7)], company(only=True), [], True),
-        ([twin(9, 7)], company(), [], False),
-        ([twin(10, 7)], company(), [], True),
+        ([numbers(2, 7)], others_of(only=True), [], True),
+        ([numbers(9, 7)], others_of(), [], False),
+        ([numbers(10, 7)], others_of(), [], True),
         # Several inventors, each with its own number, are not two witnesses.
-        ([twin(20, 7), twin(20, 8), twin(20, 9)], company(), [], False),
-        ([twin(20, 7), twin(20, 8), twin(20, 9)], company(others=1), [7, 8, 9], False),
+        ([numbers(20, 7), numbers(20, 8), numbers(20, 9)], others_of(), [], False),
+        ([numbers(20, 7), numbers(20, 8), numbers(20, 9)], others_of(others=1), [7, 8, 9], False),
     ],
 )  # fmt: skip
 def test_same_numbers_for_different_seeds(
-    twins: list[Twin], around: Company, suspects: list[int], alarm: bool
+    found: list[SameNumbers], around: OtherUsers, suspects: list[int], alarm: bool
 ) -> None:
-    found = watchdog.same_results(twins, around)
-    assert (found[0], found[1] is not None) == (suspects, alarm)
+    hosts, raised = watchdog.judge_same_numbers(found, around)
+    assert (hosts, raised is not None) == (suspects, alarm)

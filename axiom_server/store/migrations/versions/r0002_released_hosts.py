@@ -1,4 +1,4 @@
-"""When a host was released from quarantine: what it was charged with before no longer counts."""
+"""Add the time at which a host was released from quarantine; earlier mismatches do not count."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The record of a version's declaration, as it is signed with the bundle."""
+"""Add the record of a version's declaration, as it is signed with the bundle."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,5 +9,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the column; versions of before have no record."""
+    """Add the column; versions published before have no record."""
     op.add_column("versions", sa.Column("declaration", JSONB))

@@ -1,7 +1,7 @@
-"""What accounts have earned, whom staff answer for, and which results were confirmed.
+"""Add the standing of accounts, and which results were confirmed.
 
-Accounts of a project of 0.1.0 keep what they earned: it is counted again from the comparisons of
-their results, and what counted as a result by then still does.
+Accounts of a 0.1.0 project keep their standing: it is computed from the comparisons of their
+results. Results that counted then still count.
 """
 
 from alembic import op
@@ -11,15 +11,15 @@ down_revision = "0003"
 
 COLUMNS = """
 ALTER TABLE users
-    ADD vouched boolean NOT NULL DEFAULT false,          -- staff made it for somebody they know
+    ADD vouched boolean NOT NULL DEFAULT false,          -- staff vouch for its owner
     ADD state text NOT NULL DEFAULT 'active',            -- active, quarantined
     ADD state_reason text NOT NULL DEFAULT '',
-    ADD address text NOT NULL DEFAULT '',                -- where it joined from; '' is not known
-    ADD validated bigint NOT NULL DEFAULT 0,             -- its results that others confirmed
-    ADD agreeing integer NOT NULL DEFAULT 0,             -- how many accounts did
+    ADD address text NOT NULL DEFAULT '',                -- where it joined from; '': unknown
+    ADD validated bigint NOT NULL DEFAULT 0,             -- number of its confirmed results
+    ADD agreeing integer NOT NULL DEFAULT 0,             -- number of accounts that confirmed them
     ADD confirmed_by_staff boolean NOT NULL DEFAULT false,
     ADD returned integer NOT NULL DEFAULT 0,             -- tasks given back or lost
-    ADD unconfirmed integer NOT NULL DEFAULT 0;          -- its results that wait for others'
+    ADD unconfirmed integer NOT NULL DEFAULT 0;          -- its results that wait for confirmation
 UPDATE users SET vouched = true WHERE user_id IN (SELECT user_id FROM hosts WHERE imported);
 ALTER TABLE hosts ADD trusted boolean NOT NULL DEFAULT false;  -- staff's own
 ALTER TABLE results ADD validated boolean NOT NULL DEFAULT false;
@@ -30,7 +30,7 @@ CREATE TABLE account_agreements (
 );
 """
 
-#: Results that hosts agreed on. Their outliers' were deleted, so all that are left agree.
+#: Results on which hosts agreed. Results of outliers were deleted, so all that are left agree.
 CONFIRMED = """
 CREATE TEMPORARY TABLE confirmed ON COMMIT DROP AS
 SELECT t.task_id, t.workunit_id, t.user_id
@@ -52,6 +52,6 @@ UPDATE results r SET validated = true WHERE NOT EXISTS (
 
 
 def upgrade() -> None:
-    """Add what is new, and count what was earned."""
+    """Add the columns and tables, and compute the standing of existing accounts."""
     for statement in (COLUMNS, CONFIRMED):
         op.get_bind().exec_driver_sql(statement)

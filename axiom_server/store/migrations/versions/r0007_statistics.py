@@ -1,4 +1,4 @@
-"""Sums for pages and exports; what was credited before is summed up once."""
+"""Add sums for pages and exports, computed once for the credit so far."""
 
 from pathlib import Path
 

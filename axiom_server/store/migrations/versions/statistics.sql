@@ -1,4 +1,4 @@
--- What pages and exports show, summed up when a review credits it, so that no page reads the ledger.
+-- Sums that pages and exports show. Reviews update them, so that no page reads the ledger.
 
 CREATE INDEX users_of_team ON users (team_id) WHERE team_id IS NOT NULL;
 
@@ -31,7 +31,7 @@ CREATE TABLE host_outcomes (
     tasks           bigint NOT NULL,
     PRIMARY KEY (host_id, outcome)
 );
--- The last judged values of a finding: one a seed, as arrays of equal length, with the verdict.
+-- The values by which a finding was last judged: arrays with one entry a seed, and the verdict.
 CREATE TABLE finding_values (
     version_id      bigint NOT NULL REFERENCES versions,
     finding         text NOT NULL,
@@ -39,12 +39,12 @@ CREATE TABLE finding_values (
     verdict         jsonb NOT NULL,
     seeds           bigint[] NOT NULL,
     hosts           bigint[] NOT NULL,
-    numbers         float8[] NOT NULL,                   -- what the criterion is held against
+    numbers         float8[] NOT NULL,                   -- the values to which the criterion applies
     fields          float8[] NOT NULL,
-    controls        float8[] NOT NULL,                   -- empty where there is no control
+    controls        float8[] NOT NULL,                   -- empty without a control
     PRIMARY KEY (version_id, finding)
 );
--- What is counted over everything, by the periodic work and not by a visitor's request.
+-- Counts over the whole project, taken by the periodic work instead of at a visitor's request.
 CREATE TABLE snapshots (
     name            text PRIMARY KEY,
     at              timestamptz NOT NULL,
@@ -52,7 +52,7 @@ CREATE TABLE snapshots (
 );
 CREATE INDEX sessions_by_time ON sessions (opened_at);
 CREATE INDEX tasks_of_host ON tasks (host_id, task_id);
--- The order by recent average is the same at all times: all averages halve together, in 7 days.
+-- The order by recent average does not change with time, because all averages halve in 7 days.
 CREATE INDEX users_recent ON users ((ln(average) + 1.1460766875e-06::float8 * extract(
     epoch FROM average_at - timestamptz '2020-01-01 00:00:00+00')::float8) DESC NULLS LAST, user_id)
     WHERE average > 0;
