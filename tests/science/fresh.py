@@ -14,10 +14,10 @@ from typing import Any
 
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.result import Result
-from axiom_protocol.verdicts.findings import Verdicts
+from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
 from axiom_protocol.verdicts.samples import PROBES, is_seed_ignored
 from tests.science.harness import experiment
-from tests.science.judged import judge_results
+from tests.science.judged import samples_of
 from tests.science.runs import result
 
 NUMBERS = Path(__file__).with_name("fresh_seeds.json")
@@ -92,6 +92,7 @@ def write(found: Mapping[str, dict[str, Any]]) -> None:
         parts.append(f' "{name}": {{\n{head},\n  "seeds": {{\n{rows}\n  }}\n }}')
     NUMBERS.write_text("{\n" + ",\n".join(parts) + "\n}\n")
     kept.cache_clear()
+    all_verdicts.cache_clear()
 
 
 @cache
@@ -106,8 +107,19 @@ def results(name: str) -> dict[int, Result]:
     return {int(s): dict(zip(one["fields"], row, strict=True)) for s, row in one["seeds"].items()}
 
 
-@cache
 def verdicts(name: str) -> dict[str, Verdicts]:
     """By finding, what the present rule says of the kept numbers by the present criteria."""
-    found = results(name)
-    return judge_results(experiment(name)[0], list(found), list(found.values()))
+    return all_verdicts()[name]
+
+
+@cache
+def all_verdicts() -> dict[str, dict[str, Verdicts]]:
+    """Of all experiments, decided together as a server does it with the versions of a project."""
+    studies = []
+    for name in kept():
+        manifest, found = experiment(name)[0], results(name)
+        used = [manifest.resolve({})] * len(found)
+        samples = samples_of(list(found), list(found.values()), used)
+        studies.append(Study(manifest=manifest, samples=samples))
+    judged = judge_together(studies)
+    return {name: {v.name: v for v in of} for name, of in zip(kept(), judged, strict=True)}

@@ -36,9 +36,16 @@ def judge_results(
 ) -> dict[str, Verdicts]:
     """The verdicts, by finding, on one result a seed, of the default parameters unless given."""
     used = parameters or [manifest.resolve({})] * len(seeds)
-    samples = [
-        Sample(task_id=i, seed=seed, host_id=i % HOSTS, parameters=of, result=result)
-        for i, (seed, of, result) in enumerate(zip(seeds, used, results, strict=True))
-    ]
+    samples = samples_of(seeds, results, used)
     study = Study(manifest=manifest, samples=samples, seed_ignored=seed_ignored)
     return {v.name: v for v in judge_together([study])[0]}
+
+
+def samples_of(
+    seeds: Sequence[int], results: Sequence[Result], parameters: Sequence[Parameters]
+) -> list[Sample]:
+    """One settled sample a seed, spread over HOSTS."""
+    return [
+        Sample(task_id=i, seed=seed, host_id=i % HOSTS, parameters=of, result=result)
+        for i, (seed, result, of) in enumerate(zip(seeds, results, parameters, strict=True))
+    ]

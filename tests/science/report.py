@@ -39,12 +39,10 @@ def main() -> int:
     given = parser.parse_args()
     if given.collect and not collect(given.names, given.collect):
         return 1
-    tables = {name: "\n".join(table(name)) for name in fresh.kept()}
-    tables["everything"] = "\n".join(summary())
     if given.write:
-        PAGE.write_text(with_tables(PAGE.read_text(), tables))
+        PAGE.write_text(with_tables(PAGE.read_text(), tables()))
     else:
-        print(*(f"\n### {name}\n\n{text}" for name, text in tables.items()), sep="\n")
+        print(*(f"\n### {name}\n\n{text}" for name, text in tables().items()), sep="\n")
     if given.pictures:
         for name in given.names:
             draw_one(name, given.pictures)
@@ -63,6 +61,12 @@ def collect(names: Sequence[str], seeds: Sequence[int]) -> bool:
     kept = fresh.kept() if fresh.NUMBERS.exists() else {}
     fresh.write(kept | {name: fresh.collect(name, seeds) for name in names})
     return True
+
+
+def tables() -> dict[str, str]:
+    """By experiment, and of "everything"."""
+    found = {name: "\n".join(table(name)) for name in fresh.kept()}
+    return found | {"everything": "\n".join(summary())}
 
 
 def table(name: str) -> list[str]:
