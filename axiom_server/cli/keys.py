@@ -145,7 +145,7 @@ def change(
 
     folder = project_of(context)
     signing_request = signed_changes.change_root(folder, role, add or (), drop or (), threshold)
-    _sign_or_write_request(folder, signing_request, keys_dir, request)
+    sign_or_write_request(folder, signing_request, keys_dir, request)
 
 
 @keys_app.command("import")
@@ -165,7 +165,7 @@ def renew(context: typer.Context, keys_dir: KeysDir = None, request: ToRequest =
     from axiom_server.publish import signed_changes
 
     folder = project_of(context)
-    _sign_or_write_request(
+    sign_or_write_request(
         folder, signed_changes.change_targets(folder, extend=True), keys_dir, request
     )
 
@@ -192,7 +192,7 @@ def request_publication(
         folder, publish=[source for _, source in sources]
     )
     signing_request = signing_request and msgspec.structs.replace(signing_request, tried=dry_runs)
-    _sign_or_write_request(folder, signing_request, None, request)
+    sign_or_write_request(folder, signing_request, None, request)
 
 
 def withdraw(
@@ -205,7 +205,7 @@ def withdraw(
     from axiom_server.publish import signed_changes
 
     folder = project_of(context)
-    _sign_or_write_request(
+    sign_or_write_request(
         folder, signed_changes.change_targets(folder, withdraw=versions), keys_dir, request
     )
 
@@ -250,12 +250,13 @@ def install(
     print("installed")
 
 
-def _sign_or_write_request(
+def sign_or_write_request(
     folder: ProjectFolder,
     signing_request: SigningRequest | None,
     keys_dir: Path | None,
     request: Path | None,
 ) -> None:
+    """Sign a change with the keys of this machine, or write it to a file; None is no change."""
     import msgspec
 
     from axiom_server.publish import signed_changes

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from axiom_server.cli.keys import KeysDir, ToRequest, sign_or_write_request
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
 if TYPE_CHECKING:
+    from axiom_protocol.verdicts.study_design import StudyDesign
     from axiom_protocol.verdicts.study_verdicts import StudyData
+    from axiom_server.project_folder import ProjectFolder
     from axiom_server.store.database import Connection
+    from axiom_server.store.experiments import VersionRow
     from axiom_server.store.studies import StudyRow
 
 app = typer.Typer(
@@ -25,28 +29,49 @@ StudyName = Annotated[str, typer.Argument(help="The study's name.")]
 
 
 @app.command()
+def sign(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The study's file (TOML).")],
+    keys_dir: KeysDir = None,
+    request: ToRequest = None,
+) -> None:
+    """Sign a study's declaration, before it is started: who claims what, and since when."""
+    from axiom_protocol.verdicts.study_design import StudyError, check
+    from axiom_server.errors import Usage
+    from axiom_server.publish import signed_changes
+
+    folder, design = project_of(context), _read(file)
+    version = run_transaction(folder, lambda c: _version(c, design))
+    try:
+        check(design, version.manifest)
+    except StudyError as error:
+        raise Usage(f"{file}: {error}") from None
+    declared = [(design, version.manifest.ref)]
+    sign_or_write_request(
+        folder, signed_changes.change_targets(folder, studies=declared), keys_dir, request
+    )
+
+
+@app.command()
 def start(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The study's file (TOML).")],
     as_json: Json = False,
 ) -> None:
     """Declare a study and deploy its first workunits: every parameter set with every seed."""
-    from axiom_protocol.verdicts.study_design import StudyError, read_study
-    from axiom_server.errors import FileUnreadable, Usage
-    from axiom_server.publish.deploy import select_versions
+    from axiom_protocol.verdicts.study_design import StudyError
+    from axiom_server.errors import Usage
     from axiom_server.review import studies
 
-    try:
-        design = read_study(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, StudyError) as error:
-        raise FileUnreadable(f"cannot read {file}: {error}") from None
+    folder, design = project_of(context), _read(file)
 
     async def work(connection: Connection) -> tuple[StudyRow, int] | None:
-        (version,) = await select_versions(connection, [design.experiment])
+        version = await _version(connection, design)
+        _check_signed(folder, design, version)
         return await studies.declare(connection, design, version)
 
     try:
-        made = run_transaction(project_of(context), work)
+        made = run_transaction(folder, work)
     except StudyError as error:
         raise Usage(f"{file}: {error}") from None
     if made is None:
@@ -96,10 +121,11 @@ def show(context: typer.Context, name: StudyName, as_json: Json = False) -> None
 
     study, data = _load(context, name)
     verdicts = judge_study(data)
+    facts = _facts(study, data) | {"signed_at": _signed_at(project_of(context), study)}
     if as_json:
-        print_json({**_facts(study, data), "findings": verdicts})
+        print_json({**facts, "findings": verdicts})
         return
-    for key, value in _facts(study, data).items():
+    for key, value in facts.items():
         print(f"{key.replace('_', ' '):<16} {value}")
     for v in verdicts:
         print(f"\n{v.name}: {v.verdict} ({v.reason})\n  {v.claim}")
@@ -128,10 +154,49 @@ def draw_map(
     print(f"{file}: {file.stat().st_size:,} bytes")
 
 
+def _read(file: Path) -> StudyDesign:
+    from axiom_protocol.verdicts.study_design import StudyError, read_study
+    from axiom_server.errors import FileUnreadable
+
+    try:
+        return read_study(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, StudyError) as error:
+        raise FileUnreadable(f"cannot read {file}: {error}") from None
+
+
+async def _version(connection: Connection, design: StudyDesign) -> VersionRow:
+    """The version that the study is of: the experiment's newest."""
+    from axiom_server.publish.deploy import select_versions
+
+    (version,) = await select_versions(connection, [design.experiment])
+    return version
+
+
+def _check_signed(folder: ProjectFolder, design: StudyDesign, version: VersionRow) -> None:
+    """Raise Usage where a study of this name was signed that claims something else."""
+    from axiom_server.errors import Usage
+
+    record = folder.bundles.studies().get(design.name)
+    if record is None or (record["sha256"], record["experiment"]) == (
+        design.digest, version.manifest.ref,
+    ):  # fmt: skip
+        return
+    raise Usage(
+        f"the study {design.name!r} was signed over {record['experiment']} with other contents; "
+        "start that one, or give this one another name"
+    )
+
+
 def _load(context: typer.Context, name: str) -> tuple[StudyRow, StudyData]:
     from axiom_server.review import studies
 
     return run_transaction(project_of(context), lambda c: studies.load(c, name))
+
+
+def _signed_at(folder: ProjectFolder, study: StudyRow) -> str:
+    """When this declaration was signed, or "" where none with its contents was."""
+    record = folder.bundles.studies().get(study.name)
+    return str(record["declared_at"]) if record and record["sha256"] == study.digest else ""
 
 
 def _facts(study: StudyRow, data: StudyData) -> dict[str, Any]:

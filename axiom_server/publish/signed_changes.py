@@ -13,6 +13,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from axiom_protocol.manifest import read_manifest
+from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.publish import set_state
@@ -78,14 +79,19 @@ def change_targets(
     *,
     publish: Iterable[bytes] = (),
     withdraw: Iterable[str] = (),
+    studies: Iterable[tuple[StudyDesign, str]] = (),
     extend: bool = False,
 ) -> SigningRequest | None:
-    """A request to publish, withdraw or renew; None when there is nothing to change."""
-    metadata, sources = folder.bundles.metadata, list(publish)
-    proposal = folder.bundles.propose(publish=sources, withdraw=withdraw, extend=extend)
+    """A request to publish, withdraw, declare studies or renew; None when nothing would change."""
+    metadata, sources, declared = folder.bundles.metadata, list(publish), list(studies)
+    proposal = folder.bundles.propose(
+        publish=sources, withdraw=withdraw, studies=declared, extend=extend
+    )
     if proposal.targets is None:
         return None
-    return request_targets(metadata.root(), metadata.targets(), proposal.targets, sources)
+    return request_targets(
+        metadata.root(), metadata.targets(), proposal.targets, sources, [d for d, _ in declared]
+    )
 
 
 def sign_here(

@@ -174,6 +174,7 @@ def _write_declaration(
     (target / "script.py").write_bytes(project.bundles.source(manifest.name, manifest.version))
     record = {
         **declared,
+        "signed_study": _signed_study(project, declared),
         "experiment": project.bundles.declarations().get(manifest.ref),
         "signed_by": project.bundles.fingerprint(),
     }
@@ -181,6 +182,13 @@ def _write_declaration(
     (target / "metadata").mkdir()
     for path in sorted((project.path / "bundles" / "metadata").glob("*.json")):
         shutil.copy(path, target / "metadata" / path.name)
+
+
+def _signed_study(project: ProjectFolder, declared: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The signed record of the study's declaration; None where there is none."""
+    digest = declared.get("study", {}).get("sha256")
+    records = project.bundles.studies().values()
+    return next((record for record in records if record["sha256"] == digest), None)
 
 
 def _copy_rule(target: Path) -> None:

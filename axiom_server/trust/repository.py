@@ -16,6 +16,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.trust.declaration import declarations, declare
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
@@ -35,6 +36,7 @@ from axiom_server.trust.metadata import (
     write_file,
     write_lock,
 )
+from axiom_server.trust.study_declaration import declare_study, study_declarations
 from axiom_server.trust.targets import Bundle, Published, add, find_target, listing, read_bundle
 from axiom_server.trust.targets import withdraw as withdraw_from
 
@@ -73,6 +75,10 @@ class Repository:
     def declarations(self) -> dict[str, dict[str, Any]]:
         """The signed records of what versions claim, by name@version."""
         return declarations(self.metadata.targets().signed)
+
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """The signed records of what studies claim, by name."""
+        return study_declarations(self.metadata.targets().signed)
 
     def source(self, name: str, version: str) -> bytes:
         """The source of a published version. Raises ExperimentUnknown."""
@@ -136,11 +142,17 @@ class Repository:
         self._change(keys, extend=True)
 
     def propose(
-        self, *, publish: Iterable[bytes] = (), withdraw: Iterable[str] = (), extend: bool = False
+        self,
+        *,
+        publish: Iterable[bytes] = (),
+        withdraw: Iterable[str] = (),
+        studies: Iterable[tuple[StudyDesign, str]] = (),
+        extend: bool = False,
     ) -> Proposal:
-        """The unsigned targets that would publish these sources and withdraw these name@version.
+        """The unsigned targets that would publish these sources, withdraw these name@version, and
+        declare these studies, each over a name@version.
 
-        Raises like ``publish`` and ``withdraw``. Changes nothing on disk.
+        Raises like ``publish``, ``withdraw`` and ``declare_study``. Changes nothing on disk.
         """
         targets = self.metadata.targets()
         before, known = targets.signed.to_dict(), set(targets.signed.targets)
@@ -150,6 +162,8 @@ class Repository:
                 declare(targets.signed, new.manifest, self._clock())
         for ref in withdraw:
             withdraw_from(targets.signed, ref)
+        for design, ref in studies:
+            declare_study(targets.signed, design, ref, self._clock())
         if targets.signed.to_dict() == before and not extend:
             return Proposal(published=published, targets=None)
         targets.signed.version += 1

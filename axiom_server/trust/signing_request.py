@@ -20,10 +20,13 @@ from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
 from axiom_server.trust.declaration import declared_changes, is_true_record
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError, check_signatures, root_fingerprint
+from axiom_server.trust.study_declaration import FIELD as STUDIES_FIELD
+from axiom_server.trust.study_declaration import canonical, is_true_study, study_declarations
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
 
 T = TypeVar("T", Root, Targets)
@@ -33,6 +36,7 @@ REQUEST_BYTES_MAX = 64 * 1024 * 1024  # many times the size of all experiments o
 class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-request"):
     """A request for signatures. Metadata are TUF's JSON texts; ``sources`` are keyed by SHA-256.
 
+    ``studies`` holds the designs of the studies that are declared, as JSON, by name.
     ``tried`` holds the results of the dry runs, for the session log; it is not signed.
     """
 
@@ -41,6 +45,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
     current: str  # the current signed metadata of the role
     proposed: str  # the new metadata with the signatures so far
     sources: dict[str, str] = {}
+    studies: dict[str, str] = {}
     tried: dict[str, dict[str, Any]] = {}
 
     def fingerprint(self) -> str:
@@ -63,7 +68,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
             return _root_changes(root.signed, _parse(self.proposed, Root).signed)
         current, proposed = _parse(self.current, Targets), _parse(self.proposed, Targets)
         check_signatures(root.signed, "targets", current)
-        return _targets_changes(current.signed, proposed.signed, self.sources)
+        return _targets_changes(current.signed, proposed.signed, self.sources, self.studies)
 
     def missing_signatures(self) -> int:
         """How many signatures the proposal still needs."""
@@ -116,6 +121,7 @@ def request_targets(
     current: Metadata[Targets],
     proposed: Metadata[Targets],
     sources: Iterable[bytes],
+    studies: Iterable[StudyDesign] = (),
 ) -> SigningRequest:
     """A request to sign targets metadata."""
     return SigningRequest(
@@ -124,6 +130,7 @@ def request_targets(
         current=_text(current),
         proposed=_text(proposed),
         sources={hashlib.sha256(source).hexdigest(): source.decode() for source in sources},
+        studies={design.name: canonical(design) for design in studies},
     )
 
 
@@ -146,7 +153,9 @@ def read_request(path: Path) -> SigningRequest:
         raise FileUnreadable(f"{path} is not a signing request: {error}") from None
 
 
-def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> list[str]:
+def _targets_changes(
+    old: Targets, new: Targets, sources: dict[str, str], studies: dict[str, str]
+) -> list[str]:
     lines = []
     for path, file in sorted(new.targets.items()):
         if old.targets.get(path) == file:
@@ -169,6 +178,7 @@ def _targets_changes(old: Targets, new: Targets, sources: dict[str, str]) -> lis
         lines += [f"  {change}" for change in _declared_changes(old, file, published.manifest)]
     gone = sorted(withdrawn_in(new).keys() - withdrawn_in(old).keys())
     lines += [f"withdraw {ref}" for ref in gone]
+    lines += _declared_studies(old, new, studies)
     _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
     return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
@@ -184,6 +194,32 @@ def _declared_changes(old: Targets, file: TargetFile, manifest: Manifest) -> lis
     return declared_changes(file)
 
 
+def _declared_studies(old: Targets, new: Targets, studies: dict[str, str]) -> list[str]:
+    """What new studies claim, one line a finding. Raises BundlesError on a false record."""
+    lines, before = [], study_declarations(old)
+    for name, record in sorted(study_declarations(new).items()):
+        if before.get(name) == record:
+            continue
+        if name in before:
+            raise BundlesError(
+                f"the request would change the study {name}, but a declared study must not change"
+            )
+        try:
+            design = msgspec.json.decode(studies.get(name, ""), type=StudyDesign)
+        except msgspec.DecodeError:
+            raise BundlesError(
+                f"the study {name} is not in the request; write the request again"
+            ) from None
+        if not is_true_study(old, name, record, design):
+            raise BundlesError(
+                f"the declaration of the study {name} is not that of its file; "
+                "write the request again"
+            )
+        lines.append(f"declare the study {name} over {record['experiment']} ({record['sha256']})")
+        lines += [f"  {finding}: {claimed}" for finding, claimed in record["criteria"].items()]
+    return lines
+
+
 def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None:
     """Raise BundlesError when the proposal contains any other change."""
     if (
@@ -191,7 +227,8 @@ def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None
         or new.delegations is not None
         or old.targets.keys() - new.targets.keys() != withdrawn
         or not withdrawn_in(old).items() <= withdrawn_in(new).items()
-        or new.unrecognized_fields.keys() - {WITHDRAWN_FIELD}
+        or study_declarations(old).keys() - study_declarations(new).keys()
+        or new.unrecognized_fields.keys() - {WITHDRAWN_FIELD, STUDIES_FIELD}
     ):
         raise BundlesError("the request does not follow the current metadata; write it again")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from axiom_protocol.manifest import Manifest, Parameters
+from axiom_protocol.result import Result
 from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
 from axiom_protocol.verdicts.samples import PROBES, Sample, is_seed_ignored
 from tests.science.harness import experiment
@@ -17,16 +19,33 @@ def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
     a server cannot see that a twin is one.
     """
     manifest, _ = experiment(name)
-    samples = [
-        Sample(
-            task_id=i,
-            seed=asked.seed,
-            host_id=i % HOSTS,
-            parameters=manifest.resolve(dict(asked.parameters)),
-            result=run(asked).result,
-        )
-        for i, asked in enumerate(wanted)
-    ]
-    ignored = is_seed_ignored(manifest, [sample.result for sample in samples[:PROBES]])
-    study = Study(manifest=manifest, samples=samples, seed_ignored=ignored)
+    results = [run(asked).result for asked in wanted]
+    parameters = [manifest.resolve(dict(asked.parameters)) for asked in wanted]
+    ignored = is_seed_ignored(manifest, results[:PROBES])
+    seeds = [asked.seed for asked in wanted]
+    return judge_results(manifest, seeds, results, parameters=parameters, seed_ignored=ignored)
+
+
+def judge_results(
+    manifest: Manifest,
+    seeds: Sequence[int],
+    results: Sequence[Result],
+    *,
+    parameters: Sequence[Parameters] | None = None,
+    seed_ignored: bool = False,
+) -> dict[str, Verdicts]:
+    """The verdicts, by finding, on one result a seed, of the default parameters unless given."""
+    used = parameters or [manifest.resolve({})] * len(seeds)
+    samples = samples_of(seeds, results, used)
+    study = Study(manifest=manifest, samples=samples, seed_ignored=seed_ignored)
     return {v.name: v for v in judge_together([study])[0]}
+
+
+def samples_of(
+    seeds: Sequence[int], results: Sequence[Result], parameters: Sequence[Parameters]
+) -> list[Sample]:
+    """One settled sample a seed, spread over HOSTS."""
+    return [
+        Sample(task_id=i, seed=seed, host_id=i % HOSTS, parameters=of, result=result)
+        for i, (seed, result, of) in enumerate(zip(seeds, results, parameters, strict=True))
+    ]

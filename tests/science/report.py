@@ -1,81 +1,97 @@
-"""What docs/findings.md is written from: tables of the twenty seeds, and a picture of each.
+"""The tables of docs/findings.md, from the seeds of fresh_seeds.json.
 
-    python -m tests.science.report                       the tables
-    python -m tests.science.report --pictures FOLDER     and the pictures
-    python -m tests.science.report --seeds 2001 2010     the tables of seeds of your own choice
+    python -m tests.science.report                      prints the tables
+    python -m tests.science.report --write              puts them into docs/findings.md
+    python -m tests.science.report --collect 6001..6044 [NAME ...]
+                                                        first takes the numbers of these seeds' runs
+                                                        (those that are not kept are made)
+    python -m tests.science.report --pictures FOLDER    and draws a picture of each experiment
 
-Runs that are not kept yet are made, side by side.
+A table stands in the page between two comments, ``<!-- table of NAME: ... -->`` and
+``<!-- end of table of NAME -->``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from axiom_client.cli.try_seeds import read_seeds
 from axiom_protocol.figure import draw
-from axiom_protocol.manifest import Finding
-from axiom_protocol.verdicts.samples import value_of
+from tests.science import fresh
 from tests.science.harness import experiment
-from tests.science.judged import verdicts
-from tests.science.plan import FIRST_SEED, JUDGED, TWENTY, whole
+from tests.science.plan import FRESH, JUDGED, round_robin
 from tests.science.runs import make, result
+from tests.science.tables import of_findings, of_numbers, summary
+
+PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="tables of findings.md, and its pictures")
+    parser.add_argument("names", nargs="*", default=JUDGED, metavar="NAME")
+    parser.add_argument("--collect", type=read_seeds, metavar="SEEDS")
+    parser.add_argument("--write", action="store_true", help="put the tables into the page")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
-    parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "LAST"))
     given = parser.parse_args()
-    chosen = range(given.seeds[0], given.seeds[1] + 1) if given.seeds else None
-    seeds = {name: chosen or TWENTY[name] for name in JUDGED}
-    wanted = [whole(name, seed) for name in JUDGED for seed in seeds[name]]
-    failures = make(wanted, lambda line: print(line, file=sys.stderr, flush=True))
-    if failures:
-        print(*failures, sep="\n", file=sys.stderr)
+    if given.collect and not collect(given.names, given.collect):
         return 1
-    for name in JUDGED:
-        print(f"\n### {name}\n")
-        print("\n".join(table(name, seeds[name])))
-        if given.pictures:
-            manifest, _ = experiment(name)
-            path = given.pictures / f"{name}.png"
-            draw(manifest, [result(name, FIRST_SEED[name])], path, manifest.figures[0].name)
+    if given.write:
+        PAGE.write_text(with_tables(PAGE.read_text(), tables()))
+    else:
+        print(*(f"\n### {name}\n\n{text}" for name, text in tables().items()), sep="\n")
+    if given.pictures:
+        for name in given.names:
+            draw_one(name, given.pictures)
     return 0
 
 
-def table(name: str, seeds: Sequence[int]) -> list[str]:
-    """Markdown rows: finding, criterion, least and greatest seed, mean and interval, verdict."""
-    manifest, _ = experiment(name)
-    judged = verdicts(name, [whole(name, seed) for seed in seeds])
-    lines = [
-        "| finding | criterion | seeds, least to most | mean, 95 % at any time | verdict "
-        "| by 0.1.0 |",
-        "|" + 6 * "---|",
-    ]
-    for finding in manifest.findings:
-        verdict = judged[finding.name]
-        values = [value_of(finding, result(name, seed)) for seed in seeds]
-        known = sorted(value for value in values if value is not None)
-        mean = f"{_shown(verdict.estimate)} ({_shown(verdict.low)} to {_shown(verdict.high)})"
-        lines.append(
-            f"| {finding.name} | {criterion(finding)} | {known[0]:.3g} to {known[-1]:.3g} "
-            f"| {mean} | {verdict.verdict}, {verdict.meeting} of {verdict.seeds} "
-            f"| {verdict.fixed_verdict} |"
+def collect(names: Sequence[str], seeds: Sequence[int]) -> bool:
+    """Take the numbers of these runs into fresh_seeds.json; False, with the reasons on stderr,
+    where a run fails.
+    """
+    wanted = round_robin(names, seeds)
+    failures = make(wanted, lambda line: print(line, file=sys.stderr, flush=True))
+    print(*failures, sep="\n", end="", file=sys.stderr)
+    if failures:
+        return False
+    kept = fresh.kept() if fresh.NUMBERS.exists() else {}
+    fresh.write(kept | {name: fresh.collect(name, seeds) for name in names})
+    return True
+
+
+def tables() -> dict[str, str]:
+    """By experiment, and of "everything"."""
+    found = {name: "\n".join(table(name)) for name in fresh.kept()}
+    return found | {"everything": "\n".join(summary())}
+
+
+def table(name: str) -> list[str]:
+    """Everything that the page says of an experiment's seeds in numbers."""
+    told = of_numbers(name)
+    return [*of_findings(name), *(["", *told] if told else [])]
+
+
+def with_tables(page: str, tables: dict[str, str]) -> str:
+    """The page with these tables. Raises ValueError where it has no place for one."""
+    for name, text in tables.items():
+        mark = f"table of {name}"
+        between = rf"(<!-- {mark}: [^\n]*-->\n).*?(<!-- end of {mark} -->)"
+        page, count = re.subn(
+            between, lambda m, text=text: f"{m[1]}\n{text}\n\n{m[2]}", page, flags=re.DOTALL
         )
-    return lines
+        if count != 1:
+            raise ValueError(f"the page has {count} places for the {mark}, not one")
+    return page
 
 
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3g}"
-
-
-def criterion(finding: Finding) -> str:
-    above, below = finding.criterion.above, finding.criterion.below
-    if above is not None and below is not None:
-        return f"{above:g} to {below:g}"
-    return f"above {above:g}" if above is not None else f"below {below:g}"
+def draw_one(name: str, folder: Path) -> None:
+    manifest, _ = experiment(name)
+    seed = FRESH[0]
+    draw(manifest, [result(name, seed)], folder / f"{name}.png", manifest.figures[0].name)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ its numbers: the experiment's code, parameters, budget and seed, the processor a
 versions of Python, numpy and torch, and the runner. Claims, figures and comments may change without
 new runs, since a kept result is gated anew by the present metadata; a changed line of code may not.
 
-    python -m tests.science        makes all that `make science` needs, on every core
+    python -m tests.science                     makes all that `make science` needs, on every core
+    python -m tests.science --seeds 6001..6044  the default runs of these seeds (see plan.FRESH)
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ KERNELS: dict[str, dict[str, str]] = {
     },
 }
 _KERNEL_KEYS = {key for kernel in KERNELS.values() for key in kernel}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -114,11 +116,15 @@ def result(name: str, seed: int, **asked: Any) -> Result:
     return run(Asked(name=name, seed=seed, **asked)).result
 
 
-def make(wanted: Iterable[Asked], tell: Callable[[str], None] = print) -> list[Exception]:
-    """Make all runs that are missing, one child a core; the failures."""
+def make(
+    wanted: Iterable[Asked], tell: Callable[[str], None] = print, *, workers: int | None = None
+) -> list[Exception]:
+    """Make all runs that are missing, in this order, one child a core or ``workers`` children at a
+    time; the failures.
+    """
     missing = {key(asked): asked for asked in wanted if not is_kept(asked)}
     failures: list[Exception] = []
-    pool = ThreadPoolExecutor(_cores())
+    pool = ThreadPoolExecutor(workers or _cores())
     try:
         waiting = {pool.submit(run, asked): asked for asked in missing.values()}
         for done, future in enumerate(as_completed(waiting), start=1):
@@ -160,10 +166,11 @@ def key(asked: Asked) -> str:
 
 @cache
 def _code(script: str) -> str:
-    """The script as its syntax tree, without the docstring: comments and metadata are not in it."""
+    """The script as its syntax tree, without docstrings: comments and metadata are not in it."""
     tree = ast.parse(script)
-    if ast.get_docstring(tree) is not None:
-        tree.body.pop(0)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body.pop(0)
     return ast.dump(tree)
 
 
@@ -174,7 +181,7 @@ def _machine() -> list[str]:
     if cpuinfo.exists():
         told = cpuinfo.read_text().splitlines()
         processor += "".join(sorted({s for s in told if s.startswith(("model name", "flags"))}))
-    runner = [(ROOT / path).read_text() for path in RUNNER]
+    runner = [_code((ROOT / path).read_text()) for path in RUNNER]
     return [processor, sys.version, *map(version, ("numpy", "torch")), *runner]
 
 

@@ -51,7 +51,7 @@ def test_signature_of_one_seed_at_two_rates() -> None:
 
 @pytest.mark.slow
 def test_signature_and_controls_on_ten_seeds() -> None:
-    held = [signature(kept(NAME, seed)) for seed in TEN[NAME]]
+    held = [signature(kept(NAME, seed)) for seed in TEN]
     for claim in held[0]:
         assert sum(one[claim] for one in held) >= 9, claim
 

@@ -60,7 +60,7 @@ def test_both_arms_start_at_the_same_ranks(quick: Result) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", TEN[NAME])
+@pytest.mark.parametrize("seed", TEN)
 def test_signature(seed: int) -> None:
     result = kept(NAME, seed)
     check_signature(result)

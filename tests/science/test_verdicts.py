@@ -7,6 +7,9 @@ import pytest
 
 from axiom_protocol.verdicts.findings import judge
 from axiom_protocol.verdicts.samples import IssuedSeed, Sample
+from axiom_protocol.verdicts.study_numbers import number_of
+from tests.science.budget_verdicts import BUDGET, Project, budget_rates, spent
+from tests.science.study_verdicts import STUDY_ROWS, StudyRow, study_rates
 from tests.science.verdicts import (
     FIRST,
     LAST,
@@ -55,4 +58,40 @@ def test_what_is_simulated_is_what_the_server_says(row: Row) -> None:
 def test_peeking_decides_falsely_in_five_of_a_hundred_at_most(row: Row) -> None:
     old, new = false_rates(row, PATHS)
     assert new <= LIMIT
+    assert new < old
+
+
+STUDY_PATHS = 20
+
+
+@pytest.mark.parametrize("row", STUDY_ROWS[:3], ids=lambda row: row.name)
+def test_the_numbers_of_drawn_maps_lie_on_the_criterion(row: StudyRow) -> None:
+    """Each finding's number, as the server takes it, has the mean that the row's name says."""
+    rng, design = np.random.default_rng(SEED), row.design()
+    finding, sets = design.findings[0], design.sets()
+    drawn = [number_of(design, finding, sets, row.draw(rng).ravel()) for _ in range(2000)]
+    error = np.std(drawn) / np.sqrt(len(drawn))
+    assert abs(np.mean(drawn) - row.above) < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", STUDY_ROWS, ids=lambda row: row.name)
+def test_a_study_decides_falsely_in_five_of_a_hundred_at_most(row: StudyRow) -> None:
+    old, new = study_rates(row, STUDY_PATHS)
+    assert new <= LIMIT
+    assert new < old
+
+
+def test_a_budget_is_spent_on_what_it_decides() -> None:
+    project = Project(np.random.default_rng(SEED))
+    first, *_, last = spent(project)
+    assert set(first) == {"open"}
+    assert last[3::4].count("confirmed") >= 3  # the true claims of five experiments
+    assert project.left < BUDGET / 2
+
+
+@pytest.mark.slow
+def test_a_budget_decides_falsely_in_five_of_a_hundred_at_most() -> None:
+    old, new, share = budget_rates(PATHS // 4)
+    assert max(new, share) <= LIMIT
     assert new < old

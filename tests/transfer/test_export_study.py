@@ -55,12 +55,14 @@ def exported(folder: Path, staff: Program, volunteer: Program) -> Path:
     (folder / "walks.toml").write_text(STUDY)
     walk = FIXTURES / "experiments" / "short_walk.py"
     staff.run("publish", "--skip", "dry-run", str(walk))
+    staff.run("study", "sign", str(folder / "walks.toml"))
     staff.run("study", "start", str(folder / "walks.toml"))
     staff.run("deploy", "short_walk", "--count", "7")
     volunteer.run("attach", staff.url, "--user", "Ada")  # type: ignore[attr-defined]
     volunteer.run("run", "--until-idle", "--no-display")
     shown = staff.json("study", "show", "walks")
     assert (shown["results"], shown["out"], shown["parameter_sets"]) == (24, 0, 4)
+    assert shown["signed_at"] <= shown["declared_at"]
     staff.run("export", "study", "walks", str(folder / "crate"))
     staff.run("export", "study", "short_walk", str(folder / "findings"))
     return folder / "crate"
@@ -86,6 +88,7 @@ def test_the_description_follows_the_specification(crate: Path) -> None:
 def test_the_declaration_is_there_with_its_signed_record(crate: Path) -> None:
     declared = json.loads((crate / "declaration.json").read_text())
     assert declared["study"]["planned_seeds"] == 6
+    assert declared["signed_study"]["sha256"] == declared["study"]["sha256"]
     assert {"declared_at", "criteria_sha256", "planned_seeds", "before", "changes"} <= (
         declared["experiment"].keys()
     )
