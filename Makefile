@@ -26,6 +26,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SECONDS_DEMO ?= 235
 export OMP_NUM_THREADS := 1
+# Tests start hundreds of programs: each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test docs release clean
 help:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -158,17 +159,17 @@ def header(shape: str, kind: str = "<f8") -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        zipped({"tree.npy": bytes(900 << 20)}),
-        zipped({"tree.npy": header("(10000000000000,)"), "a0.npy": header("(1 << 50,)")}),
-        zipped({"tree.npy": header("(9,)", "|O") + b"cos\nsystem\n(S'true'\ntR."}),
-        b"not a zip at all",
-        zipped({"tree.npy": header("(3,)", "|u1") + b"[[["}),
+        lambda: zipped({"tree.npy": bytes(900 << 20)}),
+        lambda: zipped({"tree.npy": header("(10000000000000,)"), "a0.npy": header("(1 << 50,)")}),
+        lambda: zipped({"tree.npy": header("(9,)", "|O") + b"cos\nsystem\n(S'true'\ntR."}),
+        lambda: b"not a zip at all",
+        lambda: zipped({"tree.npy": header("(3,)", "|u1") + b"[[["}),
     ],
     ids=["bomb", "claims-petabytes", "pickle", "garbage", "broken-tree"],
 )
-def test_checkpoint_that_is_a_bomb(attack: Attack, content: bytes) -> None:
+def test_checkpoint_that_is_a_bomb(attack: Attack, content: Callable[[], bytes]) -> None:
     """It is put aside, cheaply, and the task starts afresh."""
-    finished = attack.run(RESTORE, task_folder=plant(attack, content))
+    finished = attack.run(RESTORE, task_folder=plant(attack, content()))
     accepted(finished)
     own = attack.folder / "good"
     own.mkdir()

@@ -22,8 +22,9 @@ from axiom_server.store.embedded import EmbeddedPostgres
 from tests.chaos import disk, experiments
 from tests.chaos.proxy import Gate, Proxy
 from tests.chaos.traffic import Traffic
+from tests.support.commands import finished
 from tests.support.processes import runs, wait_for
-from tests.support.programs import Program, Server, finished, free_port
+from tests.support.programs import Program, Server, free_port
 
 MARK = "CHAOS_RUN"  # in the environment of every process that belongs to a run
 CLOCK = Path(__file__).parent / "clock"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_command
+
 ROOT = Path(__file__).parents[2]
 WALK = ROOT / "tests" / "fixtures" / "experiments" / "short_walk.py"
 PASSPHRASE = "correct horse battery staple"
-COMMAND_SECONDS_MAX = 120  # each starts and stops an embedded PostgreSQL; two seconds when idle
 
 
 class Staff:
@@ -27,15 +26,7 @@ class Staff:
         environment.pop("AXIOM_KEYS_PASSPHRASE", None)
         if passphrase:
             environment["AXIOM_KEYS_PASSPHRASE"] = passphrase
-        done = subprocess.run(
-            [sys.executable, "-m", "axiom_server.cli.app", *map(str, words)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS_MAX,
-            check=False,
-        )
+        done = run_command("axiom-server", *map(str, words), environment=environment)
         assert done.returncode == exit_code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stderr if exit_code else done.stdout

@@ -17,8 +17,7 @@ WALK = FIXTURES / "experiments" / "short_walk.py"
 
 def refused(program: Program, *words: str) -> str:
     """The one line that a refused command prints; its exit code is in the documented table."""
-    line, environment = program.command(*words)
-    done = programs.finished(line, environment)
+    done = program.finish(*words)
     documented = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text()
     assert f"| {done.returncode} |" in documented, f"exit code {done.returncode} is not documented"
     assert done.returncode != 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import FIXTURES, PROGRAMS, Program, Server, finished
+from tests.support.commands import PROGRAMS, finished
+from tests.support.programs import FIXTURES, Program, Server
 
 WALK = FIXTURES / "experiments" / "short_walk.py"
 

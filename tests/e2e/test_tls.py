@@ -86,8 +86,7 @@ def test_a_key_of_another_certificate(tmp_path: Path, certificate: tuple[Path, P
     chain, _ = certificate
     server = programs.server(tmp_path)
     words = ("serve", "--port", str(server.port), "--certificate", str(chain), "--key", str(chain))
-    line, environment = server.command(*words)
-    done = programs.finished(line, environment)
+    done = server.finish(*words)
     assert done.returncode != 0
     assert "are not a certificate and its key" in done.stderr
     assert "Traceback" not in done.stderr

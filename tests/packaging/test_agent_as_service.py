@@ -14,7 +14,7 @@ import pytest
 from axiom_client.errors import AlreadyRunning, NotAttached
 from tests.e2e.conftest import agent, held_walk, server  # fixtures
 from tests.support.processes import WAIT_SECONDS, wait_for
-from tests.support.programs import Program, Server, finished
+from tests.support.programs import Program, Server
 
 __all__ = ["agent", "held_walk", "server"]
 
@@ -145,10 +145,9 @@ def test_exit_codes_of_a_start_that_cannot_work(
     server: Server, agent: Program, manager: Manager
 ) -> None:
     agent.environment.update(manager.environment)
-    line, environment = agent.command("run", "--no-display")
-    assert finished(line, environment).returncode == NotAttached.exit_code
+    assert agent.finish("run", "--no-display").returncode == NotAttached.exit_code
 
     agent.run("attach", server.url)
     agent.start("run", "--no-display")
     manager.wait_for("READY=1")
-    assert finished(line, environment).returncode == AlreadyRunning.exit_code
+    assert agent.finish("run", "--no-display").returncode == AlreadyRunning.exit_code

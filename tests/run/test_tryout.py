@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from axiom_client.run.tryout import TryProblem, read_parameters
 from axiom_protocol.manifest import read_manifest
+from tests.support.commands import run_command
 from tests.support.running import finish, make_spec, script
 
 CHECKOUT = Path(__file__).parents[2]
@@ -19,10 +21,7 @@ WALK = CHECKOUT / "tests" / "fixtures" / "experiments" / "short_walk.py"
 
 def client(*words: str, code: int = 0) -> str:
     """Run axiom-client to its end; stdout, or stderr where it must fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "axiom_client", *words],
-        cwd=CHECKOUT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = run_command("axiom-client", *words, environment=os.environ)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr if code else done.stdout

@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.processes import COMMAND_SECONDS_MAX, WAIT_SECONDS, still_running
+from tests.support.commands import run_command
+from tests.support.processes import WAIT_SECONDS, still_running
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,10 +34,7 @@ class AgentProcess:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "axiom_client", *words], env=self.environment,
-            capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False,
-        )  # fmt: skip
+        return run_command("axiom-client", *words, environment=self.environment)
 
     def ok(self, *words: str) -> str:
         """Run a command that must succeed; what it printed."""

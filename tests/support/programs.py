@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.processes import COMMAND_SECONDS_MAX, WAIT_SECONDS, wait_for
+from tests.support.commands import PROGRAMS, Done, run_command
+from tests.support.processes import WAIT_SECONDS, wait_for
 
-PROGRAMS = Path(sys.executable).parent
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -26,13 +25,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def finished(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        line, env=environment, capture_output=True, text=True, check=False,
-        timeout=COMMAND_SECONDS_MAX,
-    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -46,14 +38,19 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, *words: str) -> tuple[list[str], dict[str, str]]:
-        line = [str(PROGRAMS / self.name), *words]
-        return line, {**os.environ, **self.environment, self.variable: str(self.folder)}
+        return [str(PROGRAMS / self.name), *words], self._variables()
+
+    def _variables(self) -> dict[str, str]:
+        return {**os.environ, **self.environment, self.variable: str(self.folder)}
+
+    def finish(self, *words: str) -> Done:
+        """Run to the end, whatever the exit code."""
+        return run_command(self.name, *words, environment=self._variables())
 
     def run(self, *words: str, code: int = 0) -> str:
         """Run to the end; the exit code must be ``code``. Returns stdout, or stderr on an error."""
-        line, environment = self.command(*words)
-        done = finished(line, environment)
-        assert done.returncode == code, f"{line} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done = self.finish(*words)
+        assert done.returncode == code, f"{done}"
         assert "Traceback" not in done.stdout + done.stderr
         return done.stderr if code else done.stdout
 

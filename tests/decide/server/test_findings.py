@@ -12,7 +12,7 @@ import pytest
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import Criterion, Field, Finding, Manifest, Parameter
 
-stats = pytest.importorskip("scipy.stats")  # the server's own; `make fast` does without
+scipy = pytest.importorskip("scipy")  # the server's own; `make fast` does without
 
 from axiom_protocol.verdicts import findings, samples  # noqa: E402
 from axiom_protocol.verdicts.findings import Verdicts  # noqa: E402
@@ -118,12 +118,12 @@ def replace_where(finding: Finding, where: dict[str, int]) -> Finding:
     [(1.5, "confirmed"), (0.5, "fails seed by seed"), (1.0, "fails seed by seed")],
 )
 def test_verdicts_on_known_means(centre: float, verdict: str) -> None:
-    values = centre + 0.1 * stats.norm.ppf(np.linspace(0.005, 0.995, ENOUGH))
+    values = centre + 0.1 * scipy.stats.norm.ppf(np.linspace(0.005, 0.995, ENOUGH))
     assert judge(MEAN, [sample(i, v) for i, v in enumerate(values)]).verdict == verdict
 
 
 def test_a_mean_on_its_criterion_stays_open_where_nothing_is_claimed_of_seeds() -> None:
-    values = 1.0 + 0.1 * stats.norm.ppf(np.linspace(0.005, 0.995, ENOUGH))
+    values = 1.0 + 0.1 * scipy.stats.norm.ppf(np.linspace(0.005, 0.995, ENOUGH))
     free = msgspec.structs.replace(MEAN, min_share=0.0)
     found = judge(free, [sample(i, v) for i, v in enumerate(values)])
     assert found.verdict == "preliminary"

@@ -8,9 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-stats = pytest.importorskip("scipy.stats")  # the server's own; `make fast` does without
-
-from scipy import integrate  # noqa: E402
+scipy = pytest.importorskip("scipy")  # the server's own; `make fast` does without
 
 from axiom_protocol.verdicts.anytime import bounded, share, student  # noqa: E402
 from axiom_protocol.verdicts.anytime.discoveries import discoveries  # noqa: E402
@@ -22,8 +20,8 @@ def test_an_e_value_of_a_share_has_mean_one_on_the_border_and_less_below(
     border: float, seeds: int
 ) -> None:
     e = np.exp([share.log_e_above(s, seeds, border) for s in range(seeds + 1)])
-    on_border = stats.binom.pmf(np.arange(seeds + 1), seeds, border)
-    below = stats.binom.pmf(np.arange(seeds + 1), seeds, border - 0.1)
+    on_border = scipy.stats.binom.pmf(np.arange(seeds + 1), seeds, border)
+    below = scipy.stats.binom.pmf(np.arange(seeds + 1), seeds, border - 0.1)
     assert float(on_border @ e) == pytest.approx(1.0, rel=1e-9)
     assert float(below @ e) < 1.0
 
@@ -33,8 +31,8 @@ def test_a_share_is_the_mixture_that_it_says() -> None:
         density = 1 / math.sqrt(p * (1 - p))
         return density * (p / 0.9) ** 18 * ((1 - p) / 0.1) ** 1
 
-    above, _ = integrate.quad(ratio, 0.9, 1)
-    mass, _ = integrate.quad(lambda p: 1 / math.sqrt(p * (1 - p)), 0.9, 1)
+    above, _ = scipy.integrate.quad(ratio, 0.9, 1)
+    mass, _ = scipy.integrate.quad(lambda p: 1 / math.sqrt(p * (1 - p)), 0.9, 1)
     assert share.log_e_above(18, 19, 0.9) == pytest.approx(math.log(above / mass), rel=1e-6)
     assert share.log_e_below(1, 19, 0.1) == pytest.approx(share.log_e_above(18, 19, 0.9))
 
@@ -49,7 +47,7 @@ def test_what_underflows_is_still_a_bound() -> None:
     def ratio(p: float) -> float:
         return math.exp(5000 * (math.log1p(-p) - math.log(0.1))) / math.sqrt(p * (1 - p))
 
-    above, _ = integrate.quad(ratio, 0.9, 0.905, epsabs=0)
+    above, _ = scipy.integrate.quad(ratio, 0.9, 0.905, epsabs=0)
     mass = 2 * (math.asin(1) - math.asin(math.sqrt(0.9)))
     found = share.log_e_above(0, 5000, 0.9)
     assert found <= math.log(above / mass)
@@ -60,7 +58,7 @@ def test_the_interval_of_a_share_ends_where_the_evidence_does() -> None:
     low, high = share.interval(85, 100, 0.05)
     assert share.log_e_above(85, 100, low) == pytest.approx(math.log(40), abs=1e-3)
     assert share.log_e_below(85, 100, high) == pytest.approx(math.log(40), abs=1e-3)
-    exact = stats.binomtest(85, 100).proportion_ci(0.95, method="exact")
+    exact = scipy.stats.binomtest(85, 100).proportion_ci(0.95, method="exact")
     assert low < exact.low < exact.high < high, "it costs something to be valid at any time"
 
 
@@ -110,14 +108,16 @@ def test_values_at_the_bound_and_rounded_past_it_break_nothing() -> None:
 def test_a_t_test_is_the_mixture_of_noncentral_t_ratios() -> None:
     values = np.random.default_rng(1).normal(0.4, 1.0, 12)
     n = len(values)
-    t = float(stats.ttest_1samp(values, 0).statistic)
+    t = float(scipy.stats.ttest_1samp(values, 0).statistic)
 
     def weighted(effect: float) -> float:
-        density: float = stats.nct.pdf(t, n - 1, effect * math.sqrt(n)) * stats.norm.pdf(effect)
+        density: float = scipy.stats.nct.pdf(
+            t, n - 1, effect * math.sqrt(n)
+        ) * scipy.stats.norm.pdf(effect)
         return density
 
-    mixture, _ = integrate.quad(weighted, -6, 6)
-    expected = math.log(mixture / stats.t.pdf(t, n - 1))
+    mixture, _ = scipy.integrate.quad(weighted, -6, 6)
+    expected = math.log(mixture / scipy.stats.t.pdf(t, n - 1))
     assert student.log_e(values, 0.0) == pytest.approx(expected, rel=1e-5)
     assert student.log_e(1000 * values, 0.0) == pytest.approx(expected, rel=1e-5)
 
@@ -149,5 +149,5 @@ def test_e_bh_rejects_as_its_definition_says() -> None:
 
 def test_e_bh_of_inverse_p_values_rejects_no_more_than_bh() -> None:
     p = np.random.default_rng(4).beta(0.2, 2, 50)
-    by_bh = stats.false_discovery_control(p) <= 0.05
+    by_bh = scipy.stats.false_discovery_control(p) <= 0.05
     assert discoveries(list(-np.log(p)), 0.05) == by_bh.tolist()

@@ -1,0 +1,21 @@
+"""Both programs with all that their commands import: what forked processes begin with."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import pkgutil
+
+import axiom_client
+import axiom_server
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can be forked
+#: Modules that cannot be imported here, or that do something when they are.
+LEFT_OUT = ("windows_service", "__main__", "migrations")
+
+for package in (axiom_client, axiom_server):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not any(word in module.name for word in LEFT_OUT):
+            importlib.import_module(module.name)
+gc.freeze()
