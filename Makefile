@@ -1,20 +1,25 @@
-# Axiom: every command sets up what it needs, says what it does, and fails loudly.
+# Axiom: every target installs what it needs and stops at the first error.
 #
-#   make demo       the main job: server, experiments, agent, live display, session log
-#   make test       the tests                     make lint      ruff, mypy --strict, layers
-#   make fast       the pure tests and lint, without torch or the server's packages
-#   make science    every seed of every experiment (slow; runs are kept in .science-runs)
-#   make bench      every benchmark (slow)        make fuzz      100,000 inputs a target (slow)
-#   make attacks    on the sandbox, on bubblewrap's (which it needs), under GPUs' rules, in cohorts
-#   make gpu       the proof of GPU tasks on this machine's GPU, recorded in gpu-record.json
-#   make pages-check  the pages in chromium with axe-core and html-validate (npm)
-#   make fleet      simulated hosts on the real server: 1,000 for ten days, and attacks (SEEDS="1 2"; slow)
-#   make chaos      faults of every kind on real servers and agents (MINUTES=20 SEED=1; slow)
-#   make planted    are planted faults found by chaos and by the two cores together? (slow)
-#   make tuf-conformance SUITE=DIR   the suite of theupdateframework on the agent's metadata client (slow)
-#   make together   both pure cores over a lossy network, STEPS=1000000 (slow)
-#   make packages   deb and rpm in dist/          make docs      the site in site/, links checked
-#   make release    all that is published         make packages-test  built, linted, installed (slow)
+#   make demo             run server, experiments, agent and live display once; ends with a session log
+#   make fast             lint, and the tests that need neither torch nor the server's packages
+#   make test             all tests that are not slow; T=tests/sync runs one folder
+#   make lint             ruff, mypy --strict, import-linter
+#   make docs             the documentation in site/, links checked
+#   make packages         deb and rpm in dist/
+#   make release          everything that is published, in dist/
+#   make gpu              check GPU tasks on this machine's GPU; results in gpu-record.json
+#   make pages-check      the pages in chromium with axe-core and html-validate (needs npm)
+# Slow (minutes to hours):
+#   make science          every seed of every experiment; runs are kept in .science-runs
+#   make bench            every benchmark
+#   make attacks          attacks on each kind of sandbox: Landlock, bubblewrap, GPU, cohorts
+#   make fuzz             100,000 inputs for each decoder
+#   make fleet            1,000 simulated hosts for ten days on the real server; attacks (SEEDS="1 2")
+#   make chaos            faults of every kind in real servers and agents (MINUTES=20 SEED=1)
+#   make together         the agent's and the server's decisions over a lossy network (STEPS=1000000)
+#   make planted          check that `chaos` and `together` find bugs that are put in on purpose
+#   make tuf-conformance  the TUF conformance suite (SUITE=DIR, a checkout of it) on the agent's client
+#   make packages-test    build, lint and install the packages
 
 SHELL := /bin/sh
 VENV ?= .venv
@@ -48,7 +53,7 @@ $(VENV)/.dev-stamp: $(VENV)/.run-stamp
 	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev]'
 	@touch $@
 
-# A small environment of its own: what is pure must not need torch, a database or a web server.
+# A separate small environment, to test that pure code needs no torch, database or web server.
 $(FAST)/.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install python3" >&2; exit 1; }
 	@test -x $(FAST)/bin/python || $(PYTHON) packaging/make_venv.py $(FAST)
@@ -66,7 +71,7 @@ fast: $(FAST)/.stamp
 demo: $(VENV)/.run-stamp
 	$(BIN)/axiom-server demo --seconds $(SECONDS_DEMO)
 
-# Four at a time on two cores: a third of the tests' time is waiting. T=tests/sync runs one room.
+# Four tests at a time on two cores, since tests wait for a third of their time. T selects a folder.
 T ?= tests
 WORKERS ?= 4
 test: $(VENV)/.dev-stamp
@@ -97,11 +102,11 @@ BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard be
 bench: $(VENV)/.dev-stamp
 	@failed=; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \
-	done; test -z "$$failed" || { echo "make: these benchmarks did not run through:$$failed" >&2; exit 1; }
+	done; test -z "$$failed" || { echo "make: these benchmarks failed:$$failed" >&2; exit 1; }
 
 fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \
-		echo "== no atheris for this Python: nothing will be found by coverage" >&2
+		echo "== atheris has no wheel for this Python: fuzzing without coverage guidance" >&2
 	$(BIN)/python -W ignore -m tests.fuzz
 
 gpu: $(VENV)/.dev-stamp
@@ -130,12 +135,12 @@ $(VENV)/.packages-stamp: $(VENV)/.dev-stamp
 	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev,docs,packages]'
 	@touch $@
 
-# The suite is nobody's dependency: get github.com/theupdateframework/tuf-conformance by yourself.
+# The suite is not on PyPI: clone github.com/theupdateframework/tuf-conformance and name it in SUITE.
 tuf-conformance: $(VENV)/.dev-stamp
-	@test -d "$(SUITE)/tuf_conformance" || { echo "make: SUITE is to be a checkout of" \
+	@test -d "$(SUITE)/tuf_conformance" || { echo "make: SUITE must be a checkout of" \
 		"github.com/theupdateframework/tuf-conformance: make tuf-conformance SUITE=DIR" >&2; exit 1; }
 	@command -v faketime >/dev/null || { echo "make: install the program faketime" >&2; exit 1; }
-	@echo "== the suite's tests of metadata, on tests/trust/conformance_client.py"
+	@echo "== testing tests/trust/conformance_client.py with the suite's tests of metadata"
 	PYTHONPATH=$(CURDIR):$(SUITE) $(BIN)/python -m pytest -q -c /dev/null --rootdir $(SUITE) \
 		-p no:cacheprovider $(SUITE)/tuf_conformance \
 		--entrypoint "$(abspath $(BIN))/python $(CURDIR)/tests/trust/conformance_client.py" \
