@@ -150,7 +150,7 @@ class AgentRun(Struct, frozen=True, kw_only=True):
     ending: bool = False
 
 
-#: What an answer says of the identity that a request used.
+#: Values of ``SyncAnswer.identity``, about the identity that a request used.
 IDENTITY_UNCLEAR = "unclear"  # another run may be using it: nothing is granted or taken back yet
 IDENTITY_COPIED = "copied"  # another run is using it: join as a host of your own
 

@@ -143,7 +143,7 @@ class Agent:
         return snapshot(self.state, who, time.monotonic(), held_up=self.held_up, traffic=traffic)
 
     def ask_stop(self, reason: str) -> None:
-        """End in good order; when asked a second time, at once."""
+        """End in an orderly way; at once when called a second time."""
         hurry = self._stop_asked.is_set()
         self._stop_asked.set()
         self._notifier.stopping(reason)

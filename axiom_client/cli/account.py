@@ -15,7 +15,7 @@ app = typer.Typer(help="Open your account's pages.", no_args_is_help=True)
 @app.command("open")
 def open_(
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open it, or only print it.")
+        bool, typer.Option("--browser/--no-browser", help="Open the link, or only print it.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -41,14 +41,20 @@ def open_(
 
 
 def mode(
-    name: Annotated[str, typer.Argument(help='Name, such as "gaming"; "off" ends it.')] = "",
-    pause: Annotated[bool, typer.Option("--pause", help="No task runs.")] = False,
+    name: Annotated[
+        str, typer.Argument(help='Name, such as "gaming"; "off" ends the present mode.')
+    ] = "",
+    pause: Annotated[bool, typer.Option("--pause", help="Run no tasks.")] = False,
     drain: Annotated[bool, typer.Option("--drain", help="Finish tasks and take none.")] = False,
-    share: Annotated[str, typer.Option(help='Share of the cores, such as "25%".')] = "",
-    cores: Annotated[int | None, typer.Option(help="Number of cores.", min=0)] = None,
-    gpus: Annotated[int | None, typer.Option(help="Number of GPUs.", min=0)] = None,
-    hours: Annotated[str, typer.Option(help='Hours, such as "22:00-07:00".')] = "",
-    no_battery: Annotated[bool, typer.Option("--no-battery", help="Not on battery.")] = False,
+    share: Annotated[str, typer.Option(help='Largest share of the cores, such as "25%".')] = "",
+    cores: Annotated[int | None, typer.Option(help="Largest number of cores.", min=0)] = None,
+    gpus: Annotated[int | None, typer.Option(help="Largest number of GPUs.", min=0)] = None,
+    hours: Annotated[
+        str, typer.Option(help='Hours in which tasks run, such as "22:00-07:00".')
+    ] = "",
+    no_battery: Annotated[
+        bool, typer.Option("--no-battery", help="Run no tasks on battery power.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the modes, switch this host into one, or define one by its limits."""

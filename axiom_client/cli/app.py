@@ -246,7 +246,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command("try")
 def try_(
     file: Annotated[Path, typer.Argument(help="The experiment's script.")],
-    seed: Annotated[int | None, typer.Option(help="Seed of all its random numbers.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.", min=0)] = None,
     seeds: Annotated[
         str | None,
         typer.Option(metavar="1..8", help="Run these seeds and print the findings' verdicts."),
@@ -254,10 +254,10 @@ def try_(
     param: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
     budget: Annotated[float | None, typer.Option(help="Nominal seconds of work.", min=0)] = None,
     device: Annotated[str, typer.Option(help='"cpu", "gpu" or "gpu:1".')] = "cpu",
-    plot: Annotated[Path | None, typer.Option(help="File to draw its figures into.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Image file for its figures.")] = None,
     with_seed: Annotated[
         list[int] | None,
-        typer.Option(help="Further seed for the same process; may be repeated.", min=0),
+        typer.Option(help="Further seed, run in the same process; may be repeated.", min=0),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

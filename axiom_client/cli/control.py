@@ -55,7 +55,7 @@ def resume(gpu: Gpu = None, as_json: AsJson = False) -> None:
 def drain(
     reason: Annotated[str, typer.Option(help="Reason, shown to you and the project.")] = "",
     then: Annotated[
-        str, typer.Option("--then", help="What follows: exit, pause or stay.", metavar="WHAT")
+        str, typer.Option("--then", help="What to do then: exit, pause or stay.", metavar="WHAT")
     ] = "stay",
     deadline: Annotated[
         str,

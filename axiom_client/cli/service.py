@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Run the agent as a service in the 
 
 System = Annotated[
     bool,
-    typer.Option("--system", help="For the whole computer, not for you; needs root."),
+    typer.Option("--system", help="For the whole computer, not only for your user; needs root."),
 ]
 
 
@@ -36,7 +36,9 @@ def find_service(system: bool, platform: str = sys.platform) -> Service:
         )
     if platform == "win32":
         return _windows()
-    raise ServiceProblem(f"no service support for {platform}; run it by hand: axiom-client run")
+    raise ServiceProblem(
+        f"services are not supported on {platform}; run the agent by hand: axiom-client run"
+    )
 
 
 def _windows() -> Service:

@@ -56,7 +56,7 @@ def _is_count(text: str) -> bool:
 
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX:
-        raise ValueError(f"must be a text of at most {TEXT_CHARACTERS_MAX} characters")
+        raise ValueError(f"must be text of at most {TEXT_CHARACTERS_MAX} characters")
     return value
 
 
@@ -103,7 +103,7 @@ def _read_kept(value: Any) -> list[str]:
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """One key of the configuration. ``about`` is what the template says of it."""
+    """One key of the configuration. ``about`` is its description, as in the template."""
 
     name: str
     default: Scalar
@@ -120,7 +120,7 @@ KEYS = (
     Key(name="cpu.share", default="100%", read=read_share,
         about="Share of the cores to use. Tasks always run at the lowest priority."),
     Key(name="cpu.cores", default=0, read=_read_count,
-        about="Largest number of cores to use; 0: no limit beside cpu.share."),
+        about="Largest number of cores to use; 0: no limit other than cpu.share."),
     Key(name="cpu.rest_above", default="0%", read=read_share,
         about="Pause while other programs use more than this share of the processor; 0%: never."),
     Key(name="cpu.temperature_max", default=0, read=read_temperature,
@@ -299,7 +299,7 @@ def _refuse_unknown(environment: Mapping[str, str], flags: Mapping[str, Scalar])
         if variable.startswith(sections) and variable not in variables:
             near = difflib.get_close_matches(variable, sorted(variables), n=1, cutoff=0.0)[0]
             raise UnknownKey(
-                f"the environment variable {variable} stands for no key; did you mean {near}?"
+                f"the environment variable {variable} belongs to no key; did you mean {near}?"
             )
     for name in flags:
         find_key(name, "--set")

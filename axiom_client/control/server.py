@@ -67,7 +67,7 @@ class ControlledAgent(Protocol):
         """The agent's present state, for people and programs."""
 
     def ask_stop(self, reason: str) -> None:
-        """End in good order."""
+        """End in an orderly way."""
 
     def reload(self) -> str:
         """Read the configuration again; returns what is wrong with it, or an empty string."""

@@ -81,7 +81,7 @@ class HostView(Struct, frozen=True, kw_only=True):
 
 
 class AccountView(Struct, frozen=True, kw_only=True):
-    """What the owner's account and the chosen mode set beside the config, in words.
+    """The settings of the owner's account and of the chosen mode, in words.
 
     set       who set ``limits`` and when: "set by your account on 2026-11-27"; empty: nothing
     refused   the config (account.control) keeps the account's settings out

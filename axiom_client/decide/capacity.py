@@ -14,7 +14,7 @@ from axiom_client.decide.model import Limits, Load, Pause, Slot
 from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_protocol.text import counted
 
-GPU_TASKS = 2  # largest number of tasks on one GPU unless gpu.tasks says otherwise
+GPU_TASKS = 2  # largest number of tasks on one GPU unless gpu.tasks sets another
 
 
 class Room(Struct, frozen=True, kw_only=True):

@@ -207,7 +207,7 @@ class AbortRequested(_Event, frozen=True, kw_only=True):
 
 
 class StopRequested(_Event, frozen=True, kw_only=True):
-    """The agent must end: in good order the first time, at once when asked again (``hurry``)."""
+    """The agent must end: in an orderly way, or at once (``hurry``), as on a second request."""
 
     reason: str
     hurry: bool = False

@@ -30,7 +30,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """The volunteer's limits: the part of the configuration that decisions need."""
 
     cpu_share: float = 1.0  # of the cores this process may use
-    cpu_cores: int = 0  # largest number of cores; 0: no limit beside cpu_share
+    cpu_cores: int = 0  # largest number of cores; 0: no limit other than cpu_share
     memory_share: float = 0.75  # of the host's memory, for all tasks together
     memory_keep_free: float = 0.0  # for other programs: bytes, or below 1 a share of the memory
     disk_bytes: int = 10_000_000_000  # for all tasks together
@@ -44,7 +44,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     while_in_use: bool = True  # run while somebody uses the host
     on_battery: bool = False
     schedule: list[Span] = []  # hours of the week; empty: always
-    exclusive: list[str] = []  # programs beside which no task runs
+    exclusive: list[str] = []  # programs; no task runs while one of them does
     buffer_seconds: float = 300.0  # duration of the tasks kept waiting for each slot
     origins: dict[str, str] = {}  # who set a limit that is not the config's, by its key
 

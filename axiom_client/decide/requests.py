@@ -84,7 +84,7 @@ def abort_requested(builder: StepBuilder, event: e.AbortRequested) -> None:
 
 
 def stop_requested(builder: StepBuilder, event: e.StopRequested) -> None:
-    """Stop in good order; when asked a second time, at once."""
+    """Stop in an orderly way; at once on a second request."""
     stop(builder, event.reason, hurry=event.hurry or builder.state.stop is not None)
 
 

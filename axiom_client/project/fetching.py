@@ -35,17 +35,19 @@ LIMITS = UpdaterConfig(
 )
 
 
-class _Named(msgspec.Struct):
+class _MetaFile(msgspec.Struct):
     version: int
 
 
-class _Signed(msgspec.Struct):
+class _SignedPart(msgspec.Struct):
     version: int
-    meta: dict[str, _Named] = {}
+    meta: dict[str, _MetaFile] = {}
 
 
-class _Versioned(msgspec.Struct):
-    signed: _Signed
+class _Metadata(msgspec.Struct):
+    """The version numbers in a timestamp or a snapshot."""
+
+    signed: _SignedPart
 
 
 class FastForward(exceptions.RepositoryError):
@@ -132,10 +134,10 @@ class HttpFetcher(FetcherInterface):
 def _check_not_ahead(file: str, data: bytes) -> None:
     """Raise FastForward for a version in the future; python-tuf checks everything else."""
     try:
-        signed = msgspec.json.decode(data, type=_Versioned).signed
+        signed = msgspec.json.decode(data, type=_Metadata).signed
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    version = max([signed.version, *(named.version for named in signed.meta.values())])
+    version = max([signed.version, *(file.version for file in signed.meta.values())])
     if version > time.time() + AHEAD_SECONDS_MAX:
         raise FastForward(f"{file} has version {version}, a time in the future")
 

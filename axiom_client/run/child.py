@@ -190,7 +190,7 @@ def _member_line(member: int, result: Any, bytes_max: int) -> bytes:
         if isinstance(result, Exception):
             raise result
         return encode_result(_encode_result(result, bytes_max), member)
-    except Exception as error:  # noqa: BLE001  whatever the experiment put there
+    except Exception as error:  # noqa: BLE001  the experiment may return any exception
         return encode_failure(*_explain(error), member)
 
 

@@ -159,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
         arrays = [archive[f"a{i}"] for i in range(len(archive.files) - 1)]
     state = _decode(tree, arrays)
     if not isinstance(state, dict):
-        raise CheckpointError("it does not hold a table")
+        raise CheckpointError("its state is not a table")
     return state
 
 
