@@ -101,7 +101,7 @@ def _should_ask_now(state: AgentState, capacity: Capacity) -> bool:
         return False
     reports_wait = state.reports_since < NEVER
     if reports_wait and not has_running(state):
-        return False  # the report is to be sent again later, and the request goes with it
+        return False  # the report is sent again later, and the same request asks for work
     return bool(capacity.cpu_slots_free or capacity.gpu_slots_free) or not reports_wait
 
 

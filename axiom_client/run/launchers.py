@@ -142,7 +142,7 @@ class Zygote:
             data = b""
         if not data:
             self._loop.remove_reader(self._socket.fileno())
-            self.kill()  # a zygote that closes its socket and stays has failed
+            self.kill()  # a zygote that runs on without its socket has failed
             return
         message = msgspec.json.decode(data, type=ZygoteMessage)
         if isinstance(message, Ready):

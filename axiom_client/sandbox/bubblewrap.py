@@ -40,8 +40,8 @@ def wrap(
         *binds,
         "--bind", policy.folder, policy.folder,
         *(word for path in policy.folders for word in ("--bind", path, path)),
-        "--remount-ro", "/dev",  # otherwise its shm would be memory that no limit counts,
-        "--remount-ro", "/",  # and so would the root file system
+        "--remount-ro", "/dev",  # otherwise /dev/shm and the root file system
+        "--remount-ro", "/",  # would be memory that no limit counts
         "--chdir", policy.folder,
         *(() if info_descriptor is None else ("--info-fd", str(info_descriptor))),
         "--",
