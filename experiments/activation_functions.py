@@ -24,7 +24,7 @@ the rescaled curve should do as well as tanh, and the sigmoid should do well in 
 # title = "Activation functions in a deep net"
 # question = "Does a deep net of sigmoids fail to learn because they saturate, or by their slope?"
 # rationale = [
-#   "Confirmed in the log; here with the control that separates two explanations.",
+#   "An earlier session log confirmed it; here a control separates the two explanations.",
 #   "The same weights, data and batches for every activation: differences are paired.",
 #   "The gradient's decay over layers is measured beside accuracy: the mechanism and its effect.",
 # ]

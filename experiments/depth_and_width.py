@@ -25,8 +25,8 @@ after training.
 # title = "Depth against width: linear pieces along a line"
 # question = "Does the number of linear pieces grow with units, or exponentially with depth?"
 # rationale = [
-#   "Confirmed in the log as depth against width; here as a count that theory predicts.",
-#   "Exact counting: no grid of points, no threshold on a slope.",
+#   "An earlier session log confirmed it; here theory predicts a number, the count of pieces.",
+#   "Pieces are counted exactly, without a grid of points or a threshold on a slope.",
 #   "The sawtooth net shows what the count would be if depth did multiply pieces.",
 # ]
 # references = [

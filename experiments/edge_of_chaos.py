@@ -29,9 +29,9 @@ to show that the measurement finds another value where the true one is different
 # title = "The edge of chaos"
 # question = "Is a net of forty layers trainable only near the sigma_w where chi = 1?"
 # rationale = [
-#   "Confirmed in the log; here the place is predicted by theory first, and then measured.",
-#   "Depth is told from scale by training shallow nets with the same weights.",
-#   "Weights, biases and batches are the same draw at every sigma_w, so that arms are paired.",
+#   "An earlier session log confirmed it; here theory predicts the scale before it is measured.",
+#   "Shallow nets with the same weights separate the effect of depth from that of scale.",
+#   "Every sigma_w has the same draw of weights, biases and batches, so that arms are paired.",
 # ]
 # references = [
 #   "Poole et al. 2016, Exponential expressivity through transient chaos, arXiv:1606.05340",

@@ -33,8 +33,8 @@ Controls: permuted targets at the same learning rate; the untrained net; steps b
 # title = "The eigenspectrum of weights after one gradient step"
 # question = "Does what a step learns show as outliers, as many and where random matrices say?"
 # rationale = [
-#   "Named as confirmed in the log; two direct attempts at counting outliers showed nothing.",
-#   "One step from a random matrix is the case that theory covers: a number to be wrong about.",
+#   "An earlier session log named it confirmed, but two direct counts of outliers found none.",
+#   "Theory covers one step from a random matrix, so it predicts numbers that can be refuted.",
 #   "Complements rank dynamics: what compresses rank begins as a spike outside the bulk.",
 # ]
 # references = [

@@ -34,7 +34,7 @@ here because the target has low rank (Atanasov, Bordelon & Pehlevan 2022, ICLR).
 # title = "Lazy and rich phases over width and output scale"
 # question = "At which width and output scale does training change the features of a network?"
 # rationale = [
-#   "Says when 'networks learn features' is true, which the rank and simplicity findings presume.",
+#   "Shows when networks learn features, as the rank and simplicity findings presume.",
 #   "The lazy phase has exponents known from theory, so the measurement tests itself.",
 #   "Training to a fixed loss removes the confound of training time from every comparison.",
 #   "Small nets by manual gradients: a map of 54 cells costs seconds on one core.",

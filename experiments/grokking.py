@@ -31,9 +31,9 @@ frequencies has about a quarter of the power by chance.
 # title = "Grokking modular addition"
 # question = "Does test accuracy rise long after training accuracy, and does weight decay cause it?"
 # rationale = [
-#   "Confirmed in the log; here with the controls that tell a rule learnt late from a rule learnt.",
+#   "An earlier session log confirmed it; here controls separate learning late from learning.",
 #   "The smallest task that groks: 529 pairs, one hidden layer, gradients by hand.",
-#   "What was learnt is read from the weights, and not only from accuracy.",
+#   "The weights themselves show what was learnt; accuracy alone would not.",
 # ]
 # references = [
 #   "Power et al. 2022, Grokking: generalization beyond overfitting, arXiv:2201.02177",

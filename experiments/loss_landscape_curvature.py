@@ -28,8 +28,8 @@ of the result.
 # title = "Loss-landscape curvature and the noise of SGD"
 # question = "At equal training loss, is the Hessian's top eigenvalue lower where lr/B is higher?"
 # rationale = [
-#   "Confirmed in the log; here at equal loss, which the log's comparison did not hold.",
-#   "Equal ratios of other rates and batches are the control that tells noise from step size.",
+#   "An earlier session log confirmed it, but not at equal loss, as it is tested here.",
+#   "Equal ratios lr/B at other rates are the control that separates noise from step size.",
 #   "Complements SAM and progressive sharpening: a third thing that sets curvature.",
 # ]
 # references = [

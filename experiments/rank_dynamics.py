@@ -11,7 +11,7 @@ against -36.6 %) and a monotone fall of weights and representations alike.
 The test. Nine configurations (three depths, three learning rates) each train two networks on the
 same minibatches. Both start from the *same* random draw, once with standard deviation 0.05 and
 once at He's sqrt(2 / fan_in). The measure is the stable rank, |W|_F^2 / |W|_2^2: a soft count of
-the directions that matter. It does not see scale, and a ReLU network without biases is
+the directions that matter. It does not depend on scale, and a ReLU network without biases is
 homogeneous, so both arms start at exactly the same ranks, in every layer and representation. Any
 later difference is an effect of the scale.
 
@@ -45,8 +45,8 @@ What the test refutes:
 #   the change depend on the scale of initialisation?"""
 # rationale = [
 #   """\
-#   Two arms from one random draw, small and He scale: the stable rank does not see scale, so both \
-#   start at the same ranks and only training can part them.""",
+#   Two arms from one random draw, small and He scale: the stable rank does not depend on scale, \
+#   so both start at the same ranks and only training can separate them.""",
 #   """\
 #   Weights, representations and centred representations are reported apart, because they move \
 #   differently.""",

@@ -47,7 +47,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
 #   "Links rank dynamics to the confirmed lottery ticket: both say that few directions suffice.",
-#   "Random masks of equal size and untrained weights separate the effect of training from trivia.",
+#   "Random masks of equal size and untrained weights show what is not due to training.",
 #   "Ticket, re-initialised and random nets see the same batches, so differences are paired.",
 #   "Manual gradients, five nets in one batched product: six rounds cost seconds on one core.",
 # ]
@@ -77,7 +77,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # about = "standard deviation of the cluster centres, in units of that within a cluster"
 #
 # [tool.axiom.result]
-# valid = { kind = "flag", about = "fits and generalises; rewound; masks and new weights as told" }
+# valid = { kind = "flag", about = "fits and generalises; rewound; masks and new weights as set" }
 # configs_done = { kind = "integer", min = 1, about = "trials: a task and its six rounds" }
 # dense_accuracy = { min = 0, max = 1, atol = 2e-4 }
 # untrained_accuracy = { min = 0, max = 1, atol = 2e-4 }

@@ -33,8 +33,8 @@ What a fair test does not confirm; these are declared as findings, so that the d
 # question = "Does SAM end flatter than SGD, and is it more accurate at the same cost?"
 # rationale = [
 #   "Second version: fixed seeding. Every arm shares weights and batches, and the seed sets both.",
-#   "Cross-validates SAM against SGD over hosts: no data had accumulated from the first version.",
-#   "Complements loss-landscape curvature: here flatness is sought and not found by the way.",
+#   "Cross-validates SAM against SGD over hosts, since the first version has left no data.",
+#   "Complements loss-landscape curvature, where flatness is a side effect and not the aim.",
 #   "SAM's second gradient is charged for: SGD gets as many gradients.",
 # ]
 # references = [

@@ -26,9 +26,9 @@ shuffling does not always find a bias for one.
 # title = "Simplicity bias"
 # question = "Of two coordinates that predict the class alike, does a net use only the simpler?"
 # rationale = [
-#   "Confirmed in the log; here with proof that the feature not used could have been learnt.",
+#   "An earlier session log confirmed it; here a control shows that the net can learn both.",
 #   "Shuffling one coordinate is a test of use that needs no assumption about the net.",
-#   "Bears on rank compression: a simple feature is one direction.",
+#   "Relevant to rank compression: a simple feature is one direction.",
 # ]
 # references = [
 #   "Shah et al. 2020, The pitfalls of simplicity bias in neural networks, arXiv:2006.07710",

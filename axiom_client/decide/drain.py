@@ -38,7 +38,7 @@ def deadline_passed(state: AgentState) -> bool:
 
 
 def drain_reason(state: AgentState) -> str:
-    """Who drains this host (a person at it, the account or a mode), in words; empty: nobody."""
+    """What drains this host, in words: a person at it, the account or a mode; else empty."""
     return state.drain.reason if state.drain is not None else drained_by(state)
 
 

@@ -165,7 +165,7 @@ class RunningTask:
         return (self.ended is not None or self.parent_gone) and self._open_ends == 0
 
     def output_tail(self) -> str:
-        """The end of what it printed."""
+        """The last part of the task's output."""
         return self._tail.decode(errors="replace").strip()
 
     def close(self) -> None:

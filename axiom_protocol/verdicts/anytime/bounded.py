@@ -25,7 +25,7 @@ def log_e_above(values: np.ndarray, low: float, mean: float) -> float:
     if mean <= low:  # only a constant at the bound has such a mean
         return math.inf if mean < low or bool(np.any(values > low)) else 0.0
     returns = np.maximum((values - mean) / (mean - low), -1.0)  # rounding may exceed the bound
-    with np.errstate(divide="ignore"):  # whoever bets everything has nothing left at the bound
+    with np.errstate(divide="ignore"):  # a gambler that bets all loses all at the bound
         wealth = np.log1p(np.outer(FRACTIONS, returns)).sum(axis=1)
     return float(np.logaddexp.reduce(wealth)) - math.log(len(FRACTIONS))
 
