@@ -98,7 +98,7 @@ def _tasks_reloaded(builder: StepBuilder, event: e.TasksReloaded) -> None:
 
 
 def _recall_incident(builder: StepBuilder, incident: Incident | None) -> None:
-    """Log what went wrong, and let displays show it, until INCIDENT_SECONDS have passed."""
+    """Log an earlier incident and keep it for displays, until INCIDENT_SECONDS have passed."""
     if incident is None:
         return
     if builder.state.wall - incident.wall > INCIDENT_SECONDS:
@@ -137,7 +137,7 @@ def _renumber(builder: StepBuilder, before: list[GpuFacts], after: list[GpuFacts
 
 
 def _differs(a: HostFacts, b: HostFacts) -> bool:
-    """Whether facts other than the free disk space differ, which changes all the time."""
+    """Whether any fact differs, except the free disk space, which changes all the time."""
     return bool(
         msgspec.structs.replace(a, disk_free_bytes=0)
         != msgspec.structs.replace(b, disk_free_bytes=0)

@@ -123,8 +123,10 @@ def _slot_reason(slot: Slot, usable_cores: int, idle: str) -> str:
 
 
 def _cores_with_memory(state: AgentState, room: Room) -> int:
-    """Usable cores for which there is memory; all when a task was passed over, whose reason says
-    more."""
+    """The number of usable cores that also have memory.
+
+    All usable cores if a task was passed over, because its reason is then shown instead.
+    """
     if "cpu" in allocation_now(state).passed_over:
         return len(room.cpu)
     return cores_with_memory(state.tasks, state.bundles, room)

@@ -155,7 +155,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     message: str = ""  # while stopping: what its report will say
     outcome: Outcome | None = None
     report_bytes: int = 0
-    cohort: int = 0  # number of its cohort's first task, which names the process; 0: no cohort
+    cohort: int = 0  # ID of its first task, which also identifies the process; 0: no cohort
     cohort_size: int = 1
 
     @property

@@ -183,7 +183,7 @@ def handle_answer(builder: StepBuilder, answer: SyncAnswer) -> list[int]:
 
 
 def _give_up_identity(builder: StepBuilder) -> None:
-    """End this run: the folder is a copy of another agent's, to whom its tasks belong."""
+    """End this run: the folder is a copy, and its tasks belong to the original's agent."""
     builder.state.exited = True
     builder.do(c.Exit(reason="this folder is a copy of another agent's", fault="copied"))
 

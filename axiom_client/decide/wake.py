@@ -1,4 +1,4 @@
-"""Sets the timer for the next time at which something must be decided even without an event."""
+"""Sets the timer to the next time when the agent must decide something without another event."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from axiom_client.sandbox.policy import Policy
 CHANNEL_DESCRIPTOR = 3
 PROGRESS_INTERVAL_SECONDS = 0.2  # between two progress lines of a correct child
 COHORT_PROGRESS_INTERVAL_SECONDS = 2.0  # the same for each member of a cohort
-#: A child may send this much progress at once, and then this much a second, twenty times what a
-#: correct child sends.
+#: A child may send this much progress at once and then this much a second: twenty times as much
+#: as a correct child sends.
 PROGRESS_BYTES_FREE = 100_000
 PROGRESS_BYTES_PER_SECOND = 1_000
 #: The agent reads a child's channel this many times at once, and then only this many times a

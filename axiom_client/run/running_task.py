@@ -150,7 +150,7 @@ class RunningTask:
         return self._until(now if self._paused_at is None else min(now, self._paused_at))
 
     def slot_seconds(self) -> float:
-        """Elapsed time, plus standstills of this task alone, in which it still held its slot."""
+        """Elapsed time plus the standstills of this task alone, when it still held its slot."""
         return self.elapsed_seconds() + self._stopped_seconds
 
     def _until(self, at: float) -> float:

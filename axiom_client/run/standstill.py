@@ -13,7 +13,7 @@ import os
 from msgspec import Struct
 
 TICK_SECONDS = 1.0  # between samples while tasks run
-GAP_SECONDS = 3.0  # between samples, from which on a standstill is likely: busy hosts delay less
+GAP_SECONDS = 3.0  # between samples; a longer gap is no delay of a busy host
 RATE_MIN = 0.05  # CPU seconds a second; from a task that uses less, nothing can be inferred
 STOPPED = frozenset({"T", "t"})  # by a signal, by a debugger: proc_pid_stat(5)
 

@@ -15,7 +15,7 @@ VENDORS: dict[str, Vendor] = {vendor.BACKEND: vendor for vendor in (nvidia, rocm
 
 
 def present(root: Path = ROOT) -> list[Vendor]:
-    """Vendors of which this host may have a GPU: driver files exist, or the system has none."""
+    """Vendors whose GPUs this host may have: their driver files exist, or the system needs none."""
     return [
         vendor
         for vendor in VENDORS.values()
