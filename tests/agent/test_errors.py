@@ -17,7 +17,7 @@ def every(kind: type[errors.AxiomError] = errors.AxiomError) -> Iterator[type[er
             yield from every(below)
 
 
-def test_every_error_is_in_the_tree_that_is_drawn() -> None:
+def test_every_error_is_in_the_documented_tree() -> None:
     assert errors.__doc__ is not None
     for kind in every():
         assert kind.__name__ in errors.__doc__

@@ -83,6 +83,6 @@ REPORT = {"task_id": 1, "outcome": "success", "elapsed_seconds": 1, "cpu_seconds
         (messages.HostFacts, {"name": "h", "os": "o", "architecture": "a", "cpu_cores": 0}),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_door(message: type, broken: dict[str, Any]) -> None:
+def test_impossible_values_are_refused_when_decoded(message: type, broken: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(json.dumps(broken), type=message)

@@ -258,7 +258,7 @@ def test_a_host_that_holds_plenty_asks_for_nothing(
     assert str(row["host_id"]) not in filled["hosts"]
 
 
-def test_a_container_of_one_and_a_half_cores_is_given_one(
+def test_a_container_with_one_and_a_half_cores_gets_one_task(
     tmp_path: Path, project: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = tmp_path / "cgroup"

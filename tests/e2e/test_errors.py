@@ -58,7 +58,7 @@ def test_address_of_something_else(agent: Program) -> None:
     assert "Axiom" in said
 
 
-def test_address_that_is_none(agent: Program) -> None:
+def test_an_invalid_address(agent: Program) -> None:
     assert "not a URL" in refused(agent, "attach", "nonsense")
 
 
@@ -116,6 +116,6 @@ def test_experiment_that_is_not_published(project: Server) -> None:
     assert "short_walk" in said
 
 
-def test_folder_that_is_no_project(tmp_path: Path) -> None:
+def test_a_folder_that_holds_no_project(tmp_path: Path) -> None:
     empty = Server(name="axiom-server", folder=tmp_path, variable="AXIOM_SERVER_DIR")
     assert "axiom-server init" in refused(empty, "status")

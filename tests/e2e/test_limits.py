@@ -99,7 +99,7 @@ def test_an_address_is_counted_for_all_else_and_known_hosts_there_go_on(project:
         assert other.get("/healthz").status_code == 200
 
 
-def test_joining_is_counted_apart(project: Server) -> None:
+def test_joining_has_separate_limits(project: Server) -> None:
     with behind_a_proxy(project, "192.0.2.5") as client:
         answers = [join(client) for _ in range(JOIN_BURST + 3)]
         assert [a.status_code for a in answers[:JOIN_BURST]] == [201] * JOIN_BURST
@@ -192,7 +192,7 @@ def test_a_head_without_end_is_ended(project: Server) -> None:
         assert drip(endless, b"X: " + b"a" * 8000 + b"\r\n") < 15
 
 
-def test_an_answer_that_nobody_reads_is_let_go(project: Server) -> None:
+def test_an_answer_that_is_not_read_is_dropped(project: Server) -> None:
     """Thousands of requests in a row on one connection, and not a byte of an answer taken."""
     with connected(project) as deaf:
         deaf.settimeout(0.5)
@@ -206,7 +206,7 @@ def test_an_answer_that_nobody_reads_is_let_go(project: Server) -> None:
 
 
 @pytest.mark.parametrize("closing", [b"", b"Connection: close\r\n"])
-def test_one_long_answer_that_nobody_reads_is_let_go(project: Server, closing: bytes) -> None:
+def test_one_long_answer_that_is_not_read_is_dropped(project: Server, closing: bytes) -> None:
     """More than the kernel buffers of one answer, with no other request after it."""
     long = project.folder / "bundles" / "targets" / "long.bin"
     long.write_bytes(bytes(32 << 20))
@@ -236,7 +236,7 @@ def test_one_address_does_not_take_all_connections(project: Server) -> None:
         assert httpx.get(f"{project.url}/healthz", trust_env=False).is_success
 
 
-def test_after_all_this_the_server_is_well(project: Server) -> None:
+def test_the_server_is_healthy_after_these_attacks(project: Server) -> None:
     def at_rest() -> bool:
         assert project.process is not None
         sockets = [c for c in _connections(project) if c == "ESTABLISHED"]

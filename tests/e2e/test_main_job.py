@@ -89,7 +89,7 @@ def running(agent: Program) -> list[object]:
     return [task for task in tasks if task["state"] == "running"]
 
 
-def test_killed_server_costs_the_agent_nothing(
+def test_a_killed_server_loses_no_work_of_the_agent(
     server: Server, agent: Program, held_walk: Path
 ) -> None:
     server.run("publish", str(held_walk))

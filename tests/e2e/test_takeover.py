@@ -208,7 +208,7 @@ def test_a_newer_journal_is_left_alone_with_a_clear_message(tmp_path: Path) -> N
     assert journal.exists(), "only an agent that starts puts it aside"
 
 
-def test_keys_that_nobody_knows_are_named(project: Server, tmp_path: Path) -> None:
+def test_unknown_keys_are_named(project: Server, tmp_path: Path) -> None:
     config = project.folder / "project.toml"
     config.write_text(config.read_text() + "\n[telepathy]\nrange = 1\n")
     assert "telepathy" in project.run("deploy", "short_walk", "--count", "1", code=4)

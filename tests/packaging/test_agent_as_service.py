@@ -105,7 +105,7 @@ def test_reload_takes_up_the_configuration_and_survives_a_broken_one(
 
 
 @pytest.mark.slow
-def test_a_hung_loop_stops_its_signs_of_life(
+def test_a_hanging_loop_stops_its_watchdog_notifications(
     server: Server, agent: Program, manager: Manager
 ) -> None:
     """SIGSTOP is a hang that no code can hide; systemd would kill and start it again."""

@@ -86,7 +86,7 @@ def test_reports_sent_again_later_are_acknowledged_and_count_once(project: Serve
     assert project.value("SELECT sum(amount) FROM credit") == 8
 
 
-def test_what_a_host_lost_goes_back_to_the_queue_at_once(project: ServerProject) -> None:
+def test_tasks_that_a_host_lost_are_queued_again_at_once(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host()
     seeds = {grant.seed for grant in host.sync().grants}
@@ -108,7 +108,7 @@ def test_an_expired_lease_returns_and_a_late_report_still_counts(project: Server
     assert project.value("SELECT count(*) FROM results") == 1
 
 
-def test_what_a_host_runs_without_a_lease_is_cancelled(project: ServerProject) -> None:
+def test_tasks_that_a_host_runs_without_a_lease_are_cancelled(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host()
     held = host.sync().grants
@@ -118,7 +118,7 @@ def test_what_a_host_runs_without_a_lease_is_cancelled(project: ServerProject) -
     assert answer.cancelled == sorted(g.task_id for g in held)
 
 
-def test_a_buffer_is_what_the_host_asks_for_and_no_more(project: ServerProject) -> None:
+def test_a_host_gets_the_buffer_that_it_asks_for_and_no_more(project: ServerProject) -> None:
     project.deploy("short_walk", count=200)
     host = project.host(cores=4)
     host.sync(buffer_seconds=10.0)  # at 1 s a task: 40 beyond what runs
@@ -147,7 +147,7 @@ def test_limits_of_a_user(postgres: str) -> None:
         assert (len(one.held), len(two.held)) == (4, 1)
 
 
-def test_a_host_that_fails_is_fed_one_task_at_a_time(project: ServerProject) -> None:
+def test_a_host_that_fails_gets_one_task_at_a_time(project: ServerProject) -> None:
     project.deploy("short_walk", count=100)
     host = project.host(cores=16)
     host.sync()

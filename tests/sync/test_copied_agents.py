@@ -57,7 +57,7 @@ def test_a_copy_takes_nothing_and_cancels_nothing(project: ServerProject) -> Non
     assert states(project) == {"leased": 4}
 
 
-def test_what_a_copy_reports_ends_no_task_of_the_original(project: ServerProject) -> None:
+def test_reports_of_a_copy_end_no_task_of_the_original(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host(cores=4)
     original = Run(host, "original")

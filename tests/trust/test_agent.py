@@ -94,7 +94,7 @@ def messages(project: TakenOver) -> dict[int, str]:
     return {task_id: reports[0].message for task_id, reports in project.reports.items()}
 
 
-def test_it_runs_nothing_but_what_staff_signed_and_have_not_withdrawn(
+def test_only_signed_versions_that_are_not_withdrawn_run(
     project: TakenOver, volunteer: Volunteer
 ) -> None:
     old = project.publish(script("1.0.0"))

@@ -66,7 +66,7 @@ def lint(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_each_wall_that_is_broken_is_reported(scratch: Path) -> None:
+def test_each_forbidden_import_is_reported(scratch: Path) -> None:
     untouched = lint(scratch)
     assert untouched[0] == 0, untouched[1]
     for importer, imported in BREACHES:

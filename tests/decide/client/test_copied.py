@@ -19,7 +19,7 @@ def test_a_copy_ends_its_run_and_reports_and_cancels_nothing() -> None:
     assert of(commands, c.StopTask) == []
 
 
-def test_while_it_is_unclear_tasks_go_on_and_nothing_is_asked_in_a_hurry() -> None:
+def test_while_identity_is_unclear_tasks_continue_and_syncs_are_not_hurried() -> None:
     world = World()
     world.answer(grant(1))
     world.fetched()

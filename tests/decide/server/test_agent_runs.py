@@ -35,7 +35,7 @@ class Line:
         return decision.verdict
 
 
-def test_a_copy_beside_its_original_waits_and_is_then_told() -> None:
+def test_a_copy_waits_and_is_then_recognised() -> None:
     line = Line()
     assert [line.hear("a", 1), line.hear("b", 1), line.hear("b", 2)] == [
         "accepted", "waiting", "waiting",
@@ -44,7 +44,7 @@ def test_a_copy_beside_its_original_waits_and_is_then_told() -> None:
     assert [line.hear("b", 3), line.hear("a", 3), line.hear("b", 4)] == ["copy", "accepted", "copy"]
 
 
-def test_a_request_that_the_original_had_sent_before_proves_nothing() -> None:
+def test_a_delayed_request_of_the_original_proves_nothing() -> None:
     line = Line()
     line.hear("a", 7)
     line.hear("b", 1)
@@ -93,7 +93,7 @@ def test_a_copy_of_unknown_place_waits_too() -> None:
     assert line.hear("b", 1, "") == "waiting"
 
 
-def test_several_copies_are_all_told() -> None:
+def test_several_copies_are_all_recognised() -> None:
     line = Line()
     line.hear("a", 1)
     for name in "bcd":
@@ -102,7 +102,7 @@ def test_several_copies_are_all_told() -> None:
     assert [line.hear(name, 2) for name in "bcd"] == ["copy"] * 3
 
 
-def test_what_is_remembered_is_bounded_and_holds_the_current_run() -> None:
+def test_the_remembered_runs_are_bounded_and_include_the_current_one() -> None:
     line = Line()
     line.hear("a", 1)
     for number in range(5 * RUNS_MAX):

@@ -28,7 +28,7 @@ def test_a_host_cannot_have_worked_longer_than_its_slots() -> None:
     assert accepted.allowance_seconds == 0
 
 
-def test_nothing_is_saved_up_while_nothing_is_held() -> None:
+def test_no_allowance_accumulates_without_tasks() -> None:
     assert allowance_after(1000.0, 4, 3600.0, False) == 0.0
 
 

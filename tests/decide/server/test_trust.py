@@ -60,7 +60,7 @@ def test_what_becomes_of_a_workunit(
     assert (decision.requeue, decision.attempt) == (again, next_attempt)
 
 
-def test_failures_count_until_a_success_and_not_while_spared() -> None:
+def test_failures_count_until_a_success_except_of_a_stopped_experiment() -> None:
     assert retry.count_failures(2, "failed", False, experiment_stopped=False) == 3
     assert retry.count_failures(2, "failed", False, experiment_stopped=True) == 2
     assert retry.count_failures(2, "cancelled", False, experiment_stopped=False) == 2
@@ -98,14 +98,14 @@ def test_one_bad_host_does_not_stop_an_experiment() -> None:
     assert watchdog.watch(recent) is None
 
 
-def test_one_bad_host_and_a_stray_fault_of_two_others_do_not_stop_it_either() -> None:
+def test_one_bad_host_and_single_faults_of_others_do_not_stop_an_experiment() -> None:
     recent = [RecentTask(account_id=1, fault=True, ratio=0.0)] * 4
     recent += [RecentTask(account_id=account, fault=True, ratio=0.0) for account in (2, 3)]
     recent += [RecentTask(account_id=2 + i % 4, fault=False, ratio=1.0) for i in range(44)]
     assert watchdog.watch(recent) is None
 
 
-def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
+def test_a_few_broken_hosts_do_not_stop_an_experiment_that_others_still_compute() -> None:
     """They fail at once, and honest hosts need hours: the first results are all theirs."""
     recent = [
         RecentTask(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
@@ -118,7 +118,7 @@ def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     assert not watchdog.blames_accounts(alarm, recent, ())
 
 
-def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
+def test_broken_hosts_with_the_newest_results_do_not_stop_an_experiment() -> None:
     """Near the end of a deployment: the newest results are theirs, for the others have no work."""
     recent = [RecentTask(account_id=i % 4, fault=True, ratio=0.0) for i in range(9)]
     recent += [RecentTask(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
@@ -132,7 +132,7 @@ def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_b
     )
 
 
-def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
+def test_hosts_that_end_tasks_at_once_do_not_stop_an_experiment() -> None:
     recent = [
         RecentTask(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1)
         for i in range(40)
