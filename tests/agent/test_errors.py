@@ -1,4 +1,4 @@
-"""The agent's errors: drawn, documented, and each with a code of its own."""
+"""The agent's errors: each is in the tree of errors.py and documented, with its own exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal survives crashes, keeps reports until told, and says when the disk is full."""
+"""The journal survives crashes, keeps reports until acknowledged, and reports a full disk."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_file_that_is_no_journal_is_named(path: Path) -> None:
 
 
 def test_a_kill_leaves_only_whole_decisions(path: Path) -> None:
-    """Each write holds a task and its report; a kill at any time may not part them."""
+    """Each write holds a task and its report; a kill at any time must not separate them."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""The journal's share in keeping acknowledged results, on a real SQLite file."""
+"""The journal keeps acknowledged results, on a real SQLite file."""
 
 from __future__ import annotations
 

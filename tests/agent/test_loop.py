@@ -27,7 +27,7 @@ def agent(tmp_path: Path) -> Iterator[AgentProcess]:
 
 
 def once(project: SmallProject) -> bool:
-    """Whether every report arrived exactly once, as told apart from being sent again unanswered."""
+    """Whether every report arrived exactly once, not counting repeats of unanswered requests."""
     return all(len(found) == 1 for found in project.reports.values())
 
 
@@ -72,7 +72,7 @@ def test_a_killed_agent_repeats_running_tasks_and_leaves_no_process(
         agent.ok("attach", url)
         agent.start()
         wait_for("a task to run", lambda: agent.tasks("running"))
-        family = agent.family()
+        family = agent.processes()
         agent.kill()
         assert not still_running(family, 5)
         assert agent.tasks("queued")  # the journal has them; the dead agent's socket is no obstacle
@@ -207,7 +207,7 @@ def test_detach_gives_everything_back_and_forgets(
 def test_a_full_disk_delays_the_agent_and_nothing_is_lost(
     project: SmallProject, agent: AgentProcess
 ) -> None:
-    """A limit on the size of files stands for the disk: the journal cannot be written any more."""
+    """A limit on file sizes simulates the full disk: the journal can no longer be written."""
     ids = project.deploy(project.publish(), 40)
     with served(project) as url:
         agent.ok("attach", url)

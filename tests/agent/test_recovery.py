@@ -1,4 +1,4 @@
-"""A damaged journal is put aside, and what can be read of it is saved and reported."""
+"""A damaged journal is put aside, and its readable rows are saved and reported."""
 
 from __future__ import annotations
 

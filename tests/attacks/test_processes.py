@@ -1,4 +1,4 @@
-"""Attacks on other processes, and on the process's own bounds."""
+"""Attacks on other processes, and on the task's own limits."""
 
 from __future__ import annotations
 

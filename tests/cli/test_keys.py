@@ -1,4 +1,4 @@
-"""The commands of those who hold the keys, as processes: a project whose keys are taken offline."""
+"""The commands for signing keys, as processes: a project whose keys are taken offline."""
 
 from __future__ import annotations
 

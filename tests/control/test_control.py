@@ -1,4 +1,4 @@
-"""Steering a running agent through its socket: pause, resume, drain, abort, reload; why idle."""
+"""Control a running agent through its socket: pause, resume, drain, abort, reload, idle reasons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_pause_stops_the_processes_and_says_why(agent: AgentProcess) -> None:
     before = agent.json("tasks")["tasks"][0]["elapsed_seconds"]
     agent.ok("pause", "--for", "2h")
     wait_for("the pause", lambda: agent.tasks("paused"))
-    stopped = [p for p in agent.family() if p.status() == psutil.STATUS_STOPPED]
+    stopped = [p for p in agent.processes() if p.status() == psutil.STATUS_STOPPED]
     assert stopped
     status = agent.json("status")
     assert status["state"] == "paused"

@@ -1,6 +1,6 @@
-"""What of the Windows pipe can be tried elsewhere: its name, and answers put together from pieces.
+"""The parts of the Windows pipe that can be tested on other systems: names, answers in pieces.
 
-multiprocessing's connections behave alike everywhere, so a real pair of them stands at both ends.
+multiprocessing's connections behave the same on all systems, so a real pair of them is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bad days with real programs: a folder is copied, a server is restored from an older backup."""
+"""Real programs after an agent's folder was copied, and a server restored from an older backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: one line saying what happened and what to do next, a documented code, no trace."""
+"""Bad input gives one line that says what to do, and a documented exit code; no traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refused(program: Program, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """A project that is not served; what is refused leaves it as it was, so one does for all."""
+    """A project that is not served; refused commands do not change it, so all tests share it."""
     return programs.server(tmp_path_factory.mktemp("refusals"))
 
 

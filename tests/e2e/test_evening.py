@@ -95,8 +95,8 @@ def test_filled_hosts_are_not_filled_again(evening: dict[str, Any]) -> None:
     assert evening["deploy_after_import"]["workunits"] == 0
 
 
-#: The log of that evening, as its people wrote it, but for one wrong figure: 473 x 5 is 2,365, as
-#: its own total of 4,696 has it.
+#: The log of that evening as written by its staff, with one wrong figure corrected: 473 x 5 is
+#: 2,365, which agrees with its own total of 4,696.
 ORIGINAL = " ".join((FIXTURES / "session-log-2026-03-02.txt").read_text().split()).replace(
     f"473 results {TIMES} 5 credit = 2,350", f"473 results {TIMES} 5 credit = 2,365"
 )
@@ -104,7 +104,7 @@ HEADINGS = (
     "SESSION SUMMARY", "CREDIT AWARDED", "EXPERIMENTS DEPLOYED", "NEW EXPERIMENT",
     "KEY SCIENTIFIC FINDINGS", "NEXT STEPS",
 )  # fmt: skip
-#: Section -> what it says in figures, as an expression with groups.
+#: Section -> a regular expression whose groups are the figures in it.
 FIGURES = {
     "SESSION SUMMARY": (
         r"([\d,]+) results reviewed and credited \(([\d,]+) total credit\)",

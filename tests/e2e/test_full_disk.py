@@ -1,4 +1,4 @@
-"""A full disk, for real: a folder on a small tmpfs in a mount namespace of the test's own."""
+"""A real full disk: a folder on a small tmpfs, in a mount namespace of the test."""
 
 from __future__ import annotations
 

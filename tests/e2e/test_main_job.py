@@ -1,4 +1,4 @@
-"""The main job end to end: publish, deploy, attach, run, review; what a crash may not change."""
+"""The main workflow end to end: publish, deploy, attach, run, review, also with crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staff's commands as processes: looking, steering, backing up; and one line for each error."""
+"""Staff commands as processes: inspection, management, backups; and one line for each error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 0.1.0 left behind is taken over: its project, its agents, and its agents' requests."""
+"""Data of 0.1.0 are taken over: its project, its agents, and its agents' requests."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_bundles_lie_where_agents_of_0_1_0_look(project: Server) -> None:
             assert httpx.get(project.url + path).status_code == 200, path
 
 
-# --- what is newer still --------------------------------------------------------------------------
+# --- data of a newer version ----------------------------------------------------------------------
 
 
 def test_a_newer_database_is_left_alone_with_a_clear_message(project: Server) -> None:

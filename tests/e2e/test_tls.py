@@ -1,4 +1,4 @@
-"""A server that speaks TLS itself, as the operator's page shows it, and an agent that checks it."""
+"""A server with its own TLS certificate, as in the operator's page, and an agent that checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every request that was ever a finding, and a short run of the fuzzer, against a real server."""
+"""Replay every request that was a finding, and run the fuzzer shortly, against a real server."""
 
 from __future__ import annotations
 

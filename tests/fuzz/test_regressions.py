@@ -1,4 +1,4 @@
-"""Every input that was ever a finding, and a short run of each fuzzer."""
+"""Replay every input that was a finding, and run each fuzzer shortly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPUs: which are ours, through which nodes one is driven, what a GPU's task sees; when to look."""
+"""GPUs: which may be used, their device nodes, what a GPU task sees, and when they are searched."""
 
 from __future__ import annotations
 

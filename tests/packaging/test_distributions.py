@@ -1,4 +1,4 @@
-"""The wheel and the sdist contain what they should and nothing else; the wheel stands alone."""
+"""The wheel and the sdist contain the expected files and no others; the wheel runs on its own."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Every command line that README and docs/ show is run, page by page, as a reader would type it.
+"""Run every command line in README and docs/, page by page, as a reader would type it.
 
-A page is one shell session in a scratch home. ``https://project.example`` is a project of the
-test's, ``axiom-server serve`` gets a free port, and ``experiments/`` holds a short experiment under
-each name, so that a page takes seconds. What runs until it is stopped runs in the background.
-Blocks that need root, a package manager or another machine are marked in the page; how many there
-may be is a test of its own.
+A page is one shell session in a temporary home. ``https://project.example`` is a project of the
+test, ``axiom-server serve`` gets a free port, and ``experiments/`` holds a short experiment under
+each name, so that a page takes seconds. Commands that do not end on their own run in the
+background. Blocks that need root, a package manager or another machine are marked in the page;
+another test limits their number.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NAMED = {
     # e2e/test_tls.py, with a certificate of its own and a port that needs no root
     "axiom-server serve --host 0.0.0.0 --port 443 --certificate fullchain.pem --key privkey.pem",
 }  # fmt: skip
-#: What stands for the words in capitals, and for what a reader would have at hand.
+#: Replacements for words in capitals, and for files that a reader would have.
 FILLED = {
     "[--param name=value] [--budget S] [--plot out.png] [--json]": "--param walks=50 --budget 1",
     "FILE --seed N": "experiments/rank_dynamics.py --seed 1",

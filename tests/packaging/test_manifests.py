@@ -1,4 +1,4 @@
-"""Containers, cluster files and shell scripts, judged by the linters of their trades."""
+"""Containers, cluster files and shell scripts, checked by linters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def lint(program: str, *words: str | Path) -> None:
-    """Run a linter of the dev extra; it must be content."""
+    """Run a linter of the dev extra; it must find nothing."""
     path = PROGRAMS / program
     if not path.exists():
         pytest.skip(f"{program} is not installed (extra dev)")
@@ -105,7 +105,7 @@ def test_the_shipped_web_server_configuration_hides_the_metrics() -> None:
 
 
 def test_no_shipped_configuration_trusts_a_forwarded_address() -> None:
-    """An operator names the web server in project.toml; nothing does it for him."""
+    """Only the operator may name the web server, in project.toml."""
     for file in PACKAGING.rglob("*.*"):
         for line in file.read_text(errors="replace").splitlines():
             assert line.lstrip().startswith("#") or "proxies" not in line, (file, line)

@@ -1,4 +1,4 @@
-"""What `publish` refuses after trying it for real, and what it takes from runs made elsewhere."""
+"""The dry runs of `publish`: what is refused, and which recorded runs are accepted."""
 
 from __future__ import annotations
 

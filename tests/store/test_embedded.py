@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: one cluster for many commands, nothing left behind, safe to kill."""
+"""The embedded PostgreSQL: one cluster for many commands, no process left, safe to kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from axiom_server.store.embedded import EmbeddedPostgres, choose_socket_folder
 
 WAIT_SECONDS = 60.0
 
-#: A user of the cluster in a process of its own: it says when it has opened, and holds on.
+#: A process that uses the cluster: it prints a line when it has opened it, and keeps it open.
 USER = """
 import sys, time
 from pathlib import Path

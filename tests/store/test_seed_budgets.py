@@ -1,4 +1,4 @@
-"""A budget of seeds: issued where it decides most, ended when all is decided; the real database."""
+"""Seed budgets on the real database: issued where seeds decide most, until all is decided."""
 
 from __future__ import annotations
 

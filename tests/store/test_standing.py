@@ -1,4 +1,4 @@
-"""What strangers may hold and judge, on a real PostgreSQL."""
+"""What new accounts may hold and judge, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cancelled(task_id: int) -> Report:
 
 
 def lie(host: Host) -> None:
-    """Report everything in hand, with a number that is another host's as well."""
+    """Report all tasks in hand with one false number, which other dishonest hosts report too."""
     host.project.later(60)
     host.sync([host.success(g, exponent=0.9 + g.seed * 1e-4) for g in host.held.values()], cpu=0)
 

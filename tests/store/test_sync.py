@@ -43,7 +43,7 @@ def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
 
 
 def test_a_request_that_was_overtaken_takes_nothing_back(project: ServerProject) -> None:
-    """A server that stood still finds it when the agent has long gone on."""
+    """As when a server that was stopped processes a request after newer ones."""
     project.deploy("short_walk", count=10)
     host = project.host(cores=4)
     host.sync(request_id="run-000001")
@@ -408,7 +408,7 @@ def test_deploying_again_after_the_first_is_fetched_adds_nothing(project: Server
 def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
     project: ServerProject,
 ) -> None:
-    """The plan for any number of them: an index on exactly what is asked for."""
+    """The query plan for any number of workunits uses an index on exactly the wanted ones."""
     project.deploy("short_walk", count=5_000)
     project.publish(name="short_walk", version="1.0.1")
     project.execute("UPDATE versions SET state = 'active'")

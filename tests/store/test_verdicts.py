@@ -1,4 +1,4 @@
-"""Which results and seeds a review judges by: on the real database, through the real sync."""
+"""The results and seeds by which a review judges, on the real database with the real sync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests: one embedded cluster a run, a database of its own for each test."""
+"""PostgreSQL for tests: one embedded cluster for a run, and one database for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run small scripts through the real pool, as tests of run/ and sandbox/ need it."""
+"""Run small scripts through the real pool, for tests of run/ and sandbox/."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def with_pool(
     background: bool = False,
     hide_gpus: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run ``use`` with a pool of its own; nothing of it is left afterwards."""
+    """Run ``use`` with a new pool, which is closed afterwards."""
 
     async def body() -> Any:
         recorder = Recorder(prefer, background=background, hide_gpus=hide_gpus)

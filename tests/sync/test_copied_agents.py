@@ -1,4 +1,4 @@
-"""Two agents with one identity, on a real PostgreSQL: nobody's work is touched for the other's."""
+"""Two agents with one identity, on a real PostgreSQL: neither affects the other's tasks."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_facts_of_a_copy_do_not_replace_the_original_ones(project: ServerPro
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once(project: ServerProject) -> None:
-    """Also with an empty journal: what it forgot is queued again at once."""
+    """Also with an empty journal: tasks that it no longer has are queued again at once."""
     project.deploy("short_walk", count=8)
     host = project.host(cores=4)
     Run(host, "one", "here").sync()

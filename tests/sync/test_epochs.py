@@ -87,7 +87,7 @@ def test_task_numbers_are_never_given_out_again(
 def test_a_report_without_its_work_is_asked_for_again(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
-    """Of an agent that hears of the new epoch only in the answer."""
+    """The agent learns of the new epoch only from the answer."""
     host, grants, reports = lost
     assert host.sync(reports, cpu=0, epoch="before").acknowledged == []
     answer = host.sync(again(grants, reports), cpu=0, epoch="before")

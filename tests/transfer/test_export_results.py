@@ -1,4 +1,4 @@
-"""Results as a table: what is in it, and the query that the documentation gives."""
+"""Exported results: their columns, and the query in the documentation."""
 
 from __future__ import annotations
 

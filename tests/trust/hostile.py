@@ -1,4 +1,4 @@
-"""A project with real keys, and a web server on loopback that may lie about its bundles."""
+"""A project with real keys, and a web server on loopback that can serve forged bundles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def script(version: str = "1.0.0", name: str = "short_walk", remark: str = "") -
 
 
 class Project:
-    """Keys and bundles of a project, as its staff have them."""
+    """The keys and bundles of a project."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class TakenOver(SmallProject):
-    """A project whose server obeys an attacker; the staff's keys are still theirs."""
+    """A project whose server an attacker controls; the staff's keys are not stolen."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -1,6 +1,6 @@
 """Each attack of TUF's specification 1.5.2, by a hostile server, against a host's bundle store.
 
-Each is refused, logged with its name, and the host goes on with what it has.
+Each is refused and logged with its name, and the host continues with its cached bundles.
 """
 
 from __future__ import annotations
@@ -575,7 +575,7 @@ def test_withdrawn_sources_leave_the_cache(
 def test_damaged_metadata_on_disk_is_fetched_again(
     store: BundleStore, tmp_path: Path, server: HostileServer, walk: Published, damage: str
 ) -> None:
-    """A power cut is no attack: whatever the host had stored, but its pin, may be torn."""
+    """After a power cut, every stored file except the pinned root may be damaged."""
     get(store, walk)
     folder = tmp_path / "host"
     pin = folder / "pinned.root.json"
@@ -592,7 +592,7 @@ def test_damaged_metadata_on_disk_is_fetched_again(
 def test_files_are_flushed_to_disk_before_they_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HostileServer
 ) -> None:
-    """Else a power cut leaves an empty pin, and the host refuses everything for ever."""
+    """Otherwise a power cut could leave an empty pinned root, and the host would refuse all."""
     synced: list[str] = []
     fsync, replace = os.fsync, os.replace
 

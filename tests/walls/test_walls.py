@@ -1,4 +1,4 @@
-"""Walls that hold: each forbidden import is planted in a scratch copy, and import-linter names it.
+"""The import rules are enforced: import-linter reports each forbidden import in a scratch copy.
 
 All are planted at once, since each run reads the whole project.
 """

@@ -1,4 +1,4 @@
-"""Signing in to an account's pages: what a thief, a guesser and another site cannot do."""
+"""The account's pages: sign-in, and attacks by stolen or guessed secrets and by other sites."""
 
 from __future__ import annotations
 

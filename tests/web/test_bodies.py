@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in bytes and values, decoded once, whole numbers as JSON has them."""
+"""Request bodies: limited in bytes and values, and whole numbers written as JSON allows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_body_is_decompressed_within_its_limits() -> None:
 
 
 def test_a_body_is_decompressed_only_when_it_is_complete() -> None:
-    """A body that is held open costs what was sent, not what it would become."""
+    """An unfinished body uses only the bytes sent, not its decompressed size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = packer.compress(b" " * 10_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
     budget = BodyBudget()

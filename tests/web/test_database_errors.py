@@ -1,4 +1,4 @@
-"""What clients are told when the database does not answer: that, and not the database's words."""
+"""Clients learn that the database does not answer, but not the database's own message."""
 
 from __future__ import annotations
 

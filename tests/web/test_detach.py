@@ -1,4 +1,4 @@
-"""A host that has detached: its token is worth nothing, whichever agent it was."""
+"""The token of a detached host is revoked, for agents of any version."""
 
 from __future__ import annotations
 

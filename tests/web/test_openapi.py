@@ -1,4 +1,4 @@
-"""The server against its own description, by schemathesis: what it promises is what it does."""
+"""The server behaves as its OpenAPI description says, tested by schemathesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Staff's pages: behind a key of their own, and what is done there is done as by the commands."""
+"""The staff pages: they need a staff key, and their actions equal those of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an account may do to a host: less than the host's own config allows, never more."""
+"""Settings of an account can only lower what a host's own configuration allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole agent, as tables of events and the commands they lead to."""
+"""The agent's decisions: events and the commands that follow from them."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_refused_bundle_fails_its_tasks_only() -> None:
 
 
 def test_bundle_is_verified_anew_after_an_hour_and_a_withdrawn_one_runs_no_more() -> None:
-    """A server that is taken over grants an old version that this host once fetched."""
+    """A compromised server grants an old version that this host once fetched."""
     world = World(facts(cores=1)).working(1)
     world.wait(3700)
     world.answer(grant(2))

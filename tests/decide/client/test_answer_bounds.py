@@ -1,4 +1,4 @@
-"""An answer of any size: what is kept, waited for and shown stays within bounds."""
+"""Answers of any size: the tasks, waits and texts taken from them are limited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host facts and limits -> slots, each unusable one with a reason; and how much is asked for."""
+"""Usable slots from host facts and limits, reasons for unusable ones, and how much is requested."""
 
 from __future__ import annotations
 

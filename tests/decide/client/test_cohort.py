@@ -1,4 +1,4 @@
-"""The agent and cohorts: which tasks share a process, and what becomes of each."""
+"""The agent and cohorts: which tasks share a process, and how each of them ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the agent does when the server says that its folder may be another agent's copy."""
+"""The agent's behaviour when the server says that it may be a copy of another agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acknowledged results are kept for a server that loses them, within bounds."""
+"""Acknowledged results are kept, within limits, in case the server is restored from a backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds in every life of an agent, whatever the order of events."""
+"""Properties that hold for an agent in any order of events."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check(state: AgentState) -> None:
 
 
 def check_gpus(state: AgentState, room: Room, running: list[TaskState]) -> None:
-    """No GPU has more tasks, shares or memory promised than it has."""
+    """No GPU is assigned more tasks, shares or memory than it has."""
     on_gpu = [(t, needs_of(t, state.bundles)) for t in running if needs_of(t, state.bundles).gpus]
     usable = {slot.index: slot for slot in room.gpu}
     for task, needs in on_gpu:

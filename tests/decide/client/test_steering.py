@@ -1,5 +1,5 @@
-"""When work may run, and what people ask for: hours across midnight, drains with an end, one GPU's
-pause, limits that change under way, runs that end by themselves."""
+"""Conditions and commands: hours across midnight, drains with a deadline, the pause of one GPU,
+limits that change while tasks run, and runs that end on their own."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_drain_s_deadline_holds_after_a_restart() -> None:
     assert [stop.task_id for stop in of(commands, c.StopTask)] == [1]
 
 
-# --- work in hand while everything rests ----------------------------------------------------------
+# --- tasks in hand while everything is paused -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_gpu_that_vanishes_costs_its_task_no_report() -> None:
     assert world.phases() == {1: "running", 2: "queued"}  # until a GPU is free for it
 
 
-# --- limits that change under way -----------------------------------------------------------------
+# --- limits that change while tasks run -----------------------------------------------------------
 
 
 def test_new_limits_apply_at_once() -> None:
@@ -253,7 +253,7 @@ def test_the_value_that_a_new_limit_needs_is_measured_at_once() -> None:
     assert [look.programs for look in of(commands, c.MeasureLoad)] == [["steam"]]
 
 
-# --- runs that end by themselves ------------------------------------------------------------------
+# --- runs that end on their own -------------------------------------------------------------------
 
 
 def fail(world: World) -> list[c.Command]:

@@ -1,4 +1,4 @@
-"""Why: for every idle slot and every paused task one reason that a person understands."""
+"""Reasons: every idle slot and every paused task has exactly one, in words for people."""
 
 from __future__ import annotations
 

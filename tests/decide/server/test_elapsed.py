@@ -1,4 +1,4 @@
-"""What is believed of claimed elapsed seconds."""
+"""How much of the claimed elapsed seconds is accepted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_no_allowance_accumulates_without_tasks() -> None:
     st.lists(st.tuples(st.floats(0.1, 500), st.integers(0, 64)), min_size=1, max_size=20),
 )
 def test_an_honest_host_is_believed(slots: int, syncs: list[tuple[float, int]]) -> None:
-    """However its syncs and reports fall: tasks that fit its slots are credited in full."""
+    """Whatever the times of its syncs and reports: tasks that fit its slots count in full."""
     allowance, unspent = 0.0, 0.0
     for seconds, finished in syncs:
         allowance = allowance_after(allowance, slots, seconds, True)

@@ -1,4 +1,4 @@
-"""Numbers of tasks and bounds of what is recovered, decided without a database."""
+"""Task numbers of an epoch, and limits on recovered results."""
 
 from __future__ import annotations
 

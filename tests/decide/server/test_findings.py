@@ -74,7 +74,7 @@ def test_invalid_runs_and_other_parameters_do_not_count() -> None:
 def test_if_most_runs_fail_their_gates_the_others_are_no_evidence(
     failing: int, verdict: str
 ) -> None:
-    """The few seeds that a broken script gets through its gates are those that chance favours."""
+    """The few runs of a broken script that pass its gates are a biased selection."""
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
     runs += [sample(1000 + i, 0.0, valid=0) for i in range(failing)]
     assert judge(MEAN, runs).verdict == verdict
@@ -241,7 +241,7 @@ def issued(states: dict[SeedState, range], batch: int = 1) -> list[IssuedSeed]:
 
 
 def test_lost_seeds_are_in_the_denominator() -> None:
-    """Where failing seeds never report, those that do are a choice: all of them meet."""
+    """If failing seeds never report, the reporting ones are a selection: all meet the criterion."""
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
     assert judge(MEAN, runs).verdict == "confirmed"
     planned = issued({"reported": range(ENOUGH), "lost": range(ENOUGH, ENOUGH + 15)})

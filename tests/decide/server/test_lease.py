@@ -1,4 +1,4 @@
-"""Room on a host, quotas of pools, lengths of leases."""
+"""Free slots of a host, shares of pools, and lengths of leases."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_limits_on_hosts_that_get_less_work(
 
 @pytest.mark.parametrize("cores", [1, 4])
 def test_a_host_that_fails_repeatedly_gets_one_task_at_a_time(cores: int) -> None:
-    """Also where all there is takes several cores: else it could never succeed again."""
+    """Also if all work needs several cores; otherwise the host could never succeed again."""
     room = lease.room(LeasePolicy(), replace(HOST, failing=2, gpus=0), FREE, "", 60)
     assert "one at a time" in room.reason
     pools = [replace(POOL, version_id=n, cpu_cores=cores) for n in (1, 2)]

@@ -1,4 +1,4 @@
-"""Rates: a burst at once, then the steady rate, whatever the pattern and however many ask."""
+"""Rate limits: a burst at once, then the steady rate, for any pattern and any number of keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who judges whom: standing is earned, one account has one vote, and claims count for nothing."""
+"""Standing: it is earned, each account has one vote, and a host's claims do not raise it."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_three_newcomers_or_two_with_a_judge_must_agree() -> None:
 
 
 def test_three_colluding_newcomers_never_refute_one() -> None:
-    """The margin is three, and the one they are against has his own vote."""
+    """The margin is three, and the account that they disagree with has a vote too."""
     honest, evil = opinions(0.5), opinions(0.9, 0.9, 0.9, first=10)
     assert verdict(honest, evil) == ("disputed", 0)
     assert verdict(honest, evil, opinions(0.5, 0.5, first=20)) == ("disputed", 0)

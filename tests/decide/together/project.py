@@ -1,7 +1,7 @@
-"""The server's decisions on a store in memory: the same rules, transactions as whole as SQL's.
+"""The server's decisions with a store in memory, whose transactions are atomic like SQL's.
 
-Judging reports, taking back leases and choosing work is the server's own code; what is here is only
-what its tables and statements would do.
+Evaluating reports, ending leases and choosing work is the server's own code. This module only
+replaces its tables and statements.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SYNC_SECONDS = 60.0
 
 @dataclass
 class Workunit:
-    """One computation to be made. ``waits``: in the queue, as which attempt; 0: it does not."""
+    """A workunit. ``waits``: number of the attempt for which it is queued; 0: not queued."""
 
     workunit_id: int
     version_id: int
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass
 class Project:
-    """One project. ``holds(host, task)``: whether a host will still report a task, truly."""
+    """One project. ``holds(host, task)``: whether a host really will still report a task."""
 
     holds: Callable[[int, int], bool]
     now: float = 0.0
@@ -99,7 +99,7 @@ class Project:
     # --- one sync, one transaction ----------------------------------------------------------------
 
     def sync(self, host_id: int, request: SyncRequest) -> SyncAnswer:
-        """What is true when its transaction has committed, and its answer."""
+        """Run one sync as a transaction; returns the answer."""
         host = self.hosts[host_id]._replace(now=self.at)
         sync = HostSync(host=host, request=request, tasks=self._tasks_of(host_id, request))
         changes = evaluate_sync(self.catalogue, ReplicationPolicy(), StandingPolicy(), sync)
