@@ -30,7 +30,7 @@ def may_mount() -> bool:
 
 
 def mount(folder: Path, size: str) -> None:
-    """An empty disk of its own for a folder."""
+    """Mount a new, empty disk on a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if may_mount():
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)

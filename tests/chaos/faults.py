@@ -172,7 +172,7 @@ def kill_server(run: Run) -> Heal | None:
     if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
         return None
     server.kill()
-    return Heal(0, lambda: None)  # whatever keeps services starts it
+    return Heal(0, lambda: None)  # Site.keep_services starts it again
 
 
 @fault

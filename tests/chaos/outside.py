@@ -12,7 +12,7 @@ from typing import Any
 from tests.chaos.experiments import POISON
 from tests.chaos.site import Agent, Site
 
-ATTEMPTS_MAX = 6  # of a workunit that fails by itself, the retry policy's own bound
+ATTEMPTS_MAX = 6  # of a workunit that always fails; the limit of the retry policy
 END_SECONDS = 20.0  # for processes to be gone when both programs have ended
 JOURNAL_BYTES_MAX = 8_000_000
 LOG_BYTES_MAX = 4_000_000

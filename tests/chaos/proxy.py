@@ -25,7 +25,7 @@ Trouble = Literal[
 _Trouble = Callable[["Link", bytes, asyncio.StreamWriter], Awaitable[bool]]
 
 HEAD_BYTES_MAX = 1 << 16
-ANSWER_SECONDS_MAX = 150.0  # a stopped server goes on after seconds
+ANSWER_SECONDS_MAX = 150.0  # a stopped server continues after some seconds
 HTML = b"<html><head><title>Sign in</title></head><body>Welcome to the hotel</body></html>"
 
 
@@ -116,7 +116,7 @@ class Proxy:
                 await writer.wait_closed()
 
     async def _pass_on(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection may go on."""
+        """Answer one request; returns whether the connection stays open."""
         trouble = link.fault.draw(self._rng)
         if trouble is not None:
             self.troubles[trouble] = self.troubles.get(trouble, 0) + 1

@@ -50,7 +50,7 @@ class Agent:
     clock: Path
     host_id: int = 0
     busy: str = ""
-    wanted: bool = True  # should run; whatever keeps services would start it again
+    wanted: bool = True  # should run; keep_services starts it again
     exits: list[int] = field(default_factory=list)
     losses_ignored: list[tuple[float, float]] = field(
         default_factory=list
@@ -126,7 +126,7 @@ class Site:
 
     @property
     def owns_postgres(self) -> bool:
-        """Whether PostgreSQL is an operator's, so that nobody else starts it again."""
+        """Whether PostgreSQL is the operator's, so that no server starts it again."""
         return self.server_count > 1
 
     @property
@@ -215,7 +215,7 @@ class Site:
     # --- commands ---------------------------------------------------------------------------------
 
     def ask(self, program: Program, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command, whatever it answers."""
+        """Run a command, whatever its exit code."""
         return finished(*program.command(*words))
 
     def staff_does(self, *words: str, tries: int = 20) -> str:

@@ -34,7 +34,7 @@ class Staff:
 
 @pytest.fixture
 def staff(tmp_path: Path) -> Staff:
-    """A new project, with its keys still beside it."""
+    """A new project, with its keys in its folder."""
     made = Staff(tmp_path / "project")
     made("init", made.folder)
     return made

@@ -97,7 +97,7 @@ def test_each_config_set_is_logged_once(agent: AgentProcess) -> None:
     agent.environment.pop("AXIOM_CPU_CORES")
     for value in ("false", "true"):
         agent.ok("config", "set", "gpu.enabled", value)
-    agent.ok("pause")  # answered after the file watch has told the agent twice
+    agent.ok("pause")  # answered after the file watch has notified the agent twice
     wait_for("the pause", lambda: agent.tasks("paused"))
     assert agent.ok("log").count("the changed configuration is in use") == 2
 

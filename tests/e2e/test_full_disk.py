@@ -17,7 +17,7 @@ WALK = FIXTURES / "experiments" / "short_walk.py"
 
 
 class SmallDisk:
-    """A process in a namespace of its own that holds a small tmpfs at ``folder``."""
+    """A process in a separate mount namespace, with a small tmpfs at ``folder``."""
 
     def __init__(self, folder: Path, size: str) -> None:
         self.folder = folder

@@ -49,7 +49,7 @@ def test_fill_idle_before_any_host_waits_for_the_first(server: Server, agent: Pr
     server.run("publish", str(WALK))
     early = server.json("deploy", "short_walk", "--fill-idle")
     assert (early["workunits"], early["standing"]) == (0, True)
-    server.json("deploy", "short_walk", "--fill-idle")  # asked for twice, filled once
+    server.json("deploy", "short_walk", "--fill-idle")  # requested twice, filled once
 
     agent.run("attach", server.url)
     agent.run("run", "--until-idle", "--no-display")

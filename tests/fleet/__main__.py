@@ -1,4 +1,4 @@
-"""``python -m tests.fleet --seed 1``: the simulated fleet, on a PostgreSQL of its own."""
+"""``python -m tests.fleet --seed 1``: run the simulated fleet on a new PostgreSQL."""
 
 from __future__ import annotations
 

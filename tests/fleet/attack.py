@@ -41,7 +41,8 @@ CONFIG = Config(
     serve=ServeConfig(sync_seconds=HOUR, idle_sync_seconds=HOUR, round_seconds=1800.0),
     deploy=DeployConfig(live_minutes=180.0),
 )
-#: True numbers lie between 0.3 and 0.7, false ones above 0.75: it takes many of them to turn this.
+#: True numbers lie between 0.3 and 0.7, false ones above 0.75: to change its verdict, many false
+#: ones are needed.
 FINDING = Finding(
     name="below", claim="The number is small", field="exponent", criterion=Criterion(below=0.6),
     min_share=0.5,
@@ -81,7 +82,7 @@ class Figures:
     returned: int = 0  # false results
     accepted: int = 0  # ... that count as validated in the end
     validated: int = 0
-    waiting: int = 0  # results that nobody has confirmed yet
+    waiting: int = 0  # results that are not confirmed yet
     worst: float = 0.0
     honest_quarantined: int = 0
     honest_refuted: int = 0  # results of honest hosts

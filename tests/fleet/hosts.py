@@ -60,7 +60,9 @@ class SimulatedHost:
     rng: random.Random
     due: float
     pace: float = 1.0
-    turning_at: float = 0.0  # when it dies, breaks, forgets, begins to lie
+    turning_at: float = (
+        0.0  # when it dies, breaks, loses its journal, or begins to return false results
+    )
     buffer_seconds: float = 0.0
     host_id: int = 0
     running: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # heaps: (end, task)
@@ -144,7 +146,7 @@ class SimulatedHost:
             while heap and heap[0][0] <= now:
                 end, task_id = heapq.heappop(heap)
                 if task_id not in self.tasks:
-                    continue  # cancelled meanwhile
+                    continue  # it was cancelled
                 self.unsent.append(self._ended(task_id, end))
                 while waiting and len(heap) < self.slots[device]:
                     self._start(waiting.popleft(), device, end)

@@ -118,8 +118,11 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Simulation:
-    """One run. ``conninfo``: an empty database of its own; all chances come from ``seed``, also the
-    server's own (whom it checks, and where), which elsewhere nobody can foresee."""
+    """One run. ``conninfo``: a new empty database.
+
+    All random numbers come from ``seed``, also those of the server (which results it checks, and on
+    which hosts), which are not predictable in a real project.
+    """
 
     conninfo: str
     seed: int = 1

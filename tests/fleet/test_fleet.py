@@ -57,7 +57,7 @@ def test_a_small_fleet(postgres: str) -> None:
         postgres, seed=1, count=28, liars_share=0.25, cores_share=16, workunits_per_slot=3.0,
         tick=3600.0,
     )  # fmt: skip
-    # One that lies only when it is trusted, and is checked in one of fifty, has too little to do.
+    # A host that returns false results only when trusted has too few tasks here to be detected.
     outcome.liars_free = [kind for kind in outcome.liars_free if kind != "wrong_later"]
     outcome.liars_found_after_days.setdefault("wrong_later", outcome.days)
     check(outcome, wrong_left_max=10)

@@ -30,7 +30,7 @@ INPUTS = 100_000
 VARIANTS = 50  # of each that hypothesis makes: making one costs as much as checking hundreds
 KEPT = 1000  # inputs that are given again to see whether memory grows
 GROWTH_ROUNDS = 20
-GROWTH_BYTES_MAX = 8 * 1024 * 1024  # over 20,000 inputs: 400 bytes of each that were never let go
+GROWTH_BYTES_MAX = 8 * 1024 * 1024  # over 20,000 inputs: 400 bytes of each that are never freed
 
 
 def main() -> int:
@@ -131,7 +131,7 @@ def growth(check: Callable[[bytes], None], inputs: list[bytes]) -> int:
 
 
 def by_coverage(name: str, inputs: int, folder: Path) -> int:
-    """Inputs by atheris, in a process of its own; how many findings."""
+    """Run atheris in a separate process; returns the number of findings."""
     if importlib.util.find_spec("atheris") is None:
         print(f"{name}: atheris is not installed; no inputs by coverage")
         return 0

@@ -1,4 +1,4 @@
-"""The script that runs as root after the installation, in a mount namespace of its own."""
+"""The script that runs as root after the installation, in a separate mount namespace."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ TEST_SECONDS_MAX = 60.0
 
 @contextmanager
 def answering(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
-    """A server on loopback that sends ``pieces()`` to whatever arrives; yields its address."""
+    """A server on loopback that answers every request with ``pieces()``; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

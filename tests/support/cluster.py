@@ -44,7 +44,7 @@ def fresh_database(conninfo: str) -> Iterator[str]:
 
 
 def transaction(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run ``work`` in one transaction, in an event loop of its own."""
+    """Run ``work`` in one transaction, in a new event loop."""
 
     async def inside() -> T:
         async with connect(conninfo) as connection:

@@ -62,7 +62,7 @@ def make_spec(
     limits: TaskLimits = LIMITS,
     task_folder: Path | None = None,
 ) -> PlacedTask:
-    """A spec whose script and folder lie under ``folder``."""
+    """A task spec whose script and folder are in ``folder``."""
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
     path = folder / f"{digest}.py"
@@ -141,6 +141,6 @@ def with_pool(
 
 
 def finish(spec: PlacedTask, prefer: Literal["warm", "cold"] = "warm") -> TaskFinished:
-    """Run one task through a pool of its own."""
+    """Run one task through a new pool."""
     finished: TaskFinished = with_pool(lambda recorder: recorder.finish(spec), prefer)
     return finished

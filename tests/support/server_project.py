@@ -83,7 +83,7 @@ class ServerProject:
         self, user: str = "", cores: int = 4, gpus: int = 0, *, vouched: bool = True,
         trusted: bool = False,
     ) -> Host:  # fmt: skip
-        """Enrol a host of a user's, who is made when new; staff answer for him, unless told."""
+        """Enrol a host of a user, who is created if new and, by default, vouched for by staff."""
         number = next(self._numbers)
         facts = HostFacts(
             name=f"host{number}", os="linux", architecture="x86_64", cpu_cores=cores,

@@ -48,7 +48,7 @@ class TakenOver(SmallProject):
 
 
 class Volunteer:
-    """The agent as a process, in a folder of its own."""
+    """The agent as a process, in its own folder."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder

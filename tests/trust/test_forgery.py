@@ -137,7 +137,10 @@ def join(client: httpx.Client, numbers: Iterator[int], account_key: str) -> Call
 
 
 def earned(project: Server, *hosts: Forger) -> list[float]:
-    """What a review credits to each of these hosts, which are of one user's: nobody compares."""
+    """The credit of each of these hosts by a review.
+
+    They belong to one user, so their results are not compared.
+    """
     project.run("review")
     credit = {line["host_id"]: line["credit_total"] for line in project.json("hosts")}
     return [credit[host.host_id] for host in hosts]

@@ -379,7 +379,7 @@ def test_the_fingerprint_decides_which_root_is_pinned(
 def test_another_project_at_the_same_address_is_not_trusted(
     project: Project, server: HostileServer, store: BundleStore, walk: Published, tmp_path: Path
 ) -> None:
-    """The pin holds whatever the address serves later."""
+    """The pinned root stays, whatever the address serves later."""
     mallory = Project(tmp_path / "mallory")
     evil = mallory.publish()
     server.bundles = mallory.folder / "bundles"

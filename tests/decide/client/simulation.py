@@ -91,7 +91,7 @@ class Life:
     def happen(self) -> None:
         """One random thing that is possible now."""
         if self.world.state.exited:
-            self.crash()  # whoever drained it to its end starts it again
+            self.crash()  # the agent has exited after a drain; start it again
         choices = [self.time_passes] * 4 + [self.person] * 2 + [self.load] * 2
         choices += [self.host_changes]
         if self.sent is not None:

@@ -33,7 +33,7 @@ def check(state: AgentState) -> None:
         cores = sum(needs_of(t, state.bundles).cpu_cores for t in on_cpu)
         assert cores <= len(room.cpu)
         check_gpus(state, room, running)
-    # every wait has a wake-up: what is due later than the alarm would be found by nobody
+    # every wait has a wake-up: nothing may be due without an alarm at that time
     waits = [t.retry_at for t in state.tasks.values() if t.phase == "queued"]
     waits += [b.retry_at for b in state.bundles.values() if not b.path and not b.fetching]
     waits += changes_at(state)

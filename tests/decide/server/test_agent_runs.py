@@ -62,7 +62,7 @@ def test_a_restart_in_the_same_place_is_accepted_at_once(number: int) -> None:
 
 
 def test_a_restart_elsewhere_after_an_orderly_stop_is_accepted_at_once() -> None:
-    """New hardware, or a container made anew."""
+    """New hardware, or a container created again."""
     runs = HostRuns()
     runs.send("a", 5, ending=True)
     assert runs.send("b") == "accepted"

@@ -22,7 +22,9 @@ from tests.support.world import SHA, WALL, facts, manifest
 CORES = 2
 VERSIONS = {SHA: "1.0.1", "b" * 64: "1.0.2"}  # of the one experiment, by their bundles
 SYNCS_MAX = 45  # within ten seconds: they are a quarter of a second apart
-ALONE_SYNCS_MAX = 16  # that nobody answers, within ten minutes: each waits twice as long
+ALONE_SYNCS_MAX = (
+    16  # unanswered syncs within ten minutes; each waits twice as long as the one before
+)
 BUNDLE_FETCHES_MAX = 12  # of one bundle that cannot be had, in one life
 
 

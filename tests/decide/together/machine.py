@@ -94,7 +94,7 @@ class Together(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(which=index, again=st.booleans(), answered=st.booleans())
     def request_arrives(self, which: int, again: bool, answered: bool) -> None:
-        """Deliver a request. ``again``: a copy comes later; ``answered``: its answer is not lost."""
+        """Deliver a request. ``again``: a copy comes later; ``answered``: its answer arrives."""
         request = self.requests[which % len(self.requests)]
         self.requests.remove(request)
         if again:

@@ -28,7 +28,7 @@ from tests.support.world import manifest
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SHAS = dict(enumerate(VERSIONS, 1))
 BUDGET_SECONDS = 60.0
-ATTEMPTS_MAX = 6  # of a workunit that fails by itself
+ATTEMPTS_MAX = 6  # of a workunit that always fails
 SYNC_SECONDS = 60.0
 
 
@@ -77,7 +77,7 @@ class Project:
         return EPOCH + timedelta(seconds=self.now)
 
     def enrol(self, host_id: int) -> None:
-        """A host of a user of its own."""
+        """Enrol a host with its own user."""
         self.hosts[host_id] = HostRow(
             token=b"%d" % host_id, host_id=host_id, user_id=host_id, state="active",
             state_reason="", cpu_cores=CORES, gpus=0, memory_bytes=64 << 30,
