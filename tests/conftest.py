@@ -1,4 +1,4 @@
-"""What several folders here need: the kinds of test, and a PostgreSQL of their own."""
+"""Shared by several folders: the kinds of tests, and fixtures with a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from tests.support.server_project import ServerProject
 
 HERE = Path(__file__).parent
-#: By folder. Unit tests touch no process, socket or database; integration tests hold one room to
-#: the real thing beside it; end-to-end tests run both programs as their users do.
+#: Kinds of tests, by folder. Unit tests use no process, socket or database. Integration tests run
+#: one package against its real neighbours. End-to-end tests run both programs as users do.
 UNIT = ("contract", "decide", "walls")
 END_TO_END = ("attacks", "chaos", "e2e", "fleet", "packaging", "science", "trust")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind, so that ``-m unit`` and the others choose; the slow come first.
+    """Mark each test with its kind, for ``-m unit`` and others, and run slow files first.
 
-    Side by side, the long files then begin early and none is left to run alone at the end.
+    So when tests run in parallel, no long file is left to run alone at the end.
     """
     for item in items:
         item.add_marker(kind(item))
@@ -36,7 +36,7 @@ def kind(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """How to reach it; its database ``ready`` is migrated."""
+    """The connection string of a PostgreSQL whose database ``ready`` is migrated."""
     from tests.support.cluster import cluster  # the pure tests run where no server is installed
 
     with cluster(Path(tmp_path_factory.mktemp("pg"))) as conninfo:
@@ -45,7 +45,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def project(postgres: str) -> Iterator[ServerProject]:
-    """A new project in a database of its own, with the short walk published."""
+    """A new project in its own database, with the short walk published."""
     from tests.support.cluster import fresh_database
     from tests.support.server_project import ServerProject
 

@@ -1,4 +1,4 @@
-"""The agent's errors: drawn, documented, and each with a code of its own."""
+"""The agent's errors: each is in the tree of errors.py and documented, with its own exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def every(kind: type[errors.AxiomError] = errors.AxiomError) -> Iterator[type[er
             yield from every(below)
 
 
-def test_every_error_is_in_the_tree_that_is_drawn() -> None:
+def test_every_error_is_in_the_documented_tree() -> None:
     assert errors.__doc__ is not None
     for kind in every():
         assert kind.__name__ in errors.__doc__

@@ -1,4 +1,4 @@
-"""The journal survives crashes, keeps reports until told, and says when the disk is full."""
+"""The journal survives crashes, keeps reports until acknowledged, and reports a full disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report(task_id: int, message: str = "") -> Report:
     )  # fmt: skip
 
 
-def test_all_that_is_written_is_there_after_reopening(path: Path) -> None:
+def test_written_records_are_read_back_after_reopening(path: Path) -> None:
     plan = SyncPlan(request_id="a-request-id", capacity=Capacity(cpu_slots=2), report_ids=[1])
     journal = Journal(path)
     journal.write(
@@ -72,7 +72,7 @@ def test_acknowledged_report_and_its_task_are_gone(journal: Journal) -> None:
     assert (contents.tasks, contents.reports, contents.unanswered) == ([], [], None)
 
 
-def test_full_disk_is_said_and_nothing_is_half_written(journal: Journal) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_half_written(journal: Journal) -> None:
     journal.write([c.SaveTask(record=record(1))])
     pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
     journal._database.execute(f"PRAGMA max_page_count={pages}")
@@ -102,8 +102,8 @@ def test_file_that_is_no_journal_is_named(path: Path) -> None:
         Journal(path)
 
 
-def test_killed_in_the_middle_keeps_whole_decisions(path: Path) -> None:
-    """Each write holds a task and its report; a kill at any time may not part them."""
+def test_a_kill_leaves_only_whole_decisions(path: Path) -> None:
+    """Each write holds a task and its report; a kill at any time must not separate them."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""The journal's share in keeping acknowledged results, on a real SQLite file."""
+"""The journal keeps acknowledged results, on a real SQLite file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPORT = Report(task_id=7, outcome="success", elapsed_seconds=1, cpu_seconds=1, 
 KEPT = KeptResult(task_id=7, acknowledged_at=3.0, kept_wall=4.0, size_bytes=10)
 
 
-def test_a_kept_result_leaves_the_tasks_and_comes_back_whole(tmp_path: Path) -> None:
+def test_a_kept_result_leaves_the_tasks_and_is_read_back_unchanged(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.sqlite")
     journal.write([c.SaveTask(record=RECORD), c.SaveReport(report=REPORT)])
     journal.write([c.KeepResult(kept=KEPT), c.SaveValue(key="epoch", value="one")])

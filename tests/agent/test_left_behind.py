@@ -1,4 +1,4 @@
-"""The real agent and tasks that leave anything behind: each is reported, and nothing stays."""
+"""The real agent with tasks that leave files behind: each is reported, and no file remains."""
 
 from __future__ import annotations
 

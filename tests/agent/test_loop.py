@@ -27,7 +27,7 @@ def agent(tmp_path: Path) -> Iterator[AgentProcess]:
 
 
 def once(project: SmallProject) -> bool:
-    """Whether every report arrived exactly once, as told apart from being sent again unanswered."""
+    """Whether every report arrived exactly once, not counting repeats of unanswered requests."""
     return all(len(found) == 1 for found in project.reports.values())
 
 
@@ -64,7 +64,7 @@ def test_identity_is_private_and_the_token_is_nowhere_else(
             assert TOKEN.encode() not in path.read_bytes(), path
 
 
-def test_killed_agent_runs_again_what_ran_and_leaves_no_process(
+def test_a_killed_agent_repeats_running_tasks_and_leaves_no_process(
     project: SmallProject, agent: AgentProcess
 ) -> None:
     ids = project.deploy(project.publish(), 3, pause_seconds=6.0)
@@ -72,7 +72,7 @@ def test_killed_agent_runs_again_what_ran_and_leaves_no_process(
         agent.ok("attach", url)
         agent.start()
         wait_for("a task to run", lambda: agent.tasks("running"))
-        family = agent.family()
+        family = agent.processes()
         agent.kill()
         assert not still_running(family, 5)
         assert agent.tasks("queued")  # the journal has them; the dead agent's socket is no obstacle
@@ -93,7 +93,7 @@ def test_lost_answers_cost_nothing(project: SmallProject, agent: AgentProcess) -
     assert first == second == third  # the same request, until it is answered
 
 
-def test_server_away_work_goes_on_and_reports_wait(
+def test_while_the_server_is_away_work_continues_and_reports_wait(
     project: SmallProject, agent: AgentProcess
 ) -> None:
     ids = project.deploy(project.publish(), 4, pause_seconds=3.0)
@@ -115,7 +115,7 @@ def test_server_away_work_goes_on_and_reports_wait(
     assert once(project)
 
 
-def test_sigterm_keeps_what_began_and_gives_back_the_rest(
+def test_sigterm_keeps_started_tasks_and_gives_back_the_others(
     project: SmallProject, agent: AgentProcess
 ) -> None:
     bundle = project.publish()
@@ -204,10 +204,10 @@ def test_detach_gives_everything_back_and_forgets(
         agent.ok("attach", url)
 
 
-def test_full_disk_holds_the_agent_up_and_nothing_is_lost(
+def test_a_full_disk_delays_the_agent_and_nothing_is_lost(
     project: SmallProject, agent: AgentProcess
 ) -> None:
-    """A limit on the size of files stands for the disk: the journal cannot be written any more."""
+    """A limit on file sizes simulates the full disk: the journal can no longer be written."""
     ids = project.deploy(project.publish(), 40)
     with served(project) as url:
         agent.ok("attach", url)

@@ -1,4 +1,4 @@
-"""Carrying out commands: what goes wrong with one task's folder ends that task only."""
+"""Carrying out commands: a fault with one task's folder ends only that task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A damaged journal is put aside, and what can be read of it is saved and reported."""
+"""A damaged journal is put aside, and its readable rows are saved and reported."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("kind", NOTHING)
-def test_what_holds_nothing_is_put_aside_and_a_new_journal_begins(path: Path, kind: str) -> None:
+def test_a_journal_without_readable_rows_is_put_aside_and_a_new_one_begins(
+    path: Path, kind: str
+) -> None:
     fill(path)
     NOTHING[kind](path)
     before = None if path.is_dir() else path.read_bytes()
@@ -172,7 +174,7 @@ def test_reports_without_their_tasks_are_kept_to_be_sent(path: Path) -> None:
     journal.close()
 
 
-def test_a_truncated_file_gives_what_is_left_of_it(path: Path) -> None:
+def test_rows_in_the_rest_of_a_truncated_file_are_saved(path: Path) -> None:
     fill(path)
     os.truncate(path, path.stat().st_size * 2 // 3 + 123)
     journal = open_journal(path)
@@ -194,7 +196,7 @@ def test_rows_of_another_format_that_can_be_read_are_kept(path: Path, kind: str)
     journal.close()
 
 
-def test_a_file_cut_to_nothing_does_not_take_its_log_with_it(path: Path) -> None:
+def test_the_log_of_an_emptied_journal_is_still_read(path: Path) -> None:
     leave_in_log(path)
     path.write_bytes(b"")
     journal = open_journal(path)
@@ -274,7 +276,7 @@ def agent(tmp_path: Path) -> Iterator[AgentProcess]:
     made.close()
 
 
-def test_status_says_it_the_report_arrives_and_the_server_hears_what_is_gone(
+def test_status_shows_the_damage_and_the_server_gets_saved_reports_and_lost_tasks(
     tmp_path: Path, agent: AgentProcess
 ) -> None:
     project = SmallProject(tmp_path / "project")
@@ -311,7 +313,7 @@ def tear_row(journal: Path, task_id: int) -> None:
 
 
 @pytest.mark.parametrize("kind", NOTHING)
-def test_commands_go_on_whatever_lies_in_the_journals_place(
+def test_commands_work_whatever_is_in_place_of_the_journal(
     tmp_path: Path, agent: AgentProcess, kind: str
 ) -> None:
     project = SmallProject(tmp_path / "project")

@@ -1,10 +1,10 @@
-"""Each attack is a script that tries to get out, run in the real sandbox by the real pool.
+"""Run attacks: scripts that try to break out, in the real sandbox and the real pool.
 
-With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all of them run in the second-best sandbox,
-that of a kernel without Landlock; the lack is simulated at the one place that asks. With
-AXIOM_ATTACKS_IN=cohort each script runs as one of two seeds of a cohort. With
-AXIOM_ATTACKS_IN=gpu all of them run with what a task on an NVIDIA GPU may do, on this host's first
-GPU where it has one.
+With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all attacks run in bubblewrap, which is used
+on kernels without Landlock; such a kernel is simulated in the one function that checks for
+Landlock. With AXIOM_ATTACKS_IN=cohort each script runs as one of two seeds of a cohort. With
+AXIOM_ATTACKS_IN=gpu all attacks run with the rights of a task on an NVIDIA GPU, on this host's
+first GPU if it has one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec,
 IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
 IN_COHORT = os.environ.get("AXIOM_ATTACKS_IN") == "cohort"
 ON_GPU = os.environ.get("AXIOM_ATTACKS_IN") == "gpu"
-#: What the namespaces of bubblewrap leave out, shut, or cut off.
+#: Errors of things that the namespaces of bubblewrap hide or close.
 _NOT_THERE = (errno.ENOENT, errno.ESRCH, errno.EROFS, errno.EXDEV, errno.EBUSY)
-#: How the sandbox says no; anything else means that the attack itself was wrong.
+#: Errors by which the sandbox refuses; any other error means a mistake in the attack.
 REFUSALS = (errno.EPERM, errno.EACCES, *(_NOT_THERE if IN_BUBBLEWRAP else ()))
 NO_ERRNO = -1
 SECRET_NAME, SECRET = "AXIOM_TOKEN_OF_TEST", "the agent's secret"
@@ -70,7 +70,7 @@ def run_cohort(tasks):
 """
 
 
-class Arena:
+class SandboxPool:
     """A pool that lives as long as the test session, and folders for the secrets of one test."""
 
     def __init__(self) -> None:
@@ -100,25 +100,25 @@ class Arena:
 
 @cache
 def _driver() -> DriverAccess:
-    """What a task on this host's GPU may do, or on the one that it would have."""
+    """The rights of a task on this host's GPU, or on an NVIDIA GPU that it could have."""
     found = asyncio.run(GpuProbe().report()).gpus
     gpu = GpuFacts(uuid="GPU-none", name="none", memory_bytes=0, pci="0000:00:00.0")
     return nvidia.access([*found, gpu][:1])
 
 
 def on_gpu_too(reason: str) -> pytest.MarkDecorator:
-    """For what a GPU's task may do; ``reason`` says why that is no way out."""
+    """Mark an attack that a GPU task may do; ``reason`` says why this is not a way out."""
     return pytest.mark.skipif(ON_GPU, reason=f"on a GPU {reason}")
 
 
 def not_in_bubblewrap(reason: str) -> pytest.MarkDecorator:
-    """For what is otherwise there, and no way out; ``reason`` says how."""
+    """Mark an attack that succeeds in bubblewrap; ``reason`` says why this is not a way out."""
     return pytest.mark.skipif(IN_BUBBLEWRAP, reason=f"in bubblewrap {reason}")
 
 
 @pytest.fixture(scope="session", autouse=IN_BUBBLEWRAP)
 def no_landlock() -> Iterator[None]:
-    """The kernel's lack."""
+    """Raise the error of a kernel without Landlock."""
     with pytest.MonkeyPatch.context() as patch:
         if IN_BUBBLEWRAP:
             patch.setattr(landlock, "abi_version", lambda: 0)
@@ -126,27 +126,27 @@ def no_landlock() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def arena() -> Iterator[Arena]:
+def sandbox_pool() -> Iterator[SandboxPool]:
     """The one real pool. The agent's environment holds a secret while its zygotes start."""
     os.environ[SECRET_NAME] = SECRET
-    arena = Arena()
-    yield arena
-    arena.close()
+    sandbox_pool = SandboxPool()
+    yield sandbox_pool
+    sandbox_pool.close()
     del os.environ[SECRET_NAME]
 
 
 class Attack:
     """Run scripts against the sandbox, with files of the agent's and of other tasks around."""
 
-    def __init__(self, arena: Arena, folder: Path) -> None:
-        self.arena, self.folder = arena, folder
+    def __init__(self, sandbox_pool: SandboxPool, folder: Path) -> None:
+        self.sandbox_pool, self.folder = sandbox_pool, folder
         self.outside = folder / "outside.txt"
         self.outside.write_text("keep out")
 
     def run(
         self, body: str, limits: TaskLimits = LIMITS, task_folder: Path | None = None
     ) -> TaskFinished:
-        """The end of a task with ``body`` after the prelude; AGENT and OUTSIDE are known to it."""
+        """Run a task with ``body`` after the prelude, which defines AGENT and OUTSIDE."""
         names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
         source = script(PRELUDE + names + textwrap.dedent(body))
         if IN_COHORT:  # results that it forges are those of the first member
@@ -158,7 +158,7 @@ class Attack:
             spec = structs.replace(spec, others=[other])
         if ON_GPU:
             spec = structs.replace(spec, device="cuda:0", driver=_driver())
-        return self.arena.run(spec)
+        return self.sandbox_pool.run(spec)
 
     def repelled(
         self,
@@ -168,7 +168,10 @@ class Attack:
         refusals: tuple[int, ...] = REFUSALS,
         task_folder: Path | None = None,
     ) -> None:
-        """Assert that ``attack`` is refused with one of ``refusals`` and its ``twin`` works."""
+        """Assert that ``attack`` is refused with one of ``refusals``, and that ``twin`` works.
+
+        twin  a harmless counterpart of the attack
+        """
         body = "".join(
             f"def {name}():\n{textwrap.indent(textwrap.dedent(text).strip(), '    ')}\n"
             for name, text in (("attack", attack), ("twin", twin))
@@ -176,12 +179,12 @@ class Attack:
         finished = self.run(body + "value = [code(attack), code(twin)]", task_folder=task_folder)
         assert finished.outcome == "success", finished.message
         refusal, twin_code = finished.result["value"]
-        assert refusal != 0, "the attack went through"
+        assert refusal != 0, "the attack succeeded"
         assert refusal in refusals, f"it failed for another reason: {refusal}"
         assert twin_code == 0, f"the harmless twin was refused with errno {twin_code}"
 
 
 @pytest.fixture
-def attack(arena: Arena, tmp_path: Path) -> Attack:
-    """A fresh field for one attack."""
-    return Attack(arena, tmp_path)
+def attack(sandbox_pool: SandboxPool, tmp_path: Path) -> Attack:
+    """Runs the attacks of one test, with new folders."""
+    return Attack(sandbox_pool, tmp_path)

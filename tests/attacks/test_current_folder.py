@@ -73,7 +73,7 @@ def _modules() -> Iterator[tuple[Path, ast.Module]]:
 
 
 def test_every_interpreter_that_we_start_is_isolated() -> None:
-    """Each command line that begins with this interpreter goes on with -P or -I."""
+    """Each command line that starts this interpreter has the option -P or -I."""
     exposed = [
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path, tree in _modules()

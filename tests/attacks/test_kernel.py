@@ -1,4 +1,4 @@
-"""Attacks on the kernel's wider doors: namespaces, mounts, BPF, rings, old instruction sets."""
+"""Attacks on other kernel interfaces: namespaces, mounts, BPF, io_uring, old instruction sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task does to its folder, its channel or its process ends that task and nothing else."""
+"""Attacks on a task's own folder, channel or process end that task and affect nothing else."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("case", FLOODS)
 def test_floods_cost_the_agent_little(attack: Attack, case: str) -> None:
-    """Bounded in bytes; what comes byte by byte costs no more than a fraction of a core."""
+    """Floods are limited in bytes; data sent byte by byte costs only a fraction of a core."""
     limits = msgspec.structs.replace(SMALL, wall_seconds=5.0)
     before, begun = _own_cpu_seconds(), time.monotonic()
     finished = attack.run(FLOODS[case], limits)

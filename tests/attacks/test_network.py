@@ -1,4 +1,4 @@
-"""Attacks over sockets: no connection, no datagram, no listener, to anyone, of any family."""
+"""Attacks over sockets: no connections, datagrams or listeners of any address family."""
 
 from __future__ import annotations
 

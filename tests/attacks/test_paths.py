@@ -77,7 +77,7 @@ def test_inherit_agents_environment(attack: Attack) -> None:
 
 
 def test_find_agents_secret_in_memory(attack: Attack) -> None:
-    """The zygote was exec'd with a clean environment: nothing of the agent's is left to find."""
+    """The zygote was started by exec with a clean environment: it has no secret of the agent."""
     finished = attack.run(
         f"""
         environ = ctypes.POINTER(ctypes.c_char_p).in_dll(libc, "environ")

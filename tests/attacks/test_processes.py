@@ -1,4 +1,4 @@
-"""Attacks on other processes, and on the process's own bounds."""
+"""Attacks on other processes, and on the task's own limits."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_queue_signal(attack: Attack) -> None:
 
 
 def test_signal_through_file_owner(attack: Attack) -> None:
-    """F_SETOWN makes the kernel send SIGIO to whoever is named."""
+    """F_SETOWN makes the kernel send SIGIO to the named process."""
     attack.repelled(
         "import fcntl; a, b = socket.socketpair(); fcntl.fcntl(a, 8, AGENT)",
         "import fcntl; a, b = socket.socketpair();"

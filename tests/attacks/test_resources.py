@@ -1,4 +1,4 @@
-"""Attacks on the host's memory, disk, time and patience: each ends with its own outcome."""
+"""Attacks on the host's memory, disk and time: each ends with the outcome of its limit."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_thousands_of_empty_files(attack: Attack) -> None:
 
 @not_in_bubblewrap("the process's open files are not the agent's to see (docs/sandbox.md)")
 def test_deleted_but_open_files(attack: Attack) -> None:
-    """What is deleted still takes the disk while it is held open."""
+    """Deleted files still use disk space while they are open."""
     body = """
     import time
     held = []
@@ -206,8 +206,8 @@ def test_leaving_without_a_result(attack: Attack) -> None:
 @not_in_bubblewrap("there is no zygote")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_nothing_is_left_of_any_of_them(attack: Attack) -> None:
-    """After a whole battery, the zygote's only children are its spares."""
+    """After all these attacks, the zygote's only children are its spare processes."""
     worked(attack.run("pass", LIMITS))
-    zygote = attack.arena.zygote_pid()
+    zygote = attack.sandbox_pool.zygote_pid()
     children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
     assert len(children) <= SPARES, children

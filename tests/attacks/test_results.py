@@ -1,4 +1,4 @@
-"""Attacks through what a task says: forged, oversized, NaN-filled, nested results; checkpoints."""
+"""Attacks by a task's messages: forged, oversized, NaN-filled, nested results; checkpoints."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_pickle_instead_of_json(attack: Attack) -> None:
 
 
 def test_second_result(attack: Attack) -> None:
-    """The first word counts: code that the experiment left running cannot replace it."""
+    """The first result counts: code that the experiment left running cannot replace it."""
     accepted(attack.run(f"os.write(3, b'r' + {GOOD!r}.encode() + b'\\n'); value = [3.0]"))
 
 
@@ -104,7 +104,7 @@ def test_result_and_then_a_bad_end(attack: Attack) -> None:
 
 
 def test_forged_failure(attack: Attack) -> None:
-    """A child may say of itself what it likes; words of no known kind are as nothing said."""
+    """A child may report its own failure; messages of unknown kinds are ignored."""
     finished = attack.run('os.write(3, b\'e{"kind": "success", "message": ""}\\n\'); os._exit(1)')
     assert finished.outcome == "failed"
     accepted(attack.run("value = [2.0]"))

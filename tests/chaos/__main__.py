@@ -1,9 +1,9 @@
-"""Chaos: real servers and agents under faults of every kind, then a check from outside.
+"""Chaos tests: run real servers and agents under injected faults, then check their state.
 
     python -m tests.chaos --minutes 20 --seed 1 --json chaos.json
     python -m tests.chaos --minutes 2 --servers 2 --without restore_backup,clone_agent
 
-The seed decides which faults come in which order; what they meet is decided by the machine.
+The seed determines the order of faults; the state in which they occur depends on the machine.
 Exits with 1 on any finding.
 """
 
@@ -25,13 +25,13 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.site import Site, site
 
 SETTLE_SECONDS = 240.0  # for everything that waits to end, on a busy machine
-#: How programs end that were killed, stopped politely, found no room or no database.
+#: Exit codes of programs that were killed, stopped by a signal, or had no disk space or database.
 AGENT_EXITS = frozenset({0, -9, 20, 21})
 SERVER_EXITS = frozenset({0, -9, -15, 10, 20})  # -15: before it has taken up signals
 
 
 def main(words: Sequence[str]) -> int:
-    """Run, print, and say whether all was well."""
+    """Run, print the record; returns the exit code."""
     given = _arguments(words)
     disk.enter_namespace(list(words))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
@@ -98,14 +98,14 @@ def _judge(made: Site, director: Director, seconds: float) -> list[str]:
 
 
 def _let_sweep(made: Site) -> None:
-    """What killed agents left in the temporary folder goes when one starts much later."""
+    """Check that an agent which starts much later removes temporary files of killed agents."""
     for folder in (made.root / "tmp").glob("axiom-trial-*"):
         os.utime(folder, (0, 0))
     made.ask(made.agents[0].program, "doctor")
 
 
 def _end_agents(made: Site) -> list[str]:
-    """Stop them politely; their exit codes are all zero, and were known ones before."""
+    """Stop the agents by SIGTERM; all exit codes must be 0, and earlier ones must be known."""
     found = []
     for agent in made.agents:
         agent.wanted = False

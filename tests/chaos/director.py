@@ -1,4 +1,4 @@
-"""Who decides what happens when: faults drawn from a seed, work deployed, everything healed."""
+"""Inject faults in an order drawn from a seed, deploy work, and repair everything at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psycopg
 from tests.chaos import disk
 from tests.chaos.experiments import PAUSES, POISON
 from tests.chaos.faults import FAULTS, Heal, Run
-from tests.chaos.proxy import Weather
+from tests.chaos.proxy import LinkFault
 from tests.chaos.site import Site
 
 GAP_SECONDS = 2.6  # between two faults, on average
@@ -48,7 +48,7 @@ class Director:
         self.run = Run(self.site, random.Random(self.seed))
 
     def direct(self, seconds: float) -> None:
-        """Let faults happen for so long; they are not healed yet when this returns."""
+        """Inject faults for this time. When this returns, some of them are not repaired yet."""
         until = time.monotonic() + seconds
         self._deploys_until, next_at = until - QUIET_SECONDS, time.monotonic()
         self.run.staff(lambda: self._deploy(POISON, 1))
@@ -62,7 +62,7 @@ class Director:
             time.sleep(0.05)
 
     def _happen(self) -> None:
-        """One fault, of a kind that can happen now."""
+        """Inject one fault, of a kind that is possible now."""
         kinds = sorted(set(FAULTS) - set(self.without))
         for name in self.run.rng.sample(kinds, len(kinds)):
             with suppress(psutil.NoSuchProcess):
@@ -83,7 +83,7 @@ class Director:
     # --- work -------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Deploy what is missing; nothing may be leased twice at any moment."""
+        """Deploy more work if needed; check that nothing is leased twice."""
         if now < self._looked_at + LOOK_SECONDS:
             return
         self._looked_at = now
@@ -108,7 +108,7 @@ class Director:
     # --- the end ----------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Undo every fault that goes on, and see that everything runs."""
+        """Undo every fault that is still in effect, and make sure that everything runs."""
         for _, _, _, do in sorted(self._heals, key=lambda h: h[:2]):
             do()
         self._heals.clear()
@@ -117,7 +117,7 @@ class Director:
         for future in self.run.staff_pending:
             future.result()
         for agent in self.site.agents:
-            agent.gate.weather = Weather()
+            agent.link.fault = LinkFault()
             agent.clock.write_text("0")
             agent.busy = ""
             if disk.may_mount():
@@ -125,11 +125,11 @@ class Director:
         for process in self.site.processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
-        self.site.revive_postgres()
+        self.site.restart_postgres()
         self.site.keep_services()
 
     def settle(self, seconds: float) -> bool:
-        """Wait until nothing waits, runs or is compared; False when that does not come."""
+        """Wait until nothing is queued, running or compared; False when that takes too long."""
         until = time.monotonic() + seconds
         hurried_at = 0.0
         while time.monotonic() < until:

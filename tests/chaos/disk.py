@@ -14,7 +14,7 @@ CHUNK = b"\0" * 65536
 
 
 def enter_namespace(words: list[str]) -> None:
-    """Become a process that may mount, where root is allowed to; else go on without."""
+    """Enter a namespace in which this process may mount, if allowed; else continue without."""
     if VARIABLE in os.environ or os.geteuid() != 0 or shutil.which("unshare") is None:
         return
     line = ["unshare", "--mount", "--propagation", "private"]
@@ -25,12 +25,12 @@ def enter_namespace(words: list[str]) -> None:
 
 
 def may_mount() -> bool:
-    """Whether small disks are to be had."""
+    """Whether small disks can be mounted."""
     return VARIABLE in os.environ
 
 
 def mount(folder: Path, size: str) -> None:
-    """An empty disk of its own for a folder."""
+    """Mount a new, empty disk on a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if may_mount():
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
@@ -38,7 +38,7 @@ def mount(folder: Path, size: str) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Leave no byte free."""
+    """Fill the disk completely."""
     with (folder / BALLAST).open("ab", buffering=0) as file:
         for chunk in (CHUNK, b"\0" * 512, b"\0"):
             try:
@@ -49,7 +49,7 @@ def fill(folder: Path) -> None:
 
 
 def free(folder: Path) -> None:
-    """Give the room back."""
+    """Free the space again."""
     (folder / BALLAST).unlink(missing_ok=True)
 
 
@@ -60,5 +60,5 @@ def make_read_only(file: Path) -> None:
 
 
 def make_writable(file: Path) -> None:
-    """As it was."""
+    """Undo ``make_read_only``."""
     subprocess.run(["umount", file], check=True)

@@ -1,4 +1,4 @@
-"""The experiments that are run: one short, one long with checkpoints, one that always fails."""
+"""The experiments of a chaos run: one short, one long with checkpoints, one that always fails."""
 
 from __future__ import annotations
 

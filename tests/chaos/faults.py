@@ -1,7 +1,7 @@
-"""What may happen: each fault is a function of the run that does it, and returns how it heals.
+"""The faults: each is a function that injects a fault into a run and returns how to undo it.
 
-A fault that has nobody to befall just now returns None, and another is drawn in its place. What
-takes long (staff's commands) goes through ``Run.staff_queue``, so that faults overlap.
+A fault that is not possible at the moment returns None, and another one is drawn instead. Actions
+that take long (commands of staff) go through ``Run.staff_queue``, so that faults can overlap.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 import psutil
 
 from tests.chaos import disk
-from tests.chaos.proxy import Trouble, Weather
+from tests.chaos.proxy import LinkFault, Trouble
 from tests.chaos.site import Agent, Site
 
-FORGIVEN_SECONDS = 120.0  # after a fault that makes an agent forget, or a server take work back
+LOSSES_SECONDS = 120.0  # after a fault that makes an agent forget, or a server take work back
 REPLAYED_SECONDS = 30.0
 
 
 @dataclass
 class Heal:
-    """What undoes a fault, and in how many seconds."""
+    """A function that undoes a fault, and after how many seconds to call it."""
 
     after: float
     do: Callable[[], None]
@@ -49,7 +49,7 @@ class Run:
     disk_full_until: float = 0.0
 
     def staff(self, work: Callable[[], None]) -> bool:
-        """Let staff do something beside everything else; False while they have their hands full."""
+        """Run a staff action in the background; False when too many are waiting already."""
         self.staff_pending = [f for f in self.staff_pending if not _done(f)]
         if len(self.staff_pending) > 1:
             return False
@@ -63,7 +63,7 @@ class Run:
             self.breaches.append(str(error))
 
     def agent(self, fault: str) -> Agent | None:
-        """An agent that is under no fault yet; it is under this one now."""
+        """An agent without a fault; it is marked as being under this one."""
         free = [a for a in self.site.agents if not a.busy and a.alive]
         if not free:
             return None
@@ -77,7 +77,7 @@ class Run:
 
 
 def _done(future: Future[None]) -> bool:
-    """Whether it has ended; what it raised is raised here."""
+    """Whether the future has ended; raises its exception, if any."""
     if future.done():
         future.result()
     return future.done()
@@ -88,7 +88,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(function: Fault) -> Fault:
-    """Offer a fault to the director."""
+    """Register a function as a fault."""
     FAULTS[function.__name__] = function
     return function
 
@@ -132,7 +132,7 @@ def restart_agent(run: Run) -> Heal | None:
 
 @fault
 def stop_agent(run: Run) -> Heal | None:
-    """SIGSTOP, SIGCONT: a laptop's lid, a debugger, a frozen container."""
+    """SIGSTOP, then SIGCONT: as when a laptop is closed, or a container is frozen."""
     if (agent := run.agent("stop_agent")) is None:
         return None
     assert agent.program.process is not None
@@ -149,19 +149,19 @@ def kill_zygote(run: Run) -> Heal | None:
 
 @fault
 def stop_zygote(run: Run) -> Heal | None:
-    """It forks nothing for a while."""
+    """Stop a zygote, which then forks no tasks for a while."""
     return _one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGSTOP)
 
 
 @fault
 def kill_task(run: Run) -> Heal | None:
-    """For want of memory, perhaps."""
+    """Kill a task, as the system does when memory runs out."""
     return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGKILL)
 
 
 @fault
 def stop_task(run: Run) -> Heal | None:
-    """It stands still and goes on."""
+    """Stop a task with SIGSTOP, and continue it later."""
     return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGSTOP)
 
 
@@ -172,7 +172,7 @@ def kill_server(run: Run) -> Heal | None:
     if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
         return None
     server.kill()
-    return Heal(0, lambda: None)  # whatever keeps services starts it
+    return Heal(0, lambda: None)  # Site.keep_services starts it again
 
 
 @fault
@@ -187,12 +187,12 @@ def restart_server(run: Run) -> Heal | None:
 
 @fault
 def stop_server(run: Run) -> Heal | None:
-    """It stands still in the middle of whatever it does."""
+    """Stop the server process with SIGSTOP, whatever it is doing."""
     server = run.rng.choice(run.site.servers)
     if server.process is None or server.process.poll() is not None:
         return None
     for agent in run.site.agents:
-        agent.forgive(REPLAYED_SECONDS)
+        agent.ignore_losses(REPLAYED_SECONDS)
     return _one_of(run, [psutil.Process(server.process.pid)], signal.SIGSTOP, 12)
 
 
@@ -210,7 +210,7 @@ def stop_backend(run: Run) -> Heal | None:
 
 @fault
 def kill_postmaster(run: Run) -> Heal | None:
-    """PostgreSQL is gone until somebody starts it."""
+    """Kill PostgreSQL's first process; PostgreSQL is down until it is started again."""
     master = run.site.postmaster()
     return _one_of(run, [master] if master else [], signal.SIGKILL)
 
@@ -226,7 +226,7 @@ def kill_database(run: Run) -> Heal | None:
             _signal(process, signal.SIGSTOP)  # so that none sees another one die
         for process in (*master.children(), master):
             _signal(process, signal.SIGKILL)
-    return Heal(run.seconds(0.5, 2), run.site.revive_postgres)
+    return Heal(run.seconds(0.5, 2), run.site.restart_postgres)
 
 
 def _one_of(
@@ -238,7 +238,7 @@ def _one_of(
     _signal(victim, number)
     if number == signal.SIGSTOP:
         return Heal(run.seconds(0.5, most_seconds), lambda: _signal(victim, signal.SIGCONT))
-    return Heal(run.seconds(0.5, 2), run.site.revive_postgres)
+    return Heal(run.seconds(0.5, 2), run.site.restart_postgres)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
@@ -249,33 +249,33 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 # --- network --------------------------------------------------------------------------------------
 
 
-def _network(trouble: Trouble, *, forgives: bool = False) -> Fault:
-    def befall(run: Run) -> Heal | None:
+def _network(trouble: Trouble, *, loses_tasks: bool = False) -> Fault:
+    def disturb(run: Run) -> Heal | None:
         everybody = run.rng.random() < 0.2
         agents = run.site.agents if everybody else [run.rng.choice(run.site.agents)]
-        weather = Weather(trouble, run.rng.uniform(0.4, 1.0))
+        link_fault = LinkFault(trouble, run.rng.uniform(0.4, 1.0))
         for agent in agents:
-            agent.gate.weather = weather
-            if forgives:
-                agent.forgive(REPLAYED_SECONDS)
+            agent.link.fault = link_fault
+            if loses_tasks:
+                agent.ignore_losses(REPLAYED_SECONDS)
 
         def clear() -> None:
             for agent in agents:
-                if agent.gate.weather is weather:
-                    agent.gate.weather = Weather()
+                if agent.link.fault is link_fault:
+                    agent.link.fault = LinkFault()
 
         return Heal(run.seconds(2, 10), clear)
 
-    befall.__name__ = f"net_{trouble}"
-    befall.__doc__ = f"Requests and answers: {trouble}."
-    return fault(befall)
+    disturb.__name__ = f"net_{trouble}"
+    disturb.__doc__ = f"Requests and answers: {trouble}."
+    return fault(disturb)
 
 
 for _trouble in (
     "delay", "cut_request", "cut_answer", "truncate", "half_close", "duplicate", "replay",
     "status_502", "html", "nonsense", "refuse",
 ):  # fmt: skip
-    _network(_trouble, forgives=_trouble == "replay")  # type: ignore[arg-type]
+    _network(_trouble, loses_tasks=_trouble == "replay")  # type: ignore[arg-type]
 
 
 # --- storage --------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ for _trouble in (
 
 @fault
 def fill_agent_disk(run: Run) -> Heal | None:
-    """No byte free where an agent keeps everything."""
+    """Fill the disk of an agent."""
     if not disk.may_mount() or (agent := run.agent("fill_agent_disk")) is None:
         return None
     folder = agent.program.folder
@@ -294,21 +294,21 @@ def fill_agent_disk(run: Run) -> Heal | None:
 
 @fault
 def fill_server_disk(run: Run) -> Heal | None:
-    """No byte free where the project and its database are."""
+    """Fill the disk of the project and its database."""
     if not disk.may_mount():
         return None
     disk.fill(run.site.project_disk)
 
     def heal() -> None:
         disk.free(run.site.project_disk)
-        run.site.revive_postgres()
+        run.site.restart_postgres()
 
     return Heal(run.seconds(2, 6), heal)
 
 
 @fault
 def make_journal_read_only(run: Run) -> Heal | None:
-    """The agent says so and ends; with its rights back it goes on."""
+    """Make a journal read-only: the agent reports it and ends; afterwards it is started again."""
     if not disk.may_mount() or (agent := run.agent("make_journal_read_only")) is None:
         return None
     journal = agent.state / "journal.sqlite"
@@ -326,22 +326,22 @@ def make_journal_read_only(run: Run) -> Heal | None:
 
 @fault
 def tear_journal_tail(run: Run) -> Heal | None:
-    """A power cut: the end of the journal's log was never written."""
+    """Cut the end of the journal's log, as after a power cut."""
     if (agent := run.agent("tear_journal_tail")) is None:
         return None
     agent.kill()
-    agent.forgive(FORGIVEN_SECONDS)
+    agent.ignore_losses(LOSSES_SECONDS)
     _tear(agent, "journal.sqlite-wal", run.rng)
     return Heal(run.seconds(0, 2), _freed(agent, agent.start))
 
 
 @fault
 def tear_journal(run: Run) -> Heal | None:
-    """The journal itself ends in the middle of a page, and begins with nonsense."""
+    """Damage the journal file: overwrite its beginning, and cut it in the middle of a page."""
     if (agent := run.agent("tear_journal")) is None:
         return None
     agent.kill()
-    agent.forgive(FORGIVEN_SECONDS)
+    agent.ignore_losses(LOSSES_SECONDS)
     with suppress(OSError, sqlite3.Error):
         sqlite3.connect(agent.state / "journal.sqlite").close()
     _tear(agent, "journal.sqlite", run.rng)
@@ -359,7 +359,7 @@ def _tear(agent: Agent, name: str, rng: random.Random) -> None:
 
 @fault
 def drop_bundles(run: Run) -> Heal | None:
-    """Somebody clears what the agent has fetched."""
+    """Delete the bundles that an agent has cached."""
     agent = run.rng.choice(run.site.agents)
     for path in list((agent.state / "bundles").rglob("*.py")):
         path.unlink(missing_ok=True)
@@ -371,7 +371,7 @@ def drop_bundles(run: Run) -> Heal | None:
 
 @fault
 def step_clock(run: Run) -> Heal | None:
-    """An agent's time of day is set, by seconds or by days, and set right again."""
+    """Change an agent's time of day by seconds or days, and correct it later."""
     agent = run.rng.choice(run.site.agents)
     agent.clock.write_text(str(run.rng.choice([-86400 * 3, -3600, -5, 5, 3600, 86400 * 3])))
     return Heal(run.seconds(2, 12), lambda: _set_right(agent))
@@ -386,7 +386,7 @@ def _set_right(agent: Agent) -> None:
 
 @fault
 def review_twice(run: Run) -> Heal | None:
-    """Two of the staff review at the same moment."""
+    """Run two reviews at the same time."""
 
     def work() -> None:
         with ThreadPoolExecutor(2) as both:
@@ -397,14 +397,14 @@ def review_twice(run: Run) -> Heal | None:
 
 @fault
 def publish_anew(run: Run) -> Heal | None:
-    """The next version takes a version's place while that one is being computed."""
+    """Publish the next version of an experiment while the current one is being computed."""
     name = run.rng.choice(["brief_walk", "long_walk"])
     return Heal(0, lambda: None) if run.staff(lambda: run.site.publish(name)) else None
 
 
 @fault
 def withdraw_and_publish(run: Run) -> Heal | None:
-    """A version is taken back in the middle of the work, and another is published."""
+    """Withdraw a version while it is being computed, and publish another one."""
     name = run.rng.choice(["brief_walk", "long_walk"])
 
     def work() -> None:
@@ -418,24 +418,24 @@ def withdraw_and_publish(run: Run) -> Heal | None:
 
 @fault
 def quarantine(run: Run) -> Heal | None:
-    """A host is kept from work, and let back."""
+    """Quarantine a host, and release it."""
     if (agent := run.agent("quarantine")) is None:
         return None
     agent.busy = ""
-    agent.forgive(2 * FORGIVEN_SECONDS)
+    agent.ignore_losses(2 * LOSSES_SECONDS)
 
     def work() -> None:
         run.site.staff_does("host", "quarantine", str(agent.host_id))
         time.sleep(4)
         run.site.staff_does("host", "release", str(agent.host_id))
-        agent.forgive(FORGIVEN_SECONDS)
+        agent.ignore_losses(LOSSES_SECONDS)
 
     return Heal(0, lambda: None) if run.staff(work) else None
 
 
 @fault
 def rotate_keys(run: Run) -> Heal | None:
-    """New signing keys; agents follow."""
+    """Rotate signing keys; agents must follow."""
     role = run.rng.choice(["targets", "snapshot", "timestamp", "root"])
     done = run.staff(lambda: _ignore(run.site.staff_does("keys", "rotate", role)))
     return Heal(0, lambda: None) if done else None
@@ -447,7 +447,7 @@ def _ignore(_said: str) -> None:
 
 @fault
 def pause_agent(run: Run) -> Heal | None:
-    """Its owner pauses it and lets it go on, or drains it."""
+    """Pause an agent and resume it, or drain it."""
     if (agent := run.agent("pause_agent")) is None:
         return None
     run.people.submit(run.site.ask, agent.program, run.rng.choice(["pause", "drain"]))
@@ -460,18 +460,18 @@ def pause_agent(run: Run) -> Heal | None:
 
 @fault
 def clone_agent(run: Run) -> Heal | None:
-    """A copied disk image: two agents with one identity, from now on."""
+    """Copy an agent's folder, as in a disk image: two agents then have one identity."""
     if run.clones or (agent := run.agent("clone_agent")) is None:
         return None
     run.clones += 1
     agent.kill()
-    agent.forgive(3600)
+    agent.ignore_losses(3600)
     folder = run.site.root / f"{agent.name}-copy" / "home"
     disk.mount(folder, "96m")
     shutil.copytree(agent.program.folder, folder, symlinks=True, dirs_exist_ok=True)
     copy = run.site.add_agent(f"{agent.name}-copy", folder)
-    copy.gate, copy.host_id = agent.gate, agent.host_id
-    copy.forgive(3600)
+    copy.link, copy.host_id = agent.link, agent.host_id
+    copy.ignore_losses(3600)
     agent.start()
     copy.start()
     run.site.agents.append(copy)
@@ -480,7 +480,7 @@ def clone_agent(run: Run) -> Heal | None:
 
 @fault
 def restore_backup(run: Run) -> Heal | None:
-    """The project's machine dies; what is there is a backup of some seconds before."""
+    """Restore the project from a backup of some seconds ago, as when its machine is lost."""
     if run.restores:
         return None
     run.restores += 1
@@ -497,7 +497,7 @@ def restore_backup(run: Run) -> Heal | None:
 def _restore(run: Run) -> None:
     site = run.site
     for agent in site.agents:
-        agent.forgive(FORGIVEN_SECONDS)
+        agent.ignore_losses(LOSSES_SECONDS)
     site.servers_stand_still = True
     for server in site.servers:
         server.kill()
@@ -512,4 +512,4 @@ def _restore(run: Run) -> None:
         site.start_server(server)
     site.servers_stand_still = False
     for agent in site.agents:
-        agent.forgive(FORGIVEN_SECONDS)
+        agent.ignore_losses(LOSSES_SECONDS)

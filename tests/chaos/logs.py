@@ -1,4 +1,4 @@
-"""Every line at warning or above is of a known kind: what is not known is a finding."""
+"""Check the logs: every line at level warning or above must be of a known kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.site import Site
 
-#: What an agent may say, by the fault that makes it.
+#: Lines that an agent may log, with the fault that causes them.
 AGENT = (
     r"no contact: .*; tasks go on and contact is tried again",
     r".* could not be fetched: .*",
@@ -25,7 +25,7 @@ AGENT = (
     r"refused: .*",
 )
 
-#: What a server may say: the ``event`` of a line.
+#: Lines that a server may log, by their ``event``.
 SERVER = (
     r"maintenance round failed; it will be repeated",
     r"the database does not (start|answer)",
@@ -34,7 +34,7 @@ SERVER = (
     r"results refuted",
 )
 
-#: What a command may print as its one line.
+#: Errors that a command may print.
 COMMAND = (
     r"axiom-client: .*(no space left|space).*",
     r"axiom-client: .*journal\.sqlite: .*",
@@ -77,12 +77,12 @@ POSTGRES = (
     r"there is no transaction in progress",
 )
 POSTGRES_LEVEL = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC):  ?(.*)")
-#: Lines of no level: what a console shows is in the agent's log with its level.
+#: Lines without a level: the agent's log has them with their level.
 PLAIN = re.compile(r"serving http://|ended: |^\d\d:\d\d:\d\d |^refused: |^# |^$")
 
 
 def unknown(site: Site) -> Iterator[str]:
-    """The lines that nobody has accounted for, each kind once, with how often it was said."""
+    """The lines of unknown kinds, each kind once, with its number of occurrences."""
     found: Counter[str] = Counter()
     for agent in site.agents:
         for path in agent.state.glob("agent.log*"):

@@ -1,4 +1,4 @@
-"""The check from outside, when all is healed: by SQL, by /proc and by the files that stay."""
+"""Check the state after a chaos run: by SQL, by /proc and by the remaining files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from tests.chaos.experiments import POISON
 from tests.chaos.site import Agent, Site
 
-ATTEMPTS_MAX = 6  # of a workunit that fails by itself, the retry policy's own bound
+ATTEMPTS_MAX = 6  # of a workunit that always fails; the limit of the retry policy
 END_SECONDS = 20.0  # for processes to be gone when both programs have ended
 JOURNAL_BYTES_MAX = 8_000_000
 LOG_BYTES_MAX = 4_000_000
 DEAD_ROWS_MAX = 30_000
 
-#: Each finds what must not be: (what it is, the query whose rows are shown).
-NOTHING = (
+#: Queries that must find no rows: (what a row means, the query).
+FORBIDDEN = (
     ("waits in the queue", "SELECT queue_id, workunit_id, version_id, host_id, purpose FROM queue"),
     ("is leased", "SELECT task_id, host_id FROM tasks WHERE state = 'leased'"),
     ("is not reviewed", "SELECT task_id, host_id FROM tasks WHERE state = 'reported'"),
@@ -70,8 +70,8 @@ ENDED = "SELECT state, outcome, refusal FROM tasks WHERE task_id = %s"
 
 
 def findings(site: Site) -> Iterator[str]:
-    """What the database says that must not be; empty when all is well."""
-    for what, query in NOTHING:
+    """Forbidden states in the database; empty when there are none."""
+    for what, query in FORBIDDEN:
         if found := site.rows(query):
             yield f"{len(found)} times something {what}: {found[:5]}"
     yield from _unended(site)
@@ -81,7 +81,7 @@ def findings(site: Site) -> Iterator[str]:
 
 
 def _unended(site: Site) -> Iterator[str]:
-    """Workunits without a result, other than of what was withdrawn or fails by itself."""
+    """Workunits without a result, except of withdrawn versions and of the one that always fails."""
     for workunit, ref, state in site.rows(UNENDED, ATTEMPTS_MAX):
         if ref not in site.retired:
             yield f"workunit {workunit} of {ref} ({state}) has no result"
@@ -92,8 +92,8 @@ def _unended(site: Site) -> Iterator[str]:
 
 
 def _taken_back(site: Site) -> Iterator[str]:
-    """Tasks that a host is said to have lost, though nothing made it forget."""
-    windows = [(a.host_id, window) for a in site.agents for window in a.forgiven]
+    """Tasks that count as lost by a host, although no fault can have caused it."""
+    windows = [(a.host_id, window) for a in site.agents for window in a.losses_ignored]
     for task_id, host_id, at in site.rows(TAKEN_BACK):
         excused = any(h == host_id and begin <= at <= end for h, (begin, end) in windows)
         if not excused:
@@ -102,7 +102,7 @@ def _taken_back(site: Site) -> Iterator[str]:
 
 
 def _acknowledged(site: Site) -> Iterator[str]:
-    """What a server took as a success is credited, or refused for a reason that can be read."""
+    """Acknowledged successes that are neither credited nor refused with a reason."""
     for task_id, said in sorted(site.traffic.acknowledged.items()):
         found = site.rows(ENDED, task_id)
         if not found:
@@ -116,7 +116,7 @@ def _acknowledged(site: Site) -> Iterator[str]:
 
 
 def _was_quarantined(site: Site, name: str) -> bool:
-    return any(a.name == name and a.forgiven for a in site.agents)
+    return any(a.name == name and a.losses_ignored for a in site.agents)
 
 
 def _grown(site: Site) -> Iterator[str]:
@@ -132,11 +132,11 @@ def _grown(site: Site) -> Iterator[str]:
             yield f"{log.relative_to(site.root)} holds {log.stat().st_size} bytes"
 
 
-# --- what stays when both programs have ended -----------------------------------------------------
+# --- after both programs have ended ---------------------------------------------------------------
 
 
 def leftovers(site: Site) -> Iterator[str]:
-    """Processes, sockets, folders and locks that nobody needs any more."""
+    """Processes, sockets, folders and locks that should have been removed."""
     until = time.monotonic() + END_SECONDS
     while (alive := site.processes()) and time.monotonic() < until:
         time.sleep(0.2)

@@ -1,10 +1,10 @@
-"""Is what should be found found? Faults are planted in a copy of the sources, one at a time.
+"""Test the tests: plant faults in a copy of the sources, one at a time; each must be detected.
 
     python -m tests.chaos.planted                    every one of them (some ten minutes)
     python -m tests.chaos.planted lost_cancellation  one
 
-Each is caught by the check that is named with it, which the sound copy passes.
-Exits with 1 when one is not caught, or when the sound copy fails.
+Each fault must be detected by the check that is named with it, which passes without the fault.
+Exits with 1 when a fault is not detected, or when a check fails without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def chaos(servers: int, *kinds: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Plant:
-    """A fault: texts of one file that are replaced, and the check that must fail then."""
+    """A fault: replacements in one file, and the check that must then fail."""
 
     name: str
     file: str
@@ -135,7 +135,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def _try(copy: Path, plant: Plant) -> list[str]:
-    """The plant's name when its check is of no use."""
+    """The plant's name when its check does not detect it."""
     sound = _check(copy, plant.check)
     path = copy / plant.file
     before = path.read_text()
@@ -170,7 +170,7 @@ def _check(copy: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]
 
 
 def _last_lines(done: subprocess.CompletedProcess[str]) -> str:
-    """What a check has found: its findings, or the error that hypothesis made a story of."""
+    """The end of a check's output: its findings, or the error that hypothesis shows."""
     lines = (done.stdout + done.stderr).splitlines()
     if "findings:" in done.stdout:
         at = next(i for i, line in enumerate(lines) if line.startswith("findings:"))

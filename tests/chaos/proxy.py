@@ -1,8 +1,8 @@
 """A faulty network: an HTTP proxy in front of the servers, one port for each agent.
 
-Each request goes to a server that is drawn at random, in a connection of its own. What may happen
-to it on the way is in ``Weather``. Whatever leaves a server is handed to ``Traffic``, also when it
-does not arrive: what a server has acknowledged it must stand by.
+Each request goes to a random server, on a separate connection. ``LinkFault`` says what may happen
+to it. Every answer of a server is recorded in ``Traffic``, also when it does not arrive, because a
+server must not lose what it has acknowledged.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ Trouble = Literal[
     "status_502", "html", "nonsense", "refuse",
 ]  # fmt: skip
 
-_Trouble = Callable[["Gate", bytes, asyncio.StreamWriter], Awaitable[bool]]
+_Trouble = Callable[["Link", bytes, asyncio.StreamWriter], Awaitable[bool]]
 
 HEAD_BYTES_MAX = 1 << 16
-ANSWER_SECONDS_MAX = 150.0  # a stopped server goes on after seconds
+ANSWER_SECONDS_MAX = 150.0  # a stopped server continues after some seconds
 HTML = b"<html><head><title>Sign in</title></head><body>Welcome to the hotel</body></html>"
 
 
 @dataclass
-class Weather:
-    """What befalls the requests of one agent: ``trouble`` with probability ``chance``."""
+class LinkFault:
+    """The fault on one agent's link: ``trouble`` occurs with probability ``chance``."""
 
     trouble: Trouble | None = None
     chance: float = 0.0
 
     def draw(self, rng: random.Random) -> Trouble | None:
-        """The fate of one request."""
+        """The trouble of one request; None: none."""
         return self.trouble if rng.random() < self.chance else None
 
 
 @dataclass
-class Gate:
-    """One agent's way to the project."""
+class Link:
+    """One agent's link to the project."""
 
     name: str
     port: int = 0
-    weather: Weather = field(default_factory=Weather)
+    fault: LinkFault = field(default_factory=LinkFault)
 
     @property
     def url(self) -> str:
@@ -56,7 +56,7 @@ class Gate:
 
 @dataclass
 class Proxy:
-    """All gates, in one thread with a loop of its own. ``servers``: ports, changed freely."""
+    """All links, in one thread with its own event loop. ``servers``: ports; may change."""
 
     seed: int
     traffic: Traffic
@@ -71,20 +71,20 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def open(self, name: str) -> Gate:
-        """A new gate that listens."""
-        gate = Gate(name)
+    def open(self, name: str) -> Link:
+        """A new link that listens."""
+        link = Link(name)
 
         async def listen() -> None:
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 with suppress(asyncio.CancelledError):  # the end of the run
-                    await self._serve(gate, reader, writer)
+                    await self._serve(link, reader, writer)
 
             server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=HEAD_BYTES_MAX)
-            gate.port = server.sockets[0].getsockname()[1]
+            link.port = server.sockets[0].getsockname()[1]
 
         asyncio.run_coroutine_threadsafe(listen(), self._loop).result(10)
-        return gate
+        return link
 
     def close(self) -> None:
         """Drop everything."""
@@ -102,11 +102,11 @@ class Proxy:
     # --- one connection ---------------------------------------------------------------------------
 
     async def _serve(
-        self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
             while request := await _read_request(reader):
-                if not await self._pass_on(gate, request, writer):
+                if not await self._pass_on(link, request, writer):
                     break
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             pass  # either side went away: that is what this is for
@@ -115,26 +115,26 @@ class Proxy:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _pass_on(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection may go on."""
-        trouble = gate.weather.draw(self._rng)
+    async def _pass_on(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; returns whether the connection stays open."""
+        trouble = link.fault.draw(self._rng)
         if trouble is not None:
             self.troubles[trouble] = self.troubles.get(trouble, 0) + 1
-            befall: _Trouble = getattr(self, f"_{trouble}")  # the methods below have their names
-            return await befall(gate, request, writer)
-        return await self._plainly(gate, request, writer)
+            disturb: _Trouble = getattr(self, f"_{trouble}")  # the methods below have their names
+            return await disturb(link, request, writer)
+        return await self._plainly(link, request, writer)
 
-    async def _plainly(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        answer = await self._ask(gate, request)
+    async def _plainly(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        answer = await self._ask(link, request)
         if not answer:
             return False
         await _send(writer, answer)
-        self.traffic.delivered(gate.name, request, answer)
+        self.traffic.delivered(link.name, request, answer)
         return True
 
-    async def _ask(self, gate: Gate, request: bytes) -> bytes:
-        """What a server answers; empty when none does."""
-        self.traffic.sent(gate.name, request)
+    async def _ask(self, link: Link, request: bytes) -> bytes:
+        """A server's answer; empty when there is none."""
+        self.traffic.sent(link.name, request)
         for port in self._rng.sample(self.servers, len(self.servers)):
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -147,18 +147,18 @@ class Proxy:
             finally:
                 writer.close()
             if _is_whole(answer):
-                self.traffic.answered(gate.name, request, answer)
+                self.traffic.answered(link.name, request, answer)
                 return answer
             return b""
         return b""
 
     # --- troubles ---------------------------------------------------------------------------------
 
-    async def _delay(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _delay(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
         await asyncio.sleep(self._rng.uniform(0.1, 3))
-        return await self._plainly(gate, request, writer)
+        return await self._plainly(link, request, writer)
 
-    async def _cut_request(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _cut_request(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
         for port in self.servers[:1]:
             with suppress(OSError):
                 _, upstream = await asyncio.open_connection("127.0.0.1", port)
@@ -168,40 +168,40 @@ class Proxy:
         writer.transport.abort()
         return False
 
-    async def _cut_answer(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        await self._ask(gate, request)
+    async def _cut_answer(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        await self._ask(link, request)
         writer.transport.abort()
         return False
 
-    async def _truncate(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        answer = await self._ask(gate, request)
+    async def _truncate(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        answer = await self._ask(link, request)
         if len(answer) > 1:
             await _send(writer, answer[: self._rng.randrange(1, len(answer))])
         return False
 
-    async def _half_close(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        await self._ask(gate, request)
+    async def _half_close(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        await self._ask(link, request)
         writer.write_eof()
         await asyncio.sleep(self._rng.uniform(0.1, 2))
         return False
 
-    async def _duplicate(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Twice at the same time, or one after the other; either answer may be the one."""
+    async def _duplicate(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Send the request twice, at once or one after the other; return either answer."""
         if self._rng.random() < 0.5:
-            answers = list(await asyncio.gather(self._ask(gate, request), self._ask(gate, request)))
+            answers = list(await asyncio.gather(self._ask(link, request), self._ask(link, request)))
         else:
-            answers = [await self._ask(gate, request), await self._ask(gate, request)]
+            answers = [await self._ask(link, request), await self._ask(link, request)]
         answer = self._rng.choice(answers)
         if answer:
             await _send(writer, answer)
-            self.traffic.delivered(gate.name, request, answer)
+            self.traffic.delivered(link.name, request, answer)
         return bool(answer)
 
-    async def _replay(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Once now, and again when the agent has gone on: a server stood still in between."""
-        going_on = await self._plainly(gate, request, writer)
+    async def _replay(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Send it now, and again after later requests, as if a server had been stopped."""
+        going_on = await self._plainly(link, request, writer)
         self._loop.call_later(
-            self._rng.uniform(0.5, 6), lambda: self._spawn(self._ask(gate, request))
+            self._rng.uniform(0.5, 6), lambda: self._spawn(self._ask(link, request))
         )
         return going_on
 
@@ -212,21 +212,21 @@ class Proxy:
 
         self._loop.create_task(quietly())
 
-    async def _status_502(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        return await self._instead(gate, request, writer, b"502 Bad Gateway", HTML)
+    async def _status_502(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        return await self._instead(link, request, writer, b"502 Bad Gateway", HTML)
 
-    async def _html(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        return await self._instead(gate, request, writer, b"200 OK", HTML)
+    async def _html(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        return await self._instead(link, request, writer, b"200 OK", HTML)
 
-    async def _nonsense(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        return await self._instead(gate, request, writer, b"200 OK", self._rng.randbytes(99))
+    async def _nonsense(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        return await self._instead(link, request, writer, b"200 OK", self._rng.randbytes(99))
 
     async def _instead(
-        self, gate: Gate, request: bytes, writer: asyncio.StreamWriter, status: bytes, body: bytes
+        self, link: Link, request: bytes, writer: asyncio.StreamWriter, status: bytes, body: bytes
     ) -> bool:
-        """Answer for the server, which may have had the request all the same."""
+        """Answer instead of the server, which may still have received the request."""
         if self._rng.random() < 0.5:
-            await self._ask(gate, request)
+            await self._ask(link, request)
         await _send(
             writer,
             b"HTTP/1.1 %s\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s"
@@ -234,7 +234,7 @@ class Proxy:
         )
         return True
 
-    async def _refuse(self, gate: Gate, request: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _refuse(self, link: Link, request: bytes, writer: asyncio.StreamWriter) -> bool:
         writer.transport.abort()
         return False
 
@@ -256,7 +256,7 @@ def _content_length(head: bytes) -> int | None:
 
 
 def _closing(request: bytes) -> bytes:
-    """The request as the last of its connection, so that the answer ends with it."""
+    """The request with "Connection: close", so that the answer ends with the connection."""
     head, _, body = request.partition(b"\r\n\r\n")
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
     return b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body

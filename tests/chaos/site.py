@@ -1,4 +1,4 @@
-"""A whole project as real processes: PostgreSQL, one server or two, agents, the proxy between."""
+"""A complete project as real processes: PostgreSQL, one or two servers, agents, and a proxy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from axiom_server.store.embedded import EmbeddedPostgres
 from tests.chaos import disk, experiments
-from tests.chaos.proxy import Gate, Proxy
+from tests.chaos.proxy import Link, Proxy
 from tests.chaos.traffic import Traffic
 from tests.support.commands import finished
 from tests.support.processes import runs, wait_for
@@ -42,17 +42,19 @@ round_seconds = 1.0
 
 @dataclass(kw_only=True)
 class Agent:
-    """An agent, its way to the servers and its clock. ``busy``: the fault that it is under."""
+    """An agent, its link to the servers and its clock. ``busy``: the fault that it is under."""
 
     name: str
     program: Program
-    gate: Gate
+    link: Link
     clock: Path
     host_id: int = 0
     busy: str = ""
-    wanted: bool = True  # should run; whatever keeps services would start it again
+    wanted: bool = True  # should run; keep_services starts it again
     exits: list[int] = field(default_factory=list)
-    forgiven: list[tuple[float, float]] = field(default_factory=list)  # may lose tasks, since 1970
+    losses_ignored: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # may lose tasks, since 1970
 
     @property
     def state(self) -> Path:
@@ -72,7 +74,7 @@ class Agent:
             self.program.kill()
 
     def zygotes(self) -> list[psutil.Process]:
-        """Its warm parents."""
+        """Its zygotes."""
         return [p for p in self._children() if _runs_module(p, "zygote")]
 
     def tasks(self) -> list[psutil.Process]:
@@ -91,10 +93,10 @@ class Agent:
             return psutil.Process(self.program.process.pid).children()
         return []
 
-    def forgive(self, seconds: float) -> None:
-        """From now on for so long, tasks that it is said to have lost are not counted."""
+    def ignore_losses(self, seconds: float) -> None:
+        """Do not count tasks that it loses from now on, for this time."""
         now = time.time()
-        self.forgiven.append((now - 1, now + seconds))
+        self.losses_ignored.append((now - 1, now + seconds))
 
 
 def _runs_module(process: psutil.Process, name: str) -> bool:
@@ -105,7 +107,7 @@ def _runs_module(process: psutil.Process, name: str) -> bool:
 
 @dataclass
 class Site:
-    """Everything of one run, below one folder."""
+    """The files and processes of one run, in one folder."""
 
     root: Path
     seed: int
@@ -124,7 +126,7 @@ class Site:
 
     @property
     def owns_postgres(self) -> bool:
-        """Whether PostgreSQL is an operator's, so that nobody else starts it again."""
+        """Whether PostgreSQL is the operator's, so that no server starts it again."""
         return self.server_count > 1
 
     @property
@@ -167,7 +169,7 @@ class Site:
             program.environment["AXIOM_DATABASE_URL"] = self.conninfo
 
     def use_folder(self, folder: Path) -> None:
-        """The project lies there now."""
+        """Use the project in this folder from now on."""
         for program in (self.staff, *self.servers):
             program.folder = folder
         if not self.owns_postgres:
@@ -193,7 +195,7 @@ class Site:
         folder = self.root / name / "home"
         disk.mount(folder, AGENT_DISK)
         agent = self.add_agent(name, folder)
-        wait_for("the project to answer", lambda: self.ask(agent.program, "attach", agent.gate.url,
+        wait_for("the project to answer", lambda: self.ask(agent.program, "attach", agent.link.url,
                  "--user", name, "--name", name).returncode == 0)  # fmt: skip
         agent.host_id = int(self.value("SELECT host_id FROM hosts WHERE name = %s", name))
         agent.start()
@@ -208,16 +210,16 @@ class Site:
             "PYTHONPATH": str(CLOCK), "CHAOS_CLOCK": str(clock), "AXIOM_WORK_BUFFER": "5 s",
             "AXIOM_DISK_KEEP_FREE": "0%", "AXIOM_DISK_TOTAL": "60 MB", "AXIOM_CPU_CORES": "2",
         }  # fmt: skip
-        return Agent(name=name, program=program, gate=self.proxy.open(name), clock=clock)
+        return Agent(name=name, program=program, link=self.proxy.open(name), clock=clock)
 
     # --- commands ---------------------------------------------------------------------------------
 
     def ask(self, program: Program, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command, whatever it answers."""
+        """Run a command, whatever its exit code."""
         return finished(*program.command(*words))
 
     def staff_does(self, *words: str, tries: int = 20) -> str:
-        """A command of the staff's that must succeed in the end: they try again, as people do."""
+        """Run a staff command until it succeeds, within some attempts."""
         for _ in range(tries):
             done = self.ask(self.staff, *words)
             if done.returncode == 0:
@@ -227,7 +229,7 @@ class Site:
         raise AssertionError(f"axiom-server {words} failed {tries} times: {done.stderr}")
 
     def note_output(self, words: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> None:
-        """Keep what a command complained of: its lines are judged with the logs."""
+        """Keep a command's error lines; they are checked with the logs."""
         with (self.root / "staff.log").open("a") as log:
             log.write(f"# {' '.join(words)} -> {done.returncode}\n{done.stderr}")
 
@@ -254,7 +256,7 @@ class Site:
         self.proxy.servers = [s.port for s in self.servers]
 
     def stop_servers(self) -> None:
-        """All of them, politely."""
+        """Stop all servers by SIGTERM."""
         for server in self.servers:
             server.stop()
 
@@ -274,8 +276,8 @@ class Site:
             return [p for p in master.children() if "axiom" in " ".join(p.cmdline())]
         return []
 
-    def revive_postgres(self) -> None:
-        """As an operator's service manager does; a server's own database is the server's care."""
+    def restart_postgres(self) -> None:
+        """Start the operator's PostgreSQL again; a server restarts an embedded one itself."""
         if self.owns_postgres:
             wait_for("PostgreSQL to start", self._opens)
 
@@ -293,7 +295,7 @@ class Site:
             yield connection
 
     def rows(self, query: str, *values: Any, seconds: float = SQL_SECONDS) -> list[Any]:
-        """What SQL says from outside; tried until the database answers."""
+        """The rows of a query; repeated until the database answers."""
         until = time.monotonic() + seconds
         while True:
             try:
@@ -311,7 +313,7 @@ class Site:
     # --- looking after ----------------------------------------------------------------------------
 
     def keep_services(self) -> None:
-        """Start again what ended by itself, as a service manager would; its exit code is kept."""
+        """Start ended programs again, as a service manager does; keep their exit codes."""
         for server in self.servers:
             if server.process is not None and (code := server.process.poll()) is not None:
                 self.server_exits.append(code)
@@ -341,7 +343,7 @@ class Site:
         )
 
     def destroy(self) -> None:
-        """Nothing stays, whatever happened."""
+        """End all processes and remove all files."""
         if hasattr(self, "postgres"):
             with suppress(Exception):
                 self.postgres.close()

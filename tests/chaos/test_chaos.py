@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MINUTES = "1.5"
 RUN_SECONDS_MAX = 1500.0  # on a machine that is busy with anything
-#: What is known not to heal yet: a copied disk image, an older backup.
+#: Faults left out of the short run: a copied disk image, an older backup.
 WITHOUT = "clone_agent,restore_backup"
 
 

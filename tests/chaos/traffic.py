@@ -1,4 +1,4 @@
-"""What went between agents and servers: acknowledgements, cancellations, how often they met."""
+"""Record the traffic between agents and servers: acknowledgements, cancellations, sync rates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Traffic:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sent(self, agent: str, request: bytes) -> None:
-        """A request of the agent's goes to a server."""
+        """Record a request of the agent to a server."""
         asked = _sync_of(request)
         if asked is None:
             return
@@ -59,7 +59,7 @@ class Traffic:
             self._look_at_hands(agent, asked)
 
     def answered(self, agent: str, request: bytes, answer: bytes) -> None:
-        """A server has answered, whether or not the agent will hear it."""
+        """Record a server's answer, whether or not it will reach the agent."""
         with self._lock:
             self.statuses[answer[9:12].decode("latin1")] += 1
         said, asked = _body(answer), _sync_of(request)
@@ -73,7 +73,7 @@ class Traffic:
                     self.acknowledged.setdefault(task_id, Acknowledged(agent, task_id, time.time()))
 
     def delivered(self, agent: str, request: bytes, answer: bytes) -> None:
-        """The agent has been sent an answer, whole."""
+        """Record an answer that was sent to the agent completely."""
         said = _body(answer) if _sync_of(request) is not None else None
         now = time.monotonic()
         with self._lock:

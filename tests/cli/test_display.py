@@ -1,4 +1,4 @@
-"""What a person sees fits the terminal, names every reason, and is plain where it should be."""
+"""The display fits the terminal, names every reason, and uses colour only where it is wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of those who hold the keys, as processes: a project whose keys are taken offline."""
+"""The commands for signing keys, as processes: a project whose keys are taken offline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Staff:
 
 @pytest.fixture
 def staff(tmp_path: Path) -> Staff:
-    """A new project, with its keys still beside it."""
+    """A new project, with its keys in its folder."""
     made = Staff(tmp_path / "project")
     made("init", made.folder)
     return made

@@ -1,4 +1,4 @@
-"""The volunteer's configuration: what is understood, what is refused, what stays in the file."""
+"""The volunteer's configuration: accepted and refused values, and edits that keep the file."""
 
 from __future__ import annotations
 

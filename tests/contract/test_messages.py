@@ -1,7 +1,8 @@
-"""The wire, held to one golden file per message and protocol version.
+"""The wire format is compared with one golden file for each message and protocol version.
 
-A golden file is never edited once released: a client of that version is out there. When a message
-gains a field, its file gains a sibling; when this test fails, the change broke an older client.
+A golden file is never changed after a release, because clients of that version exist. When a
+message gets a new field, add a new golden file. When this test fails, the change breaks older
+clients.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def test_golden_message_reads_and_writes_as_it_always_did(path: Path) -> None:
 
 
 def assert_contains(written: Any, golden: Any) -> None:
-    """What was written holds all that the golden file says; newer fields may be beside it."""
+    """Assert that ``written`` contains everything in the golden file; it may have newer fields."""
     if isinstance(golden, dict):
         for key, value in golden.items():
             assert_contains(written[key], value)
@@ -83,6 +84,6 @@ REPORT = {"task_id": 1, "outcome": "success", "elapsed_seconds": 1, "cpu_seconds
         (messages.HostFacts, {"name": "h", "os": "o", "architecture": "a", "cpu_cores": 0}),
     ],
 )
-def test_what_cannot_be_is_refused_at_the_door(message: type, broken: dict[str, Any]) -> None:
+def test_impossible_values_are_refused_when_decoded(message: type, broken: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(json.dumps(broken), type=message)

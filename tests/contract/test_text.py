@@ -1,4 +1,4 @@
-"""What strangers write is shown as text: it moves no cursor, ends no line and hides nothing."""
+"""Untrusted text is shown as plain text: no cursor movements, line ends or hidden characters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_lines_are_kept_or_joined() -> None:
 
 
 def test_a_server_that_is_taken_over_cannot_write_on_a_volunteers_terminal() -> None:
-    """Every text of an answer but the parameters, which the signed ranges hold."""
+    """Every text of an answer except parameters, which are limited by the signed ranges."""
     grant = Grant(
         task_id=1, experiment="a\x1b[2J", version="1", sha256="0" * 64, parameters={"p": "a  b"},
         seed=1, budget_seconds=1, lease_seconds=1,

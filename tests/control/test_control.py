@@ -1,4 +1,4 @@
-"""Steering a running agent through its socket: pause, resume, drain, abort, reload; why idle."""
+"""Control a running agent through its socket: pause, resume, drain, abort, reload, idle reasons."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_pause_stops_the_processes_and_says_why(agent: AgentProcess) -> None:
     before = agent.json("tasks")["tasks"][0]["elapsed_seconds"]
     agent.ok("pause", "--for", "2h")
     wait_for("the pause", lambda: agent.tasks("paused"))
-    stopped = [p for p in agent.family() if p.status() == psutil.STATUS_STOPPED]
+    stopped = [p for p in agent.processes() if p.status() == psutil.STATUS_STOPPED]
     assert stopped
     status = agent.json("status")
     assert status["state"] == "paused"
@@ -67,7 +67,9 @@ def test_status_without_a_terminal_or_without_utf8(agent: AgentProcess) -> None:
         assert "\x1b" not in text
 
 
-def test_drain_finishes_what_runs_and_then_ends(project: SmallProject, agent: AgentProcess) -> None:
+def test_a_drain_finishes_running_tasks_and_then_ends(
+    project: SmallProject, agent: AgentProcess
+) -> None:
     agent.ok("drain", "--reason", "moving house", "--then", "exit")
     wait_for("the server to know", lambda: project.requests[-1].draining == "moving house")
     assert agent.json("status")["state"] == "draining"
@@ -82,7 +84,7 @@ def test_abort_of_a_task_that_is_not_here(agent: AgentProcess) -> None:
     assert "99" in agent.refused(9, "task", "abort", "99")
 
 
-def test_config_set_is_taken_up_and_an_invalid_file_is_not(agent: AgentProcess) -> None:
+def test_config_set_is_applied_and_an_invalid_file_is_not(agent: AgentProcess) -> None:
     agent.environment.pop("AXIOM_CPU_CORES")
     assert "now in use" in agent.ok("config", "set", "gpu.enabled", "false")
     config = agent.folder / "config" / "config.toml"
@@ -95,7 +97,7 @@ def test_each_config_set_is_logged_once(agent: AgentProcess) -> None:
     agent.environment.pop("AXIOM_CPU_CORES")
     for value in ("false", "true"):
         agent.ok("config", "set", "gpu.enabled", value)
-    agent.ok("pause")  # answered after the file watch has told the agent twice
+    agent.ok("pause")  # answered after the file watch has notified the agent twice
     wait_for("the pause", lambda: agent.tasks("paused"))
     assert agent.ok("log").count("the changed configuration is in use") == 2
 
@@ -105,7 +107,7 @@ def test_log_tells_what_happened(agent: AgentProcess) -> None:
     assert any("granted" in line for line in agent.json("log")["lines"])
 
 
-def test_nonsense_on_the_socket_harms_nobody(agent: AgentProcess) -> None:
+def test_garbage_on_the_socket_does_no_harm(agent: AgentProcess) -> None:
     for line in (b"\n", b"{}\n", b"\xff\xfe\n", b'{"do": "dance"}\n', b"x" * 2_000_000):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
@@ -136,7 +138,7 @@ def test_damaged_or_forbidden_files_are_named(tmp_path: Path) -> None:
     assert "identity.json" in agent.refused(21, "run")
 
 
-def test_a_drain_with_a_deadline_ends_what_runs_and_then_pauses(
+def test_a_drain_with_a_deadline_ends_running_tasks_and_then_pauses(
     project: SmallProject, agent: AgentProcess
 ) -> None:
     agent.ok("drain", "--reason", "guests", "--deadline", "1 s", "--then", "pause")

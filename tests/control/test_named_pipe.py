@@ -1,6 +1,6 @@
-"""What of the Windows pipe can be tried elsewhere: its name, and answers put together from pieces.
+"""The parts of the Windows pipe that can be tested on other systems: names, answers in pieces.
 
-multiprocessing's connections behave alike everywhere, so a real pair of them stands at both ends.
+multiprocessing's connections behave the same on all systems, so a real pair of them is used.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def test_an_answer_in_pieces_is_put_together() -> None:
         assert theirs.recv_bytes() == b'{"do": "sync"}\n'
 
 
-def test_an_agent_that_hangs_holds_nobody_up() -> None:
+def test_a_hanging_agent_does_not_block_its_caller() -> None:
     ours, theirs = Pipe()
     with ours, theirs, pytest.raises(ControlRefused, match="does not answer"):
         exchange(ours, b"{}\n", 0.05)
 
 
-def test_an_agent_that_ends_in_mid_sentence_leaves_what_it_said() -> None:
+def test_the_part_of_an_answer_before_the_agents_end_is_kept() -> None:
     ours, theirs = Pipe(duplex=False)  # what is written to it goes elsewhere
     aside, asking = Pipe(duplex=False)
     with ours, aside, asking:

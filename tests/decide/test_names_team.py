@@ -1,4 +1,4 @@
-"""The team that a name shows."""
+"""The team tag in a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project and an agent for each test, as real processes; what a test leaves running is ended."""
+"""A project and an agent for each test, as real processes, which are ended after the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def agent(tmp_path: Path) -> Iterator[Program]:
 
 @pytest.fixture
 def held_walk(tmp_path: Path) -> Path:
-    """The short walk, but holding its slot for six seconds."""
+    """The short walk, with a pause of six seconds."""
     source = (FIXTURES / "experiments" / "short_walk.py").read_text()
     held = tmp_path / "short_walk.py"
     held.write_text(

@@ -1,8 +1,8 @@
-"""Big hosts through the whole exchange: how much they ask for, are given, hold and ask for then.
+"""Large hosts and a real server: how much work they request, get and hold, and request then.
 
-The agent is the real one in this process: its loop, its journal, HTTP, verified bundles, against a
-served project on PostgreSQL. Only two things are recorded instead of real, for this machine has
-not got them: what the host is, and the processes of 240 tasks.
+The agent is real and runs in this process, with its loop, journal, HTTP and verified bundles,
+against a served project on PostgreSQL. Only two things are simulated, because this machine does not
+have them: the host's hardware, and the processes of 240 tasks.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class HeldPool:
-    """Stands for the processes: each task runs until it is stopped."""
+    """Replaces the process pool: each task runs until it is stopped."""
 
     def __init__(self, *, emit: Callable[[TaskEvent], None], hide_gpus: Mapping[str, str]) -> None:
         del hide_gpus  # there is no process to hide them from
@@ -97,7 +97,7 @@ class HeldPool:
 
 
 class IdleMachine:
-    """What else happens on the host: nothing, and all its memory is free."""
+    """The load of the host: no other programs, and all memory free."""
 
     def __init__(self, folder: Path) -> None:
         self._disk_bytes = 1 << 40
@@ -107,7 +107,7 @@ class IdleMachine:
 
 
 class Volunteer:
-    """One host: attached, and run for as long as a test likes."""
+    """One attached host, which a test can run until a condition holds."""
 
     def __init__(self, folder: Path, project: Server, patch: pytest.MonkeyPatch) -> None:
         self.folders = Folders(
@@ -131,7 +131,7 @@ class Volunteer:
         patch.setattr(perform, "LoadMeter", IdleMachine)
 
     def recorded(self, facts: HostFacts, patch: pytest.MonkeyPatch) -> Volunteer:
-        """Be such a host from now on."""
+        """Make the agent report these facts from now on."""
 
         async def report(_: object) -> GpuReport:
             return GpuReport(list(facts.gpus))
@@ -151,7 +151,7 @@ class Volunteer:
         return self
 
     def run(self, until: Callable[[Agent], bool], *settings: str, crash: bool = False) -> Agent:
-        """Run until the agent looks as wanted and has nothing open with the server."""
+        """Run until the condition holds and no request to the server is open."""
 
         async def inside() -> Agent:
             identity = joining.known_identity(self.folders)
@@ -239,7 +239,7 @@ def test_one_exchange_fills_a_big_host(
 def test_a_host_that_holds_plenty_asks_for_nothing(
     volunteer: Callable[[HostFacts], Volunteer], project: Server
 ) -> None:
-    """The original project's incident: 96 tasks in the hands of 16 cores, and more were sent."""
+    """An incident of the original project: a host of 16 cores held 96 tasks and got more."""
     facts = RECORDED["sixteen"]
     host = volunteer(facts)
     host.run(host.holds(96), f"work.buffer={5 * TASK_SECONDS:.0f} s", crash=True)
@@ -258,7 +258,7 @@ def test_a_host_that_holds_plenty_asks_for_nothing(
     assert str(row["host_id"]) not in filled["hosts"]
 
 
-def test_a_container_of_one_and_a_half_cores_is_given_one(
+def test_a_container_with_one_and_a_half_cores_gets_one_task(
     tmp_path: Path, project: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = tmp_path / "cgroup"

@@ -1,4 +1,4 @@
-"""Bad days with real programs: a folder is copied, a server is restored from an older backup."""
+"""Real programs after an agent's folder was copied, and a server restored from an older backup."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_folder_that_was_copied_while_it_ran_becomes_a_host_of_its_own(
     project.run("deploy", "slow", "--count", "10")
     first.start("run", "--no-display")
     wait("tasks to run", lambda: "granted" in log(first))
-    folder = tmp_path / "b" / "a"  # short: a socket lies in it
+    folder = tmp_path / "b" / "a"  # short, because of the path of a socket in it
     shutil.copytree(
         first.folder, folder, ignore=lambda d, names: [n for n in names if n.endswith(".sock")]
     )

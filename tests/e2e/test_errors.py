@@ -1,4 +1,4 @@
-"""Bad input: one line saying what happened and what to do next, a documented code, no trace."""
+"""Bad input gives one line that says what to do, and a documented exit code; no traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refused(program: Program, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """A project that is not served; what is refused leaves it as it was, so one does for all."""
+    """A project that is not served; refused commands do not change it, so all tests share it."""
     return programs.server(tmp_path_factory.mktemp("refusals"))
 
 
@@ -58,7 +58,7 @@ def test_address_of_something_else(agent: Program) -> None:
     assert "Axiom" in said
 
 
-def test_address_that_is_none(agent: Program) -> None:
+def test_an_invalid_address(agent: Program) -> None:
     assert "not a URL" in refused(agent, "attach", "nonsense")
 
 
@@ -116,6 +116,6 @@ def test_experiment_that_is_not_published(project: Server) -> None:
     assert "short_walk" in said
 
 
-def test_folder_that_is_no_project(tmp_path: Path) -> None:
+def test_a_folder_that_holds_no_project(tmp_path: Path) -> None:
     empty = Server(name="axiom-server", folder=tmp_path, variable="AXIOM_SERVER_DIR")
     assert "axiom-server init" in refused(empty, "status")

@@ -56,13 +56,13 @@ def play(staff: Server) -> dict[str, Any]:
     return found
 
 
-def test_the_history_comes_in_once(evening: dict[str, Any]) -> None:
+def test_the_history_is_imported_once(evening: dict[str, Any]) -> None:
     assert evening["imported"]["results"] == 1065
     assert evening["twice"]["results"] == evening["import_after"]["results"] == 0
     assert evening["after_twice"]["results"] == 0
 
 
-def test_the_review_credits_what_the_log_says(evening: dict[str, Any]) -> None:
+def test_the_review_credits_as_the_log_does(evening: dict[str, Any]) -> None:
     review = evening["review"]
     assert (review["results"], review["credit"]) == (1065, 4696)
     tiers = [{"results": t["results"], "credit": t["credit"]} for t in review["tiers"]]
@@ -95,8 +95,8 @@ def test_filled_hosts_are_not_filled_again(evening: dict[str, Any]) -> None:
     assert evening["deploy_after_import"]["workunits"] == 0
 
 
-#: The log of that evening, as its people wrote it, but for one wrong figure: 473 x 5 is 2,365, as
-#: its own total of 4,696 has it.
+#: The log of that evening as written by its staff, with one wrong figure corrected: 473 x 5 is
+#: 2,365, which agrees with its own total of 4,696.
 ORIGINAL = " ".join((FIXTURES / "session-log-2026-03-02.txt").read_text().split()).replace(
     f"473 results {TIMES} 5 credit = 2,350", f"473 results {TIMES} 5 credit = 2,365"
 )
@@ -104,7 +104,7 @@ HEADINGS = (
     "SESSION SUMMARY", "CREDIT AWARDED", "EXPERIMENTS DEPLOYED", "NEW EXPERIMENT",
     "KEY SCIENTIFIC FINDINGS", "NEXT STEPS",
 )  # fmt: skip
-#: Section -> what it says in figures, as an expression with groups.
+#: Section -> a regular expression whose groups are the figures in it.
 FIGURES = {
     "SESSION SUMMARY": (
         r"([\d,]+) results reviewed and credited \(([\d,]+) total credit\)",
@@ -182,7 +182,7 @@ def test_the_original_has_every_user_host_and_tier() -> None:
     assert results == [(t["results"], t["credit"]) for t in EXPECTED["per_tier"]]
 
 
-def test_the_log_for_machines_says_the_same(evening: dict[str, Any]) -> None:
+def test_the_log_as_json_has_the_same_figures(evening: dict[str, Any]) -> None:
     log = evening["log_json"]
     assert (log["session"], log["results"], log["credit"]) == (1, 1065, 4696)
     assert log["deployed"]["workunits"] == 2001

@@ -1,4 +1,4 @@
-"""The evening of 2 March 2026 on the pages: credit, teams and the log's tables."""
+"""The session of 2 March 2026 on the web pages: credit, teams and the log's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full disk, for real: a folder on a small tmpfs in a mount namespace of the test's own."""
+"""A real full disk: a folder on a small tmpfs, in a mount namespace of the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WALK = FIXTURES / "experiments" / "short_walk.py"
 
 
 class SmallDisk:
-    """A process in a namespace of its own that holds a small tmpfs at ``folder``."""
+    """A process in a separate mount namespace, with a small tmpfs at ``folder``."""
 
     def __init__(self, folder: Path, size: str) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Those who ask too often or too slowly, against the real server; the others go on unharmed."""
+"""Clients with too many or too slow requests, against the real server; others are not affected."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_address_is_counted_for_all_else_and_known_hosts_there_go_on(project:
         assert other.get("/healthz").status_code == 200
 
 
-def test_joining_is_counted_apart(project: Server) -> None:
+def test_joining_has_separate_limits(project: Server) -> None:
     with behind_a_proxy(project, "192.0.2.5") as client:
         answers = [join(client) for _ in range(JOIN_BURST + 3)]
         assert [a.status_code for a in answers[:JOIN_BURST]] == [201] * JOIN_BURST
@@ -108,7 +108,7 @@ def test_joining_is_counted_apart(project: Server) -> None:
 
 
 def test_a_client_cannot_choose_its_address(project: Server) -> None:
-    """What it wrote into the header itself stands left of what the proxy adds."""
+    """A client's own entry in the header is to the left of the proxy's."""
     with behind_a_proxy(project, "") as client:
         for n in range(ADDRESS_BURST):
             client.get("/healthz", headers={"X-Forwarded-For": f"198.51.100.{n}, 192.0.2.6"})
@@ -140,7 +140,7 @@ def connected(project: Server, source: str = "127.0.0.1") -> Iterator[socket.soc
 
 
 def hung_up(connection: socket.socket) -> bool:
-    """Whether the server ends the connection before this side's patience does."""
+    """Whether the server ends the connection before this side's time-out."""
     try:
         while connection.recv(65536):
             pass
@@ -192,8 +192,8 @@ def test_a_head_without_end_is_ended(project: Server) -> None:
         assert drip(endless, b"X: " + b"a" * 8000 + b"\r\n") < 15
 
 
-def test_an_answer_that_nobody_reads_is_let_go(project: Server) -> None:
-    """Thousands of requests in a row on one connection, and not a byte of an answer taken."""
+def test_an_answer_that_is_not_read_is_dropped(project: Server) -> None:
+    """Thousands of requests in a row on one connection, without reading any answer."""
     with connected(project) as deaf:
         deaf.settimeout(0.5)
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -206,7 +206,7 @@ def test_an_answer_that_nobody_reads_is_let_go(project: Server) -> None:
 
 
 @pytest.mark.parametrize("closing", [b"", b"Connection: close\r\n"])
-def test_one_long_answer_that_nobody_reads_is_let_go(project: Server, closing: bytes) -> None:
+def test_one_long_answer_that_is_not_read_is_dropped(project: Server, closing: bytes) -> None:
     """More than the kernel buffers of one answer, with no other request after it."""
     long = project.folder / "bundles" / "targets" / "long.bin"
     long.write_bytes(bytes(32 << 20))
@@ -218,7 +218,7 @@ def test_one_long_answer_that_nobody_reads_is_let_go(project: Server, closing: b
 
 
 def test_a_short_head_before_a_long_body_is_no_long_head(project: Server) -> None:
-    """In as few pieces as the kernel makes of it."""
+    """Sent in as few pieces as the kernel makes."""
     with behind_a_proxy(project, "192.0.2.7") as client:
         token = join(client).json()["token"]
         body = json.dumps({"request_id": "a-request", "capacity": {}}).encode() + b" " * (8 << 20)
@@ -236,7 +236,7 @@ def test_one_address_does_not_take_all_connections(project: Server) -> None:
         assert httpx.get(f"{project.url}/healthz", trust_env=False).is_success
 
 
-def test_after_all_this_the_server_is_well(project: Server) -> None:
+def test_the_server_is_healthy_after_these_attacks(project: Server) -> None:
     def at_rest() -> bool:
         assert project.process is not None
         sockets = [c for c in _connections(project) if c == "ESTABLISHED"]

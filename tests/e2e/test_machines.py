@@ -1,4 +1,4 @@
-"""Forty hosts of one volunteer, steered from one page as a browser sends its forms."""
+"""Forty hosts of one volunteer, controlled from one page with a browser's forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job end to end: publish, deploy, attach, run, review; what a crash may not change."""
+"""The main workflow end to end: publish, deploy, attach, run, review, also with crashes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_fill_idle_before_any_host_waits_for_the_first(server: Server, agent: Pr
     server.run("publish", str(WALK))
     early = server.json("deploy", "short_walk", "--fill-idle")
     assert (early["workunits"], early["standing"]) == (0, True)
-    server.json("deploy", "short_walk", "--fill-idle")  # asked for twice, filled once
+    server.json("deploy", "short_walk", "--fill-idle")  # requested twice, filled once
 
     agent.run("attach", server.url)
     agent.run("run", "--until-idle", "--no-display")
@@ -89,7 +89,7 @@ def running(agent: Program) -> list[object]:
     return [task for task in tasks if task["state"] == "running"]
 
 
-def test_killed_server_costs_the_agent_nothing(
+def test_a_killed_server_loses_no_work_of_the_agent(
     server: Server, agent: Program, held_walk: Path
 ) -> None:
     server.run("publish", str(held_walk))

@@ -1,4 +1,4 @@
-"""Staff's commands as processes: looking, steering, backing up; and one line for each error."""
+"""Staff commands as processes: inspection, management, backups; and one line for each error."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def staff(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "words", [["status"], ["hosts"], ["users", "list"], ["tasks"], ["experiments"], ["review"]]
 )
-def test_reading_commands_speak_to_people_and_machines(staff: Server, words: list[str]) -> None:
+def test_reading_commands_print_text_and_json(staff: Server, words: list[str]) -> None:
     staff.run(*words)
     staff.json(*words)
 
 
-def test_what_does_not_pass_its_dry_run_is_not_published(staff: Server, tmp_path: Path) -> None:
+def test_an_experiment_that_fails_its_dry_run_is_not_published(
+    staff: Server, tmp_path: Path
+) -> None:
     text = Path(WALK).read_text().replace('name = "short_walk"', 'name = "random_walk"')
     text = text.replace('"exponent": exponent', '"exponent": exponent + 1e-9 * time.time() % 1')
     path = tmp_path / "random_walk.py"
@@ -127,7 +129,7 @@ def test_a_sweep_deploys_every_parameter_set(staff: Server, tmp_path: Path) -> N
     staff.run("deploy", "short_walk", "--count", "5", "--parameters", str(sweep), code=9)
 
 
-def test_named_hosts_get_what_they_have_idle(staff: Server) -> None:
+def test_named_hosts_get_work_for_their_idle_slots(staff: Server) -> None:
     """In every way in which several hosts can be written."""
     history = FIXTURES / "session_2026-03-02_0300.json"
     staff.run("import", str(history))
@@ -140,7 +142,7 @@ def test_named_hosts_get_what_they_have_idle(staff: Server) -> None:
     assert (made["workunits"], made["pool"]) == (6, 0)
 
 
-def test_a_ceiling_is_what_waits_at_most(staff: Server) -> None:
+def test_a_ceiling_limits_the_queue(staff: Server) -> None:
     waiting = sum(e["pool"] for e in staff.json("status")["experiments"])
     words = ("deploy", "short_walk", "--count", "100", "--ceiling", str(waiting + 30))
     assert staff.json(*words, "--weight", "2")["workunits"] == 30

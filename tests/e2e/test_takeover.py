@@ -1,4 +1,4 @@
-"""What 0.1.0 left behind is taken over: its project, its agents, and its agents' requests."""
+"""Data of 0.1.0 are taken over: its project, its agents, and its agents' requests."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_bundles_lie_where_agents_of_0_1_0_look(project: Server) -> None:
             assert httpx.get(project.url + path).status_code == 200, path
 
 
-# --- what is newer still --------------------------------------------------------------------------
+# --- data of a newer version ----------------------------------------------------------------------
 
 
 def test_a_newer_database_is_left_alone_with_a_clear_message(project: Server) -> None:
@@ -208,7 +208,7 @@ def test_a_newer_journal_is_left_alone_with_a_clear_message(tmp_path: Path) -> N
     assert journal.exists(), "only an agent that starts puts it aside"
 
 
-def test_keys_that_nobody_knows_are_named(project: Server, tmp_path: Path) -> None:
+def test_unknown_keys_are_named(project: Server, tmp_path: Path) -> None:
     config = project.folder / "project.toml"
     config.write_text(config.read_text() + "\n[telepathy]\nrange = 1\n")
     assert "telepathy" in project.run("deploy", "short_walk", "--count", "1", code=4)

@@ -1,4 +1,4 @@
-"""A server that speaks TLS itself, as the operator's page shows it, and an agent that checks it."""
+"""A server with its own TLS certificate, as in the operator's page, and an agent that checks it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_server_with_a_certificate(
     try:
         wait_for("the server to be ready", ready)
         said = agent.run("attach", url, code=12)
-        assert "certificate" in said  # nobody that this machine trusts vouches for it
+        assert "certificate" in said  # it is signed by no authority that this machine trusts
         agent.run("config", "set", "network.ca_bundle", str(chain))
         agent.run("attach", url)
         agent.run("run", "--until-idle", "--no-display")

@@ -66,7 +66,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
 
 @dataclass
 class Volunteer:
-    """A host that asks whichever server it likes, and asks again when it gets no answer."""
+    """A host that syncs with a random server, and repeats requests that get no answer."""
 
     pair: Pair
     number: int
@@ -79,7 +79,7 @@ class Volunteer:
     requests: int = 0
 
     def work(self, until: float) -> None:
-        """Until nothing is left, report what it has and ask for more."""
+        """Report tasks and request more, until no work is left."""
         hungry = 0
         while hungry < 3 and time.monotonic() < until:
             answer = self._sync()

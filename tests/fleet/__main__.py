@@ -1,4 +1,4 @@
-"""``python -m tests.fleet --seed 1``: the simulated fleet, on a PostgreSQL of its own."""
+"""``python -m tests.fleet --seed 1``: run the simulated fleet on a new PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fleet.simulation import Simulation
 
 
 def main() -> None:
-    """Run one simulation and print what came of it."""
+    """Run one simulation and print its outcome."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hosts", type=int, default=1_000)

@@ -1,8 +1,8 @@
 """``python -m tests.fleet.attack``: fleets under attack, and the table of docs/security.md.
 
-Each scenario lives its days on the real exchange, rounds and reviews (simulation.py). What honest
-hosts return is true, what attackers return is told apart by its size, so that every false result
-can be counted, whatever the server takes it for.
+Each scenario runs for some days on the real sync, maintenance rounds and reviews (simulation.py).
+Honest hosts return true numbers; false numbers of attackers are larger, so that every false result
+can be counted, whatever the server decides about it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ CONFIG = Config(
     serve=ServeConfig(sync_seconds=HOUR, idle_sync_seconds=HOUR, round_seconds=1800.0),
     deploy=DeployConfig(live_minutes=180.0),
 )
-#: True numbers lie between 0.3 and 0.7, false ones above 0.75: it takes many of them to turn this.
+#: True numbers lie between 0.3 and 0.7, false ones above 0.75: to change its verdict, many false
+#: ones are needed.
 FINDING = Finding(
     name="below", claim="The number is small", field="exponent", criterion=Criterion(below=0.6),
     min_share=0.5,
@@ -54,7 +55,7 @@ LOOK_EVERY = DAY / 2
 class Scenario:
     """``honest`` volunteers, who are new or old, and attackers by kind, who are always new.
 
-    anchors  hosts of staff's beside them, of eight cores
+    anchors  number of trusted hosts of staff, each with eight cores
     """
 
     honest: int
@@ -75,13 +76,13 @@ class Scenario:
 
 @dataclass(kw_only=True)
 class Figures:
-    """What an attack came to. ``worst``: the largest share of false results at any time."""
+    """The outcome of an attack. ``worst``: the largest share of false results at any time."""
 
     scenario: Scenario
     returned: int = 0  # false results
     accepted: int = 0  # ... that count as validated in the end
     validated: int = 0
-    waiting: int = 0  # results that nobody has confirmed yet
+    waiting: int = 0  # results that are not confirmed yet
     worst: float = 0.0
     honest_quarantined: int = 0
     honest_refuted: int = 0  # results of honest hosts
@@ -155,7 +156,7 @@ class AttackSimulation(Simulation):
         )  # fmt: skip
 
     async def attack(self) -> Figures:
-        """Let the days pass."""
+        """Run the simulation."""
         began = time.perf_counter()
         async with self._connection() as connection:
             await self._prepare(connection)
@@ -190,7 +191,7 @@ class AttackSimulation(Simulation):
             await execute_order(connection, order, CONFIG.deploy, CONFIG.standing)
 
     async def _make_old(self, connection: Connection) -> None:
-        """Honest hosts have computed for months."""
+        """Give honest hosts the record of some months."""
         known = [h.host_id for h in self.hosts if h not in self.attackers]
         await connection.execute(
             "UPDATE hosts SET agreements = 200 WHERE host_id = ANY(%s)", (known,)
@@ -203,7 +204,7 @@ class AttackSimulation(Simulation):
         )
 
     async def _count(self, connection: Connection) -> None:
-        """How much of what counts now is false."""
+        """Count the false results among those that count now."""
         false, every, waiting = await self._row(
             connection,
             """SELECT count(*) FILTER (WHERE validated AND (result ->> 'exponent')::float8 >= %s),
@@ -260,7 +261,7 @@ class AttackSimulation(Simulation):
 
 
 def play(conninfo: str, scenario: Scenario, seed: int = 1) -> Figures:
-    """One scenario in a new database of the cluster."""
+    """Run one scenario in a new database of the cluster."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS attack WITH (FORCE)")
         connection.execute("CREATE DATABASE attack")
@@ -271,9 +272,9 @@ def play(conninfo: str, scenario: Scenario, seed: int = 1) -> Figures:
 
 
 def scenarios(honest: int) -> Iterator[Scenario]:
-    """The table's, for a number of honest hosts: attackers of each kind, then crowds.
+    """The scenarios of the table for a number of honest hosts: each kind of attacker, then many.
 
-    Few hosts meet each kind alone; more of them meet all kinds together.
+    With few honest hosts each kind attacks alone; with more, all kinds attack together.
     """
     few, kinds = max(3, honest * 3 // 20), KINDS
     days = {20: 8.0, 100: 7.0}.get(honest, 5.5)

@@ -1,6 +1,7 @@
-"""Volunteers who attack a project, each kind in its own way; they know all that their kind knows.
+"""Simulated attackers of a project, of several kinds; attackers of one kind share their knowledge.
 
-Those that lie tell the same lie for a seed, so that their results agree when they check each other.
+Attackers that return false results return the same one for a seed, so that their results agree when
+they check each other.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ LIARS = frozenset({"sybil", "colluder", "refuser", "poisoner"})
 
 
 def lie(experiment: str, seed: int) -> float:
-    """What all who collude say of a seed."""
+    """The false number that all attackers return for a seed."""
     return LIE_LOW + LIE_SPAN * random.Random(f"lie {experiment} {seed}").random()
 
 
 def is_lie(number: float) -> bool:
-    """Whether a number is one of theirs."""
+    """Whether a number is one of the attackers' false numbers."""
     return number >= LIE_LOW
 
 
 @dataclass(kw_only=True)
 class Attacker(SimulatedHost):
-    """One host of an attacker's.
+    """One host of an attacker.
 
-    sybil          claims 65,536 cores, answers at once, lies; one of a crowd of accounts
-    colluder       as a volunteer with four cores, and lies
-    hoarder        claims 65,536 cores, takes all it is given, and returns nothing
-    refuser        lies, and gives back every task whose seed one of its kind was given before: so
-                   it never confirms or refutes anybody by chance
-    poisoner       honest until it is trusted; then it lies about one seed in two
-    cherry_picker  returns the true numbers that suit it, and gives back all other tasks
+    sybil          claims 65,536 cores, reports at once, false results; one of many accounts
+    colluder       looks like a volunteer with four cores, false results
+    hoarder        claims 65,536 cores, takes all work that it gets, and returns nothing
+    refuser        false results; gives back every task whose seed another refuser had before, so
+                   that it never confirms or refutes anybody by chance
+    poisoner       honest until it is trusted; then half of its results are false
+    cherry_picker  returns only true numbers that suit it, and gives back all other tasks
     """
 
     shared_seeds: set[tuple[str, int]]
 
     def request(self, now: float) -> SyncRequest:
-        """What it says now."""
+        """Its sync request now."""
         asked = super().request(now)
         if self.kind != "hoarder":
             return asked

@@ -1,7 +1,7 @@
-"""Simulated volunteers: what they are, how long they take, and what some of them lie about.
+"""Simulated volunteers: their hardware, speed and absences, and the false results of some.
 
-A host computes nothing. It waits as long as a computation would take and returns the number that
-this seed has, or pretends to. It is driven by the answers of the real server alone.
+A host computes nothing. It waits for as long as a computation would take, and returns the number of
+the seed, or a false one. It is driven only by the answers of the real server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def truth(experiment: str, seed: int) -> float:
 
 @dataclass(kw_only=True)
 class SimulatedHost:
-    """One host, all of whose chances come from its own ``rng``; times are seconds of simulation."""
+    """One host with its own random numbers; times are seconds of the simulation."""
 
     name: str
     token: bytes
@@ -60,7 +60,9 @@ class SimulatedHost:
     rng: random.Random
     due: float
     pace: float = 1.0
-    turning_at: float = 0.0  # when it dies, breaks, forgets, begins to lie
+    turning_at: float = (
+        0.0  # when it dies, breaks, loses its journal, or begins to return false results
+    )
     buffer_seconds: float = 0.0
     host_id: int = 0
     running: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # heaps: (end, task)
@@ -79,17 +81,17 @@ class SimulatedHost:
 
     @property
     def liar(self) -> bool:
-        """Whether it is one of those to be found."""
+        """Whether it is dishonest, and so must be quarantined."""
         return self.kind in LIARS
 
-    def speaks(self, now: float) -> bool:
-        """Whether it is there to sync; while it is away, what it runs stands still."""
+    def is_online(self, now: float) -> bool:
+        """Whether it is online; while it is not, its tasks are suspended."""
         if self.kind == "dies":
             return now < self.turning_at
         return True
 
     def request(self, now: float) -> SyncRequest:
-        """What it says now."""
+        """Its sync request now."""
         self._advance(now)
         self.requests += 1
         reports, self.unsent = self.unsent[:REPORTS_MAX], self.unsent[REPORTS_MAX:]
@@ -109,8 +111,8 @@ class SimulatedHost:
             reports=reports,
         )  # fmt: skip
 
-    def hear(self, answer: SyncAnswer, now: float) -> None:
-        """Take the answer: stop what is cancelled, begin what is granted, come back when told."""
+    def receive(self, answer: SyncAnswer, now: float) -> None:
+        """Process an answer: stop cancelled tasks, start granted ones, set the next sync."""
         for task_id in answer.cancelled:
             self._drop(task_id)
         for grant in answer.grants:
@@ -126,7 +128,7 @@ class SimulatedHost:
             self.due += away
 
     def _count_commitment(self, answer: SyncAnswer) -> None:
-        """More than its slots, and more work ahead than it asked for, must never be granted."""
+        """Count grants beyond its slots and its requested buffer; there must be none."""
         for device in DEVICES:
             ahead = [self.tasks[task_id] for task_id in self.waiting[device]]
             if not ahead:
@@ -138,13 +140,13 @@ class SimulatedHost:
                 self.over_committed += 1
 
     def _advance(self, now: float) -> None:
-        """Let time pass: tasks end, and those that waited begin at that very moment."""
+        """Let time pass: tasks end, and waiting tasks start at once."""
         for device in DEVICES:
             heap, waiting = self.running[device], self.waiting[device]
             while heap and heap[0][0] <= now:
                 end, task_id = heapq.heappop(heap)
                 if task_id not in self.tasks:
-                    continue  # cancelled meanwhile
+                    continue  # it was cancelled
                 self.unsent.append(self._ended(task_id, end))
                 while waiting and len(heap) < self.slots[device]:
                     self._start(waiting.popleft(), device, end)
@@ -185,7 +187,7 @@ class SimulatedHost:
         if self.kind not in ("restarts", "forgets") or self._turned or now < self.turning_at:
             return 0.0
         self._turned = True
-        if self.kind == "forgets":  # its disk is gone; the server will hear of none of its tasks
+        if self.kind == "forgets":  # its disk is gone; the server will receive of none of its tasks
             self.tasks.clear()
             self.unsent.clear()
             for device in DEVICES:

@@ -1,8 +1,8 @@
-"""A fleet on the real server: exchange, rounds and reviews on a real PostgreSQL, clock injected.
+"""Simulated hosts on the real server: its sync, rounds and reviews on a real PostgreSQL.
 
-Nothing of the server is imitated. Its SQL asks for the time by ``now()`` and ``clock_timestamp()``:
-functions of those names, found before PostgreSQL's own, answer with the simulation's time, and what
-the serving process keeps of its own clock is given the same. Hosts are simulated (hosts.py).
+Only the clock of the server is replaced. Its SQL gets the time from ``now()`` and
+``clock_timestamp()``: functions of these names, which are found before PostgreSQL's own, return the
+simulated time, and the serving process gets the same clock. Hosts are simulated (hosts.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ LIBRARY = {"sam_vs_sgd": ("torch", 8.0), "catapult": ("numpy", 12.0), "rank": ("
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What the simulated days came to."""
+    """The outcome of the simulated days."""
 
     hosts: int
     days: float
@@ -118,8 +118,11 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Simulation:
-    """One run. ``conninfo``: an empty database of its own; all chances come from ``seed``, also the
-    server's own (whom it checks, and where), which elsewhere nobody can foresee."""
+    """One run. ``conninfo``: a new empty database.
+
+    All random numbers come from ``seed``, also those of the server (which results it checks, and on
+    which hosts), which are not predictable in a real project.
+    """
 
     conninfo: str
     seed: int = 1
@@ -208,7 +211,7 @@ class Simulation:
                 )
 
     async def _tick(self, connection: Connection, catalogue: Catalogue) -> None:
-        due = [h for h in self.hosts if h.due <= self.now and h.speaks(self.now)]
+        due = [h for h in self.hosts if h.due <= self.now and h.is_online(self.now)]
         for turn in _turns([(host, host.request(self.now)) for host in due]):
             await self._sync(connection, catalogue, turn)
         if self.now % ROUND_EVERY < self.tick:
@@ -229,11 +232,11 @@ class Simulation:
         async with connection.pipeline(), connection.transaction():
             said = await answer_syncs(connection, catalogue, self.config, asked)
         for host, _ in turn:
-            host.hear(said.answers[host.token], self.now)
+            host.receive(said.answers[host.token], self.now)
         self.syncs += len(turn)
 
     async def _look(self, connection: Connection) -> None:
-        """Who is quarantined by now; and by the database's own count, who has too much in hand."""
+        """Record the quarantined hosts, and hosts that hold too many tasks by the database."""
         cursor = await connection.execute("SELECT host_id FROM hosts WHERE state = 'quarantined'")
         for (host_id,) in await cursor.fetchall():
             self.found_at.setdefault(host_id, self.now / DAY)
@@ -330,8 +333,8 @@ class Simulation:
         )
 
 
-#: A workunit has ended when nothing of it waits, runs or is compared, and it has a result or was
-#: given up after as many faults as are allowed.
+#: Workunits that have not ended. A workunit has ended when it is not queued, running or compared,
+#: and has a result or was given up after the allowed number of faults.
 UNENDED = f"""
 SELECT w.workunit_id, (SELECT c.state FROM comparisons c WHERE c.workunit_id = w.workunit_id),
        (SELECT count(*) FROM queue q WHERE q.workunit_id = w.workunit_id),
@@ -372,7 +375,7 @@ def host_facts(host: SimulatedHost) -> HostFacts:
 def _turns(
     asked: Sequence[tuple[SimulatedHost, SyncRequest]],
 ) -> Iterator[list[tuple[SimulatedHost, SyncRequest]]]:
-    """As sync/batcher.py gathers them: so many hosts, and not too many tasks."""
+    """Group requests as sync/batcher.py does: by number of hosts and of tasks."""
     turn: list[tuple[SimulatedHost, SyncRequest]] = []
     tasks = 0
     for host, request in asked:

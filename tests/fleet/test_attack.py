@@ -1,4 +1,4 @@
-"""What must hold of a fleet under attack: small in the ordinary suite, the rest in its own.
+"""Requirements on a fleet under attack: a small one in the ordinary suite, others with make fleet.
 
 ``make fleet`` plays every scenario of docs/security.md with 20 and 100 honest hosts.
 """
@@ -24,7 +24,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def check(figures: Figures) -> None:
-    """The promises."""
+    """Assert the requirements."""
     assert figures.validated > 100, "honest hosts' results are confirmed"
     assert figures.honest_quarantined == 0
     assert figures.accepted_share < FALSE_ACCEPTED_MAX

@@ -1,4 +1,4 @@
-"""What must hold of a fleet, whatever its hosts do: small in the ordinary suite, whole in its own.
+"""Requirements on a fleet, whatever its hosts do: a small one in the suite, the whole separately.
 
 ``make fleet SEEDS="1 2 3"`` runs 1,000 hosts over ten simulated days for each seed.
 """
@@ -41,7 +41,7 @@ def play(postgres: str, **size: float) -> Outcome:
 
 
 def check(outcome: Outcome, wrong_left_max: int = 0) -> None:
-    """The promises, but for the overhead."""
+    """Assert the requirements, except on the overhead."""
     assert outcome.unended == [], "every workunit ends"
     assert outcome.over_committed == [], "no host is ever over-committed"
     assert outcome.liars_free == [], "every liar is quarantined"
@@ -52,12 +52,12 @@ def check(outcome: Outcome, wrong_left_max: int = 0) -> None:
 
 
 def test_a_small_fleet(postgres: str) -> None:
-    """A few small hosts and every kind of liar, so that the large one keeps working."""
+    """A few small hosts and every kind of dishonest host: a quick test of the large simulation."""
     outcome = play(
         postgres, seed=1, count=28, liars_share=0.25, cores_share=16, workunits_per_slot=3.0,
         tick=3600.0,
     )  # fmt: skip
-    # One that lies only when it is trusted, and is checked in one of fifty, has too little to do.
+    # A host that returns false results only when trusted has too few tasks here to be detected.
     outcome.liars_free = [kind for kind in outcome.liars_free if kind != "wrong_later"]
     outcome.liars_found_after_days.setdefault("wrong_later", outcome.days)
     check(outcome, wrong_left_max=10)

@@ -1,7 +1,7 @@
-"""The API over the network: almost-right requests to a real ``axiom-server serve``.
+"""Fuzz the API over the network: slightly wrong requests to a real ``axiom-server serve``.
 
-What is promised of any request: an answer below 500, a Problem where it is refused, no traceback in
-the server's log, and no memory that is never let go.
+Required for any request: a status below 500, a Problem if it is refused, no traceback in the
+server's log, and no growing memory.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ all_accounts_burst = 0
 CORPUS = Path(__file__).parent / "corpus" / "api"
 
 
-class Asked(Struct, frozen=True):
-    """A request. ``host``: whose token it bears, when it is one of the hosts'."""
+class FuzzRequest(Struct, frozen=True):
+    """A request. ``host``: number of the host whose token it has, if any."""
 
     method: str
     path: str
@@ -88,19 +88,23 @@ ENROLS = table(
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 
 
-def requests() -> SearchStrategy[Asked]:
-    """Half of them syncs, the rest joining, pages, bundles and whatever there is not."""
+def requests() -> SearchStrategy[FuzzRequest]:
+    """Half of them are syncs; the others are joins, pages, bundles and unknown paths."""
     post = mostly(st.just("POST"), METHODS)
     sync = st.builds(
-        Asked, post, st.just("/api/v1/sync"), encoded(SYNCS), HEADERS | st.just({}),
+        FuzzRequest, post, st.just("/api/v1/sync"), encoded(SYNCS), HEADERS | st.just({}),
         st.integers(0, HOSTS),
     )  # fmt: skip
-    join = st.builds(Asked, post, st.just("/api/v1/hosts"), encoded(ENROLS), HEADERS | st.just({}))
-    page = st.builds(Asked, mostly(st.just("GET"), METHODS), PATHS, st.binary(max_size=4), HEADERS)
+    join = st.builds(
+        FuzzRequest, post, st.just("/api/v1/hosts"), encoded(ENROLS), HEADERS | st.just({})
+    )
+    page = st.builds(
+        FuzzRequest, mostly(st.just("GET"), METHODS), PATHS, st.binary(max_size=4), HEADERS
+    )
     return st.one_of(sync, sync, join, page)
 
 
-def broken(asked: Asked, seed: int, count: int) -> Iterator[Asked]:
+def broken(asked: FuzzRequest, seed: int, count: int) -> Iterator[FuzzRequest]:
     """The request, and copies whose body or path is broken in a few places."""
     rng = random.Random(seed)
     for body in variants(asked.body, seed, count):
@@ -109,24 +113,24 @@ def broken(asked: Asked, seed: int, count: int) -> Iterator[Asked]:
             *_, raw = variants(path.encode("utf-8", "replace"), rng.getrandbits(32), 2)
             path = "/" + raw.decode("latin-1").lstrip("/")
         packed = asked.headers.get("Content-Encoding") == "gzip" and rng.random() < 0.7
-        yield Asked(
+        yield FuzzRequest(
             asked.method, path, gzip.compress(body, 1) if packed else body, asked.headers,
             asked.host,
         )  # fmt: skip
 
 
 class Served:
-    """The project under fire, and one connection to it."""
+    """The fuzzed project, and a connection to it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         facts = {"name": "h", "os": "Linux", "architecture": "x86_64", "cpu_cores": 4,
                  "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34}  # fmt: skip
-        joining = Asked("POST", "/api/v1/hosts", json.dumps({"host": facts}).encode())
+        joining = FuzzRequest("POST", "/api/v1/hosts", json.dumps({"host": facts}).encode())
         self._tokens = [json.loads(self.ask(joining)[2])["token"] for _ in range(HOSTS)]
 
-    def ask(self, asked: Asked) -> tuple[int, str, bytes]:
+    def ask(self, asked: FuzzRequest) -> tuple[int, str, bytes]:
         """Status, content type and body of the answer."""
         headers = dict(asked.headers)
         if asked.host < HOSTS:
@@ -144,7 +148,7 @@ class Served:
         """Hang up."""
         self._line.close()
 
-    def check(self, asked: Asked) -> None:
+    def check(self, asked: FuzzRequest) -> None:
         """Raises AssertionError when a promise is broken."""
         status, kind, body = self.ask(asked)
         assert status < 500, f"{status} for {asked.method} {asked.path[:80]}: {body[:300]!r}"
@@ -157,7 +161,7 @@ class Served:
         return int(psutil.Process(self.server.process.pid).memory_info().rss)
 
     def tracebacks(self) -> str:
-        """What the log shows of them."""
+        """The tracebacks in the server's log."""
         log = (self.server.folder.parent / "axiom-server.log").read_text()
         return log[log.find("Traceback") :][:3000] if "Traceback" in log else ""
 
@@ -183,20 +187,20 @@ def replay(project: Served) -> int:
     """Make the kept requests; how many there were. Raises what one of them shows."""
     kept = sorted(CORPUS.iterdir())
     for path in kept:
-        project.check(msgjson.decode(path.read_bytes(), type=Asked))
+        project.check(msgjson.decode(path.read_bytes(), type=FuzzRequest))
     return len(kept)
 
 
 def run(project: Served, inputs: int, folder: Path, tell: Callable[[str], None] = print) -> int:
     """So many requests; how many findings. The smallest request of a finding is kept."""
-    begun, count, warm, last = time.monotonic(), 0, 0, Asked("GET", "/")
+    begun, count, warm, last = time.monotonic(), 0, 0, FuzzRequest("GET", "/")
 
     @settings(
         max_examples=max(1, inputs // INPUTS_EACH), database=None, deadline=None,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(requests(), st.integers(0, 2**32))
-    def fire(asked: Asked, seed: int) -> None:
+    def fire(asked: FuzzRequest, seed: int) -> None:
         nonlocal count, warm, last
         for last in broken(asked, seed, INPUTS_EACH):
             count += 1

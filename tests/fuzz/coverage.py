@@ -1,4 +1,4 @@
-"""Inputs found by coverage: libFuzzer, through atheris, keeps the bytes that reach new code.
+"""Fuzz with inputs guided by coverage: libFuzzer, by atheris, keeps inputs that reach new code.
 
 Run as its own process, because libFuzzer ends the process that it runs in:
 ``python -m tests.fuzz.coverage TARGET INPUTS FOLDER``.

@@ -1,4 +1,4 @@
-"""Inputs that are almost right: hypothesis makes them from the words and shapes of each format."""
+"""Slightly wrong inputs, which hypothesis generates from the words and shapes of each format."""
 
 from __future__ import annotations
 

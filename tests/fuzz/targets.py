@@ -1,7 +1,7 @@
-"""What is fuzzed: each takes any bytes, and nothing but the documented refusals may come out.
+"""The fuzz targets: each takes any bytes, and may raise only the documented refusals.
 
-Each also checks what was promised of the inputs that pass. An AssertionError, or any other
-exception, is a finding; its input is kept in ``corpus`` and replayed by the tests from then on.
+Each also checks the guarantees for inputs that pass. An AssertionError, or any other exception, is
+a finding; its input is kept in ``corpus`` and replayed by the tests from then on.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def check_grant(data: bytes) -> None:
 
 
 def check_answer(data: bytes) -> None:
-    """The agent after any answer of its server: it goes on, whatever it was sent."""
+    """The agent after any answer of its server: it continues."""
     try:
         answer = _answer(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Every request that was ever a finding, and a short run of the fuzzer, against a real server."""
+"""Replay every request that was a finding, and run the fuzzer shortly, against a real server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.fuzz import api
 INPUTS = 1000  # make fuzz makes 100,000
 
 
-def test_kept_requests_stay_harmless_and_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
+def test_kept_requests_do_no_harm_and_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     with api.served() as project:
         assert api.replay(project) > 0

@@ -1,4 +1,4 @@
-"""Every input that was ever a finding, and a short run of each fuzzer."""
+"""Replay every input that was a finding, and run each fuzzer shortly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INPUTS = 300  # make fuzz runs 100,000
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_kept_inputs_stay_harmless(name: str) -> None:
+def test_kept_inputs_do_no_harm(name: str) -> None:
     assert replay(name) > 0
 
 

@@ -1,4 +1,4 @@
-"""GPUs: which are ours, through which nodes one is driven, what a GPU's task sees; when to look."""
+"""GPUs: which may be used, their device nodes, what a GPU task sees, and when they are searched."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class _Library(ModuleType):
         return SimpleNamespace(busId=b"00000000:41:00.0")
 
 
-def test_what_the_management_library_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_from_the_management_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", _Library("pynvml"))
     whole, *parts = nvidia._by_library()
     assert whole.uuid == "GPU-gpu0"
@@ -230,7 +230,7 @@ def test_a_task_s_driver_access_follows_its_vendor() -> None:
 
 
 @pytest.mark.parametrize("environment", ["numpy", "torch"])
-def test_a_gpu_s_task_sees_that_gpu_alone_and_caches_in_its_own_folder(
+def test_a_gpu_task_sees_only_its_gpu_and_caches_in_its_own_folder(
     tmp_path: Path, environment: Environment
 ) -> None:
     """A real confined process; /dev/full stands for its GPU's node, /dev/ptmx for another's."""
@@ -255,7 +255,7 @@ def test_a_gpu_s_task_sees_that_gpu_alone_and_caches_in_its_own_folder(
     assert finished.result["value"] == [1.0] * 6
 
 
-def test_what_a_driver_needs_is_open_and_no_more(tmp_path: Path) -> None:
+def test_only_the_rights_that_a_driver_needs_are_open(tmp_path: Path) -> None:
     """What libcuda does, and what its rights must not open, tried in a real confined process."""
     body = """
         import errno, fcntl, mmap, os, socket

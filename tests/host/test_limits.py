@@ -1,4 +1,4 @@
-"""The cores and memory that are really ours: cgroups of both versions, Slurm, affinity."""
+"""The cores and memory that the agent may use: cgroups of both versions, Slurm, affinity."""
 
 from __future__ import annotations
 

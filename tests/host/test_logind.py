@@ -1,4 +1,4 @@
-"""Is somebody at the desktop? Asked of a real D-Bus daemon, with a small logind behind it."""
+"""Detect whether somebody uses the desktop, with a real D-Bus daemon and a simulated logind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of docs/ and the README as tests see them: their commands, files and skipped blocks."""
+"""Read the commands, files and skipped blocks in the pages of docs/ and the README."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: Why a block may be left out of the run. Anything else is a mistake in the page.
+#: Allowed reasons for not running a block.
 REASONS = ("a package manager", "root", "another machine", "the tests themselves")
 
 _BLOCK = re.compile(

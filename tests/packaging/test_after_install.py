@@ -1,4 +1,4 @@
-"""The script that runs as root after the installation, in a mount namespace of its own."""
+"""The script that runs as root after the installation, in a separate mount namespace."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(root: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("words", [("configure", ""), ("configure", "0.1.0"), ("1",), ("2",)])
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_in_the_users_folder_gives_nothing_away(
+def test_a_link_in_the_users_folder_changes_no_other_file(
     root: Path, words: tuple[str, ...], link: object
 ) -> None:
     target = root / "etc/secret"

@@ -22,7 +22,7 @@ WATCHDOG_SECONDS = 2.0
 
 
 class Manager:
-    """What systemd does with a Type=notify service: listen, and keep what was said."""
+    """Does what systemd does for a Type=notify service: receive and keep notifications."""
 
     def __init__(self) -> None:
         self._name = f"axiom-{secrets.token_hex(8)}"
@@ -105,10 +105,10 @@ def test_reload_takes_up_the_configuration_and_survives_a_broken_one(
 
 
 @pytest.mark.slow
-def test_a_hung_loop_stops_its_signs_of_life(
+def test_a_hanging_loop_stops_its_watchdog_notifications(
     server: Server, agent: Program, manager: Manager
 ) -> None:
-    """SIGSTOP is a hang that no code can hide; systemd would kill and start it again."""
+    """SIGSTOP simulates a hang; systemd would kill the agent and start it again."""
     attached(server, agent, manager)
     process = agent.start("run", "--no-display")
     manager.wait_for("WATCHDOG=1")

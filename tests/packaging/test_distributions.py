@@ -1,4 +1,4 @@
-"""The wheel and the sdist contain what they should and nothing else; the wheel stands alone."""
+"""The wheel and the sdist contain the expected files and no others; the wheel runs on its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.packaging.pages import ROOT
 pytestmark = pytest.mark.slow  # builds, and installs from the package index
 
 PACKAGES = ("axiom_protocol", "axiom_client", "axiom_server")
-#: What lies beside Python files in the packages, by suffix.
+#: Suffixes of the other files in the packages.
 DATA_SUFFIXES = {
     ".service",
     ".sql",

@@ -1,10 +1,10 @@
-"""Every command line that README and docs/ show is run, page by page, as a reader would type it.
+"""Run every command line in README and docs/, page by page, as a reader would type it.
 
-A page is one shell session in a scratch home. ``https://project.example`` is a project of the
-test's, ``axiom-server serve`` gets a free port, and ``experiments/`` holds a short experiment under
-each name, so that a page takes seconds. What runs until it is stopped runs in the background.
-Blocks that need root, a package manager or another machine are marked in the page; how many there
-may be is a test of its own.
+A page is one shell session in a temporary home. ``https://project.example`` is a project of the
+test, ``axiom-server serve`` gets a free port, and ``experiments/`` holds a short experiment under
+each name, so that a page takes seconds. Commands that do not end on their own run in the
+background. Blocks that need root, a package manager or another machine are marked in the page;
+another test limits their number.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ COMMAND_SECONDS = 240
 #: Commands of the running text that only name a program, or are run elsewhere as they stand.
 NAMED = {
     "axiom-client try", "axiom-server deploy", "axiom-server serve",
-    # e2e/test_tls.py, with a certificate of its own and a port that needs no root
+    # run in e2e/test_tls.py, with a test certificate and a port that needs no root
     "axiom-server serve --host 0.0.0.0 --port 443 --certificate fullchain.pem --key privkey.pem",
 }  # fmt: skip
-#: What stands for the words in capitals, and for what a reader would have at hand.
+#: Replacements for words in capitals, and for files that a reader would have.
 FILLED = {
     "[--param name=value] [--budget S] [--plot out.png] [--json]": "--param walks=50 --budget 1",
     "FILE --seed N": "experiments/rank_dynamics.py --seed 1",
@@ -93,7 +93,9 @@ class Session:
         """With this machine's addresses in place of those in the page."""
         line = line.replace("https://project.example", self.project_url)
         line = line.replace("127.0.0.1:8765", f"127.0.0.1:{self.port}")
-        line = line.replace("--keys /media/keys", "--keys keys --yes")  # and nobody is asked
+        line = line.replace(
+            "--keys /media/keys", "--keys keys --yes"
+        )  # without a question at the terminal
         return re.sub(r"\baxiom-server serve\b", f"axiom-server serve --port {self.port}", line)
 
     def run(self, line: str) -> None:
@@ -209,7 +211,7 @@ def filled(line: str) -> str:
 
 
 def test_commands_of_the_running_text(project: Server, session: Session) -> None:
-    """Each in a project's folder of its own, on an attached host whose agent runs."""
+    """Each runs in a new project's folder, on an attached host with a running agent."""
     session.environment["AXIOM_KEYS_PASSPHRASE"] = "correct horse"
     keys = project.json("keys", "list")
     session.run("axiom-client attach https://project.example")

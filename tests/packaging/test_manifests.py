@@ -1,4 +1,4 @@
-"""Containers, cluster files and shell scripts, judged by the linters of their trades."""
+"""Containers, cluster files and shell scripts, checked by linters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def lint(program: str, *words: str | Path) -> None:
-    """Run a linter of the dev extra; it must be content."""
+    """Run a linter of the dev extra; it must find nothing."""
     path = PROGRAMS / program
     if not path.exists():
         pytest.skip(f"{program} is not installed (extra dev)")
@@ -98,14 +98,14 @@ def test_slurm_script_hands_the_signal_on_and_waits(tmp_path: Path) -> None:
     assert (tmp_path / "stopped").exists()
 
 
-def test_the_shipped_web_server_keeps_the_metrics_inside() -> None:
+def test_the_shipped_web_server_configuration_hides_the_metrics() -> None:
     for file in (PACKAGING / "container/Caddyfile", ROOT / "docs/operator.md"):
         assert re.search(r"^\s*respond /metrics 404$", file.read_text(), re.MULTILINE), file
     assert "location = /metrics { return 404; }" in (ROOT / "docs/operator.md").read_text()
 
 
-def test_no_shipped_configuration_believes_a_forwarded_address() -> None:
-    """An operator names the web server in project.toml; nothing does it for him."""
+def test_no_shipped_configuration_trusts_a_forwarded_address() -> None:
+    """Only the operator may name the web server, in project.toml."""
     for file in PACKAGING.rglob("*.*"):
         for line in file.read_text(errors="replace").splitlines():
             assert line.lstrip().startswith("#") or "proxies" not in line, (file, line)

@@ -1,4 +1,4 @@
-"""What the pages say exists: commands, options, files; tables and site are current."""
+"""Commands, options and files named in the pages exist; tables and site are up to date."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def options_of(command: Any) -> set[str]:
 
 
 def unknown_in(words: list[str]) -> str:
-    """What of a shown command the program does not have; empty when all of it is there."""
+    """The parts of a shown command that the program does not have; empty if it has all."""
     command: Any = PROGRAMS.get(words[0])
     allowed = options_of(command)
     for word in words[1:]:

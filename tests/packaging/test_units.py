@@ -1,4 +1,4 @@
-"""The units: accepted by systemd without a word, little exposed, and each exposure explained."""
+"""The systemd units: accepted without warnings, with low exposure, and each exposure explained."""
 
 from __future__ import annotations
 

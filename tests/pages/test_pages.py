@@ -1,4 +1,4 @@
-"""The pages: every text escaped, what was reviewed and stopped shown, an empty project too."""
+"""The pages escape every text, show reviews and stopped experiments, and work when empty."""
 
 from __future__ import annotations
 

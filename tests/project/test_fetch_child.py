@@ -1,4 +1,4 @@
-"""The fetch process ends with its agent, however that one ends."""
+"""The fetch process ends when its agent ends, in whatever way."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ TEST_SECONDS_MAX = 60.0
 
 @contextmanager
 def answering(pieces: Callable[[], Iterable[bytes]]) -> Iterator[str]:
-    """A server on loopback that sends ``pieces()`` to whatever arrives; yields its address."""
+    """A server on loopback that answers every request with ``pieces()``; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -167,7 +167,7 @@ def test_broken_answers(raw: bytes) -> None:
         ("Fri, 31 Dec 9999 23:59:59 GMT", 0.0),
     ],
 )
-def test_waits_are_bounded(header: str, seconds: float) -> None:
+def test_the_waits_in_answers_are_bounded(header: str, seconds: float) -> None:
     raw = response(b"", status="503 Busy").replace(
         b"\r\n\r\n", f"\r\nRetry-After: {header}\r\n\r\n".encode("latin-1")
     )

@@ -1,4 +1,4 @@
-"""How the agent words what the server refuses."""
+"""The agent's messages for refusals of the server."""
 
 from __future__ import annotations
 

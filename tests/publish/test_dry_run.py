@@ -1,4 +1,4 @@
-"""What `publish` refuses after trying it for real, and what it takes from runs made elsewhere."""
+"""The dry runs of `publish`: what is refused, and which recorded runs are accepted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def recorded(source: tuple[Path, bytes], **changes: Any) -> RecordedRun:
     return msgspec.structs.replace(read_recorded_run(out), **changes)
 
 
-def test_an_honest_experiment_passes_and_its_figures_are_told(tmp_path: Path) -> None:
+def test_a_sound_experiment_passes_and_its_figures_are_shown(tmp_path: Path) -> None:
     shown = tried(changed(tmp_path))
     assert shown["same_bytes"]
     assert (shown["runs"], shown["seed"], shown["skipped"]) == (2, 1, [])
@@ -61,7 +61,7 @@ def test_an_honest_experiment_passes_and_its_figures_are_told(tmp_path: Path) ->
     assert "for a budget of 0.5 s" in words
 
 
-def test_one_that_draws_elsewhere_than_from_its_seed_is_refused(tmp_path: Path) -> None:
+def test_random_numbers_that_ignore_the_seed_are_refused(tmp_path: Path) -> None:
     source = changed(
         tmp_path, ("def run(task):", "import os\n\n\ndef run(task):"),
         ('"exponent": ', '"exponent": int.from_bytes(os.urandom(4)) * 1e-12 + '),
@@ -73,13 +73,13 @@ def test_one_that_draws_elsewhere_than_from_its_seed_is_refused(tmp_path: Path) 
     assert "not checked: determinism" in dry_run_summary(shown)
 
 
-def test_one_that_fails_is_refused_with_its_words(tmp_path: Path) -> None:
+def test_an_experiment_that_fails_is_refused_with_its_message(tmp_path: Path) -> None:
     source = changed(tmp_path, ("def run(task):", "def run(task):\n    raise ValueError('oh')"))
     with pytest.raises(DryRunFailed, match=r"ended as failed: .*ValueError: oh$"):
         tried(source)
 
 
-def test_one_that_takes_more_memory_than_it_declares_is_refused(tmp_path: Path) -> None:
+def test_an_experiment_that_uses_more_memory_than_declared_is_refused(tmp_path: Path) -> None:
     source = changed(
         tmp_path, ("def run(task):", "def run(task):\n    held = bytearray(3_000_000_000)")
     )
@@ -87,7 +87,7 @@ def test_one_that_takes_more_memory_than_it_declares_is_refused(tmp_path: Path) 
         tried(source)
 
 
-def test_what_was_recorded_elsewhere_is_held_against_the_same_rules(tmp_path: Path) -> None:
+def test_recorded_runs_are_checked_by_the_same_rules(tmp_path: Path) -> None:
     source = changed(tmp_path)
     one = recorded(source)
     assert tried(source, one, one)["seed"] == 3
@@ -112,7 +112,7 @@ def test_what_was_recorded_elsewhere_is_held_against_the_same_rules(tmp_path: Pa
     assert tried(source, one, huge, skip=("memory",))["skipped"] == ["memory"]
 
 
-def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_recorded_run_is_refused(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"outcome": "success"}', "\xff"):
         (tmp_path / "tried.json").write_text(text)
         with pytest.raises(FileUnreadable, match=r"axiom-client try --json"):
@@ -135,7 +135,7 @@ def with_cohort(folder: Path, each: str) -> tuple[Path, bytes]:
     return path, path.read_bytes()
 
 
-def test_a_cohort_that_computes_what_single_runs_do_passes(tmp_path: Path) -> None:
+def test_a_cohort_that_agrees_with_single_runs_passes(tmp_path: Path) -> None:
     assert tried(with_cohort(tmp_path, "run(task)"))["result"]["valid"] == 1
 
 
@@ -146,6 +146,8 @@ def test_a_cohort_that_computes_what_single_runs_do_passes(tmp_path: Path) -> No
         ("ValueError('not here')", "run_cohort ended as failed for seed 1"),
     ],
 )
-def test_a_cohort_that_computes_otherwise_is_refused(tmp_path: Path, each: str, words: str) -> None:
+def test_a_cohort_that_differs_from_single_runs_is_refused(
+    tmp_path: Path, each: str, words: str
+) -> None:
     with pytest.raises(DryRunFailed, match=words):
         tried(with_cohort(tmp_path, each))

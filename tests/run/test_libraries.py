@@ -1,4 +1,4 @@
-"""What must keep working inside the sandbox: the mathematics and the files of real experiments."""
+"""Libraries that must work in the sandbox: the mathematics and file access of real experiments."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def test_full_disk_of_the_host_is_no_fault_of_the_experiment(tmp_path: Path) -> 
     assert "the host's disk is full" in finished.message
 
 
-def test_zygotes_are_let_go_when_idle(tmp_path: Path) -> None:
+def test_idle_zygotes_are_stopped(tmp_path: Path) -> None:
     async def use(recorder: Recorder) -> None:
         recorder.pool.prewarm("numpy")
         pid = recorder.pool.zygote_pids()["numpy"]
@@ -329,7 +329,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no autogroups here")
 @pytest.mark.parametrize("prefer", ["warm", "cold"])
-def test_the_whole_session_of_a_task_steps_back(
+def test_the_whole_session_of_a_task_has_the_lowest_priority(
     tmp_path: Path, prefer: Literal["warm", "cold"]
 ) -> None:
     """The lowest rank within a session says nothing against other sessions (sched(7))."""
@@ -354,7 +354,7 @@ def test_the_whole_session_of_a_task_steps_back(
         ("cold", "running", "agent"),
     ],
 )
-def test_no_orphan_a_second_after_kill_9(
+def test_no_process_is_left_a_second_after_kill_9(
     tmp_path: Path, prefer: str, state: str, victims: str
 ) -> None:
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Folders that a task may leave behind: all are counted within bounds, and all are removed."""
+"""Folders that a task may leave: each is measured in bounded time, and each is removed."""
 
 from __future__ import annotations
 

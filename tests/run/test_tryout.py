@@ -1,4 +1,4 @@
-"""``axiom-client try`` and ``doctor``, as a scientist and a volunteer type them."""
+"""``axiom-client try`` and ``doctor``, as scientists and volunteers use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sandbox a host gets. The kernel's lack is simulated at the one place that asks."""
+"""Which sandbox a host uses. Kernels without Landlock are simulated in the function that checks."""
 
 from __future__ import annotations
 

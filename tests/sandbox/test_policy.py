@@ -1,4 +1,4 @@
-"""One policy, five derivations: what each makes of it, checked without the real system."""
+"""The five sandbox configurations derived from the policy, checked without the real systems."""
 
 from __future__ import annotations
 

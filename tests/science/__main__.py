@@ -1,11 +1,10 @@
-"""Make runs that are kept, side by side.
+"""Make runs and keep them, several at a time.
 
     python -m tests.science                         all that the science tests read
     python -m tests.science --seeds 6001..6044      those of the findings page
     python -m tests.science --seeds 6001 --workers 1 NAME ...   of some experiments, one at a time
 
-Runs that are kept already are not made again, so an interrupted command is taken up by giving it
-once more.
+Runs that are kept already are not made again, so repeating an interrupted command continues it.
 """
 
 from __future__ import annotations

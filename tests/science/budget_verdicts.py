@@ -1,8 +1,8 @@
 """How often verdicts are false when a budget chooses which seeds are issued and when to stop.
 
-A project has QUESTIONS experiments of four findings, some true, some on their border, some false;
-their truth is known. After each batch all findings are decided together, as the server does it, and
-``decide_seeds``, the server's own, says which experiment gets how many seeds next.
+A project has QUESTIONS experiments of four findings each, some true, some on their border, some
+false. After each batch all findings are decided together, as the server does it, and the server's
+``decide_seeds`` decides which experiment gets how many seeds next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUESTIONS = 5
 BUDGET = 600  # seeds
 SEED = 20_261_128
 
-#: Two that are on their border, one that fails by little, and one that is true.
+#: Two findings on their border, one that fails by little, and one that is true.
 FINDINGS = (
     Row(name="mean on the criterion", draw=beta(2, 2), above=0.5, bounds=(0, 1), min_share=0,
         false=AGAINST | CONFIRMED),
@@ -60,7 +60,7 @@ class Project:
 
 
 def questions(project: Project, found: list[Evidence], decided: list[Decision]) -> list[Question]:
-    """What is still open, as the server tells it to ``decide_seeds``."""
+    """The undecided findings, as the server passes them to ``decide_seeds``."""
     size = len(FINDINGS)
     return [
         Question(
@@ -78,7 +78,7 @@ def questions(project: Project, found: list[Evidence], decided: list[Decision]) 
 
 
 def spent(project: Project) -> Iterator[list[Decision]]:
-    """The decisions after each batch, until the budget is done with."""
+    """The decisions after each batch, until the budget is closed."""
     while True:
         found = project.evidence()
         decided = decide(found)

@@ -1,6 +1,6 @@
-"""One run of an experiment in a process of its own: JSON from stdin, JSON to stdout.
+"""Run an experiment once in a separate process: JSON from stdin, JSON to stdout.
 
-The runner's own Task and gate, and nothing else: what a volunteer's child does once it is confined.
+It uses only the runner's Task and schema check, as a volunteer's child does after confining itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ STOP_AT = 0.1  # of the run, or at the first checkpoint after it
 
 
 def run(source: str, name: str, task: dict[str, Any], how: str) -> Result:
-    """A gated result.
+    """A checked result. ``how`` is one of:
 
     cold      the process has run nothing before
-    warm      it has just run another seed
-    restored  the run is stopped after a checkpoint, as an agent does it, and taken up again
+    warm      the process has just run another seed
+    restored  the run is stopped after a checkpoint, as an agent does it, and then continued
     """
     manifest, experiment = read_manifest(source), load_run(source, name)
     with tempfile.TemporaryDirectory() as folder:

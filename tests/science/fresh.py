@@ -1,7 +1,7 @@
-"""The numbers that docs/findings.md is of, kept in fresh_seeds.json: one row a seed.
+"""The numbers behind docs/findings.md, kept in fresh_seeds.json with one row for each seed.
 
-Only what findings read and what the page tells beside them (TOLD) is kept. The runs themselves lie
-under .science-runs, which is not in the repository.
+Only the fields that findings read, and other fields shown on the page (TOLD), are kept. The runs
+themselves are in .science-runs, which is not in the repository.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.science.runs import result
 NUMBERS = Path(__file__).with_name("fresh_seeds.json")
 DIGITS = 9  # significant; what verdicts and tables show has three
 
-#: Fields that the page tells besides those of the findings: numbers, or lists of one length.
+#: Fields that the page shows besides those of the findings: numbers, or lists of one length.
 TOLD: Mapping[str, Sequence[str]] = {
     "activation_functions": ("tanh_accuracy", "rescaled_accuracy", "relu_accuracy"),
     "catapult_phase": ("last_stable_rate", "catapult_lambda_ratio", "lazy_lambda_shift"),
@@ -56,13 +56,13 @@ TOLD: Mapping[str, Sequence[str]] = {
 
 
 def wanted_fields(name: str, manifest: Manifest) -> list[str]:
-    """In a fixed order: what every judgement needs, what findings read, what the page tells."""
+    """The fields in a fixed order: those needed by all verdicts, by findings, and by the page."""
     read = [f for finding in manifest.findings for f in (finding.field, finding.control) if f]
     return list(dict.fromkeys(["valid", "configs_done", *read, *TOLD[name]]))
 
 
 def collect(name: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """The numbers of these seeds' runs. Raises ValueError where the seed decides nothing."""
+    """The numbers of these seeds' runs. Raises ValueError if the experiment ignores its seed."""
     manifest, _ = experiment(name)
     results = [result(name, seed) for seed in seeds]
     if is_seed_ignored(manifest, results[:PROBES]):
@@ -82,7 +82,7 @@ def _rounded(value: Any) -> Any:
 
 
 def write(found: Mapping[str, dict[str, Any]]) -> None:
-    """One seed a line, so that differences can be read."""
+    """Write one line for each seed, so that diffs are readable."""
     parts = []
     for name, one in sorted(found.items()):
         rows = ",\n".join(f'   "{s}": {json.dumps(row)}' for s, row in one["seeds"].items())
@@ -102,19 +102,19 @@ def kept() -> dict[str, Any]:
 
 
 def results(name: str) -> dict[int, Result]:
-    """By seed, the fields that were kept."""
+    """The kept fields, by seed."""
     one = kept()[name]
     return {int(s): dict(zip(one["fields"], row, strict=True)) for s, row in one["seeds"].items()}
 
 
 def verdicts(name: str) -> dict[str, Verdicts]:
-    """By finding, what the present rule says of the kept numbers by the present criteria."""
+    """The verdicts by finding, from the kept numbers, by the current rule and criteria."""
     return all_verdicts()[name]
 
 
 @cache
 def all_verdicts() -> dict[str, dict[str, Verdicts]]:
-    """Of all experiments, decided together as a server does it with the versions of a project."""
+    """The verdicts of all experiments, decided together as on a server."""
     studies = []
     for name in kept():
         manifest, found = experiment(name)[0], results(name)

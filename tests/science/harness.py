@@ -1,4 +1,4 @@
-"""Run an experiment of the library in this process, as a science test needs it."""
+"""Run an experiment of the library in this process, for science tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_once(
     on_progress: Callable[[float], None] | None = None,
     **parameters: Any,
 ) -> Result:
-    """One gated result, at the default budget and parameters unless told otherwise."""
+    """One checked result, with the default parameters, and the default budget unless given."""
     manifest, run = experiment(name)
     with tempfile.TemporaryDirectory() as fresh:
         task = Task(

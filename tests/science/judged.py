@@ -1,4 +1,4 @@
-"""Kept runs, judged by axiom_server's own function, spread over hosts, with its check of seeds."""
+"""Judge kept runs with the server's own function, as if several hosts had computed them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from axiom_protocol.result import Result
 from axiom_protocol.verdicts.findings import Study, Verdicts, judge_together
 from axiom_protocol.verdicts.samples import PROBES, Sample, is_seed_ignored
 from tests.science.harness import experiment
-from tests.science.runs import Asked, run
+from tests.science.runs import RunSpec, run
 
 HOSTS = 4
 
 
-def verdicts(name: str, wanted: Sequence[Asked]) -> dict[str, Verdicts]:
+def verdicts(name: str, wanted: Sequence[RunSpec]) -> dict[str, Verdicts]:
     """What the server says of these runs, by finding. They count as runs of the sound experiment:
     a server cannot see that a twin is one.
     """

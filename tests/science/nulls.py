@@ -1,4 +1,4 @@
-"""Curves in which nothing happens, for detectors to stay silent on: 60 of each kind."""
+"""Null curves, on which detectors must find nothing: 60 of each kind."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """All runs of `make science`, by what they are for. Seeds are fixed here, before they are run.
 
-Experiments were tuned on seeds below 5,101. Whole runs are of FRESH seeds, which took part in
-nothing: no setting, criterion or gate was changed after they were run. Broken copies and the
-measured tolerances have seeds of their own, from FIRST_SEED on.
+Experiments were tuned on seeds below 5,101. Whole runs use FRESH seeds, which were not used for
+tuning: no setting, criterion or gate was changed after they were run. Broken copies and the
+measured tolerances use other seeds, from FIRST_SEED on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from tests.science.harness import EXPERIMENTS
-from tests.science.runs import KERNELS, Asked
+from tests.science.runs import KERNELS, RunSpec
 from tests.science.twins import BROKEN, BUDGET_SECONDS, FALSIFIED, FAULTS
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
@@ -34,32 +34,32 @@ assert set(DRIFTING) == set(KERNELS)
 assert all(tuple(kinds) == TWIN_KINDS for kinds in BROKEN.values())
 
 
-def whole(name: str, seed: int) -> Asked:
+def whole(name: str, seed: int) -> RunSpec:
     """At the default budget and parameters."""
-    return Asked(name=name, seed=seed)
+    return RunSpec(name=name, seed=seed)
 
 
-def drifted(name: str, seed: int, kernel: str) -> Asked:
-    return Asked(name=name, seed=seed, kernel=kernel)
+def drifted(name: str, seed: int, kernel: str) -> RunSpec:
+    return RunSpec(name=name, seed=seed, kernel=kernel)
 
 
-def small(name: str, seed: int, twin: str | None) -> Asked:
+def small(name: str, seed: int, twin: str | None) -> RunSpec:
     """A broken twin, or with None the sound experiment at the same budget."""
-    return Asked(name=name, seed=seed, twin=twin, budget_seconds=BUDGET_SECONDS[name])
+    return RunSpec(name=name, seed=seed, twin=twin, budget_seconds=BUDGET_SECONDS[name])
 
 
-def repeated(name: str) -> list[Asked]:
-    """The first seed once more, in each way that may not matter."""
-    return [Asked(name=name, seed=FRESH[0], how=how) for how in ("warm", "restored")]
+def repeated(name: str) -> list[RunSpec]:
+    """The first seed again, in each way that must not change the result."""
+    return [RunSpec(name=name, seed=FRESH[0], how=how) for how in ("warm", "restored")]
 
 
-def round_robin(names: Sequence[str], seeds: Iterable[int]) -> list[Asked]:
-    """Seed by seed, so that at any time all experiments have about equally many."""
+def round_robin(names: Sequence[str], seeds: Iterable[int]) -> list[RunSpec]:
+    """Ordered by seed, so that at any time all experiments have about the same number of runs."""
     return [whole(name, seed) for seed in seeds for name in names]
 
 
-def everything() -> list[Asked]:
-    """In the order in which they are made: one run of each experiment first."""
+def everything() -> list[RunSpec]:
+    """All runs, in the order in which they are made: one run of each experiment first."""
     return [
         *round_robin(NAMES, TWENTY),
         *(asked for name in NAMES for asked in repeated(name)),

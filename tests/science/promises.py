@@ -1,4 +1,4 @@
-"""What every experiment promises, tried: a run stopped and resumed, and a broken twin."""
+"""Check requirements on every experiment: a resumed run is equal, a broken copy is not valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.science.harness import EXPERIMENTS, experiment, run_once
 
 
 class Interrupted(Exception):
-    """Raised in place of the agent's stopping a task."""
+    """Raised to interrupt a run, as when the agent stops a task."""
 
 
 def resumed(name: str, seed: int, folder: Path, configs: int, **parameters: Any) -> Result:

@@ -7,7 +7,7 @@
                                                         (those that are not kept are made)
     python -m tests.science.report --pictures FOLDER    and draws a picture of each experiment
 
-A table stands in the page between two comments, ``<!-- table of NAME: ... -->`` and
+In the page, a table is between two comments, ``<!-- table of NAME: ... -->`` and
 ``<!-- end of table of NAME -->``.
 """
 
@@ -64,19 +64,19 @@ def collect(names: Sequence[str], seeds: Sequence[int]) -> bool:
 
 
 def tables() -> dict[str, str]:
-    """By experiment, and of "everything"."""
+    """The tables by experiment, and one for "everything"."""
     found = {name: "\n".join(table(name)) for name in fresh.kept()}
     return found | {"everything": "\n".join(summary())}
 
 
 def table(name: str) -> list[str]:
-    """Everything that the page says of an experiment's seeds in numbers."""
+    """The table of an experiment: all numbers from its seeds that the page shows."""
     told = of_numbers(name)
     return [*of_findings(name), *(["", *told] if told else [])]
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:
-    """The page with these tables. Raises ValueError where it has no place for one."""
+    """The page with these tables. Raises ValueError if it has no place for one of them."""
     for name, text in tables.items():
         mark = f"table of {name}"
         between = rf"(<!-- {mark}: [^\n]*-->\n).*?(<!-- end of {mark} -->)"

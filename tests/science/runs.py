@@ -1,9 +1,10 @@
-"""Runs that are made once, side by side, and kept: every science test reads the same ones.
+"""Make runs once, in parallel, and keep them, so that all science tests use the same runs.
 
 A run is kept under .science-runs/ (not in the repository), named by the hash of all that decides
 its numbers: the experiment's code, parameters, budget and seed, the processor and its kernels, the
-versions of Python, numpy and torch, and the runner. Claims, figures and comments may change without
-new runs, since a kept result is gated anew by the present metadata; a changed line of code may not.
+versions of Python, numpy and torch, and the runner. Claims, figures and comments can change without
+new runs, because a kept result is checked again by the current metadata. Changed code needs new
+runs.
 
     python -m tests.science                     makes all that `make science` needs, on every core
     python -m tests.science --seeds 6001..6044  the default runs of these seeds (see plan.FRESH)
@@ -35,7 +36,7 @@ KEPT = ROOT / ".science-runs"
 RUNNER = ("axiom_client/run/task.py", "axiom_client/run/experiment.py", "tests/science/child.py")
 SECONDS_MAX = 1800  # far above the 120 s that an experiment may take, on a crowded machine
 
-#: Processors to be imitated: fused multiply-add or not, vectors of 4, 4 and 2 float64.
+#: Processors to imitate: fused multiply-add or not, vectors of 4, 4 and 2 float64.
 KERNELS: dict[str, dict[str, str]] = {
     "haswell": {
         "OPENBLAS_CORETYPE": "Haswell",
@@ -55,13 +56,13 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Which run is wanted.
+class RunSpec:
+    """Specification of a run.
 
     budget_seconds  None: the experiment's own
-    twin            how it is broken on purpose: see ``twins.broken``; None: not
-    kernel          the processor to be imitated: a key of KERNELS; None: the machine's own
-    how             what went before in the process or on the disk: see ``child.run``
+    twin            how the script is broken on purpose (see ``twins.broken``); None: it is not
+    kernel          the processor to imitate, a key of KERNELS; None: the machine's own
+    how             state of the process or disk before the run; see ``child.run``
     """
 
     name: str
@@ -75,7 +76,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A gated result and what it cost: CPU seconds (user and system) and peak resident bytes."""
+    """A checked result, with its CPU seconds (user and system) and peak resident bytes."""
 
     result: Result
     cpu_seconds: float
@@ -83,82 +84,82 @@ class Run:
 
 
 class RunFailed(Exception):
-    """A child ended with an error; the message is the end of what it wrote."""
+    """A child ended with an error; the message is the end of its output."""
 
 
-def run(asked: Asked) -> Run:
+def run(spec: RunSpec) -> Run:
     """The kept run, or a new one, which is then kept."""
-    path = _path(asked)
+    path = _path(spec)
     if not path.exists():
-        told = json.dumps({"asked": _title(asked), **_in_child(asked)})
+        told = json.dumps({"asked": _title(spec), **_in_child(spec)})
         KEPT.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.{id(asked)}")
+        partial = path.with_suffix(f".{os.getpid()}.{id(spec)}")
         partial.write_text(told)
         os.replace(partial, path)
-    return _gated(asked, json.loads(path.read_text()))
+    return _gated(spec, json.loads(path.read_text()))
 
 
-def fresh(asked: Asked) -> Run:
+def fresh(spec: RunSpec) -> Run:
     """A new run, which is not kept."""
-    return _gated(asked, _in_child(asked))
+    return _gated(spec, _in_child(spec))
 
 
-def _gated(asked: Asked, kept: dict[str, Any]) -> Run:
+def _gated(spec: RunSpec, kept: dict[str, Any]) -> Run:
     return Run(
-        result=gate(read_manifest(source(asked)), kept["result"]),
+        result=gate(read_manifest(source(spec)), kept["result"]),
         cpu_seconds=kept["cpu_seconds"],
         peak_bytes=kept["peak_bytes"],
     )
 
 
-def result(name: str, seed: int, **asked: Any) -> Result:
+def result(name: str, seed: int, **spec: Any) -> Result:
     """The result of one kept run."""
-    return run(Asked(name=name, seed=seed, **asked)).result
+    return run(RunSpec(name=name, seed=seed, **spec)).result
 
 
 def make(
-    wanted: Iterable[Asked], tell: Callable[[str], None] = print, *, workers: int | None = None
+    wanted: Iterable[RunSpec], tell: Callable[[str], None] = print, *, workers: int | None = None
 ) -> list[Exception]:
     """Make all runs that are missing, in this order, one child a core or ``workers`` children at a
     time; the failures.
     """
-    missing = {key(asked): asked for asked in wanted if not is_kept(asked)}
+    missing = {key(spec): spec for spec in wanted if not is_kept(spec)}
     failures: list[Exception] = []
     pool = ThreadPoolExecutor(workers or _cores())
     try:
-        waiting = {pool.submit(run, asked): asked for asked in missing.values()}
+        waiting = {pool.submit(run, spec): spec for spec in missing.values()}
         for done, future in enumerate(as_completed(waiting), start=1):
-            asked, error = waiting[future], future.exception()
+            spec, error = waiting[future], future.exception()
             if isinstance(error, Exception):
                 failures.append(error)
             cost = f"failed: {error}" if error else f"{future.result().cpu_seconds:.1f} s"
-            tell(f"{done}/{len(waiting)} {_title(asked)}: {cost}")
+            tell(f"{done}/{len(waiting)} {_title(spec)}: {cost}")
     finally:
         pool.shutdown(cancel_futures=True)  # an interruption waits for two runs and not for all
     return failures
 
 
-def is_kept(asked: Asked) -> bool:
-    return _path(asked).exists()
+def is_kept(spec: RunSpec) -> bool:
+    return _path(spec).exists()
 
 
-def _path(asked: Asked) -> Path:
-    return KEPT / f"{asked.name}-{key(asked)}.json"
+def _path(spec: RunSpec) -> Path:
+    return KEPT / f"{spec.name}-{key(spec)}.json"
 
 
-def source(asked: Asked) -> str:
-    """The script that is run: the library's, or its broken twin."""
-    sound = (ROOT / "experiments" / f"{asked.name}.py").read_text()
-    return sound + twins.broken(asked.name, asked.twin) if asked.twin else sound
+def source(spec: RunSpec) -> str:
+    """The script that is run: the library's, or its broken copy."""
+    sound = (ROOT / "experiments" / f"{spec.name}.py").read_text()
+    return sound + twins.broken(spec.name, spec.twin) if spec.twin else sound
 
 
-def key(asked: Asked) -> str:
+def key(spec: RunSpec) -> str:
     """Hash of all that decides the numbers of a run."""
     facts = [
-        _code(source(asked)),
-        _task(asked),
-        asked.how,
-        KERNELS[asked.kernel] if asked.kernel else {},
+        _code(source(spec)),
+        _task(spec),
+        spec.how,
+        KERNELS[spec.kernel] if spec.kernel else {},
         _machine(),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -185,29 +186,29 @@ def _machine() -> list[str]:
     return [processor, sys.version, *map(version, ("numpy", "torch")), *runner]
 
 
-def _task(asked: Asked) -> dict[str, Any]:
-    manifest = read_manifest(source(asked))
-    budget = manifest.expected_seconds if asked.budget_seconds is None else asked.budget_seconds
-    parameters = manifest.resolve(dict(asked.parameters))
-    return {"seed": asked.seed, "parameters": parameters, "budget_seconds": budget}
+def _task(spec: RunSpec) -> dict[str, Any]:
+    manifest = read_manifest(source(spec))
+    budget = manifest.expected_seconds if spec.budget_seconds is None else spec.budget_seconds
+    parameters = manifest.resolve(dict(spec.parameters))
+    return {"seed": spec.seed, "parameters": parameters, "budget_seconds": budget}
 
 
-def _in_child(asked: Asked) -> dict[str, Any]:
+def _in_child(spec: RunSpec) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if k not in _KERNEL_KEYS} | ONE_THREAD
-    environment |= KERNELS[asked.kernel] if asked.kernel else {}
-    wanted = {"source": source(asked), "name": asked.name, "task": _task(asked), "how": asked.how}
+    environment |= KERNELS[spec.kernel] if spec.kernel else {}
+    wanted = {"source": source(spec), "name": spec.name, "task": _task(spec), "how": spec.how}
     child = subprocess.run(
         [sys.executable, "-c", MEASURED],
         cwd=ROOT, env=environment, input=json.dumps(wanted), capture_output=True, text=True,
         timeout=SECONDS_MAX,
     )  # fmt: skip
     if child.returncode:
-        raise RunFailed(f"{_title(asked)}: {child.stderr[-2000:]}")
+        raise RunFailed(f"{_title(spec)}: {child.stderr[-2000:]}")
     measured: dict[str, Any] = json.loads(child.stdout)
     return measured
 
 
-#: Runs the child and counts what it used, which only the process that waits for it can.
+#: Runs the child and measures its usage, which only the process that waits for it can do.
 MEASURED = """
 import json, resource, subprocess, sys
 child = subprocess.run(
@@ -225,10 +226,10 @@ print(json.dumps({
 """
 
 
-def _title(asked: Asked) -> str:
-    extras = (asked.kernel, asked.twin, None if asked.how == "cold" else asked.how)
-    small = "" if asked.budget_seconds is None else f" {asked.budget_seconds:g} s"
-    return " ".join([asked.name, str(asked.seed), *(e for e in extras if e)]) + small
+def _title(spec: RunSpec) -> str:
+    extras = (spec.kernel, spec.twin, None if spec.how == "cold" else spec.how)
+    small = "" if spec.budget_seconds is None else f" {spec.budget_seconds:g} s"
+    return " ".join([spec.name, str(spec.seed), *(e for e in extras if e)]) + small
 
 
 def _cores() -> int:

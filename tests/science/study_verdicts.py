@@ -1,9 +1,9 @@
 """How often a study's verdicts are false when somebody looks at every second seed.
 
-A seed of a study is a whole map, and a finding one number of it: a contrast, the slope of a trend
-or of a boundary. Maps are drawn here whose truth is known, and judged by ``judge_study``, the
-server's own; beside it, by a 95 % interval for a fixed number of seeds at every look, as 0.1.0
-judged findings (it had no studies).
+A seed of a study gives a whole map, and one number for each finding: a contrast, or the slope of a
+trend or boundary. Here maps are drawn whose truth is known. They are judged by the server's
+``judge_study`` and, for comparison, by a 95 % interval for a fixed number of seeds at every look,
+as 0.1.0 judged findings (it had no studies).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Draw = Callable[[np.random.Generator], Map]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyRow:
-    """A truth about maps, what is claimed of them, and which verdicts are false.
+    """The truth about maps, the claim about them, and which verdicts are false.
 
-    copies  such fields with a finding each, decided together
+    copies  number of such fields, each with a finding, that are decided together
     lost    probability that a map which fails the claim never becomes complete
     """
 
@@ -91,7 +91,7 @@ def rare_steps(share: float) -> Draw:
 
 
 def border(slope: float) -> Draw:
-    """Crosses 0 at y = slope * x, give or take 0.6: linear in y, so that it is read exactly."""
+    """Crosses 0 at y = slope * x, within 0.6; linear in y, so that the crossing is read exactly."""
     x, y = np.array(POINTS)[:, None], np.array(POINTS)[None, :]
 
     def draw(rng: np.random.Generator) -> Map:
@@ -132,7 +132,7 @@ def _meets(row: StudyRow, drawn: Map) -> bool:
 
 
 def judged(row: StudyRow, maps: dict[int, list[Map]], planned: int) -> tuple[set[str], set[str]]:
-    """Both rules' verdicts on ``planned`` seeds, of which these maps are there."""
+    """The verdicts of both rules on ``planned`` seeds, of which these maps have returned."""
     cells = [
         Cell(position=i, seed=seed, values={f"value_{k}": float(m.flat[i]) for k, m in found})
         for seed, of_seed in maps.items()

@@ -40,7 +40,7 @@ def _row(name: str, finding: Finding, verdict: Verdicts) -> tuple[str, ...]:
 
 
 def said(verdict: Verdicts) -> str:
-    """The verdict; of one that the others hold up, that it would stand by itself."""
+    """The verdict; with a note if it would be decided without the other findings."""
     alone = verdict.reason.startswith("decided by itself")
     return f"{verdict.verdict}, decided alone" if alone else verdict.verdict
 

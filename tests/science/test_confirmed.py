@@ -1,7 +1,7 @@
-"""The log's confirmed experiments, tested fairly: signatures, controls, counting, gradients.
+"""The claims that the log called confirmed: signatures, controls, counting, gradients.
 
-Tuned on seeds 0 to 3. The ten seeds of the signatures were fixed before they were run; the gate of
-depth_and_width (a median in place of a worst net) is the one thing that was changed after them.
+Tuned on seeds 0 to 3. The ten seeds of the signatures were fixed before they were run. Only the
+gate of depth_and_width was changed after them (a median instead of the worst net).
 """
 
 from __future__ import annotations

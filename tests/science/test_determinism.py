@@ -1,6 +1,6 @@
-"""One seed gives one result: cold, warm, and stopped and restored. Two seeds give two.
+"""A seed gives the same result cold, warm, and stopped and restored; two seeds give different ones.
 
-Exactly, on one machine; what other machines may differ by is in test_drift.py.
+Results on one machine are exactly equal; test_drift.py is about differences between machines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Same seed, other arithmetic: agrees within the declared tolerances. Another seed: does not.
+"""A seed agrees with itself on another processor within the tolerances; another seed does not.
 
-That is what replication relies on. OpenBLAS and ATen choose their kernels by processor; here a
-child process is told to use those of another one, so that sums are taken in another order and
-products are fused or not, as on another host.
+Replication relies on this. OpenBLAS and ATen choose their kernels by processor. Here a child
+process uses the kernels of another processor, so that sums are taken in another order and products
+are fused or not, as on another host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result
 from tests.science.harness import experiment
 from tests.science.plan import DRIFTING, FRESH, NAMES, drifted, whole
-from tests.science.runs import KERNELS, Asked, fresh, result, run
+from tests.science.runs import KERNELS, RunSpec, fresh, result, run
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
@@ -39,12 +39,12 @@ QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration
 
 
 def quick(name: str, seed: int, kernel: str | None) -> Result:
-    """A short run, made afresh each time: the quick slice keeps nothing."""
-    asked = Asked(
+    """A short run, made each time: quick tests keep no runs."""
+    spec = RunSpec(
         name=name, seed=seed, kernel=kernel, parameters=QUICK[name],
         budget_seconds=QUICK_BUDGET_SECONDS,
     )  # fmt: skip
-    return fresh(asked).result
+    return fresh(spec).result
 
 
 def differences(name: str, a: Result, b: Result) -> list[str]:

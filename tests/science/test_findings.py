@@ -24,8 +24,9 @@ NOT_SHOWN = {"preliminary", "rejected"}  # seeds disagree; which of the two, mor
 
 AGAINST = {"rejected", "fails seed by seed"}
 
-#: What twenty seeds must say, by a rule for so many seeds and no more looks, where it is not
-#: "confirmed". Each is told of in docs/findings.md. A verdict valid at any time needs more seeds.
+#: The expected verdicts on twenty seeds that are not "confirmed", by a rule for a single look at
+#: this number of seeds. docs/findings.md discusses each. A verdict valid at any time needs more
+#: seeds.
 EXPECTED: dict[tuple[str, str], set[str]] = {
     ("progressive_sharpening", "flatter_generalises"): OPEN,
     ("sam_vs_sgd_v2", "better_than_stopping_early"): NOT_SHOWN,

@@ -1,4 +1,4 @@
-"""One cell of the map of lazy and rich: its two phases, and the gate that sees a net left as is."""
+"""One cell of the lazy-rich map: its two phases, and the gate for a net that is not trained."""
 
 from __future__ import annotations
 

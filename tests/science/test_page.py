@@ -1,4 +1,4 @@
-"""docs/findings.md says what fresh seeds showed, of the present versions, by the present rule."""
+"""docs/findings.md shows the results of fresh seeds, for current versions and the current rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kept runs themselves: what makes a new one, what does not, and that failures are told."""
+"""The kept runs: which changes need new runs, and that failures are reported."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.science import runs, twins
-from tests.science.runs import Asked, RunFailed, key, make, run, source
+from tests.science.runs import RunFailed, RunSpec, key, make, run, source
 
-SHORT = Asked(
+SHORT = RunSpec(
     name="catapult_phase", seed=101, parameters={"widths": [16], "steps": 50}, budget_seconds=1e-9
 )
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "kept"
 
 
-def broken_by(text: str, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def broken_by(text: str, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The short run with this text after its script."""
     monkeypatch.setitem(twins.BROKEN["catapult_phase"], "seed_ignored", text)
     return replace(SHORT, twin="seed_ignored")
@@ -73,6 +73,6 @@ def test_a_run_that_fails_says_why_and_is_not_kept(
 @pytest.mark.parametrize("name", sorted(twins.BROKEN))
 @pytest.mark.parametrize("kind", ["shuffled_labels", "another_test_set", "seed_ignored"])
 def test_each_twin_replaces_a_function_that_its_experiment_has(name: str, kind: str) -> None:
-    broken = source(Asked(name=name, seed=0, twin=kind))
+    broken = source(RunSpec(name=name, seed=0, twin=kind))
     replaced = broken.rpartition("\ndef ")[2].partition("(")[0]
     assert broken.count(f"\ndef {replaced}(") == 2

@@ -1,7 +1,7 @@
-"""Declared tolerances lie above the drift between kernels and far below the scatter of seeds.
+"""Declared tolerances are above the drift between kernels and far below the scatter of seeds.
 
-Against measured_tolerances.json, which `python -m tests.science.tolerances` writes; in
-`make science` also against runs of today's code.
+They are compared with measured_tolerances.json, which `python -m tests.science.tolerances` writes;
+in `make science` also with runs of the current code.
 """
 
 from __future__ import annotations

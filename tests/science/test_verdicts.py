@@ -1,4 +1,4 @@
-"""The simulation of false verdicts speaks of the server's rule, and its rows hold."""
+"""The simulation of false verdicts uses the server's rule, and its rows are correct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATHS = 200
 
 
 def verdict_of(row: Row, values: np.ndarray, there: np.ndarray, n: int) -> str:
-    """What the server says after ``n`` issued seeds."""
+    """The server's verdict after ``n`` issued seeds."""
     manifest, finding = row.claim()
     samples = [
         Sample(

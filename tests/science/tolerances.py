@@ -1,11 +1,11 @@
-"""Tolerances against what they must lie between: drift between machines and scatter of seeds.
+"""Compare tolerances with the drift between machines and the scatter of seeds.
 
     python -m tests.science.tolerances NAME ...
 
 measures, for each compared number of a result, the scatter between seeds, the largest difference
-between this processor's kernels and others', and a typical value; prints them beside the declared
-tolerance; and writes them to measured_tolerances.json, which the quick tests hold the declarations
-against. Runs are those of the broken twins' budgets, of the sound experiments.
+between this processor's kernels and others', and a typical value. It prints them next to the
+declared tolerance, and writes them to measured_tolerances.json, which the quick tests compare with
+the declarations. The runs are of the sound experiments, with the budgets of the broken copies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from axiom_protocol.manifest import Field
 from axiom_protocol.result import Result
 from tests.science.harness import experiment
 from tests.science.plan import FIRST_SEED
-from tests.science.runs import KERNELS, Asked, run
+from tests.science.runs import KERNELS, RunSpec, run
 from tests.science.twins import BUDGET_SECONDS
 
 MEASURED = Path(__file__).with_name("measured_tolerances.json")
@@ -50,7 +50,7 @@ class Spread:
         return field.atol + field.rtol * self.typical
 
     def is_tight(self, field: Field) -> bool:
-        """Numbers that no seed changes have nothing to be confused with."""
+        """Whether the tolerance is below the scatter; true for numbers that no seed changes."""
         constant = self.seeds <= ROUNDING * self.typical or self.seeds < 1e-12
         return constant or self.tolerance(field) <= self.seeds / MARGIN
 
@@ -76,12 +76,12 @@ def numbers(fields: Mapping[str, Field], result: Result) -> Iterator[tuple[str, 
 
 
 def small(name: str, seed: int, kernel: str | None = None) -> Result:
-    asked = Asked(name=name, seed=seed, kernel=kernel, budget_seconds=BUDGET_SECONDS[name])
-    return run(asked).result
+    spec = RunSpec(name=name, seed=seed, kernel=kernel, budget_seconds=BUDGET_SECONDS[name])
+    return run(spec).result
 
 
 def spreads(name: str) -> list[Spread]:
-    """Of every compared number of an experiment, from kept runs."""
+    """The spread of every compared number of an experiment, from kept runs."""
     fields, first = experiment(name)[0].result, FIRST_SEED[name]
     seeds = [small(name, first + i) for i in range(SEEDS)]
     pairs = [(seeds[0], small(name, first, kernel)) for kernel in KERNELS]
@@ -91,7 +91,7 @@ def spreads(name: str) -> list[Spread]:
 def of_results(
     fields: Mapping[str, Field], seeds: list[Result], pairs: list[tuple[Result, Result]]
 ) -> list[Spread]:
-    """From results of different seeds, and pairs of one seed under two kernels."""
+    """Spreads from results of different seeds, and from pairs of one seed under two kernels."""
     return [
         Spread(
             path=path,
@@ -116,7 +116,7 @@ def declared(fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 def measured() -> dict[str, list[Spread]]:
-    """What was written last, by experiment."""
+    """The measured spreads that were written last, by experiment."""
     kept = json.loads(MEASURED.read_text())
     return {name: [Spread(**row) for row in rows] for name, rows in kept.items()}
 

@@ -1,12 +1,13 @@
-"""Each experiment, broken on purpose: text that is put after its script and replaces a function.
+"""Broken copies ("twins") of the experiments: text that is appended to a script and replaces a
+function.
 
-shuffled_labels    training labels (or targets) say nothing about their inputs
-another_test_set   test data are drawn from a task of their own
+shuffled_labels    training labels (or targets) do not depend on their inputs
+another_test_set   test data are drawn from another task
 seed_ignored       every seed computes the same
 test_is_training   the test set repeats the training set
 
-None of them may come out as confirmed. They run at BUDGET_SECONDS, a part of the default budget;
-so that their size is not what fails them, the sound experiment is run at the same budget beside.
+No finding of them may be confirmed. They run with BUDGET_SECONDS, a part of the default budget. To
+show that they do not fail because of this, the sound experiment runs with the same budget too.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ BROKEN: dict[str, dict[str, str]] = {
     )
 }
 
-#: What else may go wrong in one experiment, each seen by a gate: `valid` is 0.
+#: Further faults of single experiments, each detected by a gate: `valid` is 0.
 FAULTS: dict[str, dict[str, str]] = {
     "double_descent_v2": {
         "wrong_labels_in_the_test_set": """
@@ -477,8 +478,8 @@ def shuffled(rng, inputs, columns):
     },
 }
 
-#: What no gate can tell from a sound run, seen by a claim: (finding, how it is broken). One seed of
-#: it does not meet the criterion, so many are not confirmed.
+#: Faults that no gate can detect, but that make a finding fail: (finding, how it is broken). A
+#: single seed does not meet the criterion, so many seeds are not confirmed.
 FALSIFIED: dict[str, dict[str, tuple[str, str]]] = {
     "activation_functions": {
         "sigmoid_in_the_place_of_the_rescaled_one": (
@@ -612,7 +613,7 @@ def linear_feature(rng, classes, margin):
     },
 }
 
-#: Of twins, nominal: what is the least that still tests the claims.
+#: Budgets of the broken copies: the smallest with which the findings are still tested.
 BUDGET_SECONDS: dict[str, float] = {
     "catapult_phase": 2.5,  # all rates at the first width
     "double_descent_v2": 12.0,  # one trial of four

@@ -1,12 +1,12 @@
-"""How often verdicts are false when somebody looks after every seed: the old rule and the new.
+"""How often verdicts are false when the data are looked at after every seed, by old and new rule.
 
     python -m tests.science.verdicts                 the tables of docs/findings.md (minutes)
     python -m tests.science.verdicts --paths 200     coarser
 
 Each row draws many projects ("paths") whose truth is known, looks after each seed from 5 to 200,
-or at ten reviews, and counts the paths on which any look ever gives a false verdict. The new rule
-is the server's own: ``evidence.weigh`` and ``findings.decide``. Exits with 1 if a row of the new
-rule is above 5 %.
+or at ten reviews, and counts the paths on which any look gives a false verdict. The new rule is the
+server's: ``evidence.weigh`` and ``findings.decide``. Exits with 1 if a row of the new rule is above
+5 %.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A truth: how a seed's number is drawn, what is claimed of it, which verdicts are false.
+    """The distribution of a seed's number, the claim about it, and which verdicts are false.
 
     bounds    of the field, as declared
     lost      probability that a seed which fails the claim is never reported
@@ -68,7 +68,7 @@ class Row:
 
 
 def catastrophes(share: float, depth: float) -> Draw:
-    """Nearly always close to 1, and ``depth`` below it in a share of the seeds."""
+    """Nearly always close to 1, and lower by ``depth`` in a share of the seeds."""
 
     def draw(rng: np.random.Generator, n: int) -> np.ndarray:
         return 1 + 0.1 * rng.standard_normal(n) - depth * (rng.random(n) < share)
@@ -103,7 +103,7 @@ DECIDED = frozenset({"confirmed", "rejected"})
 CONFIRMED = frozenset({"confirmed"})
 AGAINST = frozenset({"rejected", "fails seed by seed"})
 
-#: "fails seed by seed" is true in all of them but those that claim nothing of single seeds.
+#: "fails seed by seed" is a true verdict in all rows except those without a claim on single seeds.
 ROWS = (
     Row(name="truth on the criterion", draw=normal(0), above=0, false=DECIDED),
     Row(name="truth on the criterion, nothing claimed of single seeds", draw=normal(0), above=0,
@@ -163,7 +163,7 @@ UNTRUE = (
 
 
 def reported(row: Row, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which issued seeds come back."""
+    """Which issued seeds are reported."""
     _, finding = row.claim()
     fails = np.array([not finding.criterion.met_by(v) for v in values.tolist()])
     return ~(fails & (rng.random(len(values)) < row.lost))
@@ -183,7 +183,7 @@ def new_is_false(row: Row, values: np.ndarray, there: np.ndarray) -> bool:
 
 
 def old_is_false(row: Row, values: np.ndarray, there: np.ndarray) -> bool:
-    """The rule of 0.1.0, which knows only of seeds that came back."""
+    """The rule of 0.1.0, which considers only reported seeds."""
     _, finding = row.claim()
     seen = values[there]
     return any(

@@ -1,4 +1,4 @@
-"""Installing the service: what is written, what the system's own programs are asked for."""
+"""Installing the service: the files written, and the commands run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = Path("/opt/axiom-client/bin/axiom-client")
 
 
 class System:
-    """Stands for systemctl or launchctl: keeps what was asked, answers as told."""
+    """Replaces systemctl or launchctl: records the commands, returns the given answers."""
 
     def __init__(self, answers: dict[str, Completed] | None = None) -> None:
         self.asked: list[str] = []
@@ -161,7 +161,7 @@ def test_launchd_status(tmp_path: Path) -> None:
 
 
 class Manager:
-    """Windows' service manager, as far as it is asked."""
+    """Replaces Windows' service manager."""
 
     def __init__(self) -> None:
         self.services: dict[str, str] = {}
@@ -244,7 +244,7 @@ def test_guardian_stops_the_agent_politely(tmp_path: Path) -> None:
     assert told[-1] == "the agent stopped"
 
 
-# --- what all have in common ----------------------------------------------------------------------
+# --- all systems ----------------------------------------------------------------------------------
 
 
 def test_each_system_has_its_own_service() -> None:

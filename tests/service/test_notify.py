@@ -34,7 +34,7 @@ def heard(manager: socket.socket) -> list[str]:
     return manager.recv(4096).decode().splitlines()
 
 
-def test_every_word_arrives_as_systemd_reads_it(manager: socket.socket) -> None:
+def test_every_notification_arrives_as_systemd_reads_it(manager: socket.socket) -> None:
     notifier = Notifier(environment(manager))
     assert notifier.ready()
     assert heard(manager) == ["READY=1"]
@@ -56,7 +56,7 @@ def test_reloading_says_since_when(manager: socket.socket) -> None:
     assert int(since.partition("=")[2]) > 0
 
 
-def test_what_the_agent_starts_cannot_speak_in_its_name(manager: socket.socket) -> None:
+def test_child_processes_cannot_notify_for_the_agent(manager: socket.socket) -> None:
     given = environment(manager, WATCHDOG_USEC="1000000", WATCHDOG_PID=str(os.getpid()))
     Notifier(given)
     assert given == {}
@@ -90,7 +90,7 @@ def test_watchdog_interval(usec: str, pid: str, interval: float | None) -> None:
     assert notifier.watchdog_interval_seconds == interval
 
 
-def test_signs_of_life_keep_coming(manager: socket.socket) -> None:
+def test_watchdog_notifications_keep_coming(manager: socket.socket) -> None:
     notifier = Notifier(environment(manager, WATCHDOG_USEC="20000"))
 
     async def live() -> None:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: one cluster for many commands, nothing left behind, safe to kill."""
+"""The embedded PostgreSQL: one cluster for many commands, no process left, safe to kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from axiom_server.store.embedded import EmbeddedPostgres, choose_socket_folder
 
 WAIT_SECONDS = 60.0
 
-#: A user of the cluster in a process of its own: it says when it has opened, and holds on.
+#: A process that uses the cluster: it prints a line when it has opened it, and keeps it open.
 USER = """
 import sys, time
 from pathlib import Path
@@ -65,7 +65,7 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_it_starts_keeps_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_it_starts_keeps_data_and_leaves_no_process(tmp_path: Path) -> None:
     postgres = embedded(tmp_path)
     with psycopg.connect(postgres.open()) as connection:
         connection.execute("CREATE TABLE kept (x int)")
@@ -106,7 +106,7 @@ def test_a_killed_user_leaves_nothing_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["postgres", "keeper.py"])
-def test_what_was_committed_survives_a_kill(tmp_path: Path, what: str) -> None:
+def test_committed_data_survive_a_kill(tmp_path: Path, what: str) -> None:
     postgres = embedded(tmp_path)
     with psycopg.connect(postgres.open()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS x")

@@ -1,7 +1,7 @@
-"""Whatever the order and repetition of reports, reviews and crashes: nobody is paid twice.
+"""For any order and repetition of reports, reviews and crashes, no task is credited twice.
 
 The sum of the ledger is the sum of the credited tasks, and the totals of users and hosts are its
-sums, after every step of every history that hypothesis can think of.
+sums, after every step of every sequence that hypothesis generates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A seed that one host lost or failed goes to another; the real queue decides."""
+"""A seed that one host lost or failed goes to another host, with the real queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget of seeds: issued where it decides most, ended when all is decided; the real database."""
+"""Seed budgets on the real database: issued where seeds decide most, until all is decided."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def budget(project: ServerProject) -> seed_budgets.BudgetRow:
     return transaction(project.conninfo, seed_budgets.listing)[-1]
 
 
-def test_it_ends_when_all_is_decided_and_says_what_it_saved(project: ServerProject) -> None:
+def test_a_budget_closes_when_all_is_decided_and_reports_saved_seeds(
+    project: ServerProject,
+) -> None:
     host = project.host(cores=2000)
     give(project, 5000)
     sizes = spend(project, host)
@@ -62,7 +64,7 @@ def test_a_false_claim_needs_fewer_seeds(project: ServerProject) -> None:
     assert false < true
 
 
-def test_it_stops_where_the_rest_decides_nothing(project: ServerProject) -> None:
+def test_a_budget_stops_when_the_rest_would_decide_nothing(project: ServerProject) -> None:
     host = project.host(cores=2000)
     give(project, 12)
     assert sum(spend(project, host)) <= 12

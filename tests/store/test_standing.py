@@ -1,4 +1,4 @@
-"""What strangers may hold and judge, on a real PostgreSQL."""
+"""What new accounts may hold and judge, on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cancelled(task_id: int) -> Report:
 
 
 def lie(host: Host) -> None:
-    """Report everything in hand, with a number that is another host's as well."""
+    """Report all tasks in hand with one false number, which other dishonest hosts report too."""
     host.project.later(60)
     host.sync([host.success(g, exponent=0.9 + g.seed * 1e-4) for g in host.held.values()], cpu=0)
 
@@ -34,7 +34,7 @@ def test_a_newcomer_that_claims_65536_cores_gets_a_newcomers_share(project: Serv
     assert len(project.host(cores=64).sync().grants) == 64
 
 
-def test_all_hosts_of_a_newcomer_share_what_he_may_hold(project: ServerProject) -> None:
+def test_all_hosts_of_a_newcomer_share_one_limit(project: ServerProject) -> None:
     project.deploy("short_walk", count=100)
     hosts = [project.host("many", cores=6, vouched=False) for _ in range(3)]
     assert [len(host.sync().grants) for host in hosts] == [6, 2, 0]
@@ -46,7 +46,7 @@ def test_fake_joins_make_few_workunits(project: ServerProject) -> None:
     assert project.deploy("short_walk", fill_idle=True).workunits <= 40
 
 
-def test_who_gives_work_back_gets_less_of_it(project: ServerProject) -> None:
+def test_accounts_that_give_work_back_get_less(project: ServerProject) -> None:
     project.deploy("short_walk", count=100)
     host = project.host(cores=64, vouched=False)
     host.sync()
@@ -54,7 +54,9 @@ def test_who_gives_work_back_gets_less_of_it(project: ServerProject) -> None:
     assert len(host.held) <= 1
 
 
-def test_what_a_newcomer_claims_beyond_his_cores_is_not_believed(project: ServerProject) -> None:
+def test_elapsed_seconds_beyond_a_newcomers_believed_cores_are_not_accepted(
+    project: ServerProject,
+) -> None:
     project.deploy("short_walk", count=100)
     host = project.host(cores=65_536, vouched=False)
     host.sync(buffer_seconds=86_400.0)
@@ -85,7 +87,7 @@ def test_results_count_when_others_confirmed_them(project: ServerProject) -> Non
     assert project.rows("SELECT validated, agreeing FROM users") == [(4, 2)] * 3
 
 
-def test_a_host_of_staffs_is_the_truth_and_checks_look_like_any_other(
+def test_a_trusted_host_is_the_reference_and_checks_look_like_other_work(
     project: ServerProject,
 ) -> None:
     project.deploy("short_walk", count=40)
@@ -186,7 +188,7 @@ def test_two_failing_newcomers_stop_nothing_for_ten_honest_ones(project: ServerP
     assert project.value("SELECT state FROM versions") == "active"
 
 
-def test_a_database_of_010_keeps_what_its_accounts_earned(postgres: str) -> None:
+def test_a_database_of_0_1_0_keeps_the_standing_of_its_accounts(postgres: str) -> None:
     name = "test_from_010"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

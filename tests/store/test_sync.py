@@ -43,7 +43,7 @@ def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
 
 
 def test_a_request_that_was_overtaken_takes_nothing_back(project: ServerProject) -> None:
-    """A server that stood still finds it when the agent has long gone on."""
+    """As when a server that was stopped processes a request after newer ones."""
     project.deploy("short_walk", count=10)
     host = project.host(cores=4)
     host.sync(request_id="run-000001")
@@ -86,7 +86,7 @@ def test_reports_sent_again_later_are_acknowledged_and_count_once(project: Serve
     assert project.value("SELECT sum(amount) FROM credit") == 8
 
 
-def test_what_a_host_lost_goes_back_to_the_queue_at_once(project: ServerProject) -> None:
+def test_tasks_that_a_host_lost_are_queued_again_at_once(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host()
     seeds = {grant.seed for grant in host.sync().grants}
@@ -108,7 +108,7 @@ def test_an_expired_lease_returns_and_a_late_report_still_counts(project: Server
     assert project.value("SELECT count(*) FROM results") == 1
 
 
-def test_what_a_host_runs_without_a_lease_is_cancelled(project: ServerProject) -> None:
+def test_tasks_that_a_host_runs_without_a_lease_are_cancelled(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host()
     held = host.sync().grants
@@ -118,7 +118,7 @@ def test_what_a_host_runs_without_a_lease_is_cancelled(project: ServerProject) -
     assert answer.cancelled == sorted(g.task_id for g in held)
 
 
-def test_a_buffer_is_what_the_host_asks_for_and_no_more(project: ServerProject) -> None:
+def test_a_host_gets_the_buffer_that_it_asks_for_and_no_more(project: ServerProject) -> None:
     project.deploy("short_walk", count=200)
     host = project.host(cores=4)
     host.sync(buffer_seconds=10.0)  # at 1 s a task: 40 beyond what runs
@@ -147,7 +147,7 @@ def test_limits_of_a_user(postgres: str) -> None:
         assert (len(one.held), len(two.held)) == (4, 1)
 
 
-def test_a_host_that_fails_is_fed_one_task_at_a_time(project: ServerProject) -> None:
+def test_a_host_that_fails_gets_one_task_at_a_time(project: ServerProject) -> None:
     project.deploy("short_walk", count=100)
     host = project.host(cores=16)
     host.sync()
@@ -408,7 +408,7 @@ def test_deploying_again_after_the_first_is_fetched_adds_nothing(project: Server
 def test_a_grant_does_not_walk_past_the_workunits_of_other_experiments(
     project: ServerProject,
 ) -> None:
-    """The plan for any number of them: an index on exactly what is asked for."""
+    """The query plan for any number of workunits uses an index on exactly the wanted ones."""
     project.deploy("short_walk", count=5_000)
     project.publish(name="short_walk", version="1.0.1")
     project.execute("UPDATE versions SET state = 'active'")

@@ -45,7 +45,7 @@ def test_a_name_that_looks_like_another_is_taken(
     assert transaction(conninfo, lambda c: users.create_or_claim(c, second, b"key")) is None
 
 
-def test_names_that_differ_to_the_eye_live_side_by_side(conninfo: str) -> None:
+def test_names_that_look_different_are_both_accepted(conninfo: str) -> None:
     names = [
         "alice",
         "Alice",
@@ -70,7 +70,7 @@ def test_an_imported_look_alike_gets_its_key(conninfo: str) -> None:
     )
 
 
-def test_two_look_alikes_at_once_become_one(conninfo: str) -> None:
+def test_of_two_similar_names_at_once_one_is_accepted(conninfo: str) -> None:
     async def one(name: str) -> int | None:
         async with connect(conninfo) as connection:
             return await users.create(connection, name, users.digest(name))
@@ -82,7 +82,7 @@ def test_two_look_alikes_at_once_become_one(conninfo: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["\u200d", "\u2800", "\u3164 \u3164", "pаypal", "ᎪᏢple"])
-def test_names_that_cannot_be_told_or_seen_are_refused(name: str) -> None:
+def test_ambiguous_and_invisible_names_are_refused(name: str) -> None:
     assert refusal(name)
 
 

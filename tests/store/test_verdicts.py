@@ -1,4 +1,4 @@
-"""Which results and seeds a review judges by: on the real database, through the real sync."""
+"""The results and seeds by which a review judges, on the real database with the real sync."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_newcomers_results_wait_until_another_host_agrees(project: ServerProje
     assert project.value("SELECT cardinality(seeds) FROM finding_values LIMIT 1") == 40
 
 
-def test_a_new_version_is_tried_on_seeds_that_nobody_has_seen(project: ServerProject) -> None:
+def test_a_new_version_is_judged_by_unseen_seeds(project: ServerProject) -> None:
     project.deploy("short_walk", count=7)
     project.publish(version="1.1.0")
     project.deploy("short_walk", count=3)

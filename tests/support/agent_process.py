@@ -1,4 +1,4 @@
-"""A real agent process in a folder of its own, and the commands that steer it."""
+"""A real agent process in its own folder, and the commands that control it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class AgentProcess:
-    """``folder`` holds everything of this agent."""
+    """``folder``: the folder of this agent's files."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class AgentProcess:
         return line
 
     def json(self, *words: str) -> Any:
-        """What a reading command says to programs."""
+        """The decoded output of a command with --json."""
         return json.loads(self.ok(*words, "--json"))
 
     def start(self, *words: str, file_bytes_max: int | None = None) -> subprocess.Popen[str]:
@@ -69,15 +69,15 @@ class AgentProcess:
         return self.process
 
     def said(self) -> str:
-        """What the agent has printed."""
+        """The agent's output so far."""
         return self.folder.with_suffix(".out").read_text()
 
     def tasks(self, state: str) -> list[int]:
         """The tasks in this state, as the agent or its journal has it."""
         return [t["task_id"] for t in self.json("tasks")["tasks"] if t["state"] == state]
 
-    def family(self) -> list[psutil.Process]:
-        """Every process that the agent started and that lives."""
+    def processes(self) -> list[psutil.Process]:
+        """The running processes that the agent started."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -94,9 +94,9 @@ class AgentProcess:
         return self.process.wait(timeout=WAIT_SECONDS)
 
     def close(self) -> None:
-        """Whatever a test left running ends."""
+        """End all processes that a test has left."""
         if self.process is not None and self.process.poll() is None:
-            family = self.family()
+            family = self.processes()
             self.kill()
             alive = still_running(family, 10)
             for process in alive:

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests: one embedded cluster a run, a database of its own for each test."""
+"""PostgreSQL for tests: one embedded cluster for a run, and one database for each test."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fresh_database(conninfo: str) -> Iterator[str]:
 
 
 def transaction(conninfo: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run ``work`` in one transaction, in an event loop of its own."""
+    """Run ``work`` in one transaction, in a new event loop."""
 
     async def inside() -> T:
         async with connect(conninfo) as connection:

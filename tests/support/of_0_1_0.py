@@ -1,4 +1,4 @@
-"""What 0.1.0 wrote, given to the programs of today. ``tests/fixtures/v0_1_0`` says what it is."""
+"""Use recorded data of 0.1.0 with the current programs; see tests/fixtures/v0_1_0/README.md."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def recorded(name: str) -> Any:
 
 
 def restored(folder: Path) -> Server:
-    """The project, restored by today's ``axiom-server restore``; not serving yet.
+    """The project, restored by the current ``axiom-server restore``; not served yet.
 
-    Its signatures are renewed, as staff do twice a year: the fixture's would run out.
+    Its signatures are renewed, as staff do twice a year, because those of the fixture expire.
     """
     made = Server(name="axiom-server", folder=folder / "project", variable="AXIOM_SERVER_DIR")
     made.run("restore", str(RECORDED / "project.tar.gz"), str(made.folder))
@@ -48,7 +48,7 @@ def values(server: Server, query: str) -> list[tuple[Any, ...]]:
 
 
 def agent_of(name: str, folder: Path, url: str = "") -> Program:
-    """The agent of ``ada`` or ``ben`` as it was killed, in a folder of its own.
+    """The agent of ``ada`` or ``ben`` as it was when killed, in a new folder.
 
     url     where its project is served now
     """
@@ -62,7 +62,7 @@ def agent_of(name: str, folder: Path, url: str = "") -> Program:
 
 
 class OldHost:
-    """An agent of 0.1.0 as the server meets it: its recorded requests, sent once more."""
+    """An agent of 0.1.0 from the server's view: sends its recorded requests again."""
 
     def __init__(self, url: str, user: str) -> None:
         self.user = user

@@ -1,4 +1,4 @@
-"""The real application over a database, asked without a network."""
+"""A client of the real web application and a database, without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for other processes, on machines that may be busy with anything."""
+"""Wait for other processes, also on busy machines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ POLL_SECONDS = 0.05
 def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
     """Poll until ``probe`` is truthy; fail with ``what`` when it never is.
 
-    Between two polls it waits as long as one takes: a command that is run again and again would
-    keep a core from what is waited for.
+    Between two polls it waits for as long as a poll takes, so that repeated commands do not use the
+    core that the awaited process needs.
     """
     until = time.monotonic() + seconds
     while True:

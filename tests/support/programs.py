@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @dataclass(kw_only=True)
 class Program:
-    """A command line program with a folder of its own in its environment."""
+    """A command-line program whose environment names its own folder."""
 
     name: str
     folder: Path
@@ -108,7 +108,7 @@ def server(folder: Path) -> Server:
 
 
 def agent(folder: Path, name: str = "agent") -> Program:
-    """An agent whose every folder lies in one of this name. A socket's path must be short."""
+    """An agent with all its folders in one of this name (short, because of a socket's path)."""
     made = Program(name="axiom-client", folder=folder / name, variable="AXIOM_CLIENT_DIR")
     made.folder.mkdir(parents=True)
     return made

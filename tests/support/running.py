@@ -1,4 +1,4 @@
-"""Run small scripts through the real pool, as tests of run/ and sandbox/ need it."""
+"""Run small scripts through the real pool, for tests of run/ and sandbox/."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_spec(
     limits: TaskLimits = LIMITS,
     task_folder: Path | None = None,
 ) -> PlacedTask:
-    """A spec whose script and folder lie under ``folder``."""
+    """A task spec whose script and folder are in ``folder``."""
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
     path = folder / f"{digest}.py"
@@ -128,7 +128,7 @@ def with_pool(
     background: bool = False,
     hide_gpus: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run ``use`` with a pool of its own; nothing of it is left afterwards."""
+    """Run ``use`` with a new pool, which is closed afterwards."""
 
     async def body() -> Any:
         recorder = Recorder(prefer, background=background, hide_gpus=hide_gpus)
@@ -141,6 +141,6 @@ def with_pool(
 
 
 def finish(spec: PlacedTask, prefer: Literal["warm", "cold"] = "warm") -> TaskFinished:
-    """Run one task through a pool of its own."""
+    """Run one task through a new pool."""
     finished: TaskFinished = with_pool(lambda recorder: recorder.finish(spec), prefer)
     return finished

@@ -1,6 +1,6 @@
-"""A project in a database, driven without a network: hosts sync by calling the exchange itself.
+"""A project in a database, used without a network: hosts sync by calling the server's functions.
 
-Time passes by moving what is stored into the past, so a test of a lease of hours takes none.
+Time passes by moving stored times into the past, so a test of a lease of hours takes no time.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ServerProject:
         self, user: str = "", cores: int = 4, gpus: int = 0, *, vouched: bool = True,
         trusted: bool = False,
     ) -> Host:  # fmt: skip
-        """Enrol a host of a user's, who is made when new; staff answer for him, unless told."""
+        """Enrol a host of a user, who is created if new and, by default, vouched for by staff."""
         number = next(self._numbers)
         facts = HostFacts(
             name=f"host{number}", os="linux", architecture="x86_64", cpu_cores=cores,
@@ -121,7 +121,7 @@ class ServerProject:
         asyncio.run(inside())
 
     def later(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let this time pass."""
         with psycopg.connect(self.conninfo) as connection:
             for table, columns in TIMES.items():
                 moved = ", ".join(f"{c} = {c} - %(s)s * interval '1 second'" for c in columns)
@@ -139,12 +139,12 @@ class ServerProject:
             return connection.execute(query, values).fetchall()
 
     def execute(self, query: str, *values: Any) -> None:
-        """Change something behind the server's back."""
+        """Change the database directly."""
         with psycopg.connect(self.conninfo) as connection:
             connection.execute(query, values)
 
     def sync(self, token: bytes, request: SyncRequest) -> SyncAnswer:
-        """One exchange, as a freshly started serving process would make it."""
+        """One sync, as in a serving process that has just started."""
 
         async def inside() -> SyncAnswer:
             catalogue = Catalogue()

@@ -1,4 +1,4 @@
-"""A project as small as the agent's tests need: real keys, bundles, HTTP; its queue in memory."""
+"""A small project for tests of the agent: real keys, bundles and HTTP, with a queue in memory."""
 
 from __future__ import annotations
 

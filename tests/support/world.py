@@ -1,4 +1,4 @@
-"""A host, a project and a clock for the pure agent: events in, commands out, nothing else."""
+"""A simulated host, project and clock for tests of the pure agent: events in, commands out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def grant(task_id: int, **changes: Any) -> Grant:
 
 
 class World:
-    """Drives ``step`` and remembers what it said."""
+    """Calls ``step`` and records its commands."""
 
     def __init__(self, host: HostFacts | None = None, **started: Any) -> None:
         self.now = 1000.0
@@ -82,7 +82,7 @@ class World:
         self.do(e.FactsProbed(now=self.now, facts=host or facts(), gpus_known=gpus_known))
 
     def do(self, event: e.Event) -> list[c.Command]:
-        """One event; returns what is to be done."""
+        """One event; returns the commands."""
         self.log.append(event)
         self.state, commands = step(self.state, event)
         self.said += commands
@@ -140,7 +140,7 @@ class World:
         return self
 
     def hear_nothing(self) -> None:
-        """The server answers whatever is asked with no work, until nothing is asked."""
+        """The server answers every request without work, until there are no requests."""
         self.wait(1)
         while self.state.sync.in_flight is not None:
             self.answer()

@@ -1,4 +1,4 @@
-"""Two agents with one identity, on a real PostgreSQL: nobody's work is touched for the other's."""
+"""Two agents with one identity, on a real PostgreSQL: neither affects the other's tasks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_copy_takes_nothing_and_cancels_nothing(project: ServerProject) -> Non
     assert states(project) == {"leased": 4}
 
 
-def test_what_a_copy_reports_ends_no_task_of_the_original(project: ServerProject) -> None:
+def test_reports_of_a_copy_end_no_task_of_the_original(project: ServerProject) -> None:
     project.deploy("short_walk", count=4)
     host = project.host(cores=4)
     original = Run(host, "original")
@@ -87,7 +87,7 @@ def test_the_facts_of_a_copy_do_not_replace_the_original_ones(project: ServerPro
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once(project: ServerProject) -> None:
-    """Also with an empty journal: what it forgot is queued again at once."""
+    """Also with an empty journal: tasks that it no longer has are queued again at once."""
     project.deploy("short_walk", count=8)
     host = project.host(cores=4)
     Run(host, "one", "here").sync()

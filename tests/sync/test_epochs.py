@@ -57,7 +57,7 @@ def again(grants: list[Grant], reports: list[Report]) -> list[Report]:
     return [described(report, grant) for report, grant in zip(reports, grants, strict=True)]
 
 
-def test_results_of_the_epoch_before_are_credited_once(
+def test_results_of_the_previous_epoch_are_credited_once(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
     host, grants, reports = lost
@@ -87,7 +87,7 @@ def test_task_numbers_are_never_given_out_again(
 def test_a_report_without_its_work_is_asked_for_again(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
-    """Of an agent that hears of the new epoch only in the answer."""
+    """The agent learns of the new epoch only from the answer."""
     host, grants, reports = lost
     assert host.sync(reports, cpu=0, epoch="before").acknowledged == []
     answer = host.sync(again(grants, reports), cpu=0, epoch="before")
@@ -103,7 +103,7 @@ def test_an_agent_of_0_1_0_is_told_and_sends_no_more(
     assert len(answer.acknowledged) == 4
 
 
-def test_tasks_of_the_epoch_before_may_be_finished(
+def test_tasks_of_the_previous_epoch_may_be_finished(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
     host, grants, _ = lost
@@ -146,7 +146,7 @@ def test_a_workunit_deployed_after_the_backup_is_made_again_and_its_seed_not_reu
     assert project.value("SELECT count(*) FROM workunits WHERE seed = ANY(%s)", seeds) == 4
 
 
-def test_what_cannot_have_been_granted_is_refused(
+def test_results_of_tasks_that_cannot_have_been_granted_are_refused(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
     host, grants, reports = lost
@@ -164,7 +164,7 @@ def test_what_cannot_have_been_granted_is_refused(
     assert project.value("SELECT max(next_seed) FROM parameter_sets") < 100
 
 
-def test_a_newcomer_may_not_report_without_bound(project: ServerProject) -> None:
+def test_the_recovered_results_of_a_newcomer_are_limited(project: ServerProject) -> None:
     project.deploy("short_walk", count=1)
     host = project.host(cores=4, vouched=False)
     [grant] = host.sync(cpu=1).grants
@@ -196,7 +196,7 @@ def test_a_project_that_was_never_restored_recovers_nothing(project: ServerProje
     assert "never granted" in answer.acknowledged[0].refusal
 
 
-def test_backups_are_noted_and_told_to_hosts(project: ServerProject) -> None:
+def test_hosts_learn_of_recorded_backups(project: ServerProject) -> None:
     host = project.host()
     assert host.sync().backed_up_at == 0
     number = transaction(project.conninfo, epochs.begin_backup)

@@ -1,6 +1,6 @@
-"""What hurt the original project, each with a test of its name: none of it is possible here.
+"""Incidents of the original project, each with a test of its name: none of them is possible here.
 
-Each plays the hurt on the real store, and where it can, tries to bring it about by force.
+Each test repeats the incident on the real store and, if possible, tries to cause it by force.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ HOUR = 3600.0
 def test_48368_workunits_stuck_behind_a_wrong_time_column(
     project: ServerProject, wrong: str
 ) -> None:
-    """What waits for any host has no time to be wrong: whatever stands in the one time column, it
-    is granted. What waits for one host becomes any host's, by a bound that the column cannot move.
+    """Workunits for any host are granted whatever their only time column says. Workunits reserved
+    for one host become available to any host after a time that this column cannot extend.
     """
     columns = project.rows(
         "SELECT column_name FROM information_schema.columns WHERE table_name = 'queue' "
@@ -48,8 +48,8 @@ def test_48368_workunits_stuck_behind_a_wrong_time_column(
 
 
 def test_7858_workunits_lost_to_a_race_between_creating_and_staging(project: ServerProject) -> None:
-    """A deployment is one transaction: a host that asks in the middle of it sees nothing of it, and
-    all of it a moment later. There is nothing to stage: the bundle was signed before."""
+    """A deployment is one transaction: a host that syncs during it sees none of its workunits, and
+    all of them afterwards. There is no staging: the bundle was signed before."""
     host = project.host(cores=5)
 
     async def deploy(connection: Connection, *names: str) -> None:
@@ -75,7 +75,7 @@ def test_7858_workunits_lost_to_a_race_between_creating_and_staging(project: Ser
 
 
 def test_hosts_with_16_cores_holding_96_tasks(project: ServerProject) -> None:
-    """Whatever a host says it has free, it never holds more than its cores and its buffer."""
+    """Whatever free slots a host claims, it never holds more than its cores and its buffer."""
     project.deploy("short_walk", count=200)
     host = project.host(cores=16)
     for _ in range(6):
@@ -193,7 +193,7 @@ def test_one_broken_script_that_put_every_host_into_back_off(project: ServerProj
 
 
 def test_findings_called_confirmed_at_chance_accuracy(project: ServerProject) -> None:
-    """A run at chance fails its own gates (``valid`` 0): it is paid for, and counts for nothing."""
+    """A run at chance level fails its own gates (``valid`` 0): it is credited but not counted."""
     project.deploy("short_walk", count=20)
     host = project.host(cores=20)
     host.sync()

@@ -1,4 +1,4 @@
-"""Results as a table: what is in it, and the query that the documentation gives."""
+"""Exported results: their columns, and the query in the documentation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_documented_query(
     assert deviation > 0
 
 
-def test_what_cannot_be_exported_is_one_clear_line(
+def test_export_errors_are_one_clear_line(
     project: ServerProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ExperimentUnknown, match=r"short_wlak.*did you mean short_walk"):

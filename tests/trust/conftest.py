@@ -26,13 +26,13 @@ def walk(project: Project) -> Published:
 
 @pytest.fixture
 def server(project: Project, walk: Published) -> Iterator[HostileServer]:
-    """The project's server, in whoever's hands."""
+    """The project's server, which tests let an attacker control."""
     with served(project) as made:
         yield made
 
 
 @pytest.fixture
 def store(tmp_path: Path, server: HostileServer) -> Iterator[BundleStore]:
-    """A host's bundles; each call asks the server anew, so that each attack is met."""
+    """A host's bundle store; each call contacts the server, so that each attack takes effect."""
     with host(tmp_path / "host", server.url) as made:
         yield made

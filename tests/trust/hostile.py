@@ -1,4 +1,4 @@
-"""A project with real keys, and a web server on loopback that may lie about its bundles."""
+"""A project with real keys, and a web server on loopback that can serve forged bundles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from axiom_server.trust.repository import Published, Repository
 
 SOURCE = Path(__file__).parents[1] / "fixtures" / "experiments" / "short_walk.py"
 
-#: Sends an answer by itself, instead of the file of that path.
+#: A function that sends the answer for a path, instead of its file.
 Trick = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -32,7 +32,7 @@ def script(version: str = "1.0.0", name: str = "short_walk", remark: str = "") -
 
 
 class Project:
-    """Keys and bundles of a project, as its staff have them."""
+    """The keys and bundles of a project."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def own_keys(folder: Path) -> Keys:
 
 
 class HostileServer:
-    """Serves ``bundles`` under /bundles/ until told otherwise, path by path."""
+    """Serves ``bundles`` under /bundles/ except for paths with other answers."""
 
     def __init__(self, bundles: Path) -> None:
         self.bundles = bundles
@@ -176,7 +176,7 @@ def served(project: Project) -> Iterator[HostileServer]:
 
 @contextmanager
 def host(folder: Path, url: str, **limits: float) -> Iterator[BundleStore]:
-    """A volunteer's bundle store that has attached; it asks anew at every fetch."""
+    """A volunteer's bundle store that has attached; it contacts the server at every fetch."""
     with httpx.Client(trust_env=False) as client:
         store = BundleStore(
             folder, url, client, fetcher=HttpFetcher(client, **limits), refresh_seconds=0
@@ -186,5 +186,5 @@ def host(folder: Path, url: str, **limits: float) -> Iterator[BundleStore]:
 
 
 def at(moment: datetime) -> Clock:
-    """A clock that stands still."""
+    """A clock with a constant time."""
     return lambda: moment

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class TakenOver(SmallProject):
-    """A project whose server obeys an attacker; the staff's keys are still theirs."""
+    """A project whose server an attacker controls; the staff's keys are not stolen."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -48,7 +48,7 @@ class TakenOver(SmallProject):
 
 
 class Volunteer:
-    """The agent as a process, in a folder of its own."""
+    """The agent as a process, in its own folder."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ def messages(project: TakenOver) -> dict[int, str]:
     return {task_id: reports[0].message for task_id, reports in project.reports.items()}
 
 
-def test_it_runs_nothing_but_what_staff_signed_and_have_not_withdrawn(
+def test_only_signed_versions_that_are_not_withdrawn_run(
     project: TakenOver, volunteer: Volunteer
 ) -> None:
     old = project.publish(script("1.0.0"))

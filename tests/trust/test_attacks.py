@@ -1,6 +1,6 @@
 """Each attack of TUF's specification 1.5.2, by a hostile server, against a host's bundle store.
 
-Each is refused, logged with its name, and the host goes on with what it has.
+Each is refused and logged with its name, and the host continues with its cached bundles.
 """
 
 from __future__ import annotations
@@ -335,7 +335,7 @@ def test_after_a_fast_forward_staff_rotate_the_online_keys_and_hosts_recover(
 # Indefinite freeze
 
 
-def test_a_server_that_withholds_news_is_found_out_when_its_last_word_expires(
+def test_withheld_metadata_is_detected_when_the_last_metadata_expires(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = Project(
@@ -460,7 +460,7 @@ def test_a_download_that_would_never_end_is_given_up(
 # Extraneous dependencies
 
 
-def test_a_bundle_that_wants_more_than_is_offered_is_refused(
+def test_a_bundle_with_other_dependencies_is_refused(
     project: Project, store: BundleStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Signed with the real targets key, past the checks of publish."""
@@ -514,7 +514,7 @@ def test_old_targets_with_a_new_snapshot_are_refused(
 
 
 @pytest.mark.parametrize("status", [301, 403, 404, 429, 500, 503])
-def test_a_mirror_that_withholds_costs_nothing_that_is_here(
+def test_a_withholding_mirror_does_not_affect_cached_bundles(
     server: HostileServer,
     store: BundleStore,
     walk: Published,
@@ -533,7 +533,7 @@ def test_a_mirror_that_withholds_costs_nothing_that_is_here(
     goes_on(store, walk, "unreachable", caplog)
 
 
-def test_a_mirror_that_hangs_up_or_talks_nonsense_costs_nothing(
+def test_a_mirror_that_hangs_up_or_sends_garbage_does_no_harm(
     server: HostileServer, store: BundleStore, walk: Published, caplog: pytest.LogCaptureFixture
 ) -> None:
     get(store, walk)
@@ -549,7 +549,7 @@ def test_a_mirror_that_hangs_up_or_talks_nonsense_costs_nothing(
     assert caplog.text == ""
 
 
-def test_a_restarted_agent_without_a_server_runs_what_it_has(
+def test_a_restarted_agent_without_a_server_runs_its_cached_bundles(
     project: Project, walk: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with served(project) as server, host(tmp_path / "host", server.url) as store:
@@ -572,10 +572,10 @@ def test_withdrawn_sources_leave_the_cache(
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "half"])
-def test_metadata_torn_on_disk_is_fetched_again(
+def test_damaged_metadata_on_disk_is_fetched_again(
     store: BundleStore, tmp_path: Path, server: HostileServer, walk: Published, damage: str
 ) -> None:
-    """A power cut is no attack: whatever the host had stored, but its pin, may be torn."""
+    """After a power cut, every stored file except the pinned root may be damaged."""
     get(store, walk)
     folder = tmp_path / "host"
     pin = folder / "pinned.root.json"
@@ -589,10 +589,10 @@ def test_metadata_torn_on_disk_is_fetched_again(
         assert get(again, walk).read_bytes()
 
 
-def test_what_is_stored_is_on_the_disk_before_it_has_its_name(
+def test_files_are_flushed_to_disk_before_they_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HostileServer
 ) -> None:
-    """Else a power cut leaves an empty pin, and the host refuses everything for ever."""
+    """Otherwise a power cut could leave an empty pinned root, and the host would refuse all."""
     synced: list[str] = []
     fsync, replace = os.fsync, os.replace
 

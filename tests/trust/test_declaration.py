@@ -1,4 +1,4 @@
-"""What a version claims is signed with it, and a claim never changes under its version."""
+"""A version's criteria are signed with it, and never change without a new version."""
 
 from __future__ import annotations
 

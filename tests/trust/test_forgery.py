@@ -1,4 +1,4 @@
-"""A host that lies to the real server gains nothing, and neither does a name with script in it."""
+"""Forged requests to the real server gain nothing, and scripts in names are shown as text."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ UNSEEN = "\x00\x07\x1b\x9b\u202e\u200b"  # moves a cursor, turns a line round, o
 
 @dataclass
 class Forger:
-    """A host that says what it likes."""
+    """A host that sends forged requests."""
 
     client: httpx.Client
     token: str
@@ -137,7 +137,10 @@ def join(client: httpx.Client, numbers: Iterator[int], account_key: str) -> Call
 
 
 def earned(project: Server, *hosts: Forger) -> list[float]:
-    """What a review credits to each of these hosts, which are of one user's: nobody compares."""
+    """The credit of each of these hosts by a review.
+
+    They belong to one user, so their results are not compared.
+    """
     project.run("review")
     credit = {line["host_id"]: line["credit_total"] for line in project.json("hosts")}
     return [credit[host.host_id] for host in hosts]
@@ -189,7 +192,7 @@ def test_results_that_are_not_what_was_declared_earn_nothing(
 def test_the_same_report_sent_again_and_again_earns_once(
     project: Server, join: Callable[..., Forger], count: int
 ) -> None:
-    """As often in a request as one may, and as many requests as the server takes."""
+    """With as many reports in a request, and as many requests, as the server accepts."""
     project.run("deploy", "short_walk", "--count", "2")
     once, stubborn = join(), join()
     once.sync(*map(report, once.fetch()))

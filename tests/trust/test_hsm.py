@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two tokens, each with a key of its own under the same number; what names the keys."""
+    """Two tokens, each with its own key under the same number; returns the keys' names."""
     (tmp_path / "tokens").mkdir()
     config = tmp_path / "softhsm2.conf"
     config.write_text(f"directories.tokendir = {tmp_path}/tokens\nlog.level = ERROR\n")
@@ -45,7 +45,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN,
              "--so-pin", PIN], check=True, capture_output=True,
         )  # fmt: skip
-    # In a process of its own: the library reads its configuration once.
+    # In a separate process, because the library reads its configuration only once.
     subprocess.run(
         [sys.executable, "-m", "tests.trust.test_hsm"], check=True, timeout=120,
         cwd=Path(__file__).parents[2],

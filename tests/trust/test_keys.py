@@ -77,7 +77,7 @@ def test_online_keys_sign_no_software(
     assert get(store, walk).exists()
 
 
-def test_the_only_targets_key_does_until_staff_rotate_it(
+def test_the_only_targets_key_signs_software_until_staff_rotate_it(
     project: Project, server: HostileServer, store: BundleStore, walk: Published, tmp_path: Path
 ) -> None:
     """What a threshold of one means, and how a project gets out of it."""
@@ -259,7 +259,7 @@ def test_a_request_collects_the_signatures_that_the_threshold_asks_for(
         assert store.fetch("short_walk", "3.0.0", sha256).read_bytes() == script("3.0.0")
 
 
-def test_a_request_says_all_that_it_would_change(project: Project, walk: Published) -> None:
+def test_a_request_shows_every_change_that_it_makes(project: Project, walk: Published) -> None:
     """A taken-over server cannot have more signed than the signer is shown."""
     asked = ask(project, script("3.0.0"))
     targets = asked.signed_targets()
@@ -376,10 +376,10 @@ def test_the_fingerprint_decides_which_root_is_pinned(
             assert not (tmp_path / "other" / "pinned.root.json").exists()
 
 
-def test_a_project_in_another_s_place_is_not_followed(
+def test_another_project_at_the_same_address_is_not_trusted(
     project: Project, server: HostileServer, store: BundleStore, walk: Published, tmp_path: Path
 ) -> None:
-    """The pin holds whatever the address serves later."""
+    """The pinned root stays, whatever the address serves later."""
     mallory = Project(tmp_path / "mallory")
     evil = mallory.publish()
     server.bundles = mallory.folder / "bundles"

@@ -1,4 +1,4 @@
-"""Walls that hold: each forbidden import is planted in a scratch copy, and import-linter names it.
+"""The import rules are enforced: import-linter reports each forbidden import in a scratch copy.
 
 All are planted at once, since each run reads the whole project.
 """
@@ -66,7 +66,7 @@ def lint(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_each_wall_that_is_broken_is_reported(scratch: Path) -> None:
+def test_each_forbidden_import_is_reported(scratch: Path) -> None:
     untouched = lint(scratch)
     assert untouched[0] == 0, untouched[1]
     for importer, imported in BREACHES:

@@ -1,4 +1,4 @@
-"""Signing in to an account's pages: what a thief, a guesser and another site cannot do."""
+"""The account's pages: sign-in, and attacks by stolen or guessed secrets and by other sites."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_signing_out_ends_the_session_on_the_server(project: Server) -> None:
     assert httpx.get(f"{project.url}/account", cookies=kept).status_code == 401
 
 
-def test_everything_about_me_holds_no_secret(project: Server) -> None:
+def test_the_export_of_an_account_holds_no_secret(project: Server) -> None:
     joined = join(project)
     with signed_in(project, joined["account_key"]) as client:
         text = client.get("/account/data.json").text
@@ -185,7 +185,7 @@ def test_teams_are_founded_joined_renamed_by_their_founder_and_left(project: Ser
         assert act(member, "team-name", name="Mine now") == 303, "the founder has handed it on"
 
 
-def test_two_hosts_that_are_one_are_merged_and_the_old_token_is_dead(project: Server) -> None:
+def test_two_hosts_are_merged_and_the_old_token_is_revoked(project: Server) -> None:
     old = join(project)
     new = join(project, account_key=old["account_key"])
     stranger = join(project)
@@ -202,7 +202,7 @@ def test_two_hosts_that_are_one_are_merged_and_the_old_token_is_dead(project: Se
         assert held == (None,)
 
 
-def test_who_deletes_the_account_leaves_an_anonymous_sum(project: Server) -> None:
+def test_deleting_an_account_leaves_an_anonymous_sum(project: Server) -> None:
     joined = join(project, user="Emmy Noether")
     with signed_in(project, joined["account_key"]) as client, database(project) as stored:
         stored.execute("UPDATE users SET credit_total = 9 WHERE name = 'Emmy Noether'")

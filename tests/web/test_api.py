@@ -1,4 +1,4 @@
-"""The project's HTTP interface: what each fault of server or network is called."""
+"""The agent's HTTP client: the error for each fault of server or network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in bytes and values, decoded once, whole numbers as JSON has them."""
+"""Request bodies: limited in bytes and values, and whole numbers written as JSON allows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_message_of_too_many_values_is_not_decoded(filler: bytes) -> None:
     assert refused.value.problem.status == 413
 
 
-def test_a_body_is_unpacked_in_its_bounds() -> None:
+def test_a_body_is_decompressed_within_its_limits() -> None:
     budget = BodyBudget()
     packed = gzip.compress(b"a" * 9_999)
     assert read(request([packed[:10], packed[10:]], "gzip"), budget) == b"a" * 9_999
@@ -78,8 +78,8 @@ def test_a_body_is_unpacked_in_its_bounds() -> None:
     assert budget == BodyBudget()  # all of it was given back
 
 
-def test_what_is_packed_is_not_unpacked_before_it_is_complete() -> None:
-    """A body that is held open costs what was sent, not what it would become."""
+def test_a_body_is_decompressed_only_when_it_is_complete() -> None:
+    """An unfinished body uses only the bytes sent, not its decompressed size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = packer.compress(b" " * 10_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
     budget = BodyBudget()

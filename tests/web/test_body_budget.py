@@ -14,7 +14,7 @@ from tests.support.page_client import with_client
 
 @pytest.mark.parametrize("path", ["/account/sign-in", "/staff/sign-in", "/api/v1/hosts"])
 @pytest.mark.parametrize("full", [False, True])
-def test_a_body_needs_room_in_the_budget(
+def test_a_body_needs_a_share_of_the_budget(
     postgres: str, tmp_path: Path, path: str, full: bool
 ) -> None:
     budget = BodyBudget()

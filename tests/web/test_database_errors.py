@@ -1,4 +1,4 @@
-"""What clients are told when the database does not answer: that, and not the database's words."""
+"""Clients learn that the database does not answer, but not the database's own message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRETS = ("db-host", "db-user", "db-password", "pool")
     ("method", "path"),
     [("GET", "/readyz"), ("GET", "/"), ("GET", "/metrics"), ("POST", "/api/v1/sync")],
 )
-def test_the_database_is_not_quoted(
+def test_messages_of_the_database_are_not_sent(
     tmp_path: Path, method: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def inside() -> httpx.Response:

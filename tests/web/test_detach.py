@@ -1,4 +1,4 @@
-"""A host that has detached: its token is worth nothing, whichever agent it was."""
+"""The token of a detached host is revoked, for agents of any version."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def joined(url: str) -> Api:
 
 
 @pytest.mark.parametrize("agent", ["this version", "0.1.0"])
-def test_a_token_is_dead_after_the_host_has_detached(project: Server, agent: str) -> None:
+def test_a_token_is_revoked_when_its_host_detaches(project: Server, agent: str) -> None:
     async def inside() -> None:
         api = await joined(project.url)
         try:

@@ -70,7 +70,7 @@ def connected(project: Server) -> Iterator[socket.socket]:
         yield made
 
 
-def test_the_token_is_looked_at_before_the_body(project: Server) -> None:
+def test_the_token_is_checked_before_the_body_is_read(project: Server) -> None:
     """An answer comes though not a byte of the body is sent."""
     for extra in ("", "Expect: 100-continue\r\n"):
         with connected(project) as stranger:
@@ -81,7 +81,7 @@ def test_the_token_is_looked_at_before_the_body(project: Server) -> None:
             assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-def test_bodies_that_are_held_open_cost_what_was_sent(
+def test_bodies_that_are_held_open_use_only_the_bytes_sent(
     project: Server, member: dict[str, str]
 ) -> None:
     assert project.process is not None
@@ -112,7 +112,7 @@ def test_one_address_does_not_fill_the_budget_of_all_bodies(
     assert b"retry-after: " in answer
 
 
-def test_a_host_pays_for_the_bytes_that_it_makes_the_server_decode(
+def test_the_decompressed_bytes_of_a_host_are_counted(
     project: Server, member: dict[str, str]
 ) -> None:
     """Small on the wire, large unpacked: after the host's burst it has to wait."""
@@ -129,7 +129,7 @@ def test_a_host_pays_for_the_bytes_that_it_makes_the_server_decode(
     assert sync(project, other, body).status_code == 200
 
 
-def test_new_accounts_are_counted_and_so_are_all_who_join(
+def test_new_accounts_and_joining_hosts_are_limited(
     project: Server, member: dict[str, str]
 ) -> None:
     """The fixture's account is one of them, and two hosts have joined before."""
@@ -142,7 +142,7 @@ def test_new_accounts_are_counted_and_so_are_all_who_join(
     assert with_key[-1].status_code == 429
 
 
-def test_a_forwarded_address_is_nobodys_word_by_default(project: Server) -> None:
+def test_a_forwarded_address_is_ignored_by_default(project: Server) -> None:
     """The accounts of this address are used up, whatever address a request names."""
     headers = {"X-Forwarded-For": "203.0.113.7"}
     answer = httpx.post(f"{project.url}/api/v1/hosts", json={"host": FACTS}, headers=headers)

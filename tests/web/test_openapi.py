@@ -1,4 +1,4 @@
-"""The server against its own description, by schemathesis: what it promises is what it does."""
+"""The server behaves as its OpenAPI description says, tested by schemathesis."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_sync_needs_a_token(project: Server, headers: dict[str, str]) -> None:
     assert answer.status_code == 401
 
 
-def test_what_is_served_is_this_description(project: Server) -> None:
+def test_the_served_description_is_this_one(project: Server) -> None:
     assert httpx.get(f"{project.url}/openapi.json").json() == openapi.document()
 
 

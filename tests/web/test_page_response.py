@@ -38,7 +38,7 @@ def test_pages_carry_a_strict_policy_and_nothing_inline(ask: Callable[[Work], No
     ask(work)
 
 
-def test_a_page_is_asked_for_again_by_its_tag(ask: Callable[[Work], None]) -> None:
+def test_a_page_is_revalidated_by_its_etag(ask: Callable[[Work], None]) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         page = await client.get("/sessions/1")
         assert page.status_code == 404
@@ -65,7 +65,7 @@ def test_assets_are_kept_for_ever_under_their_hash(ask: Callable[[Work], None]) 
     ask(work)
 
 
-def test_a_browser_is_refused_with_a_page_and_a_program_with_json(
+def test_a_refusal_is_a_page_for_browsers_and_json_for_programs(
     ask: Callable[[Work], None],
 ) -> None:
     async def work(client: httpx.AsyncClient) -> None:

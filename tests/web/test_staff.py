@@ -1,4 +1,4 @@
-"""Staff's pages: behind a key of their own, and what is done there is done as by the commands."""
+"""The staff pages: they need a staff key, and their actions equal those of the commands."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def queued(project: Server) -> int:
     return int(project.json("status")["totals"]["queued"])
 
 
-def test_an_account_key_or_session_opens_no_page_of_staffs(project: Server) -> None:
+def test_an_account_key_or_session_opens_no_staff_page(project: Server) -> None:
     facts = {
         "name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 2,
         "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34,
@@ -59,7 +59,7 @@ def test_an_account_key_or_session_opens_no_page_of_staffs(project: Server) -> N
         )
 
 
-def test_a_deployment_is_tried_then_confirmed_and_recorded(
+def test_a_deployment_is_previewed_then_confirmed_and_recorded(
     project: Server, client: httpx.Client
 ) -> None:
     fields = {
@@ -76,7 +76,7 @@ def test_a_deployment_is_tried_then_confirmed_and_recorded(
     assert newest["detail"] == {"experiments": ["short_walk"], "workunits": 3}
 
 
-def test_what_commands_do_is_in_the_log_too(project: Server, client: httpx.Client) -> None:
+def test_commands_are_in_the_audit_log_too(project: Server, client: httpx.Client) -> None:
     project.run("deploy", "short_walk", "--count", "1")
     log = project.json("staff", "log")
     assert log[0]["action"] == "deploy"

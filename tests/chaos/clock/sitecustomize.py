@@ -1,7 +1,7 @@
-"""Step a program's time of day: ``time.time`` plus the number in the file $CHAOS_CLOCK.
+"""Change a program's time of day: ``time.time`` plus the number in the file $CHAOS_CLOCK.
 
-Python imports a module of this name at its start, wherever it finds one on PYTHONPATH. Monotonic
-time is left alone, as it is when a clock is set.
+Python imports a module of this name at its start, from PYTHONPATH. Monotonic time is not changed,
+as when a real clock is set.
 """
 
 from __future__ import annotations

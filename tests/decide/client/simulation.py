@@ -1,7 +1,7 @@
-"""A random life of an agent, for property tests and for the recorded log.
+"""Simulate an agent with random events, for property tests and for the recorded log.
 
-The project behaves as a real one does: it answers a repeated request as it did the first time, and
-takes a report once however often it arrives.
+The simulated project behaves like a real one: it answers a repeated request as it did the first
+time, and counts a report only once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Life:
         self.starts = 1
         self.obey(self.world.said)
 
-    # --- what the shell would do ------------------------------------------------------------------
+    # --- what the agent's loop would do -----------------------------------------------------------
 
     def obey(self, commands: list[c.Command]) -> None:
         """Carry commands out, as the journal, the pool and the network would."""
@@ -83,7 +83,7 @@ class Life:
                     self.exits += 1
 
     def do(self, event: e.Event) -> None:
-        """One event, obeyed."""
+        """One event; its commands are carried out."""
         self.obey(self.world.do(event))
 
     # --- what may happen --------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Life:
     def happen(self) -> None:
         """One random thing that is possible now."""
         if self.world.state.exited:
-            self.crash()  # whoever drained it to its end starts it again
+            self.crash()  # the agent has exited after a drain; start it again
         choices = [self.time_passes] * 4 + [self.person] * 2 + [self.load] * 2
         choices += [self.host_changes]
         if self.sent is not None:
@@ -295,7 +295,7 @@ class Life:
         self.world.now = max(self.world.now, now)
 
     def settle(self) -> None:
-        """Everything that can still happen does: the server is there, and has no more work."""
+        """Let everything end: the server answers, and has no more work."""
         if self.world.state.exited:
             self.crash()
         self.do(e.FactsProbed(now=self.world.now, facts=self.host))

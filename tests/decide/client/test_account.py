@@ -1,4 +1,4 @@
-"""What an account may do to a host: less than the host's own config allows, never more."""
+"""Settings of an account can only lower what a host's own configuration allows."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_half_of_the_cores_from_the_next_answer_on() -> None:
     assert msgspec.convert(saved.value, AccountSettings) == HALF
 
 
-def test_what_is_in_force_is_told_at_once() -> None:
+def test_settings_in_force_are_reported_at_once() -> None:
     world = World().working(2)
     contact(world, HALF)
     world.wait(1)
@@ -117,7 +117,7 @@ def test_what_is_in_force_is_told_at_once() -> None:
     assert idle.reason == "kept free: cpu.share is 50%, set by your account on 2027-01-15"
 
 
-def test_a_host_whose_config_refuses_goes_on_and_says_so() -> None:
+def test_a_host_whose_config_refuses_ignores_the_settings_and_reports_it() -> None:
     world = World().working(2)
     world.do(e.ConfigChanged(now=world.now, limits=Limits(), control=AccountControl(enabled=False)))
     contact(world, HALF)

@@ -1,4 +1,4 @@
-"""The whole agent, as tables of events and the commands they lead to."""
+"""The agent's decisions: events and the commands that follow from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_first_request_follows_the_facts_at_once_and_warms_up() -> None:
     assert world.saying(c.Prewarm)
 
 
-def test_what_is_done_is_written_down_first() -> None:
+def test_decisions_are_journalled_before_they_are_carried_out() -> None:
     world = World()
     for commands in (world.answer(grant(1)), world.fetched(), world.ended(1)):
         kinds = [isinstance(command, c.Persistent) for command in commands]
@@ -80,7 +80,7 @@ def test_report_is_forgotten_only_when_acknowledged() -> None:
     assert world.phases() == {}
 
 
-def test_lost_answer_is_asked_for_again_unchanged() -> None:
+def test_after_a_lost_answer_the_same_request_is_sent_again() -> None:
     world = World()
     [first] = world.saying(c.Sync)
     world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
@@ -88,7 +88,7 @@ def test_lost_answer_is_asked_for_again_unchanged() -> None:
     assert second.plan == first.plan
 
 
-def test_refused_request_is_made_anew() -> None:
+def test_after_a_refused_request_a_new_one_is_made() -> None:
     world = World()
     [first] = world.saying(c.Sync)
     world.do(e.SyncFailed(now=world.now, problem="bad", again=False, jitter=0.5))
@@ -118,7 +118,7 @@ def test_retries_slow_down_to_minutes() -> None:
     assert gaps[-1] == pytest.approx(300.0)
 
 
-def test_person_who_wants_contact_now_gets_it_now() -> None:
+def test_a_requested_sync_happens_at_once() -> None:
     world = World()
     for _ in range(8):
         world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
@@ -127,7 +127,7 @@ def test_person_who_wants_contact_now_gets_it_now() -> None:
     assert of(world.do(e.SyncRequested(now=world.now)), c.Sync)
 
 
-def test_server_without_work_is_left_alone_until_it_says() -> None:
+def test_a_server_without_work_is_asked_again_at_the_time_it_names() -> None:
     world = World()
     world.answer(next_sync_seconds=60.0, no_work_reason="nothing waits")
     world.said.clear()
@@ -157,7 +157,7 @@ def test_task_past_its_lease_is_still_finished_and_reported() -> None:
     assert of(world.ended(1), c.SaveReport)
 
 
-def test_cancelled_by_the_server_wherever_it_stands() -> None:
+def test_the_server_can_cancel_a_task_in_any_phase() -> None:
     world = World().working(3)
     world.do(e.SyncRequested(now=world.now))
     commands = world.answer(cancelled=[1, 3, 99])
@@ -227,7 +227,7 @@ def test_pause_survives_a_restart() -> None:
     assert again.phases() == {1: "running"}
 
 
-def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> None:
+def test_a_drain_finishes_running_tasks_gives_back_the_others_and_takes_none() -> None:
     world = World().working(4)
     commands = world.do(e.DrainRequested(now=world.now, reason="moving house", then="exit"))
     assert [s.report.task_id for s in of(commands, c.SaveReport)] == [3, 4]
@@ -247,7 +247,7 @@ def test_drain_finishes_what_runs_gives_back_the_rest_and_takes_nothing() -> Non
     assert world.saying(c.Exit)
 
 
-def test_polite_stop_keeps_what_began_gives_back_the_rest_and_says_so() -> None:
+def test_a_stop_keeps_started_tasks_gives_back_the_others_and_reports_it() -> None:
     world = World().working(4)
     commands = world.do(e.StopRequested(now=world.now, reason="SIGTERM"))
     assert [s.task_id for s in of(commands, c.StopTask)] == [1, 2]
@@ -265,7 +265,7 @@ def test_polite_stop_keeps_what_began_gives_back_the_rest_and_says_so() -> None:
     assert world.phases() == {1: "queued"}
 
 
-def test_second_signal_hurries() -> None:
+def test_a_second_signal_stops_at_once() -> None:
     world = World().working(2)
     world.do(e.StopRequested(now=world.now, reason="SIGTERM"))
     assert not world.saying(c.Exit)
@@ -305,7 +305,7 @@ def test_until_idle_ends_where_there_is_no_gpu() -> None:
     assert of(world.do(e.FactsProbed(now=world.now, facts=facts(gpus=0))), c.Exit)
 
 
-def test_run_of_limited_length_stops_politely() -> None:
+def test_a_run_of_limited_length_stops_with_checkpoints() -> None:
     world = World(seconds=30.0).working(1)
     world.wait(30)
     assert [s.task_id for s in world.saying(c.StopTask)] == [1]
@@ -322,7 +322,7 @@ def test_refused_bundle_fails_its_tasks_only() -> None:
 
 
 def test_bundle_is_verified_anew_after_an_hour_and_a_withdrawn_one_runs_no_more() -> None:
-    """A server that is taken over grants an old version that this host once fetched."""
+    """A compromised server grants an old version that this host once fetched."""
     world = World(facts(cores=1)).working(1)
     world.wait(3700)
     world.answer(grant(2))
@@ -414,7 +414,7 @@ def test_fewer_cores_pause_the_latest_and_more_resume_them() -> None:
     assert [r.task_id for r in of(commands, c.ResumeTask)] == [3, 4]
 
 
-def test_warm_parents_go_when_nothing_runs_for_a_while() -> None:
+def test_zygotes_are_stopped_when_no_task_runs_for_a_while() -> None:
     world = World()
     world.answer()
     world.wait(119)
@@ -423,7 +423,7 @@ def test_warm_parents_go_when_nothing_runs_for_a_while() -> None:
     assert len(world.saying(c.ReleaseIdle)) == 1
 
 
-def test_restart_runs_again_what_was_running_and_asks_for_its_bundle_as_accepted() -> None:
+def test_a_restart_repeats_running_tasks_and_requests_their_accepted_bundles() -> None:
     record = TaskRecord(grant=grant(1), order=5, lease_until_wall=WALL, accepted=True, attempts=1)
     world = World(tasks=[record])
     [fetch] = world.saying(c.FetchBundle)
@@ -466,7 +466,7 @@ def test_only_listed_transitions_happen() -> None:
             advance(task, transition)  # type: ignore[arg-type]
 
 
-def test_step_leaves_the_state_it_was_given_alone() -> None:
+def test_step_does_not_change_the_state_that_it_is_given() -> None:
     world = World().working(3)
     before = repr(world.state)
     kept = world.state

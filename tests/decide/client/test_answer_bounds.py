@@ -1,4 +1,4 @@
-"""An answer of any size: what is kept, waited for and shown stays within bounds."""
+"""Answers of any size: the tasks, waits and texts taken from them are limited."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_tasks_in_hand_never_exceed_what_a_request_can_list() -> None:
     assert len(bounded.grants) == 7
 
 
-def test_a_grant_sent_again_is_no_new_one() -> None:
+def test_a_repeated_grant_is_not_counted_again() -> None:
     assert len(within_bounds(answer([grant(1)]), in_hand(IN_HAND_MAX)).grants) == 1
 
 
@@ -81,7 +81,7 @@ def test_waits_notices_and_cancellations_are_bounded() -> None:
     assert bounded.cancelled == [0, 1, 2]
 
 
-def test_no_server_can_ask_for_silence_without_end() -> None:
+def test_the_wait_that_a_server_asks_for_is_bounded() -> None:
     for asked in (1e300, float("inf"), RETRY_AFTER_SECONDS_MAX + 1):
         assert retry_sync(0.0, 1, 0.5, asked).at == RETRY_AFTER_SECONDS_MAX
     assert retry_sync(0.0, 1, 0.5, 30.0).at == 30.0

@@ -1,4 +1,4 @@
-"""Host facts and limits -> slots, each unusable one with a reason; and how much is asked for."""
+"""Usable slots from host facts and limits, reasons for unusable ones, and how much is requested."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def wanted_capacity(
         (240, 0, 0, 240, 0, 300.0),
         (192, 2, 0, 192, 2, 300.0),
         (128, 1, 0, 128, 1, 300.0),
-        (16, 0, 96, 0, 0, 0.0),  # holds plenty: is asked for nothing
+        (16, 0, 96, 0, 0, 0.0),  # holds plenty of tasks: requests none
         (2, 0, 2, 0, 0, 300.0),  # busy, with nothing waiting behind
         (2, 0, 8, 0, 0, 0.0),  # three minutes wait for each core: above half the buffer
         (2, 0, 6, 0, 0, 300.0),  # two minutes: below

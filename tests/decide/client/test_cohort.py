@@ -1,4 +1,4 @@
-"""The agent and cohorts: which tasks share a process, and what becomes of each."""
+"""The agent and cohorts: which tasks share a process, and how each of them ends."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_member_is_reported_apart() -> None:
     assert {i: r.outcome for i, r in reports.items()} == {1: "success", 2: "failed", 3: "success"}
 
 
-def test_a_shared_end_is_tried_again_in_smaller_cohorts_until_alone() -> None:
+def test_a_cohort_whose_process_ends_is_repeated_in_smaller_cohorts() -> None:
     world = running(16)
     sizes = []
     while not of(world, c.SaveReport):

@@ -1,4 +1,4 @@
-"""What the agent does when the server says that its folder may be another agent's copy."""
+"""The agent's behaviour when the server says that it may be a copy of another agent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_copy_ends_its_run_and_reports_and_cancels_nothing() -> None:
     assert of(commands, c.StopTask) == []
 
 
-def test_while_it_is_unclear_tasks_go_on_and_nothing_is_asked_in_a_hurry() -> None:
+def test_while_identity_is_unclear_tasks_continue_and_syncs_are_not_hurried() -> None:
     world = World()
     world.answer(grant(1))
     world.fetched()

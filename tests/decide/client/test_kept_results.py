@@ -1,4 +1,4 @@
-"""Acknowledged results are kept for a server that loses them, within bounds."""
+"""Acknowledged results are kept, within limits, in case the server is restored from a backup."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_acknowledged_result_is_kept() -> None:
     assert [k.kept.task_id for k in world.saying(c.KeepResult)] == [1]
 
 
-def test_what_earns_nothing_or_a_server_of_0_1_0_would_not_know_is_forgotten() -> None:
+def test_results_without_credit_or_of_a_0_1_0_server_are_not_kept() -> None:
     for world in (
         done_and_acknowledged(epoch=""),
         done_and_acknowledged(refusal="no"),
@@ -78,7 +78,7 @@ def test_what_the_restored_database_has_is_not_reported_again() -> None:
     assert of(commands, c.ReportAgain) == []
 
 
-def test_the_first_epoch_that_an_agent_hears_of_is_no_restore() -> None:
+def test_the_first_epoch_that_an_agent_sees_is_not_a_restore() -> None:
     world = World(kept=[KeptResult(task_id=9, acknowledged_at=1, kept_wall=2e9, size_bytes=1)])
     assert of(world.answer(epoch="one"), c.ReportAgain) == []
     assert world.state.epoch == "one"

@@ -1,4 +1,4 @@
-"""What holds in every life of an agent, whatever the order of events."""
+"""Properties that hold for an agent in any order of events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(state: AgentState) -> None:
         cores = sum(needs_of(t, state.bundles).cpu_cores for t in on_cpu)
         assert cores <= len(room.cpu)
         check_gpus(state, room, running)
-    # every wait has a wake-up: what is due later than the alarm would be found by nobody
+    # every wait has a wake-up: nothing may be due without an alarm at that time
     waits = [t.retry_at for t in state.tasks.values() if t.phase == "queued"]
     waits += [b.retry_at for b in state.bundles.values() if not b.path and not b.fetching]
     waits += changes_at(state)
@@ -47,7 +47,7 @@ def check(state: AgentState) -> None:
 
 
 def check_gpus(state: AgentState, room: Room, running: list[TaskState]) -> None:
-    """No GPU has more tasks, shares or memory promised than it has."""
+    """No GPU is assigned more tasks, shares or memory than it has."""
     on_gpu = [(t, needs_of(t, state.bundles)) for t in running if needs_of(t, state.bundles).gpus]
     usable = {slot.index: slot for slot in room.gpu}
     for task, needs in on_gpu:

@@ -1,5 +1,5 @@
-"""When work may run, and what people ask for: hours across midnight, drains with an end, one GPU's
-pause, limits that change under way, runs that end by themselves."""
+"""Conditions and commands: hours across midnight, drains with a deadline, the pause of one GPU,
+limits that change while tasks run, and runs that end on their own."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_hours_of_the_week(schedule: str, at: str, open_: bool, change: str | No
     assert next_change(spans, local(at)) == (None if change is None else local(change))
 
 
-def test_a_time_is_told_with_its_day_when_it_is_not_today() -> None:
+def test_times_on_another_day_are_shown_with_the_day() -> None:
     now = local("2026-03-02 23:50")
     assert moment(local("2026-03-02 23:59"), now) == "23:59"
     assert moment(local("2026-03-03 07:00"), now) == "Tue 07:00"
 
 
 @pytest.mark.parametrize("offset", [0, 2 * 3600, -5 * 3600 - 1800])
-def test_a_night_s_work_pauses_and_goes_on_by_itself(offset: int) -> None:
+def test_scheduled_hours_pause_and_resume_work(offset: int) -> None:
     wall = local("2026-03-02 21:00") - offset
     limits = Limits(schedule=read_schedule("22:00-07:00"))
     world = World(facts(cores=1), wall=wall, utc_offset_seconds=offset, limits=limits)
@@ -89,7 +89,7 @@ def test_a_night_s_work_pauses_and_goes_on_by_itself(offset: int) -> None:
     assert world.phases() == {1: "running"}
 
 
-def test_a_clock_that_is_set_meanwhile_counts_at_once() -> None:
+def test_a_changed_clock_takes_effect_at_once() -> None:
     """Summer time, a flight, or a clock put right: the hours are those of the new time."""
     wall = local("2026-03-29 00:30")
     limits = Limits(schedule=read_schedule("22:00-02:00"))
@@ -116,7 +116,7 @@ def settle(world: World) -> None:
         world.wait(1)
 
 
-def test_at_a_drain_s_deadline_what_runs_is_ended_and_given_back() -> None:
+def test_at_a_drains_deadline_running_tasks_are_ended_and_given_back() -> None:
     world = World(facts(cores=2)).working(4)
     draining(world, deadline_seconds=600.0)
     assert world.phases() == {1: "running", 2: "running", 3: "ended", 4: "ended"}
@@ -133,7 +133,7 @@ def test_at_a_drain_s_deadline_what_runs_is_ended_and_given_back() -> None:
     ] * 2
 
 
-def test_a_drain_ends_in_what_was_asked_for() -> None:
+def test_after_a_drain_the_agent_does_what_was_requested() -> None:
     for then, follows in (("exit", "exit"), ("pause", "pause"), ("stay", "nothing")):
         world = World(facts(cores=1)).working(1)
         draining(world, then=then)
@@ -162,14 +162,14 @@ def test_a_drain_s_deadline_holds_after_a_restart() -> None:
     assert [stop.task_id for stop in of(commands, c.StopTask)] == [1]
 
 
-# --- work in hand while everything rests ----------------------------------------------------------
+# --- tasks in hand while everything is paused -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("pause_seconds", "given_back"),
     [(600.0, 0), (None, 0), (7 * HOUR, 600)],  # leases of six hours end in the last of them
 )
-def test_a_pause_gives_back_only_what_it_makes_too_late(
+def test_a_pause_gives_back_only_tasks_that_would_be_late(
     pause_seconds: float | None, given_back: int
 ) -> None:
     world = World(facts(cores=240))
@@ -232,10 +232,10 @@ def test_a_gpu_that_vanishes_costs_its_task_no_report() -> None:
     assert world.phases() == {1: "running", 2: "queued"}  # until a GPU is free for it
 
 
-# --- limits that change under way -----------------------------------------------------------------
+# --- limits that change while tasks run -----------------------------------------------------------
 
 
-def test_new_limits_are_taken_up_at_once() -> None:
+def test_new_limits_apply_at_once() -> None:
     world = World(facts(cores=4)).working(4)
     assert list(world.phases().values()) == ["running"] * 4
     world.do(e.ConfigChanged(now=world.now, limits=Limits(cpu_cores=1)))
@@ -247,20 +247,20 @@ def test_new_limits_are_taken_up_at_once() -> None:
     assert set(world.phases().values()) == {"running"}
 
 
-def test_what_a_limit_needs_is_looked_at_at_once() -> None:
+def test_the_value_that_a_new_limit_needs_is_measured_at_once() -> None:
     world = World(facts(cores=1)).working(1)
     commands = world.do(e.ConfigChanged(now=world.now, limits=Limits(exclusive=["steam"])))
     assert [look.programs for look in of(commands, c.MeasureLoad)] == [["steam"]]
 
 
-# --- runs that end by themselves ------------------------------------------------------------------
+# --- runs that end on their own -------------------------------------------------------------------
 
 
 def fail(world: World) -> list[c.Command]:
     return world.do(e.SyncFailed(now=world.now, problem="nothing answers", again=True, jitter=0.5))
 
 
-def test_until_idle_gives_a_server_that_is_away_some_time_then_ends_with_its_fault() -> None:
+def test_until_idle_waits_for_an_absent_server_then_ends_with_its_error() -> None:
     world = World(until_idle=True)
     for _ in range(SERVER_FAILURES_MAX - 1):
         fail(world)
@@ -271,7 +271,7 @@ def test_until_idle_gives_a_server_that_is_away_some_time_then_ends_with_its_fau
     assert (leave.fault, leave.reason) == ("unreachable", "nothing answers")
 
 
-def test_until_idle_waits_for_what_runs_and_for_its_acknowledgement() -> None:
+def test_until_idle_waits_for_running_tasks_and_their_acknowledgement() -> None:
     world = World(facts(cores=1), until_idle=True)
     world.answer(grant(1))
     world.fetched()

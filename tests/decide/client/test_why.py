@@ -1,4 +1,4 @@
-"""Why: for every idle slot and every paused task one reason that a person understands."""
+"""Reasons: every idle slot and every paused task has exactly one, in words for people."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_drain_says_what_it_will_do() -> None:
     )
 
 
-def test_where_no_agent_runs_or_it_is_held_up_that_is_the_reason() -> None:
+def test_the_reason_says_that_no_agent_runs_or_that_it_is_delayed() -> None:
     world = fetching()
     shot = snapshot(world.state, WHO, world.now, running=False)
     assert (shot.state, shot.slots[0].reason) == ("not running", "free: the agent is not running")

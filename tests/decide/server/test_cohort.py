@@ -1,4 +1,4 @@
-"""The server and cohorts: what a GPU that runs many seeds together is granted and deployed."""
+"""The server and cohorts: grants and deployments for a GPU that runs many seeds together."""
 
 from __future__ import annotations
 

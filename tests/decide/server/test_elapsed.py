@@ -1,4 +1,4 @@
-"""What is believed of claimed elapsed seconds."""
+"""How much of the claimed elapsed seconds is accepted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_host_cannot_have_worked_longer_than_its_slots() -> None:
     assert accepted.allowance_seconds == 0
 
 
-def test_nothing_is_saved_up_while_nothing_is_held() -> None:
+def test_no_allowance_accumulates_without_tasks() -> None:
     assert allowance_after(1000.0, 4, 3600.0, False) == 0.0
 
 
@@ -37,7 +37,7 @@ def test_nothing_is_saved_up_while_nothing_is_held() -> None:
     st.lists(st.tuples(st.floats(0.1, 500), st.integers(0, 64)), min_size=1, max_size=20),
 )
 def test_an_honest_host_is_believed(slots: int, syncs: list[tuple[float, int]]) -> None:
-    """However its syncs and reports fall: tasks that fit its slots are credited in full."""
+    """Whatever the times of its syncs and reports: tasks that fit its slots count in full."""
     allowance, unspent = 0.0, 0.0
     for seconds, finished in syncs:
         allowance = allowance_after(allowance, slots, seconds, True)

@@ -1,4 +1,4 @@
-"""Numbers of tasks and bounds of what is recovered, decided without a database."""
+"""Task numbers of an epoch, and limits on recovered results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from axiom_server.decide.epoch import (
 NOW = SINCE + 1e7
 
 
-def test_the_numbers_of_an_epoch_lie_beyond_all_that_can_have_been_given_out() -> None:
+def test_the_numbers_of_an_epoch_lie_above_all_that_can_have_been_used() -> None:
     first = first_task_id(NOW, 500)
     assert first > 500 + 1_000_000
     assert first_task_id(NOW + 60, 500) >= first + 60 * 10_000  # of the same backup, once more
@@ -31,7 +31,7 @@ def test_only_numbers_between_backup_and_restore_are_recovered_and_not_for_ever(
     assert not any(never.may_recover(n, NOW) for n in (100, 101, 102))
 
 
-def test_what_an_account_may_report_grows_with_what_it_may_hold() -> None:
+def test_recoverable_results_grow_with_the_tasks_that_an_account_may_hold() -> None:
     assert recoverable_results(None, 10**6) is None
     assert recoverable_results(8, 0) == 160
     assert recoverable_results(8, 200) == 0

@@ -71,10 +71,10 @@ def test_invalid_runs_and_other_parameters_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("failing", "verdict"), [(ENOUGH, "confirmed"), (ENOUGH + 1, "preliminary")]
 )
-def test_where_most_runs_fail_their_gates_the_rest_is_no_evidence(
+def test_if_most_runs_fail_their_gates_the_others_are_no_evidence(
     failing: int, verdict: str
 ) -> None:
-    """The few seeds that a broken script gets through its gates are those that chance favours."""
+    """The few runs of a broken script that pass its gates are a biased selection."""
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
     runs += [sample(1000 + i, 0.0, valid=0) for i in range(failing)]
     assert judge(MEAN, runs).verdict == verdict
@@ -148,7 +148,7 @@ def with_bounds(manifest: Manifest, low: float, high: float) -> Manifest:
     return msgspec.structs.replace(manifest, result=fields)
 
 
-def test_what_the_mean_shows_seeds_may_deny() -> None:
+def test_single_seeds_may_contradict_the_mean() -> None:
     runs = [sample(i, 0.9 if i % 4 == 0 else 5.0 + i / 1000) for i in range(ENOUGH)]
     found = judge(MEAN, runs)
     assert (found.verdict, found.meeting) == ("fails seed by seed", ENOUGH - ENOUGH // 4)
@@ -241,7 +241,7 @@ def issued(states: dict[SeedState, range], batch: int = 1) -> list[IssuedSeed]:
 
 
 def test_lost_seeds_are_in_the_denominator() -> None:
-    """Where failing seeds never report, those that do are a choice: all of them meet."""
+    """If failing seeds never report, the reporting ones are a selection: all meet the criterion."""
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
     assert judge(MEAN, runs).verdict == "confirmed"
     planned = issued({"reported": range(ENOUGH), "lost": range(ENOUGH, ENOUGH + 15)})
@@ -270,7 +270,7 @@ def test_no_verdict_while_a_planned_batch_is_out() -> None:
     assert (found.verdict, found.seeds, found.out) == ("confirmed", ENOUGH, 40)
 
 
-def test_results_that_nobody_checked_are_shown_apart() -> None:
+def test_unconfirmed_results_are_shown_separately() -> None:
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
     unchecked = [replace(run, settled=False) for run in runs[60:]]
     found = judge(MEAN, [*runs[:60], *unchecked])
@@ -283,7 +283,7 @@ def test_results_that_nobody_checked_are_shown_apart() -> None:
     )  # fmt: skip
 
 
-def test_what_no_replica_would_show_false_has_no_verdict() -> None:
+def test_a_finding_on_a_field_that_is_not_compared_has_no_verdict() -> None:
     runs = [sample(i, 5.0 + i / 1000) for i in range(ENOUGH)]
 
     def judged(field: Field) -> Verdicts:

@@ -1,4 +1,4 @@
-"""Characters that are drawn as nothing are found in the planes of Unicode that are searched."""
+"""The searched planes of Unicode contain all invisible characters."""
 
 from __future__ import annotations
 

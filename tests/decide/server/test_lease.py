@@ -1,4 +1,4 @@
-"""Room on a host, quotas of pools, lengths of leases."""
+"""Free slots of a host, shares of pools, and lengths of leases."""
 
 from __future__ import annotations
 
@@ -54,15 +54,17 @@ def test_slots_beyond_the_hosts_own_cores_are_not_believed() -> None:
         (replace(HOST, failing=2, leased={"cpu": 1, "gpu": 0}), "", 0, "one at a time"),
     ],
 )
-def test_hosts_that_get_less(host: HostView, draining: str, cpu: int, reason: str) -> None:
+def test_limits_on_hosts_that_get_less_work(
+    host: HostView, draining: str, cpu: int, reason: str
+) -> None:
     room = lease.room(LeasePolicy(), host, FREE, draining, 60)
     assert room.cpu == cpu
     assert reason in room.reason
 
 
 @pytest.mark.parametrize("cores", [1, 4])
-def test_a_host_that_fails_repeatedly_is_fed_one_task_at_a_time(cores: int) -> None:
-    """Also where all there is takes several cores: else it could never succeed again."""
+def test_a_host_that_fails_repeatedly_gets_one_task_at_a_time(cores: int) -> None:
+    """Also if all work needs several cores; otherwise the host could never succeed again."""
     room = lease.room(LeasePolicy(), replace(HOST, failing=2, gpus=0), FREE, "", 60)
     assert "one at a time" in room.reason
     pools = [replace(POOL, version_id=n, cpu_cores=cores) for n in (1, 2)]
@@ -85,7 +87,7 @@ def test_limits_per_host_and_per_user() -> None:
         replace(POOL, environment="jax"),
     ],
 )
-def test_what_does_not_fit_is_not_offered(pool: PoolView) -> None:
+def test_workunits_that_do_not_fit_are_not_offered(pool: PoolView) -> None:
     assert not lease.fits(pool, HOST)
     assert lease.pool_shares([pool], HOST, Room(cpu=4, gpu=0), {}, set()) == []
 
@@ -100,7 +102,7 @@ def test_pools_share_by_weight_and_take_turns() -> None:
     assert [(p.version_id, n) for p, n in without] == [(2, 16)]
 
 
-def test_only_what_fits_is_chosen() -> None:
+def test_only_fitting_candidates_are_chosen() -> None:
     sizes = [("cpu", 3), ("cpu", 2), ("gpu", 1), ("cpu", 1), ("gpu", 1)]
     assert lease.choose(sizes, Room(cpu=4, gpu=1)) == [0, 2, 3]  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Rates: a burst at once, then the steady rate, whatever the pattern and however many ask."""
+"""Rate limits: a burst at once, then the steady rate, for any pattern and any number of keys."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_a_burst_then_the_rate_then_the_burst_again() -> None:
     assert len(admitted(meter, [100.0] * 50)) == 5
 
 
-def test_keys_do_not_pay_for_each_other() -> None:
+def test_keys_have_separate_limits() -> None:
     meter = Meter(Rate(burst=1, per_second=1.0))
     assert meter.wait("a", 0.0) == 0
     assert meter.wait("a", 0.0) > 0
     assert meter.wait("b", 0.0) == 0
 
 
-def test_a_burst_of_nothing_is_no_limit() -> None:
+def test_a_burst_of_zero_means_no_limit() -> None:
     meter = Meter(Rate(burst=0, per_second=1.0))
     assert len(admitted(meter, [0.0] * 1000)) == 1000
     assert len(meter) == 0
@@ -54,7 +54,7 @@ def test_no_window_lets_more_through_than_it_should(
             assert last - first + 1 <= most + 1e-6
 
 
-def test_millions_of_keys_cost_bounded_memory_and_forgive_nobody_who_is_busy() -> None:
+def test_many_keys_use_bounded_memory_and_active_keys_are_not_forgotten() -> None:
     meter = Meter(Rate(burst=10, per_second=1.0), keys_max=100)
     for _ in range(10):
         assert meter.wait("busy", 0.0) == 0

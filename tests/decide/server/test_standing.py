@@ -1,4 +1,4 @@
-"""Who judges whom: standing is earned, one account has one vote, and claims count for nothing."""
+"""Standing: it is earned, each account has one vote, and a host's claims do not raise it."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ DRAWS = {n: (n * 0.6180339887) % 1.0 for n in range(4000)}
         (Standing(trusted=True), Level.STAFF),
     ],
 )
-def test_who_judges(known: Standing, expected: Level) -> None:
+def test_levels_of_standing(known: Standing, expected: Level) -> None:
     assert standing.level(POLICY, known) == expected
 
 
-def test_what_an_account_may_hold_grows_with_what_was_confirmed() -> None:
+def test_the_tasks_that_an_account_may_hold_grow_with_its_confirmed_results() -> None:
     held = [standing.tasks_in_hand(POLICY, Standing(validated=n)) for n in (0, 8, 116)]
     assert held == [8, 24, 240]
     assert standing.tasks_in_hand(POLICY, Standing(vouched=True)) is None
 
 
-def test_who_gives_back_or_floods_the_judges_gets_less() -> None:
+def test_accounts_that_give_back_tasks_or_flood_the_judges_get_less() -> None:
     assert standing.tasks_in_hand(POLICY, Standing(returned=500)) == 1
     assert standing.tasks_in_hand(POLICY, Standing(unconfirmed=30)) == 2
     assert standing.tasks_in_hand(POLICY, Standing(unconfirmed=40)) == 0
@@ -123,7 +123,7 @@ def test_claimed_cores_and_many_hosts_draw_no_more_checks() -> None:
     assert share / 2 < sum(drawn[h.host_id] for h in many) < share * 2
 
 
-def test_where_there_are_judges_newcomers_check_nobody() -> None:
+def test_newcomers_check_nobody_once_there_are_judges() -> None:
     judges = crowd(5, 100, level=Level.JUDGE)
     assert set(checks([*judges, *crowd(500, 1000)])) == {h.host_id for h in judges}
     assert set(checks([*judges[:4], *crowd(5, 1000)])) > {1000, 1004}, "four are too few"
@@ -138,7 +138,7 @@ def test_five_judges_at_one_address_are_one() -> None:
     assert sum(drawn[h.host_id] for h in together) <= 900
 
 
-def test_a_young_crowd_of_judges_makes_a_small_share_of_the_checks() -> None:
+def test_young_judges_make_a_small_share_of_the_checks() -> None:
     drawn = checks([*crowd(4, 100, level=Level.SENIOR), *crowd(300, 1000, level=Level.JUDGE)])
     young = sum(count for host, count in drawn.items() if host >= 1000)
     assert young < 900 * 0.3
@@ -148,14 +148,14 @@ def test_a_young_crowd_of_judges_makes_a_small_share_of_the_checks() -> None:
     assert max(settled) < 1000, "and settles no dispute"
 
 
-def test_whoever_was_asked_before_or_joined_beside_him_is_not_asked() -> None:
+def test_accounts_that_had_the_workunit_or_share_an_address_are_not_drawn() -> None:
     need = replace(NEED, users=frozenset({1, 2}), addresses=frozenset({"192.0.2.1"}))
     beside = replace(HOST, host_id=11, user_id=3, address="192.0.2.1")
     assert replicate.place(Panel(POLICY, [HOST, beside]), [need], DRAWS) == ([], [need])
 
 
 @pytest.mark.parametrize("changes", [{"live": False}, {"waiting": 1000}])
-def test_who_is_away_or_busy_is_waited_for(changes: dict[str, object]) -> None:
+def test_a_replica_waits_for_hosts_that_are_away_or_busy(changes: dict[str, object]) -> None:
     panel = Panel(POLICY, [replace(HOST, **changes)])  # type: ignore[arg-type]
     assert replicate.place(panel, [NEED], DRAWS) == ([], [])
 
@@ -167,7 +167,7 @@ def test_who_is_away_or_busy_is_waited_for(changes: dict[str, object]) -> None:
         replace(HOST, environments=frozenset({"torch"})),
     ],
 )  # fmt: skip
-def test_where_nobody_fits_nobody_is_asked(host: Checker) -> None:
+def test_without_a_suitable_host_nobody_is_drawn(host: Checker) -> None:
     assert replicate.place(Panel(POLICY, [host]), [NEED], DRAWS) == ([], [NEED])
 
 
@@ -197,20 +197,20 @@ def test_three_newcomers_or_two_with_a_judge_must_agree() -> None:
 
 
 def test_three_colluding_newcomers_never_refute_one() -> None:
-    """The margin is three, and the one they are against has his own vote."""
+    """The margin is three, and the account that they disagree with has a vote too."""
     honest, evil = opinions(0.5), opinions(0.9, 0.9, 0.9, first=10)
     assert verdict(honest, evil) == ("disputed", 0)
     assert verdict(honest, evil, opinions(0.5, 0.5, first=20)) == ("disputed", 0)
     assert verdict(opinions(0.5, 0.5, 0.5, 0.5), evil[:1]) == ("agreed", 1)
 
 
-def test_a_crowd_at_one_address_has_one_vote() -> None:
+def test_accounts_at_one_address_have_one_vote() -> None:
     evil = opinions(*[0.9] * 6, first=10, address="192.0.2.1")
     assert verdict(evil) == ("wanted", 0)
     assert verdict(opinions(0.5, 0.5), evil) == ("disputed", 0)
 
 
-def test_a_host_of_staffs_is_believed_against_any_crowd() -> None:
+def test_a_trusted_host_outvotes_any_number_of_accounts() -> None:
     evil = opinions(*[0.9] * 7, first=10)
     staff = opinions(0.5, level=Level.STAFF)
     assert verdict(staff, evil) == ("agreed", 7)
@@ -223,14 +223,14 @@ def test_seniors_decide_over_judges_by_two() -> None:
     assert verdict(judges, opinions(0.5, 0.5, level=Level.SENIOR)) == ("agreed", 3)
 
 
-def test_without_a_majority_nobody_is_blamed() -> None:
+def test_without_a_majority_no_host_is_charged() -> None:
     assert verdict(opinions(*[n / 10 for n in range(8)])) == ("disputed", 0)
     assert verdict(opinions(*[n / 10 for n in range(9)])) == ("unsettled", 0)
     assert verdict(opinions(0.5, 0.9), final=True) == ("unsettled", 0)
     assert verdict(opinions(0.5, 0.5, 0.9), final=True) == ("agreed", 1)
 
 
-def test_a_few_refuted_results_of_many_are_no_habit() -> None:
+def test_a_small_share_of_refuted_results_does_not_quarantine() -> None:
     policy = ReplicationPolicy()
     assert replicate.quarantines(policy, 3, 3)
     assert not replicate.quarantines(policy, 2, 2)

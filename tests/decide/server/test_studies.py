@@ -1,4 +1,4 @@
-"""A study's numbers, its bounds, its refinement, and which seeds a budget goes to: all pure."""
+"""A study's numbers, bounds and refinement, and how a seed budget is spent; without a database."""
 
 from __future__ import annotations
 

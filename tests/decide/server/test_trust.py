@@ -21,7 +21,7 @@ MANIFEST = Manifest(
 def opinion(
     task_id: int, x: float, noise: float = 0.0, level: Level = Level.NEWCOMER, address: str = ""
 ) -> validate.ComparedResult:
-    """A result of a host and an account of its own."""
+    """A result of a separate host and account."""
     result = {"valid": 1, "configs_done": 1, "x": x, "huge": 1e12, "noise": noise}
     return validate.ComparedResult(
         task_id=task_id, host_id=task_id, user_id=task_id, result=result, level=level,
@@ -60,7 +60,7 @@ def test_what_becomes_of_a_workunit(
     assert (decision.requeue, decision.attempt) == (again, next_attempt)
 
 
-def test_failures_count_until_a_success_and_not_while_spared() -> None:
+def test_failures_count_until_a_success_except_of_a_stopped_experiment() -> None:
     assert retry.count_failures(2, "failed", False, experiment_stopped=False) == 3
     assert retry.count_failures(2, "failed", False, experiment_stopped=True) == 2
     assert retry.count_failures(2, "cancelled", False, experiment_stopped=False) == 2
@@ -98,15 +98,15 @@ def test_one_bad_host_does_not_stop_an_experiment() -> None:
     assert watchdog.watch(recent) is None
 
 
-def test_one_bad_host_and_a_stray_fault_of_two_others_do_not_stop_it_either() -> None:
+def test_one_bad_host_and_single_faults_of_others_do_not_stop_an_experiment() -> None:
     recent = [RecentTask(account_id=1, fault=True, ratio=0.0)] * 4
     recent += [RecentTask(account_id=account, fault=True, ratio=0.0) for account in (2, 3)]
     recent += [RecentTask(account_id=2 + i % 4, fault=False, ratio=1.0) for i in range(44)]
     assert watchdog.watch(recent) is None
 
 
-def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
-    """They fail at once, and honest hosts need hours: the first results are all theirs."""
+def test_a_few_broken_hosts_do_not_stop_an_experiment_that_others_still_compute() -> None:
+    """Broken hosts fail at once and honest hosts need hours, so the first results are failures."""
     recent = [
         RecentTask(account_id=i % 3, fault=True, ratio=0.0, elapsed_seconds=5.0) for i in range(30)
     ]
@@ -118,8 +118,8 @@ def test_a_few_broken_hosts_do_not_stop_what_the_others_still_compute() -> None:
     assert not watchdog.blames_accounts(alarm, recent, ())
 
 
-def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_before() -> None:
-    """Near the end of a deployment: the newest results are theirs, for the others have no work."""
+def test_broken_hosts_with_the_newest_results_do_not_stop_an_experiment() -> None:
+    """Near the end of a deployment only broken hosts get work, and have the newest results."""
     recent = [RecentTask(account_id=i % 4, fault=True, ratio=0.0) for i in range(9)]
     recent += [RecentTask(account_id=10 + i, fault=False, ratio=1.0) for i in range(11)]
     alarm = watchdog.watch(recent)
@@ -132,7 +132,7 @@ def test_broken_hosts_that_come_back_for_more_do_not_stop_what_others_computed_b
     )
 
 
-def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
+def test_hosts_that_end_tasks_at_once_do_not_stop_an_experiment() -> None:
     recent = [
         RecentTask(account_id=i % 4, fault=False, ratio=1e-5, elapsed_seconds=0.1)
         for i in range(40)
@@ -144,7 +144,7 @@ def test_hosts_that_pretend_to_be_done_at_once_do_not_stop_it_either() -> None:
 
 
 def numbers(seeds: int, *hosts: int) -> SameNumbers:
-    """Each host of a user of its own, and each with every seed."""
+    """Each host has its own user, and every seed."""
     return SameNumbers(
         seeds=frozenset(range(seeds)), repeats=dict.fromkeys(hosts, seeds), users=frozenset(hosts)
     )
@@ -161,21 +161,21 @@ def others_of(others: int = 0, waiting: int = 0, only: bool = False) -> OtherUse
     ("found", "around", "suspects", "alarm"),
     [
         ([], others_of(), [], False),
-        # Two users agree that the seed does not matter, and nobody says otherwise.
+        # Two users have the same numbers, and nobody has different ones.
         ([numbers(2, 7, 8)], others_of(), [], True),
         ([numbers(2, 7, 8)], others_of(others=1), [], True),
-        # Inventors answer at once; honest hosts, who still compute, will tell.
+        # Hosts that invent results report at once; honest hosts still compute.
         ([numbers(9, 7, 8)], others_of(waiting=2), [], False),
         ([numbers(9, 7, 8)], others_of(others=2, waiting=9), [7, 8], False),
-        # One user's host is an inventor when somebody has other numbers, ...
+        # One user's host invents its results if another user has different numbers, ...
         ([numbers(4, 7)], others_of(others=1), [7], False),
         ([numbers(3, 7)], others_of(others=1), [], False),
         ([numbers(50, 7)], others_of(waiting=1), [], False),
-        # ... and the script is at fault when nobody else has or will have any.
+        # ... and the script is at fault if no other user computes it.
         ([numbers(2, 7)], others_of(only=True), [], True),
         ([numbers(9, 7)], others_of(), [], False),
         ([numbers(10, 7)], others_of(), [], True),
-        # Several inventors, each with its own number, are not two witnesses.
+        # Several users that each repeat a number of their own do not confirm each other.
         ([numbers(20, 7), numbers(20, 8), numbers(20, 9)], others_of(), [], False),
         ([numbers(20, 7), numbers(20, 8), numbers(20, 9)], others_of(others=1), [7, 8, 9], False),
     ],

@@ -1,7 +1,7 @@
-"""Try many steps of the two cores together: ``python -m tests.decide.together STEPS [SEED]``.
+"""Run many steps of agent and server decisions together: ``python -m tests.decide.together STEPS``.
 
-Steps are drawn by a plain generator, which is quick and counts what was done. A story that breaks
-is shortened, one call after the other, and printed.
+A random generator draws the steps, which is fast; it also counts them. A sequence of calls that
+breaks an invariant is shortened, call by call, and printed. A seed may follow STEPS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DRAWS: dict[str, Callable[[random.Random], Any]] = {
     "state": lambda rng: rng.choice(["quarantined", "active", "active"]),
     "stop": lambda rng: rng.random() < 0.4,
 }
-#: What may be called, how often against the others, and with which arguments.
+#: The possible calls, with their relative frequency and their arguments.
 _CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "request_arrives": (6, ("which", "again", "answered")),
     "late_request_arrives": (2, ("which",)),
@@ -59,7 +59,7 @@ _NEEDS = {
 
 
 def main(steps: int, seed: int) -> int:
-    """0 when all went well; else 1, with the shortest story found."""
+    """Run the steps. Returns 0, or 1 after printing the shortest failing sequence found."""
     rng = random.Random(seed)
     weights = [weight for weight, _ in _CALLS.values()]
     done = 0
@@ -76,7 +76,7 @@ def main(steps: int, seed: int) -> int:
 
 
 def play(story: Sequence[Call]) -> tuple[int, str]:
-    """Do what the story says, let everything end; how many steps could be done, what broke."""
+    """Run a sequence and let everything end; returns the number of steps done, and the error."""
     machine, made = Together(), 0
     try:
         machine.begin()
@@ -95,7 +95,7 @@ def play(story: Sequence[Call]) -> tuple[int, str]:
 
 
 def _shortened(story: list[Call], problem: str) -> list[Call]:
-    """Leave out every call without which it still breaks in the same way."""
+    """Leave out every call that is not needed for the same error."""
     kind = problem.split(" ", 2)[:2]
     at = 0
     while at < len(story):

@@ -1,7 +1,7 @@
-"""A host around the pure agent: a journal, processes and a network card, all in memory.
+"""A simulated host around the pure agent, with journal, processes and network in memory.
 
-Commands are carried out one by one as the agent's loop does it: the journal's share first, whole or
-not at all, then the others. ``crash_at`` ends the life in the middle of that.
+Commands are carried out one by one, as the agent's loop does: first the journal's, all or none of
+them, then the others. With ``crash_at`` the host crashes in between.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from tests.support.world import SHA, WALL, facts, manifest
 CORES = 2
 VERSIONS = {SHA: "1.0.1", "b" * 64: "1.0.2"}  # of the one experiment, by their bundles
 SYNCS_MAX = 45  # within ten seconds: they are a quarter of a second apart
-ALONE_SYNCS_MAX = 16  # that nobody answers, within ten minutes: each waits twice as long
+ALONE_SYNCS_MAX = (
+    16  # unanswered syncs within ten minutes; each waits twice as long as the one before
+)
 BUNDLE_FETCHES_MAX = 12  # of one bundle that cannot be had, in one life
 
 
@@ -50,7 +52,7 @@ class Journal:
 
 @dataclass
 class Host:
-    """One host. ``sent`` is what its network card has put on the wire and nobody has taken."""
+    """One host. ``sent``: requests that it has sent and that were not delivered yet."""
 
     number: int
     now: float = 1000.0
@@ -65,7 +67,7 @@ class Host:
     _fetches: dict[str, int] = field(default_factory=dict)
 
     def start(self, crash_at: int | None = None) -> None:
-        """A new life on what the journal holds."""
+        """Start the agent from its journal."""
         self.lives += 1
         self.processes, self.stopping, self.fetching = set(), set(), set()
         self._fetches = {}
@@ -86,7 +88,7 @@ class Host:
         self.do(e.FactsProbed(now=self.now, facts=facts(cores=CORES)), crash_at)
 
     def do(self, event: e.Event, crash_at: int | None = None) -> None:
-        """One event, and what follows. ``crash_at``: so many commands are done, then it dies."""
+        """One event, with its commands. ``crash_at``: it crashes after so many commands."""
         state, commands = step(self.state, event)
         durable = [command for command in commands if isinstance(command, c.Persistent)]
         first = next(
@@ -132,7 +134,7 @@ class Host:
         self._syncs = [at for at in self._syncs if at > self.now - 10] + [self.now]
         assert len(self._syncs) <= SYNCS_MAX, "a storm of requests"
 
-    # --- what happens to it -----------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> None:
         """Let time pass; every alarm on the way rings."""
@@ -143,7 +145,7 @@ class Host:
         self.now = until
 
     def hears(self, answer: SyncAnswer, crash_at: int | None = None) -> None:
-        """An answer arrives; what it cancels has ended or is ending when this is done."""
+        """An answer arrives; afterwards its cancelled tasks have ended or are ending."""
         plan = self.state.sync.in_flight
         if plan is None or plan.request_id != answer.request_id:
             return  # to a request that it no longer waits for: its connection is closed
@@ -165,7 +167,7 @@ class Host:
         self.do(e.SyncFailed(now=self.now, problem="away", jitter=jitter))
 
     def is_alone(self, seconds: float) -> None:
-        """No server for so long: every request fails at once."""
+        """No server answers for this time: every request fails at once."""
         until, failures = self.now + seconds, 0
         while self.now < until:
             if self.state.sync.in_flight is None:

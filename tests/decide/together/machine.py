@@ -1,4 +1,4 @@
-"""Both pure cores joined by a network that loses, duplicates, reorders and keeps messages back."""
+"""Agents and server joined by a network that loses, duplicates, reorders and delays messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ index = st.integers(0, KEPT_MAX - 1)
 
 @dataclass(frozen=True)
 class Request:
-    """On its way to the server. ``life``: of the host that sent it."""
+    """A request on its way to the server. ``life``: the number of starts of its host."""
 
     host: int
     life: int
@@ -34,13 +34,13 @@ class Request:
 
     @property
     def run(self) -> str:
-        """The run of the agent that made it; it is sent again by the next one, unchanged."""
+        """The agent's run that made the request; the next run may send it again, unchanged."""
         return self.message.request_id.rpartition("-")[0]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """On its way to a host."""
+    """An answer on its way to a host."""
 
     host: int
     life: int
@@ -76,7 +76,7 @@ class Together(RuleBasedStateMachine):
     # --- the network ------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        """What the hosts have sent is on the wire."""
+        """Put the requests that hosts have sent on the network."""
         for number, host in self.hosts.items():
             for message in host.sent:
                 self.requests.append(Request(number, host.lives, encoded(message)))
@@ -94,7 +94,7 @@ class Together(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(which=index, again=st.booleans(), answered=st.booleans())
     def request_arrives(self, which: int, again: bool, answered: bool) -> None:
-        """Any of them; ``again``: a copy comes late; not ``answered``: the answer is lost."""
+        """Deliver a request. ``again``: a copy comes later; ``answered``: its answer arrives."""
         request = self.requests[which % len(self.requests)]
         self.requests.remove(request)
         if again:
@@ -120,12 +120,12 @@ class Together(RuleBasedStateMachine):
     @precondition(lambda self: self.late)
     @rule(which=index)
     def late_request_arrives(self, which: int) -> None:
-        """One that arrived before: a server stood still over it while another one answered."""
+        """Deliver a request again that arrived before, as if a server had been stopped with it."""
         self._serve(self.late[which % len(self.late)], answered=False)
 
     @rule(host=hosts, rounds=st.integers(1, 3))
     def all_goes_well(self, host: int, rounds: int) -> None:
-        """What one host sends arrives and is answered, and what it runs succeeds."""
+        """Deliver and answer all requests of one host, and let its tasks succeed."""
         for _ in range(rounds):
             self._go_well(host)
             self._pass(2.0)
@@ -227,7 +227,7 @@ class Together(RuleBasedStateMachine):
     def review(self) -> None:
         self.project.review()
 
-    # --- what always holds ------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------
 
     @invariant()
     def nothing_is_leased_twice(self) -> None:
@@ -244,7 +244,7 @@ class Together(RuleBasedStateMachine):
         assert sum(self.project.totals.values()) == sum(self.project.ledger.values())
 
     def teardown(self) -> None:
-        """The network is whole, the staff let everything go on: all ends, and is paid once."""
+        """Without faults and quarantines, everything ends and is credited once."""
         if not self.project.hosts:
             return
         for version in SHAS:

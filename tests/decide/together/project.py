@@ -1,7 +1,7 @@
-"""The server's decisions on a store in memory: the same rules, transactions as whole as SQL's.
+"""The server's decisions with a store in memory, whose transactions are atomic like SQL's.
 
-Judging reports, taking back leases and choosing work is the server's own code; what is here is only
-what its tables and statements would do.
+Evaluating reports, ending leases and choosing work is the server's own code. This module only
+replaces its tables and statements.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.support.world import manifest
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 SHAS = dict(enumerate(VERSIONS, 1))
 BUDGET_SECONDS = 60.0
-ATTEMPTS_MAX = 6  # of a workunit that fails by itself
+ATTEMPTS_MAX = 6  # of a workunit that always fails
 SYNC_SECONDS = 60.0
 
 
 @dataclass
 class Workunit:
-    """One computation to be made. ``waits``: in the queue, as which attempt; 0: it does not."""
+    """A workunit. ``waits``: number of the attempt for which it is queued; 0: not queued."""
 
     workunit_id: int
     version_id: int
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass
 class Project:
-    """One project. ``holds(host, task)``: whether a host will still report a task, truly."""
+    """One project. ``holds(host, task)``: whether a host really will still report a task."""
 
     holds: Callable[[int, int], bool]
     now: float = 0.0
@@ -77,7 +77,7 @@ class Project:
         return EPOCH + timedelta(seconds=self.now)
 
     def enrol(self, host_id: int) -> None:
-        """A host of a user of its own."""
+        """Enrol a host with its own user."""
         self.hosts[host_id] = HostRow(
             token=b"%d" % host_id, host_id=host_id, user_id=host_id, state="active",
             state_reason="", cpu_cores=CORES, gpus=0, memory_bytes=64 << 30,
@@ -99,7 +99,7 @@ class Project:
     # --- one sync, one transaction ----------------------------------------------------------------
 
     def sync(self, host_id: int, request: SyncRequest) -> SyncAnswer:
-        """What is true when its transaction has committed, and its answer."""
+        """Run one sync as a transaction; returns the answer."""
         host = self.hosts[host_id]._replace(now=self.at)
         sync = HostSync(host=host, request=request, tasks=self._tasks_of(host_id, request))
         changes = evaluate_sync(self.catalogue, ReplicationPolicy(), StandingPolicy(), sync)

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is paid twice between the two cores, whatever the network does.
+"""No result is lost or credited twice between agents and server, whatever the network does.
 
 ``make together`` tries a million steps.
 """

@@ -33,7 +33,7 @@ def test_hosts_that_scatter_less_than_their_seeds_have_no_variance() -> None:
     assert between_hosts.between_variance(means, np.full(3, 1.0)) == 0.0
 
 
-def test_what_is_called_detectable_is_found_in_four_of_five() -> None:
+def test_a_detectable_difference_is_found_in_four_of_five_cases() -> None:
     rng = np.random.default_rng(5)
     hosts, seeds, draws = 5, 8, 400
     sd = between_hosts.detectable_ratio([seeds] * hosts, 0.001)
