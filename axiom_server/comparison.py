@@ -97,7 +97,7 @@ def _compared_results(
     results = [
         ComparedResult(
             task_id=row.task_id, host_id=row.host_id, user_id=row.user_id, address=row.address,
-            result=row.result, level=level(config.standing, row.standing),
+            result=row.result, level=level(config.standing, row.standing), asked=row.asked,
         )
         for row in group
     ]  # fmt: skip

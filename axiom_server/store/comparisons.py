@@ -22,7 +22,8 @@ class OpenRow(NamedTuple):
     """One result of a workunit whose comparison is open, by a host that is not quarantined.
 
     ``involved``: users who had a task of the workunit, whatever its outcome, with their
-    ``addresses``.
+    ``addresses``. ``asked``: the server chose this host for it; not so a task of an earlier epoch,
+    which the host alone remembers.
     """
 
     workunit_id: int
@@ -38,6 +39,7 @@ class OpenRow(NamedTuple):
     user_id: int | None
     address: str
     result: dict[str, Any]
+    asked: bool
     standing: Standing
 
 
@@ -64,7 +66,9 @@ async def open_results(connection: Connection) -> list[OpenRow]:
                          WHERE a.workunit_id = c.workunit_id ORDER BY 1),
                    ARRAY(SELECT DISTINCT b.address FROM tasks a JOIN users b USING (user_id)
                          WHERE a.workunit_id = c.workunit_id AND b.address <> '' ORDER BY 1),
-                   t.task_id, t.host_id, t.user_id, COALESCE(u.address, ''), r.result, {STANDING}
+                   t.task_id, t.host_id, t.user_id, COALESCE(u.address, ''), r.result,
+                   NOT EXISTS (SELECT FROM recovered_tasks x WHERE x.host_id = t.host_id
+                               AND x.task_id = t.task_id), {STANDING}
             FROM (SELECT * FROM comparisons p WHERE state IN ('wanted', 'placed', 'disputed')
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
@@ -76,7 +80,7 @@ async def open_results(connection: Connection) -> list[OpenRow]:
             WHERE h.state = 'active'
             ORDER BY c.workunit_id, t.task_id""",
     )
-    return [OpenRow._make((*r[:13], make_standing(r[13:]))) for r in found]
+    return [OpenRow._make((*r[:14], make_standing(r[14:]))) for r in found]
 
 
 async def checkers(

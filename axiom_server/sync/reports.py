@@ -93,7 +93,7 @@ class SyncChanges:
 
     ended           tasks that its reports end
     requeued        tasks whose workunits are queued again, with the number of the next attempt
-    late_workunits  workunits whose lost task was reported after all
+    late            tasks that counted as lost, and whose result has come after all
     to_replicate    tasks whose result another host is to compute too
     kept            tasks that the host continues
     lost            leased tasks that the host no longer has
@@ -107,7 +107,7 @@ class SyncChanges:
     acknowledged: list[Acknowledgement]
     ended: list[tuple[TaskRow, EndedTask]]
     requeued: list[tuple[TaskRow, int]]
-    late_workunits: list[int]
+    late: list[TaskRow]
     to_replicate: list[TaskRow]
     kept: list[TaskRow]
     lost: list[TaskRow]
@@ -157,7 +157,7 @@ def evaluate_sync(
         acknowledged=_acknowledge(sync, ended),
         ended=ended,
         requeued=_to_requeue(host, ended),
-        late_workunits=[task.workunit_id for task in good if task.state == "lost"],
+        late=[task for task in good if task.state == "lost"],
         to_replicate=to_replicate,
         kept=kept,
         lost=lost,

@@ -211,14 +211,15 @@ async def _store_changes(
     lost = _joined(changes.lost for changes in all_changes)
     requeued = _joined(changes.requeued for changes in all_changes)
     requeued += _after_loss(lost)
-    late_workunits = _joined(changes.late_workunits for changes in all_changes)
+    late = _joined(changes.late for changes in all_changes)
     to_replicate = _joined(changes.to_replicate for changes in all_changes)
     mismatches = _joined(changes.mismatches for changes in all_changes)
     await reported_tasks.end_tasks(connection, [end for _, end in ended], now)
     await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
     await reported_tasks.requeue(connection, requeued)
-    await reported_tasks.remove_from_queue(connection, late_workunits)
+    await reported_tasks.remove_from_queue(connection, [task.workunit_id for task in late])
     await reported_tasks.request_comparisons(connection, to_replicate)
+    await reported_tasks.compare_late(connection, late)
     await standing.record_mismatches(connection, mismatches, config.replication.distrust)
 
 
