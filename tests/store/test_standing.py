@@ -224,3 +224,46 @@ def test_only_a_host_that_has_joined_can_be_trusted(project: ServerProject) -> N
     assert not transaction(project.conninfo, lambda c: standing.set_trusted(c, 99, True))
     host = project.host()
     assert transaction(project.conninfo, lambda c: standing.set_trusted(c, host.host_id, True))
+
+
+def test_lies_spread_over_many_hosts_are_one_accounts(project: ServerProject) -> None:
+    staff = project.host("staff", trusted=True, cores=20)
+    project.deploy("short_walk", count=40)
+    for number in range(3):  # each host lies twice and is never seen again
+        host = project.host("spread", cores=2, vouched=False)
+        host.sync()
+        lie(host)
+        project.round()
+        staff.sync(cpu=2)
+        project.later(60)
+        staff.succeed_all(cpu=0)
+        project.round()
+        if number == 0:
+            project.execute("UPDATE hosts SET user_id = NULL, state = 'merged' WHERE host_id = %s",
+                            host.host_id)  # fmt: skip
+    assert project.value("SELECT max(n) FROM (SELECT count(*) AS n FROM mismatches"
+                         " GROUP BY host_id) m") < 3  # fmt: skip
+    assert project.value("SELECT state FROM users WHERE name = 'spread'") == "quarantined"
+    assert project.value("SELECT state FROM users WHERE name = 'staff'") == "active"
+
+
+def test_one_broken_host_of_many_does_not_quarantine_their_account(project: ServerProject) -> None:
+    staff = project.host("staff", trusted=True, cores=40)
+    project.deploy("short_walk", count=32)
+    hosts = [project.host("lab", cores=2) for _ in range(16)]
+    for host in hosts:
+        host.sync()
+    broken, last = hosts[0], hosts[1]
+    lie(broken)
+    project.later(60)
+    odd, *good = last.held.values()
+    last.sync([last.success(odd, exponent=0.9), *map(last.success, good)], cpu=0)
+    for host in hosts[2:]:
+        host.succeed_all(cpu=0)
+    project.round()
+    staff.sync(cpu=40)
+    project.later(60)
+    staff.succeed_all(cpu=0)
+    project.round()
+    assert project.value("SELECT count(*) FROM mismatches") == 3
+    assert project.value("SELECT count(*) FROM users WHERE state <> 'active'") == 0

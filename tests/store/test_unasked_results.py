@@ -154,5 +154,5 @@ def test_a_newcomer_alone_cannot_make_an_experiment_look_as_if_it_ignored_its_se
     honest.sync()
     report(honest, list(honest.held.values()))
     finding = transaction(project.conninfo, judge_all)[0]
-    assert "seed" not in finding.reason or "ignores" not in finding.reason
+    assert "one sample" not in finding.reason
     assert finding.seeds == 20
