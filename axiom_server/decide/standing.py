@@ -107,6 +107,11 @@ def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
     return max(0, min(max(1, cores - standing.returned), waiting))
 
 
+def is_young(policy: StandingPolicy, standing: Standing) -> bool:
+    """Whether the account is too new to be a senior, so that it is checked more often."""
+    return not standing.trusted and standing.age_seconds < policy.senior_days * DAY
+
+
 def is_known(standing: Standing) -> bool:
     """Whether staff or other accounts vouch for it; the watchdog counts only such accounts."""
     return standing.trusted or standing.vouched or standing.validated > 0

@@ -28,7 +28,7 @@ from axiom_server.decide.elapsed import (
 from axiom_server.decide.epoch import Epoch
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.decide.request_order import is_outdated
-from axiom_server.decide.standing import StandingPolicy, believed_cores
+from axiom_server.decide.standing import StandingPolicy, believed_cores, is_young
 from axiom_server.store.reported_tasks import EndedTask, TaskRow
 from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
@@ -142,10 +142,13 @@ def evaluate_sync(
         ended.append((task, _check_report(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
     recovered = {t.task_id for number, t in sync.tasks.items() if number != t.task_id}
+    young = is_young(standing, host.standing)
     to_replicate = [
         task
         for task in good
-        if _needs_replica(catalogue, policy, host, task, always=task.task_id in recovered)
+        if _needs_replica(
+            catalogue, policy, host, task, always=task.task_id in recovered, young=young
+        )
     ]
     ended = _mark_validated(ended, to_replicate)
     # The reports of an outdated request count, but its list of tasks in hand is no longer true.
@@ -308,7 +311,13 @@ def _to_requeue(
 
 
 def _needs_replica(
-    catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow, *, always: bool
+    catalogue: Catalogue,
+    policy: ReplicationPolicy,
+    host: HostRow,
+    task: TaskRow,
+    *,
+    always: bool,
+    young: bool,
 ) -> bool:
     """Whether another host should compute the task too.
 
@@ -319,7 +328,10 @@ def _needs_replica(
         and not host.trusted
         # In a project of one account, results that pass the schema check count.
         and replicate.has_other_users(host.user_id, catalogue.known_users)
-        and (always or replicate.wants_replica(policy, host.agreements, _random_fraction()))
+        and (
+            always
+            or replicate.wants_replica(policy, host.agreements, _random_fraction(), young=young)
+        )
     )
 
 
