@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back; replic
 
 #: The columns of a host ``h`` and its user ``u`` from which ``make_standing`` makes a ``Standing``.
 STANDING = """h.trusted, u.vouched, u.validated, u.agreeing, u.confirmed_by_staff,
-    EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed"""
+    EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed,
+    EXTRACT(epoch FROM now() - u.returned_at)::float8"""
 
 
 class OpenRow(NamedTuple):
@@ -45,11 +47,13 @@ class OpenRow(NamedTuple):
 
 def make_standing(values: Sequence[Any]) -> Standing:
     """The standing in a row of ``STANDING``; hosts without an owner have none."""
-    trusted, vouched, validated, agreeing, by_staff, age, streak, returned, unconfirmed = values
+    trusted, vouched, validated, agreeing, by_staff, age, streak, *rest = values
+    returned, unconfirmed, since_return = rest
     return Standing(
         trusted=trusted, vouched=bool(vouched), validated=validated or 0, agreeing=agreeing or 0,
         confirmed_by_staff=bool(by_staff), age_seconds=age or 0.0, streak=streak,
         returned=returned or 0, unconfirmed=unconfirmed or 0,
+        since_return_seconds=math.inf if since_return is None else since_return,
     )  # fmt: skip
 
 

@@ -119,9 +119,8 @@ class SyncChanges:
 
     @property
     def given_back(self) -> int:
-        """Number of tasks that were cancelled or lost."""
-        returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
-        return returned + len(self.lost)
+        """Number of tasks that ended without a result."""
+        return sum(end.valid is None for _, end in self.ended) + len(self.lost)
 
 
 def evaluate_sync(

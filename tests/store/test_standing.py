@@ -267,3 +267,35 @@ def test_one_broken_host_of_many_does_not_quarantine_their_account(project: Serv
     project.round()
     assert project.value("SELECT count(*) FROM mismatches") == 3
     assert project.value("SELECT count(*) FROM users WHERE state <> 'active'") == 0
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_newcomer_cannot_use_up_the_attempts_of_all_work(
+    project: ServerProject, fails: bool
+) -> None:
+    project.deploy("short_walk", count=200)
+    project.host(cores=1)
+    evil = project.host("evil", cores=4, vouched=False)
+    taken = 0
+    for _ in range(60):
+        taken += len(evil.sync([evil.failure(g) for g in evil.held.values()] if fails else [],
+                               cpu=4, forget=not fails).grants)  # fmt: skip
+    assert taken <= 12
+    project.later(3700)
+    assert len(evil.sync(cpu=4, forget=True).grants) == 1, "it may try again, in time"
+    project.later(30)
+    evil.succeed_all(cpu=0)
+    assert project.value("SELECT returned FROM users WHERE name = 'evil'") > 0
+
+
+def test_a_host_that_was_slow_once_holds_no_task_for_months(project: ServerProject) -> None:
+    project.deploy("short_walk", count=20)
+    host = project.host("slow", cores=2)
+    host.sync(cpu=1)
+    project.later(5 * 3600)
+    host.succeed_all(5 * 3600.0, cpu=1)
+    assert project.value("SELECT pace FROM hosts WHERE host_id = %s", host.host_id) == 50
+    project.execute("UPDATE parameter_sets SET budget_seconds = 14400")
+    host.sync([host.success(g) for g in host.held.values()], cpu=2)
+    longest = "SELECT max(deadline_at - granted_at) <= interval '7 days' FROM tasks"
+    assert project.value(longest + " WHERE state = 'leased'")
