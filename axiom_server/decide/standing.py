@@ -25,6 +25,8 @@ PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS = 60.0, 3600.0
 class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The conditions of standing.
 
+    newcomer_hosts     hosts that a new account may have, heard of within a week; one more for each
+                       confirmed result
     newcomer_cores     cores that a new account is believed to have, over all its hosts
     unconfirmed_max    results that may wait for confirmation, for each believed core, so that many
                        new accounts cannot fill the judges' hosts with replicas
@@ -38,6 +40,7 @@ class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     young_share        share of the checks that judges younger than ``senior_days`` make together
     """
 
+    newcomer_hosts: Annotated[int, Meta(ge=1)] = 200
     newcomer_cores: Annotated[int, Meta(ge=1)] = 8
     unconfirmed_max: Annotated[int, Meta(ge=1)] = 4
     cores_per_result: Annotated[int, Meta(ge=0)] = 2
