@@ -161,9 +161,9 @@ def _decide_run(
     host: HostRow, request: SyncRequest, now: datetime, silent_seconds: float
 ) -> RunDecision | None:
     """Decide which run of the host's agent sent the request; None if the agent names no run."""
-    run = request.run
-    if run is None:
+    if request.run is None:
         return None
+    run = plain_message(request.run)
     number = request_number(request.request_id, run.run)
     caller = Caller(run=run.run, place=run.place, number=number, ending=run.ending)
     return decide_run(host.runs, caller, now.timestamp(), silent_seconds)
