@@ -25,8 +25,8 @@ PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS = 60.0, 3600.0
 class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The conditions of standing.
 
-    newcomer_hosts     hosts that a new account may have, heard of within a week; one more for each
-                       confirmed result
+    newcomer_hosts     hosts of a new account that may join or be heard of within a week; one more
+                       for each confirmed result
     newcomer_cores     cores that a new account is believed to have, over all its hosts
     unconfirmed_max    results that may wait for confirmation, for each believed core, so that many
                        new accounts cannot fill the judges' hosts with replicas

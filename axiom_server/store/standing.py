@@ -207,13 +207,17 @@ async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bo
 
 
 async def may_add_host(connection: Connection, user_id: int, newcomer_hosts: int) -> bool:
-    """Whether one more host may join an account, by those that were heard of within a week."""
+    """Whether one more host may join an account, by those that joined or were heard of lately.
+
+    Those that have left count too: else joining and leaving again would make hosts without end.
+    """
     found = await rows(
         connection,
         """SELECT u.vouched OR COALESCE(count(h.host_id), 0) < %s + u.validated
                   OR COALESCE(bool_or(h.trusted), false)
-           FROM users u LEFT JOIN hosts h ON h.user_id = u.user_id AND h.token IS NOT NULL
-               AND h.last_seen_at > now() - interval '7 days'
+           FROM users u LEFT JOIN hosts h ON h.user_id = u.user_id AND (
+               h.created_at > now() - interval '7 days'
+               OR h.token IS NOT NULL AND h.last_seen_at > now() - interval '7 days')
            WHERE u.user_id = %s GROUP BY u.user_id""",
         (newcomer_hosts, user_id),
     )

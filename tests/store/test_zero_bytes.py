@@ -1,4 +1,4 @@
-"""A zero byte, which JSON can hold and PostgreSQL cannot: one host's must not fail others' syncs."""
+"""A zero byte, which JSON can hold and PostgreSQL cannot: one host's fails no other's sync."""
 
 from __future__ import annotations
 

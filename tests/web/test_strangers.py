@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import pytest
 
 from axiom_protocol.messages import PROTOCOL_VERSION
 from axiom_server.project_folder import ProjectFolder
+from axiom_server.store.database import connect
 from axiom_server.store.machines import GROUPS_MAX
 from axiom_server.store.web_sessions import SESSIONS_MAX
+from axiom_server.web.metrics import Metrics
 from tests.support.programs import Server, server
 
 NEWCOMER_HOSTS = 3
@@ -135,6 +138,18 @@ def test_a_new_account_adds_few_hosts(project: Server) -> None:
     assert joined == [201] * (NEWCOMER_HOSTS - 1) + [403] * 2
 
 
+def test_joining_and_leaving_again_makes_few_hosts_too(project: Server) -> None:
+    key = join(project).json()["account_key"]
+    statuses = []
+    for _ in range(NEWCOMER_HOSTS + 2):
+        joined = join(project, account_key=key)
+        statuses.append(joined.status_code)
+        if joined.is_success:
+            token = {"Authorization": f"Bearer {joined.json()['token']}"}
+            assert httpx.delete(f"{project.url}/api/v1/hosts/self", headers=token).is_success
+    assert statuses.count(201) == NEWCOMER_HOSTS - 1
+
+
 def test_charts_and_session_logs_do_not_show_who_hides(project: Server) -> None:
     made = join(project, user="hider").json()
     user = count(project, "SELECT user_id FROM users WHERE name = 'hider'")
@@ -159,6 +174,16 @@ def test_pages_that_wait_for_the_database_hold_up_no_sync(project: Server) -> No
         connection.rollback()
     for reader in readers:
         reader.join(30)
+
+
+def test_totals_are_counted_anew_only_after_a_while(project: Server) -> None:
+    async def inside() -> None:
+        metrics, conninfo = Metrics(), ProjectFolder(project.folder).embedded().conninfo
+        async with connect(conninfo) as connection:
+            first = await metrics.text(connection)
+        assert await metrics.text(connection) == first, "no connection was needed"
+
+    asyncio.run(inside())
 
 
 def _read_teams(project: Server) -> None:
