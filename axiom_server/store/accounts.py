@@ -10,9 +10,10 @@ from axiom_server.store.users import APPEARANCE, LOOKALIKE, NAME_SHAPES, NAMES_L
 
 TEAMS_MAX = 5  # founded by one account, with members
 #: A team whose name looks the same, as it is written or in small letters.
+_NAME = "%(name)s::text"
 TEAM_LOOKALIKE = f"""SELECT FROM teams o
-    WHERE (lower({APPEARANCE.format("o.name")}) = lower({APPEARANCE.format("%(name)s::text")})
-           OR {APPEARANCE.format("lower(o.name)")} = {APPEARANCE.format("lower(%(name)s::text)")})"""
+    WHERE (lower({APPEARANCE.format("o.name")}) = lower({APPEARANCE.format(_NAME)})
+           OR {APPEARANCE.format("lower(o.name)")} = {APPEARANCE.format(f"lower({_NAME})")})"""
 
 EVERYTHING = """
 SELECT json_build_object(

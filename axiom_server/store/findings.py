@@ -64,7 +64,7 @@ async def probes(connection: Connection, version_id: int) -> list[Result]:
         f"""WITH valid AS (
                SELECT r.task_id, w.seed, w.parameters_id FROM results r
                JOIN workunits w USING (workunit_id) CROSS JOIN {ALONE} AS a (alone)
-               WHERE r.version_id = %(version)s AND r.valid = 1 AND {STANDS}),
+               WHERE r.version_id = %(version)s AND r.valid = 1 AND {COUNTS}),
            usual AS (
                SELECT parameters_id FROM valid GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1),
            first AS (

@@ -56,7 +56,7 @@ class HostRow(NamedTuple):
 
     @property
     def standing(self) -> Standing:
-        """The part of the account's standing that limits its tasks and sets how often it is checked."""
+        """The part of the account's standing that limits its tasks and sets its checks."""
         return Standing(
             trusted=self.trusted, vouched=bool(self.vouched), validated=self.validated or 0,
             returned=self.returned or 0, unconfirmed=self.unconfirmed or 0,

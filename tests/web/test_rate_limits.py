@@ -9,7 +9,7 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from axiom_server.decide.rates import Limits
-from axiom_server.web.rate_limits import JoinLimits, Limited, joined_from
+from axiom_server.web.rate_limits import JoinLimits, RateLimits, joined_from
 from axiom_server.web.refused import Refused
 
 
@@ -17,7 +17,7 @@ async def accept(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-def ask(app: Limited, path: str, token: str = "", address: str = "192.0.2.1") -> int:
+def ask(app: RateLimits, path: str, token: str = "", address: str = "192.0.2.1") -> int:
     """The status of an answer."""
     headers = [(b"authorization", token.encode())] if token else []
     scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": headers,
@@ -34,8 +34,8 @@ def ask(app: Limited, path: str, token: str = "", address: str = "192.0.2.1") ->
     return int(sent[0]["status"])
 
 
-def limited(**limits: float) -> Limited:
-    return Limited(accept, Limits(**limits), clock=lambda: 0.0)  # type: ignore[arg-type]
+def limited(**limits: float) -> RateLimits:
+    return RateLimits(accept, Limits(**limits), clock=lambda: 0.0)  # type: ignore[arg-type]
 
 
 def test_many_tokens_at_one_address_are_counted_together() -> None:
