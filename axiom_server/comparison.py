@@ -97,7 +97,7 @@ def _compared_results(
     results = [
         ComparedResult(
             task_id=row.task_id, host_id=row.host_id, user_id=row.user_id, address=row.address,
-            result=row.result, level=level(config.standing, row.standing),
+            result=row.result, level=level(config.standing, row.standing), asked=row.asked,
         )
         for row in group
     ]  # fmt: skip
@@ -199,9 +199,9 @@ def _has_dry_run_parameters(version: VersionRow, parameters: ParametersRow) -> b
 
 
 async def quarantine_hosts(connection: Connection, config: Config) -> None:
-    """Quarantine hosts with too many mismatches."""
-    policy = config.replication
-    for suspect in await standing.suspects(connection, policy.window_days * DAY_SECONDS):
+    """Quarantine hosts and accounts with too many mismatches."""
+    policy, window = config.replication, config.replication.window_days * DAY_SECONDS
+    for suspect in await standing.suspects(connection, window):
         impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
         if impossible_times or replicate.quarantines(policy, suspect.mismatches, suspect.compared):
             reason = (
@@ -209,6 +209,14 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
                 "other hosts', or claim time that did not pass"
             )
             await quarantine(connection, suspect.host_id, reason)
+    for user_id, mismatches, compared in await standing.suspect_accounts(connection, window):
+        if replicate.quarantines(policy, mismatches, compared):
+            reason = (
+                f"{mismatches} results of its hosts in {policy.window_days:g} days differ from "
+                "other hosts'"
+            )
+            chosen = await standing.quarantine_account(connection, user_id, reason)
+            await _quarantine(connection, chosen, reason)
 
 
 async def quarantine(connection: Connection, host_id: int, reason: str) -> None:
@@ -219,11 +227,16 @@ async def quarantine(connection: Connection, host_id: int, reason: str) -> None:
     ]
     bad = [h for h, state, _ in all_hosts if h == host_id or state == "quarantined"]
     chosen = [host_id]
-    if len(good) <= len(bad):
-        chosen = sorted({host_id} | {h for h, _, _ in all_hosts})
-        await standing.quarantine_account(connection, host_id, reason)
-    for chosen_id in chosen:
-        await hosts.set_state(connection, chosen_id, "quarantined", reason)
+    user_id = await standing.account_of(connection, host_id)
+    if user_id is not None and len(good) <= len(bad):
+        chosen = await standing.quarantine_account(connection, user_id, reason)
+    await _quarantine(connection, chosen, reason)
+
+
+async def _quarantine(connection: Connection, chosen: Sequence[int], reason: str) -> None:
+    """Quarantine these hosts, and take back what they returned."""
+    for host_id in chosen:
+        await hosts.set_state(connection, host_id, "quarantined", reason)
     withdrawn = await comparisons.withdraw_results(
         connection, chosen, f"this host is quarantined: {reason}", WITHDRAW_SECONDS
     )

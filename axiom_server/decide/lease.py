@@ -13,12 +13,15 @@ from axiom_protocol.messages import GRANTS_MAX, Capacity
 
 FAILS_REPEATEDLY = 2  # failed tasks in a row; a single failure is common on a host with 240 cores
 EARNING = (
-    "this account's hosts hold as many tasks as its standing allows; "
-    "it gets more work as its results are confirmed"
+    "this account's hosts hold as many tasks as its standing allows; it gets more work as its "
+    "results are confirmed, and less for a while after tasks without a result"
 )
 
 Device = Literal["cpu", "gpu"]
 HOUR, DAY = 3600.0, 86400.0
+#: The longest lease, or so many times the expected run where that is longer: a host that has once
+#: been slow on purpose does not hold a task for months.
+LEASE_MAX_SECONDS, LEASE_RUNS_MAX = 7 * DAY, 3.0
 
 
 class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,7 +113,7 @@ def room(
     if host.quarantined:
         return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
     held = host.leased["cpu"] + host.leased["gpu"]
-    if host.failing >= FAILS_REPEATEDLY:
+    if host.failing >= FAILS_REPEATEDLY and host.quota != 0:
         # One task at a time until one succeeds, so that a broken host wastes one task per attempt.
         return Room(
             cpu=0 if held else min(capacity.cpu_slots_free, capacity.cpu_slots, host.cpu_cores),
@@ -218,4 +221,5 @@ def lease_seconds(policy: LeasePolicy, expected: float, pace: float, ahead: floa
     ahead  seconds of other work in its buffer that will run before the task
     """
     run = expected * min(max(pace, 0.1), 100.0)
-    return max(policy.deadline_min_seconds, policy.deadline_factor * run) + ahead
+    lease = max(policy.deadline_min_seconds, policy.deadline_factor * run) + ahead
+    return min(lease, max(LEASE_MAX_SECONDS, LEASE_RUNS_MAX * expected))

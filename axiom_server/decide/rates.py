@@ -28,6 +28,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_*         requests of one host. An agent makes at most four a second
     address_*      requests of one address (IPv6: one /64): pages, bundles, and requests whose token
                    was not accepted since this process began
+    hosts_*        requests of all known hosts at one address: tokens are cheap to get
+    files_*        requests of one address for data files that take up to seconds to make
     host_bytes_*   bytes of one host's request bodies after decompression, which must be decoded
     enrolments_*   hosts that join from one address
     accounts_*     ... with a new account, for which no key is needed
@@ -45,6 +47,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_per_second: Positive = 10.0
     address_burst: Burst = 5000
     address_per_second: Positive = 50.0
+    hosts_burst: Burst = 20_000
+    hosts_per_second: Positive = 500.0
+    files_burst: Burst = 60
+    files_per_second: Positive = 0.5
     host_bytes_burst: Burst = 64 * 1024 * 1024
     host_bytes_per_second: Positive = 1024 * 1024.0
     enrolments_burst: Burst = 300

@@ -8,6 +8,7 @@ until enough of them have standing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,11 +17,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 DAY = 86400.0
+#: Who has given back, lost or failed as many tasks as it is believed cores waits for the next one,
+#: each time twice as long: else a few accounts could use up the attempts of every workunit.
+PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS = 60.0, 3600.0
 
 
 class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The conditions of standing.
 
+    newcomer_hosts     hosts of a new account that may join or be heard of within a week; one more
+                       for each confirmed result
     newcomer_cores     cores that a new account is believed to have, over all its hosts
     unconfirmed_max    results that may wait for confirmation, for each believed core, so that many
                        new accounts cannot fill the judges' hosts with replicas
@@ -34,6 +40,7 @@ class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     young_share        share of the checks that judges younger than ``senior_days`` make together
     """
 
+    newcomer_hosts: Annotated[int, Meta(ge=1)] = 200
     newcomer_cores: Annotated[int, Meta(ge=1)] = 8
     unconfirmed_max: Annotated[int, Meta(ge=1)] = 4
     cores_per_result: Annotated[int, Meta(ge=0)] = 2
@@ -62,7 +69,8 @@ class Standing:
     vouched      staff vouch for the account: its cores are believed, but it does not judge yet
     validated    number of confirmed results; ``agreeing``: number of accounts that confirmed them
     streak       confirmed results of the host in a row; negative after one was refuted
-    returned     tasks given back or lost since the last successes
+    returned     tasks that ended without a result, less those that ended well since
+    since_return_seconds  since the last of them
     unconfirmed  results that wait for confirmation
     """
 
@@ -75,6 +83,7 @@ class Standing:
     streak: int = 0
     returned: int = 0
     unconfirmed: int = 0
+    since_return_seconds: float = math.inf
 
 
 def level(policy: StandingPolicy, standing: Standing) -> Level:
@@ -98,13 +107,29 @@ def believed_cores(policy: StandingPolicy, standing: Standing) -> int | None:
 def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
     """Tasks that the account may hold, over all its hosts; None: no limit.
 
-    Each task that it gives back or loses lowers the number, down to one at a time.
+    Each task that it gives back, loses or fails lowers the number, down to one at a time; then it
+    waits longer each time for the next.
     """
     cores = believed_cores(policy, standing)
     if cores is None:
         return None
+    if standing.since_return_seconds < pause_seconds(cores, standing.returned):
+        return 0
     waiting = cores * policy.unconfirmed_max - standing.unconfirmed
     return max(0, min(max(1, cores - standing.returned), waiting))
+
+
+def pause_seconds(cores: int, returned: int) -> float:
+    """How long an account waits for its next task after it has given back so many."""
+    beyond = returned - cores
+    return (
+        0.0 if beyond < 0 else min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(beyond, 9))
+    )
+
+
+def is_young(policy: StandingPolicy, standing: Standing) -> bool:
+    """Whether the account is too new to be a senior, so that it is checked more often."""
+    return not standing.trusted and standing.age_seconds < policy.senior_days * DAY
 
 
 def is_known(standing: Standing) -> bool:

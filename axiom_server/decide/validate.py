@@ -33,7 +33,10 @@ MARGIN_MIN = {  # votes of that level by which an answer must lead, if accounts 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedResult:
-    """One schema-checked result of the workunit, and the account, host and level it comes from."""
+    """One schema-checked result of the workunit, and the account, host and level it comes from.
+
+    asked  the server chose the host for it: one that says itself that it was asked has no vote
+    """
 
     task_id: int
     host_id: int
@@ -41,6 +44,7 @@ class ComparedResult:
     result: Result
     level: Level = Level.NEWCOMER
     address: str = ""
+    asked: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def compare(
     decides, and agreement of two is enough.
     """
     ordered = sorted(results, key=lambda o: o.task_id)
-    highest = max(result.level for result in ordered)
+    highest = max((r.level for r in ordered if r.asked), default=Level.NEWCOMER)
     groups = _groups(manifest, ordered)
     groups.sort(key=lambda group: (-votes(group, highest), group[0].task_id))
     largest, others = groups[0], groups[1:]
@@ -106,7 +110,7 @@ def votes(group: Sequence[ComparedResult], level: Level) -> int:
 
 
 def _voters(group: Sequence[ComparedResult]) -> set[int | str | None]:
-    return {result.address or result.user_id for result in group}
+    return {result.address or result.user_id for result in group if result.asked}
 
 
 def _outliers(

@@ -40,13 +40,22 @@ async def declare(
 
 
 async def advance_all(connection: Connection) -> None:
-    """Take the next step of every study whose pilot is complete."""
+    """Take the next step of every study whose pilot is complete, and whose results stand or fell.
+
+    Else the grid would be refined by those results alone that were quick to be confirmed.
+    """
     for study in await studies.growing(connection):
-        if not await studies.count_out(connection, study, study.pilot):
+        if not await _waits(connection, study):
             (version,) = await experiments.versions_by_id(connection, [study.version_id])
             if version.state == "active":
                 made = await _advance(connection, study, version)
                 log.info("study advanced", study=study.name, workunits=made)
+
+
+async def _waits(connection: Connection, study: StudyRow) -> int:
+    """How many workunits of its pilot are out, or wait for others' opinions."""
+    out = await studies.count_out(connection, study, study.pilot)
+    return out + await studies.count_unsettled(connection, study, study.pilot)
 
 
 async def extend(connection: Connection, name: str, seeds: int) -> int:

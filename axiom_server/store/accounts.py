@@ -6,7 +6,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 from axiom_server.store.database import Connection, row, rows
-from axiom_server.store.users import LOOKALIKE, NAME_SHAPES, NAMES_LOCK
+from axiom_server.store.users import APPEARANCE, LOOKALIKE, NAME_SHAPES, NAMES_LOCK
+
+TEAMS_MAX = 5  # founded by one account, with members
+#: A team whose name looks the same, as it is written or in small letters.
+_NAME = "%(name)s::text"
+TEAM_LOOKALIKE = f"""SELECT FROM teams o
+    WHERE (lower({APPEARANCE.format("o.name")}) = lower({APPEARANCE.format(_NAME)})
+           OR {APPEARANCE.format("lower(o.name)")} = {APPEARANCE.format(f"lower({_NAME})")})"""
 
 EVERYTHING = """
 SELECT json_build_object(
@@ -52,9 +59,16 @@ async def get(connection: Connection, user_id: int) -> Account:
     return Account._make(found)
 
 
-async def set_key(connection: Connection, user_id: int, key: bytes) -> None:
-    """Replace the account's key; ``key`` is the sha256 of the new one. The old key is revoked."""
+async def set_key(connection: Connection, user_id: int, key: bytes, session: bytes) -> None:
+    """Replace the account's key; ``key`` is the sha256 of the new one. The old key is revoked.
+
+    So is what somebody may have got with it: all links, and all sessions but ``session``.
+    """
     await connection.execute("UPDATE users SET account_key = %s WHERE user_id = %s", (key, user_id))
+    await connection.execute(
+        "DELETE FROM web_sessions WHERE user_id = %s AND token <> %s", (user_id, session)
+    )
+    await connection.execute("DELETE FROM sign_in_links WHERE user_id = %s", (user_id,))
 
 
 async def set_shown(connection: Connection, user_id: int, *, shown: bool) -> None:
@@ -86,8 +100,10 @@ async def delete(connection: Connection, user_id: int) -> None:
     """
     await leave_team(connection, user_id)
     await connection.execute(
-        """UPDATE users SET name = 'deleted-' || user_id, account_key = NULL, shown = false,
-               address = '' WHERE user_id = %s""",
+        """UPDATE users u SET name = 'deleted-' || user_id || CASE WHEN EXISTS (
+                   SELECT FROM users o WHERE o.name = 'deleted-' || u.user_id
+               ) THEN '-' || md5(random()::text) ELSE '' END,
+               account_key = NULL, shown = false, address = '' WHERE user_id = %s""",
         (user_id,),
     )
     await connection.execute(
@@ -126,13 +142,23 @@ async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) 
 
 
 async def found_team(connection: Connection, user_id: int, name: str) -> bool:
-    """Found a team and join it; False when the name is taken, compared without case."""
+    """Found a team and join it; False when the name, or one that looks the same, is taken.
+
+    Also for who has founded TEAMS_MAX already; those that nobody is in any more are ended.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
+    await connection.execute(
+        """DELETE FROM teams t WHERE founder_id = %s
+           AND NOT EXISTS (SELECT FROM users u WHERE u.team_id = t.team_id)""",
+        (user_id,),
+    )
     found = await rows(
         connection,
-        """INSERT INTO teams (name, founder_id) SELECT %(name)s, %(user)s
-           WHERE NOT EXISTS (SELECT FROM teams WHERE lower(name) = lower(%(name)s))
+        f"""INSERT INTO teams (name, founder_id) SELECT %(name)s, %(user)s
+           WHERE NOT EXISTS ({TEAM_LOOKALIKE})
+             AND (SELECT count(*) FROM teams WHERE founder_id = %(user)s) < {TEAMS_MAX}
            ON CONFLICT DO NOTHING RETURNING team_id""",
-        {"name": name, "user": user_id},
+        {"name": name, "user": user_id, **NAME_SHAPES},
     )
     return bool(found) and await enter_team(connection, user_id, int(found[0][0]))
 
@@ -161,12 +187,12 @@ async def leave_team(connection: Connection, user_id: int) -> None:
 
 async def rename_team(connection: Connection, user_id: int, name: str) -> bool:
     """Rename the team that the user founded; False when there is none, or the name is taken."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (NAMES_LOCK,))
     cursor = await connection.execute(
-        """UPDATE teams SET name = %(name)s
+        f"""UPDATE teams SET name = %(name)s
            WHERE team_id = (SELECT team_id FROM users WHERE user_id = %(user)s)
-             AND founder_id = %(user)s AND NOT EXISTS (
-               SELECT FROM teams o WHERE lower(o.name) = lower(%(name)s)
-                 AND o.team_id <> teams.team_id)""",
-        {"name": name, "user": user_id},
+             AND founder_id = %(user)s
+             AND NOT EXISTS ({TEAM_LOOKALIKE} AND o.team_id <> teams.team_id)""",
+        {"name": name, "user": user_id, **NAME_SHAPES},
     )
     return cursor.rowcount == 1

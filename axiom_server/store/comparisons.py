@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,14 +16,16 @@ KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back; replic
 
 #: The columns of a host ``h`` and its user ``u`` from which ``make_standing`` makes a ``Standing``.
 STANDING = """h.trusted, u.vouched, u.validated, u.agreeing, u.confirmed_by_staff,
-    EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed"""
+    EXTRACT(epoch FROM now() - u.created_at)::float8, h.agreements, u.returned, u.unconfirmed,
+    EXTRACT(epoch FROM now() - u.returned_at)::float8"""
 
 
 class OpenRow(NamedTuple):
     """One result of a workunit whose comparison is open, by a host that is not quarantined.
 
     ``involved``: users who had a task of the workunit, whatever its outcome, with their
-    ``addresses``.
+    ``addresses``. ``asked``: the server chose this host for it; not so a task of an earlier epoch,
+    which the host alone remembers.
     """
 
     workunit_id: int
@@ -38,16 +41,19 @@ class OpenRow(NamedTuple):
     user_id: int | None
     address: str
     result: dict[str, Any]
+    asked: bool
     standing: Standing
 
 
 def make_standing(values: Sequence[Any]) -> Standing:
     """The standing in a row of ``STANDING``; hosts without an owner have none."""
-    trusted, vouched, validated, agreeing, by_staff, age, streak, returned, unconfirmed = values
+    trusted, vouched, validated, agreeing, by_staff, age, streak, *rest = values
+    returned, unconfirmed, since_return = rest
     return Standing(
         trusted=trusted, vouched=bool(vouched), validated=validated or 0, agreeing=agreeing or 0,
         confirmed_by_staff=bool(by_staff), age_seconds=age or 0.0, streak=streak,
         returned=returned or 0, unconfirmed=unconfirmed or 0,
+        since_return_seconds=math.inf if since_return is None else since_return,
     )  # fmt: skip
 
 
@@ -64,7 +70,9 @@ async def open_results(connection: Connection) -> list[OpenRow]:
                          WHERE a.workunit_id = c.workunit_id ORDER BY 1),
                    ARRAY(SELECT DISTINCT b.address FROM tasks a JOIN users b USING (user_id)
                          WHERE a.workunit_id = c.workunit_id AND b.address <> '' ORDER BY 1),
-                   t.task_id, t.host_id, t.user_id, COALESCE(u.address, ''), r.result, {STANDING}
+                   t.task_id, t.host_id, t.user_id, COALESCE(u.address, ''), r.result,
+                   NOT EXISTS (SELECT FROM recovered_tasks x WHERE x.host_id = t.host_id
+                               AND x.task_id = t.task_id), {STANDING}
             FROM (SELECT * FROM comparisons p WHERE state IN ('wanted', 'placed', 'disputed')
                     AND NOT EXISTS (SELECT FROM queue q WHERE q.workunit_id = p.workunit_id)
                     AND NOT EXISTS (SELECT FROM tasks l WHERE l.workunit_id = p.workunit_id
@@ -76,7 +84,7 @@ async def open_results(connection: Connection) -> list[OpenRow]:
             WHERE h.state = 'active'
             ORDER BY c.workunit_id, t.task_id""",
     )
-    return [OpenRow._make((*r[:13], make_standing(r[13:]))) for r in found]
+    return [OpenRow._make((*r[:14], make_standing(r[14:]))) for r in found]
 
 
 async def checkers(

@@ -18,10 +18,13 @@ from axiom_server.errors import DatabaseUnreachable
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
-HEAD = "0008"  # the newest revision; a test compares it with the migrations
+HEAD = "0009"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
 POOL_SIZE = 8  # concurrent transactions of a serving process; more would only wait for the disk
+#: ... and of its pages, so that no sync waits for a connection however many visitors do.
+PAGE_POOL_SIZE = 4
+PAGE_STATEMENT_SECONDS = 30
 
 set_json_dumps(msgspec.json.encode)
 set_json_loads(msgspec.json.decode)
@@ -96,6 +99,18 @@ def make_pool(conninfo: str, size: int = POOL_SIZE) -> Pool:
     return AsyncConnectionPool(
         conninfo, min_size=2, max_size=size, open=False, kwargs={"autocommit": True}
     )
+
+
+def make_page_pool(conninfo: str) -> Pool:
+    """A pool for what visitors read, not yet open. A statement that takes too long is ended."""
+
+    async def configure(connection: Connection) -> None:
+        await connection.execute(f"SET statement_timeout = '{PAGE_STATEMENT_SECONDS}s'")
+
+    return AsyncConnectionPool(
+        conninfo, min_size=1, max_size=PAGE_POOL_SIZE, open=False, configure=configure,
+        kwargs={"autocommit": True},
+    )  # fmt: skip
 
 
 def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:

@@ -9,6 +9,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from axiom_protocol.messages import Work
+from axiom_protocol.text import one_line
 from axiom_server.decide.epoch import SEEDS_AHEAD_MAX, Epoch, first_task_id
 from axiom_server.store.database import Connection, row, rows
 
@@ -104,7 +105,7 @@ async def find_version(connection: Connection, work: Work) -> int | None:
         connection,
         """SELECT v.version_id FROM versions v JOIN experiments e USING (experiment_id)
            WHERE e.name = %s AND v.version = %s""",
-        (work.experiment, work.version),
+        (one_line(work.experiment), one_line(work.version)),  # PostgreSQL takes no zero byte
     )
     return int(found[0][0]) if found else None
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from psycopg import sql
 
 from axiom_server.store.database import Connection
+from axiom_server.store.findings import ALONE, COUNTS
 
 #: Column -> its DuckDB type. Parameters include the defaults of the version that ran. Unknown
 #: values of imported results are NULL.
@@ -30,6 +31,7 @@ COLUMNS = {
     "valid": "BOOLEAN",  # the experiment's own sanity checks passed
     "result": "JSON",
     "credit": "DECIMAL(14,3)",  # NULL: not reviewed yet
+    "validated": "BOOLEAN",  # it counts: others agree, or its host need not be checked
 }
 
 RESULTS = """
@@ -43,12 +45,13 @@ WITH ran AS (
 SELECT t.task_id, t.workunit_id, e.name AS experiment, ran.version, ran.parameters, w.seed,
        ran.budget_seconds, t.purpose, t.host_id, t.user_id, t.device, t.granted_at, t.ended_at,
        t.elapsed_seconds, t.cpu_seconds, t.peak_memory_bytes, r.valid = 1 AS valid, r.result,
-       c.amount AS credit
+       c.amount AS credit, COALESCE({counts}, false) AS validated
 FROM tasks t JOIN experiments e USING (experiment_id)
 LEFT JOIN results r ON r.task_id = t.task_id
 LEFT JOIN workunits w ON w.workunit_id = t.workunit_id
 LEFT JOIN ran ON ran.parameters_id = w.parameters_id
 LEFT JOIN credit c ON c.task_id = t.task_id
+CROSS JOIN {alone} AS a (alone)
 WHERE t.outcome = 'success' AND t.refusal = '' AND t.state IN ('reported', 'reviewed')
   AND ({names}::text[] IS NULL OR e.name = ANY({names}))
 ORDER BY t.task_id"""
@@ -61,7 +64,9 @@ async def results_csv(
 
     The pieces are one snapshot of the database.
     """
-    query = sql.SQL(RESULTS).format(names=sql.Literal(names))
+    query = sql.SQL(RESULTS).format(
+        names=sql.Literal(names), counts=sql.SQL(COUNTS), alone=sql.SQL(ALONE)
+    )
     copy = sql.SQL("COPY ({}) TO STDOUT WITH (FORMAT csv, HEADER)").format(query)
     await connection.execute("SET LOCAL TIME ZONE 'UTC'")
     async with connection.cursor() as cursor, cursor.copy(copy) as pieces:

@@ -55,13 +55,16 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
 
 
 async def probes(connection: Connection, version_id: int) -> list[Result]:
-    """Complete valid results of a few seeds of a version, all with its most used parameters."""
+    """Complete valid results of a few seeds of a version, all with its most used parameters.
+
+    Only results that stand: else a few that one newcomer invents would void every finding.
+    """
     found = await rows(
         connection,
-        """WITH valid AS (
+        f"""WITH valid AS (
                SELECT r.task_id, w.seed, w.parameters_id FROM results r
-               JOIN workunits w USING (workunit_id)
-               WHERE r.version_id = %(version)s AND r.valid = 1),
+               JOIN workunits w USING (workunit_id) CROSS JOIN {ALONE} AS a (alone)
+               WHERE r.version_id = %(version)s AND r.valid = 1 AND {COUNTS}),
            usual AS (
                SELECT parameters_id FROM valid GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1),
            first AS (

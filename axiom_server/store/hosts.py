@@ -189,8 +189,12 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
 
 async def reset_failures(connection: Connection, version_id: int) -> None:
     """Reset the failures of hosts that ran a stopped version, because the version was at fault."""
+    ran = "FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL"
     await connection.execute(
-        """UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (
-               SELECT host_id FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)""",
+        f"UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (SELECT host_id {ran})",
+        (version_id,),
+    )
+    await connection.execute(
+        f"UPDATE users SET returned = 0 WHERE returned > 0 AND user_id IN (SELECT user_id {ran})",
         (version_id,),
     )

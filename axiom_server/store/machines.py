@@ -13,6 +13,7 @@ from axiom_protocol.messages import AccountSettings, HostSettings
 from axiom_server.store.database import Connection, as_json, rows
 
 HOSTS_MAX = 2_000  # on one page
+GROUPS_MAX = 100  # with settings, of one account
 
 
 class Machine(NamedTuple):
@@ -68,14 +69,20 @@ async def set_hosts(
 
 async def set_group(
     connection: Connection, user_id: int, name: str, settings: HostSettings
-) -> None:
-    """Set the settings of all hosts in a group of the user, also of hosts that join it later."""
-    await connection.execute(
-        """INSERT INTO host_groups VALUES (%s, %s, %s::jsonb)
+) -> bool:
+    """Set the settings of all hosts in a group of the user, also of hosts that join it later.
+
+    False when the user has GROUPS_MAX others.
+    """
+    cursor = await connection.execute(
+        """INSERT INTO host_groups SELECT %(user)s, %(name)s, %(settings)s::jsonb
+           WHERE (SELECT count(*) FROM host_groups
+                  WHERE user_id = %(user)s AND name <> %(name)s) < %(most)s
            ON CONFLICT (user_id, name) DO UPDATE SET settings = EXCLUDED.settings""",
-        (user_id, name, as_json(settings)),
+        {"user": user_id, "name": name, "settings": as_json(settings), "most": GROUPS_MAX},
     )
     await refresh(connection, user_id)
+    return cursor.rowcount == 1
 
 
 async def put_in_group(

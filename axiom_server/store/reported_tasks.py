@@ -115,6 +115,19 @@ INSERT INTO comparisons (workunit_id, task_id)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING"""
 
 
+#: Late results of workunits that others have computed meanwhile: a comparison that was settled
+#: without them begins again, so that nobody is credited for what no other result was held against.
+COMPARE_LATE = """
+INSERT INTO comparisons AS c (workunit_id, task_id)
+SELECT l.workunit_id, min(l.task_id) FROM unnest(%s::bigint[], %s::bigint[])
+     AS l (workunit_id, task_id)
+WHERE EXISTS (SELECT FROM tasks o JOIN results r USING (task_id)
+              WHERE o.workunit_id = l.workunit_id AND o.task_id <> l.task_id)
+GROUP BY l.workunit_id ORDER BY l.workunit_id
+ON CONFLICT (workunit_id) DO UPDATE SET state = 'wanted', settled_at = NULL
+    WHERE c.state IN ('agreed', 'settled', 'given_up')"""
+
+
 REMOVE_FROM_QUEUE = "DELETE FROM queue WHERE workunit_id = ANY(%s) AND purpose = 'first'"
 
 
@@ -165,4 +178,12 @@ async def request_comparisons(connection: Connection, tasks: Sequence[TaskRow]) 
     if tasks:
         await connection.execute(
             REQUEST_COMPARISONS, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
+        )
+
+
+async def compare_late(connection: Connection, tasks: Sequence[TaskRow]) -> None:
+    """Hold results that came late against those of others who were asked in their place."""
+    if tasks:
+        await connection.execute(
+            COMPARE_LATE, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])
         )

@@ -100,10 +100,12 @@ async def deployments(connection: Connection, session_id: int | None) -> list[De
 
 
 async def host_names(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """(name, owner's name or "") of hosts."""
+    """(name, owner's name or "") of hosts; of an owner who hides, neither is shown."""
     found = await rows(
         connection,
-        """SELECT h.host_id, h.name, COALESCE(u.name, '') FROM hosts h LEFT JOIN users u
+        """SELECT h.host_id, CASE WHEN u.shown IS FALSE THEN '(hidden)' ELSE h.name END,
+                  CASE WHEN u.shown THEN u.name WHEN u.shown IS FALSE THEN '(hidden)' ELSE '' END
+           FROM hosts h LEFT JOIN users u
            USING (user_id) WHERE h.host_id = ANY(%s)""",
         (list(ids),),
     )

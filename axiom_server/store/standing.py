@@ -116,6 +116,37 @@ async def suspects(connection: Connection, window_seconds: float) -> list[Suspec
     return [SuspectRow._make(r) for r in found]
 
 
+async def suspect_accounts(
+    connection: Connection, window_seconds: float
+) -> list[tuple[int, int, int]]:
+    """(user, mismatches, results compared) in the window, of accounts charged on several hosts.
+
+    Hosts that have left the account since are counted too, those in quarantine are not: one broken
+    host is no fault of its account's.
+    """
+    found = await rows(
+        connection,
+        """WITH charged AS (
+               SELECT t.user_id, count(*) AS mismatches, count(DISTINCT m.host_id) AS hosts
+               FROM mismatches m JOIN tasks t USING (task_id)
+               JOIN hosts h ON h.host_id = m.host_id JOIN users u ON u.user_id = t.user_id
+               WHERE m.at > now() - %(window)s * interval '1 second' AND u.state = 'active'
+                 AND h.state <> 'quarantined' AND NOT h.trusted
+                 AND (h.released_at IS NULL OR m.at > h.released_at)
+               GROUP BY t.user_id)
+           SELECT user_id, mismatches, (
+               SELECT count(*) FROM hosts o JOIN tasks t USING (host_id)
+               JOIN comparisons c USING (workunit_id)
+               WHERE o.user_id = charged.user_id AND c.state IN ('agreed', 'settled')
+                 AND t.ended_at > now() - %(window)s * interval '1 second')
+           FROM charged WHERE hosts > 1
+             AND NOT EXISTS (SELECT FROM hosts s WHERE s.user_id = charged.user_id AND s.trusted)
+           ORDER BY user_id""",
+        {"window": window_seconds},
+    )
+    return [(int(user), int(mismatches), int(compared)) for user, mismatches, compared in found]
+
+
 async def hosts_of_account(connection: Connection, host_id: int) -> list[tuple[int, str, int]]:
     """(host, state, streak of confirmed results) of all hosts of this host's account."""
     found = await rows(
@@ -127,13 +158,23 @@ async def hosts_of_account(connection: Connection, host_id: int) -> list[tuple[i
     return [(int(h), str(state), int(streak)) for h, state, streak in found]
 
 
-async def quarantine_account(connection: Connection, host_id: int, reason: str) -> None:
-    """Quarantine the account of a host: none of its hosts, now or later, gets work."""
+async def account_of(connection: Connection, host_id: int) -> int | None:
+    """The user of a host."""
+    found = await rows(connection, "SELECT user_id FROM hosts WHERE host_id = %s", (host_id,))
+    return found[0][0] if found else None
+
+
+async def quarantine_account(connection: Connection, user_id: int, reason: str) -> list[int]:
+    """Quarantine an account: none of its hosts, now or later, gets work. Returns its hosts."""
     await connection.execute(
         """UPDATE users SET state = 'quarantined', state_reason = %s, validated = 0
-           WHERE user_id = (SELECT user_id FROM hosts WHERE host_id = %s)""",
-        (reason, host_id),
+           WHERE user_id = %s""",
+        (reason, user_id),
     )
+    found = await rows(
+        connection, "SELECT host_id FROM hosts WHERE user_id = %s ORDER BY 1", (user_id,)
+    )
+    return [int(host_id) for (host_id,) in found]
 
 
 async def count_unconfirmed(connection: Connection) -> None:
@@ -163,6 +204,24 @@ async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bo
         (trusted, host_id, trusted),
     )
     return cursor.rowcount == 1
+
+
+async def may_add_host(connection: Connection, user_id: int, newcomer_hosts: int) -> bool:
+    """Whether one more host may join an account, by those that joined or were heard of lately.
+
+    Those that have left count too: else joining and leaving again would make hosts without end.
+    """
+    found = await rows(
+        connection,
+        """SELECT u.vouched OR COALESCE(count(h.host_id), 0) < %s + u.validated
+                  OR COALESCE(bool_or(h.trusted), false)
+           FROM users u LEFT JOIN hosts h ON h.user_id = u.user_id AND (
+               h.created_at > now() - interval '7 days'
+               OR h.token IS NOT NULL AND h.last_seen_at > now() - interval '7 days')
+           WHERE u.user_id = %s GROUP BY u.user_id""",
+        (newcomer_hosts, user_id),
+    )
+    return bool(found and found[0][0])
 
 
 async def vouch(connection: Connection, name: str, vouched: bool) -> bool:

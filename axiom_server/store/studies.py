@@ -181,6 +181,19 @@ async def count_out(connection: Connection, study: StudyRow, seeds: tuple[int, i
     return int(found[0])
 
 
+async def count_unsettled(connection: Connection, study: StudyRow, seeds: tuple[int, int]) -> int:
+    """Workunits of these seeds whose result waits for others' opinions."""
+    found = await row(
+        connection,
+        """SELECT count(*) FROM study_sets s JOIN workunits w USING (parameters_id)
+           JOIN comparisons c USING (workunit_id)
+           WHERE s.study_id = %s AND w.seed BETWEEN %s AND %s
+             AND c.state IN ('wanted', 'placed', 'disputed')""",
+        (study.study_id, *seeds),
+    )
+    return int(found[0])
+
+
 async def cells(
     connection: Connection, study: StudyRow, fields: Sequence[str], seeds: tuple[int, int]
 ) -> list[Cell]:

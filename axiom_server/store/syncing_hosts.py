@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -46,6 +47,8 @@ class HostRow(NamedTuple):
     validated: int | None
     returned: int | None
     unconfirmed: int | None
+    age_seconds: float | None
+    since_return: float | None
     now: datetime
     runs: Sequence[KnownRun] = ()
     account_revision: str = ""
@@ -53,10 +56,12 @@ class HostRow(NamedTuple):
 
     @property
     def standing(self) -> Standing:
-        """The part of the account's standing that limits how many tasks it may hold."""
+        """The part of the account's standing that limits its tasks and sets its checks."""
         return Standing(
             trusted=self.trusted, vouched=bool(self.vouched), validated=self.validated or 0,
             returned=self.returned or 0, unconfirmed=self.unconfirmed or 0,
+            age_seconds=self.age_seconds or 0.0,
+            since_return_seconds=math.inf if self.since_return is None else self.since_return,
         )  # fmt: skip
 
 
@@ -93,7 +98,9 @@ SELECT h.token, h.host_id, h.user_id, h.state, h.state_reason, h.cpu_cores, h.gp
        h.environments, COALESCE((h.facts->>'gpu_cohort')::int, 0), h.last_seen_at,
        h.last_request, h.allowance, h.failing, h.agreements, h.pace,
        h.credit_total, u.credit_total, u.average, u.average_at, h.pending,
-       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed, clock_timestamp(), h.runs,
+       h.trusted, u.vouched, u.validated, u.returned, u.unconfirmed,
+       EXTRACT(epoch FROM clock_timestamp() - u.created_at)::float8,
+       EXTRACT(epoch FROM clock_timestamp() - u.returned_at)::float8, clock_timestamp(), h.runs,
        h.account_revision, h.account_answer::text
 FROM hosts h LEFT JOIN users u USING (user_id)
 WHERE h.token = ANY(%s) ORDER BY h.host_id FOR NO KEY UPDATE OF h"""
@@ -164,7 +171,8 @@ async def update_facts(connection: Connection, host_id: int, facts: HostFacts) -
 
 
 UPDATE_RETURNED = """
-UPDATE users u SET returned = LEAST(GREATEST(0, u.returned - r.ended) + r.given_back, 1000)
+UPDATE users u SET returned = LEAST(GREATEST(0, u.returned - r.ended) + r.given_back, 1000),
+    returned_at = CASE WHEN r.given_back > 0 THEN now() ELSE u.returned_at END
 FROM json_to_recordset(%s::json) AS r (user_id bigint, ended int, given_back int)
 WHERE u.user_id = r.user_id"""
 

@@ -59,7 +59,8 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
                WHERE l.purpose = 'first' AND v.state = 'active' AND l.attempt < {LOSSES_MAX}
                ON CONFLICT (workunit_id, purpose) DO NOTHING
            ), returned AS (
-               UPDATE users u SET returned = LEAST(u.returned + l.tasks, 1000)
+               UPDATE users u SET returned = LEAST(u.returned + l.tasks, 1000),
+                   returned_at = now()
                FROM (SELECT user_id, count(*) AS tasks FROM lost GROUP BY user_id) l
                WHERE u.user_id = l.user_id
            ), replicas AS (

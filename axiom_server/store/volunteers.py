@@ -196,6 +196,12 @@ async def host(connection: Connection, host_id: int) -> HostRow | None:
     return HostRow._make(found[0]) if found else None
 
 
+async def is_shown(connection: Connection, kind: str, number: int) -> bool:
+    """Whether there is such a user or host that shows itself. ``kind``: "user" or "host"."""
+    found = await (user if kind == "user" else host)(connection, number)
+    return found is not None
+
+
 async def outcomes(connection: Connection, host_id: int) -> list[tuple[str, int]]:
     """(outcome, tasks) of a host's reviewed tasks, the most first."""
     found = await rows(

@@ -9,6 +9,7 @@ from axiom_server.store.database import Connection, rows
 
 LINK_SECONDS = 900.0  # how long a link is valid: time to open it in a browser
 LINKS_MAX = 5  # valid links of one account; the oldest is deleted
+SESSIONS_MAX = 50  # of one account; the oldest is deleted
 Owner = TypeVar("Owner", int, str)
 
 
@@ -26,12 +27,18 @@ class Sessions(Generic[Owner]):
     seconds: float
 
     async def begin(self, connection: Connection, owner: Owner, token: bytes) -> None:
-        """Begin a session of ``owner``; expired sessions are deleted."""
+        """Begin a session of ``owner``; expired sessions, and the oldest of many, are deleted."""
         await connection.execute(f"DELETE FROM {self.table} WHERE expires_at < now()")
         await connection.execute(
             f"""INSERT INTO {self.table} (token, {self.owner}, expires_at)
                VALUES (%s, %s, now() + %s * interval '1 second')""",
             (token, owner, self.seconds),
+        )
+        await connection.execute(
+            f"""DELETE FROM {self.table} WHERE token IN (
+                   SELECT token FROM {self.table} WHERE {self.owner} = %s
+                   ORDER BY expires_at DESC, token = %s DESC OFFSET {SESSIONS_MAX})""",
+            (owner, token),
         )
 
     async def owner_of(self, connection: Connection, token: bytes) -> Owner | None:

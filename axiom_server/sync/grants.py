@@ -128,8 +128,10 @@ async def _recipients(
 def _quota(policy: StandingPolicy, sync: HostSync, changes: SyncChanges) -> int | None:
     """Tasks that the host's account may hold, counting those that it has just given back."""
     earned = sync.host.standing
-    returned = earned.returned + changes.given_back
-    return tasks_in_hand(policy, replace(earned, returned=returned))
+    if changes.given_back:
+        returned = earned.returned + changes.given_back
+        earned = replace(earned, returned=returned, since_return_seconds=0.0)
+    return tasks_in_hand(policy, earned)
 
 
 def _host_view(

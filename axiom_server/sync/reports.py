@@ -28,7 +28,7 @@ from axiom_server.decide.elapsed import (
 from axiom_server.decide.epoch import Epoch
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.decide.request_order import is_outdated
-from axiom_server.decide.standing import StandingPolicy, believed_cores
+from axiom_server.decide.standing import StandingPolicy, believed_cores, is_young
 from axiom_server.store.reported_tasks import EndedTask, TaskRow
 from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
@@ -93,7 +93,7 @@ class SyncChanges:
 
     ended           tasks that its reports end
     requeued        tasks whose workunits are queued again, with the number of the next attempt
-    late_workunits  workunits whose lost task was reported after all
+    late            tasks that counted as lost, and whose result has come after all
     to_replicate    tasks whose result another host is to compute too
     kept            tasks that the host continues
     lost            leased tasks that the host no longer has
@@ -107,7 +107,7 @@ class SyncChanges:
     acknowledged: list[Acknowledgement]
     ended: list[tuple[TaskRow, EndedTask]]
     requeued: list[tuple[TaskRow, int]]
-    late_workunits: list[int]
+    late: list[TaskRow]
     to_replicate: list[TaskRow]
     kept: list[TaskRow]
     lost: list[TaskRow]
@@ -119,9 +119,8 @@ class SyncChanges:
 
     @property
     def given_back(self) -> int:
-        """Number of tasks that were cancelled or lost."""
-        returned = sum(end.outcome in ("cancelled", "lost") for _, end in self.ended)
-        return returned + len(self.lost)
+        """Number of tasks that ended without a result."""
+        return sum(end.valid is None for _, end in self.ended) + len(self.lost)
 
 
 def evaluate_sync(
@@ -142,10 +141,13 @@ def evaluate_sync(
         ended.append((task, _check_report(catalogue, host, task, report, elapsed)))
     good = [task for task, end in ended if end.valid is not None]
     recovered = {t.task_id for number, t in sync.tasks.items() if number != t.task_id}
+    young = is_young(standing, host.standing)
     to_replicate = [
         task
         for task in good
-        if _needs_replica(catalogue, policy, host, task, always=task.task_id in recovered)
+        if _needs_replica(
+            catalogue, policy, host, task, always=task.task_id in recovered, young=young
+        )
     ]
     ended = _mark_validated(ended, to_replicate)
     # The reports of an outdated request count, but its list of tasks in hand is no longer true.
@@ -157,7 +159,7 @@ def evaluate_sync(
         acknowledged=_acknowledge(sync, ended),
         ended=ended,
         requeued=_to_requeue(host, ended),
-        late_workunits=[task.workunit_id for task in good if task.state == "lost"],
+        late=[task for task in good if task.state == "lost"],
         to_replicate=to_replicate,
         kept=kept,
         lost=lost,
@@ -308,7 +310,13 @@ def _to_requeue(
 
 
 def _needs_replica(
-    catalogue: Catalogue, policy: ReplicationPolicy, host: HostRow, task: TaskRow, *, always: bool
+    catalogue: Catalogue,
+    policy: ReplicationPolicy,
+    host: HostRow,
+    task: TaskRow,
+    *,
+    always: bool,
+    young: bool,
 ) -> bool:
     """Whether another host should compute the task too.
 
@@ -319,7 +327,10 @@ def _needs_replica(
         and not host.trusted
         # In a project of one account, results that pass the schema check count.
         and replicate.has_other_users(host.user_id, catalogue.known_users)
-        and (always or replicate.wants_replica(policy, host.agreements, _random_fraction()))
+        and (
+            always
+            or replicate.wants_replica(policy, host.agreements, _random_fraction(), young=young)
+        )
     )
 
 

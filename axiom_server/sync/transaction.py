@@ -161,9 +161,9 @@ def _decide_run(
     host: HostRow, request: SyncRequest, now: datetime, silent_seconds: float
 ) -> RunDecision | None:
     """Decide which run of the host's agent sent the request; None if the agent names no run."""
-    run = request.run
-    if run is None:
+    if request.run is None:
         return None
+    run = plain_message(request.run)
     number = request_number(request.request_id, run.run)
     caller = Caller(run=run.run, place=run.place, number=number, ending=run.ending)
     return decide_run(host.runs, caller, now.timestamp(), silent_seconds)
@@ -211,14 +211,15 @@ async def _store_changes(
     lost = _joined(changes.lost for changes in all_changes)
     requeued = _joined(changes.requeued for changes in all_changes)
     requeued += _after_loss(lost)
-    late_workunits = _joined(changes.late_workunits for changes in all_changes)
+    late = _joined(changes.late for changes in all_changes)
     to_replicate = _joined(changes.to_replicate for changes in all_changes)
     mismatches = _joined(changes.mismatches for changes in all_changes)
     await reported_tasks.end_tasks(connection, [end for _, end in ended], now)
     await reported_tasks.mark_lost(connection, [task.task_id for task in lost], now)
     await reported_tasks.requeue(connection, requeued)
-    await reported_tasks.remove_from_queue(connection, late_workunits)
+    await reported_tasks.remove_from_queue(connection, [task.workunit_id for task in late])
     await reported_tasks.request_comparisons(connection, to_replicate)
+    await reported_tasks.compare_late(connection, late)
     await standing.record_mismatches(connection, mismatches, config.replication.distrust)
 
 

@@ -14,6 +14,7 @@ from axiom_server.decide.rates import Rate
 from axiom_server.pages.environment import render
 from axiom_server.store import accounts, machines, users, web_sessions
 from axiom_server.store.database import Connection, Pool
+from axiom_server.store.machines import GROUPS_MAX
 from axiom_server.store.web_sessions import VOLUNTEERS
 from axiom_server.web.bodies import BodyBudget
 from axiom_server.web.forms import Form, form_token, read_form
@@ -101,7 +102,10 @@ class Accounts:
                 case "group":
                     await machines.put_in_group(connection, who.owner, chosen, group)
                 case "limit group":
-                    await machines.set_group(connection, who.owner, group, _settings(form))
+                    if not await machines.set_group(connection, who.owner, group, _settings(form)):
+                        raise Refused(
+                            409, "Too many groups", f"An account has {GROUPS_MAX} at most."
+                        )
                 case "limit all":
                     await machines.set_hosts(connection, who.owner, None, _settings(form))
                 case "limit":
@@ -135,7 +139,7 @@ class Accounts:
             match request.path_params["action"]:
                 case "key":
                     key, stored = users.new_secret()
-                    await accounts.set_key(connection, who.owner, stored)
+                    await accounts.set_key(connection, who.owner, stored, users.digest(who.session))
                     me = await accounts.get(connection, who.owner)
                     return self._page("account.html", request, who, me=me, new_key=key)
                 case "shown":

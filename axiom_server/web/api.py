@@ -37,7 +37,7 @@ from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.maintenance import Maintenance
 from axiom_server.publish import deploy
-from axiom_server.store import epochs, hosts, users, web_sessions
+from axiom_server.store import epochs, hosts, standing, users, web_sessions
 from axiom_server.store.database import HEAD, Connection, Pool, row
 from axiom_server.store.web_sessions import LINK_SECONDS
 from axiom_server.sync.batcher import SyncBatcher
@@ -45,7 +45,14 @@ from axiom_server.sync.transaction import TokenUnknown
 from axiom_server.trust.repository import Repository
 from axiom_server.web import openapi
 from axiom_server.web.accounts import Accounts
-from axiom_server.web.bodies import GZIP_WINDOW, BodyBudget, body, decode, decoder
+from axiom_server.web.bodies import (
+    GZIP_WINDOW,
+    STRANGERS_BUDGET_BYTES,
+    BodyBudget,
+    body,
+    decode,
+    decoder,
+)
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.pages import Pages, message_page, wants_page
@@ -74,7 +81,11 @@ class Api:
     pool: Pool
     batcher: SyncBatcher
     metrics: Metrics
+    page_pool: Pool | None = None  # of the pages and accounts; None: the same
     budget: BodyBudget = field(default_factory=BodyBudget)
+    strangers: BodyBudget = field(
+        default_factory=lambda: BodyBudget(total_bytes=STRANGERS_BUDGET_BYTES)
+    )
 
     @cached_property
     def joins(self) -> JoinLimits:
@@ -102,7 +113,7 @@ class Api:
 
     async def enrol(self, request: Request) -> Response:
         """``POST /api/v1/hosts``: a host joins, with an existing account or a new one."""
-        async with body(request, self.budget, ENROL_BYTES_MAX) as raw:
+        async with body(request, self.strangers, ENROL_BYTES_MAX) as raw:
             enrol = decode(_decode_enrol, raw)
         _check_version(enrol.protocol_version)
         facts = plain_message(enrol.host)
@@ -129,6 +140,12 @@ class Api:
                 raise Refused(
                     403, "This account is quarantined", found.state_reason or "Ask the staff."
                 )
+            most = self.config.standing.newcomer_hosts
+            if not await standing.may_add_host(connection, found.user_id, most):
+                raise Refused(
+                    403, "This account has as many hosts as it may have",
+                    "It may have more as its results are confirmed, or ask the staff.",
+                )  # fmt: skip
             return found.user_id, found.name, ""
         if not self.config.project.anonymous_hosts:
             raise Refused(403, "This project requires an account key", "Ask its staff for one.")
@@ -233,10 +250,15 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
+        if api.page_pool is not None:
+            await api.page_pool.open()
         async with maintenance.running():
             yield
         await api.pool.close()
+        if api.page_pool is not None:
+            await api.page_pool.close()
 
+    pages = api.page_pool or api.pool
     app = Starlette(
         routes=[
             Route("/api/v1/project", api.project),
@@ -245,9 +267,9 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
-            *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
-            *Accounts(api.config, api.pool, api.budget).routes(),
-            *Staff(api.config, api.pool, api.budget).routes(),
+            *Pages(config=api.config, pool=pages, bundles=Repository(api.bundles)).routes(),
+            *Accounts(api.config, pages, api.strangers).routes(),
+            *Staff(api.config, api.pool, api.strangers).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),

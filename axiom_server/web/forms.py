@@ -44,8 +44,16 @@ async def read_form(request: Request, budget: BodyBudget) -> Form:
 
 def _refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin", "")
-    if origin and urlsplit(origin).netloc != request.headers.get("host", ""):
+    if origin and _netloc(origin) != request.headers.get("host", ""):
         raise Refused(403, "Another site sent this form", "Open the page here and send it again.")
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an origin; None when it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def form_token(session: str) -> str:

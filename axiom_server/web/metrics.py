@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter as Counts
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +14,8 @@ from axiom_server.store.database import Connection
 
 #: Seconds, from a sync on an idle server to one that waits for the disk.
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+#: Whole tables are counted, and anybody who reaches the port may ask.
+TOTALS_SECONDS = 5.0
 
 
 class Metrics:
@@ -29,6 +33,7 @@ class Metrics:
         self._refusals = Counter(
             "axiom_refusals", "Reports that earn nothing", registry=self._registry
         )
+        self._counted_at = -math.inf
         self._totals = Gauge(
             "axiom_project", "Totals of the project", ["what"], registry=self._registry
         )
@@ -42,8 +47,10 @@ class Metrics:
         self._refusals.inc(sum(1 for a in answer.acknowledged if a.refusal))
 
     async def text(self, connection: Connection) -> bytes:
-        """All metrics in Prometheus's text format."""
-        totals = (await overview.totals(connection))["totals"]
-        for what, value in totals.items():
-            self._totals.labels(what).set(value)
+        """All metrics in Prometheus's text format; totals are counted every TOTALS_SECONDS."""
+        now = time.monotonic()
+        if now - self._counted_at >= TOTALS_SECONDS:
+            self._counted_at = now
+            for what, value in (await overview.totals(connection))["totals"].items():
+                self._totals.labels(what).set(value)
         return generate_latest(self._registry)

@@ -29,6 +29,7 @@ from axiom_server.pages import (
 from axiom_server.pages.chart import THEMES, Theme
 from axiom_server.pages.environment import render as fill
 from axiom_server.store import finding_values, statistics
+from axiom_server.store import volunteers as shown_volunteers
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.statistics import DayLine
 from axiom_server.transfer import experiment_archive
@@ -44,6 +45,7 @@ FINDING_FILE = re.compile(
     r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
 )
+EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
@@ -168,6 +170,8 @@ class Pages:
     async def leaders_of_experiment(self, request: Request) -> Response:
         """``GET /leaders/NAME?page=N``: by the credit of one experiment."""
         name, page = request.path_params["name"], page_of(request)
+        if not EXPERIMENT_NAME.fullmatch(name):  # which no database takes, such as a zero byte
+            raise Refused(404, "No such experiment")
         return await self._page(
             request,
             lambda c: volunteers.leaders_of_experiment(c, self.config, name, page),
@@ -269,8 +273,11 @@ class Pages:
         matched = CHART_FILE.fullmatch(request.path_params["file"])
         if kind is None or matched is None:
             raise Refused(404, "No such chart")
+        number = int(matched["number"])
         async with self.pool.connection() as connection:
-            days = await statistics.days_of(connection, kind, int(matched["number"]), CHART_DAYS)
+            if not await shown_volunteers.is_shown(connection, kind, number):
+                raise Refused(404, "No such chart")
+            days = await statistics.days_of(connection, kind, number, CHART_DAYS)
         return _days(request, "Credit by day", days, cast(Theme, matched["theme"]))
 
     async def asset(self, request: Request) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,14 @@ from axiom_server.web.refused import Refused
 SYNC_PATH = "/api/v1/sync"
 ENROL_PATH = "/api/v1/hosts"
 IPV6_PREFIX = 64  # the prefix of one customer, who can choose the remaining bits freely
+#: The prefix that a customer gets on request, 65,536 of the former; joining is counted by both.
+IPV6_SITE_PREFIX, SITE_SHARE = 48, 4.0
+#: Data files that take up to seconds of a core: all seeds of a finding, all of an account.
+COSTLY_FILE = re.compile(
+    r"/(?:experiments|studies|sessions)/.+\.(?:csv|json|parquet|zip)|/account/data\.json"
+)
+#: Paths with a secret, which no log may show.
+SECRET_PATHS = "/account/link/"
 LOG_SECONDS = 60.0  # at most one refusal is logged in this time
 
 
@@ -35,6 +44,10 @@ class RateLimits:
         self._app = app
         self._clock = clock
         self._hosts = Meter(Rate(burst=limits.host_burst, per_second=limits.host_per_second))
+        self._hosts_there = Meter(
+            Rate(burst=limits.hosts_burst, per_second=limits.hosts_per_second)
+        )
+        self._files = Meter(Rate(burst=limits.files_burst, per_second=limits.files_per_second))
         self._addresses = Meter(
             Rate(burst=limits.address_burst, per_second=limits.address_per_second)
         )
@@ -50,13 +63,13 @@ class RateLimits:
             return
         now = self._clock()
         host = _token(scope) if scope["path"] == SYNC_PATH else None
+        address = network_of(scope)
         if host in self._hosts:
             wait, who = self._hosts.wait(host, now), "host"
+            if not wait:
+                wait, who = self._hosts_there.wait(address, now), "address"
         else:
-            address = network_of(scope)
-            wait, who = self._addresses.wait(address, now), "address"
-            if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
-                wait = self._joining.wait(address, now)
+            wait, who = self._wait_of_others(scope, address, now), "address"
             if not wait and host is not None:
                 send = self._count_accepted(host, send)
         if wait:
@@ -64,6 +77,15 @@ class RateLimits:
             await _refuse(send, who, wait)
             return
         await self._app(scope, receive, send)
+
+    def _wait_of_others(self, scope: Scope, address: str, now: float) -> float:
+        """Seconds that a request of no known host has to wait; 0 when it is allowed."""
+        wait = self._addresses.wait(address, now)
+        if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
+            wait = self._joining.wait(address, now)
+        if not wait and COSTLY_FILE.fullmatch(scope["path"]):
+            wait = self._files.wait(address, now)
+        return wait
 
     def _count_accepted(self, host: int, send: Send) -> Send:
         """Count a host by its token as soon as an answer has accepted the token."""
@@ -79,8 +101,13 @@ class RateLimits:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             structlog.get_logger().warning(
-                "rate limit exceeded", by=who, address=network_of(scope), path=scope["path"][:100]
+                "rate limit exceeded", by=who, address=network_of(scope), path=_shown(scope["path"])
             )
+
+
+def _shown(path: str) -> str:
+    """A path as a log may hold it."""
+    return SECRET_PATHS + "..." if path.startswith(SECRET_PATHS) else path[:100]
 
 
 def _token(scope: Scope) -> int | None:
@@ -108,8 +135,10 @@ class JoinLimits:
         self._accounts = Meter(
             Rate(burst=limits.all_accounts_burst, per_second=limits.all_accounts_per_hour / 3600)
         )
-        self._accounts_by_address = Meter(
-            Rate(burst=limits.accounts_burst, per_second=limits.accounts_per_hour / 3600)
+        per_second = limits.accounts_per_hour / 3600
+        self._accounts_by_address = Meter(Rate(burst=limits.accounts_burst, per_second=per_second))
+        self._accounts_by_site = Meter(
+            Rate(burst=int(SITE_SHARE * limits.accounts_burst), per_second=SITE_SHARE * per_second)
         )
 
     def admit(self, scope: Scope, new_account: bool) -> None:
@@ -120,6 +149,7 @@ class JoinLimits:
         if new_account:
             counted += [
                 ("new accounts", self._accounts_by_address, address),
+                ("new accounts", self._accounts_by_site, network_of(scope, IPV6_SITE_PREFIX)),
                 ("new accounts", self._accounts, "everywhere"),
             ]
         for what, meter, key in counted:
@@ -138,15 +168,16 @@ def joined_from(scope: Scope) -> str:
     """The network that a host joins from; "" when it does not distinguish clients.
 
     An address that is not public belongs to a proxy that names no client, or to a local network.
+    For IPv6 it is a /48, whose owner could otherwise pass for 65,536 different people.
     """
-    address = network_of(scope)
+    address = network_of(scope, IPV6_SITE_PREFIX)
     try:
         return address if ipaddress.ip_network(address).is_global else ""
     except ValueError:
         return ""
 
 
-def network_of(scope: Scope) -> str:
+def network_of(scope: Scope, ipv6_prefix: int = IPV6_PREFIX) -> str:
     """The address by which a request is counted; for IPv6, its network."""
     client = scope.get("client")
     if client is None:
@@ -155,7 +186,7 @@ def network_of(scope: Scope) -> str:
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.ip_network((address.partition("%")[0], IPV6_PREFIX), strict=False))
+        return str(ipaddress.ip_network((address.partition("%")[0], ipv6_prefix), strict=False))
     except ValueError:  # an invalid text from a proxy; it can still serve as a key
         return address
 

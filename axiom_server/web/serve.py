@@ -22,7 +22,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from axiom_server.errors import FileUnreadable, PortInUse
 from axiom_server.maintenance import Maintenance
 from axiom_server.project_folder import ProjectFolder
-from axiom_server.store.database import make_pool
+from axiom_server.store.database import make_page_pool, make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
@@ -116,6 +116,7 @@ def serve(
             config=config,
             bundles=folder.bundles.folder,
             pool=pool,
+            page_pool=make_page_pool(conninfo),
             batcher=SyncBatcher(pool=pool, config=config),
             metrics=Metrics(),
         )

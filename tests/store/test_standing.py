@@ -226,3 +226,78 @@ def test_only_a_host_that_has_joined_can_be_trusted(project: ServerProject) -> N
     assert not transaction(project.conninfo, lambda c: standing.set_trusted(c, 99, True))
     host = project.host()
     assert transaction(project.conninfo, lambda c: standing.set_trusted(c, host.host_id, True))
+
+
+def test_lies_spread_over_many_hosts_are_one_accounts(project: ServerProject) -> None:
+    staff = project.host("staff", trusted=True, cores=20)
+    project.deploy("short_walk", count=40)
+    for number in range(3):  # each host lies twice and is never seen again
+        host = project.host("spread", cores=2, vouched=False)
+        host.sync()
+        lie(host)
+        project.round()
+        staff.sync(cpu=2)
+        project.later(60)
+        staff.succeed_all(cpu=0)
+        project.round()
+        if number == 0:
+            project.execute("UPDATE hosts SET user_id = NULL, state = 'merged' WHERE host_id = %s",
+                            host.host_id)  # fmt: skip
+    assert project.value("SELECT max(n) FROM (SELECT count(*) AS n FROM mismatches"
+                         " GROUP BY host_id) m") < 3  # fmt: skip
+    assert project.value("SELECT state FROM users WHERE name = 'spread'") == "quarantined"
+    assert project.value("SELECT state FROM users WHERE name = 'staff'") == "active"
+
+
+def test_one_broken_host_of_many_does_not_quarantine_their_account(project: ServerProject) -> None:
+    staff = project.host("staff", trusted=True, cores=40)
+    project.deploy("short_walk", count=32)
+    hosts = [project.host("lab", cores=2) for _ in range(16)]
+    for host in hosts:
+        host.sync()
+    broken, last = hosts[0], hosts[1]
+    lie(broken)
+    project.later(60)
+    odd, *good = last.held.values()
+    last.sync([last.success(odd, exponent=0.9), *map(last.success, good)], cpu=0)
+    for host in hosts[2:]:
+        host.succeed_all(cpu=0)
+    project.round()
+    staff.sync(cpu=40)
+    project.later(60)
+    staff.succeed_all(cpu=0)
+    project.round()
+    assert project.value("SELECT count(*) FROM mismatches") == 3
+    assert project.value("SELECT count(*) FROM users WHERE state <> 'active'") == 0
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_newcomer_cannot_use_up_the_attempts_of_all_work(
+    project: ServerProject, fails: bool
+) -> None:
+    project.deploy("short_walk", count=200)
+    project.host(cores=1)
+    evil = project.host("evil", cores=4, vouched=False)
+    taken = 0
+    for _ in range(60):
+        taken += len(evil.sync([evil.failure(g) for g in evil.held.values()] if fails else [],
+                               cpu=4, forget=not fails).grants)  # fmt: skip
+    assert taken <= 12
+    project.later(3700)
+    assert len(evil.sync(cpu=4, forget=True).grants) == 1, "it may try again, in time"
+    project.later(30)
+    evil.succeed_all(cpu=0)
+    assert project.value("SELECT returned FROM users WHERE name = 'evil'") > 0
+
+
+def test_a_host_that_was_slow_once_holds_no_task_for_months(project: ServerProject) -> None:
+    project.deploy("short_walk", count=20)
+    host = project.host("slow", cores=2)
+    host.sync(cpu=1)
+    project.later(5 * 3600)
+    host.succeed_all(5 * 3600.0, cpu=1)
+    assert project.value("SELECT pace FROM hosts WHERE host_id = %s", host.host_id) == 50
+    project.execute("UPDATE parameter_sets SET budget_seconds = 14400")
+    host.sync([host.success(g) for g in host.held.values()], cpu=2)
+    longest = "SELECT max(deadline_at - granted_at) <= interval '7 days' FROM tasks"
+    assert project.value(longest + " WHERE state = 'leased'")

@@ -133,3 +133,20 @@ def test_a_sweep_gives_every_set_the_same_new_seeds(project: ServerProject) -> N
     assert [r[1:] for r in found] == [(1, 3)] + [(4, 8)] * 6
     with pytest.raises(Usage, match="has no parameter"):
         transaction(project.conninfo, lambda c: deploy_sweep(c, "short_walk", {"x": [1]}, 5, None))
+
+
+def test_a_grid_is_not_refined_by_results_that_nobody_has_confirmed_yet(
+    project: ServerProject,
+) -> None:
+    newcomer, other = project.host("ann", cores=400), project.host("ben", cores=400)
+    other.sync(cpu=0)
+    assert start(project) == 12
+    assert compute(newcomer) == 12
+    project.round()
+    project.round()
+    assert project.value("SELECT state FROM studies") == "pilot"
+    assert len(data(project).sets) == 6
+    assert compute(other) == 12
+    project.round()
+    assert project.value("SELECT rounds FROM studies") == 1
+    assert len(data(project).sets) == 8

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from axiom_server.decide.names import refusal
-from axiom_server.store import users
+from axiom_server.store import sessions, users
 from axiom_server.store.database import connect
 from tests.support.cluster import fresh_database, transaction
+from tests.support.server_project import ServerProject
 
 
 @pytest.fixture
@@ -91,3 +92,13 @@ def test_ambiguous_and_invisible_names_are_refused(name: str) -> None:
 )
 def test_names_of_any_script_are_not(name: str) -> None:
     assert refusal(name) == ""
+
+
+def test_a_session_log_names_neither_who_hides_nor_the_hosts(project: ServerProject) -> None:
+    shown, hidden = project.host("shown"), project.host("hider")
+    project.execute("UPDATE users SET shown = false WHERE name = 'hider'")
+    names = transaction(
+        project.conninfo, lambda c: sessions.host_names(c, [shown.host_id, hidden.host_id])
+    )
+    assert names[shown.host_id][1] == "shown"
+    assert names[hidden.host_id] == ("(hidden)", "(hidden)")

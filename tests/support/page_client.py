@@ -30,7 +30,7 @@ async def _with_client(conninfo: str, folder: Path, work: Work, budget: BodyBudg
     batcher = SyncBatcher(pool=pool, config=config)
     api = Api(
         config=config, bundles=folder, pool=pool, batcher=batcher, metrics=Metrics(),
-        budget=budget,
+        budget=budget, strangers=budget,
     )  # fmt: skip
     app = application(api, Maintenance(pool=pool, config=config, bundles=Repository(folder)))
     await pool.open()

@@ -94,6 +94,13 @@ def test_new_hosts_are_checked_always_and_others_by_their_record() -> None:
         for streak in (-100, 9, 20, 50, 1000)
     ]
     assert shares == [1000, 1000, 250, 41, 20]
+    young = [
+        sum(
+            replicate.wants_replica(policy, streak, draw / 1000, young=True) for draw in range(1000)
+        )
+        for streak in (9, 20, 50, 1000)
+    ]
+    assert young == [1000, 500, 200, 20]
 
 
 def crowd(count: int, first: int, **changes: object) -> list[Checker]:
