@@ -3,4 +3,4 @@
 It imports nothing else of Axiom.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
