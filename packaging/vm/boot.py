@@ -1,0 +1,391 @@
+"""The packaged agent on a Debian that really boots: python packaging/vm/boot.py [--json FILE]
+
+A virtual machine with systemd as its first process installs the package of 0.1.0, attaches to a
+real project by https and upgrades in mid-task. Then its agent is stopped, killed and hung, the
+machine is rebooted, cut from power and from the network, filled and suspended, and the package is
+purged. Each claim is one line of output; one that fails does not hide the next. Needs root,
+qemu-system-x86 and what `image` names; no KVM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from checks import Checks, require
+from guest import Guest
+from image import debian, overlay, payload
+from project import ROOT, Project
+from volunteer import UNIT, Volunteer, wait
+
+#: The commit whose package is upgraded from.
+OLD_COMMIT = "283ce66"
+EXPOSURE_MAX = 3.0  # of `systemd-analyze security`, whose scale ends at 10
+EXIT_BAD_CONFIG = 3
+
+
+def main() -> int:
+    """Make what is needed, run every check, and leave nothing behind."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="also write the checks to this file")
+    parser.add_argument("--deb", type=Path, help="the package to try; otherwise it is built")
+    parser.add_argument("--old-deb", type=Path, help="the package of 0.1.0; otherwise it is built")
+    options = parser.parse_args()
+    checks = Checks(options.json)
+    with tempfile.TemporaryDirectory(prefix="axiom-boot-") as name:
+        folder = Path(name)
+        volunteer = prepare(folder, options.deb, options.old_deb)
+        try:
+            volunteer.project.serve()
+            volunteer.guest.start()
+            run_checks(checks, volunteer)
+        finally:
+            volunteer.guest.stop()
+            volunteer.project.stop()
+            keep_logs(folder, options.json)
+    return checks.summary()
+
+
+def prepare(folder: Path, new: Path | None, old: Path | None) -> Volunteer:
+    """The image, both packages on a disk of their own, and a project, not yet started."""
+    image = debian("amd64")
+    packages = folder / "packages"
+    packages.mkdir()
+    shutil.copyfile(new or build_package(ROOT), packages / "new.deb")
+    shutil.copyfile(old or old_package(image.disk.parent.parent), packages / "old.deb")
+    guest = Guest(
+        image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"),
+        payload=payload(packages, folder / "packages.img"),
+    )  # fmt: skip
+    return Volunteer(guest=guest, project=Project(folder=folder / "project"))
+
+
+def build_package(root: Path) -> Path:
+    """The deb of a source tree, in its folder ``dist``."""
+    print(f"== building the package of {root}", flush=True)
+    line = [sys.executable, "packaging/build_packages.py", "dist"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run(line, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return max((root / "dist").glob("axiom-client_*.deb"), key=lambda path: path.stat().st_mtime)
+
+
+def old_package(cache: Path) -> Path:
+    """The deb of 0.1.0, built once from this repository's history and kept beside the images."""
+    kept = cache / f"axiom-client-{OLD_COMMIT}.deb"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(prefix="axiom-old-") as name:
+            archive = subprocess.run(
+                ["git", "archive", OLD_COMMIT], cwd=ROOT, check=True, capture_output=True
+            ).stdout
+            subprocess.run(["tar", "x", "-C", name], input=archive, check=True)
+            shutil.copyfile(build_package(Path(name)), kept)
+    return kept
+
+
+def keep_logs(folder: Path, record: Path | None) -> None:
+    """The guest's console and the server's log, beside the record."""
+    if record is not None:
+        for name in ("console.log", "server.log"):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, record.with_name(f"{record.stem}-{name}"))
+
+
+def run_checks(checks: Checks, volunteer: Volunteer) -> None:
+    """All of them, in an order in which each finds what it needs."""
+    steps: list[tuple[str, Callable[[Volunteer], object]]] = [
+        ("systemd is the first process, and Landlock is on", first_process),
+        ("the package of 0.1.0 installs; its service is enabled and waits to be attached", install),
+        ("a volunteer attaches by https and starts the service", attach_and_start),
+        ("an upgrade from 0.1.0 in mid-task drains, goes on, and loses nothing", upgrade),
+        ("doctor finds every part of the sandbox enforced", doctor),
+        (f"systemd-analyze security rates the unit below {EXPOSURE_MAX}", security),
+        ("reload takes up a changed configuration without a restart", reload),
+        ("a broken configuration is refused at reload, and the agent runs on", refused_reload),
+        ("stop leaves no process, and the task goes on from its checkpoint", stop_and_start),
+        ("a killed agent is started again, and the task ends once", crash),
+        ("a hung agent is ended by the watchdog and started again", watchdog),
+        ("a bad configuration ends the service with code 3, without a restart", bad_config),
+        ("the journal holds the agent's lines, with levels and without tracebacks", journal_lines),
+        ("a reboot in mid-task loses nothing", reboot),
+        ("a power cut in mid-write leaves a journal that goes on", power_cut),
+        ("a network that comes late is no failure", late_network),
+        ("a full disk stops work, not the agent, and work goes on when there is room", full_disk),
+        ("the session's idleness is logind's", logind_idle),
+        ("a suspended host goes on, and its sleep is nobody's work", suspend),
+        ("every workunit was reported once", nothing_lost),
+        ("purge leaves no file, user, unit or process", purge),
+    ]
+    for claim, step in steps:
+        checks.check(claim, partial(step, volunteer))
+
+
+def first_process(volunteer: Volunteer) -> str:
+    """What the rest stands on."""
+    guest = volunteer.guest
+    require(guest.run("cat /proc/1/comm").out == "systemd\n")
+    modules = guest.run("cat /sys/kernel/security/lsm").out
+    require("landlock" in modules, modules)
+    return guest.run("uname -r; systemctl --version | head -1").out.replace("\n", ", ").strip(", ")
+
+
+def install(volunteer: Volunteer) -> None:
+    """Before it is attached, the service is enabled, and a start is skipped without a failure."""
+    guest = volunteer.guest
+    volunteer.install("old.deb")
+    require(guest.run(f"systemctl is-enabled {UNIT}").out == "enabled\n")
+    guest.run(f"systemctl start {UNIT}")
+    seen = [volunteer.unit(name) for name in ("ActiveState", "ConditionResult")]
+    require(seen == ["inactive", "no"], seen)
+
+
+def attach_and_start(volunteer: Volunteer) -> str:
+    """With the project's certificate among those that the system trusts."""
+    guest = volunteer.guest
+    volunteer.trust_project()
+    guest.run(f"axiom-client attach {volunteer.project.url} --user volunteer")
+    volunteer.start()
+    owner = guest.run("stat -c %U:%a /var/lib/axiom-client/identity.json").out.strip()
+    require(owner == "axiom-client:600", owner)
+    return volunteer.unit("StatusText")
+
+
+def upgrade(volunteer: Volunteer) -> str:
+    """The package drains the old agent; its running task is taken over or given back."""
+    guest = volunteer.guest
+    volunteer.work("upgraded", 60)
+    version = guest.run("dpkg-query -W -f '${Version}' axiom-client").out
+    volunteer.install("new.deb")
+    require(volunteer.active(), volunteer.unit("ActiveState"))
+    volunteer.wait_until_reported("upgraded", 1)
+    return f"{version} -> " + guest.run("dpkg-query -W -f '${Version}' axiom-client").out
+
+
+def doctor(volunteer: Volunteer) -> str:
+    """Run as the service's user, as the command does by itself."""
+    done = volunteer.guest.run("axiom-client doctor", check=False)
+    require(done.code == 0, done.out + done.error)
+    return f"{len(done.out.splitlines())} lines"
+
+
+def security(volunteer: Volunteer) -> str:
+    """Of the unit as it runs."""
+    line = volunteer.guest.run(f"systemd-analyze security --no-pager {UNIT} | tail -1").out
+    exposure = float(line.rpartition(":")[2].split()[0])
+    require(exposure < EXPOSURE_MAX, line)
+    return f"{exposure}"
+
+
+def reload(volunteer: Volunteer) -> None:
+    """One core less, by `systemctl reload`."""
+    guest = volunteer.guest
+    before = volunteer.unit("MainPID")
+    guest.write("/etc/axiom-client/config.toml", "[cpu]\ncores = 1\n")
+    guest.run(f"systemctl reload {UNIT}")
+    guest.wait_for("the new limit", lambda: "cpu.cores is 1" in json.dumps(volunteer.status()), 60)
+    require(volunteer.unit("MainPID") == before, "another process")
+
+
+def refused_reload(volunteer: Volunteer) -> None:
+    """It says so and keeps the configuration it has."""
+    guest = volunteer.guest
+    before = volunteer.unit("MainPID")
+    guest.write("/etc/axiom-client/config.toml", '[cpu]\ncores = "many"\n')
+    guest.run(f"systemctl reload {UNIT}", check=False)
+    guest.wait_for("the refusal", lambda: "refused" in volunteer.journal("-n 20"), 60)
+    require(volunteer.unit("MainPID") == before, "another process")
+    guest.write("/etc/axiom-client/config.toml", "")
+    guest.run(f"systemctl reload {UNIT}")
+
+
+def stop_and_start(volunteer: Volunteer) -> None:
+    """SIGTERM to the agent alone; the task writes a checkpoint."""
+    volunteer.work("stopped", 60)
+    volunteer.guest.run(f"systemctl stop {UNIT}")
+    require(volunteer.processes() == [], volunteer.processes())
+    volunteer.start()
+    volunteer.wait_until_reported("stopped", 1)
+
+
+def crash(volunteer: Volunteer) -> str:
+    """kill -9 of the main process in mid-task."""
+    guest = volunteer.guest
+    volunteer.drop_in("RestartSec=3")
+    volunteer.work("crashed", 45)
+    restarts, pid = int(volunteer.unit("NRestarts")), volunteer.unit("MainPID")
+    guest.run(f"kill -9 {pid}")
+    guest.wait_for(
+        "the restart",
+        lambda: volunteer.active() and int(volunteer.unit("NRestarts")) > restarts, 240,
+    )  # fmt: skip
+    volunteer.wait_until_reported("crashed", 1)
+    volunteer.drop_in("")
+    return f"NRestarts {volunteer.unit('NRestarts')}"
+
+
+def watchdog(volunteer: Volunteer) -> str:
+    """A stopped process is a hang that no code can hide."""
+    guest = volunteer.guest
+    volunteer.drop_in("WatchdogSec=40\nRestartSec=3")
+    guest.run(f"systemctl restart {UNIT}")
+    pid = volunteer.unit("MainPID")
+    wait(50)
+    require(volunteer.unit("MainPID") == pid, "the watchdog ended an agent that was well")
+    guest.run(f"kill -STOP {pid}")
+    guest.wait_for(
+        "another process", lambda: volunteer.active() and volunteer.unit("MainPID") != pid, 300
+    )
+    require("Watchdog timeout" in volunteer.journal(), volunteer.journal("-n 20"))
+    volunteer.drop_in("")
+    return "after a stop by SIGSTOP"
+
+
+def bad_config(volunteer: Volunteer) -> None:
+    """RestartPreventExitStatus holds for what a restart cannot mend."""
+    guest = volunteer.guest
+    volunteer.drop_in("RestartSec=1")
+    guest.run(f"systemctl stop {UNIT}")
+    guest.write("/etc/axiom-client/config.toml", '[cpu]\ncores = "many"\n')
+    guest.run(f"systemctl start {UNIT}", check=False)
+    guest.wait_for("the failure", lambda: volunteer.unit("ActiveState") == "failed", 120)
+    wait(20)
+    seen = [volunteer.unit(name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")]
+    require(seen == ["failed", str(EXIT_BAD_CONFIG), "0"], seen)
+    guest.write("/etc/axiom-client/config.toml", "")
+    volunteer.drop_in("")
+    volunteer.start()
+
+
+def journal_lines(volunteer: Volunteer) -> str:
+    """Each with a priority; what is an error is one there too."""
+    lines = [json.loads(line) for line in volunteer.journal("-o json").splitlines()]
+    own = [line for line in lines if line.get("_COMM", "").startswith(("axiom", "python"))]
+    require(own, "no line of the agent")
+    levels = {line.get("PRIORITY") for line in own}
+    require(levels - {"6"}, f"only level 6: {levels}")
+    said = "\n".join(str(line.get("MESSAGE")) for line in own)
+    require("Traceback" not in said, said[-2000:])
+    return f"{len(own)} lines, levels {', '.join(sorted(str(level) for level in levels))}"
+
+
+def reboot(volunteer: Volunteer) -> str:
+    """As a person reboots: systemd stops everything in order."""
+    guest = volunteer.guest
+    volunteer.work("rebooted", 60)
+    guest.reboot()
+    guest.wait_for("the service", volunteer.active, 300)
+    volunteer.wait_until_reported("rebooted", 1)
+    return "reported once" if volunteer.project.reported("rebooted") == 1 else "more than once"
+
+
+def power_cut(volunteer: Volunteer) -> str:
+    """The virtual machine is killed while tasks start, checkpoint and end; twice."""
+    guest = volunteer.guest
+    volunteer.project.publish_walk("cut", 3)
+    volunteer.project.deploy("cut", 12)
+    reported = 0
+    for _ in range(2):
+        reported += 2
+        guest.run("axiom-client sync", check=False)
+        volunteer.wait_until_reported("cut", reported)
+        guest.cut_power()
+        guest.start()
+        guest.wait_for("the service", volunteer.active, 300)
+    volunteer.wait_until_reported("cut", 12)
+    require("put aside" not in volunteer.journal(), volunteer.journal("-g aside"))
+    return "2 cuts, 12 results"
+
+
+def late_network(volunteer: Volunteer) -> str:
+    """The cable is plugged in a minute after the boot."""
+    guest = volunteer.guest
+    guest.stop()
+    guest.start(network=False)
+    guest.wait_for("the service", volunteer.active, 400)
+    seen = volunteer.status()
+    require(seen.get("problem"), seen)
+    guest.cable(plugged=True)
+    volunteer.project.publish_walk("late", 0)
+    volunteer.project.deploy("late", 1)
+    guest.wait_for("the address", lambda: "10.0.2." in guest.run("ip -4 -br addr").out, 120)
+    guest.run("axiom-client sync", check=False)
+    volunteer.wait_until_reported("late", 1)
+    return f"before: {seen['problem']}"
+
+
+def full_disk(volunteer: Volunteer) -> str:
+    """A file of somebody else fills the disk of the agent's state."""
+    guest = volunteer.guest
+    pid = volunteer.unit("MainPID")
+    guest.run("fallocate -l $(($(df -B1 --output=avail / | tail -1) - 4096)) /filler || true")
+    volunteer.project.publish_walk("full", 0)
+    volunteer.project.deploy("full", 1)
+    guest.run("axiom-client sync", check=False)
+    wait(45)
+    seen = volunteer.status()
+    require(volunteer.active() and volunteer.unit("MainPID") == pid, "the agent ended")
+    guest.run("rm /filler")
+    guest.run("axiom-client sync", check=False)
+    volunteer.wait_until_reported("full", 1)
+    return str(seen.get("reason") or seen.get("problem") or seen)
+
+
+def logind_idle(volunteer: Volunteer) -> str:
+    """Nobody is signed in here, so logind has no session that is in use."""
+    sessions = volunteer.guest.run("loginctl list-sessions --no-legend | wc -l").out.strip()
+    volunteer.guest.run("axiom-client config set run.while_in_use false")
+    wait(20)
+    seen = volunteer.status()
+    require(seen.get("state") == "running", seen)
+    volunteer.guest.run("axiom-client config set run.while_in_use true")
+    return f"{sessions} sessions, state {seen['state']}"
+
+
+def suspend(volunteer: Volunteer) -> str:
+    """To memory for a minute, in mid-task; the monitor is the lid that opens."""
+    guest = volunteer.guest
+    states = guest.run("cat /sys/power/state").out.split()
+    require(states, "this virtual machine cannot sleep")
+    volunteer.work("suspended", 30)
+    guest.run("systemctl --no-block suspend")
+    guest.wait_for("the sleep", lambda: guest.monitor("query-status")["status"] == "suspended", 120)
+    wait(60)
+    guest.monitor("system_wakeup")
+    guest.wait_for("the guest to answer", guest.answers, 120)
+    volunteer.wait_until_reported("suspended", 1)
+    (task,) = volunteer.project.tasks("suspended")
+    return f"states {' '.join(states)}; elapsed {task.get('elapsed_seconds')}"
+
+
+def nothing_lost(volunteer: Volunteer) -> str:
+    """For each experiment the server has as many results as it made workunits."""
+    project = volunteer.project
+    wanted = project.deployed
+    seen = {name: project.reported(name) for name in wanted}
+    require(seen == wanted, seen)
+    return f"{sum(seen.values())} results"
+
+
+def purge(volunteer: Volunteer) -> None:
+    """While the agent runs."""
+    guest = volunteer.guest
+    guest.run(f"DEBIAN_FRONTEND=noninteractive apt-get purge -y -q {UNIT}", timeout=600)
+    left = guest.run(
+        "find / -xdev -name '*axiom*' -not -path '/proc/*' -not -path '/mnt/*'"
+        " -not -path '/var/log/journal/*' -not -path '/var/lib/dpkg/*'"
+    ).out
+    require(not left, left)
+    require(guest.run(f"getent passwd {UNIT}", check=False).code == 2, "the user is still there")
+    require(guest.run(f"systemctl cat {UNIT}", check=False).code, "the unit is still there")
+    require("axiom" not in guest.run("ps -eo args=").out, "a process is still there")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

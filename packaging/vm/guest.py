@@ -1,0 +1,236 @@
+"""A virtual machine without KVM, driven through two sockets: qemu's monitor and the guest agent.
+
+The guest agent answers whether or not the guest has a network, and needs no password. Protocols:
+https://www.qemu.org/docs/master/interop/qmp-spec.html and .../interop/qemu-ga-ref.html
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from image import CHANNEL, Image
+
+#: Emulation is some twenty times slower than the machine it runs on, and the machine may be busy.
+#: ``AXIOM_PATIENCE=4`` waits four times as long.
+PATIENCE = float(os.environ.get("AXIOM_PATIENCE", "1"))
+BOOT_SECONDS_MAX = 600.0
+COMMAND_SECONDS_MAX = 240.0
+EMULATORS = {
+    "amd64": ["qemu-system-x86_64", "-machine", "q35", "-cpu", "max"],
+    "arm64": ["qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth-impdef=on"],
+}
+CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+#: Debian 12's kernel has Landlock built in but does not start it by itself.
+SECURITY_MODULES = "landlock,lockdown,yama,apparmor,bpf"
+
+
+class GuestError(RuntimeError):
+    """A command in the guest failed, or the guest does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How a command in the guest ended."""
+
+    code: int
+    out: str
+    error: str
+
+
+@dataclass(kw_only=True)
+class Guest:
+    """One virtual machine. Its disk survives a stop, so it can be started again."""
+
+    image: Image
+    folder: Path  # of its sockets and its console's log
+    disk: Path
+    payload: Path
+    memory_mb: int = 2048
+    cores: int = 2
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def console(self) -> Path:
+        """What the guest printed, since it was first started."""
+        return self.folder / "console.log"
+
+    def start(self, *, network: bool = True) -> None:
+        """Switch it on and wait until it answers; without ``network`` its cable is unplugged."""
+        for name in ("monitor", "agent"):
+            (self.folder / name).unlink(missing_ok=True)
+        with (self.folder / "qemu.log").open("ab") as log:
+            self.process = subprocess.Popen(self._line(), stdout=log, stderr=log)
+        if not network:
+            self.cable(plugged=False)
+        self.wait_for("the guest to answer", self.answers, BOOT_SECONDS_MAX)
+        # Long enough for what the boot itself starts, whatever came of it.
+        self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
+
+    def run(
+        self, command: str, *, check: bool = True, timeout: float = COMMAND_SECONDS_MAX
+    ) -> Finished:
+        """A shell command as root in the guest. With ``check``, another code than 0 is an error."""
+        arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
+        pid = self._ask("guest-exec", arguments)["pid"]
+        deadline = time.monotonic() + PATIENCE * timeout
+        while not (status := self._ask("guest-exec-status", {"pid": pid}))["exited"]:
+            if time.monotonic() > deadline:
+                raise GuestError(f"not finished after {timeout:.0f} s: {command}")
+            time.sleep(0.2)
+        done = Finished(
+            code=status.get("exitcode", 128 + status.get("signal", 0)),
+            out=_text(status.get("out-data", "")), error=_text(status.get("err-data", "")),
+        )  # fmt: skip
+        if check and done.code:
+            raise GuestError(f"{command} -> {done.code}\n{done.out}{done.error}")
+        return done
+
+    def json(self, command: str) -> Any:
+        """What a command printed, read as JSON."""
+        return json.loads(self.run(command).out)
+
+    def write(self, path: str, text: str) -> None:
+        """A file in the guest, made anew."""
+        encoded = base64.b64encode(text.encode()).decode()
+        self.run(f"echo {encoded} | base64 -d > {shlex.quote(path)}")
+
+    def answers(self) -> bool:
+        """Whether the guest agent does."""
+        if self.process is not None and self.process.poll() is not None:
+            raise GuestError(f"qemu ended: {(self.folder / 'qemu.log').read_text()[-2000:]}")
+        try:
+            self._ask("guest-ping", {}, seconds=5)
+        except (OSError, GuestError):
+            return False
+        return True
+
+    def wait_for(self, what: str, holds: Callable[[], Any], seconds: float) -> Any:
+        """The first true value of ``holds``, tried once a second."""
+        deadline = time.monotonic() + PATIENCE * seconds
+        while not (value := holds()):
+            if time.monotonic() > deadline:
+                raise GuestError(f"waited {seconds:.0f} s in vain for {what}")
+            time.sleep(1)
+        return value
+
+    def cable(self, *, plugged: bool) -> None:
+        """Plug the network in, or pull it out."""
+        self.monitor("set_link", {"name": "net0", "up": plugged})
+
+    def reboot(self) -> None:
+        """As a person would; returns when the guest answers again."""
+        boot = self.run("cat /proc/sys/kernel/random/boot_id").out
+        self.run("systemctl --no-block reboot", check=False)
+        self.wait_for("the reboot", lambda: self._booted_since(boot), BOOT_SECONDS_MAX)
+        self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
+
+    def cut_power(self) -> None:
+        """The virtual machine is gone at once; what the guest had not written yet is lost."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Shut down, or cut the power of a guest that does not."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        with suppress(OSError, GuestError):  # it gives no answer when it works
+            self._ask("guest-shutdown", {}, seconds=1)
+        try:
+            self.process.wait(BOOT_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.cut_power()
+
+    def monitor(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """One command of qemu's own monitor."""
+        with self._connection("monitor", 60) as file:
+            json.loads(file.readline())  # its greeting
+            _exchange(file, "qmp_capabilities", {})
+            return _exchange(file, command, arguments or {})
+
+    def _booted_since(self, boot: str) -> bool:
+        try:
+            return self.answers() and self.run("cat /proc/sys/kernel/random/boot_id").out != boot
+        except (OSError, GuestError):
+            return False
+
+    def _ask(self, command: str, arguments: dict[str, Any], seconds: float = 60) -> Any:
+        """One command of the guest agent. What a broken exchange left behind is skipped first."""
+        token = time.monotonic_ns() % 2**31
+        with self._connection("agent", seconds) as file:
+            file.write(b"\xff" + json.dumps(
+                {"execute": "guest-sync-delimited", "arguments": {"id": token}}
+            ).encode() + b"\n")  # fmt: skip
+            file.flush()
+            while _after_mark(file.readline()).get("return") != token:
+                pass
+            return _exchange(file, command, arguments)
+
+    def _connection(self, name: str, seconds: float) -> Any:
+        """A file of one of the two sockets; closing it ends the connection."""
+        channel = socket.socket(socket.AF_UNIX)
+        channel.settimeout(seconds)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                channel.connect(os.fspath(self.folder / name))
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        with channel:
+            return channel.makefile("rwb")
+
+    def _line(self) -> list[str]:
+        folder, architecture = self.folder, self.image.architecture
+        append = (
+            f"root=/dev/vda rw console={CONSOLES[architecture]} lsm={SECURITY_MODULES} panic=-1"
+        )
+        return [
+            *EMULATORS[architecture], "-accel", "tcg,thread=multi", "-smp", str(self.cores),
+            "-m", str(self.memory_mb), "-nodefaults", "-display", "none",
+            "-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", append,
+            "-serial", f"file:{self.console}",
+            "-drive", f"file={self.disk},if=virtio,format=qcow2,cache=writeback",
+            "-drive", f"file={self.payload},if=virtio,format=raw,readonly=on",
+            "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
+            "-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0",
+            "-chardev", f"socket,path={folder / 'agent'},server=on,wait=off,id=agent",
+            "-device", f"virtserialport,chardev=agent,name={CHANNEL}",
+            "-qmp", f"unix:{folder / 'monitor'},server=on,wait=off",
+        ]  # fmt: skip
+
+
+def _exchange(file: Any, command: str, arguments: dict[str, Any]) -> Any:
+    """Send one command; its answer. Events between are skipped."""
+    file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+    file.flush()
+    while line := file.readline():
+        answer = json.loads(line)
+        if "error" in answer:
+            raise GuestError(f"{command}: {answer['error']['desc']}")
+        if "return" in answer:
+            return answer["return"]
+    raise GuestError(f"{command}: the connection ended")
+
+
+def _after_mark(line: bytes) -> dict[str, Any]:
+    """The answer after the byte by which the guest agent ends what it had said before."""
+    found: dict[str, Any] = json.loads(line.rpartition(b"\xff")[2] or b"{}")
+    return found
+
+
+def _text(data: str) -> str:
+    return base64.b64decode(data).decode(errors="replace")

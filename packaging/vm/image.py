@@ -1,0 +1,122 @@
+"""A small Debian system on a disk image, made once and kept outside the tree.
+
+The images lie in ``$AXIOM_IMAGES``, by default ``~/.cache/axiom/images``. Each is named by a hash
+of what it is made from, so that a change of it makes a new one. Needs root, and Debian's
+mmdebstrap, e2fsprogs and qemu-utils; for another architecture also qemu-user-static with
+binfmt_misc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SUITE = "bookworm"
+PACKAGES = (
+    "systemd-sysv", "systemd-resolved", "dbus", "libpam-systemd", "udev", "kmod", "procps",
+    "iproute2", "sudo", "python3", "ca-certificates", "qemu-guest-agent",
+)  # fmt: skip
+KERNELS = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
+CONFIGURED = 1  # raised when `_configure` changes
+DISK_BYTES = 6 * 1024**3  # sparse
+NETWORK = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\nIPv6AcceptRA=no\n"
+#: The agent of the host that carries the virtual machine: our way in, with or without a network.
+CHANNEL = "org.qemu.guest_agent.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """What a virtual machine starts from. Nothing writes to it."""
+
+    architecture: str  # Debian's name of it
+    disk: Path  # raw ext4, without a partition table
+    kernel: Path
+    initrd: Path
+
+
+def debian(architecture: str) -> Image:
+    """The image of this architecture, made if there is none yet (minutes)."""
+    folder = _cache() / f"debian-{SUITE}-{architecture}-{_recipe_hash()}"
+    image = Image(
+        architecture=architecture, disk=folder / "disk.img",
+        kernel=folder / "vmlinuz", initrd=folder / "initrd.img",
+    )  # fmt: skip
+    if not folder.exists():
+        _make(image, folder)
+    return image
+
+
+def payload(source: Path, disk: Path) -> Path:
+    """A read-only ext4 image of a folder, to be attached to a virtual machine."""
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    _make_filesystem(source, disk, int(size * 1.3) + 32 * 1024**2)
+    return disk
+
+
+def overlay(image: Image, disk: Path) -> Path:
+    """A disk that starts as the image and keeps its own changes."""
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, disk], check=True
+    )
+    return disk
+
+
+def _cache() -> Path:
+    default = Path.home() / ".cache" / "axiom" / "images"
+    return Path(os.environ.get("AXIOM_IMAGES", default))
+
+
+def _recipe_hash() -> str:
+    recipe = (SUITE, PACKAGES, KERNELS, DISK_BYTES, NETWORK, CONFIGURED)
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+
+
+def _make(image: Image, folder: Path) -> None:
+    """Into a folder beside the final one, which is renamed when everything is there."""
+    for program in ("mmdebstrap", "mke2fs", "qemu-img"):
+        if shutil.which(program) is None:
+            raise SystemExit(
+                f"{program} is missing: apt-get install mmdebstrap e2fsprogs qemu-utils"
+            )
+    print(f"== making {folder.name} (once; some minutes)", flush=True)
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    root = unfinished / "root"
+    unfinished.mkdir(parents=True)
+    packages = (*PACKAGES, KERNELS[image.architecture])
+    subprocess.run(
+        [
+            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--skip=output/dev",
+            f"--architectures={image.architecture}", f"--include={','.join(packages)}",
+            SUITE, root,
+        ],
+        check=True,
+    )  # fmt: skip
+    _configure(root)
+    for name in ("vmlinuz", "initrd.img"):
+        shutil.copyfile((root / name).resolve(), unfinished / name)
+    _make_filesystem(root, unfinished / "disk.img", DISK_BYTES)
+    shutil.rmtree(root)
+    unfinished.rename(folder)
+
+
+def _configure(root: Path) -> None:
+    """A host name, a network by DHCP, the journal on the disk, no password for anybody."""
+    (root / "etc/hostname").write_text("volunteer\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost volunteer\n::1 localhost\n")
+    (root / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
+    (root / "etc/systemd/network/wired.network").write_text(NETWORK)
+    (root / "var/log/journal").mkdir(exist_ok=True)
+    for unit in ("systemd-networkd", "systemd-networkd-wait-online"):
+        subprocess.run(["systemctl", "--quiet", f"--root={root}", "enable", unit], check=True)
+
+
+def _make_filesystem(source: Path, disk: Path, size_bytes: int) -> None:
+    disk.unlink(missing_ok=True)
+    with disk.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", source, disk], check=True)

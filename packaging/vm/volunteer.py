@@ -1,0 +1,120 @@
+"""What a volunteer types on the emulated computer, and what can be seen of the service there."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checks import require
+from guest import Guest
+from project import Project
+
+UNIT = "axiom-client"
+PAYLOAD = "/mnt"
+#: A task of the agent under emulation takes this long to start and report, at worst.
+TASK_SECONDS_MAX = 400.0
+
+
+@dataclass(kw_only=True)
+class Volunteer:
+    """One guest with the agent's package, and the project it works for."""
+
+    guest: Guest
+    project: Project
+
+    def mount_payload(self) -> None:
+        """The packages lie on the guest's second disk."""
+        self.guest.run(f"mountpoint -q {PAYLOAD} || mount -o ro /dev/vdb {PAYLOAD}")
+
+    def install(self, package: str) -> str:
+        """Install or upgrade as the manual says; apt's output."""
+        self.mount_payload()
+        line = (
+            f"DEBIAN_FRONTEND=noninteractive AXIOM_DRAIN_SECONDS=10 "
+            f"apt-get install -y -q {PAYLOAD}/{package}"
+        )
+        return self.guest.run(line, timeout=900).out
+
+    def trust_project(self) -> None:
+        """Add the project's certificate to those that the system trusts."""
+        self.guest.write(
+            "/usr/local/share/ca-certificates/project.crt", self.project.certificate.read_text()
+        )
+        self.guest.run("update-ca-certificates")
+
+    def status(self) -> dict[str, Any]:
+        """What ``axiom-client status --json`` says; empty while the agent does not answer."""
+        done = self.guest.run("axiom-client status --json", check=False)
+        if done.code:
+            return {}
+        found: dict[str, Any] = json.loads(done.out)
+        return found
+
+    def running(self) -> int:
+        """How many tasks run now."""
+        return int(self.status().get("tasks_running", 0))
+
+    def unit(self, name: str) -> str:
+        """A property of the service, as systemd shows it."""
+        return self.guest.run(f"systemctl show -P {name} {UNIT}").out.strip()
+
+    def active(self) -> bool:
+        """Whether the service has said that it is ready."""
+        return self.unit("ActiveState") == "active"
+
+    def start(self) -> None:
+        """Start the service and wait until it is ready."""
+        self.guest.run(f"systemctl reset-failed {UNIT}; systemctl start {UNIT}")
+        require(self.active(), self.unit("ActiveState"))
+
+    def processes(self) -> list[str]:
+        """The command lines of all processes of the service's user."""
+        return self.guest.run(f"ps -o args= -u {UNIT} || true").out.splitlines()
+
+    def wait_until_running(self, count: int = 1) -> None:
+        """Until this many tasks run."""
+        self.guest.wait_for(
+            f"{count} running tasks", lambda: self.running() >= count, TASK_SECONDS_MAX
+        )
+
+    def wait_until_reported(self, experiment: str, count: int) -> None:
+        """Until the server has this many results."""
+        self.guest.wait_for(
+            f"{count} results of {experiment}",
+            lambda: self.project.reported(experiment) >= count, TASK_SECONDS_MAX,
+        )  # fmt: skip
+
+    def work(self, name: str, pause_seconds: float, count: int = 1) -> None:
+        """Publish and deploy a walk that pauses this long, and wait until it runs here."""
+        self.project.publish_walk(name, pause_seconds)
+        self.project.deploy(name, count)
+        self.guest.run("axiom-client sync", check=False)
+        self.wait_until_running(count)
+
+    def drop_in(self, text: str) -> None:
+        """Change the unit for a check, as ``systemctl edit`` would; empty text takes it back."""
+        folder = f"/etc/systemd/system/{UNIT}.service.d"
+        self.guest.run(f"mkdir -p {folder}; rm -f {folder}/check.conf")
+        if text:
+            self.guest.write(f"{folder}/check.conf", f"[Service]\n{text}\n")
+        self.guest.run("systemctl daemon-reload")
+
+    def journal(self, *options: str) -> str:
+        """The service's lines in the system's journal."""
+        return self.guest.run(f"journalctl -q --no-pager -u {UNIT} {' '.join(options)}").out
+
+
+def wait(seconds: float) -> None:
+    """Give something that must not happen the time to happen."""
+    time.sleep(seconds)
+
+
+def package_files(new: Path, old: Path, folder: Path) -> Path:
+    """A folder with both packages under the names that the checks use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "new.deb").write_bytes(new.read_bytes())
+    (folder / "old.deb").write_bytes(old.read_bytes())
+    return folder
