@@ -20,6 +20,8 @@
 #   make planted          check that `chaos` and `together` find bugs that are put in on purpose
 #   make tuf-conformance  the TUF conformance suite (SUITE=DIR, a checkout of it) on the agent's client
 #   make packages-test    build, lint and install the packages
+#   make boot             the package on a Debian that boots under qemu (needs root)
+#   make arm64            the package on an emulated arm64, its results against this machine's (root)
 
 SHELL := /bin/sh
 VENV ?= .venv
@@ -34,7 +36,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -152,6 +154,9 @@ packages: $(VENV)/.packages-stamp
 
 packages-test: packages
 	$(BIN)/python -m pytest tests/packaging -m 'slow or not slow'
+
+boot arm64: $(VENV)/.packages-stamp
+	$(BIN)/python packaging/vm/$@.py --json $@.json
 
 docs: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/doc_tables.py

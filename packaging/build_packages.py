@@ -1,8 +1,9 @@
-"""Builds the deb and the rpm of the agent: python packaging/build_packages.py [FOLDER]
+"""Builds the agent's deb and rpm: python packaging/build_packages.py [FOLDER] [amd64|arm64]
 
 The packages carry their own virtual environment under /usr/lib/axiom-client, for the Python of the
 machine they are built on (PACKAGE_PYTHON, /usr/bin/python3 by default): build each on the release
-it is for. Everything in it is pinned by packaging/pins/agent.txt, hashes included.
+it is for. The other architecture's is made from its wheels, without running them. Everything in it
+is pinned by packaging/pins/agent.txt, hashes included.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE_PYTHON = os.environ.get("PACKAGE_PYTHON", "/usr/bin/python3")
 HOME = Path("usr/lib/axiom-client")  # of the virtual environment, inside the package
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+#: The wheels that run on each architecture, the newest standard first (PEP 600).
+PLATFORMS = {
+    name: (f"manylinux_2_28_{machine}", f"manylinux_2_17_{machine}", f"manylinux2014_{machine}")
+    for machine, name in ARCHITECTURES.items()
+}
 #: The completion file of each shell, below /usr/share.
 COMPLETIONS = {
     "bash": "bash-completion/completions/axiom-client",
@@ -38,16 +44,18 @@ UNNEEDED = ("**/tests", "**/test", "**/*.pyi", "**/*.a", "**/include", "**/*.h",
 TORCH_FOLDER = "/usr/local/lib/axiom-client/torch"  # where install-torch.sh puts it
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, architecture: str) -> None:
+    if architecture not in PLATFORMS:
+        raise SystemExit(f"no packages for {architecture!r}: give one of {', '.join(PLATFORMS)}")
     tree = ROOT / "build" / "package"
     shutil.rmtree(tree, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     wheel = build_wheel(ROOT / "build" / "wheel")
-    make_environment(tree / HOME, wheel)
+    make_environment(tree / HOME, wheel, architecture)
     add_documents(tree)
     print(f"installed size {size_bytes(tree) / 1e6:.0f} MB")
     for kind in ("deb", "rpm"):
-        package(kind, folder)
+        package(kind, folder, architecture)
     for made in sorted(folder.glob("axiom-client*.[dr][ep][bm]")):
         print(f"{made}  {made.stat().st_size / 1e6:.1f} MB")
 
@@ -59,9 +67,10 @@ def build_wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def make_environment(home: Path, wheel: Path) -> None:
+def make_environment(home: Path, wheel: Path, architecture: str) -> None:
     """A virtual environment for its path in the package, not for the path where it is built."""
     run(PACKAGE_PYTHON, "-m", "venv", "--without-pip", home)
+    site = next((home / "lib").glob("python*/site-packages"))
     (home / pip_name()).write_bytes(fetch_pip(pip_name()))
     pip: list[str | Path] = [
         home / "bin/python",
@@ -74,9 +83,12 @@ def make_environment(home: Path, wheel: Path) -> None:
         "--requirement",
         ROOT / "packaging/pins/agent.txt",
     ]
-    run(*pip, "--quiet", "--no-compile", "--only-binary=:all:", *hashed)
-    run(*pip, "--quiet", "--no-compile", "--no-deps", "--no-index", wheel)
-    site = next((home / "lib").glob("python*/site-packages"))
+    pip += ["--quiet", "--no-compile", "--only-binary=:all:", *foreign(site, architecture)]
+    run(*pip, *hashed)
+    run(*pip, "--no-deps", "--no-index", wheel)
+    if (site / "bin").exists():  # where pip puts programs that it does not install for itself
+        shutil.copytree(site / "bin", home / "bin", dirs_exist_ok=True, symlinks=True)
+        shutil.rmtree(site / "bin")
     for pattern in UNNEEDED:
         for path in [p for p in site.glob(pattern) if not p.is_relative_to(site / "axiom_client")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -85,6 +97,15 @@ def make_environment(home: Path, wheel: Path) -> None:
     # Python cannot write caches there once installed; "unchecked": sources need not be read again.
     compiled = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     run(home / "bin/python", *compiled, "-s", home, "-p", f"/{HOME}", site)
+
+
+def foreign(site: Path, architecture: str) -> list[str | Path]:
+    """Options with which pip installs wheels of an architecture that is not this machine's."""
+    if architecture == ARCHITECTURES[platform.machine()]:
+        return []
+    platforms = [word for name in PLATFORMS[architecture] for word in ("--platform", name)]
+    version = ".".join(python_version())
+    return ["--target", site, "--implementation", "cp", "--python-version", version, *platforms]
 
 
 def relocate(home: Path) -> None:
@@ -124,16 +145,19 @@ def add_documents(tree: Path) -> None:
     write(tree / "etc/axiom-client/config.toml", template())
 
 
-def package(kind: str, folder: Path) -> None:
+def python_version() -> list[str]:
+    """Major and minor version of the Python that the packages are for."""
+    line = [PACKAGE_PYTHON, "-c", "import sys; print(*sys.version_info[:2])"]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+
+
+def package(kind: str, folder: Path, architecture: str) -> None:
     """Build one package from the tree with nfpm."""
-    version = subprocess.run(
-        [PACKAGE_PYTHON, "-c", "import sys; print(*sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    version = python_version()
     environment = {
         **os.environ,
         "VERSION": __version__,
-        "ARCH": ARCHITECTURES[platform.machine()],
+        "ARCH": architecture,
         "PYTHON_VERSION": ".".join(version),
         "PYTHON_NEXT": f"{version[0]}.{int(version[1]) + 1}",
     }
@@ -162,4 +186,8 @@ def run(*words: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "dist"))
+    given = sys.argv[1:]
+    main(
+        Path(given[0] if given else "dist"),
+        given[1] if len(given) > 1 else ARCHITECTURES[platform.machine()],
+    )
