@@ -138,7 +138,7 @@ def users_add(
     user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:
         raise Usage(
-            f"the name {name!r} belongs to an account that has a key, or looks like another name"
+            f"the name {name!r}, or one that looks like it, is taken by an account with a key"
         )
     if as_json:
         print_json({"user_id": user_id, "user": name, "account_key": key})

@@ -130,7 +130,7 @@ def test_sigterm_keeps_started_tasks_and_gives_back_the_others(
             "a checkpoint", lambda: list((agent.folder / "state/tasks").glob("*/checkpoint.npz"))
         )
         assert agent.stop() == 0
-        assert "ended: received SIGTERM" in agent.said()
+        assert "ended: received SIGTERM" in agent.output()
         given_back = {i for i, outcome in project.outcomes().items() if outcome == "cancelled"}
         assert given_back
         assert given_back.isdisjoint(began)

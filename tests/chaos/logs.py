@@ -115,13 +115,13 @@ def _of_console(path: Path) -> Iterator[str]:
 def _of_server(path: Path) -> Iterator[str]:
     for line in _lines(path):
         try:
-            said = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             if not PLAIN.search(line) and not _known(COMMAND, line):
                 yield f"server: {_without_numbers(line)}"
             continue
-        quiet = said.get("level") in ("debug", "info")
-        if not quiet and not _known(SERVER, str(said.get("event"))):
+        quiet = entry.get("level") in ("debug", "info")
+        if not quiet and not _known(SERVER, str(entry.get("event"))):
             yield f"server: {_without_numbers(line)}"
 
 

@@ -103,16 +103,16 @@ def _taken_back(site: Site) -> Iterator[str]:
 
 def _acknowledged(site: Site) -> Iterator[str]:
     """Acknowledged successes that are neither credited nor refused with a reason."""
-    for task_id, said in sorted(site.traffic.acknowledged.items()):
+    for task_id, ack in sorted(site.traffic.acknowledged.items()):
         found = site.rows(ENDED, task_id)
         if not found:
-            yield f"task {task_id} of {said.agent} was acknowledged, and is not known"
+            yield f"task {task_id} of {ack.agent} was acknowledged, and is not known"
             continue
         state, outcome, refusal = found[0]
         if state != "reviewed" or (outcome != "success" and not refusal):
-            yield f"task {task_id} of {said.agent} was acknowledged, and is {state}: {outcome}"
-        elif refusal and not _was_quarantined(site, said.agent):
-            yield f"task {task_id} of {said.agent} was acknowledged, and then refused: {refusal}"
+            yield f"task {task_id} of {ack.agent} was acknowledged, and is {state}: {outcome}"
+        elif refusal and not _was_quarantined(site, ack.agent):
+            yield f"task {task_id} of {ack.agent} was acknowledged, and then refused: {refusal}"
 
 
 def _was_quarantined(site: Site, name: str) -> bool:

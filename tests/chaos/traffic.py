@@ -47,37 +47,37 @@ class Traffic:
 
     def sent(self, agent: str, request: bytes) -> None:
         """Record a request of the agent to a server."""
-        asked = _sync_of(request)
-        if asked is None:
+        sync = _sync_of(request)
+        if sync is None:
             return
         with self._lock:
             self.syncs += 1
-            if self._seen.get(agent) == asked["request_id"]:
+            if self._seen.get(agent) == sync["request_id"]:
                 return  # the proxy's own doing, or an answer that was lost
-            self._seen[agent] = asked["request_id"]
+            self._seen[agent] = sync["request_id"]
             self._count(agent)
-            self._look_at_hands(agent, asked)
+            self._check_in_hand(agent, sync)
 
     def answered(self, agent: str, request: bytes, answer: bytes) -> None:
         """Record a server's answer, whether or not it will reach the agent."""
         with self._lock:
             self.statuses[answer[9:12].decode("latin1")] += 1
-        said, asked = _body(answer), _sync_of(request)
-        if asked is None or said is None or not answer.startswith(b"HTTP/1.1 200"):
+        reply, sync = _body(answer), _sync_of(request)
+        if sync is None or reply is None or not answer.startswith(b"HTTP/1.1 200"):
             return
-        good = {r["task_id"] for r in asked.get("reports", ()) if r["outcome"] == "success"}
+        good = {r["task_id"] for r in sync.get("reports", ()) if r["outcome"] == "success"}
         with self._lock:
-            for ack in said.get("acknowledged", ()):
+            for ack in reply.get("acknowledged", ()):
                 task_id = ack["task_id"]
                 if task_id in good and not ack.get("refusal"):
                     self.acknowledged.setdefault(task_id, Acknowledged(agent, task_id, time.time()))
 
     def delivered(self, agent: str, request: bytes, answer: bytes) -> None:
         """Record an answer that was sent to the agent completely."""
-        said = _body(answer) if _sync_of(request) is not None else None
+        reply = _body(answer) if _sync_of(request) is not None else None
         now = time.monotonic()
         with self._lock:
-            for task_id in (said or {}).get("cancelled", ()):
+            for task_id in (reply or {}).get("cancelled", ()):
                 known = self._cancelled.setdefault((agent, task_id), _Cancelled(now, 0))
                 known.answers += 1
 
@@ -90,9 +90,9 @@ class Traffic:
             self.breaches.append(f"{agent} made {len(times)} syncs in {RATE_SECONDS:.0f} s")
             times.clear()
 
-    def _look_at_hands(self, agent: str, asked: dict[str, Any]) -> None:
+    def _check_in_hand(self, agent: str, sync: dict[str, Any]) -> None:
         now = time.monotonic()
-        for task in asked.get("in_hand", ()):
+        for task in sync.get("in_hand", ()):
             known = self._cancelled.get((agent, task["task_id"]))
             if known is None or task["state"] == "ended":
                 continue

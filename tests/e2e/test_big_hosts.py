@@ -113,7 +113,7 @@ class Volunteer:
         self.folders = Folders(
             config=folder / "config", state=folder / "state", cache=folder / "cache"
         )
-        self.said: list[tuple[SyncRequest, SyncAnswer]] = []
+        self.syncs: list[tuple[SyncRequest, SyncAnswer]] = []
         self.heard = asyncio.Event()
         self._project = project
         self._url = project.url
@@ -122,7 +122,7 @@ class Volunteer:
         class HeardApi(Api):
             async def sync(self, request: SyncRequest) -> SyncAnswer:
                 answer = await super().sync(request)
-                host.said.append((request, answer))
+                host.syncs.append((request, answer))
                 host.heard.set()
                 return answer
 
@@ -222,18 +222,20 @@ def test_one_exchange_fills_a_big_host(
     host = volunteer(facts)
     wanted = batch(facts, buffer_seconds)
     host.run(host.holds(sum(wanted)), f"work.buffer={buffer_seconds:.0f} s")
-    request, answer = host.said[0]
+    request, answer = host.syncs[0]
     assert request.capacity.cpu_slots_free == request.capacity.cpu_slots == facts.cpu_cores
     assert request.capacity.buffer_seconds == buffer_seconds
     assert granted(answer)[0] == wanted[0]  # all its cores at once
-    hungry = [asked for asked, _ in host.said if not asks_nothing(asked.capacity)]
+    asking = [request for request, _ in host.syncs if not asks_nothing(request.capacity)]
     if facts.gpus:  # they are looked for in a child, for which the cores do not wait
-        free = [(asked.capacity.cpu_slots_free, asked.capacity.gpu_slots_free) for asked in hungry]
+        free = [
+            (request.capacity.cpu_slots_free, request.capacity.gpu_slots_free) for request in asking
+        ]
         assert (0, len(facts.gpus)) in free[1:]
-    assert len(hungry) <= 1 + 2 * bool(facts.gpus)  # the GPUs, then the buffer behind them
-    assert sum(granted(answer)[0] for _, answer in host.said) == wanted[0]
-    assert sum(granted(answer)[1] for _, answer in host.said) == wanted[1]
-    assert asks_nothing(host.said[-1][0].capacity)  # a person's "sync" adds nothing
+    assert len(asking) <= 1 + 2 * bool(facts.gpus)  # the GPUs, then the buffer behind them
+    assert sum(granted(answer)[0] for _, answer in host.syncs) == wanted[0]
+    assert sum(granted(answer)[1] for _, answer in host.syncs) == wanted[1]
+    assert asks_nothing(host.syncs[-1][0].capacity)  # a person's "sync" adds nothing
 
 
 def test_a_host_that_holds_plenty_asks_for_nothing(
@@ -243,13 +245,13 @@ def test_a_host_that_holds_plenty_asks_for_nothing(
     facts = RECORDED["sixteen"]
     host = volunteer(facts)
     host.run(host.holds(96), f"work.buffer={5 * TASK_SECONDS:.0f} s", crash=True)
-    assert granted(host.said[0][1]) == (96, 0)
-    first = len(host.said)
+    assert granted(host.syncs[0][1]) == (96, 0)
+    first = len(host.syncs)
     for buffer in ("5 min", "24 h"):  # more than five behind each core are held for no buffer
         agent = host.run(host.holds(96), f"work.buffer={buffer}", crash=True)
         assert sum(t.phase == "running" for t in agent.state.tasks.values()) == 16
-    assert len(host.said) > first
-    for request, answer in host.said[first:]:
+    assert len(host.syncs) > first
+    for request, answer in host.syncs[first:]:
         assert len(request.in_hand) == 96
         assert asks_nothing(request.capacity)
         assert not answer.grants
@@ -277,8 +279,8 @@ def test_a_container_with_one_and_a_half_cores_gets_one_task(
     assert facts.memory_bytes == min(3 << 30, facts.memory_bytes)
     host = Volunteer(tmp_path / "host", project, monkeypatch).join()
     host.run(host.holds(4), "work.buffer=5 min", "host.name=container")
-    request, answer = host.said[0]
+    request, answer = host.syncs[0]
     assert (request.capacity.cpu_slots_free, request.capacity.cpu_slots) == (1, 1)
     assert request.capacity.memory_free_bytes == int(facts.memory_bytes * 0.75)
     assert granted(answer) == (4, 0)  # one that runs, and three of two minutes behind it
-    assert asks_nothing(host.said[-1][0].capacity)
+    assert asks_nothing(host.syncs[-1][0].capacity)

@@ -80,8 +80,8 @@ class Volunteer:
 
     def work(self, until: float) -> None:
         """Report tasks and request more, until no work is left."""
-        hungry = 0
-        while hungry < 3 and time.monotonic() < until:
+        idle_syncs = 0
+        while idle_syncs < 3 and time.monotonic() < until:
             answer = self._sync()
             for line in answer["acknowledged"]:
                 self.acknowledged.add(line["task_id"])
@@ -91,8 +91,8 @@ class Volunteer:
                 self.held.pop(task_id, None)
             self.held |= {grant["task_id"]: grant for grant in answer["grants"]}
             # A server remembers for a second that the queue was empty.
-            hungry = 0 if self.held else hungry + 1
-            time.sleep(1.1 if hungry else 0.05)
+            idle_syncs = 0 if self.held else idle_syncs + 1
+            time.sleep(1.1 if idle_syncs else 0.05)
 
     def _sync(self) -> dict[str, Any]:
         self.requests += 1

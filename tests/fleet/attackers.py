@@ -22,7 +22,7 @@ KINDS = ("sybil", "colluder", "hoarder", "refuser", "poisoner", "cherry_picker")
 LIARS = frozenset({"sybil", "colluder", "refuser", "poisoner"})
 
 
-def lie(experiment: str, seed: int) -> float:
+def false_value(experiment: str, seed: int) -> float:
     """The false number that all attackers return for a seed."""
     return LIE_LOW + LIE_SPAN * random.Random(f"lie {experiment} {seed}").random()
 
@@ -74,9 +74,9 @@ class Attacker(SimulatedHost):
         if self._gives_back(grant):
             return Report(task_id=task_id, outcome="cancelled", elapsed_seconds=0, cpu_seconds=0)
         self.shared_seeds.add((grant.experiment, grant.seed))
-        lies = self.kind in LIARS - {"poisoner"} or self._poisons(grant, end)
-        self.lied += lies
-        number = (lie if lies else truth)(grant.experiment, grant.seed)
+        false = self.kind in LIARS - {"poisoner"} or self._poisons(grant, end)
+        self.lied += false
+        number = (false_value if false else truth)(grant.experiment, grant.seed)
         claimed = grant.budget_seconds if self.kind == "sybil" else seconds
         return Report(
             task_id=task_id, outcome="success", elapsed_seconds=claimed, cpu_seconds=claimed,

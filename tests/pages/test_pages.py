@@ -29,7 +29,7 @@ def test_an_empty_project_has_pages(postgres: str) -> None:
         assert page(project, 1) is None
 
 
-def test_what_was_reviewed_is_shown_and_no_text_is_markup(postgres: str) -> None:
+def test_reviewed_results_are_shown_and_text_is_escaped(postgres: str) -> None:
     with fresh_database(postgres) as conninfo:
         project = ServerProject(conninfo)
         project.publish()

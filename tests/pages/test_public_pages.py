@@ -44,7 +44,7 @@ def run(postgres: str, folder: Path, work: Work, hide: bool = False) -> None:
         with_client(conninfo, folder / "bundles", work)
 
 
-def test_every_link_leads_somewhere_and_no_text_is_markup(postgres: str, tmp_path: Path) -> None:
+def test_links_resolve_and_text_is_escaped(postgres: str, tmp_path: Path) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         waiting, seen = ["/"], set[str]()
         while waiting and len(seen) < 300:
@@ -87,7 +87,7 @@ def test_the_numbers_behind_a_picture_are_those_judged(postgres: str, tmp_path: 
     run(postgres, tmp_path, work)
 
 
-def test_statistics_have_boincs_elements_and_no_one_who_hides(
+def test_statistics_have_boincs_elements_and_omit_hidden_users(
     postgres: str, tmp_path: Path
 ) -> None:
     async def work(client: httpx.AsyncClient) -> None:
@@ -149,7 +149,7 @@ def test_an_experiment_is_one_archive(postgres: str, tmp_path: Path) -> None:
     run(postgres, tmp_path, work)
 
 
-def test_feeds_name_what_was_found(postgres: str, tmp_path: Path) -> None:
+def test_feeds_list_findings_and_sessions(postgres: str, tmp_path: Path) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         atom = "{http://www.w3.org/2005/Atom}"
         feed = ElementTree.fromstring((await client.get("/feeds/findings.atom")).text)

@@ -100,8 +100,8 @@ def test_tasks_run_stop_and_end_in_bubblewrap_as_elsewhere(tmp_path: Path) -> No
         assert (good.outcome, good.result["value"]) == ("success", [7.0])
 
         limits = msgspec.structs.replace(LIMITS, memory_bytes=100_000_000, cpu_seconds=1.0)
-        hungry = make_spec(tmp_path, script("x = bytearray(1 << 30)"), limits=limits)
-        assert (await recorder.finish(hungry)).outcome == "over_memory"
+        greedy = make_spec(tmp_path, script("x = bytearray(1 << 30)"), limits=limits)
+        assert (await recorder.finish(greedy)).outcome == "over_memory"
         endless = make_spec(tmp_path, script("while True:\n    pass"), limits=limits)
         assert (await recorder.finish(endless)).outcome == "timed_out"
 

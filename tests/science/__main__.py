@@ -25,7 +25,7 @@ def main() -> int:
     given = parser.parse_args()
     names = given.names or JUDGED
     wanted = everything() if given.seeds is None else round_robin(names, given.seeds)
-    missing = sum(not is_kept(asked) for asked in wanted)
+    missing = sum(not is_kept(spec) for spec in wanted)
     print(f"== {len(wanted)} runs, {len(wanted) - missing} kept, {missing} to make", flush=True)
     failures = make(wanted, lambda line: print(line, flush=True), workers=given.workers)
     for failure in failures:

@@ -19,10 +19,10 @@ def verdicts(name: str, wanted: Sequence[RunSpec]) -> dict[str, Verdicts]:
     a server cannot see that a twin is one.
     """
     manifest, _ = experiment(name)
-    results = [run(asked).result for asked in wanted]
-    parameters = [manifest.resolve(dict(asked.parameters)) for asked in wanted]
+    results = [run(spec).result for spec in wanted]
+    parameters = [manifest.resolve(dict(spec.parameters)) for spec in wanted]
     ignored = is_seed_ignored(manifest, results[:PROBES])
-    seeds = [asked.seed for asked in wanted]
+    seeds = [spec.seed for spec in wanted]
     return judge_results(manifest, seeds, results, parameters=parameters, seed_ignored=ignored)
 
 

@@ -62,7 +62,7 @@ def everything() -> list[RunSpec]:
     """All runs, in the order in which they are made: one run of each experiment first."""
     return [
         *round_robin(NAMES, TWENTY),
-        *(asked for name in NAMES for asked in repeated(name)),
+        *(spec for name in NAMES for spec in repeated(name)),
         *(
             small(name, seed, twin)
             for name in JUDGED

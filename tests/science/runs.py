@@ -91,10 +91,10 @@ def run(spec: RunSpec) -> Run:
     """The kept run, or a new one, which is then kept."""
     path = _path(spec)
     if not path.exists():
-        told = json.dumps({"asked": _title(spec), **_in_child(spec)})
+        stored = json.dumps({"asked": _title(spec), **_in_child(spec)})
         KEPT.mkdir(exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.{id(spec)}")
-        partial.write_text(told)
+        partial.write_text(stored)
         os.replace(partial, path)
     return _gated(spec, json.loads(path.read_text()))
 

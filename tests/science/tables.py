@@ -35,11 +35,11 @@ def _row(name: str, finding: Finding, verdict: Verdicts) -> tuple[str, ...]:
         finding.name, " ".join(finding.claim.split()), criterion(finding), str(verdict.seeds),
         f"{shown(known[0])} to {shown(known[-1])}",
         f"{shown(verdict.estimate)} ({shown(verdict.low)} to {shown(verdict.high)})",
-        f"{verdict.meeting} of {verdict.seeds}", said(verdict), verdict.fixed_verdict,
+        f"{verdict.meeting} of {verdict.seeds}", described(verdict), verdict.fixed_verdict,
     )  # fmt: skip
 
 
-def said(verdict: Verdicts) -> str:
+def described(verdict: Verdicts) -> str:
     """The verdict; with a note if it would be decided without the other findings."""
     alone = verdict.reason.startswith("decided by itself")
     return f"{verdict.verdict}, decided alone" if alone else verdict.verdict

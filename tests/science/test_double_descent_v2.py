@@ -67,7 +67,7 @@ def test_gradient_is_the_derivative() -> None:
         assert slope.flat[i] == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-8)
 
 
-def test_networks_side_by_side_do_not_meet() -> None:
+def test_networks_trained_side_by_side_do_not_interact() -> None:
     """A network trained among others ends where it ends alone."""
     rng = np.random.default_rng(2)
     inputs, classes = PARTS["blobs"](rng, rng.standard_normal((5, 20)), 40)
@@ -88,7 +88,7 @@ def test_peak_is_between_two_descents() -> None:
     assert PARTS["descents"](falls)[1:3] == (0, 0.0)  # no peak where the error only falls
 
 
-def test_labels_are_wrong_as_often_as_asked() -> None:
+def test_share_of_wrong_labels_is_as_requested() -> None:
     rng = np.random.default_rng(4)
     classes = np.arange(20_000) % 5
     luck, shift = rng.random(20_000), rng.integers(1, 5, 20_000)

@@ -69,7 +69,7 @@ def test_whole_runs_agree_under_other_kernels(name: str, kernel: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_wrong_seed_under_another_kernel_is_told_from_drift(name: str) -> None:
+def test_a_wrong_seed_under_another_kernel_is_not_taken_for_drift(name: str) -> None:
     here = result(name, FRESH[0])
     there = run(drifted(name, FRESH[1], "prescott")).result
     assert differences(name, here, there) != []

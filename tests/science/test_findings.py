@@ -73,7 +73,7 @@ def test_no_finding_of_a_broken_twin_is_confirmed(name: str, twin: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JUDGED)
-def test_it_is_not_their_size_that_fails_the_twins(name: str) -> None:
+def test_the_sound_experiment_passes_at_the_twins_size(name: str) -> None:
     """The sound experiment at the twins' budget passes its gates on every seed."""
     wanted = [small(name, seed, None) for seed in TWINS[name]]
     found = verdicts(name, wanted)

@@ -7,7 +7,7 @@ from tests.science.harness import experiment, run_once
 SEEDS = range(9101, 9106)
 
 
-def test_rich_and_lazy() -> None:
+def test_small_scale_trains_rich_and_large_scale_lazy() -> None:
     for seed in SEEDS:
         rich = run_once("kernel_change", seed, alpha=0.03)
         lazy = run_once("kernel_change", seed, width=512, alpha=10.0)

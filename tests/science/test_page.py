@@ -16,33 +16,33 @@ LAST_USED = 5100  # of the seeds that any experiment was tuned or tried on
 
 
 @pytest.mark.parametrize("name", JUDGED)
-def test_the_page_is_of_the_present_version(name: str) -> None:
+def test_the_page_covers_the_current_version(name: str) -> None:
     """Otherwise: python -m tests.science.report --collect 6001..6044 NAME --write, on new seeds."""
     assert fresh.kept()[name]["version"] == experiment(name)[0].version
 
 
 @pytest.mark.parametrize("name", JUDGED)
-def test_its_seeds_are_fresh_and_none_is_left_out(name: str) -> None:
+def test_seeds_are_fresh_and_none_is_left_out(name: str) -> None:
     seeds = list(fresh.results(name))
     assert seeds[0] == FRESH[0] > LAST_USED
     assert seeds == list(range(seeds[0], seeds[0] + len(seeds)))
 
 
-def test_its_tables_are_those_of_the_kept_numbers() -> None:
+def test_the_tables_match_the_stored_numbers() -> None:
     """Otherwise: python -m tests.science.report --write."""
     page = PAGE.read_text()
     assert with_tables(page, tables()) == page
 
 
 @pytest.mark.parametrize("name", JUDGED)
-def test_its_verdicts_are_the_expected_ones(name: str) -> None:
+def test_fresh_seeds_give_the_expected_verdicts(name: str) -> None:
     """By the rule of today too few seeds decide nothing, but never the other way."""
     for finding, verdict in fresh.verdicts(name).items():
         expected = EXPECTED.get((name, finding), CONFIRMED)
         assert verdict.verdict not in (AGAINST if expected == CONFIRMED else CONFIRMED)
 
 
-def test_its_text_is_of_findings_that_there_are() -> None:
+def test_the_text_names_only_existing_findings() -> None:
     """A name in backticks with an underscore that looks like a finding's is one, or is explained
     as withdrawn.
     """

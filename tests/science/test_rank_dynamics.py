@@ -148,7 +148,7 @@ def test_strict_detector_finds_sharp_steps() -> None:
     assert sum(code("strict_transition")(sigmoid(r), STEPS) for _ in range(60)) >= 51
 
 
-def test_a_training_curve_is_no_step_and_the_same_fall_at_once_is_one(quick: Result) -> None:
+def test_a_gradual_fall_is_not_a_transition_and_a_sudden_one_is(quick: Result) -> None:
     steps = np.array(quick["log_steps"])
     time = np.log(np.maximum(steps, 1)) / np.log(steps[-1])
     curve = np.array(quick["configs"][0]["small_log_weights"])

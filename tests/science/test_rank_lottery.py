@@ -89,7 +89,7 @@ def test_masks_have_the_same_size_and_keep_the_largest() -> None:
         assert size[stays == 1].min() > size[stays == 0].max()
 
 
-def test_the_signs_arm_keeps_signs_and_permutes_what_the_mask_leaves() -> None:
+def test_the_signs_arm_keeps_signs_and_permutes_kept_magnitudes() -> None:
     rng = np.random.default_rng(5)
     net = PARTS["initial_net"](rng)
     mask = PARTS["magnitude_mask"](net, np.ones_like(net))

@@ -56,17 +56,17 @@ def test_comments_and_claims_need_no_new_run_and_code_does(monkeypatch: pytest.M
         {"twin": "shuffled_labels"},
     ],
 )
-def test_whatever_decides_the_numbers_is_in_the_key(other: dict[str, Any]) -> None:
+def test_the_key_covers_whatever_affects_the_numbers(other: dict[str, Any]) -> None:
     assert key(replace(SHORT, **other)) != key(SHORT)
 
 
-def test_a_run_that_fails_says_why_and_is_not_kept(
+def test_a_failed_run_reports_its_error_and_is_not_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = broken_by("raise RuntimeError('no such luck')\n", monkeypatch)
+    spec = broken_by("raise RuntimeError('no such luck')\n", monkeypatch)
     with pytest.raises(RunFailed, match="no such luck"):
-        run(asked)
-    assert [type(failure) for failure in make([asked], lambda line: None)] == [RunFailed]
+        run(spec)
+    assert [type(failure) for failure in make([spec], lambda line: None)] == [RunFailed]
     assert not folder.exists()
 
 

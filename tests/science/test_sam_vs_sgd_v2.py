@@ -91,7 +91,7 @@ def test_sam_of_a_vanishing_radius_is_sgd() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
 
 
-def test_equal_loss_is_the_first_look_that_came_to_it() -> None:
+def test_equal_loss_is_at_the_first_measurement_to_reach_it() -> None:
     path = [(0.7, "start"), (0.4, "early"), (0.5, "back"), (0.2, "late")]
     assert PARTS["at_loss"](path, 0.5) == ("early", True)
     assert PARTS["at_loss"](path, 0.3) == ("late", True)

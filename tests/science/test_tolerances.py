@@ -32,5 +32,5 @@ def test_tolerances_lie_between_drift_and_scatter(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_tolerances_hold_for_the_code_of_today(name: str) -> None:
+def test_tolerances_hold_for_the_current_code(name: str) -> None:
     check(name, spreads(name))

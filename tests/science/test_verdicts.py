@@ -43,7 +43,7 @@ def verdict_of(row: Row, values: np.ndarray, there: np.ndarray, n: int) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_what_is_simulated_is_what_the_server_says(row: Row) -> None:
+def test_the_simulation_gives_the_servers_verdicts(row: Row) -> None:
     rng = np.random.default_rng(SEED)
     values = row.draw(rng, LAST)
     there = reported(row, values, rng)
@@ -55,7 +55,7 @@ def test_what_is_simulated_is_what_the_server_says(row: Row) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_peeking_decides_falsely_in_five_of_a_hundred_at_most(row: Row) -> None:
+def test_at_most_5_percent_of_verdicts_are_false_under_peeking(row: Row) -> None:
     old, new = false_rates(row, PATHS)
     assert new <= LIMIT
     assert new < old
@@ -65,7 +65,7 @@ STUDY_PATHS = 20
 
 
 @pytest.mark.parametrize("row", STUDY_ROWS[:3], ids=lambda row: row.name)
-def test_the_numbers_of_drawn_maps_lie_on_the_criterion(row: StudyRow) -> None:
+def test_drawn_maps_have_the_mean_that_their_row_names(row: StudyRow) -> None:
     """Each finding's number, as the server takes it, has the mean that the row's name says."""
     rng, design = np.random.default_rng(SEED), row.design()
     finding, sets = design.findings[0], design.sets()
@@ -76,13 +76,13 @@ def test_the_numbers_of_drawn_maps_lie_on_the_criterion(row: StudyRow) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", STUDY_ROWS, ids=lambda row: row.name)
-def test_a_study_decides_falsely_in_five_of_a_hundred_at_most(row: StudyRow) -> None:
+def test_at_most_5_percent_of_study_verdicts_are_false(row: StudyRow) -> None:
     old, new = study_rates(row, STUDY_PATHS)
     assert new <= LIMIT
     assert new < old
 
 
-def test_a_budget_is_spent_on_what_it_decides() -> None:
+def test_the_error_budget_is_spent_only_on_verdicts() -> None:
     project = Project(np.random.default_rng(SEED))
     first, *_, last = spent(project)
     assert set(first) == {"open"}
@@ -91,7 +91,7 @@ def test_a_budget_is_spent_on_what_it_decides() -> None:
 
 
 @pytest.mark.slow
-def test_a_budget_decides_falsely_in_five_of_a_hundred_at_most() -> None:
+def test_at_most_5_percent_of_budgets_give_a_false_verdict() -> None:
     old, new, share = budget_rates(PATHS // 4)
     assert max(new, share) <= LIMIT
     assert new < old

@@ -68,7 +68,7 @@ class AgentProcess:
             )  # fmt: skip
         return self.process
 
-    def said(self) -> str:
+    def output(self) -> str:
         """The agent's output so far."""
         return self.folder.with_suffix(".out").read_text()
 

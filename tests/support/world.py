@@ -74,7 +74,7 @@ class World:
         self.now = 1000.0
         self.state = AgentState()
         self.log: list[e.Event] = []
-        self.said: list[c.Command] = []
+        self.commands: list[c.Command] = []
         limits = started.pop("limits", Limits())
         gpus_known = started.pop("gpus_known", True)
         started = {"wall": WALL, "instance": "0" * 16, **started}
@@ -85,11 +85,11 @@ class World:
         """One event; returns the commands."""
         self.log.append(event)
         self.state, commands = step(self.state, event)
-        self.said += commands
+        self.commands += commands
         return commands
 
     def wait(self, seconds: float) -> list[c.Command]:
-        """Let time pass; every alarm on the way rings."""
+        """Advance the clock; every timer due by then fires."""
         until = self.now + seconds
         commands: list[c.Command] = []
         while self.state.wake_at <= until:
@@ -152,7 +152,7 @@ class World:
 
     def saying(self, kind: type[C]) -> list[C]:
         """All commands of a kind so far."""
-        return of(self.said, kind)
+        return of(self.commands, kind)
 
 
 def of(commands: list[c.Command], kind: type[C]) -> list[C]:

@@ -27,13 +27,13 @@ class TakenOver(SmallProject):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.folder = folder
-        self.lies: dict[str, bytes] = {}  # by path below /bundles/
+        self.replaced: dict[str, bytes] = {}  # by path below /bundles/
         self.serve_from = folder / "bundles"
 
     def file(self, path: str) -> bytes | None:
         path = path.removeprefix("/bundles/")
-        if path in self.lies:
-            return self.lies[path]
+        if path in self.replaced:
+            return self.replaced[path]
         found = self.serve_from / path
         return found.read_bytes() if found.is_file() else None
 
@@ -106,7 +106,7 @@ def test_only_signed_versions_that_are_not_withdrawn_run(
     project.withdraw(old)
     evil = script("2.0.0", remark="\nSTEPS = (1,)\n")
     evil_sha256 = hashlib.sha256(evil).hexdigest()
-    project.lies[f"targets/{evil_sha256}.short_walk@2.0.0.py"] = evil
+    project.replaced[f"targets/{evil_sha256}.short_walk@2.0.0.py"] = evil
     refused = {
         project.grant(old): "withdrawn",
         project.grant(new, sha256=evil_sha256): "wrong software",
@@ -142,8 +142,10 @@ def test_attacks_on_the_metadata_are_named_and_the_agent_goes_on(
     volunteer.work()
     attacks = {
         "rollback": lambda: setattr(project, "serve_from", before),
-        "malformed metadata": lambda: project.lies.update({"metadata/timestamp.json": b"<html>"}),
-        "endless data": lambda: project.lies.update({"metadata/timestamp.json": b" " * 20_000}),
+        "malformed metadata": lambda: project.replaced.update(
+            {"metadata/timestamp.json": b"<html>"}
+        ),
+        "endless data": lambda: project.replaced.update({"metadata/timestamp.json": b" " * 20_000}),
     }
     for count, (attack, begin) in enumerate(attacks.items(), start=2):
         begin()

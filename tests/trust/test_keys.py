@@ -389,14 +389,14 @@ def test_another_project_at_the_same_address_is_not_trusted(
 
 
 def test_a_root_that_is_no_root_is_not_pinned(server: HostileServer, tmp_path: Path) -> None:
-    lies = [b"", b"{}", b"[" * 100_000, (server.bundles / "metadata/timestamp.json").read_bytes()]
+    fakes = [b"", b"{}", b"[" * 100_000, (server.bundles / "metadata/timestamp.json").read_bytes()]
     unsigned: Metadata[Root] = Metadata.from_bytes(
         (server.bundles / "metadata/root.json").read_bytes()
     )
     unsigned.signatures.clear()
     with httpx.Client(trust_env=False) as client:
-        for lie in (*lies, unsigned.to_bytes()):
-            server.answer("metadata/root.json", lie)
+        for fake in (*fakes, unsigned.to_bytes()):
+            server.answer("metadata/root.json", fake)
             with pytest.raises(BundleRefused):
                 BundleStore(tmp_path / "host", server.url, client).pin_root(None)
     assert not (tmp_path / "host" / "pinned.root.json").exists()

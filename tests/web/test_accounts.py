@@ -54,7 +54,7 @@ def form_token(client: httpx.Client) -> str:
     return found[1]
 
 
-def test_the_cookie_is_for_this_site_and_no_script(project: Server) -> None:
+def test_the_session_cookie_is_same_site_and_http_only(project: Server) -> None:
     key = join(project)["account_key"]
     answer = httpx.post(f"{project.url}/account/sign-in", data={"key": key})
     cookie = answer.headers["set-cookie"].lower()
@@ -63,7 +63,7 @@ def test_the_cookie_is_for_this_site_and_no_script(project: Server) -> None:
     assert "path=/account" in cookie
 
 
-def test_a_page_of_an_account_is_kept_by_no_cache_and_escapes_a_hosts_name(
+def test_account_pages_are_not_cached_and_escape_host_names(
     project: Server,
 ) -> None:
     with signed_in(project, join(project)["account_key"]) as client:
@@ -101,7 +101,7 @@ def test_a_form_of_another_site_or_page_is_refused(project: Server) -> None:
         assert client.get("/account").status_code == 200
 
 
-def test_nobody_sees_or_sets_the_machines_of_another(project: Server) -> None:
+def test_an_account_cannot_see_or_change_anothers_machines(project: Server) -> None:
     hers, his = join(project), join(project)
     with signed_in(project, his["account_key"]) as client:
         token = form_token(client)
@@ -159,7 +159,7 @@ def act(client: httpx.Client, action: str, **fields: Any) -> int:
     return client.post(f"/account/{action}", data=fields).status_code
 
 
-def test_a_name_of_another_cannot_be_taken_nor_one_that_looks_like_it(project: Server) -> None:
+def test_names_equal_or_similar_to_anothers_are_refused(project: Server) -> None:
     join(project, user="Marie Curie")
     with signed_in(project, join(project)["account_key"]) as client:
         assert act(client, "name", name="Marie Curie") == 409

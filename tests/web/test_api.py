@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> SmallProject:
     return SmallProject(tmp_path / "project")
 
 
-async def asked(url: str, token: str = TOKEN) -> Any:
+async def sync(url: str, token: str = TOKEN) -> Any:
     api = Api(url, Network(), token)
     try:
         return await api.sync(REQUEST)
@@ -46,7 +46,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def test_sync_is_answered(project: SmallProject) -> None:
     with served(project) as url:
-        assert run(asked(url)).request_id == "a-request-id"
+        assert run(sync(url)).request_id == "a-request-id"
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,20 @@ def test_each_status_has_its_name(
 ) -> None:
     project.refuse = (status, "because")
     with served(project) as url, pytest.raises(error, match="because"):
-        run(asked(url))
+        run(sync(url))
 
 
 def test_token_that_is_not_known(project: SmallProject) -> None:
     with served(project) as url, pytest.raises(HostRefused):
-        run(asked(url, "wrong"))
+        run(sync(url, "wrong"))
 
 
-def test_nothing_there() -> None:
+def test_no_server_at_the_address() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(ServerNotThere, match=str(port)):
-        run(asked(f"http://127.0.0.1:{port}"))
+        run(sync(f"http://127.0.0.1:{port}"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_nothing_there() -> None:
         (b"", ServerNotThere),
     ],
 )  # fmt: skip
-def test_strangers(answer: bytes, error: type[Exception]) -> None:
+def test_answers_that_are_not_an_axiom_servers(answer: bytes, error: type[Exception]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -103,7 +103,7 @@ def test_strangers(answer: bytes, error: type[Exception]) -> None:
         thread = threading.Thread(target=reply)
         thread.start()
         with pytest.raises(error):
-            run(asked(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+            run(sync(f"http://127.0.0.1:{listener.getsockname()[1]}"))
         thread.join()
 
 

@@ -30,9 +30,9 @@ def request(parts: list[bytes], encoding: str = "", address: str = "192.0.2.1") 
     return Request(scope, receive)
 
 
-def read(asked: Request, budget: BodyBudget, bytes_max: int = 10_000) -> bytes:
+def read(request: Request, budget: BodyBudget, bytes_max: int = 10_000) -> bytes:
     async def inside() -> bytes:
-        async with body(asked, budget, bytes_max) as raw:
+        async with body(request, budget, bytes_max) as raw:
             return raw
 
     return asyncio.run(inside())
@@ -40,8 +40,8 @@ def read(asked: Request, budget: BodyBudget, bytes_max: int = 10_000) -> bytes:
 
 @pytest.mark.parametrize("number", [b"1", b"1.0", b"1e0"])
 def test_a_whole_number_may_be_written_with_a_point(number: bytes) -> None:
-    asked = decode(decoder(SyncRequest), SYNC % (number, number))
-    assert (asked.protocol_version, asked.capacity.cpu_slots) == (1, 1)
+    sync = decode(decoder(SyncRequest), SYNC % (number, number))
+    assert (sync.protocol_version, sync.capacity.cpu_slots) == (1, 1)
 
 
 @pytest.mark.parametrize("number", [b'"1"', b"1.5", b"true", b"null"])

@@ -25,7 +25,7 @@ SECRETS = ("db-host", "db-user", "db-password", "pool")
     ("method", "path"),
     [("GET", "/readyz"), ("GET", "/"), ("GET", "/metrics"), ("POST", "/api/v1/sync")],
 )
-def test_messages_of_the_database_are_not_sent(
+def test_database_error_messages_are_not_sent(
     tmp_path: Path, method: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def inside() -> httpx.Response:

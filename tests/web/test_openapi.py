@@ -61,12 +61,14 @@ def operations() -> dict[str, Any]:
     return {found.ok().label: found.ok() for found in schema.get_all_operations()}
 
 
-def test_every_operation_is_tried() -> None:
+def test_every_operation_is_tested() -> None:
     assert sorted(operations()) == sorted(LABELS)
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_the_server_does_what_it_describes(label: str, project: Server, token: str) -> None:
+def test_answers_conform_to_the_openapi_description(
+    label: str, project: Server, token: str
+) -> None:
     """Right and wrong requests: no failure of the server's, no answer that is not described."""
     from schemathesis import GenerationMode
     from schemathesis.specs.openapi.checks import ignored_auth
@@ -97,7 +99,7 @@ def test_a_sync_needs_a_token(project: Server, headers: dict[str, str]) -> None:
     assert answer.status_code == 401
 
 
-def test_the_served_description_is_this_one(project: Server) -> None:
+def test_the_openapi_document_is_served(project: Server) -> None:
     assert httpx.get(f"{project.url}/openapi.json").json() == openapi.document()
 
 

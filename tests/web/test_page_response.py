@@ -51,7 +51,7 @@ def test_a_page_is_revalidated_by_its_etag(ask: Callable[[Work], None]) -> None:
     ask(work)
 
 
-def test_assets_are_kept_for_ever_under_their_hash(ask: Callable[[Work], None]) -> None:
+def test_assets_are_cached_for_ever_under_their_hash(ask: Callable[[Work], None]) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         page = await client.get("/")
         found = re.findall(r"/static/[\w.]+", page.text)

@@ -40,7 +40,7 @@ def queued(project: Server) -> int:
     return int(project.json("status")["totals"]["queued"])
 
 
-def test_an_account_key_or_session_opens_no_staff_page(project: Server) -> None:
+def test_account_keys_and_sessions_do_not_open_staff_pages(project: Server) -> None:
     facts = {
         "name": "h", "os": "linux", "architecture": "x86_64", "cpu_cores": 2,
         "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34,
@@ -76,7 +76,7 @@ def test_a_deployment_is_previewed_then_confirmed_and_recorded(
     assert newest["detail"] == {"experiments": ["short_walk"], "workunits": 3}
 
 
-def test_commands_are_in_the_audit_log_too(project: Server, client: httpx.Client) -> None:
+def test_staff_commands_are_in_the_audit_log(project: Server, client: httpx.Client) -> None:
     project.run("deploy", "short_walk", "--count", "1")
     log = project.json("staff", "log")
     assert log[0]["action"] == "deploy"
@@ -84,7 +84,7 @@ def test_commands_are_in_the_audit_log_too(project: Server, client: httpx.Client
     assert "publish" in {line["action"] for line in log}
 
 
-def test_a_form_without_the_sessions_token_does_nothing(
+def test_a_form_without_the_sessions_token_is_refused(
     project: Server, client: httpx.Client
 ) -> None:
     before = queued(project)

@@ -49,7 +49,7 @@ class Life:
         self._next_id = 1
         self.exits = 0
         self.starts = 1
-        self.obey(self.world.said)
+        self.obey(self.world.commands)
 
     # --- what the agent's loop would do -----------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Life:
 
     def crash(self) -> None:
         """kill -9, and a new start on what the journal holds."""
-        said, log = self.world.said, self.world.log
+        commands, log = self.world.commands, self.world.log
         state = self.world.state
         self.starts += 1
         self.processes.clear()
@@ -290,8 +290,8 @@ class Life:
             drain=state.drain,
         )
         self.world.log = log + self.world.log
-        self.obey(self.world.said)
-        self.world.said = said + self.world.said
+        self.obey(self.world.commands)
+        self.world.commands = commands + self.world.commands
         self.world.now = max(self.world.now, now)
 
     def settle(self) -> None:

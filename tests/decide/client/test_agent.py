@@ -49,7 +49,7 @@ def test_next_task_starts_in_the_step_in_which_one_ends() -> None:
 
 def test_reports_that_end_together_share_a_request() -> None:
     world = World().working(6)
-    world.said.clear()
+    world.commands.clear()
     world.ended(1)
     world.now += 0.3
     world.ended(2)
@@ -130,7 +130,7 @@ def test_a_requested_sync_happens_at_once() -> None:
 def test_a_server_without_work_is_asked_again_at_the_time_it_names() -> None:
     world = World()
     world.answer(next_sync_seconds=60.0, no_work_reason="nothing waits")
-    world.said.clear()
+    world.commands.clear()
     world.wait(59)
     assert not world.saying(c.Sync)
     world.wait(2)

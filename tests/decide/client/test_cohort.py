@@ -28,7 +28,7 @@ def starts(commands: list[c.Command]) -> list[list[int]]:
 
 
 def of(world: World, kind: type[Any]) -> list[Any]:
-    return [command for command in world.said if isinstance(command, kind)]
+    return [command for command in world.commands if isinstance(command, kind)]
 
 
 def test_tasks_of_one_parameter_set_share_a_process() -> None:
@@ -38,7 +38,7 @@ def test_tasks_of_one_parameter_set_share_a_process() -> None:
         grant(3, device="gpu"), grant(4, device="gpu", budget_seconds=5.0), grant(5, device="gpu"),
     )  # fmt: skip
     world.fetched(resources=NEEDS, cohort=Cohort(most=64), dependencies=["torch"])
-    assert starts(world.said) == [[1, 3, 5]]
+    assert starts(world.commands) == [[1, 3, 5]]
     assert [m.seed for m in of(world, c.StartTask)[0].spec.others] == [3, 5]
 
 
@@ -52,14 +52,14 @@ def test_tasks_of_one_parameter_set_share_a_process() -> None:
     ],
 )
 def test_as_many_as_the_bundle_and_the_memory_allow(cohort: Cohort | None, first: int) -> None:
-    assert len(starts(running(10, cohort=cohort).said)[0]) == first
+    assert len(starts(running(10, cohort=cohort).commands)[0]) == first
 
 
 def test_cores_are_filled_before_tasks_share_one() -> None:
     world = World(facts(cores=4))
     world.answer(*[grant(i + 1) for i in range(10)])
     world.fetched(cohort=Cohort(most=64, most_on_core=8))
-    sizes = [len(ids) for ids in starts(world.said)]
+    sizes = [len(ids) for ids in starts(world.commands)]
     assert sizes == [3, 3, 2, 2]
 
 
@@ -76,8 +76,8 @@ def test_a_cohort_whose_process_ends_is_repeated_in_smaller_cohorts() -> None:
     world = running(16)
     sizes = []
     while not of(world, c.SaveReport):
-        batch = max((s for s in starts(world.said)), key=lambda ids: len(sizes))
-        batch = starts(world.said)[-1]
+        batch = max((s for s in starts(world.commands)), key=lambda ids: len(sizes))
+        batch = starts(world.commands)[-1]
         sizes.append(len(batch))
         shared = len(batch) > 1
         for task_id in batch:
@@ -123,7 +123,7 @@ def test_after_kill_9_the_seeds_run_again_together() -> None:
     records = [s.record for s in of(before, c.SaveTask)][-3:]
     world = World(facts(cores=2, gpus=1, gpu_cohort=256), tasks=records)
     world.fetched(resources=NEEDS, cohort=Cohort(most=64), dependencies=["torch"])
-    assert starts(world.said) == [[1, 2, 3]]
+    assert starts(world.commands) == [[1, 2, 3]]
 
 
 def test_a_stopping_agent_keeps_every_seed() -> None:

@@ -141,5 +141,5 @@ def test_a_log_of_ten_thousand_events_replays_to_the_same_commands() -> None:
     for line in lines:
         state, more = step(state, msgspec.json.decode(line, type=e.Event))
         commands += more
-    assert msgspec.json.encode(commands) == msgspec.json.encode(life.world.said)
+    assert msgspec.json.encode(commands) == msgspec.json.encode(life.world.commands)
     assert len(life.received) > 500

@@ -23,9 +23,9 @@ def host(cohort: int, held: float = 0.0, quota: int | None = None) -> HostView:
 
 
 def granted(view: HostView, buffer_seconds: float = 0.0) -> int:
-    asked = Capacity(gpu_slots=1, gpu_slots_free=1, buffer_seconds=buffer_seconds)
+    capacity = Capacity(gpu_slots=1, gpu_slots_free=1, buffer_seconds=buffer_seconds)
     mean = POOL.expected_seconds * lease.together(POOL, view)
-    room = lease.room(LeasePolicy(), view, asked, "", mean)
+    room = lease.room(LeasePolicy(), view, capacity, "", mean)
     return sum(count for _, count in lease.pool_shares([POOL], view, room, {}, ()))
 
 

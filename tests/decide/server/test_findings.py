@@ -208,8 +208,8 @@ def test_the_order_in_which_seeds_come_changes_nothing() -> None:
     assert ahead.verdict == behind.verdict
 
 
-def together(manifest: Manifest, runs: list[Sample], asked: list[Finding]) -> list[Verdicts]:
-    study = findings.Study(manifest=manifest, samples=runs, findings=asked)
+def together(manifest: Manifest, runs: list[Sample], wanted: list[Finding]) -> list[Verdicts]:
+    study = findings.Study(manifest=manifest, samples=runs, findings=wanted)
     return findings.judge_together([study])[0]
 
 
@@ -226,7 +226,7 @@ def test_findings_are_decided_together() -> None:
     assert "other findings" in picked.reason
     assert {other.verdict for other in others} == {"preliminary"}
     apart = findings.judge_together([
-        findings.Study(manifest=bounded, samples=runs, findings=asked) for asked in ([MEAN], border)
+        findings.Study(manifest=bounded, samples=runs, findings=group) for group in ([MEAN], border)
     ])  # fmt: skip
     assert [len(version) for version in apart] == [1, 39]
     assert apart[0][0].verdict == "preliminary", "other versions' findings are part of the family"

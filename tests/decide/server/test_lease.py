@@ -49,7 +49,7 @@ def test_slots_beyond_the_hosts_own_cores_are_not_believed() -> None:
     ("host", "draining", "cpu", "reason"),
     [
         (HOST, "shutting down", 0, ""),
-        (replace(HOST, quarantined="it lies"), "", 0, "quarantined: it lies"),
+        (replace(HOST, quarantined="wrong results"), "", 0, "quarantined: wrong results"),
         (replace(HOST, failing=1), "", 16, ""),  # one may fail anywhere
         (replace(HOST, failing=2, leased={"cpu": 1, "gpu": 0}), "", 0, "one at a time"),
     ],
@@ -94,8 +94,8 @@ def test_workunits_that_do_not_fit_are_not_offered(pool: PoolView) -> None:
 
 def test_pools_share_by_weight_and_take_turns() -> None:
     pools = [replace(POOL, version_id=1, weight=3.0), replace(POOL, version_id=2, weight=1.0)]
-    asked = lease.pool_shares(pools, HOST, Room(cpu=16, gpu=0), {}, set())
-    assert [(p.version_id, n) for p, n in asked] == [(1, 12), (2, 4)]
+    shares = lease.pool_shares(pools, HOST, Room(cpu=16, gpu=0), {}, set())
+    assert [(p.version_id, n) for p, n in shares] == [(1, 12), (2, 4)]
     one = lease.pool_shares(pools, HOST, Room(cpu=1, gpu=0), {(1, "cpu"): 5.0}, set())
     assert [(p.version_id, n) for p, n in one] == [(2, 1)]
     without = lease.pool_shares(pools, HOST, Room(cpu=16, gpu=0), {}, {(1, "cpu")})

@@ -66,10 +66,10 @@ def test_a_claim_of_65536_cores_is_worth_eight_tasks() -> None:
         cpu_cores=65_536, gpus=0, memory_bytes=8, environments=frozenset({"numpy"}),
         leased={"cpu": 0, "gpu": 0}, quota=8,
     )  # fmt: skip
-    asked = Capacity(cpu_slots=65_536, cpu_slots_free=65_536, memory_free_bytes=8,
+    capacity = Capacity(cpu_slots=65_536, cpu_slots_free=65_536, memory_free_bytes=8,
                      disk_free_bytes=8, buffer_seconds=1e6)  # fmt: skip
-    assert lease.room(lease.LeasePolicy(), host, asked, "", 1.0).cpu == 8
-    full = lease.room(lease.LeasePolicy(), replace(host, user_leased=8), asked, "", 1.0)
+    assert lease.room(lease.LeasePolicy(), host, capacity, "", 1.0).cpu == 8
+    full = lease.room(lease.LeasePolicy(), replace(host, user_leased=8), capacity, "", 1.0)
     assert (full.cpu, full.reason) == (0, lease.EARNING)
 
 

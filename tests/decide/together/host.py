@@ -137,14 +137,14 @@ class Host:
     # --- events -----------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; every alarm on the way rings."""
+        """Advance the clock; every timer due by then fires."""
         until = self.now + seconds
         while self.state.wake_at <= until:
             self.now = max(self.now, self.state.wake_at)
             self.do(e.TimerFired(now=self.now))
         self.now = until
 
-    def hears(self, answer: SyncAnswer, crash_at: int | None = None) -> None:
+    def receive(self, answer: SyncAnswer, crash_at: int | None = None) -> None:
         """An answer arrives; afterwards its cancelled tasks have ended or are ending."""
         plan = self.state.sync.in_flight
         if plan is None or plan.request_id != answer.request_id:
@@ -160,13 +160,13 @@ class Host:
             ending = task is None or task.phase in ("ended", "stopping")
             assert ending, f"task {task_id} was cancelled and is {task.phase if task else ''}"
 
-    def hears_nothing(self, jitter: float) -> None:
+    def lose_answer(self, jitter: float) -> None:
         """The request in flight fails."""
         if self.state.sync.in_flight is None:
             return
         self.do(e.SyncFailed(now=self.now, problem="away", jitter=jitter))
 
-    def is_alone(self, seconds: float) -> None:
+    def go_offline(self, seconds: float) -> None:
         """No server answers for this time: every request fails at once."""
         until, failures = self.now + seconds, 0
         while self.now < until:
@@ -174,12 +174,12 @@ class Host:
                 self.wait(max(0.01, min(self.state.wake_at, until) - self.now))
                 continue
             self.sent.clear()
-            self.hears_nothing(0.5)
+            self.lose_answer(0.5)
             failures += 1
-            assert failures <= ALONE_SYNCS_MAX, "asked too often where nobody answers"
+            assert failures <= ALONE_SYNCS_MAX, "too many syncs while the server does not answer"
 
     def bundle(self, sha256: str, *, there: bool, jitter: float = 0.5) -> None:
-        """A bundle comes, or does not."""
+        """A bundle arrives, or fails to download."""
         self.fetching.discard(sha256)
         if there:
             self.do(

@@ -102,10 +102,10 @@ class Together(RuleBasedStateMachine):
         self._serve(request, answered=answered)
 
     def _serve(self, request: Request, *, answered: bool = True) -> None:
-        said = self.project.sync(request.host, request.message)
+        reply = self.project.sync(request.host, request.message)
         good = {r.task_id for r in request.message.reports if r.outcome == "success"}
         self.promised |= {
-            a.task_id for a in said.acknowledged if a.task_id in good and not a.refusal
+            a.task_id for a in reply.acknowledged if a.task_id in good and not a.refusal
         }
         # Requests of different runs of an agent have no order that a server could know: one of an
         # earlier run that comes after one of a later run takes back what that one was granted.
@@ -114,7 +114,7 @@ class Together(RuleBasedStateMachine):
             for wire in (self.requests, self.late)
         )
         if answered:
-            self.answers.append(Answer(request.host, request.life, said))
+            self.answers.append(Answer(request.host, request.life, reply))
             del self.answers[:-KEPT_MAX]
 
     @precondition(lambda self: self.late)
@@ -156,11 +156,11 @@ class Together(RuleBasedStateMachine):
 
     def _hear(self, answer: Answer, dies: int | None = None) -> None:
         if answer.life == self.hosts[answer.host].lives:
-            self.hosts[answer.host].hears(answer.message, dies)
+            self.hosts[answer.host].receive(answer.message, dies)
 
     @rule(host=hosts, jitter=jitter)
     def host_waits_in_vain(self, host: int, jitter: float) -> None:
-        self.hosts[host].hears_nothing(jitter)
+        self.hosts[host].lose_answer(jitter)
         self._collect()
 
     @rule()
@@ -168,7 +168,7 @@ class Together(RuleBasedStateMachine):
         self.project.now += AWAY_SECONDS
         self.requests.clear()
         for host in self.hosts.values():
-            host.is_alone(AWAY_SECONDS)
+            host.go_offline(AWAY_SECONDS)
         self._collect()
 
     # --- hosts ------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class Together(RuleBasedStateMachine):
         self._collect()
         if not self.requests:
             for host in self.hosts.values():
-                host.hears_nothing(0.5)
+                host.lose_answer(0.5)
         self._pass(30.0)
 
     def _let_finish(self, host: Host) -> None:
