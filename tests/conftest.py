@@ -16,16 +16,34 @@ HERE = Path(__file__).parent
 #: one package against its real neighbours. End-to-end tests run both programs as users do.
 UNIT = ("contract", "decide", "walls")
 END_TO_END = ("attacks", "chaos", "e2e", "fleet", "packaging", "science", "trust")
+#: Files that take longest, most of it waiting: they start first.
+LONGEST = (
+    "run/test_standstill.py",
+    "agent/test_loop.py",
+    "e2e/test_main_job.py",
+    "e2e/test_copies_and_restores.py",
+    "e2e/test_takeover.py",
+    "control/test_control.py",
+    "packaging/test_agent_as_service.py",
+    "science/test_confirmed.py",
+    "e2e/test_evening.py",
+    "agent/test_recovery.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind, for ``-m unit`` and others, and run slow files first.
+    """Mark each test with its kind, for ``-m unit`` and others, and run long files first.
 
     So when tests run in parallel, no long file is left to run alone at the end.
     """
     for item in items:
         item.add_marker(kind(item))
-    items.sort(key=lambda item: ("e2e", "integration", "unit").index(kind(item)))
+    items.sort(key=lambda item: (_rank(item), ("e2e", "integration", "unit").index(kind(item))))
+
+
+def _rank(item: pytest.Item) -> int:
+    file = item.path.relative_to(HERE).as_posix()
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
 
 def kind(item: pytest.Item) -> str:
@@ -34,7 +52,7 @@ def kind(item: pytest.Item) -> str:
     return "unit" if room in UNIT else "e2e" if room in END_TO_END else "integration"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The connection string of a PostgreSQL whose database ``ready`` is migrated."""
     from tests.support.cluster import cluster  # the pure tests run where no server is installed

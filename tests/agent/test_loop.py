@@ -211,7 +211,7 @@ def test_a_full_disk_delays_the_agent_and_nothing_is_lost(
     ids = project.deploy(project.publish(), 40)
     with served(project) as url:
         agent.ok("attach", url)
-        agent.start(file_bytes_max=150_000)
+        agent.start_bounded(150_000)
         wait_for("the agent to be held up", lambda: agent.json("status")["state"] == "held up")
         assert "no space left" in agent.json("status")["reason"]
         assert agent.stop() == 20

@@ -185,7 +185,7 @@ class Site:
 
     def _program(self, kind: type[Any], name: str, folder: Path) -> Any:
         variable = "AXIOM_SERVER_DIR" if name == "axiom-server" else "AXIOM_CLIENT_DIR"
-        made = kind(name=name, folder=folder, variable=variable)
+        made = kind(name=name, folder=folder, variable=variable, installed=True)
         made.environment |= {MARK: str(self.root), "TMPDIR": str(self.root / "tmp")}
         if self.conninfo and self.owns_postgres and name == "axiom-server":
             made.environment["AXIOM_DATABASE_URL"] = self.conninfo

@@ -22,7 +22,7 @@ class Staff:
         self.folder = folder
 
     def __call__(self, *words: object, exit_code: int = 0, passphrase: str = "") -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "AXIOM_SERVER_DIR": str(self.folder)}
+        environment = {**os.environ, "AXIOM_SERVER_DIR": str(self.folder)}
         environment.pop("AXIOM_KEYS_PASSPHRASE", None)
         if passphrase:
             environment["AXIOM_KEYS_PASSPHRASE"] = passphrase

@@ -40,8 +40,10 @@ def test_pause_stops_the_processes_and_says_why(agent: AgentProcess) -> None:
     before = agent.json("tasks")["tasks"][0]["elapsed_seconds"]
     agent.ok("pause", "--for", "2h")
     wait_for("the pause", lambda: agent.tasks("paused"))
-    stopped = [p for p in agent.processes() if p.status() == psutil.STATUS_STOPPED]
-    assert stopped
+    stopped = wait_for(
+        "a process to be stopped",
+        lambda: [p for p in agent.processes() if p.status() == psutil.STATUS_STOPPED],
+    )
     status = agent.json("status")
     assert status["state"] == "paused"
     assert status["slots"][0]["reason"].startswith("paused by you until")
@@ -49,7 +51,10 @@ def test_pause_stops_the_processes_and_says_why(agent: AgentProcess) -> None:
     assert agent.json("tasks")["tasks"][0]["elapsed_seconds"] == shown >= before
     agent.ok("resume")
     wait_for("the task to go on", lambda: agent.tasks("running"))
-    assert not [p for p in stopped if p.status() == psutil.STATUS_STOPPED]
+    wait_for(
+        "its processes to go on",
+        lambda: not [p for p in stopped if p.status() == psutil.STATUS_STOPPED],
+    )
 
 
 def test_each_idle_slot_has_its_reason(agent: AgentProcess) -> None:

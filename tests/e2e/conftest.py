@@ -17,6 +17,7 @@ from tests.support.programs import FIXTURES, Program, Server
 def server(tmp_path: Path) -> Iterator[Server]:
     """A served project that has nothing published yet."""
     made = programs.server(tmp_path)
+    made.installed = True
     made.serve()
     yield made
     made.stop()
@@ -26,6 +27,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def agent(tmp_path: Path) -> Iterator[Program]:
     """An agent that is not attached yet."""
     made = programs.agent(tmp_path)
+    made.installed = True
     yield made
     if made.process is None or made.process.poll() is not None:
         return

@@ -13,10 +13,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.commands import run_command
+from tests.support.commands import Done, ForkedProcess, run_command
 from tests.support.processes import WAIT_SECONDS, still_running
-
-ROOT = Path(__file__).parents[2]
 
 
 class AgentProcess:
@@ -24,15 +22,10 @@ class AgentProcess:
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
-        self.environment = {
-            **os.environ,
-            "AXIOM_CLIENT_DIR": str(folder),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            **environment,
-        }
-        self.process: subprocess.Popen[str] | None = None
+        self.environment = {**os.environ, "AXIOM_CLIENT_DIR": str(folder), **environment}
+        self.process: ForkedProcess | subprocess.Popen[bytes] | None = None
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str) -> Done:
         """Run a command to its end."""
         return run_command("axiom-client", *words, environment=self.environment)
 
@@ -53,18 +46,23 @@ class AgentProcess:
         """The decoded output of a command with --json."""
         return json.loads(self.ok(*words, "--json"))
 
-    def start(self, *words: str, file_bytes_max: int | None = None) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> ForkedProcess:
         """Run the agent in the background; its lines go to ``folder``.out."""
+        out = self.folder.with_suffix(".out")
+        line = ["axiom-client", "run", "--no-display", *words]
+        self.process = ForkedProcess(line, self.environment, out, out)
+        return self.process
+
+    def start_bounded(self, file_bytes_max: int) -> subprocess.Popen[bytes]:
+        """The same, where no file may become larger."""
 
         def bound() -> None:
-            if file_bytes_max is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
 
         with self.folder.with_suffix(".out").open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "axiom_client", "run", "--no-display", *words],
-                env=self.environment, stdout=out, stderr=out, text=True,
-                preexec_fn=bound if file_bytes_max else None,
+                [sys.executable, "-m", "axiom_client", "run", "--no-display"],
+                env=self.environment, stdout=out, stderr=out, preexec_fn=bound,
             )  # fmt: skip
         return self.process
 

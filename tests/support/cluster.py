@@ -16,6 +16,8 @@ from axiom_server.store.database import Connection, connect, migrate
 from axiom_server.store.embedded import EmbeddedPostgres
 
 T = TypeVar("T")
+#: Nothing here outlives a power cut; what does is tested in test_embedded and by the chaos runs.
+WITHOUT_DISK = ("fsync", "full_page_writes")
 _numbers = itertools.count(1)
 
 
@@ -26,6 +28,9 @@ def cluster(folder: Path) -> Iterator[str]:
     conninfo = postgres.open()
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
+            for setting in WITHOUT_DISK:
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE ready")
         migrate(make_conninfo(conninfo, dbname="ready"))
         yield conninfo

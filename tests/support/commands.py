@@ -1,10 +1,10 @@
-"""Run a command of one of the two programs to its end.
+"""Run commands of the two programs: to their end, or in the background.
 
 Tests run more than a thousand of them, and half a second of each would be spent on importing the
 same modules again. So a command gets a new process that is forked from one which has imported both
 programs; from there on it does what the installed program does. Installed programs are started for
-long runs, for the environment variables that an interpreter reads as it starts, and in the tests of
-the entry points (``tests/cli/test_help.py``, ``tests/packaging``).
+the environment variables that an interpreter reads as it starts, in the tests of the entry points
+(``tests/cli/test_help.py``, ``tests/packaging``), and for what runs long in end-to-end tests.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from tests.support.processes import COMMAND_SECONDS_MAX
 
 PROGRAMS = Path(sys.executable).parent
 ENTRY_POINTS = {"axiom-client": "axiom_client.cli.app", "axiom-server": "axiom_server.cli.app"}
-LONG_RUNS = ("run", "serve", "demo")
 #: Variables that an interpreter reads as it starts.
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_")
 
@@ -36,7 +36,7 @@ def run_command(
     program: str, *words: str, environment: Mapping[str, str], seconds: float = COMMAND_SECONDS_MAX
 ) -> Done:
     """Its exit code and output. Raises subprocess.TimeoutExpired."""
-    if words[0] not in LONG_RUNS and _read_at_start(environment) == _read_at_start(os.environ):
+    if can_fork(environment):
         return _run_forked([program, *words], environment, seconds)
     return finished([str(PROGRAMS / program), *words], environment, seconds)
 
@@ -51,25 +51,61 @@ def finished(
     )  # fmt: skip
 
 
+def can_fork(environment: Mapping[str, str]) -> bool:
+    """Whether an interpreter that starts with these variables is as the one forked from."""
+    return _read_at_start(environment) == _read_at_start(os.environ)
+
+
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    """But for PYTHONPATH: the modules are found already, and processes it starts will read it."""
-    read = (name for name in environment if name.startswith(READ_AT_START))
-    return {name: environment[name] for name in read if name != "PYTHONPATH"}
+    return {k: v for k, v in environment.items() if k.startswith(READ_AT_START)}
 
 
 def _run_forked(line: list[str], environment: Mapping[str, str], seconds: float) -> Done:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = _processes.Process(
-            target=_become, args=(line, dict(environment), os.getcwd(), out, err)
-        )
-        process.start()
-        process.join(seconds)
-        if process.exitcode is None:
+        process = ForkedProcess(line, environment, out, err)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(line, seconds, out.read_bytes(), err.read_bytes())
-        return Done(line, process.exitcode, out.read_text(), err.read_text())
+            process.wait()
+            raise
+        return Done(line, code, out.read_text(), err.read_text())
+
+
+class ForkedProcess:
+    """A command that runs, with what tests use of subprocess.Popen; output is added to files."""
+
+    def __init__(
+        self, line: list[str], environment: Mapping[str, str], out: Path, err: Path
+    ) -> None:
+        given = (line, dict(environment), os.getcwd(), out, err)
+        self._line = line
+        self._process = _processes.Process(target=_become, args=given, daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(self._line, timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Nothing is sent to a process that has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.send_signal(signal.SIGKILL)
 
 
 def _become(
@@ -77,7 +113,7 @@ def _become(
 ) -> None:
     """In the new process."""
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        with path.open("wb") as file:
+        with path.open("ab") as file:
             os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
     os.environ.clear()

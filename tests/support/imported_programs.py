@@ -9,6 +9,7 @@ import pkgutil
 
 import axiom_client
 import axiom_server
+from tests.support.made_cluster import copy_clusters
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can be forked
 #: Modules that cannot be imported here, or that do something when they are.
@@ -18,4 +19,5 @@ for package in (axiom_client, axiom_server):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not any(word in module.name for word in LEFT_OUT):
             importlib.import_module(module.name)
+copy_clusters()
 gc.freeze()

@@ -13,13 +13,15 @@ WAIT_SECONDS = 90.0  # generous: two shared cores may be busy with anything
 #: A command that hangs must still end; publishing tries six experiments twice, on two busy cores.
 COMMAND_SECONDS_MAX = 900.0
 POLL_SECONDS = 0.05
+POLL_SECONDS_MAX = 1.0
+IDLE_TIMES = 4  # times as long as a poll took, so that polling takes a fifth of a core at most
 
 
 def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -> T:
     """Poll until ``probe`` is truthy; fail with ``what`` when it never is.
 
-    Between two polls it waits for as long as a poll takes, so that repeated commands do not use the
-    core that the awaited process needs.
+    Between two polls it waits for longer than a poll takes, so that repeated commands do not use
+    the core that the awaited process needs.
     """
     until = time.monotonic() + seconds
     while True:
@@ -29,7 +31,8 @@ def wait_for(what: str, probe: Callable[[], T], seconds: float = WAIT_SECONDS) -
         now = time.monotonic()
         if now > until:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(max(POLL_SECONDS, now - began))
+        took = now - began
+        time.sleep(max(POLL_SECONDS, took, min(IDLE_TIMES * took, POLL_SECONDS_MAX)))
 
 
 def runs(process: psutil.Process) -> bool:

@@ -14,9 +14,18 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.commands import PROGRAMS, Done, run_command
+from tests.support.commands import (
+    PROGRAMS,
+    Done,
+    ForkedProcess,
+    can_fork,
+    finished,
+    run_command,
+)
 from tests.support.processes import WAIT_SECONDS, wait_for
 
+LONG_RUNS = ("run", "serve")
+Process = subprocess.Popen[bytes] | ForkedProcess
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -34,8 +43,9 @@ class Program:
     name: str
     folder: Path
     variable: str
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    installed: bool = False  # for long runs: start the installed program, do not fork
 
     def command(self, *words: str) -> tuple[list[str], dict[str, str]]:
         return [str(PROGRAMS / self.name), *words], self._variables()
@@ -45,6 +55,8 @@ class Program:
 
     def finish(self, *words: str) -> Done:
         """Run to the end, whatever the exit code."""
+        if self.installed and words[0] in LONG_RUNS:
+            return finished(*self.command(*words))
         return run_command(self.name, *words, environment=self._variables())
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -57,11 +69,15 @@ class Program:
     def json(self, *words: str) -> Any:
         return json.loads(self.run(*words, "--json"))
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start in the background; output goes to a log in the folder."""
+    def start(self, *words: str) -> Process:
+        """Start in the background; output goes to a log beside the folder."""
         line, environment = self.command(*words)
-        with (self.folder.parent / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+        log = self.folder.parent / f"{self.name}.log"
+        if not self.installed and can_fork(environment):
+            self.process = ForkedProcess([self.name, *words], environment, log, log)
+            return self.process
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(line, env=environment, stdout=file, stderr=file)
         return self.process
 
     def kill(self) -> None:
@@ -114,5 +130,5 @@ def agent(folder: Path, name: str = "agent") -> Program:
     return made
 
 
-def descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def descendants(process: Process) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
