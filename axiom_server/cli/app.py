@@ -6,6 +6,7 @@ Imports are inside the commands, so that ``axiom-server --help`` answers at once
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
+from axiom_protocol.text import counted, has_undecoded_bytes
 from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
-from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
-from axiom_server.errors import DiskFull, ServerError
+from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
+from axiom_server.errors import DiskFull, ServerError, Usage
 
 if TYPE_CHECKING:
     from axiom_server.store.database import Connection
@@ -62,6 +64,9 @@ def common(context: typer.Context, folder: Dir = None, version: Version = False)
 
 def main() -> None:
     """Run the program. An error prints one line and sets the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # for terminals without UTF-8
     try:
         app()
     except ServerError as error:
@@ -70,12 +75,16 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         _fail(DiskFull(f"no space left on the device: {error.filename or 'the project folder'}"))
+    except UnicodeEncodeError as error:
+        if not has_undecoded_bytes(error.object):
+            raise
+        _fail(Usage("a word of the command, or a folder's name, is not UTF-8 text; give another"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _fail(error: ServerError) -> None:
-    print(f"axiom-server: {error}", file=sys.stderr)
+    print(f"axiom-server: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -89,7 +98,9 @@ def init(
     """Create a project: configuration, signing keys, an empty bundle repository, a database."""
     from axiom_server.project_folder import default_path, initialise
 
-    folder = initialise(directory or default_path(), name, os.environ.get(PASSPHRASE_VARIABLE))
+    folder = initialise(
+        directory or default_path(), title_of(name), os.environ.get(PASSPHRASE_VARIABLE)
+    )
     print(f"project {name!r} in {folder.path}")
     print(f"root key fingerprint {folder.bundles.fingerprint()} (volunteers may check it)")
     if not os.environ.get(PASSPHRASE_VARIABLE):
@@ -290,7 +301,8 @@ def import_file(
         return
     known = f" ({imported.already_known:,} imported before)" if imported.already_known else ""
     print(
-        f"{imported.results:,} results of {imported.users} users on {imported.hosts} hosts "
+        f"{counted(imported.results, 'result')} of {counted(imported.users, 'user')} on "
+        f"{counted(imported.hosts, 'host')} "
         f"imported{known}"
     )
     if imported.results:
@@ -312,6 +324,12 @@ def backup(
     print(f"{file}: {size:,} bytes")
 
 
+SIGN_AGAIN = (
+    "hosts may have seen newer signatures than those of the backup, and take nothing older: "
+    "publish and withdraw again what was since, then sign once more: axiom-server keys renew"
+)
+
+
 @app.command()
 def restore(
     file: Annotated[Path, typer.Argument(help="A backup file.")],
@@ -324,18 +342,20 @@ def restore(
     print(f"restored in {folder.path}")
     if not folder.keys.exists():
         print(f"the backup holds no signing keys: copy them to {folder.keys}")
+    print(SIGN_AGAIN)
 
 
 @app.command(name="new-epoch")
 def new_epoch(context: typer.Context) -> None:
     """Make hosts report again, after restoring the database by other means than `restore`.
 
-    Run it once, after the dump is loaded and before the server starts.
+    Run it once, after the dump is loaded, with the bundles in place, before the server starts.
     """
     from axiom_server.transfer.backup import begin_epoch
 
     begin_epoch(project_of(context))
     print("a new epoch has begun: hosts will report again what they reported since the backup")
+    print(SIGN_AGAIN)
 
 
 def _print_log(log: Any, as_json: bool, markdown: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from axiom_protocol.text import counted
 from axiom_server.cli.keys import KeysDir, ToRequest, sign_or_write_request
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
@@ -80,8 +81,8 @@ def start(
     if as_json:
         print_json({"study": study.name, "sha256": study.digest, "workunits": count})
         return
-    part = "pilot " if study.state == "pilot" else ""
-    print(f"study {study.name} declared, {study.digest[:16]}; {count:,} {part}workunits deployed")
+    made_now = counted(count, "pilot workunit" if study.state == "pilot" else "workunit")
+    print(f"study {study.name} declared, {study.digest[:16]}; {made_now} deployed")
 
 
 @app.command()
@@ -94,7 +95,7 @@ def extend(
     from axiom_server.review import studies
 
     made = run_transaction(project_of(context), lambda c: studies.extend(c, name, seeds))
-    print(f"{made:,} workunits deployed")
+    print(f"{counted(made, 'workunit')} deployed")
 
 
 @app.command("list")
@@ -155,13 +156,16 @@ def draw_map(
 
 
 def _read(file: Path) -> StudyDesign:
-    from axiom_protocol.verdicts.study_design import StudyError, read_study
+    from axiom_protocol.given_file import FileProblem, read_text
+    from axiom_protocol.verdicts.study_design import STUDY_BYTES_MAX, StudyError, read_study
     from axiom_server.errors import FileUnreadable
 
     try:
-        return read_study(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, StudyError) as error:
-        raise FileUnreadable(f"cannot read {file}: {error}") from None
+        return read_study(read_text(file, STUDY_BYTES_MAX))
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except StudyError as error:
+        raise FileUnreadable(f"{file}: {error}") from None
 
 
 async def _version(connection: Connection, design: StudyDesign) -> VersionRow:
