@@ -134,7 +134,7 @@ class Project:
             self._lose(host, task)
         for task, attempt in changes.requeued:
             self._requeue(task, attempt)
-        for workunit_id in changes.late_workunits:
+        for workunit_id in [task.workunit_id for task in changes.late]:
             self.workunits[workunit_id].waits = 0
 
     def _lose(self, host: HostRow, task: TaskRow) -> None:
