@@ -71,7 +71,7 @@ name = {name}
 # host_per_second = 10.0           # ... and on average; an agent makes at most four a second
 # hosts_burst = 20000              # requests of all hosts at one address together
 # hosts_per_second = 500.0
-# files_burst = 60                 # files of data that one address fetches
+# files_burst = 60                 # requests of one address for data files
 # files_per_second = 0.5
 # host_bytes_burst = 67108864      # bytes of one host's request bodies, unpacked
 # host_bytes_per_second = 1048576.0
@@ -80,7 +80,7 @@ name = {name}
 # enrolments_burst = 300           # hosts that join from one address
 # enrolments_per_minute = 20.0
 # accounts_burst = 30              # ... with a new account
-# accounts_per_hour = 30.0         # ... of IPv6 one /64, and four times as many of one /48
+# accounts_per_hour = 30.0         # (IPv6: from one /64; four times as many from one /48)
 # all_enrolments_burst = 3000      # hosts that join from all addresses together
 # all_enrolments_per_minute = 300.0
 # all_accounts_burst = 1000        # ... with a new account
@@ -114,7 +114,7 @@ name = {name}
 # hold_hours = 6.0
 
 [standing]                         # how far accounts are trusted, by their confirmed results
-# newcomer_hosts = 200             # that may join with a new account's key; one more each result
+# newcomer_hosts = 200             # hosts that may join a new account; one more for each result
 # newcomer_cores = 8               # cores for which a new account gets work, over all its hosts
 # cores_per_result = 2             # further cores for each confirmed result
 # unconfirmed_max = 4              # results that may wait for confirmation, for each such core

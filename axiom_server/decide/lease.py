@@ -14,13 +14,13 @@ from axiom_protocol.messages import GRANTS_MAX, Capacity
 FAILS_REPEATEDLY = 2  # failed tasks in a row; a single failure is common on a host with 240 cores
 EARNING = (
     "this account's hosts hold as many tasks as its standing allows; it gets more work as its "
-    "results are confirmed, and less for a while after tasks without a result"
+    "results are confirmed, and less for some time after tasks that ended without a result"
 )
 
 Device = Literal["cpu", "gpu"]
 HOUR, DAY = 3600.0, 86400.0
-#: The longest lease, or so many times the expected run where that is longer: a host that has once
-#: been slow on purpose does not hold a task for months.
+#: The longest lease: seven days, or three expected runs if that is longer. So a host that was slow
+#: once, perhaps on purpose, cannot hold a task for months.
 LEASE_MAX_SECONDS, LEASE_RUNS_MAX = 7 * DAY, 3.0
 
 

@@ -39,7 +39,7 @@ LOOKS_LIKE = "".join(pair[0] for pair in _SHAPES)
 STANDS_FOR = "".join(pair[1] for pair in _SHAPES)
 
 
-#: What the project itself writes in place of a name.
+#: Names that the project itself shows for deleted and hidden accounts.
 RESERVED = re.compile(r"deleted-.*|\(.*\)", re.IGNORECASE)
 
 
@@ -49,7 +49,7 @@ def refusal(name: str) -> str:
     if all(c in INVISIBLE or c.isspace() for c in folded):
         return "it has no visible character"
     if RESERVED.fullmatch("".join(c for c in folded if c not in INVISIBLE)):
-        return "it stands for accounts that are deleted or hidden"
+        return "it is reserved for accounts that are deleted or hidden"
     alphabets = {unicodedata.name(c, "?").split()[0] for c in folded if c.isalpha()}
     if len(alphabets) > 1 and not alphabets <= WRITTEN_TOGETHER:
         return f"it mixes alphabets ({', '.join(sorted(alphabets)).lower()})"

@@ -28,8 +28,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_*         requests of one host. An agent makes at most four a second
     address_*      requests of one address (IPv6: one /64): pages, bundles, and requests whose token
                    was not accepted since this process began
-    hosts_*        requests of all known hosts at one address: tokens are cheap to get
-    files_*        requests of one address for data files that take up to seconds to make
+    hosts_*        requests of all known hosts at one address, because a client can get many tokens
+    files_*        requests of one address for data files that take up to seconds to create
     host_bytes_*   bytes of one host's request bodies after decompression, which must be decoded
     enrolments_*   hosts that join from one address
     accounts_*     ... with a new account, for which no key is needed

@@ -17,15 +17,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 DAY = 86400.0
-#: Who has given back, lost or failed as many tasks as it is believed cores waits for the next one,
-#: each time twice as long: else a few accounts could use up the attempts of every workunit.
+#: An account that has given back, lost or failed as many tasks as its believed cores waits before
+#: its next task, each time twice as long; otherwise a few accounts could use up all attempts of
+#: every workunit.
 PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS = 60.0, 3600.0
 
 
 class StandingPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The conditions of standing.
 
-    newcomer_hosts     hosts of a new account that may join or be heard of within a week; one more
+    newcomer_hosts     hosts of a new account that may join or send a sync within a week; one more
                        for each confirmed result
     newcomer_cores     cores that a new account is believed to have, over all its hosts
     unconfirmed_max    results that may wait for confirmation, for each believed core, so that many
@@ -69,8 +70,8 @@ class Standing:
     vouched      staff vouch for the account: its cores are believed, but it does not judge yet
     validated    number of confirmed results; ``agreeing``: number of accounts that confirmed them
     streak       confirmed results of the host in a row; negative after one was refuted
-    returned     tasks that ended without a result, less those that ended well since
-    since_return_seconds  since the last of them
+    returned     tasks that ended without a result, less those that succeeded since
+    since_return_seconds  time since the last task that ended without a result
     unconfirmed  results that wait for confirmation
     """
 
@@ -107,8 +108,8 @@ def believed_cores(policy: StandingPolicy, standing: Standing) -> int | None:
 def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
     """Tasks that the account may hold, over all its hosts; None: no limit.
 
-    Each task that it gives back, loses or fails lowers the number, down to one at a time; then it
-    waits longer each time for the next.
+    Each task that it gives back, loses or fails lowers the number, down to one at a time; after
+    that, the account waits longer each time for its next task.
     """
     cores = believed_cores(policy, standing)
     if cores is None:
@@ -120,7 +121,7 @@ def tasks_in_hand(policy: StandingPolicy, standing: Standing) -> int | None:
 
 
 def pause_seconds(cores: int, returned: int) -> float:
-    """How long an account waits for its next task after it has given back so many."""
+    """How long an account waits for its next task after ``returned`` tasks without a result."""
     beyond = returned - cores
     return (
         0.0 if beyond < 0 else min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(beyond, 9))

@@ -24,8 +24,8 @@ class OpenRow(NamedTuple):
     """One result of a workunit whose comparison is open, by a host that is not quarantined.
 
     ``involved``: users who had a task of the workunit, whatever its outcome, with their
-    ``addresses``. ``asked``: the server chose this host for it; not so a task of an earlier epoch,
-    which the host alone remembers.
+    ``addresses``. ``asked``: the server granted the task in this epoch; false for a task of an
+    earlier epoch, of which only the host has a record.
     """
 
     workunit_id: int

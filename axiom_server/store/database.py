@@ -22,7 +22,7 @@ HEAD = "0009"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
 POOL_SIZE = 8  # concurrent transactions of a serving process; more would only wait for the disk
-#: ... and of its pages, so that no sync waits for a connection however many visitors do.
+#: The pages have connections of their own, so that many visitors do not delay a sync.
 PAGE_POOL_SIZE = 4
 PAGE_STATEMENT_SECONDS = 30
 
@@ -102,7 +102,7 @@ def make_pool(conninfo: str, size: int = POOL_SIZE) -> Pool:
 
 
 def make_page_pool(conninfo: str) -> Pool:
-    """A pool for what visitors read, not yet open. A statement that takes too long is ended."""
+    """A pool for the web pages, not yet open. Statements that take too long are cancelled."""
 
     async def configure(connection: Connection) -> None:
         await connection.execute(f"SET statement_timeout = '{PAGE_STATEMENT_SECONDS}s'")

@@ -110,7 +110,7 @@ async def find_version(connection: Connection, work: Work) -> int | None:
         connection,
         """SELECT v.version_id FROM versions v JOIN experiments e USING (experiment_id)
            WHERE e.name = %s AND v.version = %s""",
-        (one_line(work.experiment), one_line(work.version)),  # PostgreSQL takes no zero byte
+        (one_line(work.experiment), one_line(work.version)),  # PostgreSQL refuses zero bytes
     )
     return int(found[0][0]) if found else None
 

@@ -31,7 +31,7 @@ COLUMNS = {
     "valid": "BOOLEAN",  # the experiment's own sanity checks passed
     "result": "JSON",
     "credit": "DECIMAL(14,3)",  # NULL: not reviewed yet
-    "validated": "BOOLEAN",  # it counts: others agree, or its host need not be checked
+    "validated": "BOOLEAN",  # counted: confirmed by others, or exempt from the check
 }
 
 RESULTS = """

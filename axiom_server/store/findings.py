@@ -57,7 +57,8 @@ async def samples(connection: Connection, version_id: int, manifest: Manifest) -
 async def probes(connection: Connection, version_id: int) -> list[Result]:
     """Complete valid results of a few seeds of a version, all with its most used parameters.
 
-    Only results that stand: else a few that one newcomer invents would void every finding.
+    Only results that count; otherwise one newcomer could void every finding with a few false
+    results.
     """
     found = await rows(
         connection,

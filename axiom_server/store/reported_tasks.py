@@ -115,8 +115,8 @@ INSERT INTO comparisons (workunit_id, task_id)
 SELECT * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING"""
 
 
-#: Late results of workunits that others have computed meanwhile: a comparison that was settled
-#: without them begins again, so that nobody is credited for what no other result was held against.
+#: A late result of a workunit that others have computed meanwhile reopens the settled comparison,
+#: so that no result is credited without a comparison.
 COMPARE_LATE = """
 INSERT INTO comparisons AS c (workunit_id, task_id)
 SELECT l.workunit_id, min(l.task_id) FROM unnest(%s::bigint[], %s::bigint[])
@@ -182,7 +182,7 @@ async def request_comparisons(connection: Connection, tasks: Sequence[TaskRow]) 
 
 
 async def compare_late(connection: Connection, tasks: Sequence[TaskRow]) -> None:
-    """Hold results that came late against those of others who were asked in their place."""
+    """Compare late results with those of the hosts that computed the workunits instead."""
     if tasks:
         await connection.execute(
             COMPARE_LATE, ([t.workunit_id for t in tasks], [t.task_id for t in tasks])

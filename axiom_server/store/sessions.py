@@ -100,7 +100,7 @@ async def deployments(connection: Connection, session_id: int | None) -> list[De
 
 
 async def host_names(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """(name, owner's name or "") of hosts; of an owner who hides, neither is shown."""
+    """(name, owner's name or "") of hosts; both are "(hidden)" when the owner is hidden."""
     found = await rows(
         connection,
         """SELECT h.host_id, CASE WHEN u.shown IS FALSE THEN '(hidden)' ELSE h.name END,

@@ -119,10 +119,11 @@ async def suspects(connection: Connection, window_seconds: float) -> list[Suspec
 async def suspect_accounts(
     connection: Connection, window_seconds: float
 ) -> list[tuple[int, int, int]]:
-    """(user, mismatches, results compared) in the window, of accounts charged on several hosts.
+    """(user, mismatches, results compared) in the window, of accounts with mismatches on several
+    hosts.
 
-    Hosts that have left the account since are counted too, those in quarantine are not: one broken
-    host is no fault of its account's.
+    Hosts that have left the account since are included. Hosts in quarantine are not, because one
+    broken host must not count against its account.
     """
     found = await rows(
         connection,
@@ -207,9 +208,10 @@ async def set_trusted(connection: Connection, host_id: int, trusted: bool) -> bo
 
 
 async def may_add_host(connection: Connection, user_id: int, newcomer_hosts: int) -> bool:
-    """Whether one more host may join an account, by those that joined or were heard of lately.
+    """Whether one more host may join an account, by how many joined or sent a sync in a week.
 
-    Those that have left count too: else joining and leaving again would make hosts without end.
+    Hosts that have left count too; otherwise an account could create any number of hosts by joining
+    and leaving.
     """
     found = await rows(
         connection,

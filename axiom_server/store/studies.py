@@ -182,7 +182,7 @@ async def count_out(connection: Connection, study: StudyRow, seeds: tuple[int, i
 
 
 async def count_unsettled(connection: Connection, study: StudyRow, seeds: tuple[int, int]) -> int:
-    """Workunits of these seeds whose result waits for others' opinions."""
+    """Number of workunits of these seeds whose results wait for a comparison."""
     found = await row(
         connection,
         """SELECT count(*) FROM study_sets s JOIN workunits w USING (parameters_id)

@@ -197,7 +197,7 @@ async def host(connection: Connection, host_id: int) -> HostRow | None:
 
 
 async def is_shown(connection: Connection, kind: str, number: int) -> bool:
-    """Whether there is such a user or host that shows itself. ``kind``: "user" or "host"."""
+    """Whether this user or host exists and is public. ``kind``: "user" or "host"."""
     found = await (user if kind == "user" else host)(connection, number)
     return found is not None
 

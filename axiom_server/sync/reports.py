@@ -93,7 +93,7 @@ class SyncChanges:
 
     ended           tasks that its reports end
     requeued        tasks whose workunits are queued again, with the number of the next attempt
-    late            tasks that counted as lost, and whose result has come after all
+    late            tasks that counted as lost, whose results arrived after all
     to_replicate    tasks whose result another host is to compute too
     kept            tasks that the host continues
     lost            leased tasks that the host no longer has

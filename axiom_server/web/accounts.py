@@ -104,7 +104,9 @@ class Accounts:
                 case "limit group":
                     if not await machines.set_group(connection, who.owner, group, _settings(form)):
                         raise Refused(
-                            409, "Too many groups", f"An account has {GROUPS_MAX} at most."
+                            409,
+                            "Too many groups",
+                            f"An account can have at most {GROUPS_MAX} groups.",
                         )
                 case "limit all":
                     await machines.set_hosts(connection, who.owner, None, _settings(form))

@@ -81,7 +81,7 @@ class Api:
     pool: Pool
     batcher: SyncBatcher
     metrics: Metrics
-    page_pool: Pool | None = None  # of the pages and accounts; None: the same
+    page_pool: Pool | None = None  # for the pages and accounts; None: the same as ``pool``
     budget: BodyBudget = field(default_factory=BodyBudget)
     strangers: BodyBudget = field(
         default_factory=lambda: BodyBudget(total_bytes=STRANGERS_BUDGET_BYTES)
@@ -143,8 +143,8 @@ class Api:
             most = self.config.standing.newcomer_hosts
             if not await standing.may_add_host(connection, found.user_id, most):
                 raise Refused(
-                    403, "This account has as many hosts as it may have",
-                    "It may have more as its results are confirmed, or ask the staff.",
+                    403, "This account has as many hosts as its standing allows",
+                    "More may join as its results are confirmed, or when staff vouch for it.",
                 )  # fmt: skip
             return found.user_id, found.name, ""
         if not self.config.project.anonymous_hosts:

@@ -24,7 +24,8 @@ from axiom_server.web.refused import Refused
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 UNPACK_BYTES = 1024 * 1024  # decompressed at a time, so that the budget is checked in between
 BUDGET_BYTES = 4 * BODY_BYTES_MAX  # for all bodies together; typical ones are a few kB
-#: ... and for those without a token (joining, forms), so that strangers use up no host's budget.
+#: Requests without a token (joining, forms) have a budget of their own, so that they cannot use up
+#: that of the hosts.
 STRANGERS_BUDGET_BYTES = 16 * 1024 * 1024
 ADDRESS_SHARE = 2  # one address may use half of the budget
 RETRY_SECONDS = 5.0  # Retry-After when the budget is used up

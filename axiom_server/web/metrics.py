@@ -14,7 +14,8 @@ from axiom_server.store.database import Connection
 
 #: Seconds, from a sync on an idle server to one that waits for the disk.
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-#: Whole tables are counted, and anybody who reaches the port may ask.
+#: How long totals are kept: counting them reads whole tables, and anybody who reaches the port can
+#: request them.
 TOTALS_SECONDS = 5.0
 
 

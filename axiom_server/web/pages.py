@@ -170,7 +170,7 @@ class Pages:
     async def leaders_of_experiment(self, request: Request) -> Response:
         """``GET /leaders/NAME?page=N``: by the credit of one experiment."""
         name, page = request.path_params["name"], page_of(request)
-        if not EXPERIMENT_NAME.fullmatch(name):  # which no database takes, such as a zero byte
+        if not EXPERIMENT_NAME.fullmatch(name):  # the database refuses some, such as zero bytes
             raise Refused(404, "No such experiment")
         return await self._page(
             request,

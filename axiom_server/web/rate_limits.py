@@ -24,13 +24,13 @@ from axiom_server.web.refused import Refused
 SYNC_PATH = "/api/v1/sync"
 ENROL_PATH = "/api/v1/hosts"
 IPV6_PREFIX = 64  # the prefix of one customer, who can choose the remaining bits freely
-#: The prefix that a customer gets on request, 65,536 of the former; joining is counted by both.
+#: Providers give a customer a /48 (65,536 such networks) on request; joining is limited by both.
 IPV6_SITE_PREFIX, SITE_SHARE = 48, 4.0
-#: Data files that take up to seconds of a core: all seeds of a finding, all of an account.
+#: Data files that take a core up to seconds: all seeds of a finding, all data of an account.
 COSTLY_FILE = re.compile(
     r"/(?:experiments|studies|sessions)/.+\.(?:csv|json|parquet|zip)|/account/data\.json"
 )
-#: Paths with a secret, which no log may show.
+#: Paths that contain a secret, which must not be logged.
 SECRET_PATHS = "/account/link/"
 LOG_SECONDS = 60.0  # at most one refusal is logged in this time
 
@@ -79,7 +79,7 @@ class RateLimits:
         await self._app(scope, receive, send)
 
     def _wait_of_others(self, scope: Scope, address: str, now: float) -> float:
-        """Seconds that a request of no known host has to wait; 0 when it is allowed."""
+        """Seconds to wait for a request that is not from a known host; 0 when it is allowed."""
         wait = self._addresses.wait(address, now)
         if not wait and scope["path"] == ENROL_PATH and scope["method"] == "POST":
             wait = self._joining.wait(address, now)
@@ -106,7 +106,7 @@ class RateLimits:
 
 
 def _shown(path: str) -> str:
-    """A path as a log may hold it."""
+    """A path for the log: without secrets, shortened."""
     return SECRET_PATHS + "..." if path.startswith(SECRET_PATHS) else path[:100]
 
 
@@ -168,7 +168,7 @@ def joined_from(scope: Scope) -> str:
     """The network that a host joins from; "" when it does not distinguish clients.
 
     An address that is not public belongs to a proxy that names no client, or to a local network.
-    For IPv6 it is a /48, whose owner could otherwise pass for 65,536 different people.
+    For IPv6 it is the /48; otherwise its owner could pass as 65,536 different people.
     """
     address = network_of(scope, IPV6_SITE_PREFIX)
     try:

@@ -228,10 +228,10 @@ def test_only_a_host_that_has_joined_can_be_trusted(project: ServerProject) -> N
     assert transaction(project.conninfo, lambda c: standing.set_trusted(c, host.host_id, True))
 
 
-def test_lies_spread_over_many_hosts_are_one_accounts(project: ServerProject) -> None:
+def test_mismatches_of_many_hosts_quarantine_their_account(project: ServerProject) -> None:
     staff = project.host("staff", trusted=True, cores=20)
     project.deploy("short_walk", count=40)
-    for number in range(3):  # each host lies twice and is never seen again
+    for number in range(3):  # each host sends two false results and then leaves
         host = project.host("spread", cores=2, vouched=False)
         host.sync()
         lie(host)
@@ -284,7 +284,7 @@ def test_a_newcomer_cannot_use_up_the_attempts_of_all_work(
                                cpu=4, forget=not fails).grants)  # fmt: skip
     assert taken <= 12
     project.later(3700)
-    assert len(evil.sync(cpu=4, forget=True).grants) == 1, "it may try again, in time"
+    assert len(evil.sync(cpu=4, forget=True).grants) == 1, "it may try again after a while"
     project.later(30)
     evil.succeed_all(cpu=0)
     assert project.value("SELECT returned FROM users WHERE name = 'evil'") > 0

@@ -135,7 +135,7 @@ def test_a_sweep_gives_every_set_the_same_new_seeds(project: ServerProject) -> N
         transaction(project.conninfo, lambda c: deploy_sweep(c, "short_walk", {"x": [1]}, 5, None))
 
 
-def test_a_grid_is_not_refined_by_results_that_nobody_has_confirmed_yet(
+def test_a_grid_is_not_refined_by_unconfirmed_results(
     project: ServerProject,
 ) -> None:
     newcomer, other = project.host("ann", cores=400), project.host("ben", cores=400)

@@ -1,4 +1,4 @@
-"""Results that come late, or that only their host remembers: none of them counts unchecked."""
+"""Late results, and results of tasks that only their host has a record of, are compared too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALIDATED = "SELECT count(*) FROM results WHERE validated"
 
 
 def lose(host: Host) -> list[Grant]:
-    """Have what is in hand counted as lost, and keep it all the same."""
+    """Have the tasks in hand counted as lost; returns their grants."""
     kept = list(host.held.values())
     host.sync(forget=True, cpu=0)
     return kept
@@ -27,7 +27,7 @@ def report(host: Host, grants: list[Grant], **result: float) -> None:
     host.sync([host.success(g, **result) for g in grants], cpu=0)
 
 
-def test_a_lost_task_reported_late_is_held_against_who_computed_it_instead(
+def test_a_late_result_is_compared_with_its_replacement(
     project: ServerProject,
 ) -> None:
     liar, staff = project.host("liar", vouched=False), project.host("staff", trusted=True)
@@ -51,7 +51,7 @@ def lose_after_grant(host: Host) -> list[Grant]:
     return lose(host)
 
 
-def test_a_late_replica_is_held_against_the_results_that_settled_it(
+def test_a_late_replica_is_compared_with_the_settled_results(
     project: ServerProject,
 ) -> None:
     first, late, other = (project.host(name) for name in ("first", "late", "other"))
@@ -62,7 +62,7 @@ def test_a_late_replica_is_held_against_the_results_that_settled_it(
     report(first, list(first.held.values()))
     project.round()
     kept = {h.host_id: list(h.sync(cpu=4).grants) for h in (late, other)}
-    assert all(kept.values()), "each of the other accounts was asked"
+    assert all(kept.values()), "each of the other accounts got the replicas"
     lose(late)
     report(other, kept[other.host_id])
     project.round()
@@ -93,16 +93,16 @@ def restored(project: ServerProject) -> ServerProject:
 
 
 def claim(host: Host, grant: Grant, number: int, exponent: float) -> Report:
-    """A result that the host says it was asked for before the restore."""
+    """A result that the host claims was granted before the restore."""
     work = Work(
         experiment=grant.experiment, version=grant.version, parameters=grant.parameters,
         seed=grant.seed, budget_seconds=grant.budget_seconds,
     )  # fmt: skip
-    told = host.success(grant, exponent=exponent)
-    return msgspec.structs.replace(told, task_id=number, work=work)
+    success = host.success(grant, exponent=exponent)
+    return msgspec.structs.replace(success, task_id=number, work=work)
 
 
-def test_a_result_of_the_epoch_before_is_held_against_what_is_known(
+def test_a_result_of_the_previous_epoch_is_compared(
     restored: ServerProject,
 ) -> None:
     project = restored
@@ -116,7 +116,7 @@ def test_a_result_of_the_epoch_before_is_held_against_what_is_known(
     assert project.value("SELECT count(*) FROM mismatches") == 4
 
 
-def test_results_that_nobody_asked_for_outvote_nobody(restored: ServerProject) -> None:
+def test_results_without_a_grant_do_not_vote(restored: ServerProject) -> None:
     project = restored
     project.execute("UPDATE hosts SET trusted = false")
     project.execute("DELETE FROM results")
@@ -143,7 +143,7 @@ def _grant(project: ServerProject, seed: int) -> Grant:
     )  # fmt: skip
 
 
-def test_a_newcomer_alone_cannot_make_an_experiment_look_as_if_it_ignored_its_seed(
+def test_a_newcomer_alone_cannot_trigger_the_ignored_seed_check(
     project: ServerProject,
 ) -> None:
     liar, honest = project.host("liar", cores=40), project.host("honest", trusted=True, cores=40)

@@ -94,7 +94,7 @@ def test_names_of_any_script_are_not(name: str) -> None:
     assert refusal(name) == ""
 
 
-def test_a_session_log_names_neither_who_hides_nor_the_hosts(project: ServerProject) -> None:
+def test_session_logs_omit_hidden_users_and_their_hosts(project: ServerProject) -> None:
     shown, hidden = project.host("shown"), project.host("hider")
     project.execute("UPDATE users SET shown = false WHERE name = 'hider'")
     names = transaction(

@@ -1,4 +1,4 @@
-"""A zero byte, which JSON can hold and PostgreSQL cannot: one host's fails no other's sync."""
+"""Zero bytes, which PostgreSQL refuses: one sent by a host must not fail other hosts' syncs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_hosts_in_one_transaction_with_one_that_sends_a_zero_byte_are_answered(
         assert honest.token in answer(project, calls).answers, field
 
 
-def test_work_of_a_zero_byte_was_never_published(project: ServerProject) -> None:
+def test_work_with_a_zero_byte_is_refused(project: ServerProject) -> None:
     project.execute("ALTER TABLE tasks ALTER COLUMN task_id RESTART WITH 100")
     transaction(project.conninfo, epochs.begin)
     host = project.host()

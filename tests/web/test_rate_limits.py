@@ -1,4 +1,4 @@
-"""What one address may ask for, whatever tokens it has and whatever it asks."""
+"""Rate limits of one address, for many tokens, IPv6 networks and costly files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_many_tokens_at_one_address_are_counted_together() -> None:
     ["/experiments/a/1.0.0/f.parquet", "/experiments/a/1.0.0/crate.zip", "/account/data.json",
      "/studies/s/cells.csv"],
 )  # fmt: skip
-def test_files_that_cost_seconds_are_counted_apart(path: str) -> None:
+def test_costly_files_have_their_own_limit(path: str) -> None:
     app = limited(files_burst=3)
     assert [ask(app, path) for _ in range(5)] == [200] * 3 + [429] * 2
     assert ask(app, "/experiments/a/1.0.0") == 200
@@ -65,7 +65,7 @@ def test_no_log_holds_a_sign_in_link() -> None:
     assert "a-secret" not in str(lines)
 
 
-def test_a_site_of_many_ipv6_networks_is_one_neighbour() -> None:
+def test_an_ipv6_site_counts_as_one_neighbour() -> None:
     limits = JoinLimits(Limits(accounts_burst=3), clock=lambda: 0.0)
     joined = 0
     for network in range(50):

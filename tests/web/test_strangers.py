@@ -1,4 +1,4 @@
-"""What one stranger can make a real server hold, show or get wrong, within its limits."""
+"""Limits of a real server on what one client without a record can create, see or break."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def count(project: Server, query: str) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/leaders/%00", "/experiments/%00", "/experiments/a/%00/b.csv"])
-def test_a_zero_byte_is_no_name(project: Server, path: str) -> None:
+def test_a_zero_byte_in_a_path_is_not_found(project: Server, path: str) -> None:
     assert httpx.get(project.url + path).status_code == 404
 
 
-def test_an_origin_that_is_no_address_is_another_site(project: Server) -> None:
+def test_a_malformed_origin_is_refused(project: Server) -> None:
     answer = httpx.post(f"{project.url}/account/sign-in", data={"key": "x"},
                         headers={"Origin": "http://["})  # fmt: skip
     assert answer.status_code == 403
 
 
-def test_nobody_takes_the_name_that_a_deleted_account_gets(project: Server) -> None:
+def test_names_of_deleted_and_hidden_accounts_are_reserved(project: Server) -> None:
     key = join(project, user="leaver").json()["account_key"]
     number = count(project, "SELECT user_id FROM users WHERE name = 'leaver'")
     for name in (f"deleted-{number}", f"Deleted-{number}", "(hidden)", "dele\u200dted-7"):
@@ -87,7 +87,7 @@ def test_nobody_takes_the_name_that_a_deleted_account_gets(project: Server) -> N
     assert count(project, "SELECT count(*) FROM users WHERE name = 'leaver'") == 0
 
 
-def test_teams_that_look_alike_are_one(project: Server) -> None:
+def test_similar_team_names_are_refused(project: Server) -> None:
     with signed_in(project, join(project).json()["account_key"]) as client:
         assert act(client, "team-found", name="Illini Lab") == 303
         for name in ("illini lab", "Illini\u200c Lab", "lllini Lab", "1llini Lab", "ILLINI LAB"):
@@ -98,7 +98,7 @@ def test_teams_that_look_alike_are_one(project: Server) -> None:
         )
 
 
-def test_an_account_founds_few_teams_and_empty_ones_end(project: Server) -> None:
+def test_an_account_founds_few_teams_and_empty_teams_are_deleted(project: Server) -> None:
     with signed_in(project, join(project).json()["account_key"]) as client:
         before = count(project, "SELECT count(*) FROM teams")
         for number in range(12):
@@ -124,7 +124,7 @@ def test_groups_and_sessions_of_an_account_are_bounded(project: Server) -> None:
         assert count(project, f"SELECT count(*) FROM {table} WHERE user_id = {owner}") <= most
 
 
-def test_a_new_key_ends_what_was_got_by_the_old_one(project: Server) -> None:
+def test_a_new_key_ends_sessions_of_the_old_one(project: Server) -> None:
     key = join(project).json()["account_key"]
     with signed_in(project, key) as thief, signed_in(project, key) as owner:
         assert act(owner, "key") == 200
@@ -132,13 +132,13 @@ def test_a_new_key_ends_what_was_got_by_the_old_one(project: Server) -> None:
         assert owner.get("/account").status_code == 200
 
 
-def test_a_new_account_adds_few_hosts(project: Server) -> None:
+def test_the_hosts_of_a_new_account_are_limited(project: Server) -> None:
     key = join(project).json()["account_key"]
     joined = [join(project, account_key=key).status_code for _ in range(NEWCOMER_HOSTS + 1)]
     assert joined == [201] * (NEWCOMER_HOSTS - 1) + [403] * 2
 
 
-def test_joining_and_leaving_again_makes_few_hosts_too(project: Server) -> None:
+def test_hosts_that_left_count_towards_the_limit(project: Server) -> None:
     key = join(project).json()["account_key"]
     statuses = []
     for _ in range(NEWCOMER_HOSTS + 2):
@@ -150,7 +150,7 @@ def test_joining_and_leaving_again_makes_few_hosts_too(project: Server) -> None:
     assert statuses.count(201) == NEWCOMER_HOSTS - 1
 
 
-def test_charts_and_session_logs_do_not_show_who_hides(project: Server) -> None:
+def test_charts_of_hidden_users_are_not_found(project: Server) -> None:
     made = join(project, user="hider").json()
     user = count(project, "SELECT user_id FROM users WHERE name = 'hider'")
     paths = [f"/charts/users/{user}.light.svg", f"/charts/hosts/{made['host_id']}.dark.svg"]
@@ -160,7 +160,7 @@ def test_charts_and_session_logs_do_not_show_who_hides(project: Server) -> None:
     assert [httpx.get(project.url + path).status_code for path in paths] == [404, 404]
 
 
-def test_pages_that_wait_for_the_database_hold_up_no_sync(project: Server) -> None:
+def test_slow_pages_do_not_delay_a_sync(project: Server) -> None:
     token = join(project).json()["token"]
     request = {"request_id": "strangers-1", "protocol_version": PROTOCOL_VERSION, "capacity": {}}
     with psycopg.connect(ProjectFolder(project.folder).embedded().conninfo) as connection:
@@ -176,7 +176,7 @@ def test_pages_that_wait_for_the_database_hold_up_no_sync(project: Server) -> No
         reader.join(30)
 
 
-def test_totals_are_counted_anew_only_after_a_while(project: Server) -> None:
+def test_totals_are_cached(project: Server) -> None:
     async def inside() -> None:
         metrics, conninfo = Metrics(), ProjectFolder(project.folder).embedded().conninfo
         async with connect(conninfo) as connection:

@@ -85,7 +85,7 @@ class Project:
             allowance=0.0, failing=0,
             agreements=0, pace=1.0, host_total=Decimal(0), user_total=Decimal(0),
             user_average=0.0, user_average_at=None, pending=0, trusted=False, vouched=True,
-            validated=0, returned=0, unconfirmed=0, now=self.at,
+            validated=0, returned=0, unconfirmed=0, age_seconds=0.0, since_return=None, now=self.at,
         )  # fmt: skip
 
     def deploy(self, version_id: int, count: int) -> None:
@@ -134,7 +134,7 @@ class Project:
             self._lose(host, task)
         for task, attempt in changes.requeued:
             self._requeue(task, attempt)
-        for workunit_id in changes.late_workunits:
+        for workunit_id in [task.workunit_id for task in changes.late]:
             self.workunits[workunit_id].waits = 0
 
     def _lose(self, host: HostRow, task: TaskRow) -> None:

@@ -1,4 +1,4 @@
-"""When an account last gave back, lost or failed a task."""
+"""Record when an account last gave back, lost or failed a task."""
 
 from alembic import op
 
@@ -7,5 +7,5 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Add what is new; who has given back nothing since waits for nothing."""
+    """Add the column; an account without a time does not wait."""
     op.get_bind().exec_driver_sql("ALTER TABLE users ADD returned_at timestamptz")
