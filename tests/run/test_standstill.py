@@ -105,8 +105,8 @@ def test_two_standstills_one_of_them_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_task_that_went_on_while_the_agent_stood_still_counts_it(tmp_path: Path) -> None:
-    running = Running(tmp_path, seconds=12.0)
-    running.stand_still([psutil.Process(running.process.pid)], 6.0)
+    running = Running(tmp_path, seconds=9.0)
+    running.stand_still([psutil.Process(running.process.pid)], GAP_SECONDS + 2.0)
     _, elapsed, cpu, _ = running.finished()
     assert elapsed > cpu * 0.9
 

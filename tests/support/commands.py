@@ -79,6 +79,8 @@ class ForkedProcess:
     def __init__(
         self, line: list[str], environment: Mapping[str, str], out: Path, err: Path
     ) -> None:
+        for file in (out, err):
+            file.touch()  # it may be read before the process writes to it
         given = (line, dict(environment), os.getcwd(), out, err)
         self._line = line
         self._process = _processes.Process(target=_become, args=given, daemon=True)
