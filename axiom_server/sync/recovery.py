@@ -67,10 +67,11 @@ async def _recover(
             continue
         if left is not None and left <= 0:
             refusals[host.host_id, report.task_id] = epoch_rules.TOO_MANY
-        elif why := await _adopt(connection, catalogue, host, report):
-            refusals[host.host_id, report.task_id] = why
-        elif left is not None:
-            left -= 1
+        else:
+            if why := await _adopt(connection, catalogue, host, report):
+                refusals[host.host_id, report.task_id] = why
+            if left is not None:  # a refused one counts too: it costs several queries
+                left -= 1
     return refusals
 
 

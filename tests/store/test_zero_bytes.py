@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from axiom_protocol.messages import Capacity, Grant, SyncRequest, Work
+from axiom_server.decide import epoch
 from axiom_server.store import epochs
 from axiom_server.store.database import connect
 from axiom_server.sync.catalogue import Catalogue
@@ -69,3 +70,16 @@ def test_work_with_a_zero_byte_is_refused(project: ServerProject) -> None:
 def _grant() -> Grant:
     return Grant(task_id=50, experiment="a", version="1", sha256="0" * 64, parameters={}, seed=1,
                  budget_seconds=1.0, lease_seconds=1.0)  # fmt: skip
+
+
+def test_results_of_no_published_version_cost_no_more_queries_than_others(
+    project: ServerProject,
+) -> None:
+    project.execute("ALTER TABLE tasks ALTER COLUMN task_id RESTART WITH 1000")
+    transaction(project.conninfo, epochs.begin)
+    host = project.host(vouched=False)
+    work = Work(experiment="none", version="1", parameters={}, seed=1, budget_seconds=1.0)
+    told = msgspec.structs.replace(host.success(_grant()), work=work)
+    reports = [msgspec.structs.replace(told, task_id=n) for n in range(1, 301)]
+    answers = [a.refusal for a in host.sync(reports, epoch="before").acknowledged]
+    assert sum(text == epoch.TOO_MANY for text in answers) == 300 - 8 * epoch.RECOVERED_PER_TASK
