@@ -83,9 +83,11 @@ class Maintenance:
             log.error("the database does not start", error=str(error))
 
     async def _resign_metadata(self) -> None:
+        started = True  # hosts may have seen newer signatures than those of restored files
         while True:
             try:
-                await asyncio.to_thread(self.bundles.refresh_online)
+                await asyncio.to_thread(self.bundles.refresh_online, force=started)
+                started = False
             except (BundlesError, KeysError, OSError) as error:
                 log.error("the bundles could not be re-signed", error=str(error))
             await asyncio.sleep(SIGN_SECONDS)

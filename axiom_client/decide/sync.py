@@ -199,6 +199,9 @@ def _use_account(builder: StepBuilder, account: AccountSettings) -> None:
     state.measured_at = -NEVER  # the new limits may need another measurement, at once
     state.sync.wanted_now = True
     state.sync.out_of_work = False
+    if not account.settings:
+        builder.log("your account sets no limits for this host")
+        return
     ignored = "" if state.control.enabled else " are ignored: account.control is false"
     builder.log(f"limits {origin_of(account, state.utc_offset_seconds)}{ignored}")
 

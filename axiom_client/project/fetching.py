@@ -185,7 +185,10 @@ def _attack_of(error: Exception, file: str) -> tuple[Attack, str]:
         case exceptions.BadVersionNumberError() if _contradicts_other_file(error):
             return "mix-and-match", f"{file} was not signed together with the other files ({error})"
         case exceptions.BadVersionNumberError():
-            return "rollback", f"{file} is older than a version that this host has seen ({error})"
+            return "rollback", (
+                f"{file} is older than a version that this host has seen ({error}); if the project "
+                "was restored from a backup, its staff are to run: axiom-server keys renew"
+            )
         case exceptions.LengthOrHashMismatchError() if metadata:
             return "mix-and-match", f"{file} was not signed together with the other files ({error})"
         case exceptions.LengthOrHashMismatchError():

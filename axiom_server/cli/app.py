@@ -312,6 +312,12 @@ def backup(
     print(f"{file}: {size:,} bytes")
 
 
+SIGN_AGAIN = (
+    "hosts may have seen newer signatures than those of the backup, and take nothing older: publish "
+    "and withdraw again what was since, then sign once more with: axiom-server keys renew"
+)
+
+
 @app.command()
 def restore(
     file: Annotated[Path, typer.Argument(help="A backup file.")],
@@ -324,18 +330,20 @@ def restore(
     print(f"restored in {folder.path}")
     if not folder.keys.exists():
         print(f"the backup holds no signing keys: copy them to {folder.keys}")
+    print(SIGN_AGAIN)
 
 
 @app.command(name="new-epoch")
 def new_epoch(context: typer.Context) -> None:
     """Make hosts report again, after restoring the database by other means than `restore`.
 
-    Run it once, after the dump is loaded and before the server starts.
+    Run it once, after the dump is loaded, with the bundles in place, before the server starts.
     """
     from axiom_server.transfer.backup import begin_epoch
 
     begin_epoch(project_of(context))
     print("a new epoch has begun: hosts will report again what they reported since the backup")
+    print(SIGN_AGAIN)
 
 
 def _print_log(log: Any, as_json: bool, markdown: bool) -> None:

@@ -32,7 +32,10 @@ async def current(connection: Connection) -> Epoch:
 
 
 async def begin(connection: Connection) -> str:
-    """Begin an epoch, in a database that was restored from a backup; returns its random name."""
+    """Begin an epoch, in a database that was restored from a backup; returns its random name.
+
+    Everybody is signed out: a session or link that was ended after the backup is not to work again.
+    """
     last, now = await row(
         connection,
         """SELECT GREATEST((SELECT COALESCE(max(task_id), 0) FROM tasks),
@@ -46,6 +49,8 @@ async def begin(connection: Connection) -> str:
            VALUES (%s, %s, %s, (SELECT max(began_at) FROM backups))""",
         (name, last, first),
     )
+    for table in ("web_sessions", "staff_sessions", "sign_in_links"):
+        await connection.execute(f"DELETE FROM {table}")  # ended since the backup, for all we know
     return name
 
 

@@ -320,8 +320,10 @@ def _identity(sync: HostSync) -> tuple[str, str]:
 def _account(sync: HostSync) -> AccountSettings | None:
     """The account's settings, unless the host has the newest ones or is too old to know them."""
     host, status = sync.host, sync.request.status
-    if status is None or host.account_answer is None or status.revision == host.account_revision:
+    if status is None or status.revision == host.account_revision:
         return None
+    if host.account_answer is None:  # the host has some of before a restore, or of another number
+        return AccountSettings(revision=host.account_revision)
     return msgspec.json.decode(host.account_answer, type=AccountSettings)
 
 

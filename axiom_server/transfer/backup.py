@@ -74,9 +74,13 @@ def _private_file(path: Path) -> BinaryIO:
 
 
 def begin_epoch(folder: ProjectFolder) -> None:
-    """Begin a new epoch after a restore, so that no task number since the backup is reused."""
+    """Begin a new epoch after a restore, so that no number of a task since the backup is reused.
+
+    Neither is a version of the signed targets. Nobody is signed in on the pages any more.
+    """
     with folder.database() as conninfo:
         _run_transaction(conninfo, epochs.begin)
+    folder.bundles.metadata.leave_versions_free()
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
@@ -93,10 +97,10 @@ def restore(source: Path, path: Path) -> ProjectFolder:
             with folder.database(schema=False) as conninfo:
                 _tool(folder, "pg_restore", "--exit-on-error", "--no-owner", "--single-transaction",
                       f"--dbname={conninfo}", str(tmp / DUMP))  # fmt: skip
-            begin_epoch(folder)
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
                     shutil.move(tmp / part, path / part)
+            begin_epoch(folder)
             # Moved last: a folder with this file is complete.
             os.replace(tmp / "project.toml", path / "project.toml")
     except (tarfile.TarError, EOFError):

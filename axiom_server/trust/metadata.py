@@ -38,6 +38,7 @@ TARGETS_LIFETIME = timedelta(days=180)
 SNAPSHOT_LIFETIME = timedelta(days=7)
 TIMESTAMP_LIFETIME = timedelta(days=1)
 RESIGN_AFTER = timedelta(minutes=55)  # a little less than an hour, so that an hourly call signs
+VERSIONS_SKIPPED_MAX = 10_000  # of the targets: more than staff sign between two backups
 
 
 class BundlesError(SigningFailed):
@@ -50,7 +51,10 @@ def utc_now() -> datetime:
 
 
 class MetadataFolder:
-    """DIR/bundles/metadata: timestamp.json, root.json, N.{root,targets,snapshot}.json."""
+    """DIR/bundles/metadata: timestamp.json, root.json, N.{root,targets,snapshot}.json.
+
+    After a restore also ``least-targets-version``: the lowest version that new targets may have.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,6 +81,27 @@ class MetadataFolder:
         """The targets that the snapshot names."""
         version = self.snapshot().signed.meta["targets.json"].version
         return self._read(f"{version}.targets.json", Targets)
+
+    def next_targets_version(self) -> int:
+        """The version of the next targets. After a restore it is above all that hosts have seen."""
+        following = self.snapshot().signed.meta["targets.json"].version + 1
+        try:
+            return max(following, int(self._least_targets_version.read_text()))
+        except FileNotFoundError:
+            return following
+        except ValueError:
+            raise BundlesError(
+                f"{self._least_targets_version} holds no number: give axiom-server new-epoch again"
+            ) from None
+
+    def leave_versions_free(self) -> None:
+        """Let the next targets skip the versions that the server may have signed since a backup."""
+        least = self.snapshot().signed.meta["targets.json"].version + VERSIONS_SKIPPED_MAX
+        write_file(self._least_targets_version, str(least).encode())
+
+    @property
+    def _least_targets_version(self) -> Path:
+        return self.folder / "least-targets-version"
 
     def write_root(self, root: Metadata[Root]) -> None:
         """Write a new root, first under its version, then as root.json."""

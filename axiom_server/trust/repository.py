@@ -166,7 +166,7 @@ class Repository:
             declare_study(targets.signed, design, ref, self._clock())
         if targets.signed.to_dict() == before and not extend:
             return Proposal(published=published, targets=None)
-        targets.signed.version += 1
+        targets.signed.version = self.metadata.next_targets_version()
         targets.signed.expires = self._clock() + TARGETS_LIFETIME
         targets.signatures.clear()
         return Proposal(published=published, targets=targets)
@@ -194,7 +194,7 @@ class Repository:
                 "targets", targets.signed_bytes, targets.signatures
             )
             if not result.verified:
-                targets.signed.version += 1
+                targets.signed.version = self.metadata.next_targets_version()
                 targets.signatures.clear()
                 sign(targets, keys.of("targets"))
                 check_signatures(root.signed, "targets", targets)
@@ -243,7 +243,7 @@ class Repository:
         self, targets: Metadata[Targets], sources: Iterable[bytes], keys: Keys
     ) -> None:
         current = self.metadata.snapshot()
-        expected = current.signed.meta["targets.json"].version + 1
+        expected = self.metadata.next_targets_version()
         if targets.signed.version != expected:
             raise BundlesError(
                 f"this was signed as version {targets.signed.version} of the targets, "

@@ -24,7 +24,12 @@ from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
 from axiom_server.trust.declaration import declared_changes, is_true_record
 from axiom_server.trust.keys import KeysError
-from axiom_server.trust.metadata import BundlesError, check_signatures, root_fingerprint
+from axiom_server.trust.metadata import (
+    VERSIONS_SKIPPED_MAX,
+    BundlesError,
+    check_signatures,
+    root_fingerprint,
+)
 from axiom_server.trust.study_declaration import FIELD as STUDIES_FIELD
 from axiom_server.trust.study_declaration import canonical, is_true_study, study_declarations
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
@@ -180,6 +185,10 @@ def _targets_changes(
     lines += [f"withdraw {ref}" for ref in gone]
     lines += _declared_studies(old, new, studies)
     _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
+    if skipped := new.version - old.version - 1:
+        lines.append(
+            f"skip {skipped} versions, which may have been signed before the project was restored"
+        )
     return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
 
@@ -223,7 +232,7 @@ def _declared_studies(old: Targets, new: Targets, studies: dict[str, str]) -> li
 def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None:
     """Raise BundlesError when the proposal contains any other change."""
     if (
-        new.version != old.version + 1
+        not old.version < new.version <= old.version + VERSIONS_SKIPPED_MAX
         or new.delegations is not None
         or old.targets.keys() - new.targets.keys() != withdrawn
         or not withdrawn_in(old).items() <= withdrawn_in(new).items()

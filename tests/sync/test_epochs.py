@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from axiom_protocol.messages import Grant, Report, Work
+from axiom_protocol.messages import Grant, HostStatus, Report, Work
 from axiom_server.store import epochs
 from axiom_server.store.database import Connection
 from tests.support.cluster import transaction
@@ -206,3 +206,25 @@ def test_hosts_learn_of_recorded_backups(project: ServerProject) -> None:
     assert 0 < answer.backed_up_at < answer.answered_at
     transaction(project.conninfo, epochs.begin)
     assert host.sync().restored_from == answer.backed_up_at
+
+
+def test_nobody_stays_signed_in(project: ServerProject) -> None:
+    """Who signed out after the backup would be signed in again."""
+    user_id = project.host(user="Ann") and project.value("SELECT user_id FROM users")
+    later = "now() + interval '1 day'"
+    project.execute("INSERT INTO staff (name, key) VALUES ('Sam', 'k')")
+    project.execute(f"INSERT INTO web_sessions VALUES ('a', %s, {later})", user_id)
+    project.execute(f"INSERT INTO sign_in_links VALUES ('b', %s, {later})", user_id)
+    project.execute(f"INSERT INTO staff_sessions VALUES ('c', 'Sam', {later})")
+    transaction(project.conninfo, epochs.begin)
+    for table in ("web_sessions", "sign_in_links", "staff_sessions"):
+        assert project.value(f"SELECT count(*) FROM {table}") == 0
+
+
+def test_limits_that_the_account_set_after_the_backup_do_not_stay(project: ServerProject) -> None:
+    """The restored server knows nothing of them, and no page of it could end them."""
+    host = project.host()
+    told = host.sync(cpu=0, status=HostStatus(revision="lost")).account
+    assert told is not None
+    assert told.settings == []
+    assert host.sync(cpu=0, status=HostStatus(revision=told.revision)).account is None

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from axiom_server.project_folder import ProjectFolder, initialise
-from axiom_server.transfer.backup import backup, restore
+from axiom_server.transfer.backup import backup, begin_epoch, restore
+from axiom_server.trust.metadata import VERSIONS_SKIPPED_MAX
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,14 @@ def test_restored_keys_are_private(project: ProjectFolder, tmp_path: Path) -> No
     keys = list(made.keys.iterdir())
     assert {path.name for path in keys} == {path.name for path in project.keys.iterdir()}
     assert [others_may(path) for path in (made.keys, *keys)] == [0] * (len(keys) + 1)
+
+
+def test_what_is_signed_after_a_restore_is_above_what_hosts_have_seen(
+    project: ProjectFolder, tmp_path: Path
+) -> None:
+    backup(project, tmp_path / "b.tar.gz", with_keys=True)
+    made = restore(tmp_path / "b.tar.gz", tmp_path / "restored")
+    before = made.bundles.metadata.targets().signed.version
+    assert made.bundles.metadata.next_targets_version() == before + VERSIONS_SKIPPED_MAX
+    begin_epoch(project)
+    assert project.bundles.metadata.next_targets_version() == before + VERSIONS_SKIPPED_MAX
