@@ -144,8 +144,8 @@ tuf-conformance: $(VENV)/.dev-stamp
 	PYTHONPATH=$(CURDIR):$(SUITE) $(BIN)/python -m pytest -q -c /dev/null --rootdir $(SUITE) \
 		-p no:cacheprovider $(SUITE)/tuf_conformance \
 		--entrypoint "$(abspath $(BIN))/python $(CURDIR)/tests/trust/conformance_client.py" \
-		-k "not test_file_download and not test_quoting_issues and not test_static_repositories \
-		and not test_updater_delegation_graphs and not test_implicit_refresh"
+		-k "not test_file_download and not test_static_repositories \
+		and not test_updater_delegation_graphs"
 
 packages: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/build_packages.py dist

@@ -281,11 +281,15 @@ def read_manifest(source: str) -> Manifest:
 
     Raises ManifestError, which says what to change. The form of the block is that of PEP 723.
     """
+    if source.startswith("\ufeff"):  # the interpreter refuses it too
+        raise ManifestError("the script begins with a byte-order mark; save it as UTF-8 without")
+    if "\0" in source:
+        raise ManifestError("the script is not text, or saved as UTF-16; save it as UTF-8")
     blocks = list(_BLOCK.finditer(source.replace("\r\n", "\n")))
     if len(blocks) != 1:
         raise ManifestError(
-            f"found {len(blocks)} metadata blocks, need exactly one: "
-            "start it with '# /// script' and end it with '# ///'"
+            f"found {len(blocks)} metadata blocks, need exactly one: start it with '# /// script' "
+            "and end it with '# ///', with nothing after either on its line"
         )
     content = "".join(
         line[2:] if line.startswith("# ") else line[1:]

@@ -8,12 +8,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from axiom_protocol.given_file import FileProblem, read_text
 from axiom_server.decide.credit import CreditPolicy
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.rates import Limits
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.decide.standing import StandingPolicy
 from axiom_server.errors import ConfigWrong
+
+CONFIG_BYTES_MAX = 1_000_000  # more is no configuration
 
 
 class ProjectConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -144,10 +147,10 @@ def template(name: str) -> str:
 def read_config(path: Path) -> Config:
     """Parse a project.toml. Raises ConfigWrong with the key that is wrong."""
     try:
-        config = msgspec.toml.decode(path.read_bytes(), type=Config)
-    except OSError as error:
-        raise ConfigWrong(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        config = msgspec.toml.decode(read_text(path, CONFIG_BYTES_MAX), type=Config)
+    except FileProblem as problem:
+        raise ConfigWrong(str(problem)) from None
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise ConfigWrong(
             f"{path}: {error}; axiom-server init writes a project.toml with every key"
         ) from None

@@ -12,9 +12,14 @@ import msgspec
 from axiom_client.errors import SandboxMissing, TrialFailed
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe
-from axiom_client.run.tryout import TryProblem, TryResult, read_parameters, try_experiment
+from axiom_client.run.tryout import (
+    TryProblem,
+    TryResult,
+    read_parameters,
+    read_script,
+    try_experiment,
+)
 from axiom_client.sandbox.selftest import SandboxReport, self_test
-from axiom_protocol.manifest import ManifestError, read_manifest
 from axiom_protocol.messages import GpuFacts
 from axiom_protocol.text import counted
 
@@ -35,7 +40,7 @@ def try_file(
     """Run an experiment, print its outcome and result, and draw it if asked. Raises TrialFailed."""
     gpus = _named_gpu(device)
     try:
-        manifest = read_manifest(path.read_text())
+        manifest = read_script(path)[1]
         tried = try_experiment(
             path,
             seed=seed,
@@ -46,7 +51,7 @@ def try_file(
             other_seeds=other_seeds or [],
             on_progress=None if as_json or not sys.stderr.isatty() else _show_progress,
         )
-    except (TryProblem, ManifestError, OSError, UnicodeDecodeError) as error:
+    except (TryProblem, OSError) as error:
         raise TrialFailed(f"{error}") from None
     print(_as_json(tried) if as_json else _as_text(tried))
     for finished in (tried.finished, *tried.others.values()):

@@ -16,8 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from axiom_client.errors import TrialFailed
-from axiom_client.run.tryout import TryProblem, TryResult, read_parameters, try_experiment
-from axiom_protocol.manifest import Manifest, ManifestError, Parameters, read_manifest
+from axiom_client.run.tryout import (
+    TryProblem,
+    TryResult,
+    read_parameters,
+    read_script,
+    try_experiment,
+)
+from axiom_protocol.manifest import Manifest, Parameters
 from axiom_protocol.text import counted
 
 if TYPE_CHECKING:
@@ -48,14 +54,14 @@ def try_seeds(
     """Run every seed, print the verdict on each finding. Raises TrialFailed."""
     _check_scipy()
     try:
-        manifest = read_manifest(path.read_text())
+        manifest = read_script(path)[1]
         if not manifest.findings:
             raise TrialFailed(f"{manifest.ref} declares no finding, so there is no verdict")
         sets = _sets(manifest, read_parameters(manifest, given))
         runs = [
             _run(path, seed, parameters, budget_seconds) for parameters in sets for seed in seeds
         ]
-    except (TryProblem, ManifestError, OSError, UnicodeDecodeError) as error:
+    except (TryProblem, OSError) as error:
         raise TrialFailed(f"{error}") from None
     verdicts = _judge(manifest, runs)
     if as_json:

@@ -14,14 +14,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from axiom_client.errors import ConfigProblem
+from axiom_protocol.given_file import FileProblem, decode
 
-# UTF-32's little-endian mark begins with UTF-16's, so it comes first.
-_OTHER_ENCODINGS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
+CONFIG_BYTES_MAX = 1_000_000  # more is no configuration
 
 
 class TextFile(Struct, frozen=True, kw_only=True):
@@ -40,36 +35,25 @@ class TextFile(Struct, frozen=True, kw_only=True):
 def read_text_file(path: Path) -> TextFile:
     """Read the file. Raises FileNotFoundError, or ConfigProblem where it cannot be read."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigProblem(
             f"{path} cannot be read: {error.strerror}; check its permissions"
         ) from None
+    if len(content) > CONFIG_BYTES_MAX:
+        raise ConfigProblem(f"{path} is larger than {CONFIG_BYTES_MAX:,} bytes; shorten it")
+    try:
+        text = decode(path, content)
+    except FileProblem as problem:
+        raise ConfigProblem(str(problem)) from None
     marked = content.startswith(codecs.BOM_UTF8)
-    text = _decode(path, content.removeprefix(codecs.BOM_UTF8))
     crlf = "\r\n" in text and text.count("\n") == text.count("\r\n")
     return TextFile(
         text=text.replace("\r\n", "\n") if crlf else text, byte_order_mark=marked, crlf=crlf
     )
-
-
-def _decode(path: Path, content: bytes) -> str:
-    for mark, name in _OTHER_ENCODINGS:
-        if content.startswith(mark):
-            raise _wrong_encoding(path, f"saved as {name}")
-    if b"\0" in content:  # no TOML file has one; UTF-16 without a mark has many
-        raise _wrong_encoding(path, "not a text file, or saved as UTF-16 without a byte-order mark")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _wrong_encoding(path, f"not saved as UTF-8 (see line {line})") from None
-
-
-def _wrong_encoding(path: Path, fault: str) -> ConfigProblem:
-    return ConfigProblem(f"{path} is {fault}; open it in an editor and save it as UTF-8")
 
 
 def write_text_file(path: Path, file: TextFile) -> None:

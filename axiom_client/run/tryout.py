@@ -16,7 +16,8 @@ from axiom_client.run import task_folder
 from axiom_client.run.pool import Pool
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed
 from axiom_client.sandbox.policy import DriverAccess
-from axiom_protocol.manifest import Manifest, ManifestError, read_manifest
+from axiom_protocol.given_file import FileProblem, read_bytes
+from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 
 
 class TryProblem(Exception):
@@ -57,11 +58,10 @@ def try_experiment(
     The limits are those of a volunteer's host. The run has a new interpreter; its results are
     equal, bit for bit, to those of a task forked from a zygote. Raises TryProblem.
     """
+    source, manifest = read_script(path)
     try:
-        source = path.read_bytes()
-        manifest = read_manifest(source.decode())
         resolved = manifest.resolve(dict(parameters))
-    except (OSError, UnicodeDecodeError, ManifestError) as error:
+    except ManifestError as error:
         raise TryProblem(f"{path}: {error}") from None
     if other_seeds and manifest.cohort is None:
         raise TryProblem(f"{path} offers no cohorts: it has no [tool.axiom_cohort] table")
@@ -105,6 +105,19 @@ def try_experiment(
         finished=finished[0],
         others={member.seed: finished[member.task_id] for member in others},
     )
+
+
+def read_script(path: Path) -> tuple[bytes, Manifest]:
+    """The bytes of an experiment's file, and its metadata. Raises TryProblem."""
+    try:
+        source = read_bytes(path, SCRIPT_BYTES_MAX)
+        return source, read_manifest(source.decode())
+    except FileProblem as problem:
+        raise TryProblem(str(problem)) from None
+    except UnicodeDecodeError:
+        raise TryProblem(f"{path}: the script is not UTF-8 text; save it as UTF-8") from None
+    except ManifestError as error:
+        raise TryProblem(f"{path}: {error}") from None
 
 
 def read_parameters(manifest: Manifest, given: list[str]) -> dict[str, Any]:

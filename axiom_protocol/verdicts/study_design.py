@@ -27,6 +27,7 @@ from axiom_protocol.manifest import (
 )
 
 SETS_MAX = 10_000  # parameter sets of one study
+STUDY_BYTES_MAX = 1_000_000  # of its file
 SEEDS_MAX = 10_000
 
 Scale = Literal["linear", "log"]
@@ -147,7 +148,7 @@ def read_study(text: str) -> StudyDesign:
     try:
         table = tomllib.loads(text)
         return msgspec.convert(table, StudyDesign)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:  # 5,000 digits too
         raise StudyError(f"the study's file: {error}") from None
 
 

@@ -313,8 +313,8 @@ def backup(
 
 
 SIGN_AGAIN = (
-    "hosts may have seen newer signatures than those of the backup, and take nothing older: publish "
-    "and withdraw again what was since, then sign once more with: axiom-server keys renew"
+    "hosts may have seen newer signatures than those of the backup, and take nothing older: "
+    "publish and withdraw again what was since, then sign once more: axiom-server keys renew"
 )
 
 

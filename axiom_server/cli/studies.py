@@ -155,13 +155,16 @@ def draw_map(
 
 
 def _read(file: Path) -> StudyDesign:
-    from axiom_protocol.verdicts.study_design import StudyError, read_study
+    from axiom_protocol.given_file import FileProblem, read_text
+    from axiom_protocol.verdicts.study_design import STUDY_BYTES_MAX, StudyError, read_study
     from axiom_server.errors import FileUnreadable
 
     try:
-        return read_study(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, StudyError) as error:
-        raise FileUnreadable(f"cannot read {file}: {error}") from None
+        return read_study(read_text(file, STUDY_BYTES_MAX))
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except StudyError as error:
+        raise FileUnreadable(f"{file}: {error}") from None
 
 
 async def _version(connection: Connection, design: StudyDesign) -> VersionRow:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from axiom_protocol.agreement import disagreements
+from axiom_protocol.given_file import FileProblem, read_text
 from axiom_protocol.manifest import Manifest
 from axiom_server.errors import DryRunFailed, FileUnreadable
 from axiom_server.review.log_text import dry_run_summary
@@ -38,6 +39,7 @@ START_SECONDS = 20.0  # CPU time to import libraries on a busy machine
 CPU_MARGIN = 3.0  # times the budget: machines differ, and a run checks its budget only now and then
 WALL_MARGIN = 10.0  # times the budget, as in the agent; a task that takes longer counts as hung
 MESSAGE_CHARACTERS_MAX = 400
+RECORDED_BYTES_MAX = 64 * 1024 * 1024  # many times the largest result that is accepted
 
 Log = Callable[[str], None]
 
@@ -71,10 +73,10 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
 def read_recorded_run(path: Path) -> RecordedRun:
     """Read the output of `axiom-client try --json`. Raises FileUnreadable."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RecordedRun)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return msgspec.json.decode(read_text(path, RECORDED_BYTES_MAX), type=RecordedRun)
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise FileUnreadable(
             f"{path} is not the output of axiom-client try --json: {error}"
         ) from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from axiom_protocol.given_file import FileProblem, read_bytes, read_text
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, Parameters
 from axiom_server.errors import (
     ExperimentMalformed,
@@ -27,6 +28,7 @@ from axiom_server.trust.repository import Published, read_bundle
 
 PUBLISHING_ROLES: tuple[Role, ...] = ("targets", *SERVER_ROLES)
 SWEEP_SETS_MAX = 10_000  # parameter sets of one sweep
+SWEEP_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,10 @@ def read_source(path: Path) -> tuple[Path, bytes]:
     try:
         if path.is_dir():
             raise FileUnreadable(f"{path} is a folder; give the experiment's .py file")
-        source = path.read_bytes()[: SCRIPT_BYTES_MAX + 1]
+        source = read_bytes(path, SCRIPT_BYTES_MAX)
         read_bundle(source)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
     except ManifestError as error:
         raise ExperimentMalformed(f"{path}: {error}") from None
     return path, source
@@ -84,10 +86,10 @@ def read_sweep(path: Path) -> Sequence[Parameters]:
     ``lr = [0.1, 0.2]`` and ``width = [64]`` in ``[product]`` make two sets. Raises FileUnreadable.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(read_text(path, SWEEP_BYTES_MAX))
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits too
         raise FileUnreadable(f"{path} is not valid TOML: {error}") from None
     sets = list(table.get("set", []))
     product: list[Parameters] = [{}]

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from axiom_protocol.given_file import FileProblem, decode, read_bytes
 from axiom_protocol.text import one_line
 from axiom_server.decide import names
 from axiom_server.errors import FileUnreadable
@@ -65,13 +66,11 @@ class Imported:
 def read_history(path: Path) -> tuple[History, bytes]:
     """Read and check the file; returns its content and sha256. Raises FileUnreadable."""
     try:
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise FileUnreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes; split it")
-        raw = path.read_bytes()
-        history = msgspec.json.decode(raw, type=History)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raw = read_bytes(path, FILE_BYTES_MAX)
+        history = msgspec.json.decode(decode(path, raw), type=History)
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise FileUnreadable(
             f"{path} is not a project's history: {error}; it needs a list 'results' of "
             "result_id, user, host_id, experiment, elapsed_seconds"

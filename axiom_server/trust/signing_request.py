@@ -19,6 +19,7 @@ from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
+from axiom_protocol.given_file import FileProblem, read_text
 from axiom_protocol.manifest import Manifest
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
@@ -149,12 +150,10 @@ def request_root(root: Metadata[Root], proposed: Metadata[Root]) -> SigningReque
 def read_request(path: Path) -> SigningRequest:
     """Read a request file. Raises FileUnreadable."""
     try:
-        if path.stat().st_size > REQUEST_BYTES_MAX:
-            raise FileUnreadable(f"{path} is too large to be a signing request")
-        return msgspec.json.decode(path.read_bytes(), type=SigningRequest)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return msgspec.json.decode(read_text(path, REQUEST_BYTES_MAX), type=SigningRequest)
+    except FileProblem as problem:
+        raise FileUnreadable(str(problem)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
         raise FileUnreadable(f"{path} is not a signing request: {error}") from None
 
 

@@ -17,7 +17,7 @@ from axiom_server.maintenance import Maintenance
 from axiom_server.trust.metadata import VERSIONS_SKIPPED_MAX, BundlesError, utc_now
 from axiom_server.trust.repository import Published, Repository
 from axiom_server.trust.signing_request import SigningRequest, request_targets
-from tests.support.processes import WAIT_SECONDS
+from tests.support.processes import wait_for
 from tests.trust.hostile import HostileServer, Project, at, script
 
 
@@ -107,9 +107,11 @@ def test_a_server_that_starts_signs_its_own_files_at_once(
         pool=cast(Any, None), config=Config(), bundles=project.repository
     )  # its first round, which needs a database, comes after seconds
 
+    def signed() -> bool:
+        return project.repository.metadata.timestamp().signed.version > before
+
     async def inside() -> None:
-        async with maintenance.running(), asyncio.timeout(WAIT_SECONDS):
-            while project.repository.metadata.timestamp().signed.version == before:
-                await asyncio.sleep(0.02)
+        async with maintenance.running():
+            await asyncio.to_thread(wait_for, "new signatures", signed)
 
     asyncio.run(inside())
