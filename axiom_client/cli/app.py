@@ -68,6 +68,13 @@ def main() -> None:
     except AxiomError as error:
         print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except UnicodeEncodeError:  # of bytes that are no text
+        if "".join(sys.argv).isascii():
+            raise
+        print(
+            "axiom-client: a word of the command is not UTF-8 text; type it again", file=sys.stderr
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

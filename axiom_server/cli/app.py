@@ -6,6 +6,7 @@ Imports are inside the commands, so that ``axiom-server --help`` answers at once
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ import typer
 
 from axiom_protocol import __version__
 from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
-from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
-from axiom_server.errors import DiskFull, ServerError
+from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
+from axiom_server.errors import DiskFull, ServerError, Usage
 
 if TYPE_CHECKING:
     from axiom_server.store.database import Connection
@@ -62,6 +63,9 @@ def common(context: typer.Context, folder: Dir = None, version: Version = False)
 
 def main() -> None:
     """Run the program. An error prints one line and sets the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # for terminals without UTF-8
     try:
         app()
     except ServerError as error:
@@ -70,12 +74,16 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         _fail(DiskFull(f"no space left on the device: {error.filename or 'the project folder'}"))
+    except UnicodeEncodeError:  # of bytes that are no text, for the database or a file
+        if "".join(sys.argv).isascii():
+            raise
+        _fail(Usage("a word of the command is not UTF-8 text; type it again"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _fail(error: ServerError) -> None:
-    print(f"axiom-server: {error}", file=sys.stderr)
+    print(f"axiom-server: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -89,7 +97,9 @@ def init(
     """Create a project: configuration, signing keys, an empty bundle repository, a database."""
     from axiom_server.project_folder import default_path, initialise
 
-    folder = initialise(directory or default_path(), name, os.environ.get(PASSPHRASE_VARIABLE))
+    folder = initialise(
+        directory or default_path(), title_of(name), os.environ.get(PASSPHRASE_VARIABLE)
+    )
     print(f"project {name!r} in {folder.path}")
     print(f"root key fingerprint {folder.bundles.fingerprint()} (volunteers may check it)")
     if not os.environ.get(PASSPHRASE_VARIABLE):

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
+from axiom_server.cli.shared import (
+    Json,
+    name_of,
+    print_json,
+    print_table,
+    project_of,
+    run_transaction,
+)
 
 users_app = typer.Typer(help="Manage volunteers' accounts.", no_args_is_help=True)
 hosts_app = typer.Typer(
@@ -134,6 +141,7 @@ def users_add(
     from axiom_server.errors import Usage
     from axiom_server.store import users as store
 
+    name = name_of(name)
     key, stored = store.new_secret()
     user_id = run_transaction(project_of(context), lambda c: store.create_or_claim(c, name, stored))
     if user_id is None:

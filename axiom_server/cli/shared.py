@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from axiom_server.errors import DiskFull
+from axiom_protocol.text import one_line
+from axiom_server.errors import DiskFull, Usage
 
 if TYPE_CHECKING:
     from axiom_server.project_folder import ProjectFolder
     from axiom_server.store.database import Connection
 
 T = TypeVar("T")
+NAME_CHARACTERS_MAX = 100  # as EnrolRequest.user
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -24,6 +26,25 @@ def project_of(context: typer.Context) -> ProjectFolder:
     from axiom_server.project_folder import find_project
 
     return find_project(context.find_root().obj)
+
+
+def title_of(given: str) -> str:
+    """A name from the command line as pages and logs can show it. Raises Usage."""
+    if not given or given != one_line(given) or len(given) > NAME_CHARACTERS_MAX:
+        raise Usage(
+            f"a name is one line of 1 to {NAME_CHARACTERS_MAX} characters that can be seen, "
+            "without spaces around it"
+        )
+    return given
+
+
+def name_of(given: str) -> str:
+    """Somebody's name from the command line, as those of the wire are. Raises Usage."""
+    from axiom_server.decide.names import refusal
+
+    if why := refusal(title_of(given)):
+        raise Usage(f"{given!r} cannot be a name: {why}")
+    return given
 
 
 def run_transaction(folder: ProjectFolder, work: Callable[[Connection], Awaitable[T]]) -> T:

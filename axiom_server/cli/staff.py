@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
+from axiom_server.cli.shared import (
+    Json,
+    name_of,
+    print_json,
+    print_table,
+    project_of,
+    run_transaction,
+)
 
 app = typer.Typer(
     help="Manage who may sign in to the staff pages; show the audit log.", no_args_is_help=True
@@ -24,6 +31,7 @@ def add(
     from axiom_server.store import staff, users
     from axiom_server.store.database import Connection
 
+    name = name_of(name)
     key, stored = users.new_secret()
 
     async def work(connection: Connection) -> bool:
