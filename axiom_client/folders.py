@@ -88,10 +88,15 @@ _SERVICE_FOLDERS = Folders(
 )
 
 
+def one_folder() -> Path | None:
+    """The folder of AXIOM_CLIENT_DIR, made absolute; None where it is not set."""
+    named = os.environ.get("AXIOM_CLIENT_DIR")
+    return Path(named).expanduser().absolute() if named else None
+
+
 def find_folders() -> Folders:
     """The folders under AXIOM_CLIENT_DIR, else the service's for its user, else the platform's."""
-    if one := os.environ.get("AXIOM_CLIENT_DIR"):
-        base = Path(one).expanduser().absolute()
+    if base := one_folder():
         return Folders(config=base / "config", state=base / "state", cache=base / "cache")
     if _is_service_user():
         return _SERVICE_FOLDERS

@@ -6,13 +6,14 @@ It runs in a child process, which runs this module, because the agent itself nev
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+
+from axiom_client.child_environment import child_environment
 
 SIZE = 384  # fits the second-level cache of any processor that volunteers have
 MEASURE_SECONDS = 0.2
@@ -31,7 +32,7 @@ async def measure_speed(processor: str) -> Speed:
     """Measure in a child; 0 if that fails: numpy is missing, or the host is overloaded."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "axiom_client.host.speed",
-        env={**os.environ, **ONE_THREAD},
+        env=child_environment(**ONE_THREAD),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

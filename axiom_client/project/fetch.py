@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from axiom_client.child_environment import child_environment
 from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSettings
 
 CHILD_SECONDS_MAX = 300.0  # for one bundle; a slow download is ended earlier by its own limits
@@ -53,6 +54,7 @@ class Fetcher:
     async def _run_child(self) -> None:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "axiom_client.project.fetch_child",
+            env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 
+from axiom_client.child_environment import child_environment
 from axiom_client.sandbox.roots import import_paths
 
 #: Variables that are passed on: they say where libraries are found and which processor instructions
@@ -43,8 +43,9 @@ def environment(gpus: Mapping[str, str]) -> dict[str, str]:
 
     ``gpus`` are the variables that make its own GPUs visible, or hide all GPUs.
     """
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return {**passed, **_FIXED, **gpus}
+    known = child_environment(**gpus)
+    passed = {name: known[name] for name in (*_PASSED_ON, *gpus) if name in known}
+    return {**_FIXED, **passed}
 
 
 def command(module: str, *arguments: str | int | bool) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from typing import Literal
 
 from msgspec import Struct
 
+from axiom_client.child_environment import find_program
 from axiom_client.sandbox import landlock
 from axiom_client.sandbox.syscalls import ARCHITECTURES
 
@@ -35,8 +35,8 @@ def choose() -> Mode:
     if landlock.abi_version() >= 1:
         return Mode(mode="kernel")
     no_landlock = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
-    helper = shutil.which("bwrap")
-    if helper is None or not os.path.isabs(helper):  # never one in the current folder
+    helper = find_program("bwrap")
+    if helper is None:
         return Mode(mode="none", reason=f"{no_landlock}, and bubblewrap is not installed")
     if setup_error := _try_bubblewrap(helper):
         return Mode(

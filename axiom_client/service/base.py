@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from axiom_client.child_environment import child_environment, find_program
 from axiom_client.errors import ServiceProblem
 
 NAME = "axiom-client"
@@ -60,7 +61,8 @@ def run(command: Sequence[str]) -> Completed:
     """Run a system program to its end. Raises ServiceProblem when it is missing or hangs."""
     try:
         done = subprocess.run(
-            list(command),
+            [find_program(command[0]) or command[0], *command[1:]],
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

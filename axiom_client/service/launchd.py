@@ -6,7 +6,6 @@ again, one that ends with any other code is, after RESTART_SECONDS.
 
 from __future__ import annotations
 
-import os
 import plistlib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from axiom_client.errors import ServiceProblem
+from axiom_client.folders import one_folder
 from axiom_client.service import base
 from axiom_client.service.base import (
     RESTART_SECONDS,
@@ -49,8 +49,8 @@ def job(scope: Literal["system", "user"], program: Path, logs: Path) -> dict[str
             "UserName": "nobody",
             "EnvironmentVariables": {"AXIOM_CLIENT_DIR": _SYSTEM_FOLDER},
         }
-    elif one_folder := os.environ.get("AXIOM_CLIENT_DIR"):
-        keys["EnvironmentVariables"] = {"AXIOM_CLIENT_DIR": one_folder}
+    elif folder := one_folder():
+        keys["EnvironmentVariables"] = {"AXIOM_CLIENT_DIR": str(folder)}
     return keys
 
 

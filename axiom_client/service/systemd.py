@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from axiom_client.errors import ServiceProblem
+from axiom_client.folders import one_folder
 from axiom_client.service import base
 from axiom_client.service.base import NAME, Runner, ServiceStatus, run_checked
 
@@ -68,7 +69,8 @@ class SystemdService(Struct, kw_only=True):
 
     def install(self) -> str:
         """Write the unit, enable and start it. A unit from a package is used as it is."""
-        kept = {"AXIOM_CLIENT_DIR": os.environ["AXIOM_CLIENT_DIR"]} if self._one_folder() else {}
+        folder = one_folder()
+        kept = {"AXIOM_CLIENT_DIR": str(folder)} if folder and self.scope == "user" else {}
         if not self._is_packaged():
             base.write(self.unit, render(self.scope, self.program, kept))
             if self.scope == "system":
@@ -111,9 +113,6 @@ class SystemdService(Struct, kw_only=True):
         """Stop the agent, with time for checkpoints, and start it again."""
         self._systemctl("restart", UNIT)
         return f"restarted {UNIT}"
-
-    def _one_folder(self) -> bool:
-        return self.scope == "user" and "AXIOM_CLIENT_DIR" in os.environ
 
     def _packaged_unit(self) -> Path:
         return self.root / "usr/lib/systemd/system" / UNIT

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from axiom_client.child_environment import child_environment
 from axiom_client.errors import ServiceProblem
 from axiom_client.service.base import NAME, STOP_SECONDS, ServiceStatus
 
@@ -129,7 +130,7 @@ class Supervisor(Struct, kw_only=True):
         self.folder.mkdir(parents=True, exist_ok=True)
         agent = subprocess.Popen(
             self.command,
-            env={**os.environ, "AXIOM_CLIENT_DIR": str(self.folder)},
+            env=child_environment(AXIOM_CLIENT_DIR=str(self.folder)),
             stdin=subprocess.DEVNULL,
             creationflags=_NEW_GROUP,
         )

@@ -266,7 +266,9 @@ def _client() -> list[str]:
     """The command axiom-client: next to this interpreter, or on PATH, or as a module."""
     beside = Path(sys.executable).with_name("axiom-client")
     found = str(beside) if beside.exists() else shutil.which("axiom-client")
-    return [found] if found else [sys.executable, "-P", "-m", "axiom_client"]
+    return (
+        [found] if found and os.path.isabs(found) else [sys.executable, "-P", "-m", "axiom_client"]
+    )
 
 
 def _faults(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import itertools
 import os
 import subprocess
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from axiom_client.sandbox import landlock, mode
+from axiom_client.errors import ServiceProblem
+from axiom_client.host.gpu.probe import _ask_child
+from axiom_client.host.speed import measure_speed
+from axiom_client.project.fetch import Fetcher
+from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSettings
+from axiom_client.sandbox import landlock, launch, mode
+from axiom_client.service import base as service
+from axiom_client.service.base import Completed
+from axiom_client.service.systemd import SystemdService
 from tests.support.agent_process import ROOT
 from tests.support.processes import COMMAND_SECONDS_MAX
 from tests.support.small_project import SmallProject, served
@@ -58,6 +67,60 @@ def test_every_command_in_a_folder_of_traps(tmp_path: Path) -> None:
         run("status")
     assert project.outcomes() == dict.fromkeys(ids, "success")
     assert not proof.exists(), proof.read_text()
+
+
+@pytest.mark.parametrize("paths", [":/opt/tools", ".", "traps"])
+def test_children_where_a_list_of_folders_names_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: str
+) -> None:
+    """An empty entry is easily made: PYTHONPATH=$PYTHONPATH:/opt/tools."""
+    proof = tmp_path / "proof"
+    traps = trap_folder(tmp_path / "traps", proof)
+    monkeypatch.chdir(tmp_path if paths == "traps" else traps)
+    for name in ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, paths)
+
+    async def start_all() -> None:
+        assert (await measure_speed("any")).gflops > 0
+        assert "exited" not in str((await _ask_child()).problems)
+        settings = FetchSettings(folder=str(tmp_path), url="http://127.0.0.1:1")
+        replies: asyncio.Queue[BundleReply] = asyncio.Queue()
+        fetcher = Fetcher(settings, replies.put_nowait)
+        fetcher.fetch(
+            BundleRequest(experiment="a", version="1.0.0", sha256="0" * 64, accepted=False)
+        )
+        assert "ended early" not in (await replies.get()).problem
+        await fetcher.close()
+
+    asyncio.run(start_all())
+    assert not proof.exists(), proof.read_text()
+    libraries = launch.environment({}).get("LD_LIBRARY_PATH", "/")
+    assert all(os.path.isabs(path) for path in libraries.split(":"))
+
+
+def test_a_program_in_the_current_folder_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap").write_text("#!/bin/sh\n")
+    (tmp_path / "trap").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ".:")
+    with pytest.raises(ServiceProblem):
+        service.run(["trap"])
+
+
+def test_a_service_gets_the_folder_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative AXIOM_CLIENT_DIR is of the folder where the volunteer stands, not the service."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AXIOM_CLIENT_DIR", "agent")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    unit = SystemdService(
+        scope="user", program=Path("/bin/true"), runner=lambda _: Completed(code=0)
+    )
+    unit.install()
+    assert f"AXIOM_CLIENT_DIR={tmp_path}/agent" in unit.unit.read_text()
 
 
 def test_the_traps_do_catch(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from axiom_client.child_environment import child_environment
 from axiom_client.host.gpu import vendors
 from axiom_protocol.messages import GpuFacts
 
@@ -42,6 +43,7 @@ class GpuProbe:
 async def _ask_child() -> GpuReport:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "axiom_client.host.gpu.child",
+        env=child_environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
