@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -51,15 +52,15 @@ def written_bytes_allowed(limits: TaskLimits, elapsed_seconds: float) -> int:
 
 
 def deleted_bytes(
-    pid: int, folder: str, file_bytes_max: int, written_bytes: int, *, read_maps: bool
+    pid: int, folders: Sequence[str], file_bytes_max: int, written_bytes: int, *, read_maps: bool
 ) -> int:
-    """Bytes on disk of files of ``folder`` that are deleted but still open or mapped by ``pid``.
+    """Bytes on disk of files of ``folders`` that are deleted but still open or mapped by ``pid``.
 
     The size of a file that is only mapped is not known. Such files count as the mapped part or, if
     more, as the ``written_bytes`` of the process, up to ``file_bytes_max`` each.
     """
     opened = _deleted_but_open(pid)
-    mapped = _deleted_but_mapped(pid, folder) if read_maps else {}
+    mapped = _deleted_but_mapped(pid, folders) if read_maps else {}
     extents = [size for inode, size in mapped.items() if inode not in opened]
     possible = min(len(extents) * file_bytes_max, written_bytes)
     return sum(opened.values()) + max(sum(extents), possible)
@@ -78,8 +79,8 @@ def _deleted_but_open(pid: int) -> dict[int, int]:
     return observed
 
 
-def _deleted_but_mapped(pid: int, folder: str) -> dict[int, int]:
-    """Bytes of address space by inode, for deleted files of the task's folder only.
+def _deleted_but_mapped(pid: int, folders: Sequence[str]) -> dict[int, int]:
+    """Bytes of address space by inode, for deleted files of the task's folders only.
 
     Files elsewhere do not count: a library that was replaced while the task runs is deleted too.
     """
@@ -88,7 +89,7 @@ def _deleted_but_mapped(pid: int, folder: str) -> dict[int, int]:
             text = file.read()
     except OSError:
         return {}
-    within = os.fsencode(folder).replace(b"\n", b"\\012") + b"/"
+    within = tuple(os.fsencode(f).replace(b"\n", b"\\012") + b"/" for f in folders)
     mapped: dict[int, int] = {}
     for start, end, _device, inode, path in _MAPPED.findall(text):
         if path.startswith(within):

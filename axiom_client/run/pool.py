@@ -337,6 +337,8 @@ def _folder_usage(running: RunningTask) -> task_folder.FolderUsage:
         total.size_bytes += usage.size_bytes
         total.files += usage.files
         total.problem = total.problem or usage.problem
+        if total.problem or total.files > task_folder.FILES_MAX:
+            break  # a cohort has hundreds of folders, and the agent waits while they are counted
     return total
 
 
@@ -348,7 +350,7 @@ def _deleted_bytes(running: RunningTask, done: disk.Writes) -> int:
     running.usage_checks += 1
     return disk.deleted_bytes(
         running.pid,
-        os.path.realpath(running.spec.folder),
+        [os.path.realpath(folder) for folder in running.spec.folders],
         allowed,
         written_bytes,
         read_maps=written_bytes > allowed or running.usage_checks % MAPS_EVERY_CHECKS == 0,

@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from axiom_client.decide.task_run import Member, TaskFinished
+from axiom_client.run import task_folder
 from axiom_client.run.spec import PlacedTask, TaskProgressed, TaskStarted
 from axiom_client.run.task import CohortStop
 from tests.support.running import HEADER, Recorder, make_spec, with_pool
@@ -157,3 +158,36 @@ def test_a_cohort_that_saves_nothing_ends_after_progress_of_all() -> None:
     stop = CohortStop(2, lambda: True)
     assert not stop.for_member(0)(False)
     assert stop.for_member(1)(False)
+
+
+def test_what_members_other_than_the_first_leave_on_disk_counts(tmp_path: Path) -> None:
+    """Deleted files that stay mapped, in the folder of another member."""
+    body = """
+import mmap, time
+held = []
+for i in range(4):
+    path = tasks[1].folder / "f"
+    with open(path, "w+b") as file:
+        file.write(bytes(8 << 20))
+        held.append(mmap.mmap(file.fileno(), 4096))
+    path.unlink()
+time.sleep(60)
+"""
+    spec = cohort_spec(tmp_path, cohort_script(body), 2)
+    ends, _ = run_all(spec)
+    assert {end.outcome for end in ends} == {"over_disk"}, ends[0].message
+
+
+def test_counting_of_files_ends_at_the_first_folder_with_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(folder: str) -> task_folder.FolderUsage:
+        measured.append(folder)
+        return task_folder.FolderUsage(files=task_folder.FILES_MAX + 1)
+
+    monkeypatch.setattr(task_folder, "measure", measure)
+    ends, _ = run_all(cohort_spec(tmp_path, cohort_script("import time; time.sleep(60)"), 5))
+    assert {end.outcome for end in ends} == {"over_disk"}
+    assert len(set(measured)) == 1
