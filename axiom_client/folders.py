@@ -12,6 +12,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from axiom_client.errors import ConfigProblem
+from axiom_protocol.text import has_undecoded_bytes
+
 
 class Folders(Struct, frozen=True, kw_only=True):
     """The agent's folders and files. ``state`` is private to its owner."""
@@ -97,15 +100,30 @@ def one_folder() -> Path | None:
 def find_folders() -> Folders:
     """The folders under AXIOM_CLIENT_DIR, else the service's for its user, else the platform's."""
     if base := one_folder():
-        return Folders(config=base / "config", state=base / "state", cache=base / "cache")
+        return _checked(Folders(config=base / "config", state=base / "state", cache=base / "cache"))
     if _is_service_user():
         return _SERVICE_FOLDERS
     import platformdirs
 
-    return Folders(
-        config=platformdirs.user_config_path("axiom-client"),
-        state=platformdirs.user_state_path("axiom-client"),
-        cache=platformdirs.user_cache_path("axiom-client"),
+    return _checked(
+        Folders(
+            config=platformdirs.user_config_path("axiom-client"),
+            state=platformdirs.user_state_path("axiom-client"),
+            cache=platformdirs.user_cache_path("axiom-client"),
+        )
+    )
+
+
+def _checked(folders: Folders) -> Folders:
+    """Raise ConfigProblem where processes of tasks, which use UTF-8, could not find the folders."""
+    named = "".join(map(str, (folders.config, folders.state, folders.cache)))
+    if named.isascii() or (
+        sys.getfilesystemencoding() == "utf-8" and not has_undecoded_bytes(named)
+    ):
+        return folders
+    raise ConfigProblem(
+        f"the path {str(folders.state)!a} is not UTF-8 in this locale; set AXIOM_CLIENT_DIR to "
+        "a folder with a plain name, or PYTHONUTF8 to 1"
     )
 
 

@@ -32,6 +32,11 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
+def has_undecoded_bytes(text: str) -> bool:
+    """Whether it holds bytes that were no UTF-8, as words and names of files may (PEP 383)."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun in the singular or plural: "1 task", "2 tasks", "1,500 bytes"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"

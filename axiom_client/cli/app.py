@@ -19,6 +19,7 @@ from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
 from axiom_client.storage import translate_storage_errors
 from axiom_protocol import __version__
+from axiom_protocol.text import has_undecoded_bytes
 
 if TYPE_CHECKING:
     from axiom_client.config.schema import Config
@@ -68,11 +69,13 @@ def main() -> None:
     except AxiomError as error:
         print(f"axiom-client: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except UnicodeEncodeError:  # of bytes that are no text
-        if "".join(sys.argv).isascii():
+    except UnicodeEncodeError as error:
+        if not has_undecoded_bytes(error.object):
             raise
         print(
-            "axiom-client: a word of the command is not UTF-8 text; type it again", file=sys.stderr
+            "axiom-client: a word of the command, or the name of a folder (AXIOM_CLIENT_DIR, HOME, "
+            "TMPDIR), is not UTF-8 text; give another",
+            file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:

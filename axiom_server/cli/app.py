@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
+from axiom_protocol.text import has_undecoded_bytes
 from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
 from axiom_server.errors import DiskFull, ServerError, Usage
@@ -74,10 +75,10 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         _fail(DiskFull(f"no space left on the device: {error.filename or 'the project folder'}"))
-    except UnicodeEncodeError:  # of bytes that are no text, for the database or a file
-        if "".join(sys.argv).isascii():
+    except UnicodeEncodeError as error:
+        if not has_undecoded_bytes(error.object):
             raise
-        _fail(Usage("a word of the command is not UTF-8 text; type it again"))
+        _fail(Usage("a word of the command, or a folder's name, is not UTF-8 text; give another"))
     except KeyboardInterrupt:
         sys.exit(130)
 
