@@ -15,15 +15,18 @@ NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
 
 @contextmanager
 def translate_storage_errors() -> Iterator[None]:
-    """Raise DiskFull for a full disk, JournalBroken for missing permissions."""
+    """Raise DiskFull for a full disk, JournalBroken for a file that cannot be used."""
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
             raise DiskFull(error.filename or find_folders().state) from None
-        if error.filename is not None and error.errno in NOT_PERMITTED:
-            raise JournalBroken(
-                f"{error.filename}: {error.strerror}; check the permissions of the agent's "
-                "folders, or run this command as the user who owns them"
-            ) from None
-        raise
+        if error.filename is None:
+            raise
+        todo = "check what lies there"  # a loop of links, a missing disk
+        if error.errno in NOT_PERMITTED:
+            todo = (
+                "check the permissions of the agent's folders, or run this command as the user "
+                "who owns them"
+            )
+        raise JournalBroken(f"{error.filename}: {error.strerror}; {todo}") from None

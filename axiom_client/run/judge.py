@@ -138,8 +138,8 @@ def _from_failure(observed: Observation, failure: Failure) -> TaskOutcome:
         return _with_output("over_disk", text, observed)
     if failure.kind == "full_disk":  # not the experiment's fault
         return _with_output("lost", f"the host's disk is full: {failure.message}", observed)
-    if failure.kind == "stopped":
-        return TaskOutcome("cancelled", message=failure.message)
+    if failure.kind == "stopped":  # by SIGTERM from outside, or by itself: an attempt like others
+        return _with_output("lost", f"the agent did not ask for it: {failure.message}", observed)
     if failure.kind == "error":  # the traceback is in the output too
         return TaskOutcome("failed", message=_tail(failure.message))
     return _with_output("failed", failure.message, observed)

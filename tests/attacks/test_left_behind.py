@@ -214,3 +214,14 @@ def test_what_may_be_written_grows_with_time() -> None:
     early = disk.written_bytes_allowed(SMALL, 0.0)
     assert early < 100_000_000
     assert disk.written_bytes_allowed(SMALL, 100.0) - early == 100 * disk.WRITTEN_BYTES_PER_SECOND
+
+
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGTERM)", "os.write(3, STOPPED)"])
+def test_stopping_itself_so_as_to_be_run_again(attack: Attack, how: str) -> None:
+    """A task that somebody cancelled is handed out again without end; one that was lost is not."""
+    line = b'e{"kind":"stopped","message":"stopped"}\n'
+    body = (
+        f"STOPPED = {line!r}\nimport time\n{how}\ntime.sleep(0.2)\ntask.progress(0.5)\nos._exit(1)"
+    )
+    finished = attack.run(body, SMALL)
+    assert finished.outcome == "lost", finished.message

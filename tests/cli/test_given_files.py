@@ -32,6 +32,7 @@ RECORDED = """{"experiment": "a", "sha256": "0", "seed": 1, "budget_seconds": 1,
 "outcome": "success",
 "elapsed_seconds": 1, "cpu_seconds": 1, "peak_memory_bytes": 1}
 """
+IDENTITY = '{"url":"http://127.0.0.1:1/","project":"T","host_id":1,"token":"t","user":"u"}'
 REQUEST = """{"type": "axiom-signing-request", "role": "root", "root": "{}", "current": "{}",
 "proposed": "{}"}
 """
@@ -173,3 +174,17 @@ def test_a_folder_whose_name_children_could_not_find_is_refused(
     )  # fmt: skip
     assert done.returncode == ConfigProblem.exit_code, done.stderr
     assert "AXIOM_CLIENT_DIR" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["identity.json", "journal.sqlite"])
+def test_a_loop_of_links_among_the_agents_files_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "identity.json").write_text(IDENTITY)
+    (tmp_path / "state" / name).unlink(missing_ok=True)
+    (tmp_path / "state" / name).symlink_to(name)
+    done = subprocess.run(
+        [PROGRAMS / "axiom-client", "status"],
+        env={**os.environ, "AXIOM_CLIENT_DIR": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode in (0, 21), done.stderr
+    assert "Traceback" not in done.stderr
