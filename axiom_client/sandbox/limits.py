@@ -11,6 +11,7 @@ from axiom_client.sandbox.policy import Policy
 #: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
 CPU_GRACE_SECONDS = 2
 _PAGE_BYTES = resource.getpagesize()
+_THREADS_MAX = 32_768  # the smallest number of processes that a kernel of 64 bits allows
 _RLIMIT_SIGPENDING = 11  # asm-generic/resource.h; Python has no name for it
 
 
@@ -52,9 +53,18 @@ def resource_limits(policy: Policy, held: tuple[int, int]) -> list[tuple[int, tu
         (_RLIMIT_SIGPENDING, (figures.queued_signals, figures.queued_signals)),
         (resource.RLIMIT_DATA, (data, data)),
     ]
+    if policy.threads:
+        threads = _half_of_threads(resource.getrlimit(resource.RLIMIT_NPROC)[0])
+        limits.append((resource.RLIMIT_NPROC, (threads, threads)))
     if policy.driver is None:
         limits.append((resource.RLIMIT_AS, (address_space, address_space)))
     return limits
+
+
+def _half_of_threads(allowed: int) -> int:
+    """Where a task's threads end: the kernel counts those of all processes of the user together,
+    so the other half is left to the volunteer's programs."""
+    return (_THREADS_MAX if allowed == resource.RLIM_INFINITY else min(allowed, _THREADS_MAX)) // 2
 
 
 def apply(limits: list[tuple[int, tuple[int, int]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import struct
 
 import msgspec
@@ -188,3 +189,12 @@ def test_bubblewrap_leaves_nothing_writable_but_the_folder() -> None:
     assert binds == ["/task"]
     assert "--unshare-all" in line
     assert line[line.index("--remount-ro") + 1] == "/dev"
+
+
+def test_threads_of_a_gpu_task_leave_half_of_what_the_user_may_have() -> None:
+    """RLIMIT_NPROC counts the threads of all of the user's processes: else no program starts."""
+    gpu = msgspec.structs.replace(POLICY, driver=DRIVER, threads=True)
+    soft, hard = dict(limits.resource_limits(gpu, (0, 0)))[resource.RLIMIT_NPROC]
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    assert 0 < soft == hard <= (1 << 15 if allowed == resource.RLIM_INFINITY else allowed) // 2
+    assert resource.RLIMIT_NPROC not in dict(limits.resource_limits(POLICY, (0, 0)))
