@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
-from axiom_protocol.text import has_undecoded_bytes
+from axiom_protocol.text import counted, has_undecoded_bytes
 from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
 from axiom_server.errors import DiskFull, ServerError, Usage
@@ -301,7 +301,8 @@ def import_file(
         return
     known = f" ({imported.already_known:,} imported before)" if imported.already_known else ""
     print(
-        f"{imported.results:,} results of {imported.users} users on {imported.hosts} hosts "
+        f"{counted(imported.results, 'result')} of {counted(imported.users, 'user')} on "
+        f"{counted(imported.hosts, 'host')} "
         f"imported{known}"
     )
     if imported.results:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_protocol.text import counted
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _deploy_sweep(
     if as_json:
         print_json({"workunits": made, "parameter_sets": made // seeds, "seeds": seeds})
     else:
-        print(f"{made:,} workunits deployed: {made // seeds:,} parameter sets, {seeds} seeds each")
+        sets = counted(made // seeds, "parameter set")
+        print(f"{counted(made, 'workunit')} deployed: {sets}, {counted(seeds, 'seed')} each")
 
 
 def _separate_host_ids(names: list[str], given: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -178,8 +180,8 @@ def _as_json(deployed: Deployed) -> dict[str, object]:
 
 def _print_deployed(deployed: Deployed) -> None:
     only_pool = deployed.pool and not deployed.hosts
-    where = "for any host" if only_pool else f"across {len(deployed.hosts)} hosts"
-    print(f"{deployed.workunits:,} workunits deployed {where}")
+    where = "for any host" if only_pool else f"across {counted(len(deployed.hosts), 'host')}"
+    print(f"{counted(deployed.workunits, 'workunit')} deployed {where}")
     print_table(
         ("host", "cpu", "gpu"),
         [(host, counts["cpu"], counts["gpu"]) for host, counts in deployed.hosts.items()],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_protocol.text import counted
 from axiom_server.cli.shared import project_of
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def sign(
         raise Usage("nothing was signed")
     missing = signed_changes.sign_file(request, keys_dir, key, ask_passphrase, _ask_pin)
     print(
-        f"signed; it needs {missing} more signatures"
+        f"signed; it needs {counted(missing, 'more signature')}"
         if missing
         else "signed; next, on the server: axiom-server install"
     )

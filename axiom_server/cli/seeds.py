@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from axiom_protocol.text import counted
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def give(
         await seed_budgets.give(connection, [v.version_id for v in chosen], seeds)
 
     run_transaction(project_of(context), work)
-    print(f"up to {seeds:,} seeds for {', '.join(names)}; axiom-server serve issues them")
+    print(f"up to {counted(seeds, 'seed')} for {', '.join(names)}; axiom-server serve issues them")
 
 
 @app.command("list")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from axiom_protocol.text import counted
 from axiom_server.cli.keys import KeysDir, ToRequest, sign_or_write_request
 from axiom_server.cli.shared import Json, print_json, print_table, project_of, run_transaction
 
@@ -80,8 +81,8 @@ def start(
     if as_json:
         print_json({"study": study.name, "sha256": study.digest, "workunits": count})
         return
-    part = "pilot " if study.state == "pilot" else ""
-    print(f"study {study.name} declared, {study.digest[:16]}; {count:,} {part}workunits deployed")
+    made_now = counted(count, "pilot workunit" if study.state == "pilot" else "workunit")
+    print(f"study {study.name} declared, {study.digest[:16]}; {made_now} deployed")
 
 
 @app.command()
@@ -94,7 +95,7 @@ def extend(
     from axiom_server.review import studies
 
     made = run_transaction(project_of(context), lambda c: studies.extend(c, name, seeds))
-    print(f"{made:,} workunits deployed")
+    print(f"{counted(made, 'workunit')} deployed")
 
 
 @app.command("list")

@@ -71,7 +71,7 @@ def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
     """The sections: each heading with its lines. Lines indented by two spaces are list items."""
     yield "SESSION SUMMARY", _summary(log)
     yield f"CREDIT AWARDED ({_number(log.credit)} total)", _credit(log)
-    yield f"EXPERIMENTS DEPLOYED ({_number(log.workunits)} workunits)", _deployed(log)
+    yield f"EXPERIMENTS DEPLOYED ({_counted(log.workunits, 'workunit')})", _deployed(log)
     for new in log.new_experiments:
         lines = [f"Script: {new.name}.py", f"Question: {new.question}"]
         if new.rationale:
@@ -95,9 +95,9 @@ def _summary(log: SessionLog) -> list[str]:
     pool = f", {_number(log.deployed_to_pool)} of them for any host" if log.deployed_to_pool else ""
     since = f" (after session {log.deployed_since})" if log.deployed_since else ""
     lines = [
-        f"- {_number(log.results)} results reviewed and credited "
+        f"- {_counted(log.results, 'result')} reviewed and credited "
         f"({_number(log.credit)} total credit)",
-        f"- {_number(log.workunits)} new workunits deployed{where}{pool}{since}",
+        f"- {_counted(log.workunits, 'new workunit')} deployed{where}{pool}{since}",
     ]
     if log.new_experiments:
         names = ", ".join(new.title for new in log.new_experiments)
@@ -105,9 +105,10 @@ def _summary(log: SessionLog) -> list[str]:
         lines.append(f"- {count} new {_plural('experiment', count)} designed and deployed: {names}")
     if log.unpaid:
         counts = ", ".join(f"{_number(n)} {outcome}" for outcome, n in log.unpaid.items())
-        lines.append(f"- {_number(sum(log.unpaid.values()))} reports earned nothing: {counts}")
+        lines.append(f"- {_counted(sum(log.unpaid.values()), 'report')} earned nothing: {counts}")
     if log.pending:
-        lines.append(f"- {_number(log.pending)} results wait for a second result from another host")
+        waits = f"{_counted(log.pending, 'result')} {'waits' if log.pending == 1 else 'wait'}"
+        lines.append(f"- {waits} for a second result from another host")
     return lines
 
 
@@ -147,7 +148,7 @@ def _deployed(log: SessionLog) -> list[str]:
     lines = ["Experiments deployed:"]
     for i, e in enumerate(log.deployed, 1):
         new = "NEW: " if e.new else ""
-        lines.append(f"  {i}. {e.name}.py — {new}{e.title} ({_number(e.workunits)} workunits)")
+        lines.append(f"  {i}. {e.name}.py — {new}{e.title} ({_counted(e.workunits, 'workunit')})")
     if log.deployed_to:
         lines += ["", "Major hosts receiving work:"]
         lines += [f"  {_host(host)}" for host in log.deployed_to[:MAJOR_HOSTS]]
@@ -164,7 +165,8 @@ def _deployed(log: SessionLog) -> list[str]:
                 f"{_plural('host', with_gpu)} with idle GPUs."
             )
     if log.deployed_to_pool:
-        lines.append(f"{_number(log.deployed_to_pool)} workunits wait for any host.")
+        waits = "waits" if log.deployed_to_pool == 1 else "wait"
+        lines.append(f"{_counted(log.deployed_to_pool, 'workunit')} {waits} for any host.")
     return lines
 
 
@@ -275,6 +277,10 @@ def _not_counted(line: FindingLine) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{number(value):,}"
+
+
+def _counted(count: float, word: str) -> str:
+    return f"{_number(count)} {word if count == 1 else word + 's'}"
 
 
 def _plural(word: str, count: int) -> str:

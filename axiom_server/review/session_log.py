@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.text import counted
 from axiom_protocol.verdicts.findings import SEEDS_MIN
 from axiom_server.config import Config
 from axiom_server.decide.credit import CreditPolicy, tier_of
@@ -211,7 +212,7 @@ def next_steps(
 ) -> list[str]:
     """Next steps that follow from the verdicts and the deployments."""
     hosts = {host for d in deployments for host, _, _ in d.record["hosts"]}
-    where = f" from {len(hosts)} hosts" if hosts else ""
+    where = f" from {counted(len(hosts), 'host')}" if hosts else ""
     lines = [
         f"Review {experiment.name} results as they come in{where}"
         for experiment in _experiments(deployments)
@@ -223,7 +224,8 @@ def next_steps(
             undecided.setdefault(line.experiment, []).append(line)
     lines += [_missing_data(name, claims) for name, claims in sorted(undecided.items())]
     if pending:
-        lines.append(f"{pending} results wait for a second result from another host")
+        waits = "waits" if pending == 1 else "wait"
+        lines.append(f"{counted(pending, 'result')} {waits} for a second result from another host")
     return lines
 
 

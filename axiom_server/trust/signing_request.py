@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from axiom_protocol.given_file import FileProblem, read_text
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.text import counted
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
 from axiom_server.trust.declaration import declared_changes, is_true_record
@@ -185,9 +186,8 @@ def _targets_changes(
     lines += _declared_studies(old, new, studies)
     _check_nothing_else(old, new, {f"{ref}.py" for ref in gone})
     if skipped := new.version - old.version - 1:
-        lines.append(
-            f"skip {skipped} versions, which may have been signed before the project was restored"
-        )
+        versions = counted(skipped, "version")
+        lines.append(f"skip {versions}, which may have been signed before the project was restored")
     return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
 
