@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from axiom_client.agent.journal import JournalContents
 from axiom_client.decide import commands as c
-from axiom_client.decide.model import SyncPlan, TaskRecord
+from axiom_client.decide.model import KeptResult, SyncPlan, TaskRecord
 from axiom_protocol.messages import Grant, Report
 
 T = TypeVar("T")
@@ -28,6 +28,22 @@ ID_MAX = 2**63 - 1
 WAL_HEADER_BYTES = 32
 
 
+class KeptRow(Struct, frozen=True, kw_only=True):
+    """An acknowledged result that the journal keeps, with its task."""
+
+    kept: KeptResult
+    record: TaskRecord
+    report: Report
+
+    def commands(self) -> list[c.Persistent]:
+        """The commands that write it into a new journal."""
+        return [
+            c.SaveTask(record=self.record),
+            c.SaveReport(report=self.report),
+            c.KeepResult(kept=self.kept),
+        ]
+
+
 class Salvaged(Struct, frozen=True, kw_only=True):
     """The tasks, the full reports and the named values that could be read."""
 
@@ -35,6 +51,7 @@ class Salvaged(Struct, frozen=True, kw_only=True):
     reports: list[Report] = []
     request: SyncPlan | None = None
     kept: dict[c.ValueKey, Any] = {}
+    results: list[KeptRow] = []  # acknowledged, and kept for a server that loses them
 
     def commands(self) -> list[c.Persistent]:
         """The commands that write all of it into a new journal."""
@@ -44,6 +61,7 @@ class Salvaged(Struct, frozen=True, kw_only=True):
             *(c.SaveTask(record=record) for record in self.tasks),
             *(c.SaveTask(record=_stand_in(report)) for report in orphans),
             *(c.SaveReport(report=report) for report in self.reports),
+            *(command for row in self.results for command in row.commands()),
             *([c.SaveRequest(plan=self.request)] if self.request else []),
             *(c.SaveValue(key=key, value=value) for key, value in self.kept.items()),
         ]
@@ -97,7 +115,21 @@ def _read(database: sqlite3.Connection) -> Salvaged:
         reports=list(_decoded(_rows(database, "reports", "report"), Report)),
         request=request,
         kept=kept,
+        results=list(_kept_results(database)),
     )
+
+
+def _kept_results(database: sqlite3.Connection) -> Iterator[KeptRow]:
+    """The rows of which every part can be read; journals of 0.1.0 have none."""
+
+    def read(column: str, kind: type[T]) -> Iterator[T]:
+        return _decoded(_rows(database, "kept_results", column), kind)
+
+    records = {record.grant.task_id: record for record in read("record", TaskRecord)}
+    reports = {report.task_id: report for report in read("report", Report)}
+    for kept in read("kept", KeptResult):
+        if kept.task_id in records and kept.task_id in reports:
+            yield KeptRow(kept=kept, record=records[kept.task_id], report=reports[kept.task_id])
 
 
 def _decoded(blobs: Iterator[bytes], kind: type[T]) -> Iterator[T]:

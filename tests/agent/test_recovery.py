@@ -15,7 +15,7 @@ import pytest
 from axiom_client.agent.journal import Journal
 from axiom_client.agent.recovery import ASIDE_MAX, open_journal, remove_journals
 from axiom_client.decide import commands as c
-from axiom_client.decide.model import Pause, SyncPlan
+from axiom_client.decide.model import KeptResult, Pause, SyncPlan
 from axiom_protocol.messages import Capacity
 from tests.agent.test_journal import record, report
 from tests.support.agent_process import AgentProcess
@@ -171,6 +171,24 @@ def test_reports_without_their_tasks_are_kept_to_be_sent(path: Path) -> None:
     reported = {w.task_id for w in contents.reports}
     assert len(reported) == COUNT // 2
     assert reported <= {r.grant.task_id for r in contents.tasks}
+    journal.close()
+
+
+def test_kept_results_are_saved_too(path: Path) -> None:
+    """Acknowledged, and needed again if the server is restored from a backup."""
+    journal = Journal(path)
+    kept = [KeptResult(task_id=i, acknowledged_at=5.0, kept_wall=6.0, size_bytes=7) for i in (1, 2)]
+    for result in kept:
+        journal.write([c.SaveTask(record=record(result.task_id))])
+        journal.write([c.SaveReport(report=report(result.task_id)), c.KeepResult(kept=result)])
+    journal.close()
+    newer(path)
+    journal = open_journal(path)
+    contents = journal.contents()
+    assert contents.kept == kept
+    assert (contents.tasks, contents.reports) == ([], [])
+    journal.write([c.ReportAgain(task_ids=[1, 2])])
+    assert {again.task_id for again in journal.contents().reports} == {1, 2}
     journal.close()
 
 
