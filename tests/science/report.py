@@ -28,7 +28,7 @@ from tests.science import fresh
 from tests.science.harness import experiment
 from tests.science.plan import FRESH, JUDGED, round_robin, whole
 from tests.science.runs import is_kept, make, result
-from tests.science.tables import of_findings, of_numbers, summary
+from tests.science.tables import of_findings, of_numbers, of_signatures, summary
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -73,9 +73,10 @@ def kept_seeds(name: str) -> list[int]:
 
 
 def tables() -> dict[str, str]:
-    """The tables by experiment, and one for "everything"."""
+    """The tables by experiment, and those of all experiments together."""
     found = {name: "\n".join(table(name)) for name in fresh.kept()}
-    return found | {"everything": "\n".join(summary())}
+    of_all = {"everything": summary(), "signatures": of_signatures()}
+    return found | {name: "\n".join(lines) for name, lines in of_all.items()}
 
 
 def table(name: str) -> list[str]:
