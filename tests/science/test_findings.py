@@ -28,6 +28,7 @@ AGAINST = {"rejected", "fails seed by seed"}
 #: this number of seeds. docs/findings.md discusses each. A verdict valid at any time needs more
 #: seeds.
 EXPECTED: dict[tuple[str, str], set[str]] = {
+    ("eigenspectrum", "one_outlier_a_direction"): OPEN,
     ("loss_landscape_curvature", "flatter_is_not_better"): OPEN,
     ("progressive_sharpening", "flatter_generalises"): OPEN,
     ("sam_vs_sgd_v2", "better_than_stopping_early"): NOT_SHOWN,
