@@ -21,7 +21,7 @@ after training.
 #
 # [tool.axiom]
 # name = "depth_and_width"
-# version = "1.1.0"
+# version = "1.2.0"
 # title = "Depth against width: linear pieces along a line"
 # question = "Does the number of linear pieces grow with units, or exponentially with depth?"
 # rationale = [
@@ -86,6 +86,7 @@ after training.
 # trained_ratio.max = 4
 # trained_ratio.rtol = 1e-6
 # trained_error = { min = 0, rtol = 1e-6, about = "their median test error, in units of guessing" }
+# mean_gap = { rtol = 1e-6, atol = 1e-6, about = "mean test error less mean training error" }
 #
 # [tool.axiom.result.configs]
 # kind = "records"
@@ -150,6 +151,7 @@ NETS = 24  # averaged: they are draws from one distribution
 TRAINED_NETS = 2
 LINE = 2.0  # the lines run from minus to plus this many standard deviations of an input
 SAMPLES, TEST_SAMPLES = 500, 500
+GAP_MIN = 0.01  # of errors: what was trained on is known better, or the test is no test
 BATCH = 50
 RATE, BETA1, BETA2, EPSILON = 0.002, 0.9, 0.999, 1e-8  # Adam's
 SAWTOOTH_DEPTHS = range(1, 9)
@@ -294,6 +296,7 @@ def run_pair(task, units, depth):
         "trained": float(np.mean(after)), "before": float(np.mean(counts[:TRAINED_NETS])),
         "overlap": shared_samples(data[0], test[0]),
         "error": max(test_error(net, test) for net in trained),
+        "gap": float(np.mean([test_error(n, test) - test_error(n, data) for n in trained])),
     }  # fmt: skip
 
 
@@ -359,11 +362,13 @@ def report(done):
     deepest = [c for c in done if c["depth"] == max(d["depth"] for d in done)]
     error = float(np.median([c["error"] for c in done]))  # occasionally one of many nets fails
     overlap = sum(c["overlap"] for c in done)
+    gap = float(np.mean([c["gap"] for c in done]))
     sane = (
         overlap == 0
         and units_slope != 0
         and teeth == [2**d for d in SAWTOOTH_DEPTHS]
         and error < 0.9
+        and gap > GAP_MIN
     )
     shown = ("units", "depth", "pieces", "trained")
     return {
@@ -378,5 +383,6 @@ def report(done):
         "trained_units_slope": slopes(done, "trained")[0],
         "trained_ratio": sum(c["trained"] for c in deepest) / sum(c["before"] for c in deepest),
         "trained_error": error,
+        "mean_gap": gap,
         "configs": [{key: c[key] for key in shown} for c in done],
     }

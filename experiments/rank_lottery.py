@@ -42,7 +42,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 #
 # [tool.axiom]
 # name = "rank_lottery"
-# version = "2.1.0"
+# version = "2.2.0"
 # title = "Lottery tickets and the rank of what pruning keeps"
 # question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
@@ -630,11 +630,13 @@ def summary(dense, rounds):
         "reinit_scale": float(table[20].mean()),
         "sign_agreement": float(table[21].mean()),
     }
+    fit = whole.pop("fit")
     sane = (
-        whole.pop("fit") > 0.95
-        and whole["dense_accuracy"] > 0.6  # chance is 0.2: the test data are of the task
+        fit > 0.95
+        and 0.6 < whole["dense_accuracy"] < fit - 0.01  # chance is 0.2; seen data are known better
         and whole["untrained_accuracy"] < 0.45
         and test[:, 0].min() > whole["dense_accuracy"] - 0.1  # any half of the weights suffices
+        and test[:, 0].max() < whole["dense_accuracy"] + 0.04  # and what is left knows no more
         and checks["overlap"] == 0
         and checks["rewind_error"] == 0
         and abs(checks["reinit_scale"] - 1) < 0.05  # of 11,000 weights: five deviations

@@ -5,6 +5,8 @@
     python -m tests.science.report --collect 6001..6044 [NAME ...]
                                                         first takes the numbers of these seeds' runs
                                                         (those that are not kept are made)
+    python -m tests.science.report --collect kept       or of all runs that are kept, from the first
+                                                        fresh seed to the first that is not there
     python -m tests.science.report --pictures FOLDER    and draws a picture of each experiment
 
 In the page, a table is between two comments, ``<!-- table of NAME: ... -->`` and
@@ -17,15 +19,16 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 from axiom_client.cli.try_seeds import read_seeds
 from axiom_protocol.figure import draw
 from tests.science import fresh
 from tests.science.harness import experiment
-from tests.science.plan import FRESH, JUDGED, round_robin
-from tests.science.runs import make, result
-from tests.science.tables import of_findings, of_numbers, summary
+from tests.science.plan import FRESH, JUDGED, round_robin, whole
+from tests.science.runs import is_kept, make, result
+from tests.science.tables import of_findings, of_numbers, of_signatures, summary
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -33,7 +36,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 def main() -> int:
     parser = argparse.ArgumentParser(description="tables of findings.md, and its pictures")
     parser.add_argument("names", nargs="*", default=JUDGED, metavar="NAME")
-    parser.add_argument("--collect", type=read_seeds, metavar="SEEDS")
+    parser.add_argument("--collect", metavar="SEEDS", help='as in 6001..6044; or "kept"')
     parser.add_argument("--write", action="store_true", help="put the tables into the page")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     given = parser.parse_args()
@@ -49,24 +52,31 @@ def main() -> int:
     return 0
 
 
-def collect(names: Sequence[str], seeds: Sequence[int]) -> bool:
+def collect(names: Sequence[str], given: str) -> bool:
     """Take the numbers of these runs into fresh_seeds.json; False, with the reasons on stderr,
     where a run fails.
     """
-    wanted = round_robin(names, seeds)
+    seeds = {name: kept_seeds(name) if given == "kept" else read_seeds(given) for name in names}
+    wanted = [asked for name in names for asked in round_robin([name], seeds[name])]
     failures = make(wanted, lambda line: print(line, file=sys.stderr, flush=True))
     print(*failures, sep="\n", end="", file=sys.stderr)
     if failures:
         return False
-    kept = fresh.kept() if fresh.NUMBERS.exists() else {}
-    fresh.write(kept | {name: fresh.collect(name, seeds) for name in names})
+    before = fresh.kept() if fresh.NUMBERS.exists() else {}
+    fresh.write(before | {name: fresh.collect(name, seeds[name]) for name in names})
     return True
 
 
+def kept_seeds(name: str) -> list[int]:
+    """The fresh seeds whose runs are kept, up to the first that is not: none is left out."""
+    return list(takewhile(lambda seed: is_kept(whole(name, seed)), count(FRESH[0])))
+
+
 def tables() -> dict[str, str]:
-    """The tables by experiment, and one for "everything"."""
+    """The tables by experiment, and those of all experiments together."""
     found = {name: "\n".join(table(name)) for name in fresh.kept()}
-    return found | {"everything": "\n".join(summary())}
+    of_all = {"everything": summary(), "signatures": of_signatures()}
+    return found | {name: "\n".join(lines) for name, lines in of_all.items()}
 
 
 def table(name: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from axiom_protocol.manifest import Finding
+from axiom_protocol.result import Result
 from axiom_protocol.verdicts.findings import Verdicts
 from axiom_protocol.verdicts.samples import value_of
 from tests.science import fresh
@@ -19,6 +20,44 @@ HEAD = (
     "finding", "claim", "criterion", "n", "seeds, least to most", "mean, 95 % at any time",
     "seeds that meet it", "verdict", "rule of 0.1.0",
 )  # fmt: skip
+
+#: Findings of the experiments on what the log called confirmed that say what a control does.
+CONTROLS = {
+    "activation_functions": ("two_layers_learn", "not_saturation"),
+    "depth_and_width": ("depth_does_not_double", "training_keeps_the_law"),
+    "edge_of_chaos": ("not_in_order", "not_in_chaos", "tanh_moves_the_edge"),
+    "eigenspectrum": ("none_below_the_threshold", "none_from_noise"),
+    "grokking": ("random_labels_never", "decay_causes_it", "more_pairs_less_delay"),
+    "loss_landscape_curvature": ("the_ratio_decides", "flatter_is_not_better"),
+    "rank_lottery": ("mask_beats_random", "without_signs_nothing_is_won"),
+    "simplicity_bias": ("slab_can_be_learnt", "equals_are_both_used"),
+}
+FIRST = 10  # seeds of the signatures
+
+
+def of_signatures() -> list[str]:
+    """One row an experiment: how many of its first ten seeds show the signature, that is all
+    findings that are no control's, and how many the controls.
+    """
+    rows = []
+    for name, controls in CONTROLS.items():
+        found = list(fresh.results(name).values())[:FIRST]
+        claims = experiment(name)[0].findings
+        shown_by, control = (
+            sum(all(holds(f, r) for f in claims if (f.name in controls) is wanted) for r in found)
+            for wanted in (False, True)
+        )
+        told = (shown_by, control)
+        rows.append((name, *(f"{k} of {len(found)}" for k in told), ", ".join(controls)))
+    return _table(("experiment", "signature", "controls", "findings of the controls"), rows)
+
+
+def holds(finding: Finding, result: Result) -> bool:
+    """Whether a valid seed meets the criterion by itself; of a share, whether its flag is set."""
+    value = value_of(finding, result)
+    if result["valid"] != 1 or value is None:
+        return False
+    return value == 1 if finding.statistic == "share" else finding.criterion.met_by(value)
 
 
 def of_findings(name: str) -> list[str]:
@@ -34,7 +73,7 @@ def _row(name: str, finding: Finding, verdict: Verdicts) -> tuple[str, ...]:
     return (
         finding.name, " ".join(finding.claim.split()), criterion(finding), str(verdict.seeds),
         f"{shown(known[0])} to {shown(known[-1])}",
-        f"{shown(verdict.estimate)} ({shown(verdict.low)} to {shown(verdict.high)})",
+        f"{shown(verdict.estimate)} ({between(verdict.low, verdict.high)})",
         f"{verdict.meeting} of {verdict.seeds}", described(verdict), verdict.fixed_verdict,
     )  # fmt: skip
 
@@ -98,6 +137,13 @@ def criterion(finding: Finding) -> str:
 
 def shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval, of which an end may be unknown."""
+    if low is None and high is None:
+        return "unknown"
+    return f"{shown(low)} to {shown(high)}"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

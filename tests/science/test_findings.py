@@ -28,8 +28,11 @@ AGAINST = {"rejected", "fails seed by seed"}
 #: this number of seeds. docs/findings.md discusses each. A verdict valid at any time needs more
 #: seeds.
 EXPECTED: dict[tuple[str, str], set[str]] = {
+    ("eigenspectrum", "one_outlier_a_direction"): OPEN,
+    ("loss_landscape_curvature", "flatter_is_not_better"): OPEN,
     ("progressive_sharpening", "flatter_generalises"): OPEN,
     ("sam_vs_sgd_v2", "better_than_stopping_early"): NOT_SHOWN,
+    ("sam_vs_sgd_v2", "gain_with_label_noise_at_equal_loss"): NOT_SHOWN,
     ("sam_vs_sgd_v2", "small_rho_flatter_at_equal_cost"): REJECTED,
     ("sam_vs_sgd_v2", "small_rho_gains_at_equal_cost"): NOT_SHOWN,
 }

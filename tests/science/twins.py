@@ -282,6 +282,20 @@ BROKEN: dict[str, dict[str, str]] = {
     )
 }
 
+_TESTED_ON_TRAINING = """
+_sound_task, _sound_{measure} = draw_task, {measure}
+
+
+def draw_task(*given):
+    global _trained_on
+    _trained_on, test = _sound_task(*given)
+    return _trained_on, test
+
+
+def {measure}(net, *given):
+    return _sound_{measure}(net, {trained_on}, *given[{rest}:])
+"""
+
 #: Further faults of single experiments, each detected by a gate: `valid` is 0.
 FAULTS: dict[str, dict[str, str]] = {
     "double_descent_v2": {
@@ -331,6 +345,9 @@ def stable_rank(matrices):
 """,
     },
     "activation_functions": {
+        "accuracy_of_training_data": _TESTED_ON_TRAINING.format(
+            measure="accuracy", trained_on="*_trained_on", rest=2
+        ),
         "relu_for_sigmoid_in_two_layers": """
 _sound_learnt = learnt
 
@@ -340,6 +357,9 @@ def learnt(task, depth, activation):
 """,
     },
     "depth_and_width": {
+        "error_of_training_data": _TESTED_ON_TRAINING.format(
+            measure="test_error", trained_on="_trained_on", rest=1
+        ),
         "breaks_of_the_last_layer_alone": """
 def breaks(net, start, end):
     state = np.stack([start, end])
@@ -350,6 +370,9 @@ def breaks(net, start, end):
 """,
     },
     "edge_of_chaos": {
+        "accuracy_of_training_data": _TESTED_ON_TRAINING.format(
+            measure="accuracy", trained_on="*_trained_on", rest=2
+        ),
         "labels_of_the_test_set_noisy": """
 _sound_blobs = blobs
 
@@ -381,6 +404,9 @@ def draw_arm(arm, rng, parameters):
 """,
     },
     "loss_landscape_curvature": {
+        "accuracy_of_training_data": _TESTED_ON_TRAINING.format(
+            measure="accuracy", trained_on="*_trained_on", rest=2
+        ),
         "gauss_newton_for_the_hessian": """
 def hvp(theta, direction, data):
     inputs, _ = data
@@ -409,6 +435,21 @@ def descend(theta, data, rng, rate, batch, target):
 """,
     },
     "rank_lottery": {
+        "accuracy_of_training_data": """
+_sound_clusters, _sound_accuracy = clusters, accuracy
+
+
+def clusters(rng, centres, count):
+    global _trained_on
+    drawn = _sound_clusters(rng, centres, count)
+    if count == SAMPLES:
+        _trained_on = drawn
+    return drawn
+
+
+def accuracy(flat, inputs, classes):
+    return _sound_accuracy(flat, *(_trained_on if len(flat) == len(ARMS) else (inputs, classes)))
+""",
         "no_rewinding": """
 _sound_train = train
 

@@ -288,7 +288,7 @@ def main() -> int:
     )
     rates += print_rows(
         "a study, looked at after every second seed",
-        ((row.name, *study_rates(row, paths // 5)) for row in STUDY_ROWS),
+        ((row.name, *study_rates(row, paths // 10)) for row in STUDY_ROWS),
     )
     old, new, share = budget_rates(paths // 5)
     rates += print_rows(
