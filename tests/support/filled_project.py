@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from axiom_protocol.manifest import Manifest, read_manifest
-from axiom_protocol.messages import Grant, Report
+from axiom_protocol.messages import Grant, HostSettings, HostStatus, IdleSlots, Report
 from axiom_server.project_folder import ProjectFolder
-from axiom_server.store import experiments, users
-from axiom_server.store.database import Connection
+from axiom_server.store import accounts, experiments, machines, users
+from axiom_server.store.database import Connection, as_json
 from axiom_server.trust.keys import load_keys
 from tests.support import plausible
 from tests.support.cluster import transaction
@@ -27,11 +27,20 @@ SEEDS = 20
 DAYS = 5  # on which results were reviewed
 COMPUTING_SECONDS = 900.0  # between a grant and its report: less than a lease
 #: Names as people have them, and as long as they may be; the first founds a team.
-FOUNDER, WIDE, RIGHT_TO_LEFT, CHINESE = "Ada Lovelace", "W" * 64, "مختبر الشبكات", "神經網路訓練研究會"
-NAMES = (FOUNDER, WIDE, RIGHT_TO_LEFT, CHINESE, "Grace", "[MM] zombie", "o'Neil & <sons>")
+FOUNDER, WIDE = "Ada Lovelace", "W" * 64
+NAMES = (
+    FOUNDER,
+    WIDE,
+    "مختبر الشبكات",
+    "神經網路研究會",
+    "Grace",
+    "[MM] zombie",
+    "o'Neil & <sons>",
+)
 STAFF = "Barbara"
 MANY_HOSTS = 12  # of the first of ``NAMES``
 HUGE = 98_765_432_109_876  # credit
+REFUSING = HostStatus(state="running", refuses=True)
 
 
 @dataclass(kw_only=True)
@@ -61,10 +70,13 @@ def open_project(folder: Path) -> FilledProject:
 
 def give_keys(project: FilledProject, names: Iterable[str]) -> None:
     """Make an account, with a key, for each name."""
-    for name in names:
-        key, stored = users.new_secret()
-        transaction(project.conninfo, lambda c, n=name, s=stored: users.create_or_claim(c, n, s))
-        project.account_keys[name] = key
+
+    async def work(connection: Connection) -> None:
+        for name in names:
+            project.account_keys[name], stored = users.new_secret()
+            await users.create_or_claim(connection, name, stored)
+
+    transaction(project.conninfo, work)
 
 
 def publish_library(project: FilledProject) -> dict[str, Manifest]:
@@ -128,10 +140,62 @@ def add_hosts(project: FilledProject) -> None:
     data.execute("UPDATE hosts SET name = %s WHERE host_id = 2", "host." + "w" * 59)
 
 
+def add_teams(project: FilledProject) -> None:
+    """A team that ``FOUNDER`` founds and others enter, and one whose name is long."""
+
+    async def work(connection: Connection) -> None:
+        await accounts.found_team(connection, 1, "The Difference Engines")
+        await accounts.found_team(connection, 2, "M" * 64)
+        await accounts.enter_team(connection, 3, 1)
+
+    transaction(project.conninfo, work)
+
+
+def set_machines(project: FilledProject) -> None:
+    """What hosts say of themselves, and what the account sets for them and for a group."""
+    data = project.data
+    idle = [IdleSlots(slots=3, reason="the owner works"), IdleSlots(slots=1, reason="no work")]
+    paused = HostStatus(state="paused", reason="by the account", idle=idle, mode="gaming")
+    for number, status in enumerate((HostStatus(state="running"), paused, REFUSING), start=1):
+        data.execute("UPDATE hosts SET status = %s::jsonb WHERE host_id = %s",
+                     as_json(status), number)  # fmt: skip
+    limits = HostSettings(cpu_share=0.5, gpus=0, on_battery=False, schedule=[(60, 480)])
+
+    async def work(connection: Connection) -> None:
+        await machines.put_in_group(connection, 1, [3, 4, 5], "office " + "g" * 40)
+        await machines.set_group(connection, 1, "office " + "g" * 40, limits)
+        await machines.set_hosts(connection, 1, [2], HostSettings(paused=True, cpu_cores=4))
+
+    transaction(project.conninfo, work)
+
+
+def trouble(project: FilledProject) -> None:
+    """What staff have to look at: alarms, a stopped version, a quarantined host, comparisons."""
+    data, why = project.data, "12 of its last 12 tasks failed, for 5 of 5 accounts"
+    data.execute("INSERT INTO alarms (version_id, kind, message) VALUES (2, 'errors', %s)", why)
+    data.execute("UPDATE versions SET state = 'stopped', state_reason = %s WHERE version_id = 2",
+                 why)  # fmt: skip
+    data.execute("UPDATE hosts SET state = 'quarantined', state_reason = %s WHERE host_id = 12",
+                 "3 results in a week disagree with those of two other accounts")  # fmt: skip
+    data.execute("""INSERT INTO comparisons (workunit_id, task_id, state)
+                    SELECT workunit_id, task_id, 'disputed' FROM tasks ORDER BY 1 LIMIT 3""")
+
+
+def enlarge(project: FilledProject) -> None:
+    """Numbers as large as a project may have after years."""
+    data = project.data
+    for table, key in (("users", "user_id"), ("hosts", "host_id")):
+        data.execute(f"UPDATE {table} SET credit_total = %s, average = 1e11, average_at = now() "
+                     f"WHERE {key} = 2", HUGE)  # fmt: skip
+    data.execute("UPDATE sessions SET results = 123456789, credit = %s WHERE session_id = 2", HUGE)
+
+
 def filled(folder: Path) -> FilledProject:
     """The whole: see the module's docstring. It serves."""
     project = open_project(folder)
     give_keys(project, NAMES)
     add_hosts(project)
     compute(project, publish_library(project))
+    for add in (add_teams, set_machines, trouble, enlarge):
+        add(project)
     return project
