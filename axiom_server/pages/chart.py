@@ -114,7 +114,7 @@ def days_chart(
     for level in (0.0, top_value / 2, top_value):
         y = base - (base - top) * level / top_value
         parts.append(_line(58, y, width - 12, y, colours.line))
-        parts.append(_text(52, y + 4, f"{level:,.4g}", colours.soft, "end"))
+        parts.append(_text(52, y + 4, _large(level), colours.soft, "end"))
     for i in range(shown):
         day = today - timedelta(days=shown - 1 - i)
         bar = (base - top) * credit.get(day, 0.0) / top_value
@@ -136,6 +136,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _large(value: float) -> str:
+    """A number of at most six characters: 2,500, 2.5 M, 100 T."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:,.4g} {unit}"
+    return f"{value:,.6g}"
 
 
 def _nice(value: float) -> float:
@@ -207,7 +215,7 @@ def _raw(raw: Strip, width: int, top: float, colours: Colours) -> str:
 
 def _axis(scale: Scale, y: float, label: str, colours: Colours) -> str:
     parts = [_line(scale.left, y, scale.right, y, colours.soft)]
-    for tick in ticks(scale.low, scale.high, 5 if scale.right > 500 else 3):
+    for tick in ticks(scale.low, scale.high, 5 if scale.right > 500 else 4):
         x = scale.at(tick)
         parts.append(_line(x, y, x, y + 4, colours.soft))
         parts.append(_text(x, y + 18, f"{tick:g}", colours.soft, "middle"))

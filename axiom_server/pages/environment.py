@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from axiom_server.pages import assets
 from axiom_server.review.log import number
@@ -58,6 +59,11 @@ def listed(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def breakable(name: str) -> Markup:
+    """A name of an experiment, which may be broken after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 def path_part(value: object) -> str:
     """A text, escaped as one segment of a URL path."""
     return quote(str(value), safe="")
@@ -72,6 +78,6 @@ environment = Environment(
 )
 environment.filters |= {
     "number": whole, "short": short, "moment": moment, "counted": counted, "path_part": path_part,
-    "listed": listed,
+    "listed": listed, "breakable": breakable,
 }  # fmt: skip
 environment.globals |= {"asset": assets.address, "navigation": NAVIGATION}
