@@ -34,9 +34,10 @@ def _badge(about: str, left: str, right: str) -> str:
         'height="28" font-family="system-ui, sans-serif" font-size="13" role="img">'
         f"<title>{escape(about + right)}</title>"
         f'<rect width="{width}" height="28" rx="5" fill="#24292f"/>'
-        f'<path d="M{begin} 0H{width - 5}a5 5 0 0 1 5 5v18a5 5 0 0 1 -5 5H{begin}z" fill="#1a56c4"/>'
-        f'<text x="{begin / 2}" y="19" fill="#fff" text-anchor="middle">{escape(left)}</text>'
-        f'<text x="{(begin + width) / 2}" y="19" fill="#fff" text-anchor="middle">{right}</text></svg>'
+        f'<path d="M{begin} 0H{width - 5}a5 5 0 0 1 5 5v18a5 5 0 0 1 -5 5H{begin}z" '
+        'fill="#1a56c4"/><g fill="#fff" text-anchor="middle">'
+        f'<text x="{begin / 2}" y="19">{escape(left)}</text>'
+        f'<text x="{(begin + width) / 2}" y="19">{escape(right)}</text></g></svg>'
     )
 
 
