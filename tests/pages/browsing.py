@@ -22,7 +22,7 @@ NPM = os.environ.get("AXIOM_NPM", "")
 WIDTHS, THEMES = (1280, 360), ("light", "dark")
 #: Where axe-core looks: every width and every theme, not each with each.
 AXE_LOOKS = ((1280, "light"), (360, "dark"))
-SAME_ROUTE_MAX = 12  # pages of one kind, such as /hosts/N, that one walk opens
+SAME_ROUTE_MAX = 18  # pages of one kind, such as /hosts/N, that one walk opens
 
 #: Addresses of this server that the document names, without fragments.
 ADDRESSES = """() => {
