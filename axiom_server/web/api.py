@@ -358,7 +358,7 @@ def _no_database(error: Exception) -> Refused:
 
 async def _internal_error(request: Request, _error: Exception) -> Response:
     """The answer to an internal error, whose traceback goes to the log."""
-    return _told(
+    return _refusal(
         request,
         Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500),
     )
