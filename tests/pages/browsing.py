@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,9 +21,9 @@ CHROMIUM = shutil.which("chromium")
 #: Folder of node modules with axe-core and html-validate; `make pages-check` makes one.
 NPM = os.environ.get("AXIOM_NPM", "")
 WIDTHS, THEMES = (1280, 360), ("light", "dark")
-#: Where axe-core looks: every width and every theme, not each with each.
-AXE_LOOKS = ((1280, "light"), (360, "dark"))
-SAME_ROUTE_MAX = 18  # pages of one kind, such as /hosts/N, that one walk opens
+#: Where more than the width is looked at: every width and every theme, not each with each.
+CLOSE_LOOKS = ((1280, "light"), (360, "dark"))
+SAME_KIND_MAX = 16  # pages of one kind, such as /hosts/N, that one walk opens; and files
 
 #: Addresses of this server that the document names, without fragments.
 ADDRESSES = """() => {
@@ -45,6 +46,12 @@ BROKEN_IMAGES = """() => Promise.all([...document.images].map(i => {
     i.loading = "eager";
     return i.decode().then(() => "", () => i.currentSrc);
   })).then(found => found.filter(Boolean))"""
+
+
+@cache
+def axe_core() -> str:
+    """The script of axe-core."""
+    return (Path(NPM) / "axe-core" / "axe.min.js").read_text()
 
 
 @dataclass(kw_only=True)
@@ -124,6 +131,8 @@ class Walker:
             self._look()
 
     def _look(self) -> None:
+        if NPM:
+            self.page.evaluate(axe_core())
         for theme in THEMES:
             self.page.emulate_media(color_scheme=theme)
             for width in WIDTHS:
@@ -134,13 +143,12 @@ class Walker:
         wide = self.page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             self.note(f"{wide} px wide at {width}")
-        found = [f"clipped: {e}" for e in self.page.evaluate(CLIPPED)]
-        found += [f"no image: {e}" for e in self.page.evaluate(BROKEN_IMAGES)]
-        if NPM and (width, theme) in AXE_LOOKS:
-            self.page.evaluate((Path(NPM) / "axe-core" / "axe.min.js").read_text())
-            found += self.page.evaluate(AXE)
-        for problem in found:
-            self.note(f"{problem} ({width}, {theme})")
+        if (width, theme) in CLOSE_LOOKS:
+            found = [f"clipped: {e}" for e in self.page.evaluate(CLIPPED)]
+            found += [f"no image: {e}" for e in self.page.evaluate(BROKEN_IMAGES)]
+            found += self.page.evaluate(AXE) if NPM else []
+            for problem in found:
+                self.note(f"{problem} ({width}, {theme})")
 
     def follow_links(self, first: str, most: int) -> list[str]:
         """Open pages by links, from ``first`` on, and ask for each file; the paths opened."""
@@ -151,9 +159,9 @@ class Walker:
             if path in seen:
                 continue
             seen.add(path)
-            kind = re.sub(r"\d+", "N", path)
+            kind = f"{path.split('/')[1]} {path.count('/')}"
             kinds[kind] += 1
-            if kinds[kind] > SAME_ROUTE_MAX:
+            if kinds[kind] > SAME_KIND_MAX:
                 continue
             if _is_file(path):
                 self._fetch(path)

@@ -85,7 +85,7 @@ def sign_in(walk: Walker, project: FilledProject, name: str) -> None:
 def as_volunteer(walk: Walker, project: FilledProject) -> None:
     """Name, team and key of an account with one host."""
     sign_in(walk, project, "Grace")
-    walk.follow_links("/account/machines", 30)
+    walk.follow_links("/account/machines", 12)
     steps: list[tuple[str, str, int, dict[str, Any]]] = [
         ("name", "Rename me", 400, {"name": "Gr\N{CYRILLIC SMALL LETTER A}ce"}),
         ("name", "Rename me", 409, {"name": FOUNDER}),
@@ -126,7 +126,7 @@ def as_new_volunteer(walk: Walker, project: FilledProject) -> None:
 def as_founder(walk: Walker, project: FilledProject) -> None:
     """Many machines, their limits and groups; the team; two hosts that are one."""
     sign_in(walk, project, FOUNDER)
-    walk.follow_links("/account/machines", 30)
+    walk.follow_links("/account/machines", 12)
     limits = {"share": "50", "cores": "4", "gpus": "1", "from": "22:00", "until": "06:00"}
     steps: list[tuple[str, int, dict[str, Any]]] = [
         ("Limit the chosen", 400, {"share": "200"}),
