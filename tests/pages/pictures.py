@@ -37,13 +37,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.docs == (given.folder is not None):
         parser.error("give a folder, or --docs")
-    with tempfile.TemporaryDirectory() as made, chromium() as browser, ExitStack() as closing:
-        Path(made).chmod(0o755)
-        (Path(made) / "evening").mkdir()
-        (Path(made) / "filled").mkdir()
-        evening, full = import_evening(Path(made) / "evening"), filled(Path(made) / "filled")
+    with tempfile.TemporaryDirectory() as made, ExitStack() as closing:
+        folder = Path(made)
+        folder.chmod(0o755)
+        for name in ("evening", "filled"):
+            (folder / name).mkdir()
+        evening = import_evening(folder / "evening")
         closing.callback(evening.stop)
+        full = filled(folder / "filled")
         closing.callback(full.server.stop)
+        browser = closing.enter_context(chromium())  # last: its event loop keeps others out
         if given.docs:
             renew(browser, evening, full)
         else:

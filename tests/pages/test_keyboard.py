@@ -56,7 +56,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilledProject]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(project: FilledProject) -> Iterator[Any]:
+    """Started after the project is made: a browser's event loop keeps others from running."""
     with chromium() as made:
         yield made
 

@@ -62,7 +62,11 @@ class FilledProject:
 def open_project(folder: Path) -> FilledProject:
     """A new project without anything in it. Its database runs until ``server`` has stopped."""
     made = server(folder)
-    made.serve()
+    try:
+        made.serve()
+    except BaseException:
+        made.kill()
+        raise
     conninfo = ProjectFolder(made.folder).embedded().conninfo
     key = made.json("staff", "add", STAFF)["key"]
     return FilledProject(server=made, conninfo=conninfo, staff_key=key)
