@@ -60,7 +60,7 @@ class Walker:
 
     problems   what is wrong, each with its page
     requests   method and path of everything that was asked for
-    markup     source of each page, by what was done to see it
+    markup     what was done to see a page, and its source
     buttons    of forms: "ACTION TEXT"; ``pressed``: of them, those that were
     """
 
@@ -68,7 +68,7 @@ class Walker:
     url: str
     problems: list[str] = field(default_factory=list)
     requests: set[tuple[str, str]] = field(default_factory=set)
-    markup: dict[str, str] = field(default_factory=dict)
+    markup: list[tuple[str, str]] = field(default_factory=list)
     buttons: set[str] = field(default_factory=set)
     pressed: set[str] = field(default_factory=set)
     _expected: int = 200
@@ -120,13 +120,13 @@ class Walker:
         self._expected = status
         with self.page.expect_navigation() as navigation:
             button.click()
-        self._answered(navigation.value, f"{len(self.pressed)} press {told}", status)
+        self._answered(navigation.value, f"press {told}", status)
 
     def _answered(self, response: Any, done: str, status: int) -> None:
         if response.status != status:
             self.note(f"{done}: {response.status}, not {status}")
         if "html" in response.headers.get("content-type", ""):
-            self.markup[done] = response.text()
+            self.markup.append((done, response.text()))
             self.buttons |= set(self.page.evaluate(BUTTONS))
             self._look()
 
