@@ -327,8 +327,30 @@ def message_page(
 ) -> Response:
     """A refusal as a page."""
     text = fill(
-        "message.html", project=project, path="", title=problem.title, detail=problem.detail
-    )
+        "message.html", project=project, path="", title=problem.title, detail=problem.detail,
+        back=_way_back(request.url.path, problem.status),
+    )  # fmt: skip
     return public_file(
         request, text.encode(), "text/html; charset=utf-8", status=problem.status, headers=headers
     )
+
+
+#: Beginning of a path -> where to go on after a refusal, with the link's text.
+WAYS_BACK = {
+    "/account/machines": ("/account/machines", "Back to your machines"),
+    "/account/sign-in": ("/account/sign-in", "Try again"),
+    "/account/link/": ("/account/sign-in", "Sign in by key"),
+    "/account": ("/account", "Back to your account"),
+    "/staff/sign-in": ("/staff/sign-in", "Try again"),
+    "/staff": ("/staff", "Back to the staff's page"),
+}
+
+
+def _way_back(path: str, status: int) -> tuple[str, str] | None:
+    """Where a refused visitor of a private page goes on; None on public pages."""
+    begin = next((begin for begin in WAYS_BACK if path.startswith(begin)), None)
+    if begin is None:
+        return None
+    if status == 401:
+        return f"/{path.split('/')[1]}/sign-in", "Sign in"
+    return WAYS_BACK[begin]
