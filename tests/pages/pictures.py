@@ -44,7 +44,7 @@ def main() -> None:
             (folder / name).mkdir()
         evening = import_evening(folder / "evening")
         closing.callback(evening.stop)
-        full = filled(folder / "filled")
+        full = filled(folder / "filled", extremes=not given.docs)
         closing.callback(full.server.stop)
         browser = closing.enter_context(chromium())  # last: its event loop keeps others out
         if given.docs:
