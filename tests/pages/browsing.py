@@ -32,8 +32,10 @@ ADDRESSES = """() => {
     .concat([...document.querySelectorAll("[srcset]")].map(e => new URL(e.srcset, location).href));
   return named.filter(u => u.startsWith(location.origin)).map(u => u.split("#")[0]);
 }"""
-BUTTONS = """() => [...document.querySelectorAll("main form button")].map(
-    b => new URL(b.formAction).pathname + " " + b.innerText.trim())"""
+#: Of a button, where it sends its form to, and its text.
+BUTTON = """b => new URL(b.getAttribute("formaction") || b.form.action, location).pathname
+    + " " + b.innerText.trim()"""
+BUTTONS = f"() => [...document.querySelectorAll('main form button')].map({BUTTON})"
 AXE = """async () => (await axe.run()).violations
     .filter(v => ["serious", "critical"].includes(v.impact))
     .map(v => v.id + ": " + v.nodes.map(n => n.html).slice(0, 3).join(" "))"""
@@ -115,7 +117,7 @@ class Walker:
 
     def press(self, button: Any, status: int = 200) -> None:
         """Press a button that leads to another page, and look at that."""
-        told = button.evaluate("b => new URL(b.formAction).pathname + ' ' + b.innerText.trim()")
+        told = button.evaluate(BUTTON)
         self.pressed.add(told)
         self._expected = status
         with self.page.expect_navigation() as navigation:
