@@ -44,10 +44,8 @@ CLIPPED = """() => [...document.querySelectorAll("main *")].filter(e => {
     const s = getComputedStyle(e);
     return s.overflowX === "hidden" && e.scrollWidth > e.clientWidth + 1;
   }).map(e => e.outerHTML.slice(0, 100))"""
-BROKEN_IMAGES = """() => Promise.all([...document.images].map(i => {
-    i.loading = "eager";
-    return i.decode().then(() => "", () => i.currentSrc);
-  })).then(found => found.filter(Boolean))"""
+LOADED = """() => [...document.images].every(i => { i.loading = "eager"; return i.complete; })"""
+BROKEN_IMAGES = """() => [...document.images].filter(i => !i.naturalWidth).map(i => i.currentSrc)"""
 
 
 @cache
@@ -146,6 +144,7 @@ class Walker:
         if wide > width:
             self.note(f"{wide} px wide at {width}")
         if (width, theme) in CLOSE_LOOKS:
+            self.page.wait_for_function(LOADED)
             found = [f"clipped: {e}" for e in self.page.evaluate(CLIPPED)]
             found += [f"no image: {e}" for e in self.page.evaluate(BROKEN_IMAGES)]
             found += self.page.evaluate(AXE) if NPM else []
