@@ -8,7 +8,6 @@
 #   make packages         deb and rpm in dist/
 #   make release          everything that is published, in dist/
 #   make gpu              check GPU tasks on this machine's GPU; results in gpu-record.json
-#   make pages-check      the pages in chromium with axe-core and html-validate (needs npm)
 # Slow (minutes to hours):
 #   make science          every seed of every experiment; runs are kept in .science-runs
 #   make bench            every benchmark
@@ -19,6 +18,7 @@
 #   make together         the agent's and the server's decisions over a lossy network (STEPS=1000000)
 #   make planted          check that `chaos` and `together` find bugs that are put in on purpose
 #   make tuf-conformance  the TUF conformance suite (SUITE=DIR, a checkout of it) on the agent's client
+#   make pages-check      every page and form in chromium, axe-core, html-validate (needs npm)
 #   make packages-test    build, lint and install the packages
 #   make boot             the package on a Debian that boots under qemu (needs root)
 #   make arm64            the package on an emulated arm64, its results against this machine's (root)
@@ -93,7 +93,7 @@ attacks: $(VENV)/.dev-stamp
 
 pages-check: $(VENV)/.dev-stamp
 	npm install --prefix .npm --no-audit --no-fund --no-save axe-core@4 html-validate@10
-	AXIOM_NPM=.npm/node_modules $(BIN)/python -m pytest tests/pages/test_browser.py
+	AXIOM_NPM=.npm/node_modules $(BIN)/python -m pytest tests/pages
 
 science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science

@@ -12,8 +12,12 @@ import itertools
 import re
 import unicodedata
 
-#: Alphabets that one language writes together.
-WRITTEN_TOGETHER = frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO"})
+#: Alphabets that one language writes together, by the first word of their letters' names: the last
+#: two are those of Japanese marks for a long vowel and a repeated character.
+WRITTEN_TOGETHER = frozenset({
+    "LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "KATAKANA-HIRAGANA",
+    "IDEOGRAPHIC",
+})  # fmt: skip
 
 #: Invisible characters that are not of category Cf: fillers, joiners and variation selectors.
 _FILLERS = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0)

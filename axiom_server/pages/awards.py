@@ -10,6 +10,7 @@ from axiom_server.pages.environment import counted, whole
 from axiom_server.store import volunteers
 from axiom_server.store.database import Connection
 
+CHARACTER_WIDTH = 8  # pixels of a badge, in most fonts less
 NAME_SHOWN = 40  # characters of a name that fit on a line
 
 #: Draws an image for (connection, project name, volunteer); None when there is no such volunteer.
@@ -21,15 +22,22 @@ async def badge(connection: Connection, project: str, user_id: int) -> str | Non
     found = await volunteers.user(connection, user_id)
     if found is None:
         return None
-    text = f"{whole(found.credit_total)} credit"
+    return _badge(f"{found.name}: ", project[:12], f"{whole(found.credit_total)} credit")
+
+
+def _badge(about: str, left: str, right: str) -> str:
+    """Two words side by side, each with as much room as it needs."""
+    begin = 30 + CHARACTER_WIDTH * len(left)
+    width = begin + 30 + CHARACTER_WIDTH * len(right)
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 28" width="220" height="28" '
-        'font-family="system-ui, sans-serif" font-size="13" role="img">'
-        f"<title>{escape(found.name)}: {text}</title>"
-        '<rect width="220" height="28" rx="5" fill="#24292f"/>'
-        '<path d="M90 0h125a5 5 0 0 1 5 5v18a5 5 0 0 1 -5 5h-125z" fill="#1a56c4"/>'
-        f'<text x="45" y="19" fill="#fff" text-anchor="middle">{escape(project[:12])}</text>'
-        f'<text x="155" y="19" fill="#fff" text-anchor="middle">{text}</text></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 28" width="{width}" '
+        'height="28" font-family="system-ui, sans-serif" font-size="13" role="img">'
+        f"<title>{escape(about + right)}</title>"
+        f'<rect width="{width}" height="28" rx="5" fill="#24292f"/>'
+        f'<path d="M{begin} 0H{width - 5}a5 5 0 0 1 5 5v18a5 5 0 0 1 -5 5H{begin}z" '
+        'fill="#1a56c4"/><g fill="#fff" text-anchor="middle">'
+        f'<text x="{begin / 2}" y="19">{escape(left)}</text>'
+        f'<text x="{(begin + width) / 2}" y="19">{escape(right)}</text></g></svg>'
     )
 
 

@@ -92,7 +92,7 @@ def seeds_chart(
     height = 160
     if raw is not None and any(numbers for _, numbers, _ in raw.rows):
         parts.append(_raw(raw, width, height, colours))
-        height += 44 * len(raw.rows) + 52
+        height += 48 * len(raw.rows) + 52
     return _document(width, height, title, parts, colours)
 
 
@@ -109,11 +109,12 @@ def days_chart(
     credit = {line.day: line.credit for line in days}
     top_value = _nice(max(credit.values(), default=0.0)) or 1.0
     step = (width - 82) / shown
+    week = 7 if width > 500 else 14  # labels must not touch
     parts = [_text(12, 18, title, colours.ink, "start")]
     for level in (0.0, top_value / 2, top_value):
         y = base - (base - top) * level / top_value
         parts.append(_line(58, y, width - 12, y, colours.line))
-        parts.append(_text(52, y + 4, f"{level:,.4g}", colours.soft, "end"))
+        parts.append(_text(52, y + 4, _large(level), colours.soft, "end"))
     for i in range(shown):
         day = today - timedelta(days=shown - 1 - i)
         bar = (base - top) * credit.get(day, 0.0) / top_value
@@ -124,7 +125,7 @@ def days_chart(
                 f'height="{bar:.1f}" fill="{colours.dot}"><title>{day}: '
                 f"{credit[day]:,.6g} credit</title></rect>"
             )
-        if i % 7 == (shown - 1) % 7:
+        if i % week == (shown - 1) % week:
             parts.append(_text(x + step / 2, base + 18, f"{day:%d %b}", colours.soft, "middle"))
     return _document(width, height, title, parts, colours)
 
@@ -135,6 +136,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _large(value: float) -> str:
+    """A number of at most six characters: 2,500, 2.5 M, 100 T."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:,.4g} {unit}"
+    return f"{value:,.6g}"
 
 
 def _nice(value: float) -> float:
@@ -197,16 +206,16 @@ def _raw(raw: Strip, width: int, top: float, colours: Colours) -> str:
     scale = _scale(values, width)
     parts = []
     for i, (name, numbers, is_control) in enumerate(raw.rows):
-        y = top + 16 + 44 * i
+        y = top + 16 + 48 * i
         colour = colours.control if is_control else colours.dot
         parts.append(_text(12, y, name, colour, "start"))
-        parts.append(_dots(numbers, scale, y + 8, 20, colour))
-    return "".join(parts) + _axis(scale, top + 8 + 44 * len(raw.rows), raw.label, colours)
+        parts.append(_dots(numbers, scale, y + 12, 20, colour))
+    return "".join(parts) + _axis(scale, top + 8 + 48 * len(raw.rows), raw.label, colours)
 
 
 def _axis(scale: Scale, y: float, label: str, colours: Colours) -> str:
     parts = [_line(scale.left, y, scale.right, y, colours.soft)]
-    for tick in ticks(scale.low, scale.high):
+    for tick in ticks(scale.low, scale.high, 5 if scale.right > 500 else 4):
         x = scale.at(tick)
         parts.append(_line(x, y, x, y + 4, colours.soft))
         parts.append(_text(x, y + 18, f"{tick:g}", colours.soft, "middle"))

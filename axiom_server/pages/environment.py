@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from axiom_server.pages import assets
 from axiom_server.review.log import number
@@ -38,10 +39,12 @@ def short(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.3g}"
 
 
-def moment(value: datetime | None) -> str:
-    """A point in time, in UTC."""
+def moment(value: datetime | str | None) -> str:
+    """A point in time, in UTC. A text is one of ISO 8601, as JSON holds it."""
     if value is None:
         return "never"
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
     offset = value.utcoffset() or timedelta(0)
     return f"{(value - offset):%Y-%m-%d %H:%M} UTC"
 
@@ -49,6 +52,16 @@ def moment(value: datetime | None) -> str:
 def counted(count: float, noun: str) -> str:
     """A count with its noun, "1 host" or "2 hosts"."""
     return f"{whole(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(value: object) -> str:
+    """A value of the audit log: the items of a list without brackets and quotes."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def breakable(name: str) -> Markup:
+    """A name of an experiment, which may be broken after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def path_part(value: object) -> str:
@@ -65,5 +78,6 @@ environment = Environment(
 )
 environment.filters |= {
     "number": whole, "short": short, "moment": moment, "counted": counted, "path_part": path_part,
+    "listed": listed, "breakable": breakable,
 }  # fmt: skip
 environment.globals |= {"asset": assets.address, "navigation": NAVIGATION}

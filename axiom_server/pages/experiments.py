@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from axiom_protocol.manifest import Finding
 from axiom_server.config import Config
 from axiom_server.pages import chart
 from axiom_server.pages.chart import Strip, Theme
-from axiom_server.pages.environment import counted, render
+from axiom_server.pages.environment import counted, environment, render
 from axiom_server.store import experiments, finding_values
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.experiments import VersionRow
@@ -17,7 +17,12 @@ from axiom_server.store.finding_values import FindingValues
 from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
 
-WIDTH, SMALL_WIDTH = 640, 340  # of a chart, in pixels
+WIDTH, NARROW_WIDTH = 640, 340  # of a chart, in pixels
+DECIDED = ("confirmed", "rejected", "fails seed by seed")
+#: Verdicts in the order in which they are counted on pages.
+ORDER = (*DECIDED, "preliminary", "insufficient", "no data yet")
+
+Size = Literal["wide", "narrow", "small"]  # of a picture; small: narrow, and less in it
 
 
 class Signature(NamedTuple):
@@ -102,6 +107,17 @@ def views(version: VersionRow, verdicts: Sequence[dict[str, Any]]) -> list[Findi
     ]
 
 
+def headline(found: Sequence[FindingView]) -> FindingView | None:
+    """The finding that stands for an experiment: the first declared that has data."""
+    return next((v for v in found if v.verdict and v.verdict["seeds"]), found[0] if found else None)
+
+
+def verdict_counts(found: Sequence[FindingView]) -> list[tuple[str, int]]:
+    """How many findings have each verdict."""
+    words = [v.verdict["verdict"] if v.verdict and v.verdict["seeds"] else ORDER[-1] for v in found]
+    return [(word, words.count(word)) for word in ORDER if word in words]
+
+
 def statistic_text(finding: Finding) -> str:
     """The quantity to which the criterion applies, in words."""
     return {
@@ -156,7 +172,7 @@ async def values_of(
 
 
 def picture(
-    finding: Finding, values: FindingValues | None, theme: Theme, *, small: bool = False
+    finding: Finding, values: FindingValues | None, theme: Theme, size: Size = "wide"
 ) -> str:
     """A chart of each seed's value against the criterion.
 
@@ -169,9 +185,12 @@ def picture(
     known = low is not None and mean is not None and high is not None
     interval = (float(low), float(mean), float(high)) if known else None  # type: ignore[arg-type]
     raw = None
-    if values and finding.control and not small:
+    if values and finding.control and size != "small":
         shown = [(finding.field, values.fields, False), (finding.control, values.controls, True)]
         raw = Strip(label="each seed's two values", rows=shown)
     title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding)}"
-    width = SMALL_WIDTH if small else WIDTH
+    width = WIDTH if size == "wide" else NARROW_WIDTH
     return chart.seeds_chart(title, strip, finding.criterion, interval, raw, theme, width)
+
+
+environment.filters |= {"headline": headline, "verdict_counts": verdict_counts}

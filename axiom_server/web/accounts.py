@@ -93,7 +93,8 @@ class Accounts:
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
             found = await machines.listing(connection, who.owner)
-        return self._page("machines.html", request, who, machines=found)
+        url = str(request.base_url).rstrip("/")
+        return self._page("machines.html", request, who, machines=found, url=url)
 
     async def _set(self, who: SignedIn, form: Form) -> None:
         chosen, group = form.numbers("host"), one_line(form.text("group", GROUP_CHARACTERS_MAX))

@@ -356,10 +356,11 @@ def _no_database(error: Exception) -> Refused:
     )  # fmt: skip
 
 
-async def _internal_error(_request: Request, _error: Exception) -> Response:
+async def _internal_error(request: Request, _error: Exception) -> Response:
     """The answer to an internal error, whose traceback goes to the log."""
-    return _problem(
-        Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500)
+    return _refusal(
+        request,
+        Problem(title="The server has a fault", detail="It is logged; tell its staff.", status=500),
     )
 
 

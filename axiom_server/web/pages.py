@@ -26,8 +26,9 @@ from axiom_server.pages import (
     status,
     volunteers,
 )
-from axiom_server.pages.chart import THEMES, Theme
+from axiom_server.pages.chart import Theme
 from axiom_server.pages.environment import render as fill
+from axiom_server.pages.experiments import Size
 from axiom_server.store import finding_values, statistics
 from axiom_server.store import volunteers as shown_volunteers
 from axiom_server.store.database import Connection, Pool
@@ -42,11 +43,13 @@ from axiom_server.web.refused import Refused
 NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # fits PostgreSQL's bigint
 #: Files of a finding: its chart, large or small, and its data.
 FINDING_FILE = re.compile(
-    r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
+    r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?:(?P<size>small|narrow)\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
 )
 EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
+CHART_FILE = re.compile(
+    r"(?P<name>credit|[1-9][0-9]{0,17})\.(?P<narrow>narrow\.)?(?P<theme>light|dark)\.svg", re.ASCII
+)
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
 CHART_DAYS = 31  # one more than drawn, because the period begins in the middle of a day
@@ -130,7 +133,8 @@ class Pages:
         row, finding, values = found
         if matched["theme"]:
             theme = cast(Theme, matched["theme"])
-            picture = experiments.picture(finding, values, theme, small=bool(matched["small"]))
+            size = cast(Size, matched["size"] or "wide")
+            picture = experiments.picture(finding, values, theme, size)
             return public_file(request, picture.encode(), SVG)
         if matched["data"] == "json":
             return public_file(request, as_json(row, finding, values), JSON)
@@ -259,26 +263,26 @@ class Pages:
         return public_file(request, made, ATOM)
 
     async def chart_of_project(self, request: Request) -> Response:
-        """``GET /charts/credit.THEME.svg``: the project's credit by day."""
-        name, _, theme = request.path_params["file"].removesuffix(".svg").rpartition(".")
-        if name != "credit" or theme not in THEMES:
+        """``GET /charts/credit[.narrow].THEME.svg``: the project's credit by day."""
+        matched = CHART_FILE.fullmatch(request.path_params["file"])
+        if matched is None or matched["name"] != "credit":
             raise Refused(404, "No such chart")
         async with self.pool.connection() as connection:
             days = await statistics.project_days(connection, CHART_DAYS)
-        return _days(request, "Credit by day", days, theme)
+        return _days(request, days, matched)
 
     async def chart_of(self, request: Request) -> Response:
-        """``GET /charts/users|hosts/N.THEME.svg``: credit by day of a volunteer or host."""
+        """``GET /charts/users|hosts/N[.narrow].THEME.svg``: credit by day of a user or host."""
         kind = {"users": "user", "hosts": "host"}.get(request.path_params["kind"])
         matched = CHART_FILE.fullmatch(request.path_params["file"])
-        if kind is None or matched is None:
+        if kind is None or matched is None or matched["name"] == "credit":
             raise Refused(404, "No such chart")
-        number = int(matched["number"])
+        number = int(matched["name"])
         async with self.pool.connection() as connection:
             if not await shown_volunteers.is_shown(connection, kind, number):
                 raise Refused(404, "No such chart")
             days = await statistics.days_of(connection, kind, number, CHART_DAYS)
-        return _days(request, "Credit by day", days, cast(Theme, matched["theme"]))
+        return _days(request, days, matched)
 
     async def asset(self, request: Request) -> Response:
         """``GET /static/NAME``: the stylesheet, the script or the icon."""
@@ -288,8 +292,12 @@ class Pages:
         return public_file(request, found.content, found.media_type, cache=FOR_EVER)
 
 
-def _days(request: Request, title: str, days: list[DayLine], theme: Theme) -> Response:
-    drawn = chart.days_chart(title, days, datetime.now(UTC).date(), theme)
+def _days(request: Request, days: list[DayLine], matched: re.Match[str]) -> Response:
+    theme, width = (
+        cast(Theme, matched["theme"]),
+        experiments.NARROW_WIDTH if matched["narrow"] else experiments.WIDTH,
+    )
+    drawn = chart.days_chart("Credit a day", days, datetime.now(UTC).date(), theme, width)
     return public_file(request, drawn.encode(), SVG)
 
 
@@ -319,8 +327,30 @@ def message_page(
 ) -> Response:
     """A refusal as a page."""
     text = fill(
-        "message.html", project=project, path="", title=problem.title, detail=problem.detail
-    )
+        "message.html", project=project, path="", title=problem.title, detail=problem.detail,
+        back=_way_back(request.url.path, problem.status),
+    )  # fmt: skip
     return public_file(
         request, text.encode(), "text/html; charset=utf-8", status=problem.status, headers=headers
     )
+
+
+#: Beginning of a path -> where to go on after a refusal, with the link's text.
+WAYS_BACK = {
+    "/account/machines": ("/account/machines", "Back to your machines"),
+    "/account/sign-in": ("/account/sign-in", "Try again"),
+    "/account/link/": ("/account/sign-in", "Sign in by key"),
+    "/account": ("/account", "Back to your account"),
+    "/staff/sign-in": ("/staff/sign-in", "Try again"),
+    "/staff": ("/staff", "Back to the staff's page"),
+}
+
+
+def _way_back(path: str, status: int) -> tuple[str, str] | None:
+    """Where a refused visitor of a private page goes on; None on public pages."""
+    begin = next((begin for begin in WAYS_BACK if path.startswith(begin)), None)
+    if begin is None:
+        return None
+    if status == 401:
+        return f"/{path.split('/')[1]}/sign-in", "Sign in"
+    return WAYS_BACK[begin]

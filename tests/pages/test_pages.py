@@ -47,8 +47,7 @@ def test_reviewed_results_are_shown_and_text_is_escaped(postgres: str) -> None:
         )
         front = page(project) or ""
         assert '<span class="verdict preliminary">preliminary</span>' in front
-        assert "by the rule of 0.1.0 confirmed" in front
-        assert "8 seeds on 1 host;" in front
+        assert "8 seeds on 1 host" in front
         assert "9 of 10 failed &lt;b&gt;" in front
         assert '<a href="/sessions/1">' in front
         log = page(project, 1) or ""

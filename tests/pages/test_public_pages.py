@@ -70,6 +70,7 @@ def test_the_numbers_behind_a_picture_are_those_judged(postgres: str, tmp_path: 
     async def work(client: httpx.AsyncClient) -> None:
         base = "/experiments/short_walk/1.0.0"
         page = (await client.get("/experiments/short_walk")).text
+        assert "<dt>By the rule of 0.1.0</dt><dd>confirmed</dd>" in page
         name = re.findall(r'/([a-z_0-9]+)\.csv"', page)[0]
         text = (await client.get(f"{base}/{name}.csv")).text
         lines = list(csv.DictReader(io.StringIO(text)))

@@ -88,7 +88,8 @@ def test_ambiguous_and_invisible_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["alice", "José 2", "Ünal-3", "日本taro", "Ольга", "علی‌رضا", "हिन्दी"]
+    "name",
+    ["alice", "José 2", "Ünal-3", "日本taro", "新しいチーム", "佐々木", "Ольга", "علی‌رضا", "हिन्दी"],
 )
 def test_names_of_any_script_are_not(name: str) -> None:
     assert refusal(name) == ""
