@@ -28,13 +28,13 @@ from axiom_server.pages import (
 )
 from axiom_server.pages.chart import THEMES, Theme
 from axiom_server.pages.environment import render as fill
-from axiom_server.store import finding_values, statistics
-from axiom_server.store import volunteers as shown_volunteers
+from axiom_server.store import finding_values, session_sums, statistics
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.statistics import DayLine
 from axiom_server.transfer import experiment_archive
 from axiom_server.transfer.finding_data import COLUMN_TYPES, as_csv, as_json
 from axiom_server.transfer.parquet import to_parquet
+from axiom_server.transfer.table_file import Table, converted, read_csv
 from axiom_server.trust.repository import Repository
 from axiom_server.web.page_response import FOR_EVER, public_file, public_page
 from axiom_server.web.refused import Refused
@@ -49,7 +49,13 @@ EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
-CHART_DAYS = 31  # one more than drawn, because the period begins in the middle of a day
+#: Kinds of data files, with their media types.
+DATA_TYPES = {"csv": "text/csv; charset=utf-8", "json": JSON, "parquet": PARQUET}
+SESSION_TABLES = {
+    "credit": (session_sums.CREDIT_COLUMNS, session_sums.CREDIT),
+    "hosts": (session_sums.HOST_COLUMNS, session_sums.HOSTS),
+}
+CHART_DAYS = 31  # one more than drawn, for the day's beginning
 
 Show = Callable[[Connection], Awaitable[str | None]]
 
@@ -80,6 +86,7 @@ class Pages:
             Route("/teams/{number}", self.team),
             Route("/sessions", self.sessions),
             Route("/sessions/{number}", self.session),
+            Route("/sessions/{number}/{file}", self.session_file),
             Route("/status", self.status),
             Route("/status.json", self.status_json),
             Route("/status.xml", self.status_xml),
@@ -224,11 +231,33 @@ class Pages:
         return await self._page(request, lambda c: sessions.listing(c, self.config), "")
 
     async def session(self, request: Request) -> Response:
-        """``GET /sessions/N``: one session log."""
+        """``GET /sessions/N?page=M``: one session log."""
         session_id = number_of(request, "number", "No such session")
+        page = page_of(request, sessions.PAGES_MAX)
         return await self._page(
-            request, lambda c: sessions.one(c, self.config, session_id), "No such session"
+            request, lambda c: sessions.one(c, self.config, session_id, page), "No such session"
         )
+
+    async def session_file(self, request: Request) -> Response:
+        """``GET /sessions/N/FILE``: credit or hosts, whole, as CSV, JSON or Parquet."""
+        session_id = number_of(request, "number", "No such session")
+        name, _, kind = request.path_params["file"].rpartition(".")
+        columns, query = SESSION_TABLES.get(name, ({}, ""))
+        if not columns:
+            raise Refused(404, "No such file of a session", "There are credit and hosts.")
+        table = Table(columns=columns, query=query, values={"session": session_id})
+        return await self._table(request, table, kind)
+
+    async def _table(self, request: Request, table: Table, kind: str) -> Response:
+        """A table as the kind of file that its name asks for."""
+        if kind not in DATA_TYPES:
+            raise Refused(404, "No such kind of file", f"There are {', '.join(DATA_TYPES)}.")
+        async with self.pool.connection() as connection:
+            text = await read_csv(connection, table)
+        made = await converted(text, table.columns, kind)
+        if made is None:
+            raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
+        return public_file(request, made, DATA_TYPES[kind])
 
     async def status(self, request: Request) -> Response:
         """``GET /status``: the server's status."""
@@ -301,11 +330,11 @@ def number_of(request: Request, name: str, title: str) -> int:
     return int(text)
 
 
-def page_of(request: Request) -> int:
-    """The number of the requested page of a listing. Raises Refused: 404."""
+def page_of(request: Request, last: int = volunteers.PAGES_MAX) -> int:
+    """Which page of a listing is asked for. Raises Refused: 404."""
     text = request.query_params.get("page", "1")
-    if not NUMBER.fullmatch(text) or int(text) > volunteers.PAGES_MAX:
-        raise Refused(404, "No such page", f"Pages go from 1 to {volunteers.PAGES_MAX}.")
+    if not NUMBER.fullmatch(text) or int(text) > last:
+        raise Refused(404, "No such page", f"Pages go from 1 to {last}.")
     return int(text)
 
 
