@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from axiom_server.decide.credit import decayed
 from axiom_server.pages import assets
 from axiom_server.review.log import number
 
@@ -49,6 +50,13 @@ def moment(value: datetime | None) -> str:
 def counted(count: float, noun: str) -> str:
     """A count with its noun, "1 host" or "2 hosts"."""
     return f"{whole(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def average_now(average: float, since: datetime | None) -> float:
+    """A recent average credit a day, as of now."""
+    if since is None:
+        return 0.0
+    return decayed(average, (datetime.now(UTC) - since).total_seconds())
 
 
 def path_part(value: object) -> str:

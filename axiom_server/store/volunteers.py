@@ -212,15 +212,14 @@ async def outcomes(connection: Connection, host_id: int) -> list[tuple[str, int]
     return [(str(o), int(n)) for o, n in found]
 
 
-async def tasks_in_hand(connection: Connection, host_id: int) -> tuple[int, int]:
-    """How many tasks a host has leased, and how many it reported that are not reviewed yet."""
+async def tasks_running(connection: Connection, host_id: int) -> int:
+    """How many tasks a host has leased."""
     found = await row(
         connection,
-        """SELECT (SELECT count(*) FROM tasks t WHERE t.host_id = h.host_id AND state = 'leased'),
-                  h.pending FROM hosts h WHERE h.host_id = %s""",
+        "SELECT count(*) FROM tasks WHERE host_id = %s AND state = 'leased'",
         (host_id,),
     )
-    return int(found[0]), int(found[1])
+    return int(found[0])
 
 
 async def teams(connection: Connection, limit: int, team_id: int | None = None) -> list[TeamRow]:

@@ -22,6 +22,7 @@ from axiom_server.pages import (
     experiments,
     feeds,
     front,
+    hosts,
     sessions,
     status,
     volunteers,
@@ -37,10 +38,10 @@ from axiom_server.transfer.parquet import to_parquet
 from axiom_server.transfer.table_file import Table, converted, read_csv
 from axiom_server.trust.repository import Repository
 from axiom_server.web.page_response import FOR_EVER, public_file, public_page
+from axiom_server.web.paths import number_of, page_of
 from axiom_server.web.refused import Refused
 
-NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # fits PostgreSQL's bigint
-#: Files of a finding: its chart, large or small, and its data.
+#: What hangs on a finding: its picture, large and small, and the numbers behind it.
 FINDING_FILE = re.compile(
     r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
@@ -212,7 +213,7 @@ class Pages:
         """``GET /hosts/N``: the public page of one host."""
         host_id = number_of(request, "number", "No such host")
         return await self._page(
-            request, lambda c: volunteers.host(c, self.config, host_id), "No such host"
+            request, lambda c: hosts.public_host(c, self.config, host_id), "No such host"
         )
 
     async def teams(self, request: Request) -> Response:
@@ -320,22 +321,6 @@ class Pages:
 def _days(request: Request, title: str, days: list[DayLine], theme: Theme) -> Response:
     drawn = chart.days_chart(title, days, datetime.now(UTC).date(), theme)
     return public_file(request, drawn.encode(), SVG)
-
-
-def number_of(request: Request, name: str, title: str) -> int:
-    """A number in the path. Raises Refused: 404 with this title."""
-    text = request.path_params[name]
-    if not NUMBER.fullmatch(text):
-        raise Refused(404, title)
-    return int(text)
-
-
-def page_of(request: Request, last: int = volunteers.PAGES_MAX) -> int:
-    """Which page of a listing is asked for. Raises Refused: 404."""
-    text = request.query_params.get("page", "1")
-    if not NUMBER.fullmatch(text) or int(text) > last:
-        raise Refused(404, "No such page", f"Pages go from 1 to {last}.")
-    return int(text)
 
 
 def wants_page(request: Request) -> bool:
