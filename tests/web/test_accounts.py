@@ -260,11 +260,11 @@ def test_the_details_of_a_host_are_shown_to_its_owner_only(project: Server) -> N
         assert text not in public
 
 
-def sync(project: Server, token: str, **fields: Any) -> Any:
+def sync(project: Server, token: str) -> Any:
     body = {
-        "request_id": f"modes-{next(NUMBERS)}", "in_hand": [], "reports": [],
+        "request_id": f"modes-of-{next(NUMBERS)}", "status": {"state": "running"},
         "capacity": {"cpu_slots_free": 0, "cpu_slots": 2, "memory_free_bytes": 1,
-                     "disk_free_bytes": 1}, **fields,
+                     "disk_free_bytes": 1},
     }  # fmt: skip
     headers = {"Authorization": f"Bearer {token}"}
     answer = httpx.post(f"{project.url}/api/v1/sync", json=body, headers=headers)
