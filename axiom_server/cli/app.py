@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
-from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
+from axiom_server.cli import deploy, inspect, keys, refresh_pages, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction
 from axiom_server.errors import DiskFull, ServerError
 
@@ -194,6 +194,7 @@ def publish(
 
 
 app.command()(deploy.deploy)
+app.command()(refresh_pages.refresh_pages)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from axiom_server.review.log import number
 #: Path -> its name in the header of every page.
 NAVIGATION = {
     "/experiments": "Experiments",
+    "/studies": "Studies",
     "/leaders": "Volunteers",
     "/teams": "Teams",
     "/sessions": "Sessions",

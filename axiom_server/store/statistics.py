@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from axiom_server.store import overview, session_sums
+from axiom_server.store import overview, session_sums, workunits
 from axiom_server.store.database import Connection, as_json, row, rows
 
 SNAPSHOT_SECONDS = 60.0  # between two snapshots
@@ -144,6 +144,13 @@ async def snapshot(connection: Connection) -> dict[str, Any]:
     return found[0][0] if found else await _count(connection)
 
 
+async def work_of(connection: Connection, version_id: int) -> tuple[int, int]:
+    """How many workunits of a version wait, and how many tasks of it run, as last counted."""
+    found = (await snapshot(connection)).get("versions", {})
+    waiting, running = found.get(str(version_id), (0, 0))
+    return int(waiting), int(running)
+
+
 async def refresh(connection: Connection) -> bool:
     """Take a snapshot when the last one is old enough; False when it is not."""
     found = await rows(
@@ -199,7 +206,10 @@ async def _count(connection: Connection) -> dict[str, Any]:
     for table in ("users", "hosts"):
         more |= await _credited(connection, table)
     counted["totals"] |= more
-    made = {**counted, "at": found[3], "teams": await _teams(connection)}
+    made = {
+        **counted, "at": found[3], "teams": await _teams(connection),
+        "versions": await workunits.counts_by_version(connection),
+    }  # fmt: skip
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
 

@@ -9,7 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,7 @@ from axiom_server.web.bodies import (
 )
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.page_refresh import PageRefresh
 from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused, checked_name
@@ -244,15 +245,15 @@ class Api:
         return Response("ready\n", media_type="text/plain")
 
 
-def application(api: Api, maintenance: Maintenance) -> Starlette:
-    """The ASGI application; its lifespan opens and closes the pool and runs the maintenance."""
+def application(
+    api: Api, maintenance: Maintenance, refresh: PageRefresh | None = None
+) -> Starlette:
+    """The ASGI application; it opens and closes the pool and the periodic work."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
-        if api.page_pool is not None:
-            await api.page_pool.open()
-        async with maintenance.running():
+        async with maintenance.running(), refresh.running() if refresh else nullcontext():
             yield
         await api.pool.close()
         if api.page_pool is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,11 +27,13 @@ from axiom_server.pages import (
     hosts,
     sessions,
     status,
+    studies,
     volunteers,
 )
 from axiom_server.pages.chart import THEMES, Theme
 from axiom_server.pages.environment import render as fill
 from axiom_server.store import finding_values, session_sums, statistics
+from axiom_server.store import studies as stored_studies
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.statistics import DayLine
 from axiom_server.transfer import experiment_archive
@@ -52,6 +56,12 @@ SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "applica
 PARQUET = "application/vnd.apache.parquet"
 #: Kinds of data files, with their media types.
 DATA_TYPES = {"csv": "text/csv; charset=utf-8", "json": JSON, "parquet": PARQUET}
+PICTURE_TYPES = {"svg": SVG, "png": "image/png"}
+#: Columns of the numbers behind a declared figure -> their DuckDB types.
+VALUE_TYPES = {
+    "seed": "BIGINT", "y_path": "VARCHAR", "label": "VARCHAR", "x": "DOUBLE", "y": "DOUBLE",
+    "z": "DOUBLE",
+}  # fmt: skip
 SESSION_TABLES = {
     "credit": (session_sums.CREDIT_COLUMNS, session_sums.CREDIT),
     "hosts": (session_sums.HOST_COLUMNS, session_sums.HOSTS),
@@ -77,6 +87,10 @@ class Pages:
             Route("/experiments/{name}", self.experiment),
             Route("/experiments/{name}/{version}", self.experiment),
             Route("/experiments/{name}/{version}/{file}", self.experiment_file),
+            Route("/experiments/{name}/{version}/figures/{file}", self.figure_file),
+            Route("/studies", self.studies),
+            Route("/studies/{name}", self.study),
+            Route("/studies/{name}/{file}", self.study_file),
             Route("/leaders", self.leaders),
             Route("/leaders/{name}", self.leaders_of_experiment),
             Route("/users/{number}", self.user),
@@ -150,10 +164,62 @@ class Pages:
             raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
         return public_file(request, packed, PARQUET)
 
-    async def _script_or_archive(
-        self, request: Request, name: str, version: str, file: str
+    async def figure_file(self, request: Request) -> Response:
+        """``GET /experiments/NAME/VERSION/figures/FILE``: a declared figure, or its numbers."""
+        name, version = request.path_params["name"], request.path_params["version"]
+        file = request.path_params["file"]
+        figure, _, kind = file.rpartition(".")
+        stored = f"{figure}.csv" if kind in DATA_TYPES else file
+        async with self.pool.connection() as connection:
+            found = await experiments.figure_file(connection, name, version, stored)
+        if found is None:
+            raise Refused(404, "No such figure", "Figures are drawn soon after a review.")
+        if kind not in DATA_TYPES:
+            return public_file(request, found, "image/png")
+        return await self._data(request, gzip.decompress(found), VALUE_TYPES, kind)
+
+    async def _data(
+        self, request: Request, text: bytes, columns: Mapping[str, str], kind: str
     ) -> Response:
-        """The script, or the archive with all files of the version."""
+        """A CSV as the kind of file that is asked for."""
+        made = await converted(text, columns, kind)
+        if made is None:
+            raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
+        return public_file(request, made, DATA_TYPES[kind])
+
+    async def studies(self, request: Request) -> Response:
+        """``GET /studies``: every study."""
+        return await self._page(request, lambda c: studies.listing(c, self.config), "")
+
+    async def study(self, request: Request) -> Response:
+        """``GET /studies/NAME``: one study."""
+        name = request.path_params["name"]
+        return await self._page(
+            request, lambda c: studies.one(c, self.config, name), "No such study"
+        )
+
+    async def study_file(self, request: Request) -> Response:
+        """``GET /studies/NAME/FILE``: a picture, a table, or the declaration."""
+        file = request.path_params["file"]
+        name, _, kind = file.rpartition(".")
+        async with self.pool.connection() as connection:
+            study = await stored_studies.by_name(connection, request.path_params["name"])
+            if study is None:
+                raise Refused(404, "No such study")
+            if file == "design.json":
+                return public_file(request, msgspec.json.encode(study.design), JSON)
+            if kind in DATA_TYPES:
+                table = await studies.table(connection, study, name)
+            else:
+                picture = await studies.picture(connection, study, file)
+        if kind in DATA_TYPES and table is not None:
+            return await self._data(request, *table, kind)
+        if kind in PICTURE_TYPES and picture is not None:
+            return public_file(request, picture, PICTURE_TYPES[kind])
+        raise Refused(404, "No such file of a study", "Pictures are drawn soon after a result.")
+
+    async def _whole(self, request: Request, name: str, version: str, file: str) -> Response:
+        """The script, or the archive with everything."""
         async with self.pool.connection() as connection:
             row = await experiments.version_of(connection, name, version)
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
@@ -255,10 +321,7 @@ class Pages:
             raise Refused(404, "No such kind of file", f"There are {', '.join(DATA_TYPES)}.")
         async with self.pool.connection() as connection:
             text = await read_csv(connection, table)
-        made = await converted(text, table.columns, kind)
-        if made is None:
-            raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
-        return public_file(request, made, DATA_TYPES[kind])
+        return await self._data(request, text, table.columns, kind)
 
     async def status(self, request: Request) -> Response:
         """``GET /status``: the server's status."""

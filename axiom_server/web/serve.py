@@ -26,7 +26,8 @@ from axiom_server.store.database import make_page_pool, make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
-from axiom_server.web.rate_limits import RateLimits
+from axiom_server.web.page_refresh import PageRefresh
+from axiom_server.web.rate_limits import Limited
 from axiom_server.web.slow_clients import Connections, RequestDeadlines
 
 BACKLOG = 2048  # connections that wait while the process is busy
@@ -127,8 +128,9 @@ def serve(
             restart_database=folder.database_restarter(),
         )
         connections = Connections(config.limits)
-        limited = RateLimits(application(api, maintenance), config.limits)
-        # RequestDeadlines must be outermost, where a client's address is that of its connection.
+        refresh = PageRefresh(pool=pool, folder=folder.path)
+        limited = Limited(application(api, maintenance, refresh), config.limits)
+        # Outermost, where a client's address is still that of its connection.
         forwarded: Any = ProxyHeadersMiddleware(cast(Any, limited), list(config.limits.proxies))
         app = RequestDeadlines(forwarded, connections)
         server = _Server(

@@ -1,11 +1,14 @@
 -- More sums for pages: written at a review or a deployment, so that no page adds up anything.
 
-ALTER TABLE user_sessions
-    ADD hosts integer NOT NULL DEFAULT 0,                -- that earned it
-    ADD first_hosts bigint[] NOT NULL DEFAULT '{}';      -- the first three of them
-CREATE INDEX user_sessions_places ON user_sessions (session_id, credit DESC, user_id);
-DROP INDEX user_sessions_of_session;                     -- the index above begins alike
-
+DROP TABLE user_sessions;                                -- it is filled anew, from the ledger
+CREATE TABLE user_sessions (
+    user_id         bigint NOT NULL,
+    session_id      bigint NOT NULL,
+    results         bigint NOT NULL,
+    credit          numeric(20,3) NOT NULL,
+    hosts           integer NOT NULL,                    -- that earned it
+    first_hosts     bigint[] NOT NULL                    -- the first three of them
+);
 ALTER TABLE sessions ADD sums jsonb NOT NULL DEFAULT '{}'; -- see store/session_sums.py
 ALTER TABLE deployments ADD summed boolean NOT NULL DEFAULT false;
 CREATE INDEX deployments_to_sum ON deployments (deployment_id) WHERE NOT summed;

@@ -4,12 +4,12 @@ CREATE TEMPORARY TABLE earned ON COMMIT DROP AS
 SELECT session_id, user_id, host_id, experiment_id, count(*) AS results, sum(amount) AS credit
 FROM credit GROUP BY 1, 2, 3, 4;
 
-UPDATE user_sessions u SET hosts = e.hosts, first_hosts = e.first FROM (
-    SELECT session_id, user_id, count(*) AS hosts,
-           (array_agg(host_id ORDER BY host_id))[1:3] AS first
-    FROM (SELECT DISTINCT session_id, user_id, host_id FROM earned WHERE user_id IS NOT NULL) d
-    GROUP BY 1, 2) e
-WHERE e.session_id = u.session_id AND e.user_id = u.user_id;
+INSERT INTO user_sessions
+SELECT user_id, session_id, sum(results), sum(credit), count(DISTINCT host_id),
+       (array_agg(DISTINCT host_id))[1:3]
+FROM earned WHERE user_id IS NOT NULL GROUP BY 1, 2;
+ALTER TABLE user_sessions ADD PRIMARY KEY (user_id, session_id);
+CREATE INDEX user_sessions_places ON user_sessions (session_id, credit DESC, user_id);
 
 UPDATE sessions s SET sums = jsonb_build_object(
     'users', (SELECT count(*) FROM user_sessions u WHERE u.session_id = s.session_id),
