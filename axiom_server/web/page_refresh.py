@@ -1,4 +1,4 @@
-"""Runs `axiom-server refresh-pages` in a process of its own, when there is something new to draw."""
+"""Runs `axiom-server refresh-pages` in a process of its own, when there is something new."""
 
 from __future__ import annotations
 
