@@ -30,7 +30,7 @@ async def leaders(connection: Connection, config: Config, order: Order, page: in
                                            for u in found[:LEADERS]],
         offset=offset, page=page, more=len(found) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=order == "day",
-        base=f"/leaders?order={order}",
+        experiment=None, base=f"/leaders?order={order}",
     )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ async def leaders_of_experiment(
         lines=[(u, average_now(u.average, u.average_at)) for u in lines[:LEADERS]],
         offset=offset, page=page, more=len(lines) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=True, base=f"/leaders/{name}?",
+        experiment=name,
     )  # fmt: skip
 
 
@@ -74,23 +75,3 @@ async def _findings(connection: Connection, names: list[str]) -> list[dict[str, 
     stored = await finding_values.verdicts(connection)
     lines = [line for verdicts in stored.values() for line in verdicts]
     return [line for line in lines if line["experiment"] in names and line["seeds"]]
-
-
-async def teams(connection: Connection, config: Config) -> str:
-    """Every team, by credit."""
-    return render(
-        "teams.html", project=config.project.name, path="/teams",
-        teams=await volunteers.teams(connection, LEADERS),
-    )  # fmt: skip
-
-
-async def team(connection: Connection, config: Config, team_id: int) -> str | None:
-    """One team with its members; None when there is none of this id."""
-    found = await volunteers.teams(connection, 1, team_id)
-    if not found:
-        return None
-    members = await volunteers.members(connection, team_id, LEADERS)
-    return render(
-        "team.html", project=config.project.name, path=f"/teams/{team_id}", team=found[0],
-        members=[(u, average_now(u.average, u.average_at)) for u in members],
-    )  # fmt: skip

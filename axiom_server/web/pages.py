@@ -28,10 +28,12 @@ from axiom_server.pages import (
     sessions,
     status,
     studies,
+    teams,
     volunteers,
 )
 from axiom_server.pages.chart import THEMES, Theme
 from axiom_server.pages.environment import render as fill
+from axiom_server.store import experiments as stored_experiments
 from axiom_server.store import finding_values, session_sums, statistics
 from axiom_server.store import studies as stored_studies
 from axiom_server.store.database import Connection, Pool
@@ -42,7 +44,7 @@ from axiom_server.transfer.parquet import to_parquet
 from axiom_server.transfer.table_file import Table, converted, read_csv
 from axiom_server.trust.repository import Repository
 from axiom_server.web.page_response import FOR_EVER, public_file, public_page
-from axiom_server.web.paths import number_of, page_of
+from axiom_server.web.paths import NUMBER, number_of, page_of
 from axiom_server.web.refused import Refused
 
 #: What hangs on a finding: its picture, large and small, and the numbers behind it.
@@ -50,8 +52,8 @@ FINDING_FILE = re.compile(
     r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?P<small>small\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
 )
-EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-CHART_FILE = re.compile(r"(?P<number>[1-9][0-9]{0,17})\.(?P<theme>light|dark)\.svg", re.ASCII)
+CHART_FILE = re.compile(r"(?P<owner>[a-z0-9_]{1,64})\.(?:(?P<theme>light|dark)\.svg|csv)")
+CHART_KINDS = {"users": "user", "hosts": "host", "teams": "team", "experiments": "experiment"}
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
 #: Kinds of data files, with their media types.
@@ -93,6 +95,7 @@ class Pages:
             Route("/studies/{name}/{file}", self.study_file),
             Route("/leaders", self.leaders),
             Route("/leaders/{name}", self.leaders_of_experiment),
+            Route("/leaders/{name}/teams", self.teams_of_experiment),
             Route("/users/{number}", self.user),
             Route("/users/{number}/badge.svg", self.badge),
             Route("/users/{number}/certificate.svg", self.certificate),
@@ -283,14 +286,27 @@ class Pages:
         )
 
     async def teams(self, request: Request) -> Response:
-        """``GET /teams``: every team."""
-        return await self._page(request, lambda c: volunteers.teams(c, self.config), "")
+        """``GET /teams?order=total|recent|day&page=N``."""
+        order = request.query_params.get("order", "total")
+        if order not in teams.ORDERS:
+            raise Refused(404, "No such order", "It is total, recent or day.")
+        page = page_of(request)
+        return await self._page(request, lambda c: teams.leaders(c, self.config, order, page), "")
+
+    async def teams_of_experiment(self, request: Request) -> Response:
+        """``GET /leaders/NAME/teams?page=N``: by the credit of one experiment."""
+        name, page = request.path_params["name"], page_of(request)
+        return await self._page(
+            request,
+            lambda c: teams.leaders_of_experiment(c, self.config, name, page),
+            "No such experiment",
+        )
 
     async def team(self, request: Request) -> Response:
         """``GET /teams/N``: one team."""
         team_id = number_of(request, "number", "No such team")
         return await self._page(
-            request, lambda c: volunteers.team(c, self.config, team_id), "No such team"
+            request, lambda c: teams.team(c, self.config, team_id), "No such team"
         )
 
     async def sessions(self, request: Request) -> Response:
@@ -361,17 +377,19 @@ class Pages:
         return _days(request, "Credit by day", days, theme)
 
     async def chart_of(self, request: Request) -> Response:
-        """``GET /charts/users|hosts/N.THEME.svg``: credit by day of a volunteer or host."""
-        kind = {"users": "user", "hosts": "host"}.get(request.path_params["kind"])
+        """``GET /charts/KIND/OWNER.THEME.svg|OWNER.csv``: by day, of a user, host and so on."""
+        kind = CHART_KINDS.get(request.path_params["kind"])
         matched = CHART_FILE.fullmatch(request.path_params["file"])
         if kind is None or matched is None:
             raise Refused(404, "No such chart")
         number = int(matched["number"])
         async with self.pool.connection() as connection:
-            if not await shown_volunteers.is_shown(connection, kind, number):
-                raise Refused(404, "No such chart")
-            days = await statistics.days_of(connection, kind, number, CHART_DAYS)
-        return _days(request, "Credit by day", days, cast(Theme, matched["theme"]))
+            owner = await _owner(connection, kind, matched["owner"])
+            days = await statistics.days_of(connection, kind, owner, CHART_DAYS)
+        if matched["theme"]:
+            return _days(request, "Credit by day", days, cast(Theme, matched["theme"]))
+        lines = "".join(f"{d.day},{d.results},{d.credit:.15g}\n" for d in days)
+        return public_file(request, f"day,results,credit\n{lines}".encode(), DATA_TYPES["csv"])
 
     async def asset(self, request: Request) -> Response:
         """``GET /static/NAME``: the stylesheet, the script or the icon."""
@@ -379,6 +397,17 @@ class Pages:
         if found is None:
             raise Refused(404, "No such file")
         return public_file(request, found.content, found.media_type, cache=FOR_EVER)
+
+
+async def _owner(connection: Connection, kind: str, text: str) -> int:
+    """The number of whom a chart is of. Raises Refused."""
+    if kind == "experiment":
+        found = await stored_experiments.id_of(connection, text)
+        if found is not None:
+            return found
+    elif NUMBER.fullmatch(text):
+        return int(text)
+    raise Refused(404, "No such chart")
 
 
 def _days(request: Request, title: str, days: list[DayLine], theme: Theme) -> Response:
