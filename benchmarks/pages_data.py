@@ -99,8 +99,10 @@ UPDATE hosts h SET credit_total = c.s FROM (
     SELECT host_id, sum(amount) AS s FROM credit GROUP BY 1) c WHERE c.host_id = h.host_id;
 """
 
+#: No comparison is under way, as their placing is not what is measured here.
 #: Moves what pages hold against the clock to today: kept data may be of last week.
 FRESHEN = """
+UPDATE comparisons SET state = 'agreed' WHERE state <> 'agreed';
 UPDATE hosts SET last_seen_at = now() - (host_id % 60) * interval '1 minute'
 WHERE (SELECT max(last_seen_at) FROM hosts) < now() - interval '10 minutes';
 UPDATE sessions SET opened_at = opened_at + (SELECT now() - max(opened_at) FROM sessions)
