@@ -36,6 +36,7 @@ from axiom_protocol.messages import (
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.maintenance import Maintenance
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish import deploy
 from axiom_server.store import epochs, hosts, standing, users, web_sessions
 from axiom_server.store.database import HEAD, Connection, Pool, row
@@ -268,9 +269,9 @@ def application(
             Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
-            *Pages(config=api.config, pool=pages, bundles=Repository(api.bundles)).routes(),
-            *Accounts(api.config, pages, api.strangers).routes(),
-            *Staff(api.config, api.pool, api.strangers).routes(),
+            *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
+            *Accounts(api.config, api.pool, api.budget).routes(),
+            *Staff(api.config, api.pool, api.budget, ProjectFolder(api.bundles.parent)).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),
