@@ -127,6 +127,17 @@ async def version_of(connection: Connection, name: str, version: str) -> Version
     return next((v for v in found if (v.name, v.version) == (name, version)), None)
 
 
+async def key_of_values(
+    connection: Connection, name: str, version: str, finding: str
+) -> str | None:
+    """What changes whenever a finding's values do; None when there is no such finding."""
+    row = await version_of(connection, name, version)
+    if row is None or finding not in {f.name for f in row.manifest.findings}:
+        return None
+    judged_at = await finding_values.judged_at(connection, row.version_id, finding)
+    return f"{row.version_id} {row.sha256} {finding} {judged_at}"
+
+
 async def values_of(
     connection: Connection, name: str, version: str, finding: str
 ) -> tuple[VersionRow, Finding, FindingValues | None] | None:

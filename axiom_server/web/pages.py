@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from axiom_protocol import __version__
+from axiom_protocol.manifest import Finding
 from axiom_protocol.messages import Problem
 from axiom_server.config import Config
 from axiom_server.pages import (
@@ -37,13 +39,25 @@ from axiom_server.store import experiments as stored_experiments
 from axiom_server.store import finding_values, session_sums, statistics
 from axiom_server.store import studies as stored_studies
 from axiom_server.store.database import Connection, Pool
+from axiom_server.store.experiments import VersionRow
+from axiom_server.store.finding_values import FindingValues
 from axiom_server.store.statistics import DayLine
 from axiom_server.transfer import experiment_archive
+from axiom_server.transfer.experiment_archive import Archive
 from axiom_server.transfer.finding_data import COLUMN_TYPES, as_csv, as_json
 from axiom_server.transfer.parquet import to_parquet
 from axiom_server.transfer.table_file import Table, converted, read_csv
 from axiom_server.trust.repository import Repository
-from axiom_server.web.page_response import FOR_EVER, public_file, public_page
+from axiom_server.web.page_limits import KeptFiles, PageLimits
+from axiom_server.web.page_response import (
+    FOR_EVER,
+    SAFE_HEADERS,
+    has_tag,
+    not_modified,
+    public_file,
+    public_page,
+    tag_of,
+)
 from axiom_server.web.paths import NUMBER, number_of, page_of
 from axiom_server.web.refused import Refused
 
@@ -68,6 +82,8 @@ SESSION_TABLES = {
     "credit": (session_sums.CREDIT_COLUMNS, session_sums.CREDIT),
     "hosts": (session_sums.HOST_COLUMNS, session_sums.HOSTS),
 }
+ARCHIVES = 2  # read at once; each keeps a processor busy with packing
+ARCHIVE_RETRY_SECONDS = 60.0
 CHART_DAYS = 31  # one more than drawn, for the day's beginning
 
 Show = Callable[[Connection], Awaitable[str | None]]
@@ -80,9 +96,15 @@ class Pages:
     config: Config
     pool: Pool
     bundles: Repository
+    limits: PageLimits = field(default_factory=PageLimits)
+    kept: KeptFiles = field(default_factory=KeptFiles)
+    archives: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ARCHIVES))
 
     def routes(self) -> list[Route]:
-        """Every public page and file."""
+        """Every public page and file, within the limits of pages."""
+        return [Route(route.path, self.limits.limited(route.endpoint)) for route in self._routes()]
+
+    def _routes(self) -> list[Route]:
         return [
             Route("/", self.front),
             Route("/experiments", self.experiments),
@@ -149,23 +171,23 @@ class Pages:
         if matched is None:
             return await self._script_or_archive(request, name, version, file)
         async with self.pool.connection() as connection:
-            found = await experiments.values_of(connection, name, version, matched["finding"])
-        if found is None:
-            raise Refused(404, "No such finding")
-        row, finding, values = found
-        if matched["theme"]:
-            theme = cast(Theme, matched["theme"])
-            picture = experiments.picture(finding, values, theme, small=bool(matched["small"]))
-            return public_file(request, picture.encode(), SVG)
-        if matched["data"] == "json":
-            return public_file(request, as_json(row, finding, values), JSON)
-        text = as_csv(values).encode()
-        if matched["data"] == "csv":
-            return public_file(request, text, "text/csv; charset=utf-8")
-        packed = await asyncio.to_thread(to_parquet, text, COLUMN_TYPES)
-        if packed is None:
+            key = await experiments.key_of_values(connection, name, version, matched["finding"])
+            if key is None:
+                raise Refused(404, "No such finding")
+            tag = tag_of(f"{__version__} {key} {file}".encode())
+            if has_tag(request, tag):
+                return not_modified(tag)
+            made, found = self.kept.get(tag), None
+            if made is None:
+                found = await experiments.values_of(connection, name, version, matched["finding"])
+        if made is None and found is not None:
+            made = await asyncio.to_thread(_finding_file, matched, *found)
+            if made is not None:
+                self.kept.put(tag, made)
+        if made is None:
             raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
-        return public_file(request, packed, PARQUET)
+        kind = SVG if matched["theme"] else DATA_TYPES[matched["data"]]
+        return public_file(request, made, kind, tag=tag)
 
     async def figure_file(self, request: Request) -> Response:
         """``GET /experiments/NAME/VERSION/figures/FILE``: a declared figure, or its numbers."""
@@ -228,11 +250,28 @@ class Pages:
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
         source = experiments.source_of(self.bundles, row) if row else ""
         if row is not None and file == "crate.zip":
-            made = await asyncio.to_thread(experiment_archive.crate, row, stored, source)
-            return public_file(request, made, "application/zip")
+            return self._archive(Archive(version=row, values=stored, source=source))
         if not source or file != "script.py":
             raise Refused(404, "No such file of an experiment")
         return public_file(request, source.encode(), "text/plain; charset=utf-8")
+
+    def _archive(self, archive: Archive) -> Response:
+        """The archive as it is written. Raises Refused: 503, others are read."""
+        if self.archives.locked():
+            raise Refused(503, "Other archives are read now", "Come back in a minute.",
+                          ARCHIVE_RETRY_SECONDS)  # fmt: skip
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async with self.archives:
+                async for piece in experiment_archive.stream(self.pool, archive):
+                    yield piece
+
+        name = f"{archive.version.name}-{archive.version.version}.zip"
+        return StreamingResponse(
+            pieces(), media_type="application/zip",
+            headers=SAFE_HEADERS | {"content-disposition": f'attachment; filename="{name}"',
+                                    "cache-control": "no-store"},
+        )  # fmt: skip
 
     async def leaders(self, request: Request) -> Response:
         """``GET /leaders?order=total|recent|day&page=N``."""
@@ -397,6 +436,19 @@ class Pages:
         if found is None:
             raise Refused(404, "No such file")
         return public_file(request, found.content, found.media_type, cache=FOR_EVER)
+
+
+def _finding_file(
+    file: re.Match[str], row: VersionRow, finding: Finding, values: FindingValues | None
+) -> bytes | None:
+    """A finding's picture or its numbers; None for Parquet where DuckDB is not installed."""
+    if file["theme"]:
+        theme = cast(Theme, file["theme"])
+        return experiments.picture(finding, values, theme, small=bool(file["small"])).encode()
+    if file["data"] == "json":
+        return as_json(row, finding, values)
+    text = as_csv(values).encode()
+    return text if file["data"] == "csv" else to_parquet(text, COLUMN_TYPES)
 
 
 async def _owner(connection: Connection, kind: str, text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -148,8 +149,33 @@ def test_an_experiment_is_one_archive(postgres: str, tmp_path: Path) -> None:
         assert parts == set(packed.namelist()) - {"ro-crate-metadata.json"}
         finding = json.loads(packed.read("findings/diffusive.json"))
         assert len(finding["values"]) == 8
+        lines = list(csv.DictReader(io.StringIO(packed.read("results.csv").decode())))
+        assert [int(line["seed"]) for line in lines] == list(range(1, 9))
+        assert json.loads(lines[0]["result"])["exponent"] == 0.5 + 1e-4
+        [only] = json.loads(packed.read("parameters.json"))
+        assert (only["parameters"], only["next_seed"]) == ({}, 9)
+        told = {e["@id"]: e for e in crate["@graph"]}["results.csv"]
+        content = packed.read("results.csv")
+        assert told["contentSize"] == str(len(content))
+        assert told["sha256"] == hashlib.sha256(content).hexdigest()
 
     run(postgres, tmp_path, work)
+
+
+def test_a_picture_that_the_client_has_is_not_made_again(postgres: str, tmp_path: Path) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = reviewed(conninfo)
+        path = "/experiments/short_walk/1.0.0/diffusive.light.svg"
+
+        async def work(client: httpx.AsyncClient) -> None:
+            first = (await client.get(path)).raise_for_status()
+            has = {"if-none-match": first.headers["etag"]}
+            assert (await client.get(path, headers=has)).status_code == 304
+            assert (await client.get(path)).content == first.content
+            project.execute("UPDATE finding_values SET judged_at = judged_at + interval '1 s'")
+            assert (await client.get(path, headers=has)).status_code == 200
+
+        with_client(conninfo, tmp_path / "bundles", work)
 
 
 def test_feeds_name_what_was_found(postgres: str, tmp_path: Path) -> None:
