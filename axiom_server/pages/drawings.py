@@ -23,7 +23,7 @@ from axiom_protocol.study_map import draw_maps
 from axiom_protocol.verdicts.study_design import StudyFinding
 from axiom_protocol.verdicts.study_verdicts import StudyData, judge_study
 from axiom_server.pages import chart
-from axiom_server.pages.chart import THEMES, Strip
+from axiom_server.pages.chart import THEMES, Strip, Theme
 from axiom_server.pages.environment import counted
 from axiom_server.pages.wording import criterion_text
 from axiom_server.review import studies as study_reviews
@@ -120,11 +120,12 @@ def _study(study: StudyRow, data: StudyData) -> dict[str, bytes]:
             contents[f"finding.{finding.name}.{theme}.svg"] = _strip(
                 finding, list(numbers.values()), interval, theme
             )
+
+    def into(path: Path, theme: Theme) -> None:
+        draw_maps(data, path, dark=theme == "dark")
+
     try:
-        for theme in THEMES:
-            contents[f"map.{theme}.png"] = _picture(
-                lambda path, dark=theme == "dark": draw_maps(data, path, dark=dark)
-            )
+        contents |= {f"map.{theme}.png": _picture(into, theme) for theme in THEMES}
     except FigureError:
         pass  # it declares no map, or there is nothing to draw yet
     return contents
@@ -141,21 +142,17 @@ def number_text(finding: StudyFinding) -> str:
 
 def _strip(
     finding: StudyFinding, numbers: Sequence[float],
-    interval: tuple[float | None, float | None, float | None], theme: chart.Theme,
+    interval: tuple[float | None, float | None, float | None], theme: Theme,
 ) -> bytes:  # fmt: skip
     """Every seed's number against the criterion."""
     low, mean, high = interval
-    known = (low, mean, high) if None not in (low, mean, high) else None
+    if low is None or mean is None or high is None:
+        known = None
+    else:
+        known = (low, mean, high)
     strip = Strip(label=number_text(finding), rows=[("", numbers, False)])
     title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding.criterion)}"
-    drawn = chart.seeds_chart(
-        title,
-        strip,
-        finding.criterion,
-        known,
-        None,
-        theme,  # type: ignore[arg-type]
-    )
+    drawn = chart.seeds_chart(title, strip, finding.criterion, known, None, theme)
     return drawn.encode()
 
 
@@ -177,8 +174,8 @@ def _packed_csv(columns: Sequence[str], lines: Iterable[Iterable[Any]]) -> bytes
     return gzip.compress(text.getvalue().encode(), 5, mtime=0)
 
 
-def _picture(draw_into: Callable[[Path], None]) -> bytes:
+def _picture(draw_into: Callable[[Path, Theme], None], theme: Theme) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
-        draw_into(path)
+        draw_into(path, theme)
         return path.read_bytes()
