@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -77,12 +78,11 @@ def _figure(
 ) -> dict[str, bytes]:
     """A figure in both themes, and the numbers behind it."""
     results = [result for _, result in found]
-    contents = {
-        f"figure.{figure.name}.{theme}.png": _picture(
-            lambda path, dark=theme == "dark": draw(manifest, results, path, figure.name, dark=dark)
-        )
-        for theme in THEMES
-    }
+
+    def into(path: Path, theme: Theme) -> None:
+        draw(manifest, results, path, figure.name, dark=theme == "dark")
+
+    contents = {f"figure.{figure.name}.{theme}.png": _picture(into, theme) for theme in THEMES}
     lines = (line for seed, result in found for line in values_of(figure, seed, result))
     return {**contents, f"figure.{figure.name}.csv": _packed_csv(VALUE_COLUMNS, lines)}
 
@@ -124,10 +124,8 @@ def _study(study: StudyRow, data: StudyData) -> dict[str, bytes]:
     def into(path: Path, theme: Theme) -> None:
         draw_maps(data, path, dark=theme == "dark")
 
-    try:
+    with contextlib.suppress(FigureError):  # it declares no map, or there is nothing to draw yet
         contents |= {f"map.{theme}.png": _picture(into, theme) for theme in THEMES}
-    except FigureError:
-        pass  # it declares no map, or there is nothing to draw yet
     return contents
 
 
@@ -146,10 +144,7 @@ def _strip(
 ) -> bytes:  # fmt: skip
     """Every seed's number against the criterion."""
     low, mean, high = interval
-    if low is None or mean is None or high is None:
-        known = None
-    else:
-        known = (low, mean, high)
+    known = None if low is None or mean is None or high is None else (low, mean, high)
     strip = Strip(label=number_text(finding), rows=[("", numbers, False)])
     title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding.criterion)}"
     drawn = chart.seeds_chart(title, strip, finding.criterion, known, None, theme)

@@ -14,7 +14,7 @@ TASKS = 50  # in hand, and lately ended, that the owner is shown
 
 
 async def public_host(connection: Connection, config: Config, host_id: int) -> str | None:
-    """One host's page for everybody; None when there is none, or its owner hides."""
+    """One host's public page; None when there is none, or its owner is hidden."""
     found = await volunteers.host(connection, host_id)
     if found is None:
         return None

@@ -123,7 +123,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     findings: list[FindingLine]
     alarms: list[str]
     next_steps: list[str]
-    seeds: list[str] = []  # what budgets of seeds did and saved
+    seeds: list[str] = []  # one line for each seed budget: seeds issued and saved
     unlisted_hosts: int = 0  # that work was deployed to, and that deployed_to leaves out
 
     @property

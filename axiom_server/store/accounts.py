@@ -120,9 +120,9 @@ async def delete(connection: Connection, user_id: int) -> None:
 async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) -> bool:
     """Merge two of the user's hosts, after a reinstallation: the new one gets the old one's credit.
 
-    The old one's token is worth nothing after, its open tasks are lost, and its rows in the ledger
-    stay as they are: only sums move, those of sessions and outcomes too. False when they are not
-    two hosts of the user.
+    The old host's token is revoked and its open tasks are lost. Its rows in the ledger are not
+    changed; only the sums move, those of sessions and outcomes too. False when these are not two
+    hosts of the user.
     """
     cursor = await connection.execute(
         """UPDATE hosts n SET credit_total = n.credit_total + o.credit_total,

@@ -79,9 +79,9 @@ async def probes(connection: Connection, version_id: int) -> list[Result]:
 async def drawn_results(
     connection: Connection, version_id: int, manifest: Manifest, limit: int
 ) -> list[tuple[int, Result]]:
-    """(seed, result) of a version's first seeds, for its declared figures: valid ones that stand.
+    """(seed, result) of a version's first seeds, for its declared figures: valid ones that count.
 
-    All have the defaults, or else the parameters most often used; one result is taken of each seed.
+    All have the defaults, or else the most used parameters; one result is taken of each seed.
     """
     found = await rows(
         connection,
@@ -94,7 +94,7 @@ async def drawn_results(
            JOIN results r ON r.workunit_id = w.workunit_id AND r.version_id = %(version)s
            CROSS JOIN {ALONE} AS a (alone)
            LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
-           WHERE r.valid = 1 AND {STANDS}
+           WHERE r.valid = 1 AND {COUNTS}
              AND NOT (COALESCE(c.state, '') IN ('disputed', 'given_up') AND c.note <> '')
            ORDER BY w.seed, r.task_id LIMIT %(limit)s""",
         {"version": version_id, "budget": manifest.expected_seconds, "limit": limit},
@@ -103,7 +103,7 @@ async def drawn_results(
 
 
 async def count_results(connection: Connection, version_id: int) -> int:
-    """How many results there are of a version, those that do not stand too."""
+    """How many results there are of a version, those that do not count too."""
     found = await rows(
         connection, "SELECT count(*) FROM results WHERE version_id = %s", (version_id,)
     )

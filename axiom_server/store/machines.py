@@ -152,7 +152,7 @@ async def switch_mode(connection: Connection, user_id: int, name: str) -> bool:
 
 
 async def refresh(connection: Connection, user_id: int) -> None:
-    """Work out anew what is sent to each of the user's hosts; unchanged ones keep theirs."""
+    """Recompute the settings sent to each of the user's hosts; store those that changed."""
     of_account = await modes(connection, user_id)
     found = await rows(
         connection,

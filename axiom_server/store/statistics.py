@@ -98,7 +98,7 @@ async def project_days(connection: Connection, days: int) -> list[DayLine]:
 
 
 async def days_of(connection: Connection, kind: str, owner: int, days: int) -> list[DayLine]:
-    """The same of one user, host, team or experiment (``kind``)."""
+    """Results and credit of one user, host, team or experiment (``kind``) on the last days."""
     query = _DAYS_OF_SESSIONS if kind in _SESSIONS else _DAYS
     table, key = _SESSIONS.get(kind) or _DAY_TABLES[kind]
     found = await rows(connection, query.format(table=table, key=key), (owner, days))
@@ -121,7 +121,7 @@ _DAYS = """SELECT day, results, credit::float8 FROM {table}
 async def sessions_of(
     connection: Connection, kind: str, owner: int, limit: int
 ) -> list[SessionLine]:
-    """What one user or host earned in its latest sessions, the newest first."""
+    """Results and credit of one user or host in its latest sessions, the newest first."""
     table, key = _SESSIONS[kind]
     found = await rows(
         connection,

@@ -12,7 +12,7 @@ TeamOrder = Literal["total", "recent", "day"]
 
 
 class TeamRow(NamedTuple):
-    """One team, with the sums of its members of today.
+    """One team, with sums over its current members.
 
     earned, results  what it is ordered by, where that is no column: of a day or an experiment
     """
@@ -107,7 +107,7 @@ async def experiments_of(connection: Connection, team_id: int) -> list[tuple[str
 
 
 async def members(connection: Connection, team_id: int, limit: int) -> list[LeaderLine]:
-    """A team's members who show themselves, by credit."""
+    """A team's members who are not hidden, by credit."""
     found = await rows(
         connection,
         f"""SELECT {LEADER_COLUMNS}, 0::float8 FROM users u {WITH_TEAM}
@@ -118,7 +118,7 @@ async def members(connection: Connection, team_id: int, limit: int) -> list[Lead
 
 
 async def join_team(connection: Connection, user: str, team: str) -> None:
-    """Put a user who has no team into one, which is made when it is new."""
+    """Put a user without a team into one, which is created if it is new."""
     await connection.execute("INSERT INTO teams (name) VALUES (%s) ON CONFLICT DO NOTHING", (team,))
     await connection.execute(
         """UPDATE users SET team_id = (SELECT team_id FROM teams WHERE name = %s)

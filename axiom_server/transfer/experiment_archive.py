@@ -1,4 +1,4 @@
-"""One version of an experiment as an archive that another group can work from: RO-Crate 1.1.
+"""One version of an experiment as an archive for other groups to work with: RO-Crate 1.1.
 
 It is written while it is sent: results are read a few at a time, in transactions of their own, so
 that neither memory nor the database holds more for a slow reader.
@@ -25,7 +25,7 @@ from axiom_server.store.version_results import COLUMNS
 from axiom_server.transfer.crate import METADATA, FileFacts, describe, facts_of
 from axiom_server.transfer.finding_data import as_csv, as_json
 
-TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the oldest that zip knows: equal contents give equal archives
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # zip's oldest; constant, so that equal files give equal archives
 RESULTS_MAX = 1_000_000  # of one archive; axiom-server export results has no such bound
 ABOUT = {
     "declaration.json": "What the experiment asks, measures and claims, as it was published",

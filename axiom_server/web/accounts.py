@@ -125,7 +125,7 @@ class Accounts:
                 case "limit":
                     await machines.set_hosts(connection, who.owner, chosen, _settings(form))
                 case "pause" | "drain" | "resume" as what:
-                    await _steer(connection, who, chosen, what)
+                    await _pause_or_drain(connection, who, chosen, what)
                 case "name mode" | "switch mode" | "forget mode" as what:
                     await _set_mode(connection, who, form, what)
                 case _:

@@ -243,8 +243,10 @@ class Pages:
             return public_file(request, picture, PICTURE_TYPES[kind])
         raise Refused(404, "No such file of a study", "Pictures are drawn soon after a result.")
 
-    async def _whole(self, request: Request, name: str, version: str, file: str) -> Response:
-        """The script, or the archive with everything."""
+    async def _script_or_archive(
+        self, request: Request, name: str, version: str, file: str
+    ) -> Response:
+        """The script, or the archive with all files of the version."""
         async with self.pool.connection() as connection:
             row = await experiments.version_of(connection, name, version)
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])

@@ -27,7 +27,7 @@ from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.page_refresh import PageRefresh
-from axiom_server.web.rate_limits import Limited
+from axiom_server.web.rate_limits import RateLimits
 from axiom_server.web.slow_clients import Connections, RequestDeadlines
 
 BACKLOG = 2048  # connections that wait while the process is busy
@@ -129,8 +129,8 @@ def serve(
         )
         connections = Connections(config.limits)
         refresh = PageRefresh(pool=pool, folder=folder.path)
-        limited = Limited(application(api, maintenance, refresh), config.limits)
-        # Outermost, where a client's address is still that of its connection.
+        limited = RateLimits(application(api, maintenance, refresh), config.limits)
+        # RequestDeadlines must be outermost, where a client's address is that of its connection.
         forwarded: Any = ProxyHeadersMiddleware(cast(Any, limited), list(config.limits.proxies))
         app = RequestDeadlines(forwarded, connections)
         server = _Server(
