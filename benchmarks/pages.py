@@ -4,7 +4,8 @@
 
 The data are made by benchmarks.pages_data, in a temporary folder or in DIR, which is kept and used
 again. Page by page, in the application without a network: milliseconds from request to answer
-(median and 99th percentile), and of processor time in the server and in PostgreSQL. Then a real
+(median and 99th percentile), and of processor time in the server and in PostgreSQL. A page is asked
+for when the place of the one before is free again (see web/page_limits.py). Then a real
 serving process answers hosts' syncs while, in every other window of time, readers load pages: the
 ratio of the syncs' times with pages to those without is of windows that lie side by side.
 """
@@ -26,7 +27,7 @@ import psutil
 from starlette.types import ASGIApp, Message
 
 from axiom_protocol.messages import Capacity, SyncRequest
-from axiom_server.config import Config
+from axiom_server.config import Config, ServeConfig
 from axiom_server.decide.rates import Limits
 from axiom_server.maintenance import Maintenance, run_round
 from axiom_server.project_folder import ProjectFolder
@@ -34,14 +35,16 @@ from axiom_server.store.database import make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.page_limits import REST, REST_SECONDS_MAX
 from benchmarks import load
 from benchmarks.common import report
-from benchmarks.pages_data import SYNCING, prepare
+from benchmarks.pages_data import COOKIES, SYNCING, prepare
 
 WINDOWS = 8  # of syncs alone, and as many with readers beside them
 WINDOW_SECONDS = 3.0
 SYNC_PAUSE_SECONDS = 0.25  # of each host between two syncs: four a second, an agent's most
 READERS = 4  # at once, each without a pause
+ROUND_SECONDS = 3600.0  # no maintenance round falls among the pages that are timed
 LIMIT_MS = 50.0
 
 PATHS = (
@@ -52,8 +55,13 @@ PATHS = (
     "/charts/credit.light.svg", "/charts/users/1007.light.svg", "/charts/hosts/1007.light.svg",
     "/users/1007/badge.svg", "/users/1007/certificate.svg",
     "/experiments/short_walk/1.0.0/diffusive.light.svg",
-    "/experiments/short_walk/1.0.0/diffusive.json",
+    "/experiments/short_walk/1.0.0/diffusive.json", "/studies", "/leaders/short_walk/teams",
+    "/teams?order=recent", "/teams?order=day", "/sessions/1001?page=50",
+    "/charts/teams/7.light.svg", "/charts/experiments/short_walk.light.svg",
 )  # fmt: skip
+
+
+PRIVATE = ("/account", "/account/machines", "/account/hosts/1007", "/staff")
 
 
 def main() -> None:
@@ -70,7 +78,7 @@ def main() -> None:
         Path(temporary).chmod(0o755)
         project = prepare(folder, given.hosts, given.results)
         with project.database() as conninfo:
-            paths = [given.only] if given.only else PATHS
+            paths = [given.only] if given.only else (*PATHS, *PRIVATE)
             pages = asyncio.run(each_page(conninfo, project, paths, given.rounds))
             beside = {} if given.only else syncs_beside_pages(project)
     slowest = max(p["median_ms"] for p in pages.values())
@@ -87,7 +95,9 @@ async def each_page(
     conninfo: str, project: ProjectFolder, paths: Sequence[str], rounds: int
 ) -> dict[str, dict[str, float]]:
     """Measure every page in this process."""
-    config, pool = Config(limits=Limits(host_burst=0, address_burst=0)), make_pool(conninfo)
+    free = Limits(host_burst=0, address_burst=0)
+    rare = ServeConfig(round_seconds=ROUND_SECONDS)
+    config, pool = Config(limits=free, serve=rare), make_pool(conninfo)
     batcher = SyncBatcher(pool=pool, config=config)
     api = Api(config=config, bundles=project.bundles.folder, pool=pool, batcher=batcher,
               metrics=Metrics())  # fmt: skip
@@ -118,6 +128,7 @@ async def measured(
         began = time.perf_counter()
         await get(app, path)
         seconds.append(time.perf_counter() - began)
+        await asyncio.sleep(min((REST + 1) * seconds[-1], 2 * REST_SECONDS_MAX))
     cpu, database = time.process_time() - cpu, cpu_seconds(postgres) - database
     return {
         **median_and_p99(seconds),
@@ -131,7 +142,7 @@ async def get(app: ASGIApp, path: str) -> None:
     scope = {
         "type": "http", "method": "GET", "path": location, "raw_path": location.encode(),
         "query_string": query.encode(), "http_version": "1.1", "scheme": "http", "root_path": "",
-        "headers": [(b"host", b"here"), (b"accept-encoding", b"gzip")],
+        "headers": [(b"host", b"here"), (b"accept-encoding", b"gzip"), (b"cookie", COOKIES)],
         "server": ("here", 80), "client": ("127.0.0.1", 1), "asgi": {"version": "3.0"},
     }  # fmt: skip
     status = 0
