@@ -269,7 +269,9 @@ def _shades(count: int) -> list[Any]:
     import matplotlib
 
     sweep = matplotlib.colormaps["viridis"]
-    return [sweep(0.92 * i / (count - 1)) for i in range(count)]
+    on_dark = matplotlib.rcParams["figure.facecolor"] == DARK.paper
+    first = 0.25 if on_dark else 0.0  # its darkest colours cannot be seen on dark paper
+    return [sweep(first + (0.92 - 0.92 * first) * i / (count - 1)) for i in range(count)]
 
 
 def _curve(

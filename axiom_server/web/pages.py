@@ -58,7 +58,7 @@ from axiom_server.web.page_response import (
     public_page,
     tag_of,
 )
-from axiom_server.web.paths import NUMBER, number_of, page_of
+from axiom_server.web.paths import NUMBER, number_of, page_of, text_of
 from axiom_server.web.refused import Refused
 
 #: What hangs on a finding: its picture, large and small, and the numbers behind it.
@@ -192,7 +192,7 @@ class Pages:
     async def figure_file(self, request: Request) -> Response:
         """``GET /experiments/NAME/VERSION/figures/FILE``: a declared figure, or its numbers."""
         name, version = request.path_params["name"], request.path_params["version"]
-        file = request.path_params["file"]
+        file = text_of(request, "file", "No such figure")
         figure, _, kind = file.rpartition(".")
         stored = f"{figure}.csv" if kind in DATA_TYPES else file
         async with self.pool.connection() as connection:
@@ -218,17 +218,19 @@ class Pages:
 
     async def study(self, request: Request) -> Response:
         """``GET /studies/NAME``: one study."""
-        name = request.path_params["name"]
+        name = text_of(request, "name", "No such study")
         return await self._page(
             request, lambda c: studies.one(c, self.config, name), "No such study"
         )
 
     async def study_file(self, request: Request) -> Response:
         """``GET /studies/NAME/FILE``: a picture, a table, or the declaration."""
-        file = request.path_params["file"]
+        file = text_of(request, "file", "No such file of a study")
         name, _, kind = file.rpartition(".")
         async with self.pool.connection() as connection:
-            study = await stored_studies.by_name(connection, request.path_params["name"])
+            study = await stored_studies.by_name(
+                connection, text_of(request, "name", "No such study")
+            )
             if study is None:
                 raise Refused(404, "No such study")
             if file == "design.json":
@@ -287,9 +289,7 @@ class Pages:
 
     async def leaders_of_experiment(self, request: Request) -> Response:
         """``GET /leaders/NAME?page=N``: by the credit of one experiment."""
-        name, page = request.path_params["name"], page_of(request)
-        if not EXPERIMENT_NAME.fullmatch(name):  # which no database takes, such as a zero byte
-            raise Refused(404, "No such experiment")
+        name, page = text_of(request, "name", "No such experiment"), page_of(request)
         return await self._page(
             request,
             lambda c: volunteers.leaders_of_experiment(c, self.config, name, page),
@@ -336,7 +336,7 @@ class Pages:
 
     async def teams_of_experiment(self, request: Request) -> Response:
         """``GET /leaders/NAME/teams?page=N``: by the credit of one experiment."""
-        name, page = request.path_params["name"], page_of(request)
+        name, page = text_of(request, "name", "No such experiment"), page_of(request)
         return await self._page(
             request,
             lambda c: teams.leaders_of_experiment(c, self.config, name, page),

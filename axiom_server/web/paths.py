@@ -20,6 +20,14 @@ def number_of(request: Request, name: str, title: str) -> int:
     return int(text)
 
 
+def text_of(request: Request, name: str, title: str) -> str:
+    """A text in the path, as a database can hold it. Raises Refused: 404 with this title."""
+    text: str = request.path_params[name]
+    if "\0" in text:
+        raise Refused(404, title)
+    return text
+
+
 def page_of(request: Request, last: int = volunteers.PAGES_MAX) -> int:
     """Which page of a listing is asked for. Raises Refused: 404."""
     text = request.query_params.get("page", "1")
