@@ -124,8 +124,10 @@ def test_a_study_has_a_page_with_verdicts_map_and_data(postgres: str, tmp_path: 
         listing = (await client.get("/studies")).text
         assert "walks" in listing
         assert "24 results" in listing
-        for missing in ("/studies/none", "/studies/walks/none.csv", "/studies/walks/map.png",
-                        "/studies/%00", "/studies/walks/%00.csv", "/leaders/%00/teams"):  # fmt: skip
+        for missing in (
+            "/studies/none", "/studies/walks/none.csv", "/studies/walks/map.png", "/studies/%00",
+            "/studies/walks/%00.csv", "/leaders/%00/teams",
+        ):  # fmt: skip
             assert (await client.get(missing)).status_code == 404
 
     run(postgres, tmp_path, work)
