@@ -39,15 +39,15 @@ async def one(connection: Connection, config: Config, session_id: int, page: int
     if session is None:
         return None
     first = (page - 1) * ROWS
-    earners = await session_sums.earners(connection, session_id, ROWS + 1, first)
+    earners = await session_sums.earners(connection, session_id, ROWS, first)
     summed = await session_sums.sums(connection, session_id)
     log, totals = await _log(connection, config, session, summed, first)
     texts = [s for s in sections(log) if not s[0].startswith(TABLES)]
-    more = len(earners) > ROWS or len(log.deployed_to) > ROWS
+    more = max(summed["users"], totals.hosts) > first + ROWS
     return render(
         "session.html", project=config.project.name, path=f"/sessions/{session_id}",
         session=session_id, newer=await sessions.exists(connection, session_id + 1),
-        heading=heading_of(log), log=log, earners=earners[:ROWS], hosts=log.deployed_to[:ROWS],
+        heading=heading_of(log), log=log, earners=earners, hosts=log.deployed_to,
         no_owner=_without_owner(summed) if page == 1 else None, page=page, more=more,
         users=summed["users"], totals=totals,
         summary=texts[0][1], texts=[(h, "\n".join(lines)) for h, lines in texts[1:]],
@@ -60,7 +60,7 @@ async def _log(
     """The log with the hosts of one page, without its volunteers."""
     shown = await _deployed_in(connection, session.session_id, summed)
     totals = msgspec.convert(shown[1]["deployed"], DeployedTotals)
-    hosts = await session_sums.deployed_hosts(connection, shown[0], ROWS + 1, first)
+    hosts = await session_sums.deployed_hosts(connection, shown[0], ROWS, first)
     deployed, new = await deployed_work(connection, shown[0])
     findings = msgspec.convert(session.record.get("findings", []), list[FindingLine])
     pending = session.record.get("pending", 0)

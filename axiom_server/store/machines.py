@@ -13,6 +13,7 @@ from axiom_protocol.messages import AccountSettings, HostSettings
 from axiom_server.store.database import Connection, as_json, row, rows
 
 HOSTS_MAX = 2_000  # on one page
+GROUPS_MAX = 100  # with settings, of one account
 MODES_MAX = 20  # of one account; the protocol carries no more
 
 

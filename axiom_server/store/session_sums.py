@@ -159,13 +159,13 @@ async def sums(connection: Connection, session_id: int) -> dict[str, Any]:
 async def earners(
     connection: Connection, session_id: int, limit: int, offset: int = 0
 ) -> list[Earner]:
-    """Volunteers who show themselves, by what they earned in a session."""
+    """Volunteers by what they earned in a session; those who are hidden leave a gap."""
     found = await rows(
         connection,
         """SELECT u.user_id, u.name, s.credit::float8, s.results, s.hosts, s.first_hosts
-           FROM user_sessions s JOIN users u USING (user_id)
-           WHERE s.session_id = %s AND u.shown
-           ORDER BY s.credit DESC, s.user_id LIMIT %s OFFSET %s""",
+           FROM (SELECT * FROM user_sessions WHERE session_id = %s
+                 ORDER BY credit DESC, user_id LIMIT %s OFFSET %s) s JOIN users u USING (user_id)
+           WHERE u.shown ORDER BY s.credit DESC, s.user_id""",
         (session_id, limit, offset),
     )
     return [Earner._make(r) for r in found]
@@ -178,8 +178,10 @@ async def deployed_hosts(
     found = await rows(
         connection,
         """SELECT s.host_id, h.name, COALESCE(u.name, ''), s.cpu, s.gpu
-           FROM session_hosts s JOIN hosts h USING (host_id) LEFT JOIN users u USING (user_id)
-           WHERE s.session_id = %s ORDER BY s.cpu + s.gpu DESC, s.host_id LIMIT %s OFFSET %s""",
+           FROM (SELECT * FROM session_hosts WHERE session_id = %s
+                 ORDER BY cpu + gpu DESC, host_id LIMIT %s OFFSET %s) s
+           JOIN hosts h USING (host_id) LEFT JOIN users u USING (user_id)
+           ORDER BY s.cpu + s.gpu DESC, s.host_id""",
         (session_id, limit, offset),
     )
     return [DeployedHost._make(r) for r in found]

@@ -249,11 +249,13 @@ class Api:
 def application(
     api: Api, maintenance: Maintenance, refresh: PageRefresh | None = None
 ) -> Starlette:
-    """The ASGI application; it opens and closes the pool and the periodic work."""
+    """The ASGI application; its lifespan opens and closes the pool and runs the periodic work."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
+        if api.page_pool is not None:
+            await api.page_pool.open()
         async with maintenance.running(), refresh.running() if refresh else nullcontext():
             yield
         await api.pool.close()
@@ -269,9 +271,9 @@ def application(
             Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
-            *Pages(config=api.config, pool=api.pool, bundles=Repository(api.bundles)).routes(),
-            *Accounts(api.config, api.pool, api.budget).routes(),
-            *Staff(api.config, api.pool, api.budget, ProjectFolder(api.bundles.parent)).routes(),
+            *Pages(config=api.config, pool=pages, bundles=Repository(api.bundles)).routes(),
+            *Accounts(api.config, pages, api.strangers).routes(),
+            *Staff(api.config, api.pool, api.strangers, ProjectFolder(api.bundles.parent)).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),

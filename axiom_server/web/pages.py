@@ -38,6 +38,7 @@ from axiom_server.pages.environment import render as fill
 from axiom_server.store import experiments as stored_experiments
 from axiom_server.store import finding_values, session_sums, statistics
 from axiom_server.store import studies as stored_studies
+from axiom_server.store import volunteers as shown_volunteers
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.experiments import VersionRow
 from axiom_server.store.finding_values import FindingValues
@@ -423,7 +424,6 @@ class Pages:
         matched = CHART_FILE.fullmatch(request.path_params["file"])
         if kind is None or matched is None:
             raise Refused(404, "No such chart")
-        number = int(matched["number"])
         async with self.pool.connection() as connection:
             owner = await _owner(connection, kind, matched["owner"])
             days = await statistics.days_of(connection, kind, owner, CHART_DAYS)
@@ -460,7 +460,9 @@ async def _owner(connection: Connection, kind: str, text: str) -> int:
         if found is not None:
             return found
     elif NUMBER.fullmatch(text):
-        return int(text)
+        public = kind == "team" or await shown_volunteers.is_shown(connection, kind, int(text))
+        if public:
+            return int(text)
     raise Refused(404, "No such chart")
 
 

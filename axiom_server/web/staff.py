@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +15,7 @@ from axiom_server.errors import ServerError
 from axiom_server.pages.environment import render
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.deploy import Deployed, Order, execute_order
-from axiom_server.store import hosts, overview, staff, users
+from axiom_server.store import alarms, hosts, staff, statistics, users
 from axiom_server.store.database import Pool
 from axiom_server.store.web_sessions import STAFF
 from axiom_server.web.bodies import BodyBudget
@@ -74,12 +76,14 @@ class Staff:
         """``/staff``: queue, watchdog, quarantine, comparisons, deployment, audit log."""
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
-            found = await overview.totals(connection)
+            found = await statistics.snapshot(connection)
+            raised = await alarms.listing(connection)
             held = await staff.quarantined_hosts(connection, LINES)
             compared = await staff.open_comparisons(connection)
             log = await staff.audit_log(connection, LINES)
         return self._page(
             "staff.html", form_token=form_token(who.session), name=who.owner, found=found,
+            alarms=raised, at=datetime.fromisoformat(found["at"]),
             held=held, compared=compared, log=log,
         )  # fmt: skip
 

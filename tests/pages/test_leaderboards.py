@@ -75,8 +75,15 @@ def test_credit_by_day_is_of_the_team_that_a_member_was_in(postgres: str, tmp_pa
             assert line.split(",", 1)[1] == wanted
         picture = (await client.get("/charts/experiments/other_walk.dark.svg")).text
         assert "8 credit" in picture
+        for kind in ("svg", "csv"):  # of cat, who is hidden, and of her host
+            for path in (f"/charts/users/{ids[0][0]}", f"/charts/hosts/{ids[0][1]}"):
+                name = f"{path}.light.svg" if kind == "svg" else f"{path}.csv"
+                assert (await client.get(name)).status_code == 404
 
     with fresh_database(postgres) as conninfo:
         project = competed(conninfo)
         project.execute("UPDATE users SET team_id = 2 WHERE name = 'bob'")
+        ids = project.rows("SELECT user_id, host_id FROM users JOIN hosts USING (user_id) "
+                           "WHERE users.name = 'cat'")  # fmt: skip
+        project.execute("UPDATE users SET shown = false WHERE name = 'cat'")
         with_client(conninfo, tmp_path / "bundles", work)

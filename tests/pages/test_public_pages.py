@@ -190,3 +190,36 @@ def test_feeds_name_what_was_found(postgres: str, tmp_path: Path) -> None:
         assert sessions.findtext(f"{atom}entry/{atom}summary") == "8 results, 16 credit"
 
     run(postgres, tmp_path, work)
+
+
+def test_a_session_is_shown_page_by_page_and_whole_as_files(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        first = (await client.get("/sessions/1")).raise_for_status().text
+        assert first.count('<a href="/users/') == 100
+        second = (await client.get("/sessions/1?page=2")).raise_for_status().text
+        assert 'href="/sessions/1?page=2"' in first
+        assert "page=3" not in second
+        assert second.count('<a href="/users/') == 5
+        told = (await client.get("/sessions/1/credit.json")).json()
+        assert [line["credit"] for line in told] == sorted(
+            (line["credit"] for line in told), reverse=True
+        )
+        assert len(told) == 105
+        text = (await client.get("/sessions/1/credit.csv")).text
+        assert len(text.splitlines()) == 106
+        assert (await client.get("/sessions/1/none.csv")).status_code == 404
+        assert (await client.get("/sessions/1/credit.exe")).status_code == 404
+
+    with fresh_database(postgres) as conninfo:
+        project = reviewed(conninfo)
+        project.execute(
+            """INSERT INTO users (user_id, name) SELECT 1000 + i, 'volunteer ' || i
+               FROM generate_series(1, 104) i"""
+        )
+        project.execute("UPDATE users SET shown = false WHERE user_id = 1001")
+        project.execute(
+            """INSERT INTO user_sessions SELECT 1000 + i, 1, 1, i, 1, ARRAY[1]
+               FROM generate_series(1, 104) i"""
+        )
+        project.execute("""UPDATE sessions SET sums = sums || '{"users": 106}'""")
+        with_client(conninfo, tmp_path / "bundles", work)
