@@ -73,3 +73,5 @@ CREATE TABLE account_modes (
     PRIMARY KEY (user_id, name)
 );
 ALTER TABLE users ADD mode text NOT NULL DEFAULT '';     -- the mode that is on; '': none
+
+CREATE INDEX hosts_quarantined ON hosts (host_id) WHERE state = 'quarantined';  -- staff's page
