@@ -100,7 +100,7 @@ science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science.verdicts
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
-BENCHMARKS = $(filter-out __init__ common load,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out __init__ common load pages_data,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.dev-stamp
 	@failed=; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \

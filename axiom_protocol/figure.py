@@ -30,7 +30,20 @@ DOTTED_MAX = 20  # largest number of points in a line that get markers
 
 #: Okabe & Ito 2008, distinguishable with any colour vision; black is reserved for reference lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
-INK, GREY = "#222222", "#8A8A8A"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shades:
+    """The colours of text and axes, of the footer and frame, of the grid, and of the paper."""
+
+    ink: str
+    grey: str
+    grid: str
+    paper: str
+
+
+LIGHT = Shades(ink="#222222", grey="#8A8A8A", grid="#E6E6E6", paper="#FFFFFF")
+DARK = Shades(ink="#E8E8E6", grey="#9A9A96", grid="#333330", paper="#181816")  # as the pages'
 
 
 class FigureError(ValueError):
@@ -48,13 +61,15 @@ class Series:
 
 
 def draw(
-    manifest: Manifest, results: list[Result], path: str | Path, name: str | None = None
-) -> None:
+    manifest: Manifest, results: list[Result], path: str | Path, name: str | None = None,
+    *, dark: bool = False,
+) -> None:  # fmt: skip
     """Draw the figure ``name``, or all that the manifest declares, into one image file.
 
     results  checked results of the manifest. Those with ``valid`` 0 are left out, unless there are
              no others. Several are drawn as means, with a band of one standard deviation.
     path     its suffix sets the format: .png, .svg, .pdf
+    dark     light lines on dark paper
 
     Raises FigureError when the manifest declares no such figure, there is no result, or matplotlib
     is not installed.
@@ -72,37 +87,56 @@ def draw(
         raise FigureError(NEEDS_MATPLOTLIB) from error
 
     passed = [r for r in results if r["valid"]] or results
-    with matplotlib.rc_context(style()):
+    with matplotlib.rc_context(style(dark=dark)):
         width, height = PANEL_INCHES
         sheet = Sheet(figsize=(width, height * len(figures)), layout="constrained")
         panels = sheet.subfigures(len(figures), 1, squeeze=False)[:, 0]
         for panel, figure in zip(panels, figures, strict=True):
             _draw_panel(panel.add_subplot(), figure, passed)
-        sheet.supxlabel(_footer(manifest, passed), fontsize=9, color=GREY, x=0.99, ha="right")
+        sheet.supxlabel(_footer(manifest, passed), fontsize=9, color=grey(), x=0.99, ha="right")
         sheet.savefig(path, dpi=DOTS_PER_INCH)
 
 
-def style() -> Any:
-    """The look of all figures, as matplotlib's parameters."""
+def style(*, dark: bool = False) -> Any:
+    """What all pictures look like, as matplotlib's parameters."""
+    shades = DARK if dark else LIGHT
     return {
+        "figure.facecolor": shades.paper,
+        "savefig.facecolor": shades.paper,
+        "axes.facecolor": shades.paper,
+        "legend.labelcolor": shades.ink,
         "font.family": "sans-serif",
         "font.size": 12,
-        "text.color": INK,
+        "text.color": shades.ink,
         "text.parse_math": False,  # a "$" in a title is a dollar sign; log axes get plain labels
-        "axes.labelcolor": INK,
-        "axes.edgecolor": GREY,
+        "axes.labelcolor": shades.ink,
+        "axes.edgecolor": shades.grey,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
         "axes.axisbelow": True,
-        "grid.color": "#E6E6E6",
+        "grid.color": shades.grid,
         "grid.linewidth": 0.8,
-        "xtick.color": INK,
-        "ytick.color": INK,
+        "xtick.color": shades.ink,
+        "ytick.color": shades.ink,
         "legend.frameon": False,
         "legend.fontsize": 11,
         "figure.constrained_layout.h_pad": 0.12,
     }
+
+
+def _ink() -> str:
+    """The colour of text, of the style in force."""
+    import matplotlib
+
+    return str(matplotlib.rcParams["text.color"])
+
+
+def grey() -> str:
+    """The colour of frames and of footers, of the style in force."""
+    import matplotlib
+
+    return str(matplotlib.rcParams["axes.edgecolor"])
 
 
 def _footer(manifest: Manifest, results: list[Result]) -> str:
@@ -183,6 +217,22 @@ def _over_results(figure: Figure, results: list[Result]) -> list[list[Series]]:
     return [columns[key] for key in sorted(columns, key=lambda k: k[0])]
 
 
+#: Columns of the numbers behind a figure.
+VALUE_COLUMNS = ("seed", "y_path", "label", "x", "y", "z")
+
+
+def values_of(figure: Figure, seed: int, result: Result) -> Iterator[tuple[Any, ...]]:
+    """The numbers that one result adds to a figure, as rows of VALUE_COLUMNS."""
+    if figure.kind == "map" and figure.z is not None:
+        columns = (_flat(path, result) for path in (figure.x, figure.y[0], figure.z))
+        for x, y, z in zip(*columns, strict=True):
+            yield seed, figure.y[0], "", x, y, z
+        return
+    for series in series_of(figure, result):
+        for x, y in zip(series.x.tolist(), series.y.tolist(), strict=False):
+            yield seed, figure.y[series.path], series.label, x, y, None
+
+
 # ---------------------------------------------------------------- kinds of figure
 
 
@@ -219,7 +269,9 @@ def _shades(count: int) -> list[Any]:
     import matplotlib
 
     sweep = matplotlib.colormaps["viridis"]
-    return [sweep(0.92 * i / (count - 1)) for i in range(count)]
+    on_dark = matplotlib.rcParams["figure.facecolor"] == DARK.paper
+    first = 0.25 if on_dark else 0.0  # its darkest colours cannot be seen on dark paper
+    return [sweep(first + (0.92 - 0.92 * first) * i / (count - 1)) for i in range(count)]
 
 
 def _curve(
@@ -266,7 +318,7 @@ def _bars(axes: Axes, figure: Figure, results: list[Result]) -> None:
             height * 0.92,
             xerr=whiskers if any(whiskers) else None,
             color=COLOURS[g % len(COLOURS)],
-            error_kw={"ecolor": INK, "elinewidth": 1.0},
+            error_kw={"ecolor": _ink(), "elinewidth": 1.0},
             label=_legend(figure, paths[g]) if per_record else None,
         )
     _bar_axes(axes, figure, [c[0].label or f"{c[0].x[0]:g}" for c in groups[0]])
@@ -285,7 +337,7 @@ def _bar_axes(axes: Axes, figure: Figure, names: list[str]) -> None:
     axes.set_xlabel(figure.y_label)
     axes.set_ylabel(figure.x_label)
     for mark in (*figure.y_mark, *([0.0] if figure.y_scale == "linear" else [])):
-        axes.axvline(mark, color=INK, linewidth=1.0)
+        axes.axvline(mark, color=_ink(), linewidth=1.0)
 
 
 def _map(axes: Axes, figure: Figure, results: list[Result]) -> None:
@@ -339,9 +391,9 @@ def _edges(centres: list[float], scale: str) -> Array:
 
 def _scales_and_marks(axes: Axes, figure: Figure) -> None:
     for x in figure.x_mark:
-        axes.axvline(x, color=INK, linewidth=1.2, linestyle="--", zorder=1.5)
+        axes.axvline(x, color=_ink(), linewidth=1.2, linestyle="--", zorder=1.5)
     for y in figure.y_mark:
-        axes.axhline(y, color=INK, linewidth=1.2, linestyle="--", zorder=1.5)
+        axes.axhline(y, color=_ink(), linewidth=1.2, linestyle="--", zorder=1.5)
     axes.margins(x=0.02)
     if figure.x_scale == "log":
         axes.set_xscale("log", nonpositive="mask")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Columns = dict[float, list[tuple[float, float]]]
 
 
-def draw_maps(data: StudyData, path: str | Path) -> None:
+def draw_maps(data: StudyData, path: str | Path, *, dark: bool = False) -> None:
     """Draw all declared maps into one file; its suffix sets the format.
 
     Raises FigureError when the study declares none, has no result, or matplotlib is missing.
@@ -38,12 +38,12 @@ def draw_maps(data: StudyData, path: str | Path) -> None:
     except ImportError as error:
         raise figure.FigureError(figure.NEEDS_MATPLOTLIB) from error
     count = len(data.design.maps)
-    with matplotlib.rc_context(figure.style()):
+    with matplotlib.rc_context(figure.style(dark=dark)):
         width, height = figure.PANEL_INCHES
         sheet = Sheet(figsize=(width, height * count), layout="constrained")
         for i, drawn in enumerate(data.design.maps):
             _draw(sheet.add_subplot(count, 1, i + 1), data, drawn)
-        sheet.supxlabel(_footer(data), fontsize=9, color=figure.GREY, x=0.99, ha="right")
+        sheet.supxlabel(_footer(data), fontsize=9, color=figure.grey(), x=0.99, ha="right")
         sheet.savefig(path, dpi=figure.DOTS_PER_INCH)
 
 

@@ -19,7 +19,7 @@ from axiom_server.config import Config
 from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
 from axiom_server.review import seed_budgets, studies
-from axiom_server.store import alarms, experiments, hosts, statistics, tasks
+from axiom_server.store import alarms, experiments, hosts, session_sums, statistics, tasks
 from axiom_server.store.database import Connection, Pool, row
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError
@@ -122,6 +122,7 @@ async def run_round(connection: Connection, config: Config) -> bool:
     async with _alone(connection) as alone:
         if not alone:
             return False
+        await session_sums.add_deployments(connection)
         await statistics.refresh(connection)
     return True
 

@@ -16,7 +16,7 @@ import typer
 
 from axiom_protocol import __version__
 from axiom_protocol.text import counted, has_undecoded_bytes
-from axiom_server.cli import deploy, inspect, keys, seeds, staff, studies
+from axiom_server.cli import deploy, inspect, keys, refresh_pages, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
 from axiom_server.errors import DiskFull, ServerError, Usage
 
@@ -205,6 +205,7 @@ def publish(
 
 
 app.command()(deploy.deploy)
+app.command()(refresh_pages.refresh_pages)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,12 +10,14 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from axiom_server.decide.credit import decayed
 from axiom_server.pages import assets
 from axiom_server.review.log import number
 
 #: Path -> its name in the header of every page.
 NAVIGATION = {
     "/experiments": "Experiments",
+    "/studies": "Studies",
     "/leaders": "Volunteers",
     "/teams": "Teams",
     "/sessions": "Sessions",
@@ -62,6 +64,13 @@ def listed(value: object) -> str:
 def breakable(name: str) -> Markup:
     """A name of an experiment, which may be broken after an underscore."""
     return Markup("_<wbr>").join(name.split("_"))
+
+
+def average_now(average: float, since: datetime | None) -> float:
+    """A recent average credit a day, as of now."""
+    if since is None:
+        return 0.0
+    return decayed(average, (datetime.now(UTC) - since).total_seconds())
 
 
 def path_part(value: object) -> str:

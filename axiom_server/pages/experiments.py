@@ -10,8 +10,9 @@ from axiom_server.config import Config
 from axiom_server.pages import chart
 from axiom_server.pages.chart import Strip, Theme
 from axiom_server.pages.environment import counted, environment, render
-from axiom_server.store import experiments, finding_values
-from axiom_server.store.database import Connection, rows
+from axiom_server.pages.wording import criterion_text, statistic_text
+from axiom_server.store import drawings, experiments, finding_values, statistics
+from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
 from axiom_server.store.finding_values import FindingValues
 from axiom_server.trust.metadata import BundlesError
@@ -70,10 +71,7 @@ async def one(
     if not chosen:
         return None
     shown = chosen[0]
-    stored = await finding_values.of_versions(connection, [v.version_id for v in mine])
-    by_version: dict[int, list[dict[str, Any]]] = {}
-    for line in stored:
-        by_version.setdefault(line.version_id, []).append(line.verdict)
+    by_version = await finding_values.verdicts(connection)
     return render(
         "experiment.html", project=config.project.name, path=f"/experiments/{name}",
         version=shown, manifest=shown.manifest,
@@ -81,28 +79,34 @@ async def one(
         versions=[(v, by_version.get(v.version_id, [])) for v in mine],
         names=sorted({f.name for v in mine for f in v.manifest.findings}),
         signatures=signatures(bundles), source=source_of(bundles, shown),
-        work=await _work(connection, shown.version_id),
+        work=await _work(connection, shown, by_version.get(shown.version_id, [])),
+        drawn=await drawings.names(connection, f"version:{shown.version_id}"),
     )  # fmt: skip
 
 
-async def _work(connection: Connection, version_id: int) -> dict[str, int]:
-    """How many workunits of a version wait or run, and how many seeds were judged."""
-    found = await rows(
-        connection,
-        """SELECT (SELECT count(*) FROM queue WHERE version_id = %(v)s),
-                  (SELECT count(*) FROM tasks WHERE version_id = %(v)s AND state = 'leased'),
-                  (SELECT COALESCE(max(cardinality(seeds)), 0) FROM finding_values
-                   WHERE version_id = %(v)s)""",
-        {"v": version_id},
-    )
-    return dict(zip(("waiting", "running", "seeds judged"), found[0], strict=True))
+async def _work(
+    connection: Connection, version: VersionRow, verdicts: Sequence[dict[str, Any]]
+) -> dict[str, int]:
+    """How many workunits of a version wait and run, and how many seeds were judged."""
+    waiting, running = await statistics.work_of(connection, version.version_id)
+    judged = max((int(v["seeds"]) for v in verdicts), default=0)
+    return {"waiting": waiting, "running": running, "seeds judged": judged}
+
+
+async def figure_file(connection: Connection, name: str, version: str, stored: str) -> bytes | None:
+    """A declared figure over all seeds, or its numbers as packed CSV; None when it is not drawn."""
+    row = await version_of(connection, name, version)
+    if row is None:
+        return None
+    found = await drawings.get(connection, f"version:{row.version_id}", f"figure.{stored}")
+    return found.content if found else None
 
 
 def views(version: VersionRow, verdicts: Sequence[dict[str, Any]]) -> list[FindingView]:
     """The findings of a version in the order of their declaration."""
     by_name = {v["name"]: v for v in verdicts}
     return [
-        FindingView(f, by_name.get(f.name), criterion_text(f), statistic_text(f))
+        FindingView(f, by_name.get(f.name), criterion_text(f.criterion), statistic_text(f))
         for f in version.manifest.findings
     ]
 
@@ -116,24 +120,6 @@ def verdict_counts(found: Sequence[FindingView]) -> list[tuple[str, int]]:
     """How many findings have each verdict."""
     words = [v.verdict["verdict"] if v.verdict and v.verdict["seeds"] else ORDER[-1] for v in found]
     return [(word, words.count(word)) for word in ORDER if word in words]
-
-
-def statistic_text(finding: Finding) -> str:
-    """The quantity to which the criterion applies, in words."""
-    return {
-        "mean": finding.field,
-        "share": f"share of seeds with {finding.field}",
-        "difference": f"{finding.field} - {finding.control}",
-        "ratio": f"{finding.field} / {finding.control}",
-    }[finding.statistic]
-
-
-def criterion_text(finding: Finding) -> str:
-    """The criterion in words."""
-    above, below = finding.criterion.above, finding.criterion.below
-    if above is not None and below is not None:
-        return f"between {above:g} and {below:g}"
-    return f"above {above:g}" if above is not None else f"below {below:g}"
 
 
 def signatures(bundles: Repository) -> list[Signature]:
@@ -155,6 +141,17 @@ async def version_of(connection: Connection, name: str, version: str) -> Version
     """The version of this experiment name and version number; None when there is none."""
     found = await experiments.versions(connection)
     return next((v for v in found if (v.name, v.version) == (name, version)), None)
+
+
+async def key_of_values(
+    connection: Connection, name: str, version: str, finding: str
+) -> str | None:
+    """What changes whenever a finding's values do; None when there is no such finding."""
+    row = await version_of(connection, name, version)
+    if row is None or finding not in {f.name for f in row.manifest.findings}:
+        return None
+    judged_at = await finding_values.judged_at(connection, row.version_id, finding)
+    return f"{row.version_id} {row.sha256} {finding} {judged_at}"
 
 
 async def values_of(
@@ -188,7 +185,7 @@ def picture(
     if values and finding.control and size != "small":
         shown = [(finding.field, values.fields, False), (finding.control, values.controls, True)]
         raw = Strip(label="each seed's two values", rows=shown)
-    title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding)}"
+    title = f"{counted(len(numbers), 'seed')}, criterion: {criterion_text(finding.criterion)}"
     width = WIDTH if size == "wide" else NARROW_WIDTH
     return chart.seeds_chart(title, strip, finding.criterion, interval, raw, theme, width)
 

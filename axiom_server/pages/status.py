@@ -35,8 +35,9 @@ async def page(connection: Connection, config: Config) -> str:
 
 
 async def as_json(connection: Connection) -> bytes:
-    """The status as JSON."""
-    return msgspec.json.encode(await statistics.snapshot(connection))
+    """The same for programs."""
+    found = await statistics.snapshot(connection)
+    return msgspec.json.encode({k: v for k, v in found.items() if k != "versions"})
 
 
 async def as_xml(connection: Connection) -> bytes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from axiom_server.config import Config
-from axiom_server.decide.credit import decayed
-from axiom_server.pages.environment import render
+from axiom_server.pages.environment import average_now, render
 from axiom_server.store import experiments, finding_values, statistics, volunteers
 from axiom_server.store.database import Connection, rows
 from axiom_server.store.volunteers import Order
@@ -22,13 +20,6 @@ ORDERS: dict[Order, str] = {
 }  # fmt: skip
 
 
-def average_now(average: float, since: datetime | None) -> float:
-    """A recent average credit per day, decayed to the present."""
-    if since is None:
-        return 0.0
-    return decayed(average, (datetime.now().astimezone() - since).total_seconds())
-
-
 async def leaders(connection: Connection, config: Config, order: Order, page: int) -> str:
     """Volunteers by credit, by recent average, or by the credit of the last day."""
     offset = (page - 1) * LEADERS
@@ -39,7 +30,7 @@ async def leaders(connection: Connection, config: Config, order: Order, page: in
                                            for u in found[:LEADERS]],
         offset=offset, page=page, more=len(found) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=order == "day",
-        base=f"/leaders?order={order}",
+        experiment=None, base=f"/leaders?order={order}",
     )  # fmt: skip
 
 
@@ -58,6 +49,7 @@ async def leaders_of_experiment(
         lines=[(u, average_now(u.average, u.average_at)) for u in lines[:LEADERS]],
         offset=offset, page=page, more=len(lines) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=True, base=f"/leaders/{name}?",
+        experiment=name,
     )  # fmt: skip
 
 
@@ -83,39 +75,3 @@ async def _findings(connection: Connection, names: list[str]) -> list[dict[str, 
     stored = await finding_values.verdicts(connection)
     lines = [line for verdicts in stored.values() for line in verdicts]
     return [line for line in lines if line["experiment"] in names and line["seeds"]]
-
-
-async def host(connection: Connection, config: Config, host_id: int) -> str | None:
-    """One host's public page; None when there is none, or its owner is hidden."""
-    found = await volunteers.host(connection, host_id)
-    if found is None:
-        return None
-    leased, reported = await volunteers.tasks_in_hand(connection, host_id)
-    return render(
-        "host.html", project=config.project.name, path=f"/hosts/{host_id}", host=found,
-        average=average_now(found.average, found.average_at), leased=leased, reported=reported,
-        outcomes=await volunteers.outcomes(connection, host_id),
-        sessions=await statistics.sessions_of(connection, "host", host_id, SESSIONS),
-        gpus=[g.get("name", "") for g in found.facts.get("gpus", [])],
-        trusted=found.trusted or found.agreements >= config.replication.trusted_after,
-    )  # fmt: skip
-
-
-async def teams(connection: Connection, config: Config) -> str:
-    """Every team, by credit."""
-    return render(
-        "teams.html", project=config.project.name, path="/teams",
-        teams=await volunteers.teams(connection, LEADERS),
-    )  # fmt: skip
-
-
-async def team(connection: Connection, config: Config, team_id: int) -> str | None:
-    """One team with its members; None when there is none of this id."""
-    found = await volunteers.teams(connection, 1, team_id)
-    if not found:
-        return None
-    members = await volunteers.members(connection, team_id, LEADERS)
-    return render(
-        "team.html", project=config.project.name, path=f"/teams/{team_id}", team=found[0],
-        members=[(u, average_now(u.average, u.average_at)) for u in members],
-    )  # fmt: skip

@@ -15,7 +15,7 @@ from axiom_server.decide import deploy
 from axiom_server.decide.deploy import Candidate, Device, Placement
 from axiom_server.decide.standing import StandingPolicy
 from axiom_server.errors import ExperimentUnknown, NotFound, Usage
-from axiom_server.store import experiments, hosts, workunits
+from axiom_server.store import experiments, hosts, session_sums, workunits
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import VersionRow
 from axiom_server.store.workunits import NewWorkunits
@@ -92,6 +92,7 @@ async def execute_order(
     )
     if order.fill_idle:
         await hosts.clear_imported_idle(connection, sorted(made.hosts))
+    await session_sums.add_deployments(connection)
     return Deployed(
         deployment_id=deployment_id, workunits=made.workunits, pool=made.pool,
         experiments=made.experiments, hosts=made.hosts,

@@ -124,6 +124,7 @@ class SessionLog(Struct, frozen=True, kw_only=True):
     alarms: list[str]
     next_steps: list[str]
     seeds: list[str] = []  # one line for each seed budget: seeds issued and saved
+    unlisted_hosts: int = 0  # that work was deployed to, and that deployed_to leaves out
 
     @property
     def workunits(self) -> int:

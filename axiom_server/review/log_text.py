@@ -90,7 +90,7 @@ def sections(log: SessionLog) -> Iterator[tuple[str, list[str]]]:
 
 
 def _summary(log: SessionLog) -> list[str]:
-    hosts = len(log.deployed_to)
+    hosts = len(log.deployed_to) + log.unlisted_hosts
     where = f" across {_number(hosts)} {_plural('host', hosts)}" if hosts else ""
     pool = f", {_number(log.deployed_to_pool)} of them for any host" if log.deployed_to_pool else ""
     since = f" (after session {log.deployed_since})" if log.deployed_since else ""

@@ -19,7 +19,7 @@ from axiom_server.review import seed_budgets
 from axiom_server.review.judging import judge_and_record
 from axiom_server.review.log import SessionLog
 from axiom_server.review.session_log import credit_by_tier, session_log
-from axiom_server.store import alarms, credit, sessions
+from axiom_server.store import alarms, credit, session_sums, sessions
 from axiom_server.store.credit import CreditEntry, ReportedRow
 from axiom_server.store.database import Connection
 
@@ -42,6 +42,7 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     await credit.mark_reviewed(connection, [r.task_id for r in reported])
     record = await _record(connection, config, reported, decisions, entries)
     await sessions.save_record(connection, session_id, record)
+    await session_sums.add_deployments(connection)
     return await session_log(connection, config, session_id, opened=True)
 
 

@@ -23,9 +23,10 @@ from axiom_server.review.log import (
     TierLine,
     UserCredit,
 )
-from axiom_server.store import credit, experiments, sessions
+from axiom_server.store import credit, experiments, session_sums, sessions
 from axiom_server.store.credit import CreditEntry, CreditSum
 from axiom_server.store.database import Connection
+from axiom_server.store.experiments import VersionRow
 from axiom_server.store.sessions import DeploymentRow, SessionRow
 
 NO_OWNER = "(no owner)"  # credit of imported hosts without a user
@@ -70,7 +71,12 @@ async def session_log(
         alarms=record.get("alarms", []),
         seeds=record.get("seeds", []),
         next_steps=[
-            *next_steps(findings, deployments, pending),
+            *next_steps(
+                findings,
+                [e.name for e in _experiments(deployments) if e.new],
+                len({host for d in deployments for host, _, _ in d.record["hosts"]}),
+                pending,
+            ),
             *(await sessions.notes(connection, session.session_id) if session else []),
         ],
     )
@@ -177,16 +183,17 @@ async def _new_experiments(
         if line["new"]
     }
     return [
-        NewExperiment(
-            name=v.name,
-            title=v.manifest.title,
-            question=v.manifest.question,
-            rationale=v.manifest.rationale,
-            sweep=sweep(v.manifest, parameter_sets[v.version_id]),
-            tried=v.tried,
-        )
+        _new(v, parameter_sets[v.version_id])
         for v in await experiments.versions_by_id(connection, sorted(parameter_sets))
     ]
+
+
+def _new(version: VersionRow, parameter_sets: Sequence[dict[str, Any]]) -> NewExperiment:
+    manifest = version.manifest
+    return NewExperiment(
+        name=version.name, title=manifest.title, question=manifest.question,
+        rationale=manifest.rationale, sweep=sweep(manifest, parameter_sets), tried=version.tried,
+    )  # fmt: skip
 
 
 def sweep(manifest: Manifest, parameter_sets: Sequence[dict[str, Any]]) -> list[str]:
@@ -207,17 +214,29 @@ def _value_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+async def deployed_work(
+    connection: Connection, session_id: int
+) -> tuple[list[ExperimentWork], list[NewExperiment]]:
+    """What a session deployed and what was new of it, as summed up for the pages."""
+    made = await session_sums.deployed_versions(connection, session_id)
+    versions = await experiments.versions_by_id(connection, [v.version_id for v in made])
+    known = {v.version_id: v for v in versions}
+    work = [
+        ExperimentWork(
+            name=known[v.version_id].name, version=known[v.version_id].version,
+            title=known[v.version_id].manifest.title, workunits=v.workunits, new=v.new,
+        )
+        for v in made
+    ]  # fmt: skip
+    return work, [_new(known[v.version_id], v.parameters or []) for v in made if v.new]
+
+
 def next_steps(
-    findings: Sequence[FindingLine], deployments: Sequence[DeploymentRow], pending: int
+    findings: Sequence[FindingLine], new_experiments: Sequence[str], hosts: int, pending: int
 ) -> list[str]:
-    """Next steps that follow from the verdicts and the deployments."""
-    hosts = {host for d in deployments for host, _, _ in d.record["hosts"]}
-    where = f" from {counted(len(hosts), 'host')}" if hosts else ""
-    lines = [
-        f"Review {experiment.name} results as they come in{where}"
-        for experiment in _experiments(deployments)
-        if experiment.new
-    ]
+    """Next steps that follow from the verdicts and from what was deployed to this many hosts."""
+    where = f" from {counted(hosts, 'host')}" if hosts else ""
+    lines = [f"Review {name} results as they come in{where}" for name in new_experiments]
     undecided: dict[str, list[FindingLine]] = {}
     for line in findings:
         if line.verdict in ("insufficient", "preliminary"):

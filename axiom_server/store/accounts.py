@@ -113,7 +113,7 @@ async def delete(connection: Connection, user_id: int) -> None:
         (user_id,),
     )
     await connection.execute("UPDATE tasks SET message = '' WHERE user_id = %s", (user_id,))
-    for table in ("web_sessions", "sign_in_links", "host_groups"):
+    for table in ("web_sessions", "sign_in_links", "host_groups", "account_modes"):
         await connection.execute(f"DELETE FROM {table} WHERE user_id = %s", (user_id,))
 
 
@@ -121,7 +121,8 @@ async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) 
     """Merge two of the user's hosts, after a reinstallation: the new one gets the old one's credit.
 
     The old host's token is revoked and its open tasks are lost. Its rows in the ledger are not
-    changed; only the sums move. False when these are not two hosts of the user.
+    changed; only the sums move, those of sessions and outcomes too. False when these are not two
+    hosts of the user.
     """
     cursor = await connection.execute(
         """UPDATE hosts n SET credit_total = n.credit_total + o.credit_total,
@@ -138,7 +139,33 @@ async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) 
            WHERE host_id = %s""",
         (f"into host {new}", old),
     )
+    await _move_sums(connection, user_id, old, new)
     return True
+
+
+async def _move_sums(connection: Connection, user_id: int, old: int, new: int) -> None:
+    """Add what is summed up of one host to another's."""
+    for table, key, sums in (
+        ("host_sessions", "session_id", ("results", "credit")),
+        ("host_outcomes", "outcome", ("tasks",)),
+        ("session_hosts", "session_id", ("cpu", "gpu")),
+    ):
+        columns, added = ", ".join(sums), ", ".join(f"{c} = t.{c} + excluded.{c}" for c in sums)
+        await connection.execute(
+            f"""WITH moved AS (DELETE FROM {table} WHERE host_id = %s RETURNING {key}, {columns})
+                INSERT INTO {table} AS t (host_id, {key}, {columns})
+                SELECT %s, {key}, {columns} FROM moved
+                ON CONFLICT (host_id, {key}) DO UPDATE SET {added}""",
+            (old, new),
+        )
+    await connection.execute(
+        """UPDATE user_sessions SET
+               first_hosts = ARRAY(SELECT DISTINCT CASE WHEN h = %(old)s THEN %(new)s ELSE h END
+                                   FROM unnest(first_hosts) h ORDER BY 1),
+               hosts = hosts - (%(old)s = ANY(first_hosts) AND %(new)s = ANY(first_hosts))::int
+           WHERE user_id = %(user)s AND %(old)s = ANY(first_hosts)""",
+        {"old": old, "new": new, "user": user_id},
+    )
 
 
 async def found_team(connection: Connection, user_id: int, name: str) -> bool:

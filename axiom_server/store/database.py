@@ -18,7 +18,7 @@ from axiom_server.errors import DatabaseUnreachable
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
-HEAD = "0009"  # the newest revision; a test compares it with the migrations
+HEAD = "0010"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
 POOL_SIZE = 8  # concurrent transactions of a serving process; more would only wait for the disk

@@ -137,6 +137,12 @@ async def states(connection: Connection) -> list[tuple[int, str, float]]:
     return [(int(v), str(s), float(w)) for v, s, w in found]
 
 
+async def id_of(connection: Connection, name: str) -> int | None:
+    """The id of the experiment of this name."""
+    found = await rows(connection, "SELECT experiment_id FROM experiments WHERE name = %s", (name,))
+    return int(found[0][0]) if found else None
+
+
 async def names(connection: Connection) -> list[str]:
     """Names of all experiments, also imported ones."""
     return [r[0] for r in await rows(connection, "SELECT name FROM experiments ORDER BY name")]

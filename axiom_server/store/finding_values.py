@@ -48,6 +48,16 @@ async def of_versions(connection: Connection, ids: Sequence[int]) -> list[Findin
     return [FindingValues._make(r) for r in found]
 
 
+async def judged_at(connection: Connection, version_id: int, finding: str) -> datetime | None:
+    """When a finding was last judged."""
+    found = await rows(
+        connection,
+        "SELECT judged_at FROM finding_values WHERE version_id = %s AND finding = %s",
+        (version_id, finding),
+    )
+    return found[0][0] if found else None
+
+
 async def verdicts(connection: Connection) -> dict[int, list[dict[str, Any]]]:
     """The stored verdicts by version, without the values."""
     found = await rows(

@@ -77,6 +77,40 @@ async def probes(connection: Connection, version_id: int) -> list[Result]:
     return [result for (result,) in found]
 
 
+async def drawn_results(
+    connection: Connection, version_id: int, manifest: Manifest, limit: int
+) -> list[tuple[int, Result]]:
+    """(seed, result) of a version's first seeds, for its declared figures: valid ones that count.
+
+    All have the defaults, or else the most used parameters; one result is taken of each seed.
+    """
+    found = await rows(
+        connection,
+        f"""WITH planned AS ({PLANNED}),
+           usual AS (SELECT parameters_id FROM planned JOIN parameter_sets p USING (parameters_id)
+                     GROUP BY 1, p.parameters = '{{}}'
+                     ORDER BY p.parameters = '{{}}' DESC, count(*) DESC, 1 LIMIT 1)
+           SELECT DISTINCT ON (w.seed) w.seed, r.result
+           FROM planned w JOIN usual USING (parameters_id)
+           JOIN results r ON r.workunit_id = w.workunit_id AND r.version_id = %(version)s
+           CROSS JOIN {ALONE} AS a (alone)
+           LEFT JOIN comparisons c ON c.workunit_id = r.workunit_id
+           WHERE r.valid = 1 AND {COUNTS}
+             AND NOT (COALESCE(c.state, '') IN ('disputed', 'given_up') AND c.note <> '')
+           ORDER BY w.seed, r.task_id LIMIT %(limit)s""",
+        {"version": version_id, "budget": manifest.expected_seconds, "limit": limit},
+    )
+    return [(int(seed), result) for seed, result in found]
+
+
+async def count_results(connection: Connection, version_id: int) -> int:
+    """How many results there are of a version, those that do not count too."""
+    found = await rows(
+        connection, "SELECT count(*) FROM results WHERE version_id = %s", (version_id,)
+    )
+    return int(found[0][0])
+
+
 async def versions_with_results(connection: Connection, ids: Sequence[int]) -> set[int]:
     """Which of these versions have any result."""
     found = await rows(

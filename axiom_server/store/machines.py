@@ -10,10 +10,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from axiom_protocol.messages import AccountSettings, HostSettings
-from axiom_server.store.database import Connection, as_json, rows
+from axiom_server.store.database import Connection, as_json, row, rows
 
 HOSTS_MAX = 2_000  # on one page
 GROUPS_MAX = 100  # with settings, of one account
+MODES_MAX = 20  # of one account; the protocol carries no more
+
+
+class Modes(NamedTuple):
+    """What an account's modes set, by name, and the one that is on ("": none)."""
+
+    named: dict[str, HostSettings]
+    chosen: str
 
 
 class Machine(NamedTuple):
@@ -96,8 +104,57 @@ async def put_in_group(
     await refresh(connection, user_id)
 
 
+async def modes(connection: Connection, user_id: int) -> Modes:
+    """The user's modes, and the one that is on."""
+    found = await rows(
+        connection,
+        "SELECT name, settings FROM account_modes WHERE user_id = %s ORDER BY name",
+        (user_id,),
+    )
+    chosen = await row(connection, "SELECT mode FROM users WHERE user_id = %s", (user_id,))
+    named = {str(name): msgspec.convert(settings, HostSettings) for name, settings in found}
+    return Modes(named=named, chosen=str(chosen[0]))
+
+
+async def name_mode(
+    connection: Connection, user_id: int, name: str, settings: HostSettings
+) -> bool:
+    """Store what a mode sets, a new one or one of before; False when there are MODES_MAX."""
+    known = (await modes(connection, user_id)).named
+    if name not in known and len(known) >= MODES_MAX:
+        return False
+    await connection.execute(
+        """INSERT INTO account_modes VALUES (%s, %s, %s::jsonb)
+           ON CONFLICT (user_id, name) DO UPDATE SET settings = EXCLUDED.settings""",
+        (user_id, name, as_json(settings)),
+    )
+    await refresh(connection, user_id)
+    return True
+
+
+async def forget_mode(connection: Connection, user_id: int, name: str) -> None:
+    """Delete a mode; when it is on, none is after."""
+    await connection.execute(
+        "DELETE FROM account_modes WHERE user_id = %s AND name = %s", (user_id, name)
+    )
+    await connection.execute(
+        "UPDATE users SET mode = '' WHERE user_id = %s AND mode = %s", (user_id, name)
+    )
+    await refresh(connection, user_id)
+
+
+async def switch_mode(connection: Connection, user_id: int, name: str) -> bool:
+    """Switch all of the user's hosts into a mode, or ("") out of it; False when it is not known."""
+    if name and name not in (await modes(connection, user_id)).named:
+        return False
+    await connection.execute("UPDATE users SET mode = %s WHERE user_id = %s", (name, user_id))
+    await refresh(connection, user_id)
+    return True
+
+
 async def refresh(connection: Connection, user_id: int) -> None:
     """Recompute the settings sent to each of the user's hosts; store those that changed."""
+    of_account = await modes(connection, user_id)
     found = await rows(
         connection,
         """SELECT h.host_id, h.account_settings, g.settings, h.account_revision,
@@ -107,7 +164,7 @@ async def refresh(connection: Connection, user_id: int) -> None:
         (user_id,),
     )
     for host_id, own, of_group, revision, now in found:
-        answer = _answer([own, of_group], now)
+        answer = _answer([own, of_group], of_account, now)
         if answer.revision != revision:
             await connection.execute(
                 """UPDATE hosts SET account_answer = %s::jsonb, account_revision = %s
@@ -116,11 +173,15 @@ async def refresh(connection: Connection, user_id: int) -> None:
             )
 
 
-def _answer(stored: Sequence[dict[str, Any] | None], now: float) -> AccountSettings:
+def _answer(stored: Sequence[dict[str, Any] | None], modes: Modes, now: float) -> AccountSettings:
     settings = [msgspec.convert(s, HostSettings) for s in stored if s]
+    settings += [modes.named[modes.chosen]] if modes.chosen else []
     settings = [s for s in settings if s != HostSettings()]
-    digest = hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:16]
-    return AccountSettings(revision=digest, set_at=now, settings=settings)
+    told: list[Any] = [settings, modes.chosen, modes.named] if modes.named else settings
+    digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+    return AccountSettings(
+        revision=digest, set_at=now, settings=settings, mode=modes.chosen, modes=modes.named
+    )
 
 
 def settings_of(machine: Machine) -> HostSettings:

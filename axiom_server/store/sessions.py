@@ -77,6 +77,12 @@ async def get(connection: Connection, session_id: int | None) -> SessionRow | No
     return SessionRow._make(found[0]) if found else None
 
 
+async def exists(connection: Connection, session_id: int) -> bool:
+    """Whether there is a session of this number."""
+    found = await rows(connection, "SELECT 1 FROM sessions WHERE session_id = %s", (session_id,))
+    return bool(found)
+
+
 async def latest(connection: Connection, limit: int) -> list[SessionRow]:
     """The latest sessions, the newest first."""
     found = await rows(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from axiom_server.store import overview
+from axiom_server.store import overview, session_sums, workunits
 from axiom_server.store.database import Connection, as_json, row, rows
 
 SNAPSHOT_SECONDS = 60.0  # between two snapshots
@@ -38,20 +38,41 @@ class SessionLine(NamedTuple):
 
 async def record_session(connection: Connection, session_id: int) -> None:
     """Add a session's ledger entries to the sums, in the caller's transaction."""
-    for table, key in (("user_sessions", "user_id"), ("host_sessions", "host_id")):
-        await connection.execute(
-            f"""INSERT INTO {table} SELECT {key}, session_id, count(*), sum(amount) FROM credit
-                WHERE session_id = %s AND {key} IS NOT NULL GROUP BY 1, 2 ORDER BY 1""",
-            (session_id,),
-        )
     await connection.execute(
-        """INSERT INTO user_experiments AS t
-           SELECT user_id, experiment_id, count(*), sum(amount) FROM credit
-           WHERE session_id = %s AND user_id IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2
-           ON CONFLICT (user_id, experiment_id) DO UPDATE
-               SET results = t.results + excluded.results, credit = t.credit + excluded.credit""",
+        """INSERT INTO user_sessions
+           SELECT user_id, session_id, count(*), sum(amount), count(DISTINCT host_id),
+                  (array_agg(DISTINCT host_id))[1:3] FROM credit
+           WHERE session_id = %s AND user_id IS NOT NULL GROUP BY 1, 2 ORDER BY 1""",
         (session_id,),
     )
+    await connection.execute(
+        """INSERT INTO host_sessions SELECT host_id, session_id, count(*), sum(amount) FROM credit
+           WHERE session_id = %s GROUP BY 1, 2 ORDER BY 1""",
+        (session_id,),
+    )
+    for table, source, keys in _ADDED:
+        await connection.execute(
+            f"""INSERT INTO {table} AS t SELECT {keys}, count(*), sum(amount) FROM {source}
+                WHERE session_id = %s GROUP BY 1, 2 ORDER BY 1, 2
+                ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE
+                    SET results = t.results + excluded.results,
+                        credit = t.credit + excluded.credit""",
+            (session_id,),
+        )
+    await session_sums.record_credit(connection, session_id)
+
+
+_DAY = "(opened_at AT TIME ZONE 'UTC')::date"
+_OF_USERS = "(SELECT * FROM credit WHERE user_id IS NOT NULL) c"
+_OF_TEAMS = """(SELECT c.*, u.team_id, s.opened_at FROM credit c JOIN sessions s USING (session_id)
+               JOIN users u ON u.user_id = c.user_id WHERE u.team_id IS NOT NULL) c"""
+#: Sums over sessions: the table, what is summed up, and the columns of its key.
+_ADDED = (
+    ("user_experiments", _OF_USERS, "user_id, experiment_id"),
+    ("experiment_days", "credit JOIN sessions USING (session_id)", f"experiment_id, {_DAY}"),
+    ("team_days", _OF_TEAMS, f"team_id, {_DAY}"),
+    ("team_experiments", _OF_TEAMS, "team_id, experiment_id"),
+)
 
 
 async def record_outcomes(connection: Connection, tasks: Sequence[int]) -> None:
@@ -77,25 +98,31 @@ async def project_days(connection: Connection, days: int) -> list[DayLine]:
 
 
 async def days_of(connection: Connection, kind: str, owner: int, days: int) -> list[DayLine]:
-    """Results and credit of one user or host on the last days. ``kind``: "user" or "host"."""
-    table, key = _table(kind)
-    found = await rows(
-        connection,
-        f"""SELECT (s.opened_at AT TIME ZONE 'UTC')::date, sum(o.results)::bigint,
-                   sum(o.credit)::float8
-            FROM {table} o JOIN sessions s USING (session_id)
-            WHERE o.{key} = %s AND s.opened_at > now() - %s * interval '1 day'
-            GROUP BY 1 ORDER BY 1""",
-        (owner, days),
-    )
+    """Results and credit of one user, host, team or experiment (``kind``) on the last days."""
+    query = _DAYS_OF_SESSIONS if kind in _SESSIONS else _DAYS
+    table, key = _SESSIONS.get(kind) or _DAY_TABLES[kind]
+    found = await rows(connection, query.format(table=table, key=key), (owner, days))
     return [DayLine._make(r) for r in found]
+
+
+_SESSIONS = {"user": ("user_sessions", "user_id"), "host": ("host_sessions", "host_id")}
+_DAY_TABLES = {
+    "team": ("team_days", "team_id"), "experiment": ("experiment_days", "experiment_id")
+}  # fmt: skip
+#: By the sessions since then: the owner's own go back to the project's beginning.
+_DAYS_OF_SESSIONS = """SELECT (s.opened_at AT TIME ZONE 'UTC')::date, sum(o.results)::bigint,
+           sum(o.credit)::float8
+    FROM {table} o JOIN sessions s USING (session_id)
+    WHERE o.{key} = %s AND s.opened_at > now() - %s * interval '1 day' GROUP BY 1 ORDER BY 1"""
+_DAYS = """SELECT day, results, credit::float8 FROM {table}
+    WHERE {key} = %s AND day > (now() AT TIME ZONE 'UTC')::date - %s ORDER BY day"""
 
 
 async def sessions_of(
     connection: Connection, kind: str, owner: int, limit: int
 ) -> list[SessionLine]:
     """Results and credit of one user or host in its latest sessions, the newest first."""
-    table, key = _table(kind)
+    table, key = _SESSIONS[kind]
     found = await rows(
         connection,
         f"""SELECT s.session_id, s.opened_at, o.results, o.credit::float8
@@ -104,10 +131,6 @@ async def sessions_of(
         (owner, limit),
     )
     return [SessionLine._make(r) for r in found]
-
-
-def _table(kind: str) -> tuple[str, str]:
-    return {"user": ("user_sessions", "user_id"), "host": ("host_sessions", "host_id")}[kind]
 
 
 async def snapshot(connection: Connection) -> dict[str, Any]:
@@ -119,6 +142,13 @@ async def snapshot(connection: Connection) -> dict[str, Any]:
         (STALE_SECONDS,),
     )
     return found[0][0] if found else await _count(connection)
+
+
+async def work_of(connection: Connection, version_id: int) -> tuple[int, int]:
+    """How many workunits of a version wait, and how many tasks of it run, as last counted."""
+    found = (await snapshot(connection)).get("versions", {})
+    waiting, running = found.get(str(version_id), (0, 0))
+    return int(waiting), int(running)
 
 
 async def refresh(connection: Connection) -> bool:
@@ -176,7 +206,10 @@ async def _count(connection: Connection) -> dict[str, Any]:
     for table in ("users", "hosts"):
         more |= await _credited(connection, table)
     counted["totals"] |= more
-    made = {**counted, "at": found[3], "teams": await _teams(connection)}
+    made = {
+        **counted, "at": found[3], "teams": await _teams(connection),
+        "versions": await workunits.counts_by_version(connection),
+    }  # fmt: skip
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
 

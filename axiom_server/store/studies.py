@@ -54,6 +54,12 @@ async def listing(connection: Connection) -> list[StudyRow]:
     return [_study(r) for r in await rows(connection, f"{_STUDY} ORDER BY study_id")]
 
 
+async def by_name(connection: Connection, name: str) -> StudyRow | None:
+    """The study of that name."""
+    found = await rows(connection, f"{_STUDY} WHERE name = %s", (name,))
+    return _study(found[0]) if found else None
+
+
 async def growing(connection: Connection) -> list[StudyRow]:
     """Studies whose pilot runs, locked against other processes that would advance them."""
     found = await rows(

@@ -15,7 +15,10 @@ Order = Literal["total", "recent", "day"]
 
 
 class LeaderLine(NamedTuple):
-    """One line of a leaderboard. ``earned``: the credit of the last day or of one experiment."""
+    """One line of a leaderboard. ``earned``: what it is ordered by, where that is no column.
+
+    ``results``: of the experiment whose leaderboard it is
+    """
 
     user_id: int
     name: str
@@ -25,6 +28,7 @@ class LeaderLine(NamedTuple):
     average: float
     average_at: datetime | None
     earned: float
+    results: int = 0
 
 
 class UserRow(NamedTuple):
@@ -65,22 +69,10 @@ class HostRow(NamedTuple):
     facts: dict[str, Any]
 
 
-class TeamRow(NamedTuple):
-    """One team, with sums over its current members."""
-
-    team_id: int
-    name: str
-    created_at: datetime
-    founder_id: int | None
-    members: int
-    credit_total: float
-    average: float
-
-
-_LEADER = (
+LEADER_COLUMNS = (
     """u.user_id, u.name, t.team_id, t.name, u.credit_total::float8, u.average, u.average_at"""
 )
-_JOINED = "LEFT JOIN teams t ON t.team_id = u.team_id"
+WITH_TEAM = "LEFT JOIN teams t ON t.team_id = u.team_id"
 
 
 async def leaders(
@@ -90,12 +82,12 @@ async def leaders(
     source, key, where, direction = _ORDERS[order]
     found = await rows(
         connection,
-        f"""SELECT {_LEADER}, {key}::float8 FROM {source} {_JOINED}
+        f"""SELECT {LEADER_COLUMNS}, {key}::float8 FROM {source} {WITH_TEAM}
             WHERE u.shown AND {where} ORDER BY {key} {direction}, u.user_id
             LIMIT %s OFFSET %s""",
         (limit, offset),
     )
-    return [LeaderLine._make(r) for r in found]
+    return [LeaderLine(*r) for r in found]
 
 
 #: For each order: the FROM clause, the key, the condition, and the direction of the index.
@@ -117,23 +109,13 @@ async def leaders_of_experiment(
     """Volunteers by their credit with one experiment."""
     found = await rows(
         connection,
-        f"""SELECT {_LEADER}, e.credit::float8 FROM user_experiments e JOIN users u USING (user_id)
-            {_JOINED} WHERE e.experiment_id = %s AND u.shown
+        f"""SELECT {LEADER_COLUMNS}, e.credit::float8, e.results
+            FROM user_experiments e JOIN users u USING (user_id) {WITH_TEAM}
+            WHERE e.experiment_id = %s AND u.shown
             ORDER BY e.credit DESC, e.user_id LIMIT %s OFFSET %s""",
         (experiment_id, limit, offset),
     )
-    return [LeaderLine._make(r) for r in found]
-
-
-async def members(connection: Connection, team_id: int, limit: int) -> list[LeaderLine]:
-    """A team's members who are not hidden, by credit."""
-    found = await rows(
-        connection,
-        f"""SELECT {_LEADER}, 0::float8 FROM users u {_JOINED}
-            WHERE u.team_id = %s AND u.shown ORDER BY u.credit_total DESC, u.user_id LIMIT %s""",
-        (team_id, limit),
-    )
-    return [LeaderLine._make(r) for r in found]
+    return [LeaderLine(*r) for r in found]
 
 
 async def user(connection: Connection, user_id: int) -> UserRow | None:
@@ -141,7 +123,7 @@ async def user(connection: Connection, user_id: int) -> UserRow | None:
     found = await rows(
         connection,
         f"""SELECT u.user_id, u.name, u.created_at, u.credit_total::float8, u.average, u.average_at,
-                   t.team_id, t.name FROM users u {_JOINED} WHERE u.user_id = %s AND u.shown""",
+                   t.team_id, t.name FROM users u {WITH_TEAM} WHERE u.user_id = %s AND u.shown""",
         (user_id,),
     )
     return UserRow._make(found[0]) if found else None
@@ -212,38 +194,11 @@ async def outcomes(connection: Connection, host_id: int) -> list[tuple[str, int]
     return [(str(o), int(n)) for o, n in found]
 
 
-async def tasks_in_hand(connection: Connection, host_id: int) -> tuple[int, int]:
-    """How many tasks a host has leased, and how many it reported that are not reviewed yet."""
+async def tasks_running(connection: Connection, host_id: int) -> int:
+    """How many tasks a host has leased."""
     found = await row(
         connection,
-        """SELECT (SELECT count(*) FROM tasks t WHERE t.host_id = h.host_id AND state = 'leased'),
-                  h.pending FROM hosts h WHERE h.host_id = %s""",
+        "SELECT count(*) FROM tasks WHERE host_id = %s AND state = 'leased'",
         (host_id,),
     )
-    return int(found[0]), int(found[1])
-
-
-async def teams(connection: Connection, limit: int, team_id: int | None = None) -> list[TeamRow]:
-    """Teams by credit, or only the one of ``team_id``; averages are decayed to the present."""
-    found = await rows(
-        connection,
-        """SELECT t.team_id, t.name, t.created_at, t.founder_id, count(u.user_id),
-                  COALESCE(sum(u.credit_total), 0)::float8,
-                  COALESCE(sum(u.average * exp(-ln(2) * GREATEST(0, extract(
-                      epoch FROM now() - u.average_at))::float8 / 604800)), 0)::float8 AS recent
-           FROM teams t LEFT JOIN users u USING (team_id)
-           WHERE %(team)s::bigint IS NULL OR t.team_id = %(team)s
-           GROUP BY t.team_id ORDER BY 6 DESC, t.team_id LIMIT %(limit)s""",
-        {"team": team_id, "limit": limit},
-    )
-    return [TeamRow._make(r) for r in found]
-
-
-async def join_team(connection: Connection, user: str, team: str) -> None:
-    """Put a user without a team into one, which is created if it is new."""
-    await connection.execute("INSERT INTO teams (name) VALUES (%s) ON CONFLICT DO NOTHING", (team,))
-    await connection.execute(
-        """UPDATE users SET team_id = (SELECT team_id FROM teams WHERE name = %s)
-           WHERE name = %s AND team_id IS NULL""",
-        (team, user),
-    )
+    return int(found[0])

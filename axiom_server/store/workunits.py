@@ -130,6 +130,18 @@ async def standing_orders(connection: Connection, stand_seconds: float) -> list[
     return [order for (order,) in found]
 
 
+async def counts_by_version(connection: Connection) -> dict[str, tuple[int, int]]:
+    """By version's id: workunits that wait, and tasks that run."""
+    found = await rows(
+        connection,
+        """SELECT v.version_id, COALESCE(q.n, 0), COALESCE(t.n, 0) FROM versions v
+           LEFT JOIN (SELECT version_id, count(*) AS n FROM queue GROUP BY 1) q USING (version_id)
+           LEFT JOIN (SELECT version_id, count(*) AS n FROM tasks WHERE state = 'leased'
+                      GROUP BY 1) t USING (version_id)""",
+    )
+    return {str(version): (int(waiting), int(running)) for version, waiting, running in found}
+
+
 async def queue_counts(connection: Connection) -> list[tuple[str, int, int, int]]:
     """By experiment: (name, queued for any host, queued for one host, leased)."""
     found = await rows(

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,19 +24,28 @@ def describe_folder(
 ) -> None:  # fmt: skip
     """Write METADATA into the folder, which describes every file in it; see ``describe``."""
     paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    contents = {path: (folder / path).read_bytes() for path in paths if path != METADATA}
-    (folder / METADATA).write_bytes(describe(contents, name, description, at, about, citations))
+    files = {path: facts_of((folder / path).read_bytes()) for path in paths if path != METADATA}
+    (folder / METADATA).write_bytes(describe(files, name, description, at, about, citations))
+
+
+class FileFacts(NamedTuple):
+    """What a description says of a file's content."""
+
+    size: int
+    sha256: str
+
+
+def facts_of(content: bytes) -> FileFacts:
+    """The facts of a content that is at hand."""
+    return FileFacts(len(content), hashlib.sha256(content).hexdigest())
 
 
 def describe(
-    contents: Mapping[str, bytes], name: str, description: str, at: datetime,
+    files: Mapping[str, FileFacts], name: str, description: str, at: datetime,
     about: Mapping[str, str], citations: Sequence[str],
 ) -> bytes:  # fmt: skip
-    """The content of METADATA.
-
-    ``contents``: the files' bytes by path; ``about``: a sentence about each of the main files.
-    """
-    files = [_file(path, data, about.get(path, "")) for path, data in contents.items()]
+    """The content of METADATA. ``files``: by path; ``about``: a sentence for the main files."""
+    listed = [_file(path, facts, about.get(path, "")) for path, facts in files.items()]
     graph = [
         {
             "@id": METADATA, "@type": "CreativeWork", "about": {"@id": "./"},
@@ -45,10 +54,10 @@ def describe(
         {
             "@id": "./", "@type": "Dataset", "name": name, "description": description,
             "datePublished": at.isoformat(), "license": {"@id": LICENCE["@id"]},
-            "hasPart": [{"@id": f["@id"]} for f in files], "citation": list(citations),
+            "hasPart": [{"@id": f["@id"]} for f in listed], "citation": list(citations),
         },
         LICENCE,
-        *files,
+        *listed,
     ]  # fmt: skip
     encoded = msgspec.json.encode({"@context": CONTEXT, "@graph": graph})
     return msgspec.json.format(encoded, indent=1)
@@ -60,12 +69,11 @@ LICENCE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _file(path: str, data: bytes, about: str) -> dict[str, Any]:
+def _file(path: str, facts: FileFacts, about: str) -> dict[str, Any]:
     suffix = Path(path).suffix
     kind: Any = ["File", "SoftwareSourceCode"] if suffix in (".py", ".ipynb") else "File"
     entity = {
-        "@id": path, "@type": kind, "name": Path(path).name, "contentSize": str(len(data)),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "encodingFormat": FORMATS.get(suffix, "application/octet-stream"),
+        "@id": path, "@type": kind, "name": Path(path).name, "contentSize": str(facts.size),
+        "sha256": facts.sha256, "encodingFormat": FORMATS.get(suffix, "application/octet-stream"),
     }  # fmt: skip
     return {**entity, "description": about} if about else entity

@@ -15,7 +15,7 @@ from axiom_protocol.given_file import FileProblem, decode, read_bytes
 from axiom_protocol.text import one_line
 from axiom_server.decide import names
 from axiom_server.errors import FileUnreadable
-from axiom_server.store import imports, volunteers
+from axiom_server.store import imports, teams
 from axiom_server.store.database import Connection
 from axiom_server.store.imports import ImportedHostRow, ImportedResultRow
 
@@ -110,7 +110,7 @@ async def import_history(
     new = await imports.add_results(connection, source, results, hosts)
     for user in sorted(set(owners.values())):
         if team := names.team_of(user):
-            await volunteers.join_team(connection, user, team)
+            await teams.join_team(connection, user, team)
     return Imported(
         results=new,
         already_known=len(results) - new,

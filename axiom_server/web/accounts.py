@@ -11,6 +11,7 @@ from axiom_protocol.messages import HostSettings
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
 from axiom_server.decide.rates import Rate
+from axiom_server.pages import hosts
 from axiom_server.pages.environment import render
 from axiom_server.store import accounts, machines, users, web_sessions
 from axiom_server.store.database import Connection, Pool
@@ -19,6 +20,7 @@ from axiom_server.store.web_sessions import VOLUNTEERS
 from axiom_server.web.bodies import BodyBudget
 from axiom_server.web.forms import Form, form_token, read_form
 from axiom_server.web.page_response import SAFE_HEADERS, private_page
+from axiom_server.web.paths import number_of
 from axiom_server.web.refused import NAME_CHARACTERS_MAX, Refused, checked_name
 from axiom_server.web.sign_in import SignIn, Visitor, see_other
 
@@ -48,6 +50,7 @@ class Accounts:
             Route("/account/sign-in", self.sign_in, methods=["GET", "POST"]),
             Route("/account/link/{link}", self.use_link, methods=["GET", "POST"]),
             Route("/account/machines", self.machines, methods=["GET", "POST"]),
+            Route("/account/hosts/{number}", self.host),
             Route("/account/data.json", self.data),
             Route("/account/{action}", self.act, methods=["POST"]),
         ]
@@ -93,8 +96,19 @@ class Accounts:
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
             found = await machines.listing(connection, who.owner)
+            modes = await machines.modes(connection, who.owner)
         url = str(request.base_url).rstrip("/")
-        return self._page("machines.html", request, who, machines=found, url=url)
+        return self._page("machines.html", request, who, machines=found, modes=modes, url=url)
+
+    async def host(self, request: Request) -> Response:
+        """``/account/hosts/N``: what only the owner of a host sees of it."""
+        who = await self._sign_in.visitor(request)
+        host_id = number_of(request, "number", "No such host of yours")
+        async with self._pool.connection() as connection:
+            found = await hosts.own_host(connection, self._config, who.owner, host_id)
+        if found is None:
+            raise Refused(404, "No such host of yours", "They are at /account/machines.")
+        return self._page("own_host.html", request, who, **found)
 
     async def _set(self, who: SignedIn, form: Form) -> None:
         chosen, group = form.numbers("host"), one_line(form.text("group", GROUP_CHARACTERS_MAX))
@@ -115,6 +129,8 @@ class Accounts:
                     await machines.set_hosts(connection, who.owner, chosen, _settings(form))
                 case "pause" | "drain" | "resume" as what:
                     await _pause_or_drain(connection, who, chosen, what)
+                case "name mode" | "switch mode" | "forget mode" as what:
+                    await _set_mode(connection, who, form, what)
                 case _:
                     raise Refused(400, "This page has no such button", "Load it again.")
 
@@ -211,6 +227,20 @@ async def _pause_or_drain(
                 machines.settings_of(machine), paused=what == "pause", draining=what == "drain"
             )
             await machines.set_hosts(connection, who.owner, [machine.host_id], settings)
+
+
+async def _set_mode(connection: Connection, who: SignedIn, form: Form, what: str) -> None:
+    """Name a mode with the limits of the form, switch to one ("": none), or delete one."""
+    name = one_line(form.text("mode", GROUP_CHARACTERS_MAX))
+    if what == "forget mode":
+        await machines.forget_mode(connection, who.owner, name)
+    elif what == "switch mode":
+        if not await machines.switch_mode(connection, who.owner, name):
+            raise Refused(400, f"There is no mode {name!r}", "Name it first, with its limits.")
+    elif not name:
+        raise Refused(400, "This mode has no name", "Write one, such as night.")
+    elif not await machines.name_mode(connection, who.owner, name, _settings(form)):
+        raise Refused(400, "There are too many modes", f"Delete one: {machines.MODES_MAX} are.")
 
 
 def _settings(form: Form) -> HostSettings:

@@ -9,7 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from axiom_protocol.messages import (
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
 from axiom_server.maintenance import Maintenance
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish import deploy
 from axiom_server.store import epochs, hosts, standing, users, web_sessions
 from axiom_server.store.database import HEAD, Connection, Pool, row
@@ -55,6 +56,7 @@ from axiom_server.web.bodies import (
 )
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.page_refresh import PageRefresh
 from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused, checked_name
@@ -244,15 +246,17 @@ class Api:
         return Response("ready\n", media_type="text/plain")
 
 
-def application(api: Api, maintenance: Maintenance) -> Starlette:
-    """The ASGI application; its lifespan opens and closes the pool and runs the maintenance."""
+def application(
+    api: Api, maintenance: Maintenance, refresh: PageRefresh | None = None
+) -> Starlette:
+    """The ASGI application; its lifespan opens and closes the pool and runs the periodic work."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await api.pool.open()
         if api.page_pool is not None:
             await api.page_pool.open()
-        async with maintenance.running():
+        async with maintenance.running(), refresh.running() if refresh else nullcontext():
             yield
         await api.pool.close()
         if api.page_pool is not None:
@@ -269,7 +273,7 @@ def application(api: Api, maintenance: Maintenance) -> Starlette:
             Route("/bundles/{kind}/{name}", api.bundle_file),
             *Pages(config=api.config, pool=pages, bundles=Repository(api.bundles)).routes(),
             *Accounts(api.config, pages, api.strangers).routes(),
-            *Staff(api.config, api.pool, api.strangers).routes(),
+            *Staff(api.config, api.pool, api.strangers, ProjectFolder(api.bundles.parent)).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
             Route("/openapi.json", api.description),
             Route("/metrics", api.metrics_text),

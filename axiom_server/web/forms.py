@@ -25,16 +25,20 @@ class Form:
         """One field without spaces around it; empty when it was not sent."""
         return self._fields.get(name, [""])[0].strip()[:limit]
 
+    def script(self, name: str) -> bytes:
+        """A field that holds a file's text, with its line ends as they were."""
+        return self._fields.get(name, [""])[0].replace("\r\n", "\n").encode()
+
     def numbers(self, name: str) -> list[int]:
         """All whole numbers of a field that may be sent more than once."""
         values = self._fields.get(name, [])
         return [int(v) for v in values if v.isascii() and v.isdigit() and len(v) < 19]
 
 
-async def read_form(request: Request, budget: BodyBudget) -> Form:
+async def read_form(request: Request, budget: BodyBudget, bytes_max: int = FORM_BYTES_MAX) -> Form:
     """The form of a request. Raises Refused: 403 from another site, 400 not a form."""
     _refuse_other_sites(request)
-    async with body(request, budget, FORM_BYTES_MAX) as raw:
+    async with body(request, budget, bytes_max) as raw:
         try:
             fields = parse_qs(raw.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
         except (UnicodeDecodeError, ValueError):

@@ -17,7 +17,8 @@ from axiom_server.web.bodies import GZIP_WINDOW
 
 GZIP_BYTES_MIN = 1_000  # shorter answers are not worth compressing
 GZIP_LEVEL = 4
-PUBLIC_SECONDS = 30  # for which a cache may keep a page
+PUBLIC_SECONDS = 30  # that a cache may keep a page
+PUBLIC_CACHE = f"public, max-age={PUBLIC_SECONDS}"
 FOR_EVER = "public, max-age=31536000, immutable"  # for an address with a hash in it
 
 #: Pages load nothing inline, nothing from other sites, and cannot be framed. So text by volunteers,
@@ -48,18 +49,32 @@ def private_page(text: str, *, status: int = 200) -> Response:
 
 def public_file(
     request: Request, content: bytes, media_type: str, *, status: int = 200,
-    cache: str = f"public, max-age={PUBLIC_SECONDS}", headers: Mapping[str, str] | None = None,
+    cache: str = PUBLIC_CACHE, headers: Mapping[str, str] | None = None, tag: str = "",
 ) -> Response:  # fmt: skip
-    """Any public content, with its ETag; 304 without the content when the client has it."""
-    tag = f'W/"{hashlib.sha256(content).hexdigest()[:24]}"'  # weak: it ignores compression
+    """Anything that everybody may see, with its ETag; 304 without it when the client has it.
+
+    ``tag``: where it is known without the content
+    """
+    tag = tag or tag_of(content)
     shared = {"cache-control": cache, "etag": tag, "vary": "accept-encoding"}
     if status == 200 and has_tag(request, tag):
-        return Response(status_code=304, headers=SAFE_HEADERS | shared)
+        return not_modified(tag, cache)
     if status != 200:
         shared = {"cache-control": "no-store"}
     content, packed = _packed(request, content, media_type)
     everything = SAFE_HEADERS | shared | packed | dict(headers or {}) | {"content-type": media_type}
     return Response(content, status, everything)
+
+
+def tag_of(content: bytes) -> str:
+    """The ETag of a content, or of what it is made of; weak: the same packed or not."""
+    return f'W/"{hashlib.sha256(content).hexdigest()[:24]}"'
+
+
+def not_modified(tag: str, cache: str = PUBLIC_CACHE) -> Response:
+    """What is answered to a client that has the content of this ETag."""
+    shared = {"cache-control": cache, "etag": tag, "vary": "accept-encoding"}
+    return Response(status_code=304, headers=SAFE_HEADERS | shared)
 
 
 def has_tag(request: Request, tag: str) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
+import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from axiom_protocol import __version__
+from axiom_protocol.manifest import Finding
 from axiom_protocol.messages import Problem
 from axiom_server.config import Config
 from axiom_server.pages import (
@@ -22,37 +26,69 @@ from axiom_server.pages import (
     experiments,
     feeds,
     front,
+    hosts,
     sessions,
     status,
+    studies,
+    teams,
     volunteers,
 )
 from axiom_server.pages.chart import Theme
 from axiom_server.pages.environment import render as fill
 from axiom_server.pages.experiments import Size
-from axiom_server.store import finding_values, statistics
+from axiom_server.store import experiments as stored_experiments
+from axiom_server.store import finding_values, session_sums, statistics
+from axiom_server.store import studies as stored_studies
 from axiom_server.store import volunteers as shown_volunteers
 from axiom_server.store.database import Connection, Pool
+from axiom_server.store.experiments import VersionRow
+from axiom_server.store.finding_values import FindingValues
 from axiom_server.store.statistics import DayLine
 from axiom_server.transfer import experiment_archive
+from axiom_server.transfer.experiment_archive import Archive
 from axiom_server.transfer.finding_data import COLUMN_TYPES, as_csv, as_json
 from axiom_server.transfer.parquet import to_parquet
+from axiom_server.transfer.table_file import Table, converted, read_csv
 from axiom_server.trust.repository import Repository
-from axiom_server.web.page_response import FOR_EVER, public_file, public_page
+from axiom_server.web.page_limits import KeptFiles, PageLimits
+from axiom_server.web.page_response import (
+    FOR_EVER,
+    SAFE_HEADERS,
+    has_tag,
+    not_modified,
+    public_file,
+    public_page,
+    tag_of,
+)
+from axiom_server.web.paths import NUMBER, number_of, page_of, text_of
 from axiom_server.web.refused import Refused
 
-NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # fits PostgreSQL's bigint
-#: Files of a finding: its chart, large or small, and its data.
+#: What hangs on a finding: its picture, large and small, and the numbers behind it.
 FINDING_FILE = re.compile(
     r"(?P<finding>[a-z][a-z0-9_]{0,63})\.(?:(?:(?P<size>small|narrow)\.)?(?P<theme>light|dark)\.svg"
     r"|(?P<data>csv|json|parquet))"
 )
-EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 CHART_FILE = re.compile(
-    r"(?P<name>credit|[1-9][0-9]{0,17})\.(?P<narrow>narrow\.)?(?P<theme>light|dark)\.svg", re.ASCII
+    r"(?P<owner>[a-z0-9_]{1,64})\.(?:(?P<narrow>narrow\.)?(?P<theme>light|dark)\.svg|csv)", re.ASCII
 )
+CHART_KINDS = {"users": "user", "hosts": "host", "teams": "team", "experiments": "experiment"}
 SVG, JSON, XML, ATOM = "image/svg+xml", "application/json", "text/xml", "application/atom+xml"
 PARQUET = "application/vnd.apache.parquet"
-CHART_DAYS = 31  # one more than drawn, because the period begins in the middle of a day
+#: Kinds of data files, with their media types.
+DATA_TYPES = {"csv": "text/csv; charset=utf-8", "json": JSON, "parquet": PARQUET}
+PICTURE_TYPES = {"svg": SVG, "png": "image/png"}
+#: Columns of the numbers behind a declared figure -> their DuckDB types.
+VALUE_TYPES = {
+    "seed": "BIGINT", "y_path": "VARCHAR", "label": "VARCHAR", "x": "DOUBLE", "y": "DOUBLE",
+    "z": "DOUBLE",
+}  # fmt: skip
+SESSION_TABLES = {
+    "credit": (session_sums.CREDIT_COLUMNS, session_sums.CREDIT),
+    "hosts": (session_sums.HOST_COLUMNS, session_sums.HOSTS),
+}
+ARCHIVES = 2  # read at once; each keeps a processor busy with packing
+ARCHIVE_RETRY_SECONDS = 60.0
+CHART_DAYS = 31  # one more than drawn, for the day's beginning
 
 Show = Callable[[Connection], Awaitable[str | None]]
 
@@ -64,17 +100,28 @@ class Pages:
     config: Config
     pool: Pool
     bundles: Repository
+    limits: PageLimits = field(default_factory=PageLimits)
+    kept: KeptFiles = field(default_factory=KeptFiles)
+    archives: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ARCHIVES))
 
     def routes(self) -> list[Route]:
-        """Every public page and file."""
+        """Every public page and file, within the limits of pages."""
+        return [Route(route.path, self.limits.limited(route.endpoint)) for route in self._routes()]
+
+    def _routes(self) -> list[Route]:
         return [
             Route("/", self.front),
             Route("/experiments", self.experiments),
             Route("/experiments/{name}", self.experiment),
             Route("/experiments/{name}/{version}", self.experiment),
             Route("/experiments/{name}/{version}/{file}", self.experiment_file),
+            Route("/experiments/{name}/{version}/figures/{file}", self.figure_file),
+            Route("/studies", self.studies),
+            Route("/studies/{name}", self.study),
+            Route("/studies/{name}/{file}", self.study_file),
             Route("/leaders", self.leaders),
             Route("/leaders/{name}", self.leaders_of_experiment),
+            Route("/leaders/{name}/teams", self.teams_of_experiment),
             Route("/users/{number}", self.user),
             Route("/users/{number}/badge.svg", self.badge),
             Route("/users/{number}/certificate.svg", self.certificate),
@@ -83,6 +130,7 @@ class Pages:
             Route("/teams/{number}", self.team),
             Route("/sessions", self.sessions),
             Route("/sessions/{number}", self.session),
+            Route("/sessions/{number}/{file}", self.session_file),
             Route("/status", self.status),
             Route("/status.json", self.status_json),
             Route("/status.xml", self.status_xml),
@@ -127,24 +175,79 @@ class Pages:
         if matched is None:
             return await self._script_or_archive(request, name, version, file)
         async with self.pool.connection() as connection:
-            found = await experiments.values_of(connection, name, version, matched["finding"])
-        if found is None:
-            raise Refused(404, "No such finding")
-        row, finding, values = found
-        if matched["theme"]:
-            theme = cast(Theme, matched["theme"])
-            size = cast(Size, matched["size"] or "wide")
-            picture = experiments.picture(finding, values, theme, size)
-            return public_file(request, picture.encode(), SVG)
-        if matched["data"] == "json":
-            return public_file(request, as_json(row, finding, values), JSON)
-        text = as_csv(values).encode()
-        if matched["data"] == "csv":
-            return public_file(request, text, "text/csv; charset=utf-8")
-        packed = await asyncio.to_thread(to_parquet, text, COLUMN_TYPES)
-        if packed is None:
+            key = await experiments.key_of_values(connection, name, version, matched["finding"])
+            if key is None:
+                raise Refused(404, "No such finding")
+            tag = tag_of(f"{__version__} {key} {file}".encode())
+            if has_tag(request, tag):
+                return not_modified(tag)
+            made, found = self.kept.get(tag), None
+            if made is None:
+                found = await experiments.values_of(connection, name, version, matched["finding"])
+        if made is None and found is not None:
+            made = await asyncio.to_thread(_finding_file, matched, *found)
+            if made is not None:
+                self.kept.put(tag, made)
+        if made is None:
             raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
-        return public_file(request, packed, PARQUET)
+        kind = SVG if matched["theme"] else DATA_TYPES[matched["data"]]
+        return public_file(request, made, kind, tag=tag)
+
+    async def figure_file(self, request: Request) -> Response:
+        """``GET /experiments/NAME/VERSION/figures/FILE``: a declared figure, or its numbers."""
+        name, version = request.path_params["name"], request.path_params["version"]
+        file = text_of(request, "file", "No such figure")
+        figure, _, kind = file.rpartition(".")
+        stored = f"{figure}.csv" if kind in DATA_TYPES else file
+        async with self.pool.connection() as connection:
+            found = await experiments.figure_file(connection, name, version, stored)
+        if found is None:
+            raise Refused(404, "No such figure", "Figures are drawn soon after a review.")
+        if kind not in DATA_TYPES:
+            return public_file(request, found, "image/png")
+        return await self._data(request, gzip.decompress(found), VALUE_TYPES, kind)
+
+    async def _data(
+        self, request: Request, text: bytes, columns: Mapping[str, str], kind: str
+    ) -> Response:
+        """A CSV as the kind of file that is asked for."""
+        made = await converted(text, columns, kind)
+        if made is None:
+            raise Refused(404, "This server writes no Parquet", "Use the CSV or the JSON.")
+        return public_file(request, made, DATA_TYPES[kind])
+
+    async def studies(self, request: Request) -> Response:
+        """``GET /studies``: every study."""
+        return await self._page(request, lambda c: studies.listing(c, self.config), "")
+
+    async def study(self, request: Request) -> Response:
+        """``GET /studies/NAME``: one study."""
+        name = text_of(request, "name", "No such study")
+        return await self._page(
+            request, lambda c: studies.one(c, self.config, name), "No such study"
+        )
+
+    async def study_file(self, request: Request) -> Response:
+        """``GET /studies/NAME/FILE``: a picture, a table, or the declaration."""
+        file = text_of(request, "file", "No such file of a study")
+        name, _, kind = file.rpartition(".")
+        async with self.pool.connection() as connection:
+            study = await stored_studies.by_name(
+                connection, text_of(request, "name", "No such study")
+            )
+            if study is None:
+                raise Refused(404, "No such study")
+            if file == "design.json":
+                return public_file(request, msgspec.json.encode(study.design), JSON)
+            if kind in DATA_TYPES:
+                table = await studies.table(connection, study, name)
+            else:
+                picture = await studies.picture(connection, study, file)
+        if kind in DATA_TYPES and table is not None:
+            return await self._data(request, *table, kind)
+        if kind in PICTURE_TYPES and picture is not None:
+            return public_file(request, picture, PICTURE_TYPES[kind])
+        raise Refused(404, "No such file of a study", "Pictures are drawn soon after a result.")
 
     async def _script_or_archive(
         self, request: Request, name: str, version: str, file: str
@@ -155,11 +258,28 @@ class Pages:
             stored = await finding_values.of_versions(connection, [row.version_id] if row else [])
         source = experiments.source_of(self.bundles, row) if row else ""
         if row is not None and file == "crate.zip":
-            made = await asyncio.to_thread(experiment_archive.crate, row, stored, source)
-            return public_file(request, made, "application/zip")
+            return self._archive(Archive(version=row, values=stored, source=source))
         if not source or file != "script.py":
             raise Refused(404, "No such file of an experiment")
         return public_file(request, source.encode(), "text/plain; charset=utf-8")
+
+    def _archive(self, archive: Archive) -> Response:
+        """The archive as it is written. Raises Refused: 503, others are read."""
+        if self.archives.locked():
+            raise Refused(503, "Other archives are read now", "Come back in a minute.",
+                          ARCHIVE_RETRY_SECONDS)  # fmt: skip
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async with self.archives:
+                async for piece in experiment_archive.stream(self.pool, archive):
+                    yield piece
+
+        name = f"{archive.version.name}-{archive.version.version}.zip"
+        return StreamingResponse(
+            pieces(), media_type="application/zip",
+            headers=SAFE_HEADERS | {"content-disposition": f'attachment; filename="{name}"',
+                                    "cache-control": "no-store"},
+        )  # fmt: skip
 
     async def leaders(self, request: Request) -> Response:
         """``GET /leaders?order=total|recent|day&page=N``."""
@@ -173,9 +293,7 @@ class Pages:
 
     async def leaders_of_experiment(self, request: Request) -> Response:
         """``GET /leaders/NAME?page=N``: by the credit of one experiment."""
-        name, page = request.path_params["name"], page_of(request)
-        if not EXPERIMENT_NAME.fullmatch(name):  # the database refuses some, such as zero bytes
-            raise Refused(404, "No such experiment")
+        name, page = text_of(request, "name", "No such experiment"), page_of(request)
         return await self._page(
             request,
             lambda c: volunteers.leaders_of_experiment(c, self.config, name, page),
@@ -209,18 +327,31 @@ class Pages:
         """``GET /hosts/N``: the public page of one host."""
         host_id = number_of(request, "number", "No such host")
         return await self._page(
-            request, lambda c: volunteers.host(c, self.config, host_id), "No such host"
+            request, lambda c: hosts.public_host(c, self.config, host_id), "No such host"
         )
 
     async def teams(self, request: Request) -> Response:
-        """``GET /teams``: every team."""
-        return await self._page(request, lambda c: volunteers.teams(c, self.config), "")
+        """``GET /teams?order=total|recent|day&page=N``."""
+        order = request.query_params.get("order", "total")
+        if order not in teams.ORDERS:
+            raise Refused(404, "No such order", "It is total, recent or day.")
+        page = page_of(request)
+        return await self._page(request, lambda c: teams.leaders(c, self.config, order, page), "")
+
+    async def teams_of_experiment(self, request: Request) -> Response:
+        """``GET /leaders/NAME/teams?page=N``: by the credit of one experiment."""
+        name, page = text_of(request, "name", "No such experiment"), page_of(request)
+        return await self._page(
+            request,
+            lambda c: teams.leaders_of_experiment(c, self.config, name, page),
+            "No such experiment",
+        )
 
     async def team(self, request: Request) -> Response:
         """``GET /teams/N``: one team."""
         team_id = number_of(request, "number", "No such team")
         return await self._page(
-            request, lambda c: volunteers.team(c, self.config, team_id), "No such team"
+            request, lambda c: teams.team(c, self.config, team_id), "No such team"
         )
 
     async def sessions(self, request: Request) -> Response:
@@ -228,11 +359,30 @@ class Pages:
         return await self._page(request, lambda c: sessions.listing(c, self.config), "")
 
     async def session(self, request: Request) -> Response:
-        """``GET /sessions/N``: one session log."""
+        """``GET /sessions/N?page=M``: one session log."""
         session_id = number_of(request, "number", "No such session")
+        page = page_of(request, sessions.PAGES_MAX)
         return await self._page(
-            request, lambda c: sessions.one(c, self.config, session_id), "No such session"
+            request, lambda c: sessions.one(c, self.config, session_id, page), "No such session"
         )
+
+    async def session_file(self, request: Request) -> Response:
+        """``GET /sessions/N/FILE``: credit or hosts, whole, as CSV, JSON or Parquet."""
+        session_id = number_of(request, "number", "No such session")
+        name, _, kind = request.path_params["file"].rpartition(".")
+        columns, query = SESSION_TABLES.get(name, ({}, ""))
+        if not columns:
+            raise Refused(404, "No such file of a session", "There are credit and hosts.")
+        table = Table(columns=columns, query=query, values={"session": session_id})
+        return await self._table(request, table, kind)
+
+    async def _table(self, request: Request, table: Table, kind: str) -> Response:
+        """A table as the kind of file that its name asks for."""
+        if kind not in DATA_TYPES:
+            raise Refused(404, "No such kind of file", f"There are {', '.join(DATA_TYPES)}.")
+        async with self.pool.connection() as connection:
+            text = await read_csv(connection, table)
+        return await self._data(request, text, table.columns, kind)
 
     async def status(self, request: Request) -> Response:
         """``GET /status``: the server's status."""
@@ -265,24 +415,25 @@ class Pages:
     async def chart_of_project(self, request: Request) -> Response:
         """``GET /charts/credit[.narrow].THEME.svg``: the project's credit by day."""
         matched = CHART_FILE.fullmatch(request.path_params["file"])
-        if matched is None or matched["name"] != "credit":
+        if matched is None or not matched["theme"] or matched["owner"] != "credit":
             raise Refused(404, "No such chart")
         async with self.pool.connection() as connection:
             days = await statistics.project_days(connection, CHART_DAYS)
         return _days(request, days, matched)
 
     async def chart_of(self, request: Request) -> Response:
-        """``GET /charts/users|hosts/N[.narrow].THEME.svg``: credit by day of a user or host."""
-        kind = {"users": "user", "hosts": "host"}.get(request.path_params["kind"])
+        """``GET /charts/KIND/OWNER[.narrow].THEME.svg`` or ``OWNER.csv``: credit by day."""
+        kind = CHART_KINDS.get(request.path_params["kind"])
         matched = CHART_FILE.fullmatch(request.path_params["file"])
-        if kind is None or matched is None or matched["name"] == "credit":
+        if kind is None or matched is None:
             raise Refused(404, "No such chart")
-        number = int(matched["name"])
         async with self.pool.connection() as connection:
-            if not await shown_volunteers.is_shown(connection, kind, number):
-                raise Refused(404, "No such chart")
-            days = await statistics.days_of(connection, kind, number, CHART_DAYS)
-        return _days(request, days, matched)
+            owner = await _owner(connection, kind, matched["owner"])
+            days = await statistics.days_of(connection, kind, owner, CHART_DAYS)
+        if matched["theme"]:
+            return _days(request, days, matched)
+        lines = "".join(f"{d.day},{d.results},{d.credit:.15g}\n" for d in days)
+        return public_file(request, f"day,results,credit\n{lines}".encode(), DATA_TYPES["csv"])
 
     async def asset(self, request: Request) -> Response:
         """``GET /static/NAME``: the stylesheet, the script or the icon."""
@@ -292,6 +443,33 @@ class Pages:
         return public_file(request, found.content, found.media_type, cache=FOR_EVER)
 
 
+def _finding_file(
+    file: re.Match[str], row: VersionRow, finding: Finding, values: FindingValues | None
+) -> bytes | None:
+    """A finding's picture or its numbers; None for Parquet where DuckDB is not installed."""
+    if file["theme"]:
+        theme = cast(Theme, file["theme"])
+        size = cast(Size, file["size"] or "wide")
+        return experiments.picture(finding, values, theme, size).encode()
+    if file["data"] == "json":
+        return as_json(row, finding, values)
+    text = as_csv(values).encode()
+    return text if file["data"] == "csv" else to_parquet(text, COLUMN_TYPES)
+
+
+async def _owner(connection: Connection, kind: str, text: str) -> int:
+    """The number of whom a chart is of. Raises Refused."""
+    if kind == "experiment":
+        found = await stored_experiments.id_of(connection, text)
+        if found is not None:
+            return found
+    elif NUMBER.fullmatch(text):
+        public = kind == "team" or await shown_volunteers.is_shown(connection, kind, int(text))
+        if public:
+            return int(text)
+    raise Refused(404, "No such chart")
+
+
 def _days(request: Request, days: list[DayLine], matched: re.Match[str]) -> Response:
     theme, width = (
         cast(Theme, matched["theme"]),
@@ -299,22 +477,6 @@ def _days(request: Request, days: list[DayLine], matched: re.Match[str]) -> Resp
     )
     drawn = chart.days_chart("Credit a day", days, datetime.now(UTC).date(), theme, width)
     return public_file(request, drawn.encode(), SVG)
-
-
-def number_of(request: Request, name: str, title: str) -> int:
-    """A number in the path. Raises Refused: 404 with this title."""
-    text = request.path_params[name]
-    if not NUMBER.fullmatch(text):
-        raise Refused(404, title)
-    return int(text)
-
-
-def page_of(request: Request) -> int:
-    """The number of the requested page of a listing. Raises Refused: 404."""
-    text = request.query_params.get("page", "1")
-    if not NUMBER.fullmatch(text) or int(text) > volunteers.PAGES_MAX:
-        raise Refused(404, "No such page", f"Pages go from 1 to {volunteers.PAGES_MAX}.")
-    return int(text)
 
 
 def wants_page(request: Request) -> bool:

@@ -26,6 +26,7 @@ from axiom_server.store.database import make_page_pool, make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
+from axiom_server.web.page_refresh import PageRefresh
 from axiom_server.web.rate_limits import RateLimits
 from axiom_server.web.slow_clients import Connections, RequestDeadlines
 
@@ -127,7 +128,8 @@ def serve(
             restart_database=folder.database_restarter(),
         )
         connections = Connections(config.limits)
-        limited = RateLimits(application(api, maintenance), config.limits)
+        refresh = PageRefresh(pool=pool, folder=folder.path)
+        limited = RateLimits(application(api, maintenance, refresh), config.limits)
         # RequestDeadlines must be outermost, where a client's address is that of its connection.
         forwarded: Any = ProxyHeadersMiddleware(cast(Any, limited), list(config.limits.proxies))
         app = RequestDeadlines(forwarded, connections)

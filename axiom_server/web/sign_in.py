@@ -14,7 +14,7 @@ from axiom_server.store import users
 from axiom_server.store.database import Connection, Pool
 from axiom_server.store.web_sessions import Owner, Sessions
 from axiom_server.web.bodies import BodyBudget
-from axiom_server.web.forms import Form, check_token, read_form
+from axiom_server.web.forms import FORM_BYTES_MAX, Form, check_token, read_form
 from axiom_server.web.page_response import SAFE_HEADERS
 from axiom_server.web.rate_limits import network_of
 from axiom_server.web.refused import Refused
@@ -85,10 +85,12 @@ class SignIn(Generic[Owner]):
             raise Refused(401, *self._refusal)
         return Visitor(owner=owner, session=request.cookies.get(self._cookie, ""))
 
-    async def form(self, request: Request) -> tuple[Visitor[Owner], Form]:
-        """The signed-in sender of a form, and the form. Raises Refused."""
+    async def form(
+        self, request: Request, bytes_max: int = FORM_BYTES_MAX
+    ) -> tuple[Visitor[Owner], Form]:
+        """Who sent a form of these pages, and the form. Raises Refused."""
         visitor = await self.visitor(request)
-        form = await read_form(request, self._budget)
+        form = await read_form(request, self._budget, bytes_max)
         check_token(form, visitor.session)
         return visitor, form
 

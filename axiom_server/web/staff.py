@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,17 +13,20 @@ from axiom_server.config import Config
 from axiom_server.decide.rates import Rate
 from axiom_server.errors import ServerError
 from axiom_server.pages.environment import render
+from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.deploy import Deployed, Order, execute_order
-from axiom_server.store import hosts, overview, staff, users
+from axiom_server.store import alarms, hosts, staff, statistics, users
 from axiom_server.store.database import Pool
 from axiom_server.store.web_sessions import STAFF
 from axiom_server.web.bodies import BodyBudget
 from axiom_server.web.forms import form_token, read_form
 from axiom_server.web.page_response import private_page
+from axiom_server.web.publication import SCRIPT_FORM_BYTES_MAX, Publication, Tried
 from axiom_server.web.refused import Refused
-from axiom_server.web.sign_in import SignIn, see_other
+from axiom_server.web.sign_in import SignIn, Visitor, see_other
 
-LINES = 200  # of the audit log, and of quarantined hosts, on the page
+PASSPHRASE_CHARACTERS_MAX = 1_000
+LINES = 200  # of the audit log and of held hosts on the page
 WRONG = Rate(burst=5, per_second=1 / 60)  # wrong keys of one address
 
 
@@ -32,8 +37,11 @@ class _Preview(Exception):
 class Staff:
     """The handlers of the staff pages. One per serving process."""
 
-    def __init__(self, config: Config, pool: Pool, budget: BodyBudget) -> None:
+    def __init__(
+        self, config: Config, pool: Pool, budget: BodyBudget, folder: ProjectFolder
+    ) -> None:
         self._config, self._pool, self._budget = config, pool, budget
+        self._publication = Publication(folder)
         self._sign_in = SignIn(
             pool, budget, STAFF, cookie="axiom_staff", path="/staff", wrong=WRONG,
             refusal=("Staff only", "Sign in at /staff/sign-in."),
@@ -45,6 +53,7 @@ class Staff:
             Route("/staff", self.overview),
             Route("/staff/sign-in", self.sign_in, methods=["GET", "POST"]),
             Route("/staff/deploy", self.deploy, methods=["POST"]),
+            Route("/staff/publish", self.publish, methods=["GET", "POST"]),
             Route("/staff/host", self.host, methods=["POST"]),
             Route("/staff/sign-out", self.sign_out, methods=["POST"]),
         ]
@@ -67,12 +76,14 @@ class Staff:
         """``/staff``: queue, watchdog, quarantine, comparisons, deployment, audit log."""
         who = await self._sign_in.visitor(request)
         async with self._pool.connection() as connection:
-            found = await overview.totals(connection)
+            found = await statistics.snapshot(connection)
+            raised = await alarms.listing(connection)
             held = await staff.quarantined_hosts(connection, LINES)
             compared = await staff.open_comparisons(connection)
             log = await staff.audit_log(connection, LINES)
         return self._page(
             "staff.html", form_token=form_token(who.session), name=who.owner, found=found,
+            alarms=raised, at=datetime.fromisoformat(found["at"]),
             held=held, compared=compared, log=log,
         )  # fmt: skip
 
@@ -107,6 +118,32 @@ class Staff:
         except _Preview:
             pass
         return done
+
+    async def publish(self, request: Request) -> Response:
+        """``/staff/publish``: first the dry run of a script, then, confirmed, its publication."""
+        if request.method != "POST":
+            who = await self._sign_in.visitor(request)
+            return self._publish_page(who, None)
+        who, form = await self._sign_in.form(request, SCRIPT_FORM_BYTES_MAX)
+        source, confirmed = form.script("script"), form.text("confirmed") == "yes"
+        try:
+            tried = await self._publication.tried(source)
+            if not confirmed:
+                return self._publish_page(who, tried)
+            async with self._pool.connection() as connection, connection.transaction():
+                ref = await self._publication.publish(
+                    connection, tried, form.text("passphrase", PASSPHRASE_CHARACTERS_MAX)
+                )
+                await staff.record(connection, who.owner, "publish", {"published": [ref]})
+        except ServerError as error:
+            raise Refused(400, "This cannot be published", str(error)) from None
+        return see_other("/staff")
+
+    def _publish_page(self, who: Visitor[str], tried: Tried | None) -> Response:
+        return self._page(
+            "staff_publish.html", form_token=form_token(who.session), tried=tried,
+            encrypted=self._publication.encrypted, key_here=self._publication.key_here,
+        )  # fmt: skip
 
     async def host(self, request: Request) -> Response:
         """``POST /staff/host``: quarantine a host, or release one."""

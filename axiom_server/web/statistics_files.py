@@ -1,4 +1,7 @@
-"""``GET /stats/NAME``: BOINC's statistics files, written at most once a day, on request."""
+"""``GET /stats/NAME``: BOINC's statistics files, made once a day by `axiom-server refresh-pages`.
+
+Only a project that has none yet makes them when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from axiom_server.store.database import Pool
-from axiom_server.transfer.export_statistics import NAMES, export_statistics, is_current
+from axiom_server.transfer.export_statistics import NAMES, export_statistics
 from axiom_server.web.page_response import SAFE_HEADERS
 from axiom_server.web.refused import Refused
 
@@ -36,7 +39,7 @@ class StatisticsFiles:
         if name not in NAMES:
             raise Refused(404, "No such statistics file", f"There are {', '.join(NAMES)}.")
         async with self._making:
-            if not is_current(self.folder):
+            if not (self.folder / name).is_file():
                 async with self.pool.connection() as connection:
                     await export_statistics(connection, self.folder)
         kind = "text/xml" if name.endswith(".xml") else "application/gzip"

@@ -76,6 +76,9 @@ PATHS = st.one_of(
     SEGMENTS.map(lambda s: f"/bundles/metadata/{s}"),
     SEGMENTS.map(lambda s: f"/bundles/targets/{s}"),
     SEGMENTS.map(lambda s: f"/sessions/{s}"),
+    SEGMENTS.map(lambda s: f"/sessions/1/{s}"),
+    SEGMENTS.map(lambda s: f"/studies/{s}"),
+    SEGMENTS.map(lambda s: f"/leaders/{s}/teams"),
 )  # fmt: skip
 ENROLS = table(
     {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from axiom_server.pages import front as front_page
 from axiom_server.pages import sessions as session_pages
+from axiom_server.review.session_log import session_log
 from axiom_server.store.database import connect
-from tests.support.cluster import fresh_database
+from tests.support.cluster import fresh_database, transaction
 from tests.support.server_project import ServerProject
 
 
@@ -56,3 +58,35 @@ def test_reviewed_results_are_shown_and_text_is_escaped(postgres: str) -> None:
             assert "<script>alert" not in text
         assert "8 results reviewed and credited (16 total credit)" in log
         assert "Session 2" not in log
+
+
+def test_a_sessions_page_adds_up_what_its_log_does(postgres: str) -> None:
+    """Deployments of one session, some before it was opened, add up host by host."""
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo)
+        project.publish()
+        project.publish(name="other_walk")
+        hosts = [project.host(cores=4, trusted=True) for _ in range(3)]
+        for host in hosts:
+            host.sync()
+        project.deploy("short_walk", "other_walk", fill_idle=True)
+        for host in hosts:
+            host.sync()
+        project.later(60)
+        for host in hosts:
+            host.succeed_all(cpu=0)
+        project.review()
+        project.deploy("short_walk", count=2, hosts=[hosts[1].host_id])
+        project.deploy("other_walk", count=5)
+        log = transaction(conninfo, lambda c: session_log(c, project.config, 1))
+        text = page(project, 1) or ""
+        for host_work in log.deployed_to:
+            line = re.search(rf'<a href="/hosts/{host_work.host_id}">\d+</a></td><td>host\d</td>'
+                             r'<td class="n">(\d+)</td><td class="n">(\d+)</td>', text)  # fmt: skip
+            assert line is not None
+            assert (int(line[1]), int(line[2])) == (host_work.cpu, host_work.gpu)
+        assert len(log.deployed_to) == 3
+        assert f"<h2>Experiments deployed ({log.workunits} workunits)</h2>" in text
+        for work in log.deployed:
+            assert re.search(rf'{work.name}@1.0.0</a>.*?<td class="n">{work.workunits}</td>', text)
+        assert f"{log.deployed_to_pool} of them for any host" in text

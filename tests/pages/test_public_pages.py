@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -53,6 +54,9 @@ def test_links_resolve_and_text_is_escaped(postgres: str, tmp_path: Path) -> Non
                 continue
             seen.add(path)
             page = await client.get(path)
+            if path.startswith("/account/hosts/"):  # for its owner, who is to sign in
+                assert page.status_code == 401, path
+                continue
             assert page.status_code == 200, path
             if not page.headers["content-type"].startswith("text/html"):
                 continue
@@ -146,8 +150,33 @@ def test_an_experiment_is_one_archive(postgres: str, tmp_path: Path) -> None:
         assert parts == set(packed.namelist()) - {"ro-crate-metadata.json"}
         finding = json.loads(packed.read("findings/diffusive.json"))
         assert len(finding["values"]) == 8
+        lines = list(csv.DictReader(io.StringIO(packed.read("results.csv").decode())))
+        assert [int(line["seed"]) for line in lines] == list(range(1, 9))
+        assert json.loads(lines[0]["result"])["exponent"] == 0.5 + 1e-4
+        [only] = json.loads(packed.read("parameters.json"))
+        assert (only["parameters"], only["next_seed"]) == ({}, 9)
+        told = {e["@id"]: e for e in crate["@graph"]}["results.csv"]
+        content = packed.read("results.csv")
+        assert told["contentSize"] == str(len(content))
+        assert told["sha256"] == hashlib.sha256(content).hexdigest()
 
     run(postgres, tmp_path, work)
+
+
+def test_a_picture_that_the_client_has_is_not_made_again(postgres: str, tmp_path: Path) -> None:
+    with fresh_database(postgres) as conninfo:
+        project = reviewed(conninfo)
+        path = "/experiments/short_walk/1.0.0/diffusive.light.svg"
+
+        async def work(client: httpx.AsyncClient) -> None:
+            first = (await client.get(path)).raise_for_status()
+            has = {"if-none-match": first.headers["etag"]}
+            assert (await client.get(path, headers=has)).status_code == 304
+            assert (await client.get(path)).content == first.content
+            project.execute("UPDATE finding_values SET judged_at = judged_at + interval '1 s'")
+            assert (await client.get(path, headers=has)).status_code == 200
+
+        with_client(conninfo, tmp_path / "bundles", work)
 
 
 def test_feeds_list_findings_and_sessions(postgres: str, tmp_path: Path) -> None:
@@ -162,3 +191,36 @@ def test_feeds_list_findings_and_sessions(postgres: str, tmp_path: Path) -> None
         assert sessions.findtext(f"{atom}entry/{atom}summary") == "8 results, 16 credit"
 
     run(postgres, tmp_path, work)
+
+
+def test_a_session_is_shown_page_by_page_and_whole_as_files(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        first = (await client.get("/sessions/1")).raise_for_status().text
+        assert first.count('<a href="/users/') == 100
+        second = (await client.get("/sessions/1?page=2")).raise_for_status().text
+        assert 'href="/sessions/1?page=2"' in first
+        assert "page=3" not in second
+        assert second.count('<a href="/users/') == 5
+        told = (await client.get("/sessions/1/credit.json")).json()
+        assert [line["credit"] for line in told] == sorted(
+            (line["credit"] for line in told), reverse=True
+        )
+        assert len(told) == 105
+        text = (await client.get("/sessions/1/credit.csv")).text
+        assert len(text.splitlines()) == 106
+        assert (await client.get("/sessions/1/none.csv")).status_code == 404
+        assert (await client.get("/sessions/1/credit.exe")).status_code == 404
+
+    with fresh_database(postgres) as conninfo:
+        project = reviewed(conninfo)
+        project.execute(
+            """INSERT INTO users (user_id, name) SELECT 1000 + i, 'volunteer ' || i
+               FROM generate_series(1, 104) i"""
+        )
+        project.execute("UPDATE users SET shown = false WHERE user_id = 1001")
+        project.execute(
+            """INSERT INTO user_sessions SELECT 1000 + i, 1, 1, i, 1, ARRAY[1]
+               FROM generate_series(1, 104) i"""
+        )
+        project.execute("""UPDATE sessions SET sums = sums || '{"users": 106}'""")
+        with_client(conninfo, tmp_path / "bundles", work)

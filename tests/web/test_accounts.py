@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ FACTS = {
     "name": "<script>alert(1)</script>", "os": "linux", "architecture": "x86_64", "cpu_cores": 2,
     "memory_bytes": 1 << 34, "disk_free_bytes": 1 << 34,
 }  # fmt: skip
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,99 @@ def test_two_hosts_are_merged_and_the_old_token_is_revoked(project: Server) -> N
             "SELECT token FROM hosts WHERE host_id = %s", (old["host_id"],)
         ).fetchone()
         assert held == (None,)
+
+
+def test_a_merged_host_takes_its_sums_along(project: Server) -> None:
+    old = join(project)
+    new = join(project, account_key=old["account_key"])
+    ids = {"old": old["host_id"], "new": new["host_id"]}
+    with signed_in(project, old["account_key"]) as client, database(project) as stored:
+        user = stored.execute("SELECT user_id FROM hosts WHERE host_id = %(old)s", ids).fetchone()
+        assert user is not None
+        stored.execute(
+            """INSERT INTO host_sessions VALUES (%(old)s, 71, 2, 4), (%(old)s, 72, 1, 2),
+                                                (%(new)s, 72, 3, 6)""", ids)  # fmt: skip
+        stored.execute(
+            "INSERT INTO host_outcomes VALUES (%(old)s, 'failed', 1), (%(new)s, 'failed', 2)", ids
+        )
+        stored.execute(
+            "INSERT INTO user_sessions VALUES (%s, 72, 4, 8, 2, %s)",
+            (user[0], [old["host_id"], new["host_id"]]),
+        )
+        assert act(client, "merge", **ids) == 303
+        sums = stored.execute(
+            """SELECT host_id, session_id, results, credit::int FROM host_sessions
+               WHERE host_id IN (%(old)s, %(new)s) ORDER BY 2""", ids).fetchall()  # fmt: skip
+        assert sums == [(new["host_id"], 71, 2, 4), (new["host_id"], 72, 4, 8)]
+        failed = stored.execute(
+            "SELECT host_id, tasks FROM host_outcomes WHERE host_id IN (%(old)s, %(new)s)", ids
+        ).fetchall()
+        assert failed == [(new["host_id"], 3)]
+        earned = stored.execute(
+            "SELECT hosts, first_hosts FROM user_sessions WHERE user_id = %s", user
+        ).fetchall()
+        assert earned == [(1, [new["host_id"]])]
+
+
+def test_the_details_of_a_host_are_shown_to_its_owner_only(project: Server) -> None:
+    mine, other = join(project), join(project)
+    with database(project) as stored:
+        stored.execute(
+            """UPDATE hosts SET pace = 3.25, failing = 4, state_reason = 'odd numbers <i>'
+               WHERE host_id = %s""", (mine["host_id"],))  # fmt: skip
+        stored.execute(
+            "INSERT INTO host_outcomes VALUES (%s, 'over_memory', 3)", (mine["host_id"],)
+        )
+    path = f"/account/hosts/{mine['host_id']}"
+    with signed_in(project, mine["account_key"]) as client:
+        page = client.get(path)
+        assert page.headers["cache-control"] == "no-store"
+        for text in ("3.25 times", "4 failures", "over_memory", "odd numbers &lt;i&gt;"):
+            assert text in page.text
+    with signed_in(project, other["account_key"]) as client:
+        assert client.get(path).status_code == 404
+    assert httpx.get(f"{project.url}{path}").status_code == 401
+    public = httpx.get(f"{project.url}/hosts/{mine['host_id']}").raise_for_status().text
+    for text in ("3.25", "failures", "over_memory", "odd numbers", "trusted after"):
+        assert text not in public
+
+
+def sync(project: Server, token: str) -> Any:
+    body = {
+        "request_id": f"modes-of-{next(NUMBERS)}", "status": {"state": "running"},
+        "capacity": {"cpu_slots_free": 0, "cpu_slots": 2, "memory_free_bytes": 1,
+                     "disk_free_bytes": 1},
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = httpx.post(f"{project.url}/api/v1/sync", json=body, headers=headers)
+    return answer.raise_for_status().json().get("account")
+
+
+def set_machines(client: httpx.Client, **fields: Any) -> int:
+    fields["form_token"] = form_token(client)
+    return client.post("/account/machines", data=fields).status_code
+
+
+def test_a_mode_is_named_switched_and_deleted_for_all_machines(project: Server) -> None:
+    first = join(project)
+    second = join(project, account_key=first["account_key"])
+    with signed_in(project, first["account_key"]) as client:
+        assert set_machines(client, what="name mode", mode="", share="20") == 400
+        assert set_machines(client, what="switch mode", mode="gaming") == 400
+        assert set_machines(client, what="name mode", mode="gaming", share="20", gpus="0") == 303
+        told = sync(project, first["token"])
+        assert (told["settings"], told["mode"]) == ([], "")
+        assert told["modes"]["gaming"]["cpu_share"] == 0.2, "to be switched on the host itself"
+        assert set_machines(client, what="switch mode", mode="gaming") == 303
+        assert "Mode <strong>gaming</strong> is on" in client.get("/account/machines").text
+        for host in (first, second):
+            told = sync(project, host["token"])
+            assert [(s["cpu_share"], s["gpus"]) for s in told["settings"]] == [(0.2, 0)]
+            assert told["mode"] == "gaming"
+        assert set_machines(client, what="switch mode", mode="") == 303
+        assert sync(project, second["token"])["settings"] == []
+        assert set_machines(client, what="forget mode", mode="gaming") == 303
+        assert "gaming" not in client.get("/account/machines").text
 
 
 def test_deleting_an_account_leaves_an_anonymous_sum(project: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import re
 from collections.abc import Iterator
 
@@ -74,6 +76,46 @@ def test_a_deployment_is_previewed_then_confirmed_and_recorded(
     newest = project.json("staff", "log")[0]
     assert (newest["who"], newest["action"]) == ("Grace", "deploy")
     assert newest["detail"] == {"experiments": ["short_walk"], "workunits": 3}
+
+
+def test_a_script_is_tried_then_published_on_confirmation_and_recorded(
+    project: Server, client: httpx.Client
+) -> None:
+    source = (FIXTURES / "experiments" / "short_walk.py").read_text()
+    script = source.replace('name = "short_walk"', 'name = "long_walk"')
+    page = client.get("/staff/publish").text
+    fields = {"form_token": token(page), "script": script.replace("\n", "\r\n")}
+    shown = client.post("/staff/publish", data=fields, timeout=300)
+    assert shown.status_code == 200, shown.text
+    assert "Publish long_walk@1.0.0?" in shown.text
+    assert "2 runs of seed 1, the same bytes" in shown.text
+    digest = hashlib.sha256(script.encode()).hexdigest()
+    assert digest in shown.text, "line ends are as in the file"
+    assert httpx.get(f"{project.url}/experiments/long_walk").status_code == 404
+    sent = html.unescape(re.findall(r"<textarea[^>]*>\n(.*?)</textarea>", shown.text, re.S)[0])
+    fields = {"form_token": token(shown.text), "script": sent, "confirmed": "yes"}
+    assert client.post("/staff/publish", data=fields, timeout=300).status_code == 303
+    assert digest in httpx.get(f"{project.url}/experiments/long_walk").raise_for_status().text
+    newest = project.json("staff", "log")[0]
+    assert (newest["who"], newest["action"]) == ("Grace", "publish")
+    assert newest["detail"] == {"published": ["long_walk@1.0.0"]}
+
+
+def test_a_script_that_is_none_or_fails_its_dry_run_is_refused(
+    project: Server, client: httpx.Client
+) -> None:
+    form = token(client.get("/staff/publish").text)
+    answer = client.post("/staff/publish", data={"form_token": form, "script": "print(1)"})
+    assert answer.status_code == 400
+    source = (FIXTURES / "experiments" / "short_walk.py").read_text()
+    wrong = source.replace('name = "short_walk"', 'name = "no_walk"').replace(
+        "    state = task.restore()", "    raise ValueError('it broke')\n    state = task.restore()"
+    )
+    fields = {"form_token": form, "script": wrong, "confirmed": "yes"}
+    answer = client.post("/staff/publish", data=fields, timeout=300)
+    assert answer.status_code == 400
+    assert "its dry run ended as failed" in answer.text
+    assert httpx.get(f"{project.url}/experiments/no_walk").status_code == 404
 
 
 def test_staff_commands_are_in_the_audit_log(project: Server, client: httpx.Client) -> None:
