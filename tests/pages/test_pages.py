@@ -88,5 +88,6 @@ def test_a_sessions_page_adds_up_what_its_log_does(postgres: str) -> None:
         assert len(log.deployed_to) == 3
         assert f"<h2>Experiments deployed ({log.workunits} workunits)</h2>" in text
         for work in log.deployed:
-            assert re.search(rf'{work.name}@1.0.0</a>.*?<td class="n">{work.workunits}</td>', text)
+            row = rf'{work.name}@1.0.0</a>.*?<td class="n" data-label="Workunits">{work.workunits}<'
+            assert re.search(row, text)
         assert f"{log.deployed_to_pool} of them for any host" in text
