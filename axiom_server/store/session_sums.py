@@ -177,7 +177,9 @@ async def deployed_hosts(
     """Hosts by the workunits that a session's deployments gave them."""
     found = await rows(
         connection,
-        """SELECT s.host_id, h.name, COALESCE(u.name, ''), s.cpu, s.gpu
+        """SELECT s.host_id, CASE WHEN u.shown IS FALSE THEN '(hidden)' ELSE h.name END,
+                  CASE WHEN u.shown THEN u.name WHEN u.shown IS FALSE THEN '(hidden)' ELSE '' END,
+                  s.cpu, s.gpu
            FROM (SELECT * FROM session_hosts WHERE session_id = %s
                  ORDER BY cpu + gpu DESC, host_id LIMIT %s OFFSET %s) s
            JOIN hosts h USING (host_id) LEFT JOIN users u USING (user_id)

@@ -62,7 +62,10 @@ def wanted_fields(name: str, manifest: Manifest) -> list[str]:
 
 
 def collect(name: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """The numbers of these seeds' runs. Raises ValueError if the experiment ignores its seed."""
+    """The numbers of these seeds' runs, added to those that are kept of the same version.
+
+    Raises ValueError if the experiment ignores its seed.
+    """
     manifest, _ = experiment(name)
     results = [result(name, seed) for seed in seeds]
     if is_seed_ignored(manifest, results[:PROBES]):
@@ -72,7 +75,16 @@ def collect(name: str, seeds: Sequence[int]) -> dict[str, Any]:
         str(seed): [_rounded(one[f]) for f in fields]
         for seed, one in zip(seeds, results, strict=True)
     }
-    return {"version": manifest.version, "fields": fields, "seeds": rows}
+    known = _kept_rows(name, manifest.version, fields) | rows
+    in_order = dict(sorted(known.items(), key=lambda item: int(item[0])))
+    return {"version": manifest.version, "fields": fields, "seeds": in_order}
+
+
+def _kept_rows(name: str, version: str, fields: Sequence[str]) -> dict[str, Any]:
+    """The kept rows by seed; none if they are of another version or have other fields."""
+    one = kept().get(name) if NUMBERS.exists() else None
+    same = one is not None and (one["version"], one["fields"]) == (version, list(fields))
+    return dict(one["seeds"]) if one is not None and same else {}
 
 
 def _rounded(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from axiom_server.decide.names import refusal
-from axiom_server.store import sessions, users
+from axiom_server.store import session_sums, sessions, users
 from axiom_server.store.database import connect
 from tests.support.cluster import fresh_database, transaction
 from tests.support.server_project import ServerProject
@@ -103,3 +103,21 @@ def test_session_logs_omit_hidden_users_and_their_hosts(project: ServerProject) 
     )
     assert names[shown.host_id][1] == "shown"
     assert names[hidden.host_id] == ("(hidden)", "(hidden)")
+
+
+def test_session_pages_omit_hidden_users_and_their_hosts(project: ServerProject) -> None:
+    hosts = [project.host(name, cores=4, trusted=True) for name in ("shown", "hider")]
+    for host in hosts:
+        host.sync()
+    project.execute("UPDATE users SET shown = false WHERE name = 'hider'")
+    project.deploy("short_walk", fill_idle=True)
+    for host in hosts:
+        host.sync()
+    project.later(60)
+    for host in hosts:
+        host.succeed_all(cpu=0)
+    project.review()
+    found = transaction(project.conninfo, lambda c: session_sums.deployed_hosts(c, 1, limit=10))
+    names = {line.host_id: (line.name, line.user) for line in found}
+    assert names[hosts[0].host_id][1] == "shown"
+    assert names[hosts[1].host_id] == ("(hidden)", "(hidden)")
