@@ -248,7 +248,7 @@ app.command()(mode)
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Test whether the sandbox works on this host."""
-    from axiom_client.cli.try_experiment import print_sandbox_test
+    from axiom_client.cli.doctor import print_sandbox_test
 
     print_sandbox_test(as_json=as_json)
 

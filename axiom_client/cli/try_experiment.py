@@ -1,4 +1,4 @@
-"""``axiom-client try`` runs an experiment once; ``axiom-client doctor`` tests the sandbox."""
+"""``axiom-client try`` runs an experiment once and prints its result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from axiom_client.errors import SandboxMissing, TrialFailed
+from axiom_client.errors import TrialFailed
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.run.tryout import (
@@ -19,7 +19,6 @@ from axiom_client.run.tryout import (
     read_script,
     try_experiment,
 )
-from axiom_client.sandbox.selftest import SandboxReport, self_test
 from axiom_protocol.messages import GpuFacts
 from axiom_protocol.text import counted
 
@@ -71,36 +70,6 @@ def try_file(
             raise TrialFailed(str(error)) from None
         if not as_json:
             print(f"figures written to {plot}")
-
-
-def print_sandbox_test(*, as_json: bool) -> None:
-    """Test the sandbox on this host and print each protection. Raises SandboxMissing."""
-    report = self_test()
-    found = asyncio.run(GpuProbe().report())
-    gpus = [(gpu, self_test(vendors.access([gpu]))) for gpu in found.gpus]
-    if as_json:
-        facts = msgspec.to_builtins(report)
-        facts["gpus"] = [{"gpu": gpu, **msgspec.to_builtins(tried)} for gpu, tried in gpus]
-        facts["gpu_problems"] = found.problems
-        print(msgspec.json.format(msgspec.json.encode(facts)).decode())
-    else:
-        _print_report("sandbox", report)
-        for gpu, tried in gpus:
-            _print_report(f"sandbox of a task on {gpu.name} {gpu.uuid}", tried)
-        for problem in found.problems:
-            print(f"no GPU: {problem}")
-    for tried in (report, *(tried for _, tried in gpus)):
-        if not tried.ok:
-            raise SandboxMissing(f"no task is run here: {tried.reason}")
-    if not as_json:
-        print("the sandbox works on this host")
-
-
-def _print_report(title: str, report: SandboxReport) -> None:
-    print(f"{title}: {report.mode}" + (f" ({report.reason})" if report.reason else ""))
-    for protection in report.protections:
-        mark = "enforced    " if protection.enforced else "NOT ENFORCED"
-        print(f"  {mark}  {protection.name:<46} {protection.reason}")
 
 
 def _named_gpu(device: str) -> list[GpuFacts]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from axiom_server.store.database import Connection
 
 T = TypeVar("T")
-NAME_CHARACTERS_MAX = 100  # as EnrolRequest.user
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -30,6 +29,8 @@ def project_of(context: typer.Context) -> ProjectFolder:
 
 def title_of(given: str) -> str:
     """A name from the command line as pages and logs can show it. Raises Usage."""
+    from axiom_server.decide.names import NAME_CHARACTERS_MAX
+
     if not given or given != one_line(given) or len(given) > NAME_CHARACTERS_MAX:
         raise Usage(
             f"a name is one line of 1 to {NAME_CHARACTERS_MAX} characters that can be seen, "

@@ -12,6 +12,8 @@ import itertools
 import re
 import unicodedata
 
+NAME_CHARACTERS_MAX = 100  # of an account's or a team's name, as in EnrolRequest.user
+
 #: Alphabets that one language writes together, by the first word of their letters' names: the last
 #: two are those of Japanese marks for a long vowel and a repeated character.
 WRITTEN_TOGETHER = frozenset({

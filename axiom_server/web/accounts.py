@@ -10,6 +10,7 @@ from starlette.routing import Route
 from axiom_protocol.messages import HostSettings
 from axiom_protocol.text import one_line
 from axiom_server.config import Config
+from axiom_server.decide.names import NAME_CHARACTERS_MAX
 from axiom_server.decide.rates import Rate
 from axiom_server.pages import hosts
 from axiom_server.pages.environment import render
@@ -18,10 +19,11 @@ from axiom_server.store.database import Connection, Pool
 from axiom_server.store.machines import GROUPS_MAX
 from axiom_server.store.web_sessions import VOLUNTEERS
 from axiom_server.web.bodies import BodyBudget
+from axiom_server.web.checked_names import checked_name
 from axiom_server.web.forms import Form, form_token, read_form
 from axiom_server.web.page_response import SAFE_HEADERS, private_page
 from axiom_server.web.paths import number_of
-from axiom_server.web.refused import NAME_CHARACTERS_MAX, Refused, checked_name
+from axiom_server.web.refused import Refused
 from axiom_server.web.sign_in import SignIn, Visitor, see_other
 
 MACHINES = "/account/machines"

@@ -54,12 +54,13 @@ from axiom_server.web.bodies import (
     decode,
     decoder,
 )
+from axiom_server.web.checked_names import checked_name
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.page_refresh import PageRefresh
 from axiom_server.web.pages import Pages, message_page, wants_page
 from axiom_server.web.rate_limits import JoinLimits, joined_from
-from axiom_server.web.refused import Refused, checked_name
+from axiom_server.web.refused import Refused
 from axiom_server.web.staff import Staff
 from axiom_server.web.statistics_files import StatisticsFiles
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import math
 
 from axiom_protocol.messages import Problem
-from axiom_protocol.text import one_line
-from axiom_server.decide import names
-
-NAME_CHARACTERS_MAX = 100  # of an account's or team's name; longer names are cut
 
 
 class Refused(Exception):
@@ -31,11 +27,3 @@ class Refused(Exception):
         if self.retry_after is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
-
-
-def checked_name(text: str) -> str:
-    """A name for an account or a team. Raises Refused: 400, it cannot be used."""
-    name = one_line(text)[:NAME_CHARACTERS_MAX]
-    if why := names.refusal(name):
-        raise Refused(400, "This name cannot be used", f"{why}: choose another name.")
-    return name

@@ -12,7 +12,14 @@ import pytest
 from axiom_client.host.gpu import nvidia
 from axiom_client.sandbox import bubblewrap, landlock, limits, macos, seccomp, windows
 from axiom_client.sandbox.libc import SandboxError
-from axiom_client.sandbox.policy import ABSENT, ALLOWED, CONDITIONAL, Limits, Policy
+from axiom_client.sandbox.policy import (
+    ABSENT,
+    ALLOWED,
+    CONDITIONAL,
+    Limits,
+    Policy,
+    syscall_rules,
+)
 from axiom_client.sandbox.syscalls import AARCH64, ARCHITECTURES, X86_64
 from axiom_protocol.messages import GpuFacts
 
@@ -128,6 +135,13 @@ def test_other_instruction_sets_end_the_process() -> None:
     assert verdict("x86_64", 20, arch=0x40000003) == KILL  # i386
     assert verdict("x86_64", 39 | 0x40000000) == KILL  # x32
     assert verdict("aarch64", 20, arch=0x40000028) == KILL  # 32-bit ARM
+
+
+def test_every_call_that_the_policy_names_has_a_number() -> None:
+    """A call without a number in syscalls.py would stay refused, without a word."""
+    known = {name for _, table in ARCHITECTURES.values() for name in table}
+    allowed, rules = syscall_rules(msgspec.structs.replace(POLICY, driver=DRIVER, threads=True))
+    assert {*allowed, *(rule.name for rule in rules)} <= known
 
 
 def test_unknown_processor_is_refused() -> None:
