@@ -69,7 +69,7 @@ class PageRefresh:
 
     async def _refresh(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "axiom_server.cli.app", "--dir", str(self.folder),
+            sys.executable, "-P", "-m", "axiom_server.cli.app", "--dir", str(self.folder),
             "refresh-pages", stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -92,7 +92,7 @@ def fetch_wheels(folder: Path, *requirements: str, dependencies: bool = False) -
     """Unpack wheels for the guest's Python and machine into a folder that can be imported from."""
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     line: list[str | Path] = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet",
+        sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "install", "--quiet",
         "--only-binary=:all:", "--no-compile", "--target", folder,
         "--python-version", "3.11", "--implementation", "cp", *platforms, *requirements,
     ]  # fmt: skip

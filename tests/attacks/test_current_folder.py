@@ -22,7 +22,6 @@ from axiom_client.sandbox import landlock, launch, mode
 from axiom_client.service import base as service
 from axiom_client.service.base import Completed
 from axiom_client.service.systemd import SystemdService
-from tests.support.agent_process import ROOT
 from tests.support.processes import COMMAND_SECONDS_MAX
 from tests.support.small_project import SmallProject, served
 
@@ -30,6 +29,8 @@ OURS = ("axiom_client", "axiom_server", "packaging")
 #: Imported by the agent, its children or their libraries, early and late.
 TRAPS = ("axiom_client", "axiom_protocol", "msgspec", "httpx", "tuf", "numpy", "torch", "json")
 INTERPRETER = ("sys.executable", "python", "str(python)")
+
+ROOT = Path(__file__).parents[2]
 
 
 def trap_folder(folder: Path, proof: Path) -> Path:

@@ -322,7 +322,7 @@ class Site:
         for agent in self.agents:
             if agent.wanted and not agent.busy and not agent.alive:
                 assert agent.program.process is not None
-                agent.exits.append(agent.program.process.returncode)
+                agent.exits.append(agent.program.process.poll())
                 agent.start()
 
     def processes(self) -> list[psutil.Process]:

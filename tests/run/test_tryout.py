@@ -106,7 +106,7 @@ def test_doctor() -> None:
 
 def test_doctor_without_any_sandbox_says_why_and_fails() -> None:
     code = (
-        "import shutil; shutil.which = lambda *_: None\n"
+        "import shutil; shutil.which = lambda *_, **__: None\n"
         "from axiom_client.sandbox import landlock; landlock.abi_version = lambda: 0\n"
         "import sys; sys.argv = ['axiom-client', 'doctor']\n"
         "from axiom_client.cli.app import main; main()"

@@ -15,7 +15,7 @@ import numpy as np
 from axiom_protocol.verdicts.evidence import NOTHING, Evidence, weigh
 from axiom_protocol.verdicts.findings import SEEDS_MIN, Decision, decide
 from axiom_protocol.verdicts.fixed_rule import fixed_verdict
-from axiom_server.decide.seeds import Open, Question, decide_seeds
+from axiom_server.decide.seeds import OpenFinding, Question, decide_seeds
 from tests.science.verdicts import AGAINST, CONFIRMED, DECIDED, Row, beta, meeting, normal, skewed
 
 QUESTIONS = 5
@@ -66,7 +66,7 @@ def questions(project: Project, found: list[Evidence], decided: list[Decision]) 
         Question(
             version_id=i, parameters=0,
             findings=[
-                Open(
+                OpenFinding(
                     name=str(k), seeds=len(project.values[i][k]),
                     log_e=max(found[i * size + k].confirming, found[i * size + k].refuting, 0.0),
                 )
