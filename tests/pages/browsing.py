@@ -24,10 +24,12 @@ WIDTHS, THEMES = (1280, 360), ("light", "dark")
 #: Where more than the width is looked at: every width and every theme, not each with each.
 CLOSE_LOOKS = ((1280, "light"), (360, "dark"))
 SAME_KIND_MAX = 16  # pages of one kind, such as /hosts/N, that one walk opens; and files
+ANSWER_MILLISECONDS = 180_000  # of a button: a script is run twice before the answer
 
-#: Addresses of this server that the document names, without fragments.
+#: Addresses of this server that the document names, without fragments; a link with
+#: rel=nofollow is for signed-in owners, and refuses others.
 ADDRESSES = """() => {
-  const named = [...document.querySelectorAll("[href]")].map(e => e.href)
+  const named = [...document.querySelectorAll("[href]:not([rel~=nofollow])")].map(e => e.href)
     .concat([...document.querySelectorAll("[src]")].map(e => e.src))
     .concat([...document.querySelectorAll("[srcset]")].map(e => new URL(e.srcset, location).href));
   return named.filter(u => u.startsWith(location.origin)).map(u => u.split("#")[0]);
@@ -118,7 +120,7 @@ class Walker:
         told = button.evaluate(BUTTON)
         self.pressed.add(told)
         self._expected = status
-        with self.page.expect_navigation() as navigation:
+        with self.page.expect_navigation(timeout=ANSWER_MILLISECONDS) as navigation:
             button.click()
         self._answered(navigation.value, f"press {told}", status)
 

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not NPM, reason="`make pages-check` runs it"),
 ]
 PUBLIC = ("/", "/experiments", "/experiments/rank_dynamics", "/leaders", "/users/1", "/hosts/1",
-          "/teams", "/teams/1", "/sessions", "/status", "/account/sign-in")  # fmt: skip
+          "/teams", "/teams/1", "/studies", "/sessions", "/status", "/account/sign-in")  # fmt: skip
 #: Elements that a person can operate and see, each with a number to know it by.
 OPERABLE = """() => {
   const found = [...document.querySelectorAll(
@@ -88,7 +88,8 @@ def test_everything_is_reached_by_tab_and_shows_its_focus(
             press_tab_through(walk)
         sign_in_by_keys(walk, "/account/sign-in", project.account_keys[FOUNDER])
         sign_in_by_keys(walk, "/staff/sign-in", project.staff_key)
-        for path in ("/account", "/account/machines", "/staff"):
+        for path in ("/account", "/account/machines", "/account/hosts/1", "/staff",
+                     "/staff/publish"):  # fmt: skip
             walk.page.goto(f"{project.server.url}{path}")
             press_tab_through(walk)
     assert not walk.problems, "\n".join(walk.problems)

@@ -23,10 +23,14 @@ TOTALS = """() => Object.fromEntries([...document.querySelectorAll("dl.totals > 
 #: Page, which of its tables, which of its columns, and the query that gives the same rows.
 TABLES = (
     ("/leaders", 0, (1, 3), "SELECT name, credit_total FROM users"),
-    ("/leaders/grokking", 0, (1, 3), """
-        SELECT u.name, sum(c.amount) FROM credit c JOIN users u USING (user_id)
+    ("/leaders/grokking", 0, (1, 3, 4), """
+        SELECT u.name, count(*), sum(c.amount) FROM credit c JOIN users u USING (user_id)
         JOIN experiments e USING (experiment_id) WHERE e.name = 'grokking'
-        GROUP BY 1 ORDER BY 2 DESC, 1"""),
+        GROUP BY 1"""),
+    ("/leaders/grokking/teams", 0, (1, 2, 5, 6), """
+        SELECT t.name, count(DISTINCT user_id), count(*), sum(c.amount) FROM teams t
+        JOIN users u USING (team_id) JOIN credit c USING (user_id)
+        JOIN experiments e USING (experiment_id) WHERE e.name = 'grokking' GROUP BY 1"""),
     ("/users/1", 0, (0, 1, 2, 4), """
         SELECT host_id, cpu_cores, gpus, credit_total FROM hosts WHERE user_id = 1"""),
     ("/users/1", 1, (0, 1, 2), """
@@ -35,15 +39,16 @@ TABLES = (
     ("/users/1", 2, (0, 2, 3), """
         SELECT 'Session ' || session_id, count(*), sum(amount) FROM credit WHERE user_id = 1
         GROUP BY session_id"""),
-    ("/hosts/3", 0, (0, 1), """
-        SELECT outcome, count(*) FROM tasks WHERE host_id = 3 GROUP BY 1"""),
-    ("/hosts/3", 1, (0, 2, 3), """
+    ("/hosts/3", 0, (0, 2, 3), """
         SELECT 'Session ' || session_id, count(*), sum(amount) FROM credit WHERE host_id = 3
         GROUP BY session_id"""),
-    ("/teams", 0, (0, 1, 2, 3), """
-        SELECT t.team_id, t.name, count(*), sum(u.credit_total) FROM teams t JOIN users u
+    ("/teams", 0, (1, 2, 3), """
+        SELECT t.name, count(*), sum(u.credit_total) FROM teams t JOIN users u
         USING (team_id) GROUP BY 1"""),
-    ("/teams/1", 0, (0, 1), "SELECT name, credit_total FROM users WHERE team_id = 1"),
+    ("/teams/1", 0, (0, 1, 2), """
+        SELECT e.name, count(*), sum(c.amount) FROM credit c JOIN users u USING (user_id)
+        JOIN experiments e USING (experiment_id) WHERE u.team_id = 1 GROUP BY 1"""),
+    ("/teams/1", 1, (0, 1), "SELECT name, credit_total FROM users WHERE team_id = 1"),
     ("/sessions", 0, (0, 2, 3), "SELECT 'Session ' || session_id, results, credit FROM sessions"),
     ("/status", 0, (0, 1, 2, 3), """
         SELECT e.name, (SELECT count(*) FROM queue q JOIN versions v USING (version_id)
@@ -56,6 +61,13 @@ TABLES = (
 MACHINES = ("/account/machines", 0, (1, 4), """
     SELECT name || ' (host ' || host_id || ')', cpu_cores FROM hosts
     WHERE user_id = 1""")  # fmt: skip
+OUTCOMES = (
+    "/account/hosts/3",
+    0,
+    (0, 1),
+    """
+    SELECT outcome, count(*) FROM tasks WHERE host_id = 3 AND outcome IS NOT NULL GROUP BY 1""",
+)
 AUDIT = ("/staff", 1, (1, 2), "SELECT who, action FROM audit_log")
 Compared = tuple[str, int, tuple[int, ...], str]
 
@@ -121,6 +133,11 @@ def test_totals_are_the_databases(visitor: Walker, project: FilledProject) -> No
             "place": lambda: value("SELECT 1 + count(*) FROM users WHERE credit_total > ("
                                    "SELECT credit_total FROM users WHERE user_id = 1)"),
         },
+        "/studies/lazy_rich": {
+            "parameter sets": lambda: value("SELECT count(*) FROM study_sets"),
+            "results": lambda: value("SELECT count(*) FROM workunits WHERE parameters_id IN ("
+                                     "SELECT parameters_id FROM study_sets) AND state = 'valid'"),
+        },
         "/teams/1": {
             "credit": lambda: value("SELECT sum(credit_total) FROM users WHERE team_id = 1"),
             "members": lambda: value("SELECT count(*) FROM users WHERE team_id = 1"),
@@ -157,6 +174,7 @@ def test_a_volunteers_machines_and_staffs_log_are_the_databases(
         page.fill("#key", key)
         page.get_by_role("button", name="Sign in").click()
     compare(visitor, project, MACHINES)
+    compare(visitor, project, OUTCOMES)
     compare(visitor, project, AUDIT)
     page.goto(f"{visitor.url}/staff")
     held = project.data.rows("SELECT host_id, state_reason FROM hosts WHERE state = 'quarantined'")

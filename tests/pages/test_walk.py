@@ -25,6 +25,7 @@ from axiom_server.web.api import Api, application
 from axiom_server.web.metrics import Metrics
 from tests.pages.browsing import CHROMIUM, NPM, Walker, chromium, walker
 from tests.support.filled_project import FOUNDER, FilledProject, filled, open_project
+from tests.support.programs import FIXTURES
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
@@ -33,6 +34,8 @@ pytestmark = [
 PAGES_MAX = 150  # of one walk by links
 #: Of programs, not of people.
 PROGRAMS = ("/api/", "/bundles/", "/metrics", "/healthz", "/readyz")
+WIDE_MODE = "W" * 60  # as long as a mode's name may be
+SCRIPT = (FIXTURES / "experiments" / "short_walk.py").read_text()
 RULES = {"long-title": "off", "void-style": "off", "no-trailing-whitespace": "off"}
 FACTS = {
     "name": "laptop", "os": "linux", "architecture": "x86_64", "cpu_cores": 4,
@@ -75,9 +78,12 @@ def as_visitor(walk: Walker, project: FilledProject) -> None:
     """All that links lead to, and what is refused."""
     walk.follow_links("/", PAGES_MAX)
     for path in ("/nothing", "/users/99", "/hosts/99", "/teams/99", "/sessions/99",
-                 "/experiments/nothing", "/leaders?page=0", "/leaders/nothing"):  # fmt: skip
+                 "/experiments/nothing", "/leaders?page=0", "/leaders/nothing",
+                 "/leaders/nothing/teams", "/teams?page=0", "/studies/nothing",
+                 "/studies/lazy_rich/nothing.csv", "/sessions/1/nothing.csv"):  # fmt: skip
         walk.open(path, 404)
-    for path in ("/account", "/account/machines", "/staff"):
+    walk.open("/teams?order=total&page=2")
+    for path in ("/account", "/account/machines", "/account/hosts/1", "/staff", "/staff/publish"):
         walk.open(path, 401)
 
 
@@ -133,6 +139,8 @@ def as_founder(walk: Walker, project: FilledProject) -> None:
     """Many machines, their limits and groups; the team; two hosts that are one."""
     sign_in(walk, project, FOUNDER)
     walk.follow_links("/account/machines", 12)
+    for path, status in (("1", 200), ("2", 200), ("10", 200), ("13", 404), ("99", 404)):
+        walk.open(f"/account/hosts/{path}", status)
     limits = {"share": "50", "cores": "4", "gpus": "1", "from": "22:00", "until": "06:00"}
     steps: list[tuple[str, int, dict[str, Any]]] = [
         ("Limit the chosen", 400, {"share": "200"}),
@@ -143,6 +151,12 @@ def as_founder(walk: Walker, project: FilledProject) -> None:
         ("Resume", 200, {"host": ["1", "2"]}),
         ("Put the chosen into it", 200, {"host": ["6"], "group": "attic"}),
         ("Set its limits to those above", 200, {"group": "attic", "cores": "2"}),
+        ("Name it with these limits", 400, {"share": "20"}),
+        ("Name it with these limits", 200, {"mode": "night", **limits, "battery": ["no"]}),
+        ("Name it with these limits", 200, {"mode": WIDE_MODE, "share": "20"}),
+        ("Switch to it; empty: none", 400, {"mode": "day"}),
+        ("Switch to it; empty: none", 200, {"mode": "night"}),
+        ("Delete it", 200, {"mode": WIDE_MODE}),
     ]
     for button, status, fields in steps:
         walk.open("/account/machines")
@@ -174,7 +188,20 @@ def as_staff(walk: Walker, project: FilledProject) -> None:
         walk.open("/staff")
         walk.send(f"/staff/{action}", button, status, **fields)
     walk.send("/staff/deploy", "Deploy")
+    publish(walk)
+    walk.open("/staff")
     walk.send("/staff/sign-out", "Sign out")
+
+
+def publish(walk: Walker) -> None:
+    """A script that is no experiment is refused; a new one is tried, then confirmed."""
+    walk.open("/staff/publish")
+    walk.send("/staff/publish", "Try it", 400, script="print(1)")
+    walk.open("/staff/publish")
+    script = SCRIPT.replace('name = "short_walk"', 'name = "published_walk"')
+    walk.send("/staff/publish", "Try it", script=script)
+    walk.send("/staff/publish", "Sign and publish")
+    walk.open("/experiments/published_walk")
 
 
 ROLES = ("visitor", "volunteer", "new volunteer", "founder", "staff")

@@ -6,24 +6,35 @@ results are not computed, see ``plausible``.
 
 from __future__ import annotations
 
+import math
+import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from axiom_protocol.manifest import Manifest, read_manifest
 from axiom_protocol.messages import Grant, HostSettings, HostStatus, IdleSlots, Report
+from axiom_protocol.verdicts.study_design import StudyDesign, read_study
 from axiom_server.project_folder import ProjectFolder
+from axiom_server.publish.deploy import select_versions
+from axiom_server.review import studies
 from axiom_server.store import accounts, experiments, machines, users
 from axiom_server.store.database import Connection, as_json
 from axiom_server.trust.keys import load_keys
 from tests.support import plausible
 from tests.support.cluster import transaction
+from tests.support.processes import wait_for
 from tests.support.programs import Server, server
 from tests.support.server_project import Host, ServerProject
 
 LIBRARY = Path(__file__).parents[2] / "experiments"
 SEEDS = 20
+STUDY_SEEDS = 4
+ROUNDS_MAX = 10  # in which hosts compute a study
+DRAWING_SECONDS = 300.0
 DAYS = 5  # on which results were reviewed
 COMPUTING_SECONDS = 900.0  # between a grant and its report: less than a lease
 #: Names as people have them, and as long as they may be; the first founds a team.
@@ -109,13 +120,20 @@ def compute(project: FilledProject, manifests: Mapping[str, Manifest], seeds: in
     for part in _parts(seeds, DAYS):
         for name in names:
             data.deploy(name, count=part)
-        for host in project.hosts:
-            host.sync(cpu=part * len(names) // len(project.hosts) + 1)
-        data.later(COMPUTING_SECONDS)
-        for host in project.hosts:
-            host.sync([_report(manifests, g) for g in host.held.values()], cpu=0)
+        _compute_once(project, manifests, part * len(names))
         data.review()
         _put_back_sessions(data)
+
+
+def _compute_once(
+    project: FilledProject, manifests: Mapping[str, Manifest], workunits: int
+) -> None:
+    """Let all hosts together ask for so many workunits, and report them."""
+    for host in project.hosts:
+        host.sync(cpu=workunits // len(project.hosts) + 1)
+    project.data.later(COMPUTING_SECONDS)
+    for host in project.hosts:
+        host.sync([_report(manifests, g) for g in host.held.values()], cpu=0)
 
 
 def _parts(total: int, parts: int) -> list[int]:
@@ -129,10 +147,55 @@ def _put_back_sessions(data: ServerProject) -> None:
 def _report(manifests: Mapping[str, Manifest], grant: Grant) -> Report:
     manifest = manifests[f"{grant.experiment}@{grant.version}"]
     seconds = manifest.expected_seconds * (0.5 + grant.seed % 7 / 7)
+    result = plausible.result(manifest, grant.seed)
+    if manifest.name == "kernel_change" and "alpha" in grant.parameters:
+        result |= {"log_kernel_change": _kernel_change(grant)}
     return Report(
         task_id=grant.task_id, outcome="success", elapsed_seconds=seconds,
-        cpu_seconds=seconds * 0.9, result=plausible.result(manifest, grant.seed),
+        cpu_seconds=seconds * 0.9, result=result,
     )  # fmt: skip
+
+
+def _kernel_change(grant: Grant) -> float:
+    """Of the study's parameters: log10 |K - K0| / |K0|, less with alpha, and some noise."""
+    alpha, width = float(grant.parameters["alpha"]), float(grant.parameters["width"])
+    noise = random.Random(f"{grant.seed} {alpha} {width}").gauss(0.0, 0.03)
+    return noise - 1.0 - 0.9 * math.log10(alpha * math.sqrt(width / 64))
+
+
+def small_study() -> StudyDesign:
+    """The library's study on a part of its grid, without refinement."""
+    whole = read_study((LIBRARY / "studies" / "lazy_rich.toml").read_text())
+    axes = {name: replace(axis, values=axis.values[::3]) for name, axis in whole.axes.items()}
+    return replace(whole, seeds=STUDY_SEEDS, axes=axes, refine=None)
+
+
+def add_study(project: FilledProject, manifests: Mapping[str, Manifest]) -> None:
+    """Declare a study; hosts report all its workunits."""
+    design, data = small_study(), project.data
+
+    async def declare(connection: Connection) -> int:
+        (version,) = await select_versions(connection, [design.experiment])
+        made = await studies.declare(connection, design, version)
+        assert made is not None
+        return made[1]
+
+    workunits = transaction(project.conninfo, declare)
+    for _ in range(ROUNDS_MAX):  # a host gets no more of one experiment than its slots hold
+        _compute_once(project, manifests, workunits)
+        data.review()
+        if not project.server.json("study", "show", design.name)["out"]:
+            return
+    raise AssertionError("the study's workunits were not all computed")
+
+
+def draw(project: FilledProject) -> None:
+    """Draw the study and the declared figures; the serving process may be at it already."""
+    wait_for(
+        "the figures to be drawn",
+        lambda: project.server.run("refresh-pages").splitlines()[-1].startswith("0 "),
+        DRAWING_SECONDS,
+    )
 
 
 def add_hosts(project: FilledProject) -> None:
@@ -199,7 +262,11 @@ def filled(folder: Path, *, extremes: bool = True) -> FilledProject:
     project = open_project(folder)
     give_keys(project, NAMES)
     add_hosts(project)
-    compute(project, publish_library(project))
-    for add in (add_teams, set_machines, *((trouble, enlarge) if extremes else ())):
+    add_teams(project)
+    manifests = publish_library(project)
+    compute(project, manifests)
+    add_study(project, manifests)
+    draw(project)
+    for add in (set_machines, *((trouble, enlarge) if extremes else ())):
         add(project)
     return project
