@@ -71,8 +71,8 @@ def draw(
     path     its suffix sets the format: .png, .svg, .pdf
     dark     light lines on dark paper
 
-    Raises FigureError when the manifest declares no such figure, there is no result, or matplotlib
-    is not installed.
+    Raises FigureError when the manifest declares no such figure, there is no result, a figure
+    has no value or none above zero for a log axis, or matplotlib is not installed.
     """
     figures = [f for f in manifest.figures if name in (None, f.name)]
     if not figures:
@@ -87,6 +87,8 @@ def draw(
         raise FigureError(NEEDS_MATPLOTLIB) from error
 
     passed = [r for r in results if r["valid"]] or results
+    for figure in figures:
+        _check_values(figure, passed)
     with matplotlib.rc_context(style(dark=dark)):
         width, height = PANEL_INCHES
         sheet = Sheet(figsize=(width, height * len(figures)), layout="constrained")
@@ -95,6 +97,15 @@ def draw(
             _draw_panel(panel.add_subplot(), figure, passed)
         sheet.supxlabel(_footer(manifest, passed), fontsize=9, color=grey(), x=0.99, ha="right")
         sheet.savefig(path, dpi=DOTS_PER_INCH)
+
+
+def _check_values(figure: Figure, results: list[Result]) -> None:
+    """Raise FigureError for a figure without values, or a log axis without any above zero."""
+    rows = [row for i, result in enumerate(results) for row in values_of(figure, i, result)]
+    if not rows:
+        raise FigureError(f"figure {figure.name!r} has nothing to draw: its lists are empty")
+    if figure.y_scale == "log" and not any(row[VALUE_COLUMNS.index("y")] > 0 for row in rows):
+        raise FigureError(f"figure {figure.name!r} has a log axis and no value above zero")
 
 
 def style(*, dark: bool = False) -> Any:

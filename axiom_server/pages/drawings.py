@@ -76,15 +76,17 @@ async def _draw_version(
 def _figure(
     manifest: Manifest, figure: Figure, found: Sequence[tuple[int, Result]]
 ) -> dict[str, bytes]:
-    """A figure in both themes, and the numbers behind it."""
+    """The numbers behind a figure, and its picture in both themes if they are enough for one."""
     results = [result for _, result in found]
 
     def into(path: Path, theme: Theme) -> None:
         draw(manifest, results, path, figure.name, dark=theme == "dark")
 
-    contents = {f"figure.{figure.name}.{theme}.png": _picture(into, theme) for theme in THEMES}
     lines = (line for seed, result in found for line in values_of(figure, seed, result))
-    return {**contents, f"figure.{figure.name}.csv": _packed_csv(VALUE_COLUMNS, lines)}
+    contents = {f"figure.{figure.name}.csv": _packed_csv(VALUE_COLUMNS, lines)}
+    with contextlib.suppress(FigureError):  # these results have nothing to draw
+        contents |= {f"figure.{figure.name}.{theme}.png": _picture(into, theme) for theme in THEMES}
+    return contents
 
 
 async def _draw_study(

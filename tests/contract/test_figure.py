@@ -130,6 +130,14 @@ def test_an_unknown_figure_is_refused_by_name(manifest: Manifest, tmp_path: Path
         draw(manifest, [result(manifest, 1)], tmp_path / "out.png", "plot")
 
 
+@pytest.mark.parametrize("name", ["curves", "dots", "rows", "plane"])
+def test_results_with_empty_lists_are_refused(
+    manifest: Manifest, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(FigureError, match=f"figure '{name}' has nothing to draw"):
+        draw(manifest, [result(manifest, 1, runs=0)], tmp_path / "out.png", name)
+
+
 def test_no_result_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(FigureError, match="no result"):
         draw(manifest, [], tmp_path / "out.png")

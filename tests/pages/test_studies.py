@@ -49,6 +49,9 @@ field = "exponent"
 """
 FIGURE = Figure(name="exponents", title="Exponent <b>", kind="points", x="configs_done",
                 y=["exponent"])  # fmt: skip
+#: It has numbers and cannot be drawn: none is above zero, as the log axis needs.
+BELOW_ZERO = Figure(name="below", title="Below zero", kind="points", x="configs_done",
+                    y=["exponent"], y_scale="log")  # fmt: skip
 
 
 def studied(conninfo: str) -> ServerProject:
@@ -161,4 +164,24 @@ def test_before_anything_is_drawn_the_pages_say_so(postgres: str, tmp_path: Path
 
     with fresh_database(postgres) as conninfo:
         studied(conninfo)
+        with_client(conninfo, tmp_path / "bundles", work)
+
+
+def test_a_figure_that_cannot_be_drawn_stops_no_other(postgres: str, tmp_path: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        base = "/experiments/short_walk/1.0.0/figures"
+        assert (await client.get(f"{base}/below.light.png")).status_code == 404
+        assert {v["y"] for v in await table(client, f"{base}/below.csv")} == {"-0.5"}
+        assert await size_of_png(client, f"{base}/exponents.light.png") > (800, 400)
+
+    with fresh_database(postgres) as conninfo:
+        project = ServerProject(conninfo)
+        project.publish(figures=[BELOW_ZERO, FIGURE])
+        project.deploy("short_walk", count=2)
+        host = project.host(trusted=True)
+        grants = host.sync().grants
+        project.later(60)
+        host.sync([host.success(g, exponent=-0.5) for g in grants], cpu=0)
+        project.review()
+        assert drawn(project) == 1
         with_client(conninfo, tmp_path / "bundles", work)
