@@ -104,9 +104,9 @@ def as_volunteer(walk: Walker, project: FilledProject) -> None:
         ("name", "Rename me", 200, {"name": "Grace Hopper"}),
         ("shown", "Hide me", 200, {}),
         ("shown", "Show me", 200, {}),
-        ("team-join", "Join it", 409, {"team": "99"}),
-        ("team-join", "Join it", 200, {"team": "1"}),
-        ("team-leave", "Leave it", 200, {}),
+        ("team-join", "Join the team", 409, {"team": "99"}),
+        ("team-join", "Join the team", 200, {"team": "1"}),
+        ("team-leave", "Leave the team", 200, {}),
         ("merge", "Merge them", 400, {"old": "1", "new": "2"}),
         ("key", "Replace the key", 200, {}),
     ]
@@ -130,8 +130,8 @@ def as_new_volunteer(walk: Walker, project: FilledProject) -> None:
     walk.press(walk.page.get_by_role("button", name="Sign in"))
     walk.open(link)
     walk.press(walk.page.get_by_role("button", name="Sign in"), 403)
-    act(walk, [("delete", "Delete me", 400, {"sure": "no"}),
-               ("delete", "Delete me", 200, {"sure": "delete"})])  # fmt: skip
+    act(walk, [("delete", "Delete my account", 400, {"sure": "no"}),
+               ("delete", "Delete my account", 200, {"sure": "delete"})])  # fmt: skip
     walk.open("/account", 401)
 
 
@@ -149,22 +149,22 @@ def as_founder(walk: Walker, project: FilledProject) -> None:
         ("Pause", 200, {"host": ["1"]}),
         ("Drain", 200, {"host": ["2"]}),
         ("Resume", 200, {"host": ["1", "2"]}),
-        ("Put the chosen into it", 200, {"host": ["6"], "group": "attic"}),
-        ("Set its limits to those above", 200, {"group": "attic", "cores": "2"}),
-        ("Name it with these limits", 400, {"share": "20"}),
-        ("Name it with these limits", 200, {"mode": "night", **limits, "battery": ["no"]}),
-        ("Name it with these limits", 200, {"mode": WIDE_MODE, "share": "20"}),
-        ("Switch to it; empty: none", 400, {"mode": "day"}),
-        ("Switch to it; empty: none", 200, {"mode": "night"}),
-        ("Delete it", 200, {"mode": WIDE_MODE}),
+        ("Add the chosen to the group", 200, {"host": ["6"], "group": "attic"}),
+        ("Limit the group", 200, {"group": "attic", "cores": "2"}),
+        ("Save the mode with these limits", 400, {"share": "20"}),
+        ("Save the mode with these limits", 200, {"mode": "night", **limits, "battery": ["no"]}),
+        ("Save the mode with these limits", 200, {"mode": WIDE_MODE, "share": "20"}),
+        ("Switch to the mode (empty: none)", 400, {"mode": "day"}),
+        ("Switch to the mode (empty: none)", 200, {"mode": "night"}),
+        ("Delete the mode", 200, {"mode": WIDE_MODE}),
     ]
     for button, status, fields in steps:
         walk.open("/account/machines")
         walk.send("/account/machines", button, status, **fields)
-    act(walk, [("team-found", "Found it", 409, {"name": "the difference engines"}),
-               ("team-name", "Rename mine", 200, {"name": "The Analytical Engines"}),
-               ("team-leave", "Leave it", 200, {}),
-               ("team-found", "Found it", 200, {"name": "\u65b0\u3057\u3044\u30c1\u30fc\u30e0"}),
+    act(walk, [("team-found", "Found a team", 409, {"name": "the difference engines"}),
+               ("team-name", "Rename my team", 200, {"name": "The Analytical Engines"}),
+               ("team-leave", "Leave the team", 200, {}),
+               ("team-found", "Found a team", 200, {"name": "\u65b0\u3057\u3044\u30c1\u30fc\u30e0"}),
                ("merge", "Merge them", 200, {"old": "10", "new": "11"}),
                ("sign-out", "Sign out here", 401, {})])  # fmt: skip
     sign_in(walk, project, FOUNDER)
@@ -181,8 +181,8 @@ def as_staff(walk: Walker, project: FilledProject) -> None:
         ("host", "Quarantine", 404, {"host": "99"}),
         ("host", "Quarantine", 200, {"host": "5", "reason": "clock " * 30}),
         ("host", "Release", 200, {"host": "5"}),
-        ("deploy", "Show what it would do", 400, {"experiments": "nothing"}),
-        ("deploy", "Show what it would do", 200, {"experiments": "grokking", "count": "7"}),
+        ("deploy", "Preview", 400, {"experiments": "nothing"}),
+        ("deploy", "Preview", 200, {"experiments": "grokking", "count": "7"}),
     ]
     for action, button, status, fields in steps:
         walk.open("/staff")
@@ -196,10 +196,10 @@ def as_staff(walk: Walker, project: FilledProject) -> None:
 def publish(walk: Walker) -> None:
     """A script that is no experiment is refused; a new one is tried, then confirmed."""
     walk.open("/staff/publish")
-    walk.send("/staff/publish", "Try it", 400, script="print(1)")
+    walk.send("/staff/publish", "Dry run", 400, script="print(1)")
     walk.open("/staff/publish")
     script = SCRIPT.replace('name = "short_walk"', 'name = "published_walk"')
-    walk.send("/staff/publish", "Try it", script=script)
+    walk.send("/staff/publish", "Dry run", script=script)
     walk.send("/staff/publish", "Sign and publish")
     walk.open("/experiments/published_walk")
 
