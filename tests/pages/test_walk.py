@@ -35,6 +35,7 @@ PAGES_MAX = 150  # of one walk by links
 #: Of programs, not of people.
 PROGRAMS = ("/api/", "/bundles/", "/metrics", "/healthz", "/readyz")
 WIDE_MODE = "W" * 60  # as long as a mode's name may be
+JAPANESE = "\u65b0\u3057\u3044\u30c1\u30fc\u30e0"  # "new team"
 SCRIPT = (FIXTURES / "experiments" / "short_walk.py").read_text()
 RULES = {"long-title": "off", "void-style": "off", "no-trailing-whitespace": "off"}
 FACTS = {
@@ -164,7 +165,7 @@ def as_founder(walk: Walker, project: FilledProject) -> None:
     act(walk, [("team-found", "Found a team", 409, {"name": "the difference engines"}),
                ("team-name", "Rename my team", 200, {"name": "The Analytical Engines"}),
                ("team-leave", "Leave the team", 200, {}),
-               ("team-found", "Found a team", 200, {"name": "\u65b0\u3057\u3044\u30c1\u30fc\u30e0"}),
+               ("team-found", "Found a team", 200, {"name": JAPANESE}),
                ("merge", "Merge them", 200, {"old": "10", "new": "11"}),
                ("sign-out", "Sign out here", 401, {})])  # fmt: skip
     sign_in(walk, project, FOUNDER)
