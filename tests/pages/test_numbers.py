@@ -28,9 +28,11 @@ TABLES = (
         JOIN experiments e USING (experiment_id) WHERE e.name = 'grokking'
         GROUP BY 1"""),
     ("/leaders/grokking/teams", 0, (1, 2, 5, 6), """
-        SELECT t.name, count(DISTINCT user_id), count(*), sum(c.amount) FROM teams t
+        SELECT t.name, (SELECT count(*) FROM users WHERE team_id = t.team_id), count(*),
+               sum(c.amount) FROM teams t
         JOIN users u USING (team_id) JOIN credit c USING (user_id)
-        JOIN experiments e USING (experiment_id) WHERE e.name = 'grokking' GROUP BY 1"""),
+        JOIN experiments e USING (experiment_id) WHERE e.name = 'grokking'
+        GROUP BY t.team_id"""),
     ("/users/1", 0, (0, 1, 2, 4), """
         SELECT host_id, cpu_cores, gpus, credit_total FROM hosts WHERE user_id = 1"""),
     ("/users/1", 1, (0, 1, 2), """
