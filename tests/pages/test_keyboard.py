@@ -29,7 +29,7 @@ PUBLIC = ("/", "/experiments", "/experiments/rank_dynamics", "/leaders", "/users
 #: Elements that a person can operate and see, each with a number to know it by.
 OPERABLE = """() => {
   const found = [...document.querySelectorAll(
-    "a[href], button, input, select, summary, [tabindex='0']")];
+    "a[href], button, input, select, textarea, summary, [tabindex='0']")];
   const seen = found.filter(e => e.type !== "hidden" && e.checkVisibility());
   seen.forEach((e, i) => e.setAttribute("data-number", i));
   return seen.map(e => e.outerHTML.slice(0, 120));
