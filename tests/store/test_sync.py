@@ -265,7 +265,7 @@ def test_totals_are_the_ledgers_sums(postgres: str) -> None:
         fleet = [project.host(user=name) for name in ("ann", "ann", "ben")]
         for host in fleet:
             host.sync()
-        project.execute("UPDATE hosts SET agreements = 1000")  # trusted: hardly ever checked
+        project.execute("UPDATE hosts SET agreements = 10^8")  # trusted: hardly ever checked
         for seconds in (20, 150):
             project.later(seconds + 10)
             for host in fleet:

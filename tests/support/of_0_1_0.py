@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import sqlite3
 import tarfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +61,18 @@ def agent_of(name: str, folder: Path, url: str = "") -> Program:
     identity = folder / name / "state" / "identity.json"
     known = json.loads(identity.read_bytes())
     identity.write_text(json.dumps({**known, "url": url or known["url"]}))
+    _renew_leases(folder / name / "state" / "journal.sqlite")
     return Program(name="axiom-client", folder=folder / name, variable="AXIOM_CLIENT_DIR")
+
+
+def _renew_leases(journal: Path) -> None:
+    """Let the leases end six hours from now: those recorded ended on the day of the recording."""
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute(
+            "UPDATE tasks SET record = CAST(json_set(CAST(record AS TEXT), '$.lease_until_wall', ?)"
+            " AS BLOB)", (time.time() + 21_600,)
+        )  # fmt: skip
+        connection.commit()
 
 
 class OldHost:
