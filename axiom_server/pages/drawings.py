@@ -1,6 +1,7 @@
-"""Draw what takes long, before anybody asks: declared figures over all seeds, and studies.
+"""Draws ahead what takes long to draw: declared figures over all seeds, and studies.
 
-`axiom-server draw` does it; a serving process runs that command every few minutes, at low priority.
+`axiom-server refresh-pages` does it. A serving process runs that command after each review and at
+most every ten minutes otherwise, at low priority.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CELLS_MAX = 200_000  # rows of a study's table
 
 
 async def draw_all(connection: Connection, log: Callable[[str], None]) -> int:
-    """Draw what is out of date; how many experiments and studies that were.
+    """Draw what is out of date; returns the number of experiments and studies drawn.
 
     Each is stored in a transaction of its own: the connection must be outside one.
     """

@@ -1,8 +1,8 @@
-"""How much of a serving process public pages may use, so that they do not slow hosts' syncs.
+"""Limits the share of a serving process that public pages use, so that they do not slow syncs.
 
-Pages are made two at a time, on the event loop and the connections that syncs use too. A place is
-free again only some time after its page was made: were readers without number to ask without a
-pause, syncs would still have most of the processor, and all but two connections.
+At most two pages are made at a time, on the event loop that syncs use too. After each page its place
+stays empty for a while: even if many readers request pages without a pause, syncs have most of the
+processor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from axiom_server.web.refused import Refused
 
 AT_ONCE = 2
-REST = 2.0  # times as long as a page took to make, its place is left empty: a third is pages'
+REST = 2.0  # a place stays empty this many times as long as its page took: pages use a third
 REST_SECONDS_MAX = 0.25  # a page that waited for a lock did not use the processor meanwhile
 WAITING_MAX = 300  # requests; more are told to come back
 RETRY_SECONDS = 5.0
@@ -48,8 +48,10 @@ class PageLimits:
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         if self._waiting >= WAITING_MAX:
-            raise Refused(503, "Too many pages are asked for", "Come back in some seconds.",
-                          RETRY_SECONDS)  # fmt: skip
+            raise Refused(
+                503, "Too many requests for pages", f"Try again after {RETRY_SECONDS:.0f} seconds.",
+                RETRY_SECONDS,
+            )  # fmt: skip
         self._waiting += 1
         try:
             await self._places.acquire()

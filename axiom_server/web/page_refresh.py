@@ -74,9 +74,9 @@ class PageRefresh:
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
-            _, told = await asyncio.wait_for(process.communicate(), RUN_SECONDS_MAX)
+            _, error_output = await asyncio.wait_for(process.communicate(), RUN_SECONDS_MAX)
             if process.returncode:
-                log.warning("the pages were not refreshed", error=told.decode()[-500:])
+                log.warning("the pages were not refreshed", error=error_output.decode()[-500:])
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
