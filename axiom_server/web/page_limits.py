@@ -1,8 +1,8 @@
 """Limits the share of a serving process that public pages use, so that they do not slow syncs.
 
-At most two pages are made at a time, on the event loop that syncs use too. After each page its place
-stays empty for a while: even if many readers request pages without a pause, syncs have most of the
-processor.
+At most two pages are made at a time, on the event loop that syncs use too. After each page its
+place stays empty for a while: even if many readers request pages without a pause, syncs have most
+of the processor.
 """
 
 from __future__ import annotations

@@ -9,32 +9,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boot import attach_and_start, doctor, keep_logs, purge
-from checks import Checks, require
+from boot import attach_and_start, doctor, purge
+from checks import require
 from guest import Guest
 from image import debian, overlay, payload
 from project import ROOT, Project
+from run import Step, build_package, run
 from volunteer import PAYLOAD, UNIT, Volunteer
 
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.manifest import read_manifest
+
+sys.path.insert(0, str(ROOT / "packaging"))
+from build_packages import PLATFORMS
 
 ARCHITECTURE = "arm64"
 #: The newest torch whose wheel for arm64 on PyPI needs no CUDA. Another version than this machine's
 #: is the harder test: replicas must agree between versions too.
 TORCH = "torch==2.10.0"
 TORCH_FOLDER = "/usr/local/lib/axiom-client/torch"
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 SEED = 4711
 #: Of each environment, a real experiment at a nominal budget that emulation finishes in minutes.
 SAMPLES = {
@@ -46,31 +46,18 @@ ATTACK_SECONDS_MAX = 900.0
 
 
 def main() -> int:
-    """Make what is needed, run every check, and leave nothing behind."""
+    """Read the options and try every claim; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the checks to this file")
-    options = parser.parse_args()
-    checks = Checks(options.json)
-    with tempfile.TemporaryDirectory(prefix="axiom-arm64-") as name:
-        folder = Path(name)
-        volunteer = prepare(folder)
-        try:
-            volunteer.project.serve()
-            volunteer.guest.start()
-            run_checks(checks, volunteer)
-        finally:
-            volunteer.guest.stop()
-            volunteer.project.stop()
-            keep_logs(folder, options.json)
-    return checks.summary()
+    return run(prepare, STEPS, parser.parse_args())
 
 
-def prepare(folder: Path) -> Volunteer:
-    """The image, a disk with package, wheels and tests, and a project, not yet started."""
+def prepare(folder: Path, _: argparse.Namespace) -> Volunteer:
+    """A machine with package, wheels and tests on a disk, and a project; neither is started."""
     image = debian(ARCHITECTURE)
     contents = folder / "payload"
     (contents / "source").mkdir(parents=True)
-    shutil.copyfile(build_package(), contents / "new.deb")
+    shutil.copyfile(build_package(ROOT, ARCHITECTURE), contents / "new.deb")
     fetch_wheels(contents / "torch", TORCH, "numpy")
     fetch_wheels(contents / "tools", "pytest", dependencies=True)
     copy_tree(contents / "source")
@@ -81,16 +68,9 @@ def prepare(folder: Path) -> Volunteer:
     return Volunteer(guest=guest, project=Project(folder=folder / "project"))
 
 
-def build_package() -> Path:
-    """The deb for arm64, from this checkout."""
-    line = [sys.executable, "packaging/build_packages.py", "dist", ARCHITECTURE]
-    subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return max((ROOT / "dist").glob(f"axiom-client_*_{ARCHITECTURE}.deb"), key=os.path.getmtime)
-
-
 def fetch_wheels(folder: Path, *requirements: str, dependencies: bool = False) -> None:
     """Unpack wheels for the guest's Python and machine into a folder that can be imported from."""
-    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    platforms = [word for name in PLATFORMS[ARCHITECTURE] for word in ("--platform", name)]
     line: list[str | Path] = [
         sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "install", "--quiet",
         "--only-binary=:all:", "--no-compile", "--target", folder,
@@ -112,25 +92,8 @@ def copy_tree(folder: Path) -> None:
         shutil.copyfile(ROOT / name, folder / name)
 
 
-def run_checks(checks: Checks, volunteer: Volunteer) -> None:
-    """All of them, in order."""
-    steps: list[tuple[str, Callable[[Volunteer], object]]] = [
-        ("the machine is an arm64 with Landlock and seccomp", machine),
-        ("the package installs with torch beside it", install),
-        ("doctor finds every part of the sandbox enforced", doctor),
-        ("a volunteer attaches by https and starts the service", attach_and_start),
-        ("tasks of both environments are computed and reported", compute),
-        *((f"{Path(name).stem} agrees with this machine's result", partial(agree, name))
-          for name in SAMPLES),
-        ("no attack gets out of the sandbox", attacks),
-        ("purge leaves no file, user, unit or process", purge),
-    ]  # fmt: skip
-    for claim, step in steps:
-        checks.check(claim, partial(step, volunteer))
-
-
 def machine(volunteer: Volunteer) -> str:
-    """What the rest stands on."""
+    """Without these, nothing below can hold."""
     guest = volunteer.guest
     require(guest.run("uname -m").out == "aarch64\n")
     modules = guest.run("cat /sys/kernel/security/lsm").out
@@ -202,6 +165,19 @@ def _result(tried: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = tried["result"]
     return found
 
+
+#: In the order in which they are tried.
+STEPS: list[Step] = [
+    ("the machine is an arm64 with Landlock and seccomp", machine),
+    ("the package installs with torch beside it", install),
+    ("doctor finds every part of the sandbox enforced", doctor),
+    ("a volunteer attaches by https and starts the service", attach_and_start),
+    ("tasks of both environments are computed and reported", compute),
+    *((f"{Path(name).stem} agrees with this machine's result", partial(agree, name))
+      for name in SAMPLES),
+    ("no attack gets out of the sandbox", attacks),
+    ("purge leaves no file, user, unit or process", purge),
+]  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

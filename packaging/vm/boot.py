@@ -11,70 +11,50 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
+import time
 from pathlib import Path
 
-from checks import Checks, require
+from checks import require
 from guest import Guest
 from image import debian, overlay, payload
 from project import ROOT, Project
-from volunteer import UNIT, Volunteer, wait
+from run import Step, build_package, run
+from volunteer import UNIT, Volunteer
 
 #: The commit whose package is upgraded from.
 OLD_COMMIT = "283ce66"
 EXPOSURE_MAX = 3.0  # of `systemd-analyze security`, whose scale ends at 10
 EXIT_BAD_CONFIG = 3
+ARCHITECTURE = "amd64"
+SLEEP_SECONDS = 60.0
 
 
 def main() -> int:
-    """Make what is needed, run every check, and leave nothing behind."""
+    """Read the options and try every claim; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the checks to this file")
     parser.add_argument("--deb", type=Path, help="the package to try; otherwise it is built")
     parser.add_argument("--old-deb", type=Path, help="the package of 0.1.0; otherwise it is built")
-    options = parser.parse_args()
-    checks = Checks(options.json)
-    with tempfile.TemporaryDirectory(prefix="axiom-boot-") as name:
-        folder = Path(name)
-        volunteer = prepare(folder, options.deb, options.old_deb)
-        try:
-            volunteer.project.serve()
-            volunteer.guest.start()
-            run_checks(checks, volunteer)
-        finally:
-            volunteer.guest.stop()
-            volunteer.project.stop()
-            keep_logs(folder, options.json)
-    return checks.summary()
+    return run(prepare, STEPS, parser.parse_args())
 
 
-def prepare(folder: Path, new: Path | None, old: Path | None) -> Volunteer:
-    """The image, both packages on a disk of their own, and a project, not yet started."""
-    image = debian("amd64")
+def prepare(folder: Path, options: argparse.Namespace) -> Volunteer:
+    """A machine with both packages on a disk of their own, and a project; neither is started."""
+    image = debian(ARCHITECTURE)
     packages = folder / "packages"
     packages.mkdir()
-    shutil.copyfile(new or build_package(ROOT), packages / "new.deb")
-    shutil.copyfile(old or old_package(image.disk.parent.parent), packages / "old.deb")
+    shutil.copyfile(options.deb or build_package(ROOT, ARCHITECTURE), packages / "new.deb")
+    old = options.old_deb or old_package(image.disk.parent.parent)
+    shutil.copyfile(old, packages / "old.deb")
     guest = Guest(
         image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"),
         payload=payload(packages, folder / "packages.img"),
     )  # fmt: skip
     return Volunteer(guest=guest, project=Project(folder=folder / "project"))
-
-
-def build_package(root: Path) -> Path:
-    """The deb of a source tree, in its folder ``dist``."""
-    print(f"== building the package of {root}", flush=True)
-    line = [sys.executable, "packaging/build_packages.py", "dist"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run(line, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return max((root / "dist").glob("axiom-client_*.deb"), key=lambda path: path.stat().st_mtime)
 
 
 def old_package(cache: Path) -> Path:
@@ -86,49 +66,12 @@ def old_package(cache: Path) -> Path:
                 ["git", "archive", OLD_COMMIT], cwd=ROOT, check=True, capture_output=True
             ).stdout
             subprocess.run(["tar", "x", "-C", name], input=archive, check=True)
-            shutil.copyfile(build_package(Path(name)), kept)
+            shutil.copyfile(build_package(Path(name), ARCHITECTURE), kept)
     return kept
 
 
-def keep_logs(folder: Path, record: Path | None) -> None:
-    """The guest's console and the server's log, beside the record."""
-    if record is not None:
-        for name in ("console.log", "server.log"):
-            if (folder / name).exists():
-                shutil.copyfile(folder / name, record.with_name(f"{record.stem}-{name}"))
-
-
-def run_checks(checks: Checks, volunteer: Volunteer) -> None:
-    """All of them, in an order in which each finds what it needs."""
-    steps: list[tuple[str, Callable[[Volunteer], object]]] = [
-        ("systemd is the first process, and Landlock is on", first_process),
-        ("the package of 0.1.0 installs; its service is enabled and waits to be attached", install),
-        ("a volunteer attaches by https and starts the service", attach_and_start),
-        ("an upgrade from 0.1.0 in mid-task drains, goes on, and loses nothing", upgrade),
-        ("doctor finds every part of the sandbox enforced", doctor),
-        (f"systemd-analyze security rates the unit below {EXPOSURE_MAX}", security),
-        ("reload takes up a changed configuration without a restart", reload),
-        ("a broken configuration is refused at reload, and the agent runs on", refused_reload),
-        ("stop leaves no process, and the task goes on from its checkpoint", stop_and_start),
-        ("a killed agent is started again, and the task ends once", crash),
-        ("a hung agent is ended by the watchdog and started again", watchdog),
-        ("a bad configuration ends the service with code 3, without a restart", bad_config),
-        ("the journal holds the agent's lines, with levels and without tracebacks", journal_lines),
-        ("a reboot in mid-task loses nothing", reboot),
-        ("a power cut in mid-write leaves a journal that goes on", power_cut),
-        ("a network that comes late is no failure", late_network),
-        ("a full disk stops work, not the agent, and work goes on when there is room", full_disk),
-        ("the session's idleness is logind's", logind_idle),
-        ("a suspended host goes on, and its sleep is nobody's work", suspend),
-        ("every workunit was reported once", nothing_lost),
-        ("purge leaves no file, user, unit or process", purge),
-    ]
-    for claim, step in steps:
-        checks.check(claim, partial(step, volunteer))
-
-
 def first_process(volunteer: Volunteer) -> str:
-    """What the rest stands on."""
+    """Without these, nothing below can hold."""
     guest = volunteer.guest
     require(guest.run("cat /proc/1/comm").out == "systemd\n")
     modules = guest.run("cat /sys/kernel/security/lsm").out
@@ -236,7 +179,7 @@ def watchdog(volunteer: Volunteer) -> str:
     volunteer.drop_in("WatchdogSec=40\nRestartSec=3")
     guest.run(f"systemctl restart {UNIT}")
     pid = volunteer.unit("MainPID")
-    wait(50)
+    time.sleep(50)
     require(volunteer.unit("MainPID") == pid, "the watchdog ended an agent that was well")
     guest.run(f"kill -STOP {pid}")
     guest.wait_for(
@@ -255,7 +198,7 @@ def bad_config(volunteer: Volunteer) -> None:
     guest.write("/etc/axiom-client/config.toml", '[cpu]\ncores = "many"\n')
     guest.run(f"systemctl start {UNIT}", check=False)
     guest.wait_for("the failure", lambda: volunteer.unit("ActiveState") == "failed", 120)
-    wait(20)
+    time.sleep(20)
     seen = [volunteer.unit(name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")]
     require(seen == ["failed", str(EXIT_BAD_CONFIG), "0"], seen)
     guest.write("/etc/axiom-client/config.toml", "")
@@ -275,14 +218,15 @@ def journal_lines(volunteer: Volunteer) -> str:
     return f"{len(own)} lines, levels {', '.join(sorted(str(level) for level in levels))}"
 
 
-def reboot(volunteer: Volunteer) -> str:
+def reboot(volunteer: Volunteer) -> None:
     """As a person reboots: systemd stops everything in order."""
     guest = volunteer.guest
     volunteer.work("rebooted", 60)
     guest.reboot()
     guest.wait_for("the service", volunteer.active, 300)
     volunteer.wait_until_reported("rebooted", 1)
-    return "reported once" if volunteer.project.reported("rebooted") == 1 else "more than once"
+    seen = volunteer.project.reported("rebooted")
+    require(seen == 1, f"reported {seen} times")
 
 
 def power_cut(volunteer: Volunteer) -> str:
@@ -328,7 +272,7 @@ def full_disk(volunteer: Volunteer) -> str:
     volunteer.project.publish_walk("full", 0)
     volunteer.project.deploy("full", 1)
     guest.run("axiom-client sync", check=False)
-    wait(45)
+    time.sleep(45)
     seen = volunteer.status()
     require(volunteer.active() and volunteer.unit("MainPID") == pid, "the agent ended")
     guest.run("rm /filler")
@@ -338,10 +282,10 @@ def full_disk(volunteer: Volunteer) -> str:
 
 
 def logind_idle(volunteer: Volunteer) -> str:
-    """Nobody is signed in here, so logind has no session that is in use."""
+    """logind lists no session here, so the computer is not in use."""
     sessions = volunteer.guest.run("loginctl list-sessions --no-legend | wc -l").out.strip()
     volunteer.guest.run("axiom-client config set run.while_in_use false")
-    wait(20)
+    time.sleep(20)
     seen = volunteer.status()
     require(seen.get("state") == "running", seen)
     volunteer.guest.run("axiom-client config set run.while_in_use true")
@@ -349,19 +293,22 @@ def logind_idle(volunteer: Volunteer) -> str:
 
 
 def suspend(volunteer: Volunteer) -> str:
-    """To memory for a minute, in mid-task; the monitor is the lid that opens."""
+    """To memory for a minute, in mid-task; qemu's monitor wakes it."""
     guest = volunteer.guest
+    began = time.monotonic()
     states = guest.run("cat /sys/power/state").out.split()
     require(states, "this virtual machine cannot sleep")
     volunteer.work("suspended", 30)
     guest.run("systemctl --no-block suspend")
     guest.wait_for("the sleep", lambda: guest.monitor("query-status")["status"] == "suspended", 120)
-    wait(60)
+    time.sleep(SLEEP_SECONDS)
     guest.monitor("system_wakeup")
     guest.wait_for("the guest to answer", guest.answers, 120)
     volunteer.wait_until_reported("suspended", 1)
     (task,) = volunteer.project.tasks("suspended")
-    return f"states {' '.join(states)}; elapsed {task.get('elapsed_seconds')}"
+    awake = time.monotonic() - began - SLEEP_SECONDS
+    require(task["elapsed_seconds"] <= awake, f"{task['elapsed_seconds']} s, awake {awake:.0f} s")
+    return f"states {' '.join(states)}; {task['elapsed_seconds']:.0f} s of {awake:.0f} s awake"
 
 
 def nothing_lost(volunteer: Volunteer) -> str:
@@ -386,6 +333,31 @@ def purge(volunteer: Volunteer) -> None:
     require(guest.run(f"systemctl cat {UNIT}", check=False).code, "the unit is still there")
     require("axiom" not in guest.run("ps -eo args=").out, "a process is still there")
 
+
+#: Each in an order in which it finds what it needs.
+STEPS: list[Step] = [
+    ("systemd is the first process, and Landlock is on", first_process),
+    ("the package of 0.1.0 installs; its service is enabled and waits to be attached", install),
+    ("a volunteer attaches by https and starts the service", attach_and_start),
+    ("an upgrade from 0.1.0 in mid-task drains, goes on, and loses nothing", upgrade),
+    ("doctor finds every part of the sandbox enforced", doctor),
+    (f"systemd-analyze security rates the unit below {EXPOSURE_MAX}", security),
+    ("reload takes up a changed configuration without a restart", reload),
+    ("a broken configuration is refused at reload, and the agent runs on", refused_reload),
+    ("stop leaves no process, and the task goes on from its checkpoint", stop_and_start),
+    ("a killed agent is started again, and the task ends once", crash),
+    ("a hung agent is ended by the watchdog and started again", watchdog),
+    ("a bad configuration ends the service with code 3, without a restart", bad_config),
+    ("the journal holds the agent's lines, with levels and without tracebacks", journal_lines),
+    ("a reboot in mid-task loses nothing", reboot),
+    ("a power cut in mid-write leaves a journal that goes on", power_cut),
+    ("a network that comes late is no failure", late_network),
+    ("a full disk stops work, not the agent, and work goes on when there is room", full_disk),
+    ("with nobody signed in, tasks run that may not run while the computer is in use", logind_idle),
+    ("a suspended host continues, and its sleep counts as no task's time", suspend),
+    ("every workunit was reported once", nothing_lost),
+    ("purge leaves no file, user, unit or process", purge),
+]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from checks import require
@@ -105,16 +103,3 @@ class Volunteer:
     def journal(self, *options: str) -> str:
         """The service's lines in the system's journal."""
         return self.guest.run(f"journalctl -q --no-pager -u {UNIT} {' '.join(options)}").out
-
-
-def wait(seconds: float) -> None:
-    """Give something that must not happen the time to happen."""
-    time.sleep(seconds)
-
-
-def package_files(new: Path, old: Path, folder: Path) -> Path:
-    """A folder with both packages under the names that the checks use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "new.deb").write_bytes(new.read_bytes())
-    (folder / "old.deb").write_bytes(old.read_bytes())
-    return folder
