@@ -56,9 +56,10 @@ from axiom_server.web.bodies import (
 )
 from axiom_server.web.checked_names import checked_name
 from axiom_server.web.known_tokens import KnownTokens, host_unknown
+from axiom_server.web.message_page import message_page, wants_page
 from axiom_server.web.metrics import Metrics
 from axiom_server.web.page_refresh import PageRefresh
-from axiom_server.web.pages import Pages, message_page, wants_page
+from axiom_server.web.pages import public_routes
 from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused
 from axiom_server.web.staff import Staff
@@ -272,7 +273,7 @@ def application(
             Route("/api/v1/account-links", api.account_link, methods=["POST"]),
             Route("/api/v1/sync", api.sync, methods=["POST"]),
             Route("/bundles/{kind}/{name}", api.bundle_file),
-            *Pages(config=api.config, pool=pages, bundles=Repository(api.bundles)).routes(),
+            *public_routes(api.config, pages, Repository(api.bundles)),
             *Accounts(api.config, pages, api.strangers).routes(),
             *Staff(api.config, api.pool, api.strangers, ProjectFolder(api.bundles.parent)).routes(),
             *StatisticsFiles(folder=api.bundles.parent / "stats", pool=api.pool).routes(),
