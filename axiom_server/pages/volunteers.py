@@ -30,7 +30,7 @@ async def leaders(connection: Connection, config: Config, order: Order, page: in
                                            for u in found[:LEADERS]],
         offset=offset, page=page, more=len(found) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=order == "day",
-        experiment=None, base=f"/leaders?order={order}",
+        experiment=None, published=False, base=f"/leaders?order={order}",
     )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ async def leaders_of_experiment(
         lines=[(u, average_now(u.average, u.average_at)) for u in lines[:LEADERS]],
         offset=offset, page=page, more=len(lines) > LEADERS and page < PAGES_MAX,
         experiments=await experiments.names(connection), earned=True, base=f"/leaders/{name}?",
-        experiment=name,
+        experiment=name, published=await experiments.is_published(connection, name),
     )  # fmt: skip
 
 

@@ -143,6 +143,13 @@ async def id_of(connection: Connection, name: str) -> int | None:
     return int(found[0][0]) if found else None
 
 
+async def is_published(connection: Connection, name: str) -> bool:
+    """Whether a version of it was published here; of an imported experiment none may have been."""
+    query = """SELECT FROM versions v JOIN experiments e USING (experiment_id)
+               WHERE e.name = %s LIMIT 1"""
+    return bool(await rows(connection, query, (name,)))
+
+
 async def names(connection: Connection) -> list[str]:
     """Names of all experiments, also imported ones."""
     return [r[0] for r in await rows(connection, "SELECT name FROM experiments ORDER BY name")]

@@ -85,3 +85,14 @@ def test_the_statistics_hold_the_same_credit(project: Server, tmp_path: Path) ->
     assert found == EXPECTED["per_user"]
     served = httpx.get(f"{project.url}/stats/user.gz").raise_for_status().content
     assert len(ElementTree.fromstring(gzip.decompress(served))) == len(found)
+
+
+def test_the_links_of_an_imported_experiments_lists_resolve(project: Server) -> None:
+    """No version of an imported experiment was published here, so it has no page of its own."""
+    lists = ("/leaders/grokking_dynamics", "/leaders/grokking_dynamics/teams", "/teams", "/status")
+    with httpx.Client(base_url=project.url, timeout=60) as client:
+        pages = [client.get(path).raise_for_status().text for path in lists]
+        links = {link for page in pages for link in re.findall(r'href="(/[^"#]*)', page)}
+        assert "/leaders/lottery_ticket" in links
+        missing = [link for link in sorted(links) if client.get(link).status_code == 404]
+    assert missing == []
