@@ -38,7 +38,7 @@ What the test refutes:
 #
 # [tool.axiom]
 # name = "rank_dynamics"
-# version = "1.2.0"
+# version = "1.3.0"
 # title = "Rank dynamics"
 # question = """\
 #   How does the stable rank of weights and hidden representations change in training, and does \
@@ -61,9 +61,9 @@ What the test refutes:
 # expected_seconds = 40
 #
 # [tool.axiom_cohort]
-# most = 64
-# seed_memory_bytes = 40_000_000
-# seed_gpu_memory_bytes = 40_000_000
+# most = 256
+# seed_memory_bytes = 8_000_000
+# seed_gpu_memory_bytes = 80_000_000
 #
 # [tool.axiom.parameters]
 # learning_rates.about = "rising; each is one configuration"
@@ -391,7 +391,12 @@ def activations(weights, x):
 
 def training_loss(weights, x, y):
     """Mean cross-entropy of each net in nats, in f64; a diverged net's is capped."""
-    logits = activations(weights, x)[-1].astype(np.float64)
+    return cross_entropy(activations(weights, x)[-1], y)
+
+
+def cross_entropy(logits, y):
+    """Mean cross-entropy of logits (nets, points, classes), as `training_loss`."""
+    logits = logits.astype(np.float64)
     logits -= logits.max(axis=-1, keepdims=True)
     loss = np.log(np.exp(logits).sum(axis=-1)) - logits[:, np.arange(len(y)), y]
     return np.nan_to_num(loss.mean(axis=-1), nan=1e6, posinf=1e6).clip(0.0, 1e6)
@@ -443,12 +448,23 @@ def sgd_step(xp, weights, updates, outputs, deltas, x, y, rates, zero):
     delta -= y
     delta *= rates
     for i in range(last, -1, -1):
-        xp.matmul((outputs[i - 1] if i else x).mT, delta, out=updates[i])
+        inputs, gradient = outputs[i - 1] if i else x, delta
         if i:
             xp.matmul(delta, weights[i].mT, out=deltas[i - 1])
             delta = deltas[i - 1]
             delta *= outputs[i - 1] > 0
-        weights[i] -= updates[i]
+        descend(xp, weights[i], inputs, gradient, updates[i])
+
+
+def descend(xp, weights, inputs, gradient, update):
+    """weights -= inputs.mT @ gradient for each net; ``update`` is memory for the product."""
+    if xp is np:
+        np.matmul(inputs.mT, gradient, out=update)
+        weights -= update
+        return
+    # On a GPU, reading and writing weights takes longest; this subtracts the product at once.
+    inputs = inputs.expand(*weights.shape[:-2], *inputs.shape[-2:]).flatten(0, -3)
+    weights.view(-1, *weights.shape[-2:]).baddbmm_(inputs.mT, gradient.flatten(0, -3), alpha=-1)
 
 
 def train(task, hidden, learning_rates, data, on_epoch):
@@ -758,54 +774,210 @@ def passes_gates(records, result):
 
 # ---------------------------------------------------------------- many seeds at once
 
+SQUARINGS = 20  # a top eigenvalue is then right to 1e-5, however close the next one is
+
+
+class Stack:
+    """The nets of many seeds on one device: (seeds, nets, fan_in, fan_out) for each layer.
+
+    Every other array has the same first axis, and nothing is ever summed over it.
+    """
+
+    def __init__(self, tasks, hidden, learning_rates, data):
+        self.tasks, self.data, self.device = tasks, data, tasks[0].device
+        self.xp, self.place, self.fetch = arrays_on(self.device, tasks[0].parameters["precision"])
+        place = self.place
+        self.weights = stack_weights(tasks, hidden, len(learning_rates), place)
+        self.updates = [place(np.zeros(w.shape)) for w in self.weights]
+        shapes = [(*w.shape[:2], BATCH, w.shape[3]) for w in self.weights]
+        self.outputs, self.deltas = ([place(np.zeros(s)) for s in shapes] for _ in range(2))
+        self.rates = place(np.repeat(learning_rates, len(ARMS))[:, None, None] / BATCH)
+        self.zero = place(0.0)
+        self.x = place(np.stack([x for (x, _), _ in data]))
+        self.y = place(np.stack([np.eye(CLASSES)[y] for (_, y), _ in data]))
+        self.batch = [place(np.zeros((len(tasks), 1, BATCH, n))) for n in (INPUTS, CLASSES)]
+        self.x_test = place(np.stack([x for _, (x, _) in data]))
+        self.x_hard = place(np.stack([self._hard(*one) for one in zip(tasks, data, strict=True)]))
+
+    def _hard(self, task, data):
+        x_test = data[1][0]
+        dtype = np.float64 if task.parameters["precision"] == "f64" else np.float32
+        noise = HARD_NOISE * task.rng(HARD).standard_normal(x_test.shape)
+        return x_test.astype(dtype) + noise.astype(dtype)
+
+    def step(self):
+        """One step of every net on its seed's part of ``batch``."""
+        sgd_step(
+            self.xp, self.weights, self.updates, self.outputs, self.deltas, *self.batch,
+            self.rates, self.zero,
+        )  # fmt: skip
+
+    def first_step(self):
+        """As `step`; returns the rates that `first_rates` measures, (nets,) for each seed."""
+        before = [self.fetch(w).copy() for w in self.weights]
+        self.step()
+        after, x, y = (self.fetch(a) for a in (self.weights[-1], *self.batch))
+        return [
+            first_rates([w[s] for w in before], after[s], x[s, 0], y[s, 0])
+            for s in range(len(self.tasks))
+        ]
+
+    def ranks(self):
+        """The stable ranks of each layer's weights, a list of (nets,) for each seed."""
+        if self.xp is np:
+            return [[stable_rank(w[s]) for w in self.weights] for s in range(len(self.tasks))]
+        layers = [self.fetch(stable_rank_on_gpu(w)) for w in self.weights]
+        return [[layer[s] for layer in layers] for s in range(len(self.tasks))]
+
+    def measure(self):
+        """What `measure` returns, for each seed."""
+        labels = [y for _, (_, y) in self.data]
+        if self.xp is np:
+            return [
+                measure([w[s] for w in self.weights], self.x_test[s], y)
+                for s, y in enumerate(labels)
+            ]
+        hidden = activations_on_gpu(self.weights, self.x_test)
+        pairs = [representation_ranks_on_gpu(h) for h in hidden[:-1]]
+        weights, raw, centred = self.ranks(), *([self.fetch(p[i]) for p in pairs] for i in (0, 1))
+        right = self.accuracies(hidden[-1], labels)
+        return [
+            (right[s], dict(zip(KINDS, (weights[s], *([layer[s] for layer in kind]
+             for kind in (raw, centred))), strict=True)))
+            for s in range(len(labels))
+        ]  # fmt: skip
+
+    def accuracies(self, logits, labels):
+        """The share of points that each net classifies right, (nets,) for each seed."""
+        found = self.fetch(logits.argmax(-1))
+        return [(one == y).mean(axis=-1) for one, y in zip(found, labels, strict=True)]
+
+    def last_losses(self):
+        """What `training_loss` returns, for each seed."""
+        labels = [y for (_, y), _ in self.data]
+        if self.xp is np:
+            return [
+                training_loss([w[s] for w in self.weights], self.x[s], y)
+                for s, y in enumerate(labels)
+            ]
+        logits = self.fetch(activations_on_gpu(self.weights, self.x)[-1])
+        return [cross_entropy(one, y) for one, y in zip(logits, labels, strict=True)]
+
+    def last_hard_accuracies(self):
+        """The accuracy at twice the noise, (nets,) for each seed."""
+        labels = [y for _, (_, y) in self.data]
+        if self.xp is np:
+            logits = [
+                activations([w[s] for w in self.weights], self.x_hard[s])[-1]
+                for s in range(len(labels))
+            ]
+            return self.accuracies(np.stack(logits), labels)
+        return self.accuracies(activations_on_gpu(self.weights, self.x_hard)[-1], labels)
+
+
+def activations_on_gpu(weights, x):
+    """As `activations`, for x (seeds, points, 20): a list of (seeds, nets, points, width)."""
+    x, outputs = x[:, None], []
+    for w in weights:
+        x = x @ w if not outputs else x.clamp_(min=0) @ w
+        outputs.append(x)
+    return outputs
+
+
+def representation_ranks_on_gpu(h):
+    """As `representation_ranks`, for h (seeds, nets, points, width): two of (seeds, nets)."""
+    pairs = []
+    for net in range(h.shape[1]):  # one after the other: f64 copies of all would fill the GPU
+        wide = h[:, net].double()
+        gram, mean = wide.mT @ wide, wide.mean(1, keepdim=True)
+        centred = gram - h.shape[2] * (mean.mT @ mean)
+        pairs.append([rank_on_gpu(gram), rank_on_gpu(centred)])
+    return [library_of(h).stack(ranks, 1) for ranks in zip(*pairs, strict=True)]
+
+
+def stable_rank_on_gpu(matrices):
+    """As `stable_rank`, for a stack of any shape."""
+    a = matrices.double()
+    return rank_on_gpu(a @ a.mT if a.shape[-2] < a.shape[-1] else a.mT @ a)
+
+
+def rank_on_gpu(gram):
+    """As `rank_from_gram`, by squaring: a GPU's eigenvalue routines are slow for small matrices.
+
+    Squared again and again, a Gram matrix keeps only the directions of its largest eigenvalue.
+    """
+    size = trace(gram)
+    power = gram / size
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power /= trace(power)
+    top = (gram * power).sum((-2, -1), keepdim=True)
+    return (size / top).nan_to_num(nan=0.0, posinf=0.0)[..., 0, 0]
+
+
+def trace(matrices):
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+
+
+def library_of(array):
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def replayed(step, state, device):
+    """``step`` as one CUDA graph: one launch instead of dozens. On a CPU, ``step`` itself.
+
+    ``step`` takes no arguments and changes the tensors ``state`` in place; all else that it reads
+    stays where it is.
+    """
+    if device == "cpu":
+        return step
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return step
+    before = [tensor.clone() for tensor in state]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries allocate their work space in the first calls
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, was in zip(state, before, strict=True):
+        tensor.copy_(was)
+    return graph.replay
+
 
 def train_together(tasks, hidden, learning_rates, data, on_epoch):
-    """`train` for many seeds, with a first axis for them in every array; one result a seed."""
-    p = tasks[0].parameters
-    xp, place, fetch = arrays_on(tasks[0].device, p["precision"])
-    weights = stack_weights(tasks, hidden, len(learning_rates), place)
-    updates = [place(np.zeros(w.shape)) for w in weights]
-    outputs = [place(np.zeros((*w.shape[:2], BATCH, w.shape[3]))) for w in weights]
-    deltas = [place(np.zeros((*w.shape[:2], BATCH, w.shape[3]))) for w in weights]
-    rates = place(np.repeat(learning_rates, len(ARMS))[:, None, None] / BATCH)
-    zero = place(0.0)
-    x_train = place(np.stack([train_set[0] for train_set, _ in data]))
-    y_train = place(np.stack([np.eye(CLASSES)[train_set[1]] for train_set, _ in data]))
-    tests = [(fetch(place(x)), y) for _, (x, y) in data]
+    """What `train` returns, for each of many seeds."""
+    p, stack = tasks[0].parameters, Stack(tasks, hidden, learning_rates, data)
     orders = [task.rng(ORDER) for task in tasks]
-    rows = np.arange(len(tasks))[:, None]
-
-    def look():
-        host = [fetch(w) for w in weights]
-        return [measure([w[s] for w in host], *tests[s]) for s in range(len(tasks))]
-
-    snapshots, steps, step, early = [look()], None, 0, []
-    looks = set(log_steps(p["epochs"]))
+    rows, looks = np.arange(len(tasks))[:, None], set(log_steps(p["epochs"]))
+    snapshots, early, step, rates, advance = [stack.measure()], [], 0, None, None
     for epoch in range(1, p["epochs"] + 1):
         shuffled = np.stack([order.permutation(SAMPLES) for order in orders])
-        x_epoch, y_epoch = x_train[rows, shuffled][:, None], y_train[rows, shuffled][:, None]
+        x_epoch, y_epoch = stack.x[rows, shuffled][:, None], stack.y[rows, shuffled][:, None]
         for at in range(0, SAMPLES - BATCH + 1, BATCH):
-            batch = x_epoch[:, :, at : at + BATCH], y_epoch[:, :, at : at + BATCH]
-            before = [fetch(w).copy() for w in weights] if steps is None else None
-            sgd_step(xp, weights, updates, outputs, deltas, *batch, rates, zero)
-            if before is not None:
-                after, x, y = fetch(weights[-1]), fetch(batch[0])[:, 0], fetch(batch[1])[:, 0]
-                steps = [
-                    first_rates([w[s] for w in before], after[s], x[s], y[s])
-                    for s in range(len(tasks))
-                ]
+            stack.batch[0][...] = x_epoch[:, :, at : at + BATCH]
+            stack.batch[1][...] = y_epoch[:, :, at : at + BATCH]
+            if advance is None:
+                rates = stack.first_step()
+                advance = replayed(stack.step, stack.weights, stack.device)
+            else:
+                advance()
             step += 1
             if step in looks:
-                now = [fetch(w) for w in weights]
-                early.append([[stable_rank(w[s]) for w in now] for s in range(len(tasks))])
+                early.append(stack.ranks())
         if epoch % p["snapshot_every"] == 0:
-            snapshots.append(look())
+            snapshots.append(stack.measure())
             on_epoch(epoch)
-    host = [fetch(w) for w in weights]
-    return [
-        finish_training(task, [w[s] for w in host], data[s], tests[s], snapshots, early, steps, s)
-        for s, task in enumerate(tasks)
-    ]
+    return finish_training(stack, snapshots, early, rates)
 
 
 def stack_weights(tasks, hidden, rates, place):
@@ -822,15 +994,14 @@ def stack_weights(tasks, hidden, rates, place):
     ]
 
 
-def finish_training(task, last, data, test, snapshots, early, steps, seed):
-    """What `train` returns, for one of the seeds."""
-    (x, y), _ = data
-    x_test, y_test = test
-    hard = x_test + (HARD_NOISE * task.rng(HARD).standard_normal(x_test.shape)).astype(x_test.dtype)
-    right = (activations(last, hard)[-1].argmax(axis=-1) == y_test).mean(axis=-1)
-    loss = training_loss(last, x.astype(x_test.dtype), y)
-    own = [taken[seed] for taken in snapshots]
-    return own, [own[0][1]["layers"], *(ranks[seed] for ranks in early)], loss, right, steps[seed]
+def finish_training(stack, snapshots, early, rates):
+    """What `train` returns, for each of the stack's seeds."""
+    losses, hard, results = stack.last_losses(), stack.last_hard_accuracies(), []
+    for s in range(len(stack.tasks)):
+        own = [taken[s] for taken in snapshots]
+        own_early = [own[0][1]["layers"], *(ranks[s] for ranks in early)]
+        results.append((own, own_early, losses[s], hard[s], rates[s]))
+    return results
 
 
 def run_cohort(tasks):

@@ -34,6 +34,44 @@ def quick() -> Result:
     return run_once(NAME, 101, **QUICK)
 
 
+# ---------------------------------------------------------------- many seeds at once
+
+
+def alone_and_together(folder: Path, device: str, **parameters: Any) -> list[tuple[Result, Result]]:
+    """The results of three seeds by `run` on the CPU, and by `run_cohort` on ``device``."""
+    manifest, run = experiment(NAME)
+
+    def tasks(on: str) -> list[Task]:
+        own = [folder / f"{on.replace(':', '-')}-{seed}" for seed in (101, 102, 103)]
+        for each in own:
+            each.mkdir()
+        return [
+            Task(
+                seed=101 + i, parameters=manifest.resolve(parameters), budget_seconds=0.7,
+                folder=each, device=on,
+            )
+            for i, each in enumerate(own)
+        ]  # fmt: skip
+
+    together = code("run_cohort")(tasks(device))
+    alone = [run(task) for task in tasks("cpu" if device != "cpu" else "cpu:0")]
+    return list(zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("rates", [[0.005, 0.1], [0.02, 0.5]], ids=["stable", "some diverge"])
+def test_a_gpus_code_for_many_seeds_agrees_with_a_core(tmp_path: Path, rates: list[float]) -> None:
+    """torch's device "cpu:0" takes the path of a GPU."""
+    manifest, _ = experiment(NAME)
+    for alone, together in alone_and_together(tmp_path, "cpu:0", epochs=30, learning_rates=rates):
+        assert disagreements(manifest, gate(manifest, alone), gate(manifest, together)) == []
+
+
+def test_one_seed_on_a_gpu_agrees_with_a_cohort_on_a_core(tmp_path: Path) -> None:
+    manifest, _ = experiment(NAME)
+    for alone, together in alone_and_together(tmp_path, "cpu", epochs=30):
+        assert disagreements(manifest, gate(manifest, alone), gate(manifest, together)) == []
+
+
 # ---------------------------------------------------------------- signature
 
 
