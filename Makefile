@@ -113,6 +113,7 @@ fuzz: $(VENV)/.dev-stamp
 
 gpu: $(VENV)/.dev-stamp
 	$(BIN)/python packaging/gpu/prove.py --json gpu-record.json
+	$(BIN)/python -m benchmarks.gpu --json gpu-record-benchmark.json
 
 SEEDS ?= 1
 fleet: $(VENV)/.dev-stamp

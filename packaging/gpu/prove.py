@@ -1,4 +1,4 @@
-"""Checks on this machine's GPU what the documentation says of GPUs; takes under eight minutes.
+"""Checks on this machine's GPU what the documentation says of GPUs; takes about five minutes.
 
     python packaging/gpu/prove.py --json gpu-record.json      (make gpu)
 
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ from axiom_client.host.gpu import vendors  # noqa: E402
 from axiom_client.host.gpu.probe import GpuProbe  # noqa: E402
 from axiom_client.run.spec import TaskStarted  # noqa: E402
 from axiom_protocol.agreement import disagreements  # noqa: E402
-from axiom_protocol.manifest import read_manifest  # noqa: E402
+from axiom_protocol.manifest import Manifest, read_manifest  # noqa: E402
 from axiom_protocol.messages import GpuFacts  # noqa: E402
 from axiom_protocol.result import gate  # noqa: E402
 from tests.support.running import Recorder, make_spec, script, with_pool  # noqa: E402
@@ -52,9 +52,12 @@ PROBE = Path(__file__).with_name("gpu_probe.py")
 BUDGETS = {
     "rank_dynamics": 14.0, "catapult_phase": 4.0, "double_descent_v2": 1.0,
     "feature_learning_phase": 1.0, "progressive_sharpening": 4.0, "rank_lottery": 1.0,
-    "sam_vs_sgd_v2": 4.0,
+    "sam_vs_sgd_v2": 4.0, "activation_functions": 1.0, "edge_of_chaos": 1.0, "grokking": 1.0,
+    "simplicity_bias": 1.0,
 }  # fmt: skip
+COHORT = 16  # workunits that the agent runs together
 SEEDS = (501, 502, 503)
+Job = tuple[str, str, tuple[int, ...]]  # experiment, device, seeds
 FIRST_KERNEL = """
 import time, torch
 x = torch.ones(512, 512, device=task.device)
@@ -170,7 +173,7 @@ def detection(record: Record) -> Any:
     assert gpu.uuid == by_torch["uuid"], (gpu, by_torch)
     assert gpu.name == by_torch["name"], (gpu, by_torch)
     assert gpu.compute_capability == by_torch["compute_capability"], (gpu, by_torch)
-    part = by_torch["memory_bytes"] / gpu.memory_bytes
+    part = seen.total_memory / gpu.memory_bytes
     assert 0.9 < part <= 1.0, (gpu, by_torch)  # the driver keeps a part for itself
     return {"library": msgspec.to_builtins(gpu), "torch": by_torch, "problems": report.problems}
 
@@ -281,8 +284,11 @@ value = [float(np.abs(ours.cpu().numpy() - exact).max() / np.abs(exact).max())]
 
 def same_twice(record: Record) -> Any:
     """Two runs of one seed on this device give the same numbers, bit for bit."""
-    results = _experiment_runs(record, [("rank_dynamics", record.device, 601)] * 2)
-    assert results[0]["result"] == results[1]["result"], "the two runs differ"
+    alone: Job = ("rank_dynamics", record.device, (601,))
+    together: Job = ("rank_dynamics", record.device, (601, 602))
+    runs = _experiment_runs([alone, alone, together, together])
+    assert runs[0]["results"] == runs[1]["results"], "two runs differ"
+    assert runs[2]["results"] == runs[3]["results"], "two runs of a cohort differ"
     return "equal"
 
 
@@ -445,64 +451,114 @@ def killed_agent(record: Record, project: Project) -> Any:
     return {"processes": len(children), "gone_after_seconds": seconds, "on_gpu": left}
 
 
+def cohort(record: Record, project: Project) -> Any:
+    """The agent runs many workunits of an experiment in one process; each is credited apart."""
+    if record.device == "cpu":
+        raise NotTried("tests/e2e tries cohorts on cores")
+    project.staff("publish", "--skip", "dry-run", str(ROOT / "experiments" / "rank_dynamics.py"))
+    sweep = project.folder / "cohort.toml"
+    sweep.write_text("[[set]]\nepochs = 200\n")
+    words = ["--count", str(COHORT), "--parameters", str(sweep), "--budget", "8", "--gpu"]
+    project.staff("deploy", "rank_dynamics", *words)
+    agent = project.run_agent()
+    _wait("the cohort", lambda: len(project.running()) == COHORT)
+    _wait("its process on the GPU", lambda: _on_gpu(record))
+    on_gpu, slots = _on_gpu(record), {task["slot"] for task in project.running()}
+    assert len(on_gpu) == 1, on_gpu
+    _wait("the results", lambda: len(_outcomes(project)) == COHORT, 90)
+    agent.terminate()
+    agent.wait(30)
+    tasks = _outcomes(project)
+    assert all(task["outcome"] == "success" for task in tasks), tasks
+    shares = sorted({round(task["elapsed_seconds"], 3) for task in tasks})
+    return {"tasks": COHORT, "slots": sorted(slots), "processes_on_gpu": on_gpu,
+            "elapsed_seconds_each": shares}  # fmt: skip
+
+
+def _outcomes(project: Project) -> list[dict[str, Any]]:
+    """The ended tasks of rank_dynamics."""
+    tasks = json.loads(project.staff("tasks", "--json", "--most", str(2 * COHORT)))
+    return [t for t in tasks if t["experiment"] == "rank_dynamics" and t["outcome"]]
+
+
 # --- experiments ----------------------------------------------------------------------------------
 
 
 def experiments(record: Record) -> Any:
-    """Each experiment on three seeds: its results on this device and on a core agree by field."""
-    jobs = [(name, device, seed) for name in BUDGETS for seed in SEEDS
-            for device in ("cpu", record.device)]  # fmt: skip
-    results = dict(zip(jobs, _experiment_runs(record, jobs), strict=True))
-    answers: dict[str, Any] = {}
-    for name in BUDGETS:
-        manifest = read_manifest((ROOT / "experiments" / f"{name}.py").read_text())
-        differ = {}
-        for seed in SEEDS:
-            pair = [results[name, device, seed] for device in ("cpu", record.device)]
-            failed = [one for one in pair if "error" in one]
-            gated = [gate(manifest, one["result"]) for one in pair if "result" in one]
-            differ[seed] = [f["error"] for f in failed] or disagreements(manifest, *gated)
-        seconds = {
-            device: round(
-                statistics.median(results[name, device, s].get("seconds", -1.0) for s in SEEDS), 1
-            )
-            for device in ("cpu", record.device)
-        }
-        answers[name] = {"budget_seconds": BUDGETS[name], "seconds": seconds,
-                         "differ": {s: d for s, d in differ.items() if d}}  # fmt: skip
+    """Each experiment on three seeds: its results on this device and on a core agree by field.
+
+    On a GPU, an experiment that supports cohorts runs the three seeds together, and one alone.
+    """
+    manifests = {
+        name: read_manifest((ROOT / "experiments" / f"{name}.py").read_text()) for name in BUDGETS
+    }
+    jobs: list[Job] = [(name, "cpu", (seed,)) for name in BUDGETS for seed in SEEDS]
+    for name, manifest in manifests.items():
+        single = SEEDS[:1] if manifest.cohort else SEEDS
+        jobs += [(name, record.device, (seed,)) for seed in single]
+        jobs += [(name, record.device, SEEDS)] if manifest.cohort else []
+    runs = dict(zip(jobs, _experiment_runs(jobs), strict=True))
+    answers = {name: _compared(name, manifests[name], record.device, runs) for name in BUDGETS}
     wrong = {name: answer["differ"] for name, answer in answers.items() if answer["differ"]}
     assert not wrong, json.dumps({"wrong": wrong, "all": answers})
     return answers
 
 
-def _experiment_runs(record: Record, jobs: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
+def _compared(
+    name: str, manifest: Manifest, device: str, runs: dict[Job, dict[str, Any]]
+) -> dict[str, Any]:
+    """Seconds of each kind of run, and every field in which a run differs from that on a core."""
+    differ: dict[str, list[str]] = {}
+    seconds: dict[str, float] = {}
+    for (ran, where, seeds), run in runs.items():
+        if ran != name:
+            continue
+        kind = f"{where}, {len(seeds)} seed" + ("s" if len(seeds) > 1 else "")
+        seconds.setdefault(kind, run.get("seconds", -1.0))
+        for i, seed in enumerate(seeds):
+            core = runs[name, "cpu", (seed,)]
+            problems = [one["error"] for one in (core, run) if "error" in one] or disagreements(
+                manifest, gate(manifest, core["results"][0]), gate(manifest, run["results"][i])
+            )
+            if problems:
+                differ[f"{kind}: {seed}"] = problems
+    return {"budget_seconds": BUDGETS[name], "differ": differ,
+            "seconds": {kind: round(s, 1) for kind, s in seconds.items()}}  # fmt: skip
+
+
+def _experiment_runs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     workers = max(1, min((os.cpu_count() or 2) - 2, 14))
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(_experiment_run, jobs))
 
 
-def _experiment_run(job: tuple[str, str, int]) -> dict[str, Any]:
-    name, device, seed = job
-    code = (
-        "import json, sys, tempfile, time, torch\n"
-        "from pathlib import Path\n"
-        "from axiom_client.run.experiment import load_run\n"
-        "from axiom_client.run.task import Task\n"
-        "from axiom_protocol.manifest import read_manifest\n"
-        "path, device, seed, budget = sys.argv[1:]\n"
-        "torch.set_num_threads(1)\n"
-        "if device != 'cpu': torch.ones(1, device=device)\n"
-        "source = Path(path).read_text(); manifest = read_manifest(source)\n"
-        "begun = time.monotonic()\n"
-        "with tempfile.TemporaryDirectory() as folder:\n"
-        "    task = Task(seed=int(seed), parameters=manifest.resolve({}), device=device,\n"
-        "                budget_seconds=float(budget), folder=Path(folder))\n"
-        "    result = load_run(source, manifest.name)(task)\n"
-        "print(json.dumps({'result': result, 'seconds': time.monotonic() - begun}))\n"
-    )
+EXPERIMENT_CHILD = """
+import json, sys, tempfile, time, torch
+from pathlib import Path
+from axiom_client.run.experiment import load_run, load_run_cohort
+from axiom_client.run.task import Task
+from axiom_protocol.manifest import read_manifest
+path, device, budget, *seeds = sys.argv[1:]
+torch.set_num_threads(1)
+if device != "cpu": torch.ones(1, device=device)
+source = Path(path).read_text()
+manifest = read_manifest(source)
+tasks = [Task(seed=int(seed), parameters=manifest.resolve({}), device=device,
+              budget_seconds=float(budget), folder=Path(tempfile.mkdtemp())) for seed in seeds]
+begun = time.monotonic()
+if len(tasks) == 1:
+    results = [load_run(source, manifest.name)(tasks[0])]
+else:
+    results = load_run_cohort(source, manifest.name)(tasks)
+print(json.dumps({"results": results, "seconds": time.monotonic() - begun}))
+"""
+
+
+def _experiment_run(job: Job) -> dict[str, Any]:
+    name, device, seeds = job
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(ROOT / "experiments" / f"{name}.py"), device,
-         str(seed), str(BUDGETS[name])],
+        [sys.executable, "-P", "-c", EXPERIMENT_CHILD, str(ROOT / "experiments" / f"{name}.py"),
+         device, str(BUDGETS[name]), *map(str, seeds)],
         cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     if done.returncode:
@@ -630,6 +686,7 @@ def main() -> int:
         ("through_the_agent", lambda: through_the_agent(record, project)),
         ("shared_and_paused", lambda: shared(record, project)),
         ("killed_agent", lambda: killed_agent(record, project)),
+        ("cohort_through_the_agent", lambda: cohort(record, project)),
         ("attacks", lambda: attacks(record)),
         ("same_twice", lambda: same_twice(record)),
         ("experiments_agree", lambda: experiments(record)),
