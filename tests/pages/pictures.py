@@ -23,7 +23,8 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 FILLED = (
     "/", "/experiments", "/experiments/grokking", "/leaders", "/leaders/grokking", "/users/1",
     "/users/2", "/hosts/2", "/teams", "/teams/2", "/sessions", "/sessions/2", "/status",
-    "/nothing", "/account", "/account/machines", "/staff",
+    "/experiments/rank_dynamics", "/leaders/grokking/teams", "/studies", "/studies/lazy_rich",
+    "/nothing", "/account", "/account/machines", "/account/hosts/1", "/staff", "/staff/publish",
 )  # fmt: skip
 EVENING = ("/", "/leaders", "/users/1", "/hosts/9", "/teams", "/sessions/1", "/status")
 HEIGHT_MAX = 1600  # of a picture in the documentation
