@@ -745,37 +745,44 @@ def replayed(step, state, device):
 
 
 def trainer(data, batches, nets, learning_rate):
-    """A function that trains ``nets`` nets of each trial: starts and masks (trials, nets, all).
+    """A function that does what `train` does, for ``nets`` nets of each trial at once.
 
-    It does what `train` does. Each trial has its own data (trials, samples, ...) and its own
-    batches (steps, trials, BATCH).
+    It takes starts and masks (trials, nets, all). Each trial has its own data (trials, samples,
+    ...) and its own batches (steps, trials, BATCH).
     """
     import torch
 
     shape = batches.shape[1], nets, WEIGHTS + BIASES
-    masks, flat, mean, square = (batches.new_zeros(shape, dtype=torch.float64) for _ in range(4))
+    masks, *arrays = (batches.new_zeros(shape, dtype=torch.float64) for _ in range(5))
     taken = batches.new_zeros((), dtype=torch.float32)  # steps, as torch's Adam counts them
-    step = adam_step(data, batches, masks, flat, mean, square, taken, learning_rate)
-    advance = replayed(step, [flat, mean, square, taken], batches.device)
+    state = *arrays, taken
+    step = adam_step(data, batches, masks, state, learning_rate)
+    advance = replayed(step, state, batches.device)
 
     def train_from(starts, starting_masks):
-        masks.copy_(starting_masks)
-        torch.mul(starts, masks, out=flat)
-        for tensor in (mean, square, taken):
+        for tensor in state:
             tensor.zero_()
+        masks.copy_(starting_masks)
+        state[0].copy_(starts * masks)
         for _ in range(len(batches)):
             advance()
-        return flat.clone()
+        return state[0].clone()
 
+    train_from.step = step  # what it holds must live as long as the graph that reads it
     return train_from
 
 
-def adam_step(data, batches, masks, flat, mean, square, taken, learning_rate):
-    """A function that takes the next step of Adam, in place: `train`'s, in a few large kernels."""
+def adam_step(data, batches, masks, state, learning_rate):
+    """A function that takes the next of `train`'s steps, in place, in a few large kernels.
+
+    The state is the nets, their gradients, Adam's two means (trials, nets, all), and its steps.
+    """
     import torch
     from torch.optim.adam import adam
 
-    slope, rows = torch.zeros_like(flat), torch.arange(len(flat), device=flat.device)[:, None]
+    flat, slope, mean, square, taken = state
+    rows = torch.arange(len(flat), device=flat.device)[:, None]
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPSILON, "lr": learning_rate}
 
     def step():
         batch = batches.index_select(0, taken.long())[0].long()
@@ -783,9 +790,9 @@ def adam_step(data, batches, masks, flat, mean, square, taken, learning_rate):
         gradient(flat.flatten(0, 1), inputs, targets, slope.flatten(0, 1))
         slope.mul_(masks)
         adam(
-            [flat], [slope], [mean], [square], [], [taken], fused=True, capturable=True,
-            amsgrad=False, maximize=False, weight_decay=0.0,
-            beta1=BETA1, beta2=BETA2, eps=EPSILON, lr=learning_rate,
+            *([flat], [slope], [mean], [square], [], [taken]),
+            **constants, weight_decay=0.0, amsgrad=False, maximize=False,
+            fused=True, capturable=True,
         )  # fmt: skip
 
     return step
@@ -1026,8 +1033,8 @@ def trials_together(rngs, parameters, device, on_round):
     for table in prune_rounds(rngs, probed, train_arms, test, device):
         rounds.append(table)
         on_round(len(rounds))
-    dense, levels = fetch(dense_table(probed, known, test)), fetch(torch.stack(rounds, 1))
     overlaps = [shared_samples(a, b) for (a, _), (b, _) in zip(samples, tests, strict=True)]
+    dense, levels = fetch(dense_table(probed, known, test)), fetch(torch.stack(rounds, 1))
     return [([*row.tolist(), n], t) for row, n, t in zip(dense, overlaps, levels, strict=True)]
 
 
@@ -1047,15 +1054,19 @@ def run_cohort(tasks):
     count = trials_within(tasks[0].budget_seconds, parameters["steps"])
     states = [task.restore() or {"dense": [], "rounds": []} for task in tasks]
     for group in groups_of_trials([len(state["dense"]) for state in states], count):
-        rngs = [tasks[seed].rng(number) for number, seed in group]
-        report = progress_of(tasks, states, group, count)
-        for (number, seed), found in zip(
-            group, trials_together(rngs, parameters, device, report), strict=True
-        ):
-            keep_trial(states[seed], number, found)
-        for task, state in zip(tasks, states, strict=True):  # all, or a request to stop would wait
+        run_group(tasks, states, group, count)
+        for task, state in zip(tasks, states, strict=True):  # all: a request to stop waits for them
             task.checkpoint(state)
     return [result_or_error(state, count) for state in states]
+
+
+def run_group(tasks, states, group, count):
+    """Add these trials (number, seed) to the states of their seeds."""
+    rngs = [tasks[seed].rng(number) for number, seed in group]
+    report = progress_of(tasks, states, group, count)
+    found = trials_together(rngs, tasks[0].parameters, tasks[0].device, report)
+    for (number, seed), trial_found in zip(group, found, strict=True):
+        keep_trial(states[seed], number, trial_found)
 
 
 def run_or_error(task):
