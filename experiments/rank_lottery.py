@@ -710,12 +710,12 @@ def cut(result):
 # --- many seeds at once: trials of all of them on one GPU, each on the first axis of every array --
 
 TRIALS_AT_ONCE = 256  # 1,280 nets: enough for the largest GPUs
-SQUARINGS = 30  # of a Gram matrix; they tell eigenvalues apart that differ by one in 10^8
+SQUARINGS = 30  # of a Gram matrix; they tell apart eigenvalues that differ by one in 10^7
 
 COUNTS = tuple(fan_in * fan_out for fan_in, fan_out in SHAPES)
 ENDS = tuple(int(end) for end in np.cumsum(COUNTS))
-PARTS = tuple(slice(end - count, end) for end, count in zip(ENDS, COUNTS, strict=True))
-PRUNED = slice(0, PARTS[PRUNED_LAYERS[-1]].stop)  # the weights of PRUNED_LAYERS
+SLICES = tuple(slice(end - count, end) for end, count in zip(ENDS, COUNTS, strict=True))
+PRUNED = slice(0, SLICES[PRUNED_LAYERS[-1]].stop)  # the weights of PRUNED_LAYERS
 ROWS, COLUMNS = -2, -1
 
 
@@ -830,7 +830,7 @@ def trace(matrices):
 
 def middle_ranks(nets):
     """`middle_rank` of each of nets (..., all)."""
-    weights = nets[..., PARTS[1]].unflatten(-1, SHAPES[1])
+    weights = nets[..., SLICES[1]].unflatten(-1, SHAPES[1])
     gram = weights.mT @ weights
     return (trace(gram) / trace(gram @ leading_projector(gram)))[..., 0, 0]
 
@@ -849,12 +849,12 @@ def top_nets(nets):
     """`restricted` to the top directions, for each of nets (..., all)."""
     changed = nets.clone()
     for depth in PRUNED_LAYERS:
-        weights = nets[..., PARTS[depth]].unflatten(-1, SHAPES[depth])
+        weights = nets[..., SLICES[depth]].unflatten(-1, SHAPES[depth])
         if SHAPES[depth][0] < SHAPES[depth][1]:
             top = top_projector(weights @ weights.mT) @ weights
         else:
             top = weights @ top_projector(weights.mT @ weights)
-        changed[..., PARTS[depth]] = top.flatten(-2)
+        changed[..., SLICES[depth]] = top.flatten(-2)
     return changed
 
 
@@ -864,7 +864,7 @@ def kept_shares(nets, masks, tops):
 
     shares = []
     for depth in PRUNED_LAYERS:
-        net, mask, top = (each[..., PARTS[depth]] for each in (nets, masks, tops))
+        net, mask, top = (each[..., SLICES[depth]] for each in (nets, masks, tops))
         sets = top, net - top
         # u_i' (M * W) v_i, times s_i and summed over a set, is the product of M * W with the set
         shares.append([(mask * net * part).sum(-1) / (part * part).sum(-1) for part in sets])
@@ -885,7 +885,7 @@ def magnitude_masks(nets, masks, left):
     import torch
 
     kept = masks.clone()
-    for part, count in zip(PARTS, left, strict=True):
+    for part, count in zip(SLICES, left, strict=True):
         magnitude = torch.where(masks[..., part] > 0, nets[..., part].abs(), -1.0)
         lost = magnitude.argsort(dim=-1, stable=True)[..., :-count]
         kept[..., part].scatter_(-1, lost, 0.0)
