@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from axiom_client.run.task import Task
 from axiom_protocol.agreement import disagreements
-from axiom_protocol.result import gate
+from axiom_protocol.result import Result, gate
 from tests.science.harness import experiment, run_once
 from tests.science.promises import Interrupted, parts
 
@@ -53,11 +54,16 @@ def make_task(
     )  # fmt: skip
 
 
+@cache
+def alone(seed: int) -> Result:
+    """The result of a seed on numpy, without a break."""
+    return run_once(NAME, seed, budget_seconds=TWO_TRIALS, steps=STEPS)
+
+
 def differences(seed: int, found: Any) -> list[str]:
-    """Where a result disagrees with that of the seed alone, on numpy and without a break."""
-    alone = run_once(NAME, seed, budget_seconds=TWO_TRIALS, steps=STEPS)
-    assert alone["configs_done"] == 2
-    return disagreements(MANIFEST, alone, gate(MANIFEST, found))
+    """Where a result disagrees with that of the seed alone."""
+    assert alone(seed)["configs_done"] == 2
+    return disagreements(MANIFEST, alone(seed), gate(MANIFEST, found))
 
 
 def stop_at(fraction: float) -> Callable[[float], None]:
