@@ -42,7 +42,7 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 #
 # [tool.axiom]
 # name = "rank_lottery"
-# version = "2.2.0"
+# version = "2.3.0"
 # title = "Lottery tickets and the rank of what pruning keeps"
 # question = "Does magnitude pruning remove the low-rank components of a trained net, or the bulk?"
 # rationale = [
@@ -58,6 +58,11 @@ initial weights (Zhou et al. 2019), not by being low-rank, and not by the weight
 # ]
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
 # expected_seconds = 40
+#
+# [tool.axiom_cohort]
+# most = 256
+# seed_memory_bytes = 50_000_000
+# seed_gpu_memory_bytes = 150_000_000
 #
 # [tool.axiom.parameters.steps]
 # default = 600
@@ -291,9 +296,13 @@ TRIAL_SECONDS = 6.5  # nominal, at 600 steps on one core
 # --- arrays: nets are trained on the task's device; spectra and masks are computed by numpy ------
 
 
+def uses_numpy(device):
+    return device == "cpu" or device.startswith("mps")  # Apple's GPUs have no float64
+
+
 def place(array, device):
     """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
-    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+    if uses_numpy(device):
         return np.array(array)
     import torch
 
@@ -350,8 +359,11 @@ def layers(flat):
 
 
 def forward(flat, inputs):
-    """Activities of all layers, from the inputs to the logits (nets, samples, CLASSES)."""
-    activities = [library(inputs).broadcast_to(inputs, (len(flat), *inputs.shape))]
+    """Activities of all layers, from the inputs to the logits (nets, samples, CLASSES).
+
+    The inputs are (samples, INPUTS), the same for all nets, or (nets, samples, INPUTS).
+    """
+    activities = [library(inputs).broadcast_to(inputs, (len(flat), *inputs.shape[-2:]))]
     for depth, (weight, bias) in enumerate(zip(*layers(flat), strict=True)):
         total = activities[-1] @ weight + bias
         activities.append(total if depth == len(SHAPES) - 1 else total.clip(0.0))
@@ -369,7 +381,7 @@ def gradient(flat, inputs, targets, slope):
     activities, matmul = forward(flat, inputs), library(flat).matmul
     weights, _ = layers(flat)
     weight_slopes, bias_slopes = layers(slope)
-    back = (softmax(activities[-1]) - targets) / len(inputs)
+    back = (softmax(activities[-1]) - targets) / inputs.shape[-2]
     for depth in reversed(range(len(SHAPES))):
         matmul(activities[depth].swapaxes(1, 2), back, out=weight_slopes[depth])
         bias_slopes[depth][:] = back.sum(axis=1, keepdims=True)
@@ -537,20 +549,25 @@ def probe_masks(weights, masks):
     return [magnitude_mask(net, mask) for net, mask in zip(weights, masks, strict=True)]
 
 
+def draw_trial(rng, parameters):
+    """What a trial draws first: training and test samples, batches, and the dense net."""
+    centres = parameters["separation"] * rng.standard_normal((CLASSES * CLUSTERS, INPUTS))
+    samples = clusters(rng, centres, SAMPLES)
+    test = clusters(rng, centres, TEST_SAMPLES)
+    batches = rng.integers(0, SAMPLES, (parameters["steps"], BATCH))
+    return samples, test, batches, initial_net(rng)
+
+
 def trial(rng, parameters, device):
     """One task: its DENSE_NUMBERS, and for each round sparsity, accuracies, ranks, kept shares.
 
     Rounds are (ROUNDS, 1 + 5 + 5 + 8 + 3): a number for each of ARMS, twice; top and bulk for each
     of KEPT_RULES; and the start_checks.
     """
-    centres = parameters["separation"] * rng.standard_normal((CLASSES * CLUSTERS, INPUTS))
-    inputs, classes = clusters(rng, centres, SAMPLES)
-    test = clusters(rng, centres, TEST_SAMPLES)
-    batches = rng.integers(0, SAMPLES, (parameters["steps"], BATCH))
+    (inputs, classes), test, batches, first = draw_trial(rng, parameters)
     data = inputs, np.eye(CLASSES)[classes]
     training = data, batches, parameters["learning_rate"], device
 
-    first = initial_net(rng)
     mask = np.ones_like(first)
     starts = np.stack([first, small_net(first)])
     dense, compressed = train(starts, np.stack([mask, mask]), *training)
@@ -688,6 +705,413 @@ def cut(result):
     )
     bounded = {name: min(max(result[name], low), high) for name, (low, high) in CUT.items()}
     return result | bounded
+
+
+# --- many seeds at once: trials of all of them on one GPU, each on the first axis of every array --
+
+TRIALS_AT_ONCE = 256  # 1,280 nets: enough for the largest GPUs
+SQUARINGS = 30  # of a Gram matrix; they tell apart eigenvalues that differ by one in 10^7
+
+COUNTS = tuple(fan_in * fan_out for fan_in, fan_out in SHAPES)
+ENDS = tuple(int(end) for end in np.cumsum(COUNTS))
+SLICES = tuple(slice(end - count, end) for end, count in zip(ENDS, COUNTS, strict=True))
+PRUNED = slice(0, SLICES[PRUNED_LAYERS[-1]].stop)  # the weights of PRUNED_LAYERS
+ROWS, COLUMNS = -2, -1
+
+
+def replayed(step, state, device):
+    """``step`` as one CUDA graph: one launch instead of dozens. On a CPU, ``step`` itself.
+
+    ``step`` takes no arguments and changes the tensors ``state`` in place; all else that it reads
+    stays where it is.
+    """
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return step
+    before = [tensor.clone() for tensor in state]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries allocate their work space in the first calls
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, was in zip(state, before, strict=True):
+        tensor.copy_(was)
+    return graph.replay
+
+
+def trainer(data, batches, nets, learning_rate):
+    """A function that does what `train` does, for ``nets`` nets of each trial at once.
+
+    It takes starts and masks (trials, nets, all). Each trial has its own data (trials, samples,
+    ...) and its own batches (steps, trials, BATCH).
+    """
+    import torch
+
+    shape = batches.shape[1], nets, WEIGHTS + BIASES
+    masks, *arrays = (batches.new_zeros(shape, dtype=torch.float64) for _ in range(5))
+    taken = batches.new_zeros((), dtype=torch.float32)  # steps, as torch's Adam counts them
+    state = *arrays, taken
+    step = adam_step(data, batches, masks, state, learning_rate)
+    advance = replayed(step, state, batches.device)
+
+    def train_from(starts, starting_masks):
+        for tensor in state:
+            tensor.zero_()
+        masks.copy_(starting_masks)
+        state[0].copy_(starts * masks)
+        for _ in range(len(batches)):
+            advance()
+        return state[0].clone()
+
+    train_from.step = step  # what it holds must live as long as the graph that reads it
+    return train_from
+
+
+def adam_step(data, batches, masks, state, learning_rate):
+    """A function that takes the next of `train`'s steps, in place, in a few large kernels.
+
+    The state is the nets, their gradients, Adam's two means (trials, nets, all), and its steps.
+    """
+    import torch
+    from torch.optim.adam import adam
+
+    flat, slope, mean, square, taken = state
+    rows = torch.arange(len(flat), device=flat.device)[:, None]
+    constants = {"beta1": BETA1, "beta2": BETA2, "eps": EPSILON, "lr": learning_rate}
+
+    def step():
+        batch = batches.index_select(0, taken.long())[0].long()
+        inputs, targets = (for_each_net(part[rows, batch], flat.shape[1]) for part in data)
+        gradient(flat.flatten(0, 1), inputs, targets, slope.flatten(0, 1))
+        slope.mul_(masks)
+        adam(
+            *([flat], [slope], [mean], [square], [], [taken]),
+            **constants, weight_decay=0.0, amsgrad=False, maximize=False,
+            fused=True, capturable=True,
+        )  # fmt: skip
+
+    return step
+
+
+def for_each_net(samples, nets):
+    """Samples of each trial (trials, samples, ...), repeated for its nets (trials * nets, ...)."""
+    return samples[:, None].expand(-1, nets, -1, -1).flatten(0, 1)
+
+
+def accuracies(nets, inputs, classes):
+    """`accuracy` of nets (trials, nets, all) on the samples of their trial: (trials, nets)."""
+    import torch
+
+    right = [forward(net, inputs)[-1].argmax(axis=-1) == classes for net in nets.unbind(1)]
+    return torch.stack(right, 1).double().mean(-1)
+
+
+def leading_projector(gram):
+    """The projector on the leading eigenvector of each Gram matrix (..., n, n).
+
+    By repeated squaring, because GPUs compute eigenvalues of many small matrices slowly.
+    """
+    power = gram / trace(gram)
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power = power / trace(power)
+    return power
+
+
+def trace(matrices):
+    """The traces of square matrices (..., n, n), as (..., 1, 1)."""
+    return matrices.diagonal(dim1=ROWS, dim2=COLUMNS).sum(-1)[..., None, None]
+
+
+def middle_ranks(nets):
+    """`middle_rank` of each of nets (..., all)."""
+    weights = nets[..., SLICES[1]].unflatten(-1, SHAPES[1])
+    gram = weights.mT @ weights
+    return (trace(gram) / trace(gram @ leading_projector(gram)))[..., 0, 0]
+
+
+def top_projector(gram):
+    """The projector on the TOP leading eigenvectors of each Gram matrix (..., n, n)."""
+    total = gram * 0.0
+    for _ in range(TOP):
+        one = leading_projector(gram)
+        total = total + one
+        gram = gram - one @ gram
+    return total
+
+
+def top_nets(nets):
+    """`restricted` to the top directions, for each of nets (..., all)."""
+    changed = nets.clone()
+    for depth in PRUNED_LAYERS:
+        weights = nets[..., SLICES[depth]].unflatten(-1, SHAPES[depth])
+        if SHAPES[depth][0] < SHAPES[depth][1]:
+            top = top_projector(weights @ weights.mT) @ weights
+        else:
+            top = weights @ top_projector(weights.mT @ weights)
+        changed[..., SLICES[depth]] = top.flatten(-2)
+    return changed
+
+
+def kept_shares(nets, masks, tops):
+    """`kept_energy` of each of nets (..., all), whose `top_nets` are given: (..., 2)."""
+    import torch
+
+    shares = []
+    for depth in PRUNED_LAYERS:
+        net, mask, top = (each[..., SLICES[depth]] for each in (nets, masks, tops))
+        sets = top, net - top
+        # u_i' (M * W) v_i, times s_i and summed over a set, is the product of M * W with the set
+        shares.append([(mask * net * part).sum(-1) / (part * part).sum(-1) for part in sets])
+    return torch.stack([torch.stack(pair, -1) for pair in shares]).mean(0)
+
+
+def weights_left(rounds):
+    """How many weights of each layer `magnitude_mask` leaves after this many rounds."""
+    left = list(COUNTS)
+    for _ in range(rounds):
+        keeps = (HIDDEN_KEEP,) * (len(left) - 1) + (OUTPUT_KEEP,)
+        left = [round(keep * count) for keep, count in zip(keeps, left, strict=True)]
+    return left
+
+
+def magnitude_masks(nets, masks, left):
+    """`magnitude_mask` of each of nets (..., all), which leaves ``left`` weights in each layer."""
+    import torch
+
+    kept = masks.clone()
+    for part, count in zip(SLICES, left, strict=True):
+        magnitude = torch.where(masks[..., part] > 0, nets[..., part].abs(), -1.0)
+        lost = magnitude.argsort(dim=-1, stable=True)[..., :-count]
+        kept[..., part].scatter_(-1, lost, 0.0)
+    return kept
+
+
+def draw_round(rng, left):
+    """What a round of `trial` draws: orders of all weights and of those left, a net, and signs."""
+    places = permutations(rng, COUNTS)
+    new = initial_net(rng)
+    return places, new, permutations(rng, left), with_new_signs(rng, np.ones(len(new)))
+
+
+def permutations(rng, counts):
+    """A permutation of each of consecutive stretches of these lengths, in one array of places."""
+    starts = np.cumsum([0, *counts[:-1]])
+    drawn = [start + rng.permutation(count) for start, count in zip(starts, counts, strict=True)]
+    return np.concatenate(drawn)
+
+
+def shuffled_masks(masks, places):
+    """`shuffled_mask` of each of masks (trials, all), by orders of the weights."""
+    shuffled = masks.clone()
+    shuffled[:, :WEIGHTS] = masks.gather(1, places)
+    return shuffled
+
+
+def permuted_magnitudes(nets, masks, orders):
+    """`with_permuted_magnitudes` of each of nets (trials, all), by orders of the weights left."""
+    ranked = masks[:, :WEIGHTS].argsort(dim=1, descending=True, stable=True)
+    places = ranked[:, : orders.shape[1]]
+    kept = nets.gather(1, places)
+    return nets.scatter(1, places, kept.sign() * kept.abs().gather(1, orders))
+
+
+def all_start_checks(starts, first, mask):
+    """`start_checks` of each trial: (trials, 3)."""
+    import torch
+
+    alive, was = mask[:, :WEIGHTS], first[:, :WEIGHTS]
+    ticket, new, signed = (starts[:, arm, :WEIGHTS] for arm in (TICKET, REINIT, SIGNS))
+    checks = [
+        ((ticket - was).abs() * alive).amax(1),
+        ((new * new).mean(1) / (was * was).mean(1)).sqrt(),
+        ((signed.sign() == was.sign()) * alive).sum(1) / alive.sum(1),
+    ]
+    return torch.stack(checks, 1)
+
+
+def dense_table(probed, data, test):
+    """`dense_numbers` of each trial, but for the overlap, from its `train_dense` nets."""
+    import torch
+
+    dense, first, compressed = probed.unbind(1)
+    top, bulk = top_nets(dense), dense.clone()
+    bulk[:, PRUNED] -= top[:, PRUNED]
+    ranks = middle_ranks(torch.stack([dense, compressed, first], 1))
+    fit = accuracies(dense[:, None], *data)
+    right = accuracies(torch.stack([dense, first, top, bulk], 1), *test)
+    return torch.cat([fit, right, ranks[:, :2] / ranks[:, 2:]], 1)
+
+
+def arm_starts(first, mask, new, orders, signs):
+    """Initial weights of each trial's ARMS (trials, arms, all)."""
+    import torch
+
+    mixed = permuted_magnitudes(first, mask, orders)
+    return torch.stack([first, new, first, mixed, first * signs], 1)
+
+
+def arm_masks(mask, places):
+    """Masks of each trial's ARMS (trials, arms, all)."""
+    import torch
+
+    scattered = shuffled_masks(mask, places)
+    arms = [scattered if arm == RANDOM else mask for arm in range(len(ARMS))]
+    return torch.stack(arms, 1)
+
+
+def round_table(nets, starts, first, masks, shares, test):
+    """The numbers of one round of each trial, in the order of `trial`: (trials, 22)."""
+    import torch
+
+    mask = masks[:, TICKET]
+    sparse = 1.0 - mask[:, :WEIGHTS].sum(1, keepdim=True) / WEIGHTS
+    checks = all_start_checks(starts, first, mask)
+    return torch.cat(
+        [sparse, accuracies(nets, *test), middle_ranks(nets), shares.flatten(1), checks], 1
+    )
+
+
+def stacked(arrays, device):
+    return place(np.stack(arrays), device)
+
+
+def random_parts(rngs, left, device):
+    """What `draw_round` draws for each trial: four arrays (trials, ...) on the device."""
+    drawn = zip(*(draw_round(rng, left) for rng in rngs), strict=True)
+    return [stacked(part, device) for part in drawn]
+
+
+def train_dense(firsts, data, batches, learning_rate, device):
+    """Each trial's dense net, its first weights, and the compressed net: (trials, 3, all)."""
+    import torch
+
+    first, small = stacked(firsts, device), stacked([small_net(net) for net in firsts], device)
+    starts = torch.stack([first, small], 1)
+    train_both = trainer(data, batches, 2, learning_rate)
+    dense, compressed = train_both(starts, torch.ones_like(starts)).unbind(1)
+    return torch.stack([dense, first, compressed], 1)
+
+
+def prune_rounds(rngs, probed, train_arms, test, device):
+    """The numbers of each round for all trials, whose `train_dense` nets are given."""
+    import torch
+
+    dense, first, _ = probed.unbind(1)
+    mask, probes, tops = torch.ones_like(first), torch.ones_like(probed), top_nets(probed)
+    ticket = dense
+    for done in range(1, ROUNDS + 1):
+        left = weights_left(done)
+        places, new, orders, signs = random_parts(rngs, left, device)
+        mask, probes = magnitude_masks(ticket, mask, left), magnitude_masks(probed, probes, left)
+        starts, masks = arm_starts(first, mask, new, orders, signs), arm_masks(mask, places)
+        nets = train_arms(starts, masks)
+        random = kept_shares(dense, masks[:, RANDOM], tops[:, 0])
+        shares = torch.cat([kept_shares(probed, probes, tops), random[:, None]], 1)
+        yield round_table(nets, starts, first, masks, shares, test)
+        ticket = nets[:, TICKET]
+
+
+def trials_together(rngs, parameters, device, on_round):
+    """`trial` for each of the generators: a list of what it returns."""
+    import torch
+
+    samples, tests, batches, firsts = zip(
+        *(draw_trial(rng, parameters) for rng in rngs), strict=True
+    )
+    known, test = (on_device(sets, device) for sets in (samples, tests))
+    data = known[0], place(np.eye(CLASSES), device)[known[1]]
+    order = place(np.stack(batches, 1).astype(np.int16), device)  # SAMPLES fit, in a quarter of it
+    probed = train_dense(firsts, data, order, parameters["learning_rate"], device)
+    train_arms = trainer(data, order, len(ARMS), parameters["learning_rate"])
+    rounds = []
+    for table in prune_rounds(rngs, probed, train_arms, test, device):
+        rounds.append(table)
+        on_round(len(rounds))
+    overlaps = [shared_samples(a, b) for (a, _), (b, _) in zip(samples, tests, strict=True)]
+    dense, levels = fetch(dense_table(probed, known, test)), fetch(torch.stack(rounds, 1))
+    return [([*row.tolist(), n], t) for row, n, t in zip(dense, overlaps, levels, strict=True)]
+
+
+def on_device(sets, device):
+    """Inputs and classes of each trial's samples, (trials, samples, ...)."""
+    return [stacked(part, device) for part in zip(*sets, strict=True)]
+
+
+def run_cohort(tasks):
+    """`run` for several tasks at once: further nets cost a GPU little.
+
+    On a core more nets at a time are no faster, so there it is `run`.
+    """
+    device, parameters = tasks[0].device, tasks[0].parameters
+    if uses_numpy(device):
+        return [run_or_error(task) for task in tasks]
+    count = trials_within(tasks[0].budget_seconds, parameters["steps"])
+    states = [task.restore() or {"dense": [], "rounds": []} for task in tasks]
+    for group in groups_of_trials([len(state["dense"]) for state in states], count):
+        run_group(tasks, states, group, count)
+        for task, state in zip(tasks, states, strict=True):  # all: a request to stop waits for them
+            task.checkpoint(state)
+    return [result_or_error(state, count) for state in states]
+
+
+def run_group(tasks, states, group, count):
+    """Add these trials (number, seed) to the states of their seeds."""
+    rngs = [tasks[seed].rng(number) for number, seed in group]
+    report = progress_of(tasks, states, group, count)
+    found = trials_together(rngs, tasks[0].parameters, tasks[0].device, report)
+    for (number, seed), trial_found in zip(group, found, strict=True):
+        keep_trial(states[seed], number, trial_found)
+
+
+def run_or_error(task):
+    """The result of `run`, or the error of a seed whose numbers are not finite."""
+    try:
+        return run(task)
+    except np.linalg.LinAlgError as error:
+        return error
+
+
+def groups_of_trials(done, count):
+    """The trials (number, seed) that seeds with so many done lack, in groups of similar size."""
+    lacking = [(number, seed) for number in range(count) for seed in range(len(done))]
+    lacking = [(number, seed) for number, seed in lacking if number >= done[seed]]
+    groups = -(-len(lacking) // TRIALS_AT_ONCE)
+    return [
+        lacking[len(lacking) * i // groups : len(lacking) * (i + 1) // groups]
+        for i in range(groups)
+    ]
+
+
+def progress_of(tasks, states, group, count):
+    """A function that reports each task's progress after a round of its trials in the group."""
+    done = [len(state["dense"]) for state in states]
+    now = [sum(seed == other for _, other in group) for seed in range(len(tasks))]
+
+    def report(rounds):
+        for task, before, trials in zip(tasks, done, now, strict=True):
+            task.progress((before + trials * rounds / ROUNDS) / count)
+
+    return report
+
+
+def keep_trial(state, number, found):
+    """Add a trial to its seed's state, unless it or one before it is not finite."""
+    dense, rounds = found
+    if len(state["dense"]) == number and np.isfinite(dense).all() and np.isfinite(rounds).all():
+        state["dense"].append(dense)
+        state["rounds"].append(rounds)
+
+
+def result_or_error(state, count):
+    if len(state["dense"]) < count:
+        return np.linalg.LinAlgError(f"trial {len(state['dense'])} has numbers that are not finite")
+    return cut(summary(state["dense"], state["rounds"]))
 
 
 def run(task):
