@@ -244,6 +244,7 @@ THIN = 20  # steps between later points of a curve
 SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
 SQUARINGS = 30  # of a kernel: eigenvalues closer than 1e-9 of the largest count as one
 BATCH_BYTES = 16 << 20  # of one seed's activations on a GPU: eight nets of width 4096
+SAVE_EVERY = 30  # pairs of a cohort: for 90 configs a checkpoint takes a core 10 ms a seed
 
 
 # Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
@@ -496,21 +497,22 @@ class Nets:
         self.start()
 
     def start(self):
-        """The untrained nets: their loss, curvature and ratio of unseen curvature to be."""
+        """Measure the untrained nets: from their losses the limit, from lambda0 the rates."""
         self.activate(self.data["unseen"])
         self.unseen = self.curvature(self.data["unseen_gram"])
-        self.limit = self.torch.full_like(self.loss, math.inf)
+        self.limit = self.torch.full_like(self.loss, math.inf)  # none has diverged yet
         self.forward()
         self.limit = DIVERGED * self.loss
         self.look()
         self.learning_rate = self.rates / self.top
 
     def activate(self, inputs):
+        """Write the hidden layer's activations on these inputs to ``active``."""
         self.torch.bmm(inputs, self.first, out=self.active)
         self.active.clamp_(min=0)
 
     def forward(self):
-        """Activations, errors and losses; whose loss is beyond the limit, stops for good."""
+        """Activations, errors and losses; a net whose loss is beyond the limit stops for good."""
         self.activate(self.data["inputs"])
         self.torch.bmm(self.active, self.second, out=self.error)
         self.error -= self.data["targets"]
@@ -518,7 +520,7 @@ class Nets:
         self.stopped |= ~(self.loss < self.limit)
 
     def advance(self):
-        """One step of gradient descent, after `forward`, and then `forward`."""
+        """One step of gradient descent from what the last `forward` found, and the next one."""
         pull = self.error * self.learning_rate / SAMPLES
         pull.masked_fill_(self.stopped, 0.0)
         self.torch.sign(self.active, out=self.slope)
@@ -536,6 +538,7 @@ class Nets:
         return top_eigenvalues(kernels) / SAMPLES
 
     def look(self):
+        """Write lambda to ``top``, after `forward`."""
         self.top.copy_(self.curvature(self.data["gram"]))
 
     def test_losses(self, stride):
@@ -609,9 +612,10 @@ def place_data(drawn, width, rates, device):
     return placed
 
 
-def draw_nets(tasks, drawn, width, rates):
+def draw_nets(tasks, width, rates):
     """The untrained nets of several seeds, at each of the rates."""
     device = tasks[0].device
+    drawn = [make_data(task.rng(0)) for task in tasks]
     rngs = [task.rng(width) for task in tasks]
     first = np.stack([rng.standard_normal((INPUTS, width)) for rng in rngs])
     second = np.stack([rng.standard_normal((width, 1)) for rng in rngs])
@@ -637,17 +641,15 @@ def descend_together(nets, steps, device):
     return losses.cpu().numpy(), nets.torch.stack(lambdas).cpu().numpy()
 
 
-def train_together(tasks, drawn, width, rates, steps):
+def train_together(tasks, width, rates):
     """`run_config` for several tasks and rates: for each task a list with one item a rate."""
-    nets = draw_nets(tasks, drawn, width, rates)
-    losses, lambdas = descend_together(nets, steps, tasks[0].device)
+    nets = draw_nets(tasks, width, rates)
+    losses, lambdas = descend_together(nets, tasks[0].parameters["steps"], tasks[0].device)
     test_losses = nets.test_losses(len(rates))
     nets.activate(nets.data["unseen"])
     unseen = nets.curvature(nets.data["unseen_gram"]) / nets.unseen
-    ends = [x.flatten().tolist() for x in (nets.learning_rate, test_losses, unseen)]
-    paths = [
-        path_of(losses[:, i], lambdas[:, i], *end) for i, end in enumerate(zip(*ends, strict=True))
-    ]
+    numbers = [x.flatten().tolist() for x in (nets.learning_rate, test_losses, unseen)]
+    paths = map(path_of, losses.T, lambdas.T, *numbers)
     configs = [summarise(path, width, rates[i % len(rates)]) for i, path in enumerate(paths)]
     return [configs[at : at + len(rates)] for at in range(0, len(configs), len(rates))]
 
@@ -669,39 +671,46 @@ def path_of(losses, lambdas, learning_rate, test_loss, unseen):
 
 
 def batches(pairs):
-    """The pairs in their order, as (width, rates), with no more nets than BATCH_BYTES hold."""
+    """The pairs in their order, as (width, rates, pairs so far), within BATCH_BYTES each."""
+    end = 0
     for width, group in itertools.groupby(pairs, lambda pair: pair[0]):
         rates = [rate for _, rate in group]
         most = max(1, BATCH_BYTES // (8 * SAMPLES * width))
         for at in range(0, len(rates), most):
-            yield width, rates[at : at + most]
+            end += len(rates[at : at + most])
+            yield width, rates[at : at + most], end
+
+
+def extend(tasks, done, width, rates, end):
+    """Add what the seeds lack of the first ``end`` configs; whether any of them lacked one."""
+    lacking = [s for s in range(len(tasks)) if len(done[s]) < end]
+    if lacking:
+        found = train_together([tasks[s] for s in lacking], width, rates)
+        for s, configs in zip(lacking, found, strict=True):
+            done[s] += configs[len(done[s]) - end :]
+    return bool(lacking)
 
 
 def run_cohort(tasks):
     """`run` for several tasks at once, since further nets cost a GPU little.
 
-    All rates of a width are trained for all seeds whose checkpoint lacks one of them. Then `run`
+    The nets of a batch are trained for all seeds whose checkpoint lacks one of them. Then `run`
     finds every net in each seed's checkpoint, and only computes the summary.
     """
     if isinstance(place(0.0, tasks[0].device), np.ndarray):  # a core gains nothing from batches
         return [run(task) for task in tasks]
-    p = tasks[0].parameters
-    pairs = plan(p, tasks[0].budget_seconds)
-    drawn = [make_data(task.rng(0)) for task in tasks]
+    pairs = plan(tasks[0].parameters, tasks[0].budget_seconds)
     done = [(task.restore() or {"done": []})["done"] for task in tasks]
-    end = 0
-    for width, rates in batches(pairs):
-        end += len(rates)
-        lacking = [s for s in range(len(tasks)) if len(done[s]) < end]
-        if not lacking:
+    saved = 0
+    for width, rates, end in batches(pairs):
+        if not extend(tasks, done, width, rates, end):
             continue
-        waiting = [tasks[s] for s in lacking]
-        found = train_together(waiting, [drawn[s] for s in lacking], width, rates, p["steps"])
-        for s, configs in zip(lacking, found, strict=True):
-            done[s] += configs[len(done[s]) - end :]
-        for task, own in zip(tasks, done, strict=True):
-            task.checkpoint({"done": own})
-            task.progress(len(own) / len(pairs))
+        if end - saved >= SAVE_EVERY or end == len(pairs):
+            saved = end
+            for task, configs in zip(tasks, done, strict=True):
+                task.checkpoint({"done": configs})
+        for task, configs in zip(tasks, done, strict=True):
+            task.progress(len(configs) / len(pairs))
     return [run(task) for task in tasks]
 
 
