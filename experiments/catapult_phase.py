@@ -225,6 +225,7 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -479,7 +480,9 @@ class Nets:
     """Nets of one width in training; every tensor is (nets, ...), and buffers keep their place.
 
     ``data`` is as in `place_data`, ``first`` (nets, INPUTS, width), ``second`` (nets, width, 1) and
-    ``rates`` (nets, 1, 1) in units of 1/lambda0.
+    ``rates`` (nets, 1, 1) in units of 1/lambda0. Training reads only which units are active, 1 or
+    0 in ``slope`` (nets, n, width), since relu(z) = slope z. For wide nets a step takes as long as
+    reading and writing this array, so it is read twice and nothing else of its size is made.
     """
 
     def __init__(self, data, first, second, rates):
@@ -488,8 +491,8 @@ class Nets:
         torch.cuda.empty_cache()  # of what the nets of another width have left
         self.torch, self.data, self.rates = torch, data, rates
         self.first, self.second = first, second
-        self.active = first.new_zeros((len(first), SAMPLES, first.shape[2]))
-        self.slope = torch.zeros_like(self.active)
+        self.slope = first.new_zeros((len(first), SAMPLES, first.shape[2]))
+        self.work = torch.zeros_like(self.slope)
         self.error = first.new_zeros((len(first), SAMPLES, 1))
         self.loss = first.new_zeros((len(first), 1, 1))
         self.top = torch.zeros_like(self.loss)
@@ -498,23 +501,19 @@ class Nets:
 
     def start(self):
         """Measure the untrained nets: from their losses the limit, from lambda0 the rates."""
-        self.activate(self.data["unseen"])
-        self.unseen = self.curvature(self.data["unseen_gram"])
         self.limit = self.torch.full_like(self.loss, math.inf)  # none has diverged yet
         self.forward()
         self.limit = DIVERGED * self.loss
         self.look()
         self.learning_rate = self.rates / self.top
-
-    def activate(self, inputs):
-        """Write the hidden layer's activations on these inputs to ``active``."""
-        self.torch.bmm(inputs, self.first, out=self.active)
-        self.active.clamp_(min=0)
+        self.unseen = self.unseen_curvature()
 
     def forward(self):
-        """Activations, errors and losses; a net whose loss is beyond the limit stops for good."""
-        self.activate(self.data["inputs"])
-        self.torch.bmm(self.active, self.second, out=self.error)
+        """Slopes, errors and losses; a net whose loss is beyond the limit stops for good."""
+        torch, inputs = self.torch, self.data["inputs"]
+        torch.bmm(inputs, self.first, out=self.slope).gt_(0)
+        linear = torch.bmm(self.slope, (self.first * self.second.mT).mT)
+        torch.sum(inputs * linear, dim=2, keepdim=True, out=self.error)
         self.error -= self.data["targets"]
         self.loss.copy_(half_mean_squares(self.error))
         self.stopped |= ~(self.loss < self.limit)
@@ -523,23 +522,26 @@ class Nets:
         """One step of gradient descent from what the last `forward` found, and the next one."""
         pull = self.error * self.learning_rate / SAMPLES
         pull.masked_fill_(self.stopped, 0.0)
-        self.torch.sign(self.active, out=self.slope)
-        by_first = self.torch.bmm((self.data["inputs"] * pull).mT, self.slope)
-        self.first -= by_first * self.second.mT
-        self.second -= self.torch.bmm(self.active.mT, pull)
+        pulled = self.torch.bmm((self.data["inputs"] * pull).mT, self.slope)
+        by_second = (self.first * pulled).sum(dim=1)[:, :, None]
+        self.first -= pulled * self.second.mT
+        self.second -= by_second
         self.forward()
 
-    def curvature(self, gram):
-        """As `top_kernel_eigenvalue` of each net, (nets, 1, 1), where `active` is now."""
-        self.torch.sign(self.active, out=self.slope)
-        self.slope *= self.second.mT
-        kernels = gram * self.torch.bmm(self.slope, self.slope.mT)
-        kernels += self.torch.bmm(self.active, self.active.mT)
+    def curvature(self, inputs, gram):
+        """As `top_kernel_eigenvalue` of each net on these inputs, (nets, 1, 1)."""
+        work = self.torch.bmm(inputs, self.first, out=self.work).clamp_(min=0)
+        kernels = self.torch.bmm(work, work.mT)
+        work.sign_().mul_(self.second.mT)
+        kernels += gram * self.torch.bmm(work, work.mT)
         return top_eigenvalues(kernels) / SAMPLES
 
     def look(self):
-        """Write lambda to ``top``, after `forward`."""
-        self.top.copy_(self.curvature(self.data["gram"]))
+        """Write lambda to ``top``."""
+        self.top.copy_(self.curvature(self.data["inputs"], self.data["gram"]))
+
+    def unseen_curvature(self):
+        return self.curvature(self.data["unseen"], self.data["unseen_gram"])
 
     def test_losses(self, stride):
         """Test loss of each net, (nets, 1, 1); in parts, as test inputs are many."""
@@ -626,7 +628,7 @@ def draw_nets(tasks, width, rates):
 
 def descend_together(nets, steps, device):
     """Train to the last step: losses (steps + 1, nets) and lambdas (points, nets), with numpy."""
-    state = [nets.first, nets.second, nets.active, nets.error, nets.loss, nets.stopped]
+    state = [nets.first, nets.second, nets.slope, nets.error, nets.loss, nets.stopped]
     advance = replayed(nets.advance, state, device)
     look = replayed(nets.look, [nets.top], device)
     losses = nets.loss.new_empty((steps + 1, len(nets.loss)))
@@ -646,12 +648,16 @@ def train_together(tasks, width, rates):
     nets = draw_nets(tasks, width, rates)
     losses, lambdas = descend_together(nets, tasks[0].parameters["steps"], tasks[0].device)
     test_losses = nets.test_losses(len(rates))
-    nets.activate(nets.data["unseen"])
-    unseen = nets.curvature(nets.data["unseen_gram"]) / nets.unseen
+    unseen = nets.unseen_curvature() / nets.unseen
     numbers = [x.flatten().tolist() for x in (nets.learning_rate, test_losses, unseen)]
     paths = map(path_of, losses.T, lambdas.T, *numbers)
     configs = [summarise(path, width, rates[i % len(rates)]) for i, path in enumerate(paths)]
     return [configs[at : at + len(rates)] for at in range(0, len(configs), len(rates))]
+
+
+@functools.cache
+def kept_steps(steps):
+    return [step for step in range(steps + 1) if kept(step, steps)]
 
 
 def path_of(losses, lambdas, learning_rate, test_loss, unseen):
@@ -659,7 +665,7 @@ def path_of(losses, lambdas, learning_rate, test_loss, unseen):
     steps = len(losses) - 1
     beyond = ~(losses < DIVERGED * losses[0])
     last = int(np.argmax(beyond)) if beyond.any() else steps
-    at = [step for step in range(last + 1) if kept(step, steps)]
+    at = [step for step in kept_steps(steps) if step <= last]
     seen = lambdas[: len(at)].tolist()
     if at[-1] < last:
         at, seen = [*at, last], [*seen, float(lambdas[-1])]
