@@ -47,7 +47,7 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 #
 # [tool.axiom_cohort]
 # most = 256
-# seed_memory_bytes = 20_000_000
+# seed_memory_bytes = 10_000_000
 # seed_gpu_memory_bytes = 150_000_000
 #
 # [tool.axiom.parameters.rates]
