@@ -28,7 +28,7 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 #
 # [tool.axiom]
 # name = "catapult_phase"
-# version = "1.2.0"
+# version = "1.3.0"
 # title = "Catapult phase"
 # question = "Does training above the initial stability edge spike, recover and end flatter?"
 # rationale = [
@@ -44,6 +44,11 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 # ]
 # expected_seconds = 35
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+#
+# [tool.axiom_cohort]
+# most = 256
+# seed_memory_bytes = 10_000_000
+# seed_gpu_memory_bytes = 150_000_000
 #
 # [tool.axiom.parameters.rates]
 # default = [3.0, 1.0, 2.5, 1.9, 3.5, 6.0, 0.5, 1.5, 2.1, 2.25, 2.75, 4.0, 4.5, 5.0, 8.0]
@@ -220,6 +225,8 @@ the edge). This does not carry over to other tasks: on pure noise there is nothi
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -236,6 +243,9 @@ SHOWN = 1e3  # times L0; higher than any spike of the first width that came down
 DENSE_STEPS = 60  # the catapult is over by then; later the curves are smooth
 THIN = 20  # steps between later points of a curve
 SECONDS_PER_STEP = (7e-5, 4e-7)  # nominal: fixed, and per hidden unit; on one 2.4 GHz core
+SQUARINGS = 30  # of a kernel: eigenvalues closer than 1e-9 of the largest count as one
+BATCH_BYTES = 16 << 20  # of one seed's activations on a GPU: eight nets of width 4096
+SAVE_EVERY = 30  # pairs of a cohort: for 90 configs a checkpoint takes a core 10 ms a seed
 
 
 # Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
@@ -460,6 +470,254 @@ def run(task):
         task.checkpoint({"done": done})
         task.progress(len(done) / len(pairs))
     return cut(report(done, half_mean_square(data["test_targets"]), overlap))
+
+
+# Many seeds at once, on a GPU. Tensors have a first axis for nets: seed by seed, and within a seed
+# rate by rate. Nothing sums over it, so that a net that diverges does not affect another.
+
+
+class Nets:
+    """Nets of one width in training; every tensor is (nets, ...), and buffers keep their place.
+
+    ``data`` is as in `place_data`, ``first`` (nets, INPUTS, width), ``second`` (nets, width, 1) and
+    ``rates`` (nets, 1, 1) in units of 1/lambda0. Training reads only which units are active, 1 or
+    0 in ``slope`` (nets, n, width), since relu(z) = slope z. For wide nets a step takes as long as
+    reading and writing this array, so it is read twice and nothing else of its size is made.
+    """
+
+    def __init__(self, data, first, second, rates):
+        import torch
+
+        torch.cuda.empty_cache()  # of what the nets of another width have left
+        self.torch, self.data, self.rates = torch, data, rates
+        self.first, self.second = first, second
+        self.slope = first.new_zeros((len(first), SAMPLES, first.shape[2]))
+        self.work = torch.zeros_like(self.slope)
+        self.error = first.new_zeros((len(first), SAMPLES, 1))
+        self.loss = first.new_zeros((len(first), 1, 1))
+        self.top = torch.zeros_like(self.loss)
+        self.stopped = torch.zeros_like(self.loss, dtype=torch.bool)
+        self.start()
+
+    def start(self):
+        """Measure the untrained nets: from their losses the limit, from lambda0 the rates."""
+        self.limit = self.torch.full_like(self.loss, math.inf)  # none has diverged yet
+        self.forward()
+        self.limit = DIVERGED * self.loss
+        self.look()
+        self.learning_rate = self.rates / self.top
+        self.unseen = self.unseen_curvature()
+
+    def forward(self):
+        """Slopes, errors and losses; a net whose loss is beyond the limit stops for good."""
+        torch, inputs = self.torch, self.data["inputs"]
+        torch.bmm(inputs, self.first, out=self.slope).gt_(0)
+        linear = torch.bmm(self.slope, (self.first * self.second.mT).mT)
+        torch.sum(inputs * linear, dim=2, keepdim=True, out=self.error)
+        self.error -= self.data["targets"]
+        self.loss.copy_(half_mean_squares(self.error))
+        self.stopped |= ~(self.loss < self.limit)
+
+    def advance(self):
+        """One step of gradient descent from what the last `forward` found, and the next one."""
+        pull = self.error * self.learning_rate / SAMPLES
+        pull.masked_fill_(self.stopped, 0.0)
+        pulled = self.torch.bmm((self.data["inputs"] * pull).mT, self.slope)
+        by_second = (self.first * pulled).sum(dim=1)[:, :, None]
+        self.first -= pulled * self.second.mT
+        self.second -= by_second
+        self.forward()
+
+    def curvature(self, inputs, gram):
+        """As `top_kernel_eigenvalue` of each net on these inputs, (nets, 1, 1)."""
+        work = self.torch.bmm(inputs, self.first, out=self.work).clamp_(min=0)
+        kernels = self.torch.bmm(work, work.mT)
+        work.sign_().mul_(self.second.mT)
+        kernels += gram * self.torch.bmm(work, work.mT)
+        return top_eigenvalues(kernels) / SAMPLES
+
+    def look(self):
+        """Write lambda to ``top``."""
+        self.top.copy_(self.curvature(self.data["inputs"], self.data["gram"]))
+
+    def unseen_curvature(self):
+        return self.curvature(self.data["unseen"], self.data["unseen_gram"])
+
+    def test_losses(self, stride):
+        """Test loss of each net, (nets, 1, 1); in parts, as test inputs are many."""
+        losses = self.torch.zeros_like(self.loss)
+        for at in range(stride):
+            part = slice(at, None, stride)
+            active = self.torch.bmm(self.data["test_inputs"][part], self.first[part]).clamp_(min=0)
+            error = self.torch.bmm(active, self.second[part]) - self.data["test_targets"][part]
+            losses[part] = half_mean_squares(error)
+        return losses
+
+
+def half_mean_squares(errors):
+    """`half_mean_square` of each of a stack (nets, n, 1), as (nets, 1, 1)."""
+    return 0.5 * (errors * errors).sum(dim=1, keepdim=True) / errors.shape[1]
+
+
+def top_eigenvalues(kernels):
+    """The largest eigenvalue of each of a stack (nets, n, n) of positive kernels, (nets, 1, 1).
+
+    By repeated squaring: products of small matrices are what a GPU does fast, unlike `eigvalsh`.
+    """
+    powers = kernels / traces(kernels)
+    for _ in range(SQUARINGS):
+        powers = powers.bmm(powers)
+        powers /= traces(powers)
+    return (kernels * powers).sum(dim=(1, 2), keepdim=True)
+
+
+def traces(matrices):
+    return matrices.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+
+
+def replayed(step, state, device):
+    """``step`` as one CUDA graph: one launch instead of dozens. On a CPU, ``step`` itself.
+
+    ``step`` takes no arguments and changes the tensors ``state`` in place; all else that it reads
+    stays where it is.
+    """
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return step
+    before = [tensor.clone() for tensor in state]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries allocate their work space in the first calls
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, was in zip(state, before, strict=True):
+        tensor.copy_(was)
+    return graph.replay
+
+
+def place_data(drawn, width, rates, device):
+    """The data of several seeds, (nets, n, ...), the same for each of a seed's ``rates`` nets.
+
+    Inputs are times sqrt(2 / width), which is then left out of the activations.
+    """
+    scales = {"targets": 1.0, "test_targets": 1.0, "gram": 2.0 / width, "unseen_gram": 2.0 / width}
+    placed = {}
+    for name in drawn[0]:
+        stack = np.stack([data[name] for data in drawn]) * scales.get(name, math.sqrt(2.0 / width))
+        stack = stack[..., None] if stack.ndim == 2 else stack
+        placed[name] = place(stack, device).repeat_interleave(rates, dim=0)
+    return placed
+
+
+def draw_nets(tasks, width, rates):
+    """The untrained nets of several seeds, at each of the rates."""
+    device = tasks[0].device
+    drawn = [make_data(task.rng(0)) for task in tasks]
+    rngs = [task.rng(width) for task in tasks]
+    first = np.stack([rng.standard_normal((INPUTS, width)) for rng in rngs])
+    second = np.stack([rng.standard_normal((width, 1)) for rng in rngs])
+    first, second = (place(w, device).repeat_interleave(len(rates), dim=0) for w in (first, second))
+    data = place_data(drawn, width, len(rates), device)
+    return Nets(data, first, second, place(np.tile(rates, len(tasks))[:, None, None], device))
+
+
+def descend_together(nets, steps, device):
+    """Train to the last step: losses (steps + 1, nets) and lambdas (points, nets), with numpy."""
+    state = [nets.first, nets.second, nets.slope, nets.error, nets.loss, nets.stopped]
+    advance = replayed(nets.advance, state, device)
+    look = replayed(nets.look, [nets.top], device)
+    losses = nets.loss.new_empty((steps + 1, len(nets.loss)))
+    lambdas = []
+    for step in range(steps + 1):
+        if step:
+            advance()
+        losses[step] = nets.loss[:, 0, 0]
+        if kept(step, steps):
+            look()
+            lambdas.append(nets.top[:, 0, 0].clone())
+    return losses.cpu().numpy(), nets.torch.stack(lambdas).cpu().numpy()
+
+
+def train_together(tasks, width, rates):
+    """`run_config` for several tasks and rates: for each task a list with one item a rate."""
+    nets = draw_nets(tasks, width, rates)
+    losses, lambdas = descend_together(nets, tasks[0].parameters["steps"], tasks[0].device)
+    test_losses = nets.test_losses(len(rates))
+    unseen = nets.unseen_curvature() / nets.unseen
+    numbers = [x.flatten().tolist() for x in (nets.learning_rate, test_losses, unseen)]
+    paths = map(path_of, losses.T, lambdas.T, *numbers)
+    configs = [summarise(path, width, rates[i % len(rates)]) for i, path in enumerate(paths)]
+    return [configs[at : at + len(rates)] for at in range(0, len(configs), len(rates))]
+
+
+@functools.cache
+def kept_steps(steps):
+    return [step for step in range(steps + 1) if kept(step, steps)]
+
+
+def path_of(losses, lambdas, learning_rate, test_loss, unseen):
+    """What `descend` returns, for one net; after the step at which it diverged it stood still."""
+    steps = len(losses) - 1
+    beyond = ~(losses < DIVERGED * losses[0])
+    last = int(np.argmax(beyond)) if beyond.any() else steps
+    at = [step for step in kept_steps(steps) if step <= last]
+    seen = lambdas[: len(at)].tolist()
+    if at[-1] < last:
+        at, seen = [*at, last], [*seen, float(lambdas[-1])]
+    return {
+        "losses": losses[: last + 1].tolist(), "at": at, "lambdas": seen,
+        "learning_rate": learning_rate, "diverged": bool(beyond.any()), "test_loss": test_loss,
+        "unseen": min(unseen, RATIO_MAX),
+    }  # fmt: skip
+
+
+def batches(pairs):
+    """The pairs in their order, as (width, rates, pairs so far), within BATCH_BYTES each."""
+    end = 0
+    for width, group in itertools.groupby(pairs, lambda pair: pair[0]):
+        rates = [rate for _, rate in group]
+        most = max(1, BATCH_BYTES // (8 * SAMPLES * width))
+        for at in range(0, len(rates), most):
+            end += len(rates[at : at + most])
+            yield width, rates[at : at + most], end
+
+
+def extend(tasks, done, width, rates, end):
+    """Add what the seeds lack of the first ``end`` configs; whether any of them lacked one."""
+    lacking = [s for s in range(len(tasks)) if len(done[s]) < end]
+    if lacking:
+        found = train_together([tasks[s] for s in lacking], width, rates)
+        for s, configs in zip(lacking, found, strict=True):
+            done[s] += configs[len(done[s]) - end :]
+    return bool(lacking)
+
+
+def run_cohort(tasks):
+    """`run` for several tasks at once, since further nets cost a GPU little.
+
+    The nets of a batch are trained for all seeds whose checkpoint lacks one of them. Then `run`
+    finds every net in each seed's checkpoint, and only computes the summary.
+    """
+    if isinstance(place(0.0, tasks[0].device), np.ndarray):  # a core gains nothing from batches
+        return [run(task) for task in tasks]
+    pairs = plan(tasks[0].parameters, tasks[0].budget_seconds)
+    done = [(task.restore() or {"done": []})["done"] for task in tasks]
+    saved = 0
+    for width, rates, end in batches(pairs):
+        if not extend(tasks, done, width, rates, end):
+            continue
+        if end - saved >= SAVE_EVERY or end == len(pairs):
+            saved = end
+            for task, configs in zip(tasks, done, strict=True):
+                task.checkpoint({"done": configs})
+        for task, configs in zip(tasks, done, strict=True):
+            task.progress(len(configs) / len(pairs))
+    return [run(task) for task in tasks]
 
 
 def report(done, naive_loss, overlap):
