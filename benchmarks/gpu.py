@@ -45,7 +45,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 #: Parameters of a short cohort, which a profiler can follow kernel by kernel.
 PROFILED: dict[str, dict[str, Any]] = {
     "rank_dynamics": {"epochs": 10},
-    "catapult_phase": {"steps": 100},
+    "catapult_phase": {"steps": 100, "widths": [512]},
+    "rank_lottery": {"steps": 20},
+    "sam_vs_sgd_v2": {"steps": 100},
 }
 TOP = 8  # kernels and functions that a profile lists
 
