@@ -243,7 +243,8 @@ RATIO_MAX = 2.0  # of numbers that findings use: with bounds a mean is decided s
 LEARNT = 0.8  # test accuracy of SGD on clean labels; chance is 0.5, and both tasks reach 0.9
 DIVERGED = 1e3  # loss; guessing has log 2
 CHECK_EVERY = 50  # steps between checks of the validation loss
-PART_BYTES = 6e9  # of a GPU's memory, for the configurations that are trained there at once
+PART_BYTES = 8e9  # of a GPU's memory, for the configurations that are trained there at once
+DATA_BYTES = 4e6  # of a configuration's data sets there, and of distances in them
 TEST_PART = 500  # test samples at once on a GPU
 SQUARINGS = 26  # of Lanczos's small matrix: eigenvalues 1e-7 apart are told apart
 LANCZOS_MAX = 80
@@ -339,16 +340,12 @@ def uphill(U, v, dU, dv, rho):
     return U + step[..., None, None] * dU, v + step[..., None] * dv
 
 
-def sam_gradient(U, v, x, y, rho):
-    """The gradient that is found a distance rho uphill, for every arm."""
-    dU, dv = gradient(U, v, x, y)
-    return gradient(*uphill(U, v, dU, dv, rho), x, y)
-
-
 def train_sam(U, v, x, y, rate, rho, batches):
     """SAM for every arm: descend along the gradient that is found a distance rho uphill."""
     for batch in batches:
-        dU, dv = sam_gradient(U, v, x[batch], y[batch], rho)
+        xb, yb = x[batch], y[batch]
+        dU, dv = gradient(U, v, xb, yb)
+        dU, dv = gradient(*uphill(U, v, dU, dv, rho), xb, yb)
         U, v = U - rate * dU, v - rate * dv
     return U, v
 
@@ -513,19 +510,18 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
     U, v = (xp.concat(parts) for parts in zip(sams, *sgds, strict=True))
     start = here(task.rng(4).standard_normal(4 * width))  # of Lanczos: one number a weight
     losses = [float(loss) for loss in logistic_loss(forward(*sams, train[0])[2], train[1])]
-    config = noise, task_is_spiral, width, rate, stream
-    probes = labels(config, error, purity(*sets[2]), sets) | {"spent": np.diff(spent).tolist()}
+    config, overlap = (noise, task_is_spiral, width, rate), shared_samples(sets[0][0], sets[2][0])
+    probes = labels(config, error, purity(*sets[2]), overlap, np.diff(spent).tolist())
     at_loss = at_equal_loss(path, losses, train, test, start)
     return measure(U, v, train, test, start) | at_loss | probes
 
 
-def labels(config, error, pure, sets):
-    """The fields of a record that tell its configuration and probe its Hessian and data."""
-    noise, task_is_spiral, width, rate, _ = config
+def labels(config, error, pure, overlap, spent):
+    """The fields of a record that tell its configuration, and PROBES."""
+    noise, task_is_spiral, width, rate = config[:4]
     return {
         "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
-        "hessian_error": min(error, 1e9), "purity": pure,
-        "overlap": shared_samples(sets[0][0], sets[2][0]),
+        "hessian_error": min(error, 1e9), "purity": pure, "overlap": overlap, "spent": spent,
     }  # fmt: skip
 
 
@@ -716,11 +712,14 @@ def stages(configs, device):
 
 
 def parts_of(jobs, parameters):
-    """The jobs in parts that fit PART_BYTES; with few seeds all of them."""
+    """The jobs in equal parts, each within PART_BYTES; all in one with few seeds."""
+    if not jobs:
+        return []
     arms, checks = len(parameters["rhos"]), 2 * parameters["steps"] // CHECK_EVERY
-    numbers = 8 * BATCH * arms + 8 * checks + 4 * TEST_PART + 3 * SAMPLES * (arms + 3)  # a unit
-    width = max((config[2] for _, config in jobs), default=1)
-    size = max(1, int(PART_BYTES / (8 * numbers * width)))
+    for_a_unit = 8 * BATCH * arms + 8 * checks + 4 * TEST_PART + 3 * SAMPLES * (arms + 3)
+    job_bytes = DATA_BYTES + 8 * for_a_unit * jobs[0][1][2]
+    parts = math.ceil(len(jobs) * job_bytes / PART_BYTES)
+    size = math.ceil(len(jobs) / parts)
     return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
 
@@ -738,10 +737,13 @@ def run_jobs(tasks, jobs):
     U, v = (library(U).concat(parts, 1) for parts in zip(sams, *sgds, strict=True))
     at_loss = at_equal_losses(path, sams, train, test, start)
     measures = zip(measure_jobs(U, v, train, test, start), at_loss, strict=True)
-    probes = zip(fetch(error).tolist(), purities(*test), sets, strict=True)
+    probes = zip(*(fetch(part).tolist() for part in (error, purities(*test))), strict=True)
+    overlaps = fetch(shared_by_jobs(train[0], test[0])).tolist()
     return [
-        measured(*own) | measured_at_loss(*equal) | labels(config, *probe) | {"spent": spent}
-        for (own, equal), probe, (_, config) in zip(measures, probes, jobs, strict=True)
+        measured(*own) | measured_at_loss(*equal) | labels(config, *probe, overlap, spent)
+        for (own, equal), probe, overlap, (_, config) in zip(
+            measures, probes, overlaps, jobs, strict=True
+        )
     ]
 
 
@@ -784,7 +786,7 @@ def train_jobs(tasks, jobs, U, v, train, held_out):
 def stepper(U, v, x, y, rate, batches, owner, rho=None):
     """A function that takes one step of every net in place, SGD's without rho; and its count.
 
-    The count is of the gradients, on the device, since a replayed graph does not run `gradient`.
+    The count is of the gradients, on the device, since a replayed graph does not run `gradients`.
     """
     import torch
 
@@ -796,13 +798,27 @@ def stepper(U, v, x, y, rate, batches, owner, rho=None):
     def step():
         SPENT["gradients"] = spent
         batch = batches.index_select(0, at)[0].index_select(0, owner)
-        found = U, v, x[rows, batch][:, None], y[rows, batch][:, None]
-        dU, dv = gradient(*found) if rho is None else sam_gradient(*found, rho)
+        known = x[rows, batch][:, None], y[rows, batch][:, None]
+        dU, dv = gradients(U, v, *known)
+        if rho is not None:
+            dU, dv = gradients(*uphill(U, v, dU, dv, rho), *known)
         U.sub_(rate[..., None] * dU)
         v.sub_(rate * dv)
         at.add_(1)
 
     return replayed(step, [U, v, at, spent], U.device), spent
+
+
+def gradients(U, v, x, y):
+    """As `gradient`, with fewer passes over memory: there is one array (jobs, arms, n, width)."""
+    SPENT["gradients"] += 1
+    scale = math.sqrt(2.0 / v.shape[-1])
+    active = (x @ U).clamp_(min=0)
+    f = (active @ (scale * v)[..., None])[..., 0]
+    pull = (sigmoid(f) - y) / y.shape[-1]
+    dv = scale * (pull[..., None, :] @ active)[..., 0, :]
+    dU = (pull[..., None] * x).mT @ active.sign_()
+    return dU * (scale * v)[..., None, :], dv
 
 
 def follow_sgd(step, U, v, train, held_out, steps):
@@ -906,7 +922,7 @@ def accuracies_of(U, v, test):
 def purities(x, y):
     """`purity` of each job's test set."""
     points, labels, few = x[:, 0], y[:, 0], PURITY_SAMPLES
-    same = 0
+    same = 0 * labels[:, 0]
     for i in range(0, few, PURITY_PART):
         some = slice(i, i + PURITY_PART)
         distances = sum(
@@ -915,7 +931,12 @@ def purities(x, y):
         distances.diagonal(i, 1, 2).fill_(math.inf)
         nearest = distances.argmin(-1)
         same = same + (labels.gather(1, nearest) == labels[:, some]).sum(1)
-    return (fetch(same) / few).tolist()
+    return same / few
+
+
+def shared_by_jobs(inputs, test_inputs):
+    """`shared_samples` of each job."""
+    return (test_inputs[:, 0, :, None] == inputs[:, 0, None]).all(-1).any(-1).sum(-1)
 
 
 def hvps(U, v, x, y):
