@@ -732,18 +732,17 @@ def run_jobs(tasks, jobs):
     ]
     train, held_out, test = (stacked(parts, tasks[0].device) for parts in zip(*sets, strict=True))
     U, v, start = draw_nets(tasks, jobs)
-    error = hessian_errors(U, v, *train, start)
+    probes = hessian_errors(U, v, *train, start), purities(*test), shared_by_jobs(train[0], test[0])
     sams, sgds, path, spent = train_jobs(tasks, jobs, U, v, train, held_out)
     U, v = (library(U).concat(parts, 1) for parts in zip(sams, *sgds, strict=True))
-    at_loss = at_equal_losses(path, sams, train, test, start)
-    measures = zip(measure_jobs(U, v, train, test, start), at_loss, strict=True)
-    probes = zip(*(fetch(part).tolist() for part in (error, purities(*test))), strict=True)
-    overlaps = fetch(shared_by_jobs(train[0], test[0])).tolist()
+    found = (
+        measure_jobs(U, v, train, test, start),
+        at_equal_losses(path, sams, train, test, start),
+        zip(*(fetch(probe).tolist() for probe in probes), strict=True),
+    )
     return [
-        measured(*own) | measured_at_loss(*equal) | labels(config, *probe, overlap, spent)
-        for (own, equal), probe, overlap, (_, config) in zip(
-            measures, probes, overlaps, jobs, strict=True
-        )
+        measured(*own) | measured_at_loss(*at_loss) | labels(config, *probe, spent)
+        for (_, config), own, at_loss, probe in zip(jobs, *found, strict=True)
     ]
 
 
