@@ -28,7 +28,7 @@ What a fair test does not confirm; these are declared as findings, so that the d
 #
 # [tool.axiom]
 # name = "sam_vs_sgd_v2"
-# version = "2.2.0"
+# version = "2.3.0"
 # title = "SAM against SGD"
 # question = "Does SAM end flatter than SGD, and is it more accurate at the same cost?"
 # rationale = [
@@ -44,6 +44,11 @@ What a fair test does not confirm; these are declared as findings, so that the d
 # ]
 # expected_seconds = 80
 # resources = { cpu_cores = 1, memory_bytes = 500_000_000, disk_bytes = 10_000_000 }
+#
+# [tool.axiom_cohort]
+# most = 256
+# seed_memory_bytes = 10_000_000
+# seed_gpu_memory_bytes = 150_000_000
 #
 # [tool.axiom.parameters.rhos]
 # default = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0]
@@ -219,6 +224,7 @@ What a fair test does not confirm; these are declared as findings, so that the d
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -237,10 +243,15 @@ RATIO_MAX = 2.0  # of numbers that findings use: with bounds a mean is decided s
 LEARNT = 0.8  # test accuracy of SGD on clean labels; chance is 0.5, and both tasks reach 0.9
 DIVERGED = 1e3  # loss; guessing has log 2
 CHECK_EVERY = 50  # steps between checks of the validation loss
+PART_BYTES = 8e9  # of a GPU's memory, for the configurations that are trained there at once
+DATA_BYTES = 4e6  # of a configuration's data sets there, and of distances in them
+TEST_PART = 500  # test samples at once on a GPU
+SQUARINGS = 26  # of Lanczos's small matrix: eigenvalues 1e-7 apart are told apart
 LANCZOS_MAX = 80
 LANCZOS_RTOL = 1e-4  # residual; the eigenvalue's own error is about its square
 DIFFERENCE = 1e-6  # step of differences, small enough to cross hardly any of relu's kinks
 HESSIAN_ERROR_MAX = 0.02
+PURITY_PART = 25  # points at once on a GPU
 PURITY_SAMPLES, PURITY_MIN = 400, 0.8  # true labels: above 0.9; a fifth wrong: 0.68 at most
 SECONDS_PER_STEP = (2.4e-4, 1.6e-6)  # nominal: fixed, and per unit of width; on one 2.4 GHz core
 
@@ -260,9 +271,14 @@ SPENT = {"gradients": 0}
 # Arrays are numpy's on a CPU and torch's on a GPU; the code below uses what both libraries share.
 
 
+def on_host(device):
+    """Whether the arrays of this device are numpy's."""
+    return device == "cpu" or device.startswith("mps")  # Apple's GPUs have no float64
+
+
 def place(array, device):
     """A copy of a numpy array on the task's device: numpy's on a CPU, torch's on a GPU."""
-    if device == "cpu" or device.startswith("mps"):  # Apple's GPUs have no float64
+    if on_host(device):
         return np.array(array)
     import torch
 
@@ -287,6 +303,7 @@ def fetch(array):
 # The net: f(x) = v . relu(U (x, 1)) * sqrt(2 / width), in NTK parameterisation: |grad f| is then of
 # the size of |x| at every width, and one rho means the same everywhere. Logistic loss.
 # All arms of a configuration are trained at once: U has shape (arms, 3, width), v (arms, width).
+# On a GPU these and the data have a further first axis, for configurations of one or many seeds.
 
 
 def forward(U, v, x):
@@ -310,17 +327,17 @@ def gradient(U, v, x, y):
     """Gradients of the mean logistic loss by U and v, for every arm."""
     SPENT["gradients"] += 1
     slope, active, f = forward(U, v, x)
-    pull = (sigmoid(f) - y) / len(y)
-    slope *= v[:, None, :]
+    pull = (sigmoid(f) - y) / y.shape[-1]
+    slope *= v[..., None, :]
     slope *= pull[..., None]
-    return x.T @ slope, (pull[:, None, :] @ active)[:, 0]
+    return x.mT @ slope, (pull[..., None, :] @ active)[..., 0, :]
 
 
 def uphill(U, v, dU, dv, rho):
     """The point a distance rho (one for each arm) along the gradient (dU, dv)."""
-    norm = library(dU).sqrt((dU * dU).sum((1, 2)) + (dv * dv).sum(1))
+    norm = library(dU).sqrt((dU * dU).sum((-2, -1)) + (dv * dv).sum(-1))
     step = rho / norm.clip(1e-300)  # a fitted arm may have no gradient left
-    return U + step[:, None, None] * dU, v + step[:, None] * dv
+    return U + step[..., None, None] * dU, v + step[..., None] * dv
 
 
 def train_sam(U, v, x, y, rate, rho, batches):
@@ -493,10 +510,18 @@ def run_config(task, noise, task_is_spiral, width, rate, stream):
     U, v = (xp.concat(parts) for parts in zip(sams, *sgds, strict=True))
     start = here(task.rng(4).standard_normal(4 * width))  # of Lanczos: one number a weight
     losses = [float(loss) for loss in logistic_loss(forward(*sams, train[0])[2], train[1])]
-    return measure(U, v, train, test, start) | at_equal_loss(path, losses, train, test, start) | {
+    config, overlap = (noise, task_is_spiral, width, rate), shared_samples(sets[0][0], sets[2][0])
+    probes = labels(config, error, purity(*sets[2]), overlap, np.diff(spent).tolist())
+    at_loss = at_equal_loss(path, losses, train, test, start)
+    return measure(U, v, train, test, start) | at_loss | probes
+
+
+def labels(config, error, pure, overlap, spent):
+    """The fields of a record that tell its configuration, and PROBES."""
+    noise, task_is_spiral, width, rate = config[:4]
+    return {
         "noise": noise, "spiral": task_is_spiral, "width": width, "rate": rate,
-        "hessian_error": min(error, 1e9), "purity": purity(*sets[2]),
-        "spent": np.diff(spent).tolist(), "overlap": shared_samples(sets[0][0], sets[2][0]),
+        "hessian_error": min(error, 1e9), "purity": pure, "overlap": overlap, "spent": spent,
     }  # fmt: skip
 
 
@@ -505,10 +530,16 @@ def at_equal_loss(path, losses, train, test, start):
     found = [at_loss(path, loss) for loss in losses]
     nets = [net for net, _ in found]
     tops = [top_eigenvalue(hvp(U[0], v[0], *train), start) for U, v in nets]
+    right = [accuracies(U, v, test)[0] for U, v in nets]
+    return measured_at_loss(tops, right, [reached for _, reached in found])
+
+
+def measured_at_loss(tops, right, reached):
+    """The fields of a record from flatness and accuracy of SGD at each SAM arm's loss."""
     return {
         "loss_lambda": [max(top, 1e-12) for top in tops],
-        "loss_accuracy": [accuracies(U, v, test)[0] for U, v in nets],
-        "unreached": sum(not reached for _, reached in found) / len(found),
+        "loss_accuracy": right,
+        "unreached": sum(not one for one in reached) / len(reached),
     }
 
 
@@ -520,9 +551,13 @@ def measure(U, v, train, test, start):
     diverged = bool(gone.any())
     U[gone], v[gone], losses[gone] = 0.0, 0.0, 0.0  # the flag says so
     tops = [top_eigenvalue(hvp(U[i], v[i], *train), start) for i in range(len(U) - 1)]
+    return measured(diverged, tops, accuracies(U, v, test), losses.tolist())
+
+
+def measured(diverged, tops, right, losses):
+    """The fields of a record from flatness, accuracy and training loss, arms as in `measure`."""
+    arms = len(losses) - 3
     tops = [max(top, 1e-12) for top in tops]  # logarithms follow
-    right = accuracies(U, v, test)
-    arms = len(U) - 3
     return {
         "diverged": int(diverged),
         "sam_lambda": tops[:arms],
@@ -532,8 +567,8 @@ def measure(U, v, train, test, start):
         "sgd_accuracy": right[arms],
         "sgd_equal_accuracy": right[arms + 1],
         "sgd_early_accuracy": right[arms + 2],
-        "sam_train_loss": losses[:arms].tolist(),
-        "sgd_train_loss": float(losses[arms]),
+        "sam_train_loss": losses[:arms],
+        "sgd_train_loss": losses[arms],
     }
 
 
@@ -643,3 +678,353 @@ def clipped(value, most):
 
 def mean_of(values):
     return float(np.mean(values)) if len(values) else 0.0
+
+
+# Many seeds at once, on a GPU: a further first axis of every array is for jobs, that is, for the
+# configurations of one width of all seeds. Nothing is summed over it.
+
+
+def run_cohort(tasks):
+    """`run` for several tasks at once, since further nets cost a GPU little."""
+    parameters = tasks[0].parameters
+    configs = plan(parameters, tasks[0].budget_seconds)
+    done = [(task.restore() or {"done": []})["done"] for task in tasks]
+    for stage in stages(configs, tasks[0].device):
+        jobs = [(s, configs[i]) for i in stage for s in range(len(tasks)) if i >= len(done[s])]
+        for part in parts_of(jobs, parameters):
+            for (s, _), record in zip(part, run_jobs(tasks, part), strict=True):
+                done[s].append(record)
+        for task, records in zip(tasks, done, strict=True):
+            task.checkpoint({"done": records})
+            task.progress(len(records) / len(configs))
+    return [report(records, parameters["rhos"]) for records in done]
+
+
+def stages(configs, device):
+    """Positions in the plan of the configurations that are trained at once: of one width and rate.
+
+    On a core each alone: more arms at once are no faster there.
+    """
+    if on_host(device):
+        return [[i] for i in range(len(configs))]
+    groups = itertools.groupby(range(len(configs)), lambda i: configs[i][2:4])
+    return [list(group) for _, group in groups]
+
+
+def parts_of(jobs, parameters):
+    """The jobs in equal parts, each within PART_BYTES; all in one with few seeds."""
+    if not jobs:
+        return []
+    arms, checks = len(parameters["rhos"]), 2 * parameters["steps"] // CHECK_EVERY
+    for_a_unit = 8 * BATCH * arms + 8 * checks + 4 * TEST_PART + 3 * SAMPLES * (arms + 3)
+    job_bytes = DATA_BYTES + 8 * for_a_unit * jobs[0][1][2]
+    parts = math.ceil(len(jobs) * job_bytes / PART_BYTES)
+    size = math.ceil(len(jobs) / parts)
+    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+
+def run_jobs(tasks, jobs):
+    """The record of each job (position of its task, configuration), as `run_config` gives it."""
+    if on_host(tasks[0].device):
+        return [run_config(tasks[s], *config) for s, config in jobs]
+    sets = [
+        make_data(tasks[s].rng(stream), spiral, noise) for s, (noise, spiral, _, _, stream) in jobs
+    ]
+    train, held_out, test = (stacked(parts, tasks[0].device) for parts in zip(*sets, strict=True))
+    U, v, start = draw_nets(tasks, jobs)
+    probes = hessian_errors(U, v, *train, start), purities(*test), shared_by_jobs(train[0], test[0])
+    sams, sgds, path, spent = train_jobs(tasks, jobs, U, v, train, held_out)
+    U, v = (library(U).concat(parts, 1) for parts in zip(sams, *sgds, strict=True))
+    found = (
+        measure_jobs(U, v, train, test, start),
+        at_equal_losses(path, sams, train, test, start),
+        zip(*(fetch(probe).tolist() for probe in probes), strict=True),
+    )
+    return [
+        measured(*own) | measured_at_loss(*at_loss) | labels(config, *probe, spent)
+        for (_, config), own, at_loss, probe in zip(jobs, *found, strict=True)
+    ]
+
+
+def stacked(sets, device):
+    """The sets of all jobs: x (jobs, 1, n, 3) and y (jobs, 1, n), the 1 being for arms."""
+    return [place(np.stack(parts)[:, None], device) for parts in zip(*sets, strict=True)]
+
+
+def draw_nets(tasks, jobs):
+    """As in `run_config`: U (jobs, 1, 3, width), v (jobs, 1, width), and where Lanczos starts."""
+    width, drawn = jobs[0][1][2], []
+    for task in tasks:
+        rng = task.rng(width)
+        net = rng.standard_normal((1, 3, width)), rng.standard_normal((1, width))
+        drawn.append((*net, task.rng(4).standard_normal((1, 4 * width))))
+    return [
+        place(np.stack([drawn[s][i] for s, _ in jobs]), tasks[0].device)
+        for i in range(3)
+    ]  # fmt: skip
+
+
+def train_jobs(tasks, jobs, U, v, train, held_out):
+    """SAM's nets, SGD's three, SGD's path, and the gradients that each of the two has taken."""
+    steps, rhos = tasks[0].parameters["steps"], tasks[0].parameters["rhos"]
+    drawn = [task.rng(3).integers(0, SAMPLES, (2 * steps, BATCH)) for task in tasks]
+    batches = place(np.stack(drawn, 1), tasks[0].device)  # (steps, tasks, BATCH)
+    owner = place(np.array([s for s, _ in jobs]), tasks[0].device)
+    rate = place(np.array([config[3] for _, config in jobs])[:, None, None], tasks[0].device)
+    rho = place(np.array(rhos), tasks[0].device)
+    sams = U.repeat(1, len(rhos), 1, 1), v.repeat(1, len(rhos), 1)
+    step, sam_spent = stepper(*sams, *train, rate, batches, owner, rho)
+    for _ in range(steps):
+        step()
+    step, sgd_spent = stepper(sgd := U.clone(), sgd_v := v.clone(), *train, rate, batches, owner)
+    sgds, path = follow_sgd(step, sgd, sgd_v, train, held_out, 2 * steps)
+    SPENT["gradients"] = 0
+    return sams, sgds, path, [int(sam_spent), int(sgd_spent)]
+
+
+def stepper(U, v, x, y, rate, batches, owner, rho=None):
+    """A function that takes one step of every net in place, SGD's without rho; and its count.
+
+    The count is of the gradients, on the device, since a replayed graph does not run `gradients`.
+    """
+    import torch
+
+    at = torch.zeros(1, dtype=torch.int64, device=U.device)
+    spent = torch.zeros((), dtype=torch.int64, device=U.device)
+    rows = torch.arange(len(owner), device=U.device)[:, None]
+    x, y = x[:, 0], y[:, 0]
+
+    def step():
+        SPENT["gradients"] = spent
+        batch = batches.index_select(0, at)[0].index_select(0, owner)
+        known = x[rows, batch][:, None], y[rows, batch][:, None]
+        dU, dv = gradients(U, v, *known)
+        if rho is not None:
+            dU, dv = gradients(*uphill(U, v, dU, dv, rho), *known)
+        U.sub_(rate[..., None] * dU)
+        v.sub_(rate * dv)
+        at.add_(1)
+
+    return replayed(step, [U, v, at, spent], U.device), spent
+
+
+def gradients(U, v, x, y):
+    """As `gradient`, with fewer passes over memory: there is one array (jobs, arms, n, width)."""
+    SPENT["gradients"] += 1
+    scale = math.sqrt(2.0 / v.shape[-1])
+    active = (x @ U).clamp_(min=0)
+    f = (active @ (scale * v)[..., None])[..., 0]
+    pull = (sigmoid(f) - y) / y.shape[-1]
+    dv = scale * (pull[..., None, :] @ active)[..., 0, :]
+    dU = (pull[..., None] * x).mT @ active.sign_()
+    return dU * (scale * v)[..., None, :], dv
+
+
+def follow_sgd(step, U, v, train, held_out, steps):
+    """As `train_sgd`: the nets (half way, at the end, best) and the path, with all checks stacked.
+
+    The path: training losses (checks, jobs), U (checks, jobs, 1, 3, width), v likewise.
+    """
+    halfway, held, told, nets = None, [], [], []
+    for i in range(steps):
+        if i == steps // 2:
+            halfway = U.clone(), v.clone()
+        if i % CHECK_EVERY == 0:
+            held.append(loss_of(U, v, held_out))
+            told.append(loss_of(U, v, train))
+            nets.append((U.clone(), v.clone()))
+        step()
+    stack = library(U).stack
+    path = stack(told)[..., 0], *(stack(parts) for parts in zip(*nets, strict=True))
+    held = stack(held)[..., 0].nan_to_num(math.inf, math.inf)
+    return (halfway, (U, v), picked(path, held.argmin(0))), path
+
+
+def loss_of(U, v, known):
+    return logistic_loss(forward(U, v, known[0])[2], known[1])
+
+
+def picked(path, checks):
+    """The nets of the path at one check (jobs,) for each job."""
+    jobs = library(checks).arange(len(checks), device=checks.device)
+    return path[1][checks, jobs], path[2][checks, jobs]
+
+
+def replayed(step, state, device):
+    """``step`` as one CUDA graph: one launch instead of dozens. On a CPU, ``step`` itself.
+
+    ``step`` takes no arguments and changes the tensors ``state`` in place; all else that it reads
+    stays where it is.
+    """
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return step
+    before = [tensor.clone() for tensor in state]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries allocate their work space in the first calls
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, was in zip(state, before, strict=True):
+        tensor.copy_(was)
+
+    def replay(kept=step):  # the tensors that the graph reads must live as long as it
+        graph.replay()
+
+    return replay
+
+
+def measure_jobs(U, v, train, test, start):
+    """As `measure`, for each job: what `measured` takes."""
+    losses = loss_of(U, v, train)
+    gone = ~(losses < DIVERGED)
+    U, v = U.masked_fill(gone[..., None, None], 0.0), v.masked_fill(gone[..., None], 0.0)
+    tops = tops_of(U[:, :-1], v[:, :-1], train, start)
+    found = gone.any(1), tops, accuracies_of(U, v, test), losses.masked_fill(gone, 0.0)
+    return zip(*(fetch(part).tolist() for part in found), strict=True)
+
+
+def at_equal_losses(path, sams, train, test, start):
+    """As `at_equal_loss`, for each job: what `measured_at_loss` takes."""
+    told, losses = fetch(path[0]).T.tolist(), fetch(loss_of(*sams, train)).tolist()
+    found = [
+        [at_loss([(one, i) for i, one in enumerate(own)], loss) for loss in arms]
+        for own, arms in zip(told, losses, strict=True)
+    ]
+    checks = library(path[0]).tensor(
+        [[check for check, _ in own] for own in found], device=path[0].device
+    )
+    nets = [picked(path, arm) for arm in checks.T]
+    U, v = (library(checks).concat(parts, 1) for parts in zip(*nets, strict=True))
+    reached = [[one for _, one in own] for own in found]
+    tops, right = tops_of(U, v, train, start), accuracies_of(U, v, test)
+    return zip(fetch(tops).tolist(), fetch(right).tolist(), reached, strict=True)
+
+
+def accuracies_of(U, v, test):
+    """Test accuracy (jobs, arms), by parts that bound the memory."""
+    x, y = test
+    right = library(v).zeros_like(v[..., 0])
+    for arm in range(U.shape[1]):
+        for at in range(0, y.shape[-1], TEST_PART):
+            part = slice(at, at + TEST_PART)
+            f = forward(U[:, arm : arm + 1], v[:, arm : arm + 1], x[:, :, part])[2]
+            right[:, arm] += ((f > 0) == y[:, :, part]).sum(-1)[:, 0]
+    return right / y.shape[-1]
+
+
+def purities(x, y):
+    """`purity` of each job's test set."""
+    points, labels, few = x[:, 0], y[:, 0], PURITY_SAMPLES
+    same = 0 * labels[:, 0]
+    for i in range(0, few, PURITY_PART):
+        some = slice(i, i + PURITY_PART)
+        distances = sum(
+            (points[:, some, None, axis] - points[:, None, :, axis]) ** 2 for axis in range(2)
+        )
+        distances.diagonal(i, 1, 2).fill_(math.inf)
+        nearest = distances.argmin(-1)
+        same = same + (labels.gather(1, nearest) == labels[:, some]).sum(1)
+    return same / few
+
+
+def shared_by_jobs(inputs, test_inputs):
+    """`shared_samples` of each job."""
+    return (test_inputs[:, 0, :, None] == inputs[:, 0, None]).all(-1).any(-1).sum(-1)
+
+
+def hvps(U, v, x, y):
+    """`hvp` of each net of (jobs, arms), for directions (jobs, arms, weights)."""
+    slope, active, f = forward(U, v, x)
+    p = sigmoid(f)
+    pull, bend = (p - y) / y.shape[-1], p * (1 - p) / y.shape[-1]
+    split = math.prod(U.shape[-2:])
+
+    def product(direction):
+        dU, dv = direction[..., :split].reshape(U.shape), direction[..., split:]
+        d_active = (x @ dU) * slope
+        d_f = (d_active @ v[..., None] + active @ dv[..., None])[..., 0]
+        d_pull = bend * d_f
+        d_slope = d_pull[..., None] * v[..., None, :] + pull[..., None] * dv[..., None, :]
+        hv = d_pull[..., None, :] @ active + pull[..., None, :] @ d_active
+        return flattened(x.mT @ (slope * d_slope), hv[..., 0, :])
+
+    return product
+
+
+def flattened(U, v):
+    """The weights of each net as one vector: (jobs, arms, weights)."""
+    return library(U).concat([U.reshape(*v.shape[:-1], -1), v], -1)
+
+
+def length(vectors):
+    return library(vectors).sqrt((vectors * vectors).sum(-1))
+
+
+def hessian_errors(U, v, x, y, direction):
+    """`hessian_error` of each job, (jobs,)."""
+    unit = direction / length(direction)[..., None]
+    told = hvps(U, v, x, y)(unit)
+    dU, dv = unit[..., : -v.shape[-1]].reshape(U.shape), unit[..., -v.shape[-1] :]
+    ahead, behind = (
+        flattened(*gradient(U + step * dU, v + step * dv, x, y))
+        for step in (DIFFERENCE, -DIFFERENCE)
+    )
+    seen = (ahead - behind) / (2 * DIFFERENCE)
+    return (length(told - seen) / length(seen))[:, 0]
+
+
+def tops_of(U, v, train, start):
+    """Largest eigenvalue of the Hessian of each net, (jobs, arms); an arm at a time, for memory."""
+    nets = [(U[:, i : i + 1], v[:, i : i + 1]) for i in range(U.shape[1])]
+    return library(U).concat([top_eigenvalues(hvps(*net, *train), start) for net in nets], 1)
+
+
+def top_eigenvalues(product, start):
+    """`top_eigenvalue` of each of a stack of operators; start (..., weights)."""
+    xp = library(start)
+    basis = (start / length(start)[..., None])[..., None, :]
+    diagonal, beside = [], []
+    found, done = xp.zeros_like(start[..., 0]), xp.zeros_like(start[..., 0], dtype=bool)
+    for _ in range(min(LANCZOS_MAX, start.shape[-1])):
+        image = product(basis[..., -1, :])
+        diagonal.append((basis[..., -1, :] * image).sum(-1))
+        for _ in range(2):
+            image = image - (basis.mT @ (basis @ image[..., None]))[..., 0]
+        beside.append(length(image))
+        value, last = top_pair(diagonal, beside[:-1])
+        found = xp.where(done, found, value)
+        done = done | (beside[-1] * last <= LANCZOS_RTOL * abs(value))
+        if done.all():
+            break
+        following = image / beside[-1].clip(1e-300)[..., None]
+        basis = xp.concat([basis, following[..., None, :]], -2)
+    return found
+
+
+def top_pair(diagonal, beside):
+    """Largest eigenvalue of a stack of tridiagonal matrices, and |last entry| of its eigenvector.
+
+    By repeated squaring: batches of `eigh` are slow on a GPU.
+    """
+    xp = library(diagonal[0])
+    matrix = xp.stack(diagonal, -1).diag_embed()
+    if beside:
+        off = xp.stack(beside, -1).diag_embed(1)
+        matrix = matrix + off + off.mT
+    shift = matrix.square().sum((-2, -1)).sqrt().clip(1e-300)  # no eigenvalue is below -shift
+    power = matrix + shift[..., None, None] * xp.eye(len(diagonal), device=matrix.device)
+    for _ in range(SQUARINGS):
+        power = power / trace(power)
+        power = power @ power
+    power = power / trace(power)
+    return (matrix * power).sum((-2, -1)), power[..., -1, -1].sqrt()
+
+
+def trace(matrices):
+    return matrices.diagonal(0, -2, -1).sum(-1)[..., None, None]

@@ -5,16 +5,20 @@ Tuned on seeds 0 to 4. The ten seeds here were fixed before they were run and no
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from axiom_client.run.task import Task
 from axiom_protocol.agreement import disagreements
+from axiom_protocol.result import Result, gate
 from tests.science.harness import experiment, run_once
 from tests.science.plan import TEN
-from tests.science.promises import parts, resumed, twin
+from tests.science.promises import Interrupted, parts, resumed, twin
 from tests.science.runs import result as kept
 
 NAME = "sam_vs_sgd_v2"
@@ -148,3 +152,132 @@ def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
     small: dict[str, Any] = {"widths": [64], "rates": [2.0], "rhos": [0.1], "steps": 600}
     assert run_once(NAME, 101, **small)["valid"] == 1
     assert twin(NAME, 101, tmp_path, {"make_data": make_data}, **small)["valid"] == 0
+
+
+SEEDS = (101, 102, 103)
+TORCH_CPU = "cpu:0"  # not "cpu", so the script takes the way of GPUs
+STAGED: dict[str, Any] = SMALL | {"widths": [16, 24], "steps": 100}  # two stages of six
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[None]:
+    """Restores torch's default dtype, which the script sets."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+def cohort_tasks(folder: Path, device: str = TORCH_CPU, **parameters: Any) -> list[Task]:
+    """One task for each of SEEDS, with a folder of its own."""
+    tasks = []
+    for seed in SEEDS:
+        own = folder / str(seed)
+        own.mkdir(parents=True, exist_ok=True)
+        tasks.append(
+            Task(
+                seed=seed, parameters=MANIFEST.resolve(parameters), device=device, folder=own,
+                budget_seconds=MANIFEST.expected_seconds,
+            )
+        )  # fmt: skip
+    return tasks
+
+
+def together(tasks: list[Task], **replaced: Any) -> list[Result]:
+    """The cohort's results, with some of the script's constants or functions replaced."""
+    own = parts(NAME)
+    own.update(replaced)
+    results: list[Result] = own["run_cohort"](tasks)
+    return results
+
+
+@cache
+def apart() -> list[Result]:
+    return [run_once(NAME, seed, **STAGED) for seed in SEEDS]
+
+
+def assert_agree(ones: Sequence[Result], others: Sequence[Result]) -> None:
+    for one, other in zip(ones, others, strict=True):
+        assert disagreements(MANIFEST, gate(MANIFEST, one), gate(MANIFEST, other)) == []
+
+
+@pytest.mark.usefixtures("default_dtype")
+def test_cohort_agrees_with_run(tmp_path: Path) -> None:
+    """Each stage in three parts; further tests do it in one."""
+    assert_agree(together(cohort_tasks(tmp_path, **STAGED), PART_BYTES=3e7), apart())
+
+
+@pytest.mark.usefixtures("default_dtype")
+def test_cohort_with_diverged_arms_agrees_with_run(tmp_path: Path) -> None:
+    bound = {"DIVERGED": 0.3}
+    results = together(cohort_tasks(tmp_path, **SMALL), **bound)
+    for task, result in zip(cohort_tasks(tmp_path / "apart", **SMALL), results, strict=True):
+        alone = twin(NAME, task.seed, task.folder, bound, **SMALL)
+        assert alone["diverged"] > 0
+        assert_agree([result], [alone])
+
+
+@pytest.mark.usefixtures("default_dtype")
+def test_a_seed_without_finite_numbers_does_not_touch_the_others(tmp_path: Path) -> None:
+    class Poisoned(Task):
+        def rng(self, stream: int) -> np.random.Generator:
+            found = super().rng(stream)
+            return found if stream != SMALL["widths"][0] else Infinite(found)
+
+    class Infinite(np.random.Generator):
+        def __init__(self, sound: np.random.Generator) -> None:
+            super().__init__(sound.bit_generator)
+
+        def standard_normal(self, *args: Any, **options: Any) -> Any:
+            return super().standard_normal(*args, **options) * np.inf
+
+    sound = together(cohort_tasks(tmp_path, **SMALL))
+    tasks = cohort_tasks(tmp_path, **SMALL)
+    for task in tasks:
+        (task.folder / "checkpoint.npz").unlink()
+    tasks[1].__class__ = Poisoned
+    results = together(tasks)
+    assert results[0::2] == sound[0::2]
+    assert results[1]["diverged"] == results[1]["configs_done"]
+    assert results[1]["valid"] == 0
+
+
+@pytest.mark.usefixtures("default_dtype")
+def test_members_continue_from_checkpoints_of_run(tmp_path: Path) -> None:
+    tasks = cohort_tasks(tmp_path, **STAGED)
+    for task, configs in zip(tasks, (2, 7, 0), strict=True):
+        if configs:
+            interrupt(task, configs, **STAGED)
+    assert [len((task.restore() or {"done": []})["done"]) for task in tasks] == [2, 7, 0]
+    assert_agree(together(tasks), apart())
+
+
+def interrupt(task: Task, configs: int, **parameters: Any) -> None:
+    """Leave in the task's folder what `run` saves after some configurations."""
+    seen: list[float] = []
+
+    def stop(fraction: float) -> None:
+        seen.append(fraction)
+        if len(seen) == configs:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_once(NAME, task.seed, folder=task.folder, on_progress=stop, **parameters)
+
+
+@pytest.mark.usefixtures("default_dtype")
+def test_run_continues_from_checkpoints_of_a_cohort(tmp_path: Path) -> None:
+    def stop(fraction: float) -> None:
+        raise Interrupted
+
+    tasks = cohort_tasks(tmp_path, **STAGED)
+    tasks[2]._on_progress = stop
+    with pytest.raises(Interrupted):
+        together(tasks)
+    assert all(len((task.restore() or {})["done"]) == 6 for task in tasks)
+    ended = [run_once(NAME, task.seed, folder=task.folder, **STAGED) for task in tasks]
+    assert_agree(ended, apart())
+
+
+def test_cohort_on_a_core_equals_run_bit_for_bit(tmp_path: Path) -> None:
+    assert together(cohort_tasks(tmp_path, "cpu", **STAGED)) == apart()
