@@ -63,7 +63,7 @@ What the test refutes:
 # [tool.axiom_cohort]
 # most = 256
 # seed_memory_bytes = 8_000_000
-# seed_gpu_memory_bytes = 80_000_000
+# seed_gpu_memory_bytes = 120_000_000
 #
 # [tool.axiom.parameters]
 # learning_rates.about = "rising; each is one configuration"
@@ -798,6 +798,7 @@ class Stack:
         self.batch = [place(np.zeros((len(tasks), 1, BATCH, n))) for n in (INPUTS, CLASSES)]
         self.x_test = place(np.stack([x for _, (x, _) in data]))
         self.x_hard = place(np.stack([self._hard(*one) for one in zip(tasks, data, strict=True)]))
+        self.gpu = None if self.xp is np else Measured(self)
 
     def _hard(self, task, data):
         x_test = data[1][0]
@@ -826,8 +827,8 @@ class Stack:
         """The stable ranks of each layer's weights, a list of (nets,) for each seed."""
         if self.xp is np:
             return [[stable_rank(w[s]) for w in self.weights] for s in range(len(self.tasks))]
-        layers = [self.fetch(stable_rank_on_gpu(w)) for w in self.weights]
-        return [[layer[s] for layer in layers] for s in range(len(self.tasks))]
+        self.gpu.rank_weights()
+        return list(self.fetch(self.gpu.weight_ranks.clone()).swapaxes(0, 1))
 
     def measure(self):
         """What `measure` returns, for each seed."""
@@ -837,19 +838,18 @@ class Stack:
                 measure([w[s] for w in self.weights], self.x_test[s], y)
                 for s, y in enumerate(labels)
             ]
-        hidden = activations_on_gpu(self.weights, self.x_test)
-        pairs = [representation_ranks_on_gpu(h) for h in hidden[:-1]]
-        weights, raw, centred = self.ranks(), *([self.fetch(p[i]) for p in pairs] for i in (0, 1))
-        right = self.accuracies(hidden[-1], labels)
+        self.gpu.measure()
+        kinds = (self.gpu.weight_ranks, *self.gpu.hidden_ranks)
+        ranks = [self.fetch(kind.clone()).swapaxes(0, 1) for kind in kinds]
+        right = self.accuracies(self.gpu.classes, labels)
         return [
-            (right[s], dict(zip(KINDS, (weights[s], *([layer[s] for layer in kind]
-             for kind in (raw, centred))), strict=True)))
+            (right[s], {kind: list(ranks[i][s]) for i, kind in enumerate(KINDS)})
             for s in range(len(labels))
-        ]  # fmt: skip
+        ]
 
-    def accuracies(self, logits, labels):
+    def accuracies(self, classes, labels):
         """The share of points that each net classifies right, (nets,) for each seed."""
-        found = self.fetch(logits.argmax(-1))
+        found = self.fetch(classes)
         return [(one == y).mean(axis=-1) for one, y in zip(found, labels, strict=True)]
 
     def last_losses(self):
@@ -871,8 +871,43 @@ class Stack:
                 activations([w[s] for w in self.weights], self.x_hard[s])[-1]
                 for s in range(len(labels))
             ]
-            return self.accuracies(np.stack(logits), labels)
-        return self.accuracies(activations_on_gpu(self.weights, self.x_hard)[-1], labels)
+            return self.accuracies(np.stack(logits).argmax(-1), labels)
+        logits = activations_on_gpu(self.weights, self.x_hard)[-1]
+        return self.accuracies(logits.argmax(-1), labels)
+
+
+class Measured:
+    """`ranks` and `measure` of a stack on a GPU, each as one CUDA graph.
+
+    weight_ranks  (layers, seeds, nets) in f64
+    hidden_ranks  two of (hidden layers, seeds, nets): as they are, and less their mean
+    classes       (seeds, nets, points): what each net makes of the test points
+    """
+
+    def __init__(self, stack):
+        import torch
+
+        self._weights, self._x = stack.weights, stack.x_test
+        layers, (seeds, nets) = len(stack.weights), stack.weights[0].shape[:2]
+        wide = {"dtype": torch.float64, "device": stack.device}
+        self.weight_ranks = torch.zeros((layers, seeds, nets), **wide)
+        self.hidden_ranks = torch.zeros((2, layers - 1, seeds, nets), **wide)
+        points = stack.x_test.shape[1]
+        self.classes = torch.zeros((seeds, nets, points), dtype=torch.int64, device=stack.device)
+        self.rank_weights = replayed(self._rank_weights, [], stack.device)
+        self.measure = replayed(self._measure, [], stack.device)
+
+    def _rank_weights(self):
+        for ranks, w in zip(self.weight_ranks, self._weights, strict=True):
+            ranks.copy_(stable_rank_on_gpu(w))
+
+    def _measure(self):
+        self._rank_weights()
+        *hidden, logits = activations_on_gpu(self._weights, self._x)
+        self.classes.copy_(logits.argmax(-1))
+        for i, h in enumerate(hidden):
+            for ranks, found in zip(self.hidden_ranks, representation_ranks_on_gpu(h), strict=True):
+                ranks[i].copy_(found)
 
 
 def activations_on_gpu(weights, x):
@@ -886,13 +921,9 @@ def activations_on_gpu(weights, x):
 
 def representation_ranks_on_gpu(h):
     """As `representation_ranks`, for h (seeds, nets, points, width): two of (seeds, nets)."""
-    pairs = []
-    for net in range(h.shape[1]):  # one after the other: f64 copies of all would fill the GPU
-        wide = h[:, net].double()
-        gram, mean = wide.mT @ wide, wide.mean(1, keepdim=True)
-        centred = gram - h.shape[2] * (mean.mT @ mean)
-        pairs.append([rank_on_gpu(gram), rank_on_gpu(centred)])
-    return [library_of(h).stack(ranks, 1) for ranks in zip(*pairs, strict=True)]
+    wide = h.double()
+    gram, mean = wide.mT @ wide, wide.mean(-2, keepdim=True)
+    return rank_on_gpu(gram), rank_on_gpu(gram - h.shape[-2] * (mean.mT @ mean))
 
 
 def stable_rank_on_gpu(matrices):
@@ -908,23 +939,16 @@ def rank_on_gpu(gram):
     """
     size = trace(gram)
     power = gram / size
-    for _ in range(SQUARINGS):
+    for i in range(1, SQUARINGS + 1):
         power = power @ power
-        power /= trace(power)
+        if i % 4 == 0:  # the trace, 1 before, is then above 1e-39
+            power /= trace(power)
     top = (gram * power).sum((-2, -1), keepdim=True)
     return (size / top).nan_to_num(nan=0.0, posinf=0.0)[..., 0, 0]
 
 
 def trace(matrices):
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-
-
-def library_of(array):
-    if isinstance(array, np.ndarray):
-        return np
-    import torch
-
-    return torch
 
 
 def replayed(step, state, device):
@@ -960,8 +984,8 @@ def train_together(tasks, hidden, learning_rates, data, on_epoch):
     orders = [task.rng(ORDER) for task in tasks]
     rows, looks = np.arange(len(tasks))[:, None], set(log_steps(p["epochs"]))
     snapshots, early, step, rates, advance = [stack.measure()], [], 0, None, None
+    shuffled = np.stack([order.permutation(SAMPLES) for order in orders])
     for epoch in range(1, p["epochs"] + 1):
-        shuffled = np.stack([order.permutation(SAMPLES) for order in orders])
         x_epoch, y_epoch = stack.x[rows, shuffled][:, None], stack.y[rows, shuffled][:, None]
         for at in range(0, SAMPLES - BATCH + 1, BATCH):
             stack.batch[0][...] = x_epoch[:, :, at : at + BATCH]
@@ -974,6 +998,8 @@ def train_together(tasks, hidden, learning_rates, data, on_epoch):
             step += 1
             if step in looks:
                 early.append(stack.ranks())
+        # While a GPU still computes the steps:
+        shuffled = np.stack([order.permutation(SAMPLES) for order in orders])
         if epoch % p["snapshot_every"] == 0:
             snapshots.append(stack.measure())
             on_epoch(epoch)
@@ -1010,7 +1036,7 @@ def run_cohort(tasks):
     A group of configurations is trained for all seeds whose checkpoint lacks it. Then `run` finds
     every group in each seed's checkpoint, and only computes the summary.
     """
-    p = tasks[0].parameters
+    p, data = tasks[0].parameters, [draw_task(task.rng(DATA)) for task in tasks]
     groups = plan(p, tasks[0].budget_seconds)
     costs = [len(rates) * CONFIG_SECONDS[a] for a, rates in groups]
     records = [(task.restore() or {"records": []})["records"] for task in tasks]
@@ -1026,9 +1052,9 @@ def run_cohort(tasks):
             for task in waiting:
                 task.progress((sum(costs[:i]) + costs[i] * epoch / p["epochs"]) / sum(costs))
 
-        hidden, data = HIDDEN[architecture], [draw_task(task.rng(DATA)) for task in waiting]
+        hidden, own = HIDDEN[architecture], [data[s] for s in lacking]
         with np.errstate(all="ignore"):  # a net may diverge; it does not affect other seeds
-            trained = train_together(waiting, hidden, rates, data, on_epoch)
+            trained = train_together(waiting, hidden, rates, own, on_epoch)
             for s, one in zip(lacking, trained, strict=True):
                 records[s] = records[s] + records_of(one, hidden, rates, p["precision"])
         for s in lacking:

@@ -459,6 +459,7 @@ def cohort(record: Record, project: Project) -> Any:
     sweep = project.folder / "cohort.toml"
     sweep.write_text("[[set]]\nepochs = 200\n")
     words = ["--count", str(COHORT), "--parameters", str(sweep), "--budget", "8", "--gpu"]
+    project.staff("hosts", "trust", "1")  # a new account may hold only a few tasks
     project.staff("deploy", "rank_dynamics", *words)
     agent = project.run_agent()
     _wait("the cohort", lambda: len(project.running()) == COHORT)
