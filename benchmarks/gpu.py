@@ -3,11 +3,12 @@
     python -m benchmarks.gpu [--sizes 1,8,64,256] [--device cuda:0] [--json FILE] [NAME ...]
 
 For each experiment that supports cohorts: one seed on a core by ``run``, and cohorts of each size
-on the device by ``run_cohort``, with the same parameters and budget, each in a new process. The
-clock starts after the imports and before the first use of the device. The cores' runs take place
-at the same time as those of the GPU, each on a core of its own. With ``--device cpu``, cohorts
-run on one core, where they should never be slower than one seed at a time; that is measured in CPU
-time, with small budgets. ``--profile`` adds a short cohort's time by kernel and by function.
+on the device by ``run_cohort``, with the same parameters and budget. The device's runs take place
+one after the other in one process, the clock of each starting after the imports and, for the first,
+before the device is used. The cores' runs take place at the same time, each on a core of its own.
+Then the kernels of a short cohort are listed by the time that they take. With ``--device cpu``,
+cohorts run on one core, where they should never be slower than one seed at a time; that is measured
+in CPU time, with small budgets.
 
 The last line is JSON; every ratio is cores' worth: core seconds a seed over device seconds a seed.
 """
@@ -15,17 +16,15 @@ The last line is JSON; every ratio is cores' worth: core seconds a seed over dev
 from __future__ import annotations
 
 import argparse
-import cProfile
 import json
 import os
-import pstats
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,8 @@ PROFILED: dict[str, dict[str, Any]] = {
     "rank_lottery": {"steps": 20},
     "sam_vs_sgd_v2": {"steps": 100},
 }
-TOP = 8  # kernels and functions that a profile lists
+PROFILED_SEEDS = 64
+TOP = 8  # kernels that a profile lists
 
 
 def main() -> None:
@@ -72,9 +72,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--device", default=_default_device())
     parser.add_argument("--sizes", default="1,8,64,256", help="seeds together on the GPU")
+    parser.add_argument(
+        "--longest", type=float, default=60.0, metavar="SECONDS",
+        help="leave out a size that would take longer, by the time of the size before",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="with --device cpu")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -98,48 +101,30 @@ def _manifest(name: str) -> Manifest:
 def _on_gpu(names: list[str], given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sizes = [int(word) for word in given.sizes.split(",")]
     with ThreadPoolExecutor(max(1, min(len(names), (os.cpu_count() or 2) - 2))) as pool:
-        cores = {name: pool.submit(_run, name=name, device="cpu", seeds=1) for name in names}
-        cohorts = {name: _cohorts(name, given, sizes) for name in names}
-        return {name: _figures(name, cores[name], cohorts[name]) for name in names}
+        cores = {name: pool.submit(_run, name=name, device="cpu", sizes=[1]) for name in names}
+        figures = {}
+        for name in names:
+            taken = _run(name=name, device=given.device, sizes=sizes, longest=given.longest)
+            figures[name] = _figures(name, cores[name].result(), taken)
+            print(f"{name}: {json.dumps(figures[name])}", flush=True)
+        return figures
 
 
-def _cohorts(name: str, given: argparse.Namespace, sizes: list[int]) -> dict[str, Any]:
-    """Seconds of a cohort of each size, by size, and a profile where one is wanted."""
-    cohort = _manifest(name).cohort
-    taken: dict[str, Any] = {}
-    for size in sizes:
-        if cohort is not None and size <= cohort.most:
-            with _Utilisation() as used:
-                taken[str(size)] = _run(name=name, device=given.device, seeds=size)
-            taken[str(size)]["device_busy"] = used.share()
-            print(f"{name}, {size} seeds: {taken[str(size)]['seconds']:.1f} s", flush=True)
-    if given.profile:
-        parameters = PROFILED.get(name, {})
-        taken["profile"] = _run(
-            name=name, device=given.device, seeds=max(sizes[:3]), parameters=parameters,
-            profile=True,
-        )["profile"]  # fmt: skip
-        print(json.dumps(taken["profile"], indent=1), flush=True)
-    return taken
-
-
-def _figures(name: str, core: Future[dict[str, Any]], taken: dict[str, Any]) -> dict[str, Any]:
+def _figures(name: str, core: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
     """Cores' worth by size, seeds an hour, and whether the first seed agrees with a core's."""
-    alone, manifest = core.result(), _manifest(name)
-    seconds = alone["seconds"]
-    row: dict[str, Any] = {"core_seconds": round(seconds, 2)}
-    for size, one in ((k, v) for k, v in taken.items() if k != "profile"):
-        each = one["seconds"] / int(size)
-        row[f"seconds_{size}"] = round(one["seconds"], 2)
-        row[f"cores_{size}"] = round(seconds / each, 1)
+    manifest, alone = _manifest(name), core["runs"][0]
+    row: dict[str, Any] = {"core_seconds": round(alone["seconds"], 2)}
+    for run in taken["runs"]:
+        size, each = run["seeds"], run["seconds"] / run["seeds"]
+        row[f"seconds_{size}"] = round(run["seconds"], 2)
+        row[f"cores_{size}"] = round(alone["seconds"] / each, 1)
         row[f"seeds_per_hour_{size}"] = round(3600 / each)
-        row[f"device_busy_{size}"] = one["device_busy"]
-        row[f"gpu_bytes_{size}"] = one["gpu_bytes"]
+        row[f"device_busy_{size}"] = run["device_busy"]
+        row[f"gpu_bytes_{size}"] = run["gpu_bytes"]
         row[f"differs_{size}"] = disagreements(
-            manifest, gate(manifest, alone["first"]), gate(manifest, one["first"]), limit=2
+            manifest, gate(manifest, alone["first"]), gate(manifest, run["first"]), limit=2
         )
-    print(f"{name}: {json.dumps(row)}", flush=True)
-    return row | ({"profile": taken["profile"]} if "profile" in taken else {})
+    return row | {"profile": taken["profile"]}
 
 
 class _Utilisation:
@@ -158,9 +143,8 @@ class _Utilisation:
         self._thread.join()
 
     def share(self) -> float | None:
-        """The mean over the samples in which it was in use at all; None without NVML."""
-        used = [sample for sample in self._samples if sample]
-        return round(statistics.mean(used) / 100, 2) if used else None
+        """The mean of the samples; None without NVML."""
+        return round(statistics.mean(self._samples) / 100, 2) if self._samples else None
 
     def _sample(self) -> None:
         import pynvml
@@ -184,10 +168,11 @@ def _on_core(names: list[str], given: argparse.Namespace) -> dict[str, dict[str,
         ratios = []
         for _ in range(given.rounds):
             both = [
-                _run(name=name, device="cpu", seeds=4, budget=CPU_BUDGET_SECONDS, apart=apart)
+                _run(name=name, device="cpu", sizes=[4], budget=CPU_BUDGET_SECONDS, apart=apart)
                 for apart in (True, False)
             ]
-            ratios.append(both[1]["cpu_seconds"] / both[0]["cpu_seconds"])
+            apart_seconds, together_seconds = (one["runs"][0]["cpu_seconds"] for one in both)
+            ratios.append(together_seconds / apart_seconds)
             print(f"{name}: together over one by one {ratios[-1]:.3f}", flush=True)
         rows[name] = {"together_over_one_by_one": statistics.median(ratios)}
     return rows
@@ -200,74 +185,96 @@ def _run(**given: Any) -> dict[str, Any]:
     """What `_child` returns in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--child", json.dumps(given)],
-        cwd=EXPERIMENTS.parent, env=os.environ | ONE_THREAD, capture_output=True, text=True,
+        cwd=EXPERIMENTS.parent, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True,
         timeout=TIMEOUT_SECONDS, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{given} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{given} ended with {done.returncode}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
 def _child(
-    name: str, device: str, seeds: int, budget: float = 0.0, apart: bool = False,
-    parameters: dict[str, Any] | None = None, profile: bool = False,
+    name: str, device: str, sizes: list[int], longest: float = TIMEOUT_SECONDS,
+    budget: float = 0.0, apart: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run some seeds in this process: the seconds, the first seed's result, a profile if wanted."""
+    """Run cohorts of these sizes in this process, one by one if ``apart``."""
     import torch
 
     torch.set_num_threads(1)
-    source = (EXPERIMENTS / f"{name}.py").read_text()
-    manifest = read_manifest(source)
-    with tempfile.TemporaryDirectory() as folder:
-        tasks = [
-            Task(
-                seed=FIRST_SEED + i, parameters=manifest.resolve(parameters or {}), device=device,
-                budget_seconds=budget or manifest.expected_seconds, folder=_folder(folder, i),
-            )
-            for i in range(seeds)
-        ]  # fmt: skip
-        alone, together = load_run(source, name), load_run_cohort(source, name)
-        one_by_one = apart or (device == "cpu" and seeds == 1)
+    experiment = _Experiment(name, device, budget)
+    runs: list[dict[str, Any]] = []
+    for size in sizes:
+        if runs and runs[-1]["seconds"] * size / runs[-1]["seeds"] > longest:
+            break
+        alone = apart or (device == "cpu" and size == 1)
+        runs.append(experiment.timed(size, alone))
+        print(f"{name}, {size} seeds on {device}: {runs[-1]['seconds']:.1f} s", file=sys.stderr)
+    return {"runs": runs, "profile": experiment.profiled() if device.startswith("cuda") else None}
 
-        def compute() -> list[Any]:
-            return [alone(task) for task in tasks] if one_by_one else list(together(tasks))
 
-        if profile:
-            return {"profile": _profiled(compute)}
+class _Experiment:
+    """One experiment on a device, in this process."""
+
+    def __init__(self, name: str, device: str, budget: float) -> None:
+        self._name, self._device = name, device
+        self._source = (EXPERIMENTS / f"{name}.py").read_text()
+        self._manifest = read_manifest(self._source)
+        self._most = self._manifest.cohort.most if self._manifest.cohort else 1
+        self._budget = budget or self._manifest.expected_seconds
+        self._used = False
+
+    def timed(self, seeds: int, alone: bool) -> dict[str, Any]:
+        """Seconds of these seeds, the first one's result, the use of the device."""
+        import torch
+
+        cuda = self._device.startswith("cuda")
+        if cuda and self._used:  # the first run is to begin without CUDA
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        self._used = True
         begun, cpu_begun = time.monotonic(), time.process_time()
-        results = compute()
-        seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_begun
-    used = torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "gpu_bytes": used, "first": results[0]}
+        with _Utilisation() as used:
+            results = self._compute(seeds, alone, {})
+        return {
+            "seeds": seeds,
+            "seconds": time.monotonic() - begun,
+            "cpu_seconds": time.process_time() - cpu_begun,
+            "gpu_bytes": torch.cuda.max_memory_reserved() if cuda else 0,
+            "device_busy": used.share() if cuda else None,
+            "first": results[0],
+        }
 
+    def profiled(self) -> dict[str, Any]:
+        """Milliseconds of a short cohort by kernel (torch's profiler), the largest first."""
+        from torch.profiler import ProfilerActivity, profile
 
-def _folder(parent: str, number: int) -> Path:
-    path = Path(parent) / str(number)
-    path.mkdir()
-    return path
+        begun = time.monotonic()
+        with profile(activities=[ProfilerActivity.CUDA]) as kernels:
+            self._compute(min(PROFILED_SEEDS, self._most), False, PROFILED.get(self._name, {}))
+        rows = sorted(kernels.key_averages(), key=lambda row: -row.self_device_time_total)
+        device = [(row.key[:90], row.self_device_time_total / 1e3, row.count) for row in rows]
+        return {
+            "wall_ms": round(1e3 * (time.monotonic() - begun)),
+            "device_ms": round(sum(ms for _, ms, _ in device)),
+            "kernels": {key: [round(ms, 1), count] for key, ms, count in device[:TOP]},
+        }
 
+    def _compute(self, seeds: int, alone: bool, parameters: dict[str, Any]) -> list[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            tasks = [self._task(i, Path(folder), parameters) for i in range(seeds)]
+            if alone:
+                run = load_run(self._source, self._name)
+                return [run(task) for task in tasks]
+            return list(load_run_cohort(self._source, self._name)(tasks))
 
-def _profiled(compute: Any) -> dict[str, Any]:
-    """Milliseconds by kernel (torch's profiler) and by function (cProfile), the largest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    functions = cProfile.Profile()
-    begun = time.monotonic()
-    with profile(activities=[ProfilerActivity.CUDA]) as kernels:
-        functions.enable()
-        compute()
-        functions.disable()
-    rows = sorted(kernels.key_averages(), key=lambda row: -row.self_device_time_total)
-    device = {row.key[:90]: [round(row.self_device_time_total / 1e3, 1), row.count] for row in rows}
-    stats = pstats.Stats(functions).stats  # type: ignore[attr-defined]
-    host = sorted(((v[2], v[0], f"{Path(k[0]).name}:{k[1]} {k[2]}") for k, v in stats.items()))
-    return {
-        "wall_ms": round(1e3 * (time.monotonic() - begun)),
-        "device_ms": round(sum(ms for ms, _ in device.values())),
-        "kernels": dict(list(device.items())[:TOP]),
-        "functions": {where: [round(1e3 * s), n] for s, n, where in reversed(host[-TOP:])},
-    }
+    def _task(self, number: int, parent: Path, parameters: dict[str, Any]) -> Task:
+        folder = parent / str(number)
+        folder.mkdir()
+        return Task(
+            seed=FIRST_SEED + number, parameters=self._manifest.resolve(parameters),
+            device=self._device, budget_seconds=self._budget, folder=folder,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ PROBE = Path(__file__).with_name("gpu_probe.py")
 #: Nominal seconds for each experiment. Its default plan would take too long on a GPU that computes
 #: one seed at a time; these budgets still cover every arm and control at the plan's start.
 BUDGETS = {
-    "rank_dynamics": 14.0, "catapult_phase": 4.0, "double_descent_v2": 1.0,
-    "feature_learning_phase": 1.0, "progressive_sharpening": 4.0, "rank_lottery": 1.0,
-    "sam_vs_sgd_v2": 4.0, "activation_functions": 1.0, "edge_of_chaos": 1.0, "grokking": 1.0,
+    "rank_dynamics": 5.0, "catapult_phase": 1.0, "double_descent_v2": 1.0,
+    "feature_learning_phase": 1.0, "progressive_sharpening": 2.0, "rank_lottery": 1.0,
+    "sam_vs_sgd_v2": 2.0, "activation_functions": 1.0, "edge_of_chaos": 1.0, "grokking": 1.0,
     "simplicity_bias": 1.0,
 }  # fmt: skip
 COHORT = 16  # workunits that the agent runs together
@@ -199,7 +199,7 @@ def first_kernel(record: Record, folder: Path) -> Any:
     def timed(prefer: str) -> list[float]:
         async def several(recorder: Recorder) -> list[float]:
             taken = []
-            for _ in range(4):
+            for _ in range(3):
                 spec = record.spec(folder, FIRST_KERNEL)
                 begun = time.monotonic()
                 finished = await recorder.finish(spec)
@@ -218,11 +218,20 @@ def first_kernel(record: Record, folder: Path) -> Any:
 
 def least_host_memory(record: Record, folder: Path) -> Any:
     """The smallest of some memory limits under which a GPU task runs; the driver needs the rest."""
-    worked = {}
-    for limit in (100, 200, 300, 500, 1000):
-        limits = msgspec.structs.replace(LIMITS, memory_bytes=limit * 1_000_000)
-        finished = _one(record.spec(folder, FIRST_KERNEL, limits))
-        worked[f"{limit} MB"] = finished.outcome
+    limits = (100, 200, 300, 500, 1000)  # MB
+
+    async def run(recorder: Recorder) -> list[TaskFinished]:
+        specs = [
+            record.spec(
+                folder, FIRST_KERNEL,
+                msgspec.structs.replace(LIMITS, memory_bytes=limit * 1_000_000),
+            )
+            for limit in limits
+        ]  # fmt: skip
+        return [await recorder.finish(spec) for spec in specs]
+
+    ended = with_pool(run)
+    worked = {f"{limit} MB": one.outcome for limit, one in zip(limits, ended, strict=True)}
     assert "success" in worked.values(), worked
     return worked
 
