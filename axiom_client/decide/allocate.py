@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.capacity import Room
-from axiom_client.decide.cohort import choose_members, process_needs, seeds_max
+from axiom_client.decide.cohort import choose_members, lost_together, process_needs, seeds_max
 from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.manifest import Resources
@@ -149,13 +149,9 @@ def allocate(
     free = _Free(room)
     ordered = sorted(tasks.values(), key=lambda t: (t.record.order, t.task_id))
     alive = [(task, needs_of(task, bundles)) for task in ordered if task.phase in ALIVE]
-    ready = [
-        (task, needs_of(task, bundles))
-        for task in ordered
-        if task.phase == "queued" and task.retry_at <= now
-    ]
+    queued = [(task, needs_of(task, bundles)) for task in ordered if task.phase == "queued"]
     pause, resume = _continue(alive, free, measured_at, bundles)
-    start, members, passed_over = _start(ready, free, bundles)
+    start, members, passed_over = _start(queued, now, free, bundles)
     return Allocation(
         start=start, members=members, pause=pause, resume=resume, passed_over=passed_over
     )
@@ -187,20 +183,27 @@ def _continue(
 
 
 def _start(
-    ready: Sequence[tuple[TaskState, Resources]], free: _Free, bundles: Mapping[str, Bundle]
+    queued: Sequence[tuple[TaskState, Resources]],
+    now: float,
+    free: _Free,
+    bundles: Mapping[str, Bundle],
 ) -> tuple[list[tuple[int, list[int]]], dict[int, list[int]], dict[str, str]]:
     """``start``, ``members`` and ``passed_over`` of an Allocation."""
     start: list[tuple[int, list[int]]] = []
     members: dict[int, list[int]] = {}
     passed_over: dict[str, str] = {}
     placed: set[int] = set()
-    for i, (task, needs) in enumerate(ready):
-        if task.task_id in placed:
+    for i, (task, needs) in enumerate(queued):
+        if task.task_id in placed or task.retry_at > now:
             continue
         if why := free.refusal(needs):
             passed_over.setdefault("gpu" if needs.gpus else "cpu", why)
             continue
-        later = [(t, n) for t, n in ready[i + 1 :] if t.task_id not in placed]
+        later = [
+            (t, n)
+            for j, (t, n) in enumerate(queued)
+            if t.task_id not in placed and (j > i if t.retry_at <= now else lost_together(task, t))
+        ]
         further = _members(task, needs, later, free, bundles)
         if further:
             members[task.task_id] = [member.task_id for member in further]

@@ -62,6 +62,11 @@ def _can_share(one: TaskState, other: TaskState) -> bool:
     )
 
 
+def lost_together(one: TaskState, other: TaskState) -> bool:
+    """Whether both may have lost one process. They need not wait for each other's retry times."""
+    return one.record.attempts == other.record.attempts > 0
+
+
 def other_members(task: TaskState, tasks: Mapping[int, TaskState]) -> list[TaskState]:
     """The other members of a task's cohort whose process has not ended."""
     return [

@@ -87,6 +87,16 @@ def test_a_cohort_whose_process_ends_is_repeated_in_smaller_cohorts() -> None:
     assert of(world, c.SaveReport)[0].report.outcome == "over_memory"
 
 
+def test_a_cohort_whose_process_is_lost_runs_again_together() -> None:
+    world = running(4)
+    for task_id, jitter in ((1, 0.9), (2, 0.1), (3, 0.5), (4, 0.7)):
+        world.ended(task_id, "lost", jitter=jitter)
+    world.fetched(resources=NEEDS, cohort=Cohort(most=64), dependencies=["torch"])
+    assert not starts(world.commands)[1:]  # each waits
+    world.wait(10)
+    assert starts(world.commands)[1:] == [[2, 1, 3, 4]]
+
+
 def test_cancelling_one_leaves_the_others_running() -> None:
     world = running(3)
     world.do(e.AbortRequested(now=world.now, task_id=1))  # the first names the process
