@@ -47,7 +47,7 @@ class LeasePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class HostView:
     """What the server knows about a host when it grants work.
 
-    pace        elapsed seconds of its runs divided by those declared: 2.0 is half as fast
+    pace        elapsed seconds on its cores divided by those declared: 2.0 is half as fast
     failing     number of tasks that failed since its last success
     leased      slots that its tasks fill after this request, by device
     user_leased tasks that all hosts of its user hold

@@ -348,7 +348,13 @@ def _count_failures(
 
 
 def _pace(catalogue: Catalogue, pace: float, ended: Sequence[tuple[TaskRow, EndedTask]]) -> float:
-    good = [(t, end) for t, end in ended if end.valid is not None and end.elapsed_seconds > 0]
+    """The pace of a host's cores. On a GPU a seed may take a hundredth of the declared seconds; if
+    that counted, tasks on cores of the same host would seem to take far too long."""
+    good = [
+        (task, end)
+        for task, end in ended
+        if task.device == "cpu" and end.valid is not None and end.elapsed_seconds > 0
+    ]
     if not good:
         return pace
     declared = sum(catalogue.parameters[task.parameters_id].budget_seconds for task, _ in good)

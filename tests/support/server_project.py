@@ -81,7 +81,7 @@ class ServerProject:
 
     def host(
         self, user: str = "", cores: int = 4, gpus: int = 0, *, vouched: bool = True,
-        trusted: bool = False,
+        trusted: bool = False, gpu_cohort: int = 0,
     ) -> Host:  # fmt: skip
         """Enrol a host of a user, who is created if new and, by default, vouched for by staff."""
         number = next(self._numbers)
@@ -89,7 +89,7 @@ class ServerProject:
             name=f"host{number}", os="linux", architecture="x86_64", cpu_cores=cores,
             memory_bytes=cores * 4 * GIB, disk_free_bytes=100 * GIB,
             gpus=[GpuFacts(uuid=str(i), name="gpu", memory_bytes=GIB) for i in range(gpus)],
-            environments=["numpy", "torch"],
+            environments=["numpy", "torch"], gpu_cohort=gpu_cohort,
         )  # fmt: skip
         token = f"token{number}".encode()
         owner = user or f"user{number}"
