@@ -2,9 +2,9 @@
 
 With AXIOM_ATTACKS_IN=bubblewrap (see `make attacks`) all attacks run in bubblewrap, which is used
 on kernels without Landlock; such a kernel is simulated in the one function that checks for
-Landlock. With AXIOM_ATTACKS_IN=cohort each script runs as one of two seeds of a cohort. With
-AXIOM_ATTACKS_IN=gpu all attacks run with the rights of a task on an NVIDIA GPU, on this host's
-first GPU if it has one.
+Landlock. With AXIOM_ATTACKS_IN=cohort each script runs as one of two seeds of a cohort; without the
+variable, attacks run both alone and so, except those that take seconds. With AXIOM_ATTACKS_IN=gpu
+all attacks run with the rights of a task on an NVIDIA GPU, on this host's first GPU if it has one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,22 @@ from axiom_client.sandbox.policy import DriverAccess
 from axiom_protocol.messages import GpuFacts
 from tests.support.running import DEADLINE_SECONDS, LIMITS, Recorder, make_spec, script
 
-IN_BUBBLEWRAP = os.environ.get("AXIOM_ATTACKS_IN") == "bubblewrap"
-IN_COHORT = os.environ.get("AXIOM_ATTACKS_IN") == "cohort"
-ON_GPU = os.environ.get("AXIOM_ATTACKS_IN") == "gpu"
+WAY = os.environ.get("AXIOM_ATTACKS_IN", "")
+IN_BUBBLEWRAP = WAY == "bubblewrap"
+IN_COHORT = WAY == "cohort"
+ON_GPU = WAY == "gpu"
+#: In a cohort only in `make attacks`: these take seconds, most of them until the pool's next check.
+SLOW = (
+    "test_floods_cost_the_agent_little",
+    "test_writing_without_end_to_one_small_file",
+    "test_deleted_files_that_are_only_mapped",
+    "test_endless_loop_with_signals_ignored",
+    "test_endless_sleep_with_signals_ignored",
+    "test_stopping_itself",
+    "test_closing_the_channel_and_staying",
+    "test_thousands_of_empty_files",
+    "test_checkpoint_that_is_a_bomb",
+)
 #: Errors of things that the namespaces of bubblewrap hide or close.
 _NOT_THERE = (errno.ENOENT, errno.ESRCH, errno.EROFS, errno.EXDEV, errno.EBUSY)
 #: Errors by which the sandbox refuses; any other error means a mistake in the attack.
@@ -138,8 +151,9 @@ def sandbox_pool() -> Iterator[SandboxPool]:
 class Attack:
     """Run scripts against the sandbox, with files of the agent's and of other tasks around."""
 
-    def __init__(self, sandbox_pool: SandboxPool, folder: Path) -> None:
+    def __init__(self, sandbox_pool: SandboxPool, folder: Path, *, in_cohort: bool) -> None:
         self.sandbox_pool, self.folder = sandbox_pool, folder
+        self._in_cohort = in_cohort
         self.outside = folder / "outside.txt"
         self.outside.write_text("keep out")
 
@@ -149,10 +163,10 @@ class Attack:
         """Run a task with ``body`` after the prelude, which defines AGENT and OUTSIDE."""
         names = f"AGENT = {os.getpid()}\nOUTSIDE = {str(self.outside)!r}\n"
         source = script(PRELUDE + names + textwrap.dedent(body))
-        if IN_COHORT:  # results that it forges are those of the first member
+        if self._in_cohort:  # results that it forges are those of the first member
             source = source.replace("os.write(3, b'r'", "os.write(3, b'r0:'") + RUN_COHORT
         spec = make_spec(self.folder, source, limits=limits, task_folder=task_folder)
-        if IN_COHORT:
+        if self._in_cohort:
             mate = make_spec(self.folder, source, seed=8)
             other = Member(task_id=mate.task_id, seed=mate.seed, folder=mate.folder)
             spec = structs.replace(spec, others=[other])
@@ -184,7 +198,14 @@ class Attack:
         assert twin_code == 0, f"the harmless twin was refused with errno {twin_code}"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run attacks alone and in a cohort, unless one way is chosen for all."""
+    if not WAY and "attack" in metafunc.fixturenames and metafunc.function.__name__ not in SLOW:
+        metafunc.parametrize("attack", [False, True], ids=["alone", "cohort"], indirect=True)
+
+
 @pytest.fixture
-def attack(sandbox_pool: SandboxPool, tmp_path: Path) -> Attack:
+def attack(request: pytest.FixtureRequest, sandbox_pool: SandboxPool, tmp_path: Path) -> Attack:
     """Runs the attacks of one test, with new folders."""
-    return Attack(sandbox_pool, tmp_path)
+    in_cohort = getattr(request, "param", IN_COHORT)
+    return Attack(sandbox_pool, tmp_path, in_cohort=in_cohort)

@@ -59,9 +59,9 @@ def test_a_folder_that_is_hard_to_look_into(attack: Attack, case: str) -> None:
     body, outcome = FOLDERS[case]
     finished = attack.run(body, SMALL)
     assert finished.outcome == outcome, finished.message
-    [folder] = attack.folder.glob("task-*")
-    task_folder.remove(folder)
-    assert not folder.exists()
+    for folder in attack.folder.glob("task-*"):
+        task_folder.remove(folder)
+    assert not list(attack.folder.glob("task-*"))
 
 
 @pytest.mark.parametrize("case", FOLDERS)
@@ -224,4 +224,4 @@ def test_stopping_itself_so_as_to_be_run_again(attack: Attack, how: str) -> None
         f"STOPPED = {line!r}\nimport time\n{how}\ntime.sleep(0.2)\ntask.progress(0.5)\nos._exit(1)"
     )
     finished = attack.run(body, SMALL)
-    assert finished.outcome == "lost", finished.message
+    assert finished.outcome == "lost" or finished.shared, finished.message  # then in a smaller one
