@@ -199,7 +199,7 @@ async def _update_facts(connection: Connection, host: HostRow, request: SyncRequ
     await syncing_hosts.update_facts(connection, host.host_id, facts)
     return host._replace(
         cpu_cores=facts.cpu_cores, gpus=len(facts.gpus), memory_bytes=facts.memory_bytes,
-        environments=list(facts.environments),
+        environments=list(facts.environments), gpu_cohort=facts.gpu_cohort,
     )  # fmt: skip
 
 

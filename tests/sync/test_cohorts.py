@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from axiom_protocol.manifest import Cohort, Resources
+from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_server.decide.elapsed import CLOCK_TOLERANCE, GRACE_SECONDS
 from axiom_server.sync.reports import PACE_WEIGHT
 from tests.support.server_project import Host, ServerProject
@@ -27,6 +28,19 @@ def test_one_request_fills_the_gpus_of_a_host_with_cohorts(cohorts: ServerProjec
     new = cohorts.host(gpus=2, gpu_cohort=256)
     assert len(new.sync(cpu=0).grants) == 2 * MOST
     assert len({grant.seed for grant in new.held.values()}) == 2 * MOST
+
+
+def test_the_request_that_tells_of_a_gpu_already_gets_a_cohort(cohorts: ServerProject) -> None:
+    """An agent finds its GPUs after it was attached, and then says so in one request."""
+    cohorts.deploy("gpu_walk", count=100, gpu=True)
+    host = cohorts.host()
+    facts = HostFacts(
+        name="late", os="linux", architecture="x86_64", cpu_cores=4, memory_bytes=16 << 30,
+        disk_free_bytes=100 << 30, gpus=[GpuFacts(uuid="1", name="gpu", memory_bytes=1 << 30)],
+        environments=["numpy", "torch"], gpu_cohort=256,
+    )  # fmt: skip
+    host.gpus = 1
+    assert len(host.sync(cpu=0, host=facts).grants) == MOST
 
 
 def test_fill_idle_deploys_a_cohort_to_each_gpu_and_its_host_gets_it(
