@@ -55,6 +55,8 @@ BUDGETS = {
     "sam_vs_sgd_v2": 2.0, "activation_functions": 1.0, "edge_of_chaos": 1.0, "grokking": 1.0,
     "simplicity_bias": 1.0,
 }  # fmt: skip
+#: Attacks by files beside the commands, which need the package installed: not about tasks.
+COMMANDS = "tests/attacks/test_current_folder.py"
 COHORT = 16  # workunits that the agent runs together
 SEEDS = (501, 502, 503)
 Job = tuple[str, str, tuple[int, ...]]  # experiment, device, seeds
@@ -309,7 +311,7 @@ def attacks(record: Record) -> Any:
     if record.device == "cpu":
         raise NotTried("make attacks runs them on cores")
     line = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-            "-p", "no:benchmark", "tests/attacks"]  # fmt: skip
+            "-p", "no:benchmark", "tests/attacks", f"--ignore={COMMANDS}"]  # fmt: skip
     if _has("xdist"):
         line += ["-n", "8"]
     done = subprocess.run(
@@ -494,21 +496,21 @@ def _outcomes(project: Project) -> list[dict[str, Any]]:
 # --- experiments ----------------------------------------------------------------------------------
 
 
-def experiments(record: Record) -> Any:
+def experiments(record: Record, names: Sequence[str]) -> Any:
     """Each experiment on three seeds: its results on this device and on a core agree by field.
 
     On a GPU, an experiment that supports cohorts runs the three seeds together, and one alone.
     """
     manifests = {
-        name: read_manifest((ROOT / "experiments" / f"{name}.py").read_text()) for name in BUDGETS
+        name: read_manifest((ROOT / "experiments" / f"{name}.py").read_text()) for name in names
     }
-    jobs: list[Job] = [(name, "cpu", (seed,)) for name in BUDGETS for seed in SEEDS]
+    jobs: list[Job] = [(name, "cpu", (seed,)) for name in names for seed in SEEDS]
     for name, manifest in manifests.items():
         single = SEEDS[:1] if manifest.cohort else SEEDS
         jobs += [(name, record.device, (seed,)) for seed in single]
         jobs += [(name, record.device, SEEDS)] if manifest.cohort else []
     runs = dict(zip(jobs, _experiment_runs(jobs), strict=True))
-    answers = {name: _compared(name, manifests[name], record.device, runs) for name in BUDGETS}
+    answers = {name: _compared(name, manifests[name], record.device, runs) for name in names}
     wrong = {name: answer["differ"] for name, answer in answers.items() if answer["differ"]}
     assert not wrong, json.dumps({"wrong": wrong, "all": answers})
     return answers
@@ -678,6 +680,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the record to this file")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", nargs="*", help="names of the checks to make; default: all")
+    parser.add_argument("--experiments", nargs="*", default=list(BUDGETS), metavar="NAME",
+                        help="those to compare with a core; default: all that use a device")  # fmt: skip
     given = parser.parse_args()
     record = Record("cpu" if given.device == "cpu" else "cuda:0", given.json)
     folder = Path(tempfile.mkdtemp(prefix="axiom-gpu-"))
@@ -694,12 +698,12 @@ def main() -> int:
         ("out_of_memory", lambda: out_of_memory(record, folder)),
         ("hanging_kernel", lambda: hanging_kernel(record, folder)),
         ("through_the_agent", lambda: through_the_agent(record, project)),
+        ("cohort_through_the_agent", lambda: cohort(record, project)),
         ("shared_and_paused", lambda: shared(record, project)),
         ("killed_agent", lambda: killed_agent(record, project)),
-        ("cohort_through_the_agent", lambda: cohort(record, project)),
         ("attacks", lambda: attacks(record)),
         ("same_twice", lambda: same_twice(record)),
-        ("experiments_agree", lambda: experiments(record)),
+        ("experiments_agree", lambda: experiments(record, given.experiments)),
     ]
     begun = time.monotonic()
     try:
