@@ -680,8 +680,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the record to this file")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", nargs="*", help="names of the checks to make; default: all")
-    parser.add_argument("--experiments", nargs="*", default=list(BUDGETS), metavar="NAME",
-                        help="those to compare with a core; default: all that use a device")  # fmt: skip
+    parser.add_argument(
+        "--experiments", nargs="*", default=list(BUDGETS), metavar="NAME",
+        help="those to compare with a core; default: all that use a device",
+    )  # fmt: skip
     given = parser.parse_args()
     record = Record("cpu" if given.device == "cpu" else "cuda:0", given.json)
     folder = Path(tempfile.mkdtemp(prefix="axiom-gpu-"))
