@@ -1,4 +1,4 @@
-"""Checks with a line of output each: tried in order, each recorded, none of them hides another."""
+"""Checks with a line of output each: made in order and recorded; a failed one does not stop the rest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Checks:
         begun = time.monotonic()
         try:
             detail, holds = step(), True
-        except Exception as error:  # noqa: BLE001  recorded, and the next one is tried
+        except Exception as error:  # noqa: BLE001  recorded; the next check is made
             detail, holds = f"{type(error).__name__}: {error}"[-2000:], False
             traceback.print_exc()
         seconds = round(time.monotonic() - begun, 1)

@@ -1,6 +1,6 @@
-"""A virtual machine without KVM, driven through two sockets: qemu's monitor and the guest agent.
+"""A virtual machine without KVM, controlled through two sockets: qemu's monitor and the guest agent.
 
-The guest agent answers whether or not the guest has a network, and needs no password. Protocols:
+The guest agent needs neither a network nor a password. Protocols:
 https://www.qemu.org/docs/master/interop/qmp-spec.html and .../interop/qemu-ga-ref.html
 """
 
@@ -62,11 +62,11 @@ class Guest:
 
     @property
     def console(self) -> Path:
-        """What the guest printed, since it was first started."""
+        """The log of the guest's console since its first start."""
         return self.folder / "console.log"
 
     def start(self, *, network: bool = True) -> None:
-        """Switch it on and wait until it answers; without ``network`` its cable is unplugged."""
+        """Start it and wait until it answers; without ``network``, its network is disconnected."""
         for name in ("monitor", "agent"):
             (self.folder / name).unlink(missing_ok=True)
         with (self.folder / "qemu.log").open("ab") as log:
@@ -74,13 +74,13 @@ class Guest:
         if not network:
             self.cable(plugged=False)
         self.wait_for("the guest to answer", self.answers, BOOT_SECONDS_MAX)
-        # Long enough for what the boot itself starts, whatever came of it.
+        # Wait until the boot is complete, even if a unit failed.
         self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
 
     def run(
         self, command: str, *, check: bool = True, timeout: float = COMMAND_SECONDS_MAX
     ) -> Finished:
-        """A shell command as root in the guest. With ``check``, another code than 0 is an error."""
+        """Run a shell command as root. With ``check``, any exit code but 0 raises GuestError."""
         arguments = {"path": "/bin/sh", "arg": ["-c", command], "capture-output": True}
         pid = self._ask("guest-exec", arguments)["pid"]
         deadline = time.monotonic() + PATIENCE * timeout
@@ -97,16 +97,16 @@ class Guest:
         return done
 
     def json(self, command: str) -> Any:
-        """What a command printed, read as JSON."""
+        """The output of a command, decoded from JSON."""
         return json.loads(self.run(command).out)
 
     def write(self, path: str, text: str) -> None:
-        """A file in the guest, made anew."""
+        """Write a file in the guest, replacing an old one."""
         encoded = base64.b64encode(text.encode()).decode()
         self.run(f"echo {encoded} | base64 -d > {shlex.quote(path)}")
 
     def answers(self) -> bool:
-        """Whether the guest agent does."""
+        """Whether the guest agent answers."""
         if self.process is not None and self.process.poll() is not None:
             raise GuestError(f"qemu ended: {(self.folder / 'qemu.log').read_text()[-2000:]}")
         try:
@@ -120,32 +120,32 @@ class Guest:
         deadline = time.monotonic() + PATIENCE * seconds
         while not (value := holds()):
             if time.monotonic() > deadline:
-                raise GuestError(f"waited {seconds:.0f} s in vain for {what}")
+                raise GuestError(f"waited {seconds:.0f} s for {what}")
             time.sleep(1)
         return value
 
     def cable(self, *, plugged: bool) -> None:
-        """Plug the network in, or pull it out."""
+        """Connect or disconnect the network."""
         self.monitor("set_link", {"name": "net0", "up": plugged})
 
     def reboot(self) -> None:
-        """As a person would; returns when the guest answers again."""
+        """Reboot through systemd; returns when the guest answers again."""
         boot = self.run("cat /proc/sys/kernel/random/boot_id").out
         self.run("systemctl --no-block reboot", check=False)
         self.wait_for("the reboot", lambda: self._booted_since(boot), BOOT_SECONDS_MAX)
         self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
 
     def cut_power(self) -> None:
-        """The virtual machine is gone at once; what the guest had not written yet is lost."""
+        """Kill the virtual machine; data that the guest had not written yet is lost."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Shut down, or cut the power of a guest that does not."""
+        """Shut down; kill a guest that does not."""
         if self.process is None or self.process.poll() is not None:
             return
-        with suppress(OSError, GuestError):  # it gives no answer when it works
+        with suppress(OSError, GuestError):  # a successful shutdown is not answered
             self._ask("guest-shutdown", {}, seconds=1)
         try:
             self.process.wait(BOOT_SECONDS_MAX)
@@ -153,9 +153,9 @@ class Guest:
             self.cut_power()
 
     def monitor(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """One command of qemu's own monitor."""
+        """Run one command of qemu's monitor."""
         with self._connection("monitor", 60) as file:
-            json.loads(file.readline())  # its greeting
+            json.loads(file.readline())  # the greeting
             _exchange(file, "qmp_capabilities", {})
             return _exchange(file, command, arguments or {})
 
@@ -166,7 +166,7 @@ class Guest:
             return False
 
     def _ask(self, command: str, arguments: dict[str, Any], seconds: float = 60) -> Any:
-        """One command of the guest agent. What a broken exchange left behind is skipped first."""
+        """Run one command of the guest agent, after discarding the rest of a broken exchange."""
         token = time.monotonic_ns() % 2**31
         with self._connection("agent", seconds) as file:
             file.write(b"\xff" + json.dumps(
@@ -178,7 +178,7 @@ class Guest:
             return _exchange(file, command, arguments)
 
     def _connection(self, name: str, seconds: float) -> Any:
-        """A file of one of the two sockets; closing it ends the connection."""
+        """A file object of one of the two sockets; closing it ends the connection."""
         channel = socket.socket(socket.AF_UNIX)
         channel.settimeout(seconds)
         deadline = time.monotonic() + seconds
@@ -214,7 +214,7 @@ class Guest:
 
 
 def _exchange(file: Any, command: str, arguments: dict[str, Any]) -> Any:
-    """Send one command; its answer. Events between are skipped."""
+    """Send one command and return its answer; events in between are skipped."""
     file.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
     file.flush()
     while line := file.readline():
@@ -227,7 +227,7 @@ def _exchange(file: Any, command: str, arguments: dict[str, Any]) -> Any:
 
 
 def _after_mark(line: bytes) -> dict[str, Any]:
-    """The answer after the byte by which the guest agent ends what it had said before."""
+    """The answer after the byte that separates it from earlier output of the guest agent."""
     found: dict[str, Any] = json.loads(line.rpartition(b"\xff")[2] or b"{}")
     return found
 

@@ -24,13 +24,13 @@ KERNELS = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
 CONFIGURED = 1  # raised when `_configure` changes
 DISK_BYTES = 6 * 1024**3  # sparse
 NETWORK = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\nIPv6AcceptRA=no\n"
-#: The agent of the host that carries the virtual machine: our way in, with or without a network.
+#: The guest agent's channel, which works with or without a network.
 CHANNEL = "org.qemu.guest_agent.0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What a virtual machine starts from. Nothing writes to it."""
+    """The files from which a virtual machine starts; they are never changed."""
 
     architecture: str  # Debian's name of it
     disk: Path  # raw ext4, without a partition table
@@ -76,7 +76,7 @@ def _recipe_hash() -> str:
 
 
 def _make(image: Image, folder: Path) -> None:
-    """Into a folder beside the final one, which is renamed when everything is there."""
+    """Create the image in a temporary folder, and rename it when it is complete."""
     for program in ("mmdebstrap", "mke2fs", "qemu-img"):
         if shutil.which(program) is None:
             raise SystemExit(

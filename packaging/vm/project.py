@@ -1,6 +1,6 @@
 """A real project on this host's loopback, which a virtual machine reaches by https at 10.0.2.2.
 
-10.0.2.2 is where qemu's user network shows the guest the loopback of its host.
+At that address, qemu's user network forwards to the loopback of its host.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ READY_SECONDS_MAX = 120.0
 
 @dataclass(kw_only=True)
 class Project:
-    """A served project in a folder, and what staff ask of it."""
+    """A served project in a folder, and the commands of its staff."""
 
     folder: Path
     port: int = field(default_factory=lambda: _free_port())
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    #: How many workunits were made of each experiment.
+    #: Number of workunits deployed, by experiment.
     deployed: dict[str, int] = field(default_factory=dict, init=False)
 
     @property
@@ -48,7 +48,7 @@ class Project:
 
     @property
     def certificate(self) -> Path:
-        """What the guest is to trust, in PEM."""
+        """The certificate that the guest must trust (PEM)."""
         return self.folder.parent / "project.crt"
 
     def serve(self) -> None:
@@ -82,7 +82,7 @@ class Project:
         self.publish(script)
 
     def publish(self, script: Path) -> None:
-        """Publish without the dry run: the guest is what is tried here, not the script."""
+        """Publish without the dry run, because the guest is under test and not the script."""
         self.staff("publish", "--skip", "dry-run", str(script))
 
     def deploy(self, name: str, count: int) -> None:
@@ -103,7 +103,7 @@ class Project:
         return sum(task["state"] in ("reported", "reviewed") for task in self.tasks(experiment))
 
     def staff(self, *words: str) -> str:
-        """A command of axiom-server; what it printed."""
+        """Run a command of axiom-server; returns its output."""
         done = subprocess.run(
             self._line(*words), env=_environment(), capture_output=True, text=True, check=False
         )
@@ -123,7 +123,7 @@ class Project:
 
     def _ready(self) -> bool:
         trusted = ssl.create_default_context(cafile=str(self.certificate))
-        trusted.check_hostname = False  # the certificate names the guest's way here
+        trusted.check_hostname = False  # it is issued for the address that the guest uses
         try:
             url = f"https://127.0.0.1:{self.port}/readyz"
             with urllib.request.urlopen(url, context=trusted, timeout=5) as answer:
@@ -133,7 +133,7 @@ class Project:
 
 
 def _write_certificate(chain: Path, key_file: Path) -> None:
-    """A certificate authority of one, which vouches for 10.0.2.2 for a week."""
+    """A self-signed certificate for 10.0.2.2, valid for a week."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the project of a test")])
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)

@@ -1,4 +1,4 @@
-"""One run on a virtual machine: prepare it, start it, try every claim, and leave nothing behind."""
+"""One run on a virtual machine: prepare it, start it, make every check, and clean up."""
 
 from __future__ import annotations
 

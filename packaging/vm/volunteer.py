@@ -1,4 +1,4 @@
-"""What a volunteer types on the emulated computer, and what can be seen of the service there."""
+"""A volunteer's commands on the virtual machine, and the state of the service there."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Volunteer:
     project: Project
 
     def mount_payload(self) -> None:
-        """The packages lie on the guest's second disk."""
+        """Mount the guest's second disk, which holds the packages."""
         self.guest.run(f"mountpoint -q {PAYLOAD} || mount -o ro /dev/vdb {PAYLOAD}")
 
     def install(self, package: str) -> str:
-        """Install or upgrade as the manual says; apt's output."""
+        """Install or upgrade as the manual says; returns apt's output."""
         self.mount_payload()
         line = (
             f"DEBIAN_FRONTEND=noninteractive AXIOM_DRAIN_SECONDS=10 "
@@ -93,7 +93,7 @@ class Volunteer:
         self.wait_until_running(count)
 
     def drop_in(self, text: str) -> None:
-        """Change the unit for a check, as ``systemctl edit`` would; empty text takes it back."""
+        """Change the unit for a check, as ``systemctl edit`` would; empty text undoes it."""
         folder = f"/etc/systemd/system/{UNIT}.service.d"
         self.guest.run(f"mkdir -p {folder}; rm -f {folder}/check.conf")
         if text:
