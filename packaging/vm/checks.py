@@ -1,4 +1,4 @@
-"""Checks with a line of output each: made in order and recorded; a failed one does not stop the rest."""
+"""Checks with a line of output each; a failed check does not stop the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A virtual machine without KVM, controlled through two sockets: qemu's monitor and the guest agent.
+"""A virtual machine without KVM, controlled through qemu's monitor and the guest agent.
 
 The guest agent needs neither a network nor a password. Protocols:
 https://www.qemu.org/docs/master/interop/qmp-spec.html and .../interop/qemu-ga-ref.html
