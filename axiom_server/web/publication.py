@@ -27,15 +27,15 @@ from axiom_server.web.refused import Refused
 
 #: A form writes a byte of a script as three at most.
 SCRIPT_FORM_BYTES_MAX = 3 * SCRIPT_BYTES_MAX + 64 * 1024
-KEPT = 16  # dry runs that wait for a confirmation
-BUSY_SECONDS = 60.0  # to come back after, while another script is tried
+KEPT = 16  # dry runs that wait for confirmation
+BUSY_SECONDS = 60.0  # wait before another attempt while a dry run is under way
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """A script that passed its dry run.
 
-    shown  what the run showed, by SHA-256; empty where this very script is published already
+    shown  summaries of the dry run by SHA-256; empty if this script is published already
     """
 
     source: bytes
@@ -44,7 +44,7 @@ class Tried:
 
     @property
     def sha256(self) -> str:
-        """Of the script, as it will be signed."""
+        """The SHA-256 of the script, as it will be signed."""
         return hashlib.sha256(self.source).hexdigest()
 
     @property
@@ -54,7 +54,7 @@ class Tried:
 
 
 class Publication:
-    """Scripts under trial. One per serving process."""
+    """Scripts after their dry run, until they are published. One per serving process."""
 
     def __init__(self, folder: ProjectFolder) -> None:
         self._folder = folder
@@ -74,14 +74,14 @@ class Publication:
         )
 
     async def tried(self, source: bytes) -> Tried:
-        """The dry run of a script, made now when it was not before.
+        """The dry run of a script, made now unless it was made before.
 
         Raises Refused (503: another is under way), ExperimentMalformed, DryRunFailed.
         """
         if source in self._tried:
             return self._tried[source]
         if self._trying.locked():
-            raise Refused(503, "Another script is tried now", "Come back in a minute.",
+            raise Refused(503, "Another dry run is under way", "Try again in a minute.",
                           BUSY_SECONDS)  # fmt: skip
         async with self._trying:
             made = await asyncio.to_thread(self._try, source)
