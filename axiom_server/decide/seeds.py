@@ -63,7 +63,7 @@ def decide_seeds(questions: Sequence[Question], left: int) -> SeedDecision:
         return SeedDecision(question=None, reason="every finding is decided", close=True)
     if any(q.out for q in undecided):
         out = sum(q.out for q in undecided)
-        return SeedDecision(question=None, reason=f"{out} seeds are still out")
+        return SeedDecision(question=None, reason=f"{out} seeds are not returned yet")
     if waiting := sum(q.pending for q in undecided):
         return SeedDecision(question=None, reason=f"{waiting} results wait for another host")
     if left <= 0:

@@ -157,7 +157,7 @@ def test_declared_figures_are_drawn_over_all_seeds(postgres: str, tmp_path: Path
 def test_before_anything_is_drawn_the_pages_say_so(postgres: str, tmp_path: Path) -> None:
     async def work(client: httpx.AsyncClient) -> None:
         page = (await client.get("/studies/walks")).raise_for_status().text
-        assert "worked out soon after the first results" in page
+        assert "computed soon after the first results" in page
         assert "no data yet" in page
         experiment = (await client.get("/experiments/short_walk")).text
         assert "drawn soon after the first valid results" in experiment
