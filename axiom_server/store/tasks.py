@@ -117,13 +117,18 @@ ENDED_ON_ITS_OWN = """ended_at IS NOT NULL
     AND NOT EXISTS (SELECT FROM mismatches m WHERE m.task_id = s.task_id)"""
 
 
+#: A task's share of a GPU's cohort may be a thousandth of the seconds that it takes on a core; an
+#: experiment is not stopped for that.
+GPU_RATIO_MIN = 0.01
+
+
 async def recently_ended(connection: Connection, version_id: int, known: bool) -> list[RecentTask]:
     """The newest tasks of a version that ended on their own; with ``known``, of known accounts."""
     found = await rows(
         connection,
         f"""SELECT {ACCOUNT}, t.outcome <> 'success' OR t.refusal <> '',
                    COALESCE(t.elapsed_seconds, 0) / GREATEST(p.budget_seconds * h.pace, 0.001),
-                   COALESCE(t.elapsed_seconds, 0)
+                   COALESCE(t.elapsed_seconds, 0), t.device
             FROM (SELECT s.* FROM tasks s JOIN hosts h USING (host_id)
                   LEFT JOIN users u ON u.user_id = s.user_id
                   WHERE version_id = %s AND {ENDED_ON_ITS_OWN} AND ({KNOWN} OR NOT %s)
@@ -134,8 +139,13 @@ async def recently_ended(connection: Connection, version_id: int, known: bool) -
         (version_id, known),
     )
     return [
-        RecentTask(account_id=h, fault=fault, ratio=ratio, elapsed_seconds=elapsed)
-        for h, fault, ratio, elapsed in found
+        RecentTask(
+            account_id=h,
+            fault=fault,
+            elapsed_seconds=elapsed,
+            ratio=max(ratio, GPU_RATIO_MIN) if device == "gpu" and ratio > 0 else ratio,
+        )
+        for h, fault, ratio, elapsed, device in found
     ]
 
 

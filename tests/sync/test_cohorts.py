@@ -7,7 +7,9 @@ import pytest
 from axiom_protocol.manifest import Cohort, Resources
 from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_server.decide.elapsed import CLOCK_TOLERANCE, GRACE_SECONDS
+from axiom_server.store.tasks import GPU_RATIO_MIN, recently_ended
 from axiom_server.sync.reports import PACE_WEIGHT
+from tests.support.cluster import transaction
 from tests.support.server_project import Host, ServerProject
 
 MOST = 16
@@ -101,6 +103,15 @@ def test_fast_seeds_on_a_gpu_do_not_make_tasks_on_cores_seem_slow(cohorts: Serve
     cohorts.later(60)
     host.sync([host.success(grant, 3.0)], cpu=0)  # one second is declared
     assert cohorts.value(pace, host.host_id) == pytest.approx(1.0 + PACE_WEIGHT * 2.0)
+
+
+def test_seeds_that_a_gpu_computes_at_once_stop_no_experiment(cohorts: ServerProject) -> None:
+    """Each took a thousandth of the declared seconds; an experiment that does nothing does too."""
+    finish_cohort(cohorts, 0.0004)  # one second is declared
+    version = cohorts.value("SELECT version_id FROM versions WHERE manifest->>'name' = 'gpu_walk'")
+    seen = transaction(cohorts.conninfo, lambda c: recently_ended(c, version, known=False))
+    assert {task.ratio for task in seen if not task.fault} == {GPU_RATIO_MIN}
+    assert cohorts.rows("SELECT DISTINCT state FROM versions") == [("active",)]
 
 
 def test_members_that_each_claim_the_whole_time_get_only_what_passed(
