@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 import resource
+import sys
 
 from axiom_client.sandbox.policy import Policy
+
+assert sys.platform == "linux"
 
 #: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
 CPU_GRACE_SECONDS = 2

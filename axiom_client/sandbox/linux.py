@@ -9,10 +9,13 @@ Each step raises SandboxError on failure, and then the task must not run.
 from __future__ import annotations
 
 import os
+import sys
 
 from axiom_client.sandbox import landlock, limits, process, seccomp
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
+
+assert sys.platform == "linux"
 
 
 def detach(parent: int) -> None:

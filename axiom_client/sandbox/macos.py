@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
 
 #: Folders that dyld and the Python runtime read on every Mac, besides those of the policy.

@@ -11,7 +11,7 @@ import pytest
 
 from axiom_client.host.gpu import nvidia
 from axiom_client.sandbox import bubblewrap, landlock, limits, macos, seccomp, windows
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import (
     ABSENT,
     ALLOWED,
