@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Mapping
 
+assert sys.platform == "linux"
+
 from axiom_client.run import exits
 from axiom_client.run.channel import ChildEnds
 from axiom_client.run.cold_process import ColdProcess
 from axiom_client.run.launchers import OnMessage
 from axiom_client.sandbox import bubblewrap, launch
 from axiom_client.sandbox.policy import Policy
-
-assert sys.platform == "linux"
 
 
 class BubblewrappedProcess(ColdProcess):

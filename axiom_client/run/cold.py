@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import sys
 
+assert sys.platform == "linux"
+
 from axiom_client.run import child, linux_child
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
 from axiom_client.run.posix_child import PosixChild
 from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.errors import SandboxError
-
-assert sys.platform == "linux"
 
 
 def main(parent: int, channel: int) -> None:

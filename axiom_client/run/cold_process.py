@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Mapping
 
+assert sys.platform != "win32"
+
 from axiom_client.run import exits
 from axiom_client.run.channel import ChildEnds
 from axiom_client.run.launchers import OnMessage
 from axiom_client.run.zygote_messages import Ended, Started
 from axiom_client.sandbox import launch
-
-assert sys.platform != "win32"
 
 
 class ColdProcess:

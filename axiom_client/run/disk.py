@@ -12,10 +12,10 @@ import stat
 import sys
 from collections.abc import Sequence
 
+assert sys.platform == "linux"
+
 from axiom_client.run.task_folder import BLOCK_BYTES
 from axiom_client.run.writes import Writes
-
-assert sys.platform == "linux"
 
 _MAPPED = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+) (\d+) +(.*) \(deleted\)$", re.MULTILINE

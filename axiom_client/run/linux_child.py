@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 
+assert sys.platform == "linux"
+
 from axiom_client.run.channel import Assignment
 from axiom_client.run.child import seed_libraries, text_output
 from axiom_client.sandbox import linux, process, seccomp
 from axiom_client.sandbox.limits import MemoryGauge
-
-assert sys.platform == "linux"
 
 
 def confine_forked(assignment: Assignment, program: seccomp.Template) -> None:

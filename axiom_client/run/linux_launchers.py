@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
+assert sys.platform == "linux"
+
 from axiom_client.decide.task_run import Environment
 from axiom_client.run.bubblewrapped_process import BubblewrappedProcess
 from axiom_client.run.cold_process import ColdProcess
@@ -13,8 +15,6 @@ from axiom_client.run.spec import PlacedTask
 from axiom_client.run.zygote_launcher import Zygote
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Policy
-
-assert sys.platform == "linux"
 
 
 class Launchers:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from axiom_client.run.standstill import Sample
-
 assert sys.platform == "linux"
+
+from axiom_client.run.standstill import Sample
 
 STOPPED = frozenset({"T", "t"})  # by a signal, by a debugger: proc_pid_stat(5)
 _COUNTED = ("RssAnon:", "RssShmem:")

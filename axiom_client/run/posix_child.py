@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment
-
 assert sys.platform != "win32"
+
+from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment
 
 #: Built once, before any fork.
 ASSIGNMENTS = msgspec.json.Decoder(Assignment)

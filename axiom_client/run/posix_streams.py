@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from axiom_client.run.channel import READ_BYTES, READS_PER_SECOND, ChildEnds
-
 assert sys.platform != "win32"
+
+from axiom_client.run.channel import READ_BYTES, READS_PER_SECOND, ChildEnds
 
 
 class _Reader:

@@ -24,3 +24,19 @@ if sys.platform == "linux":
     from axiom_client.run.posix_streams import Streams as Streams
 
     LIMITS_MEMORY, RUNTIME_BYTES = True, 0
+else:
+    from axiom_client.run.psutil_usage import deleted_bytes as deleted_bytes
+    from axiom_client.run.psutil_usage import resident_bytes as resident_bytes
+    from axiom_client.run.psutil_usage import sample as sample
+    from axiom_client.run.psutil_usage import writes as writes
+    from axiom_client.sandbox.policy import RUNTIME_BYTES as RUNTIME_BYTES
+
+    LIMITS_MEMORY = False
+    if sys.platform == "win32":
+        from axiom_client.run.windows_launchers import Launchers as Launchers
+        from axiom_client.run.windows_launchers import allow_descriptors as allow_descriptors
+        from axiom_client.run.windows_streams import Streams as Streams
+    else:
+        from axiom_client.run.descriptors import allow_descriptors as allow_descriptors
+        from axiom_client.run.macos_launchers import Launchers as Launchers
+        from axiom_client.run.posix_streams import Streams as Streams

@@ -20,6 +20,8 @@ from functools import partial
 
 import msgspec
 
+assert sys.platform == "linux"
+
 from axiom_client.run import child, huge_pages, libraries, linux_child
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment, encode_assignment
 from axiom_client.run.posix_child import ASSIGNMENTS, PosixChild
@@ -37,8 +39,6 @@ from axiom_client.sandbox import landlock, libc, linux, process, seccomp
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
-
-assert sys.platform == "linux"
 
 SPARES = 2  # children forked in advance: two tasks may end at once; each takes 3 MiB
 _WARM_UP_RUNS = 10  # CPython specializes code until its eighth run, which writes to memory

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+assert sys.platform == "linux"
+
 from axiom_client.decide.task_run import Environment
 from axiom_client.run import exits
 from axiom_client.run.channel import ChildEnds
@@ -28,8 +30,6 @@ from axiom_client.run.zygote_messages import (
     ZygoteMessage,
 )
 from axiom_client.sandbox import launch
-
-assert sys.platform == "linux"
 
 
 class Zygote:

@@ -13,10 +13,10 @@ import struct
 import sys
 from functools import lru_cache
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox.libc import call, raw
 from axiom_client.sandbox.policy import DriverAccess, Policy
-
-assert sys.platform == "linux"
 
 _CREATE_VERSION = 1
 _RULE_PATH_BENEATH = 1

@@ -8,9 +8,9 @@ import os
 import platform
 import sys
 
-from axiom_client.sandbox.errors import SandboxError
-
 assert sys.platform == "linux"
+
+from axiom_client.sandbox.errors import SandboxError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long

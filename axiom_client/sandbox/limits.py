@@ -7,9 +7,9 @@ import os
 import resource
 import sys
 
-from axiom_client.sandbox.policy import Policy
-
 assert sys.platform == "linux"
+
+from axiom_client.sandbox.policy import Policy
 
 #: The CPU limit sends SIGXCPU; a task that ignores it is killed this much later.
 CPU_GRACE_SECONDS = 2

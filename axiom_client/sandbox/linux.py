@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import sys
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox import landlock, limits, process, seccomp
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
-
-assert sys.platform == "linux"
 
 
 def detach(parent: int) -> None:

@@ -9,10 +9,10 @@ import struct
 import sys
 import time
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.libc import call, prctl, raw
-
-assert sys.platform == "linux"
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -13,12 +13,12 @@ import platform
 import struct
 import sys
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.libc import call
 from axiom_client.sandbox.policy import ABSENT, SELF, Condition, Policy, SyscallRule, syscall_rules
 from axiom_client.sandbox.syscalls import ARCHITECTURES, FIRST_UNKNOWN
-
-assert sys.platform == "linux"
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_RET|K
 _JUMP, _IF_EQUAL, _IF_AT_LEAST = 0x05, 0x15, 0x35  # BPF_JMP|JA, |JEQ|K, |JGE|K

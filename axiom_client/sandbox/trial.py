@@ -19,13 +19,13 @@ from collections.abc import Callable
 
 import msgspec
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox import linux, process
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.libc import raw
 from axiom_client.sandbox.limits import MemoryGauge
 from axiom_client.sandbox.policy import Policy
-
-assert sys.platform == "linux"
 
 #: Errors by which the sandbox refuses. Others prove nothing: the attempt itself may be wrong.
 _REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOMEM, errno.EFBIG)
