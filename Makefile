@@ -83,6 +83,9 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@for system in win32 darwin; do echo "== the agent's types on $$system"; \
+		$(BIN)/mypy --platform $$system --cache-dir .mypy_cache/$$system -p axiom_protocol -p axiom_client \
+		|| exit 1; done
 	$(BIN)/lint-imports
 
 attacks: $(VENV)/.dev-stamp

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 assert sys.platform == "linux"
 
-from axiom_client.run.task_folder import BLOCK_BYTES
+from axiom_client.run.folder_usage import BLOCK_BYTES
 from axiom_client.run.writes import Writes
 
 _MAPPED = re.compile(

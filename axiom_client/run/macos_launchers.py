@@ -23,6 +23,7 @@ class Launchers:
     A forked child could not use Apple's frameworks, which allow only exec after fork.
     """
 
+    module = "axiom_client.run.macos_cold"
     closed = True
 
     def __init__(
@@ -42,7 +43,7 @@ class Launchers:
     def for_task(self, spec: PlacedTask, policy: Policy) -> Launcher:
         """What starts this task's process."""
         variables = {} if policy.driver is not None else self._hide_gpus
-        return ColdProcess(self._watched, variables, "axiom_client.run.macos_cold")
+        return ColdProcess(self._watched, variables, self.module)
 
     def prewarm(self, environment: Environment) -> None:
         """Nothing is loaded before its task."""

@@ -110,7 +110,7 @@ class Pool:
         if grace_seconds <= 0:
             self._kill(running)
             return
-        running.launcher.ask_to_stop(task_id)
+        running.ask_to_stop()
         self._set_timer(running, grace_seconds)
 
     def prewarm(self, environment: Environment) -> None:

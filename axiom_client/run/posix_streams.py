@@ -92,6 +92,9 @@ class Streams:
             self._unsent = memoryview(b"")
         self._loop.remove_writer(self._socket.fileno())
 
+    def ask_to_stop(self) -> None:
+        """The launcher sends a signal; nothing is sent here."""
+
     def close_channel(self) -> None:
         """Close the channel, if it is still open."""
         if self.channel.open:

@@ -85,6 +85,11 @@ class RunningTask:
                 raise
         self._streams.send()
 
+    def ask_to_stop(self) -> None:
+        """Ask the task to end, so that it can write a checkpoint."""
+        self._streams.ask_to_stop()
+        self.launcher.ask_to_stop(self.spec.task_id)
+
     # ---- elapsed time
 
     def began(self, pid: int, at: float) -> None:
