@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,12 +20,15 @@ from axiom_client.sandbox import launch, windows_container
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Policy
-from axiom_client.sandbox.windows import container_attributes, job_attributes
+from axiom_client.sandbox.windows import JobAttributes, container_attributes, job_attributes
+from axiom_client.sandbox.windows_calls import JobUsage
 from axiom_client.sandbox.windows_process import ConfinedProcess
 
 #: Between two looks at whether a task's process has ended. asyncio offers no public way to wait for
 #: a handle of Windows, and a thread for each of 192 tasks would cost more.
 EXIT_CHECK_SECONDS = 0.1
+
+log = logging.getLogger("axiom_client")
 
 
 def allow_descriptors() -> None:
@@ -80,14 +84,13 @@ class WindowsProcess:
 
     def start(self, task_id: int, ends: ChildEnds) -> None:
         """See Launcher. Raises OSError."""
-        cores = psutil.cpu_count() or 1
         try:
             self._process = ConfinedProcess(
                 launch.command(self.module),
                 launch.environment(self._variables),
                 self._policy.folder,
                 (ends.assignment, ends.channel, ends.output),
-                job_attributes(self._policy, cores),
+                self._job(),
                 self._container(task_id),
             )
         except SandboxError as error:
@@ -96,6 +99,9 @@ class WindowsProcess:
         started = Started(task_id, self._process.pid, time.monotonic())
         self._loop.call_soon(self._on_message, started)
         self._loop.call_later(EXIT_CHECK_SECONDS, self._check, task_id)
+
+    def _job(self) -> JobAttributes:
+        return job_attributes(self._policy, psutil.cpu_count() or 1)
 
     def _container(self, task_id: int) -> windows_container.Container | None:
         """A container of this task alone: another one cannot open its folder."""
@@ -133,7 +139,7 @@ class WindowsProcess:
         if code is None:
             self._loop.call_later(EXIT_CHECK_SECONDS, self._check, task_id)
             return
-        usage = process.usage()
+        usage = _usage(process)
         process.close()
         self._process = None
         self.tasks.discard(task_id)
@@ -142,3 +148,12 @@ class WindowsProcess:
             usage.user_seconds, usage.system_seconds, usage.peak_memory_bytes,
         )  # fmt: skip
         self._on_message(ended)
+
+
+def _usage(process: ConfinedProcess) -> JobUsage:
+    """What the task has used; nothing where Windows does not say it: its result still counts."""
+    try:
+        return process.usage()
+    except OSError as error:
+        log.warning("a task's use is not known: %s", error)
+        return JobUsage()

@@ -8,6 +8,7 @@ makes them for subprocesses: anonymous ones cannot be waited for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from axiom_client.run.channel import READS_PER_SECOND, ChildEnds
 from axiom_client.sandbox.windows_calls import close_handle
 
 STOP = b"s"
+
+log = logging.getLogger("axiom_client")
 
 
 class _Reader(asyncio.Protocol):
@@ -74,7 +77,8 @@ class Streams:
         self._writer: asyncio.WriteTransport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._stop_asked = False
-        inner_assignment, self._to_task = windows_utils.pipe(overlapped=(False, True))
+        # Duplex, because asyncio reads from it to notice that the task has closed it.
+        inner_assignment, self._to_task = windows_utils.pipe(duplex=True, overlapped=(False, True))
         self._from_channel, inner_channel = windows_utils.pipe(overlapped=(True, False))
         self._from_output, inner_output = windows_utils.pipe(overlapped=(True, False))
         self._inner = (inner_assignment, inner_channel, inner_output)
@@ -93,6 +97,14 @@ class Streams:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
+        try:
+            await self._open_pipes()
+        except OSError as error:
+            log.error("a task's pipes cannot be opened: %s", error)
+            for reader in (self.channel, self.output):
+                reader.connection_lost(error)
+
+    async def _open_pipes(self) -> None:
         loop, handle = asyncio.get_running_loop(), windows_utils.PipeHandle
         await loop.connect_read_pipe(lambda: self.channel, handle(self._from_channel))
         await loop.connect_read_pipe(lambda: self.output, handle(self._from_output))

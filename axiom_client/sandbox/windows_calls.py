@@ -20,7 +20,7 @@ from axiom_client.system_library import windows_error, windows_library
 
 _HANDLE, _POINTER, _DWORD, _BOOL = wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD, wintypes.BOOL
 _SIZE = ctypes.c_size_t
-_ACCOUNTING = 8  # JobObjectBasicAndIoAccountingInformation
+_ACCOUNTING = 1  # JobObjectBasicAccountingInformation
 _TICKS_PER_SECOND = 10_000_000  # 100 ns
 _HANDLE_FLAG_INHERIT = 1
 _THIS_PROCESS = -1  # GetCurrentProcess()
@@ -40,10 +40,9 @@ _NO_CHILD_PROCESSES = 1  # PROCESS_CREATION_CHILD_PROCESS_RESTRICTED
 class JobUsage(Struct, frozen=True, kw_only=True):
     """What all processes of a job have used."""
 
-    user_seconds: float
-    system_seconds: float
-    peak_memory_bytes: int
-    written_bytes: int
+    user_seconds: float = 0.0
+    system_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class Created(Struct, frozen=True, kw_only=True):
@@ -98,15 +97,12 @@ def terminate_job(job: int, code: int) -> None:
 
 def job_usage(job: int) -> JobUsage:
     """What the job's processes have used, those that have ended included."""
-    times = _query_job(job, _ACCOUNTING, 96)
-    user, system = struct.unpack_from("<qq", times)
-    written = struct.unpack_from("<Q", times, 48 + 32)[0]  # IO_COUNTERS.WriteTransferCount
+    user, system = struct.unpack_from("<qq", _query_job(job, _ACCOUNTING, 48))
     peak = struct.unpack_from("<Q", _query_job(job, EXTENDED_LIMITS, 144), 128)[0]
     return JobUsage(
         user_seconds=user / _TICKS_PER_SECOND,
         system_seconds=system / _TICKS_PER_SECOND,
         peak_memory_bytes=peak,
-        written_bytes=written,
     )
 
 
