@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from ctypes import wintypes
 
 from axiom_client import system_library
 
@@ -24,18 +23,18 @@ _ACTIVE, _UNLOCKED = 0, 1  # WTSActive; WTS_SESSIONSTATE_UNLOCK
 class _LastInput(ctypes.Structure):
     """LASTINPUTINFO."""
 
-    _fields_ = (("cbSize", wintypes.UINT), ("dwTime", wintypes.DWORD))
+    _fields_ = (("cbSize", ctypes.c_uint32), ("dwTime", ctypes.c_uint32))
 
 
 class _SessionInfo(ctypes.Structure):
     """The start of WTSINFOEXW with its WTSINFOEX_LEVEL1_W, which is aligned to 8 bytes."""
 
     _fields_ = (
-        ("Level", wintypes.DWORD),
-        ("padding", wintypes.DWORD),
-        ("SessionId", wintypes.ULONG),
-        ("SessionState", ctypes.c_int),
-        ("SessionFlags", wintypes.LONG),
+        ("Level", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("SessionId", ctypes.c_uint32),
+        ("SessionState", ctypes.c_int32),
+        ("SessionFlags", ctypes.c_int32),
     )
 
 
@@ -56,9 +55,9 @@ def _seconds_in_this_session() -> float:
 
 def _own_session() -> int:
     """The session of this process; not that of services where Windows does not say it."""
-    session = wintypes.DWORD(0)
+    session = ctypes.c_uint32(0)
     kernel = system_library.windows_library("kernel32")
-    known = kernel.ProcessIdToSessionId(wintypes.DWORD(os.getpid()), ctypes.byref(session))
+    known = kernel.ProcessIdToSessionId(ctypes.c_uint32(os.getpid()), ctypes.byref(session))
     return session.value if known else _SERVICES_SESSION + 1
 
 
@@ -68,9 +67,9 @@ def _console_in_use() -> bool:
     if session & 0xFFFF_FFFF == _NO_SESSION:
         return False
     terminals = system_library.windows_library("wtsapi32")
-    info, size = ctypes.POINTER(_SessionInfo)(), wintypes.DWORD(0)
+    info, size = ctypes.POINTER(_SessionInfo)(), ctypes.c_uint32(0)
     if not terminals.WTSQuerySessionInformationW(
-        None, wintypes.DWORD(session), _SESSION_INFO_EX, ctypes.byref(info), ctypes.byref(size)
+        None, ctypes.c_uint32(session), _SESSION_INFO_EX, ctypes.byref(info), ctypes.byref(size)
     ):
         return False
     found = info.contents

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
 from msgspec import Struct
@@ -34,8 +35,8 @@ class Outside(Struct, frozen=True, kw_only=True):
 def common_trials(outside: Outside) -> list[Answer]:
     """Try everything; for use inside the sandbox."""
     return [
-        refused("files outside cannot be read", lambda: open(outside.file).read()),
-        refused("files outside cannot be written", lambda: open(outside.file, "a")),
+        refused("files outside cannot be read", lambda: Path(outside.file).read_bytes()),
+        refused("files outside cannot be written", lambda: open(outside.file, "a").close()),
         refused("files outside cannot be deleted", lambda: os.unlink(outside.file)),
         refused("no network: TCP", lambda: _connect(outside.port), _NETWORK_REFUSALS),
         refused("no network: listening", _listen),

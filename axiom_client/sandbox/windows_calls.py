@@ -18,7 +18,13 @@ from msgspec import Struct
 from axiom_client.sandbox.windows import EXTENDED_LIMITS, JobAttributes
 from axiom_client.system_library import windows_error, windows_library
 
-_HANDLE, _POINTER, _DWORD, _BOOL = wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD, wintypes.BOOL
+# Of fixed sizes, so that the structures have their layout on every system that tests run on.
+_HANDLE, _POINTER, _DWORD, _BOOL = (
+    wintypes.HANDLE,
+    ctypes.c_void_p,
+    ctypes.c_uint32,
+    ctypes.c_int32,
+)
 _SIZE = ctypes.c_size_t
 _ACCOUNTING = 1  # JobObjectBasicAccountingInformation
 _TICKS_PER_SECOND = 10_000_000  # 100 ns
@@ -316,7 +322,7 @@ def container_sid(name: str) -> int:
     """The SID of the AppContainer of this name, which needs no registration. See ``free_sid``."""
     sid = _POINTER(None)
     call = _function(
-        "userenv", "DeriveAppContainerSidFromAppContainerName", ctypes.c_long, wintypes.LPCWSTR,
+        "userenv", "DeriveAppContainerSidFromAppContainerName", ctypes.c_int32, wintypes.LPCWSTR,
         _POINTER,
     )  # fmt: skip
     if (result := call(name, ctypes.byref(sid))) != 0:

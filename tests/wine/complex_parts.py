@@ -1,4 +1,4 @@
-"""Four functions of C that numpy calls at its import and wine 8 lacks: the parts of complex numbers.
+"""Four functions of C that numpy calls at its import and wine 8 lacks: parts of complex numbers.
 
 Wine's place-holders for them end the process. They are overwritten by the machine code of x86-64:
 by Microsoft's convention the two floats of a complex one arrive in RCX, two doubles at its address.

@@ -1,0 +1,195 @@
+"""macOS' sandbox on other systems: its calls with recorded answers, its path through the real pool.
+
+Source of the answers: sandbox_init(3): 0 on success, -1 with a message to be freed otherwise.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from axiom_client.decide.task_run import TaskFinished
+from axiom_client.run import system
+from axiom_client.run.keeper import Keeper, followed
+from axiom_client.run.macos_launchers import Launchers
+from axiom_client.sandbox import macos, macos_process
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.policy import Limits, Policy
+from tests.run.test_pool import COUNTING, until
+from tests.support.recorded_library import install
+from tests.support.running import Recorder, make_spec, script, with_pool
+
+POLICY = Policy(
+    folder="/task",
+    read_only=("/usr/lib",),
+    limits=Limits(memory_bytes=1_000_000, file_bytes=5_000, cpu_seconds=2.5),
+)
+SLEEPING = [sys.executable, "-c", "import time; time.sleep(120)"]
+
+
+def test_seatbelt_takes_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = install(monkeypatch, sandbox_init=0)
+    macos.restrict(POLICY)
+    name, text, flags, _ = library.calls[0]
+    assert (name, text, flags.value) == ("sandbox_init", macos.profile(POLICY).encode(), 0)
+    assert macos.missing() == ""
+
+
+def test_refused_profile_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: bytes, flags: Any, message: Any) -> int:
+        message._obj.value = b"line 3: unbound variable: file-raed*"
+        return -1
+
+    library = install(monkeypatch, sandbox_init=refuse, sandbox_free_error=None)
+    with pytest.raises(SandboxError, match="unbound variable"):
+        macos.restrict(POLICY)
+    assert library.names() == ["sandbox_init", "sandbox_free_error"]
+    install(monkeypatch, sandbox_init=-1)
+    with pytest.raises(SandboxError, match="no reason given"):
+        macos.restrict(POLICY)
+
+
+def test_a_mac_without_seatbelt_runs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    assert "no sandbox_init" in macos.missing()
+    monkeypatch.undo()
+    if sys.platform != "darwin":
+        assert "cannot be loaded" in macos.missing()
+
+
+def test_limits_that_macos_has() -> None:
+    limits = dict(macos_process.resource_limits(POLICY))
+    assert limits[resource.RLIMIT_CPU] == (3, 5)
+    assert limits[resource.RLIMIT_FSIZE] == (5_000, 5_000)
+    assert limits[resource.RLIMIT_CORE] == (0, 0)
+
+
+# ---- the pool with macOS' launchers
+
+
+@pytest.fixture
+def macos_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "Launchers", Launchers)
+    monkeypatch.setattr(system, "LIMITS_MEMORY", False)
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch, macos_pool: None) -> None:
+    """Tasks whose Seatbelt is a recorded success: all but the confinement is real."""
+    monkeypatch.setattr(Launchers, "module", "tests.support.macos_child")
+
+
+@pytest.mark.usefixtures("macos_pool")
+def test_a_task_that_cannot_be_confined_is_not_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    async def use(recorder: Recorder) -> TaskFinished:
+        return await recorder.finish(make_spec(tmp_path, script(f"open({str(ran)!r}, 'w')")))
+
+    finished: TaskFinished = with_pool(use)
+    assert finished.outcome == "failed"
+    assert "could not be confined" in finished.message
+    assert not ran.exists()
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_task_runs_pauses_and_stops_as_elsewhere(tmp_path: Path) -> None:
+    async def use(recorder: Recorder) -> None:
+        good = await recorder.finish(make_spec(tmp_path, script("value = [task.seed]")))
+        assert (good.outcome, good.result["value"]) == ("success", [7.0])
+        assert good.cpu_seconds > 0
+        spec = make_spec(tmp_path, script(COUNTING))
+        recorder.pool.start(spec)
+        await until(Path(spec.folder, "checkpoint.npz").exists)
+        recorder.pool.pause(spec.task_id)
+        recorder.pool.stop(spec.task_id, grace_seconds=60)
+        stopped = await recorder.wait(spec.task_id, TaskFinished)
+        assert (stopped.outcome, stopped.result) == ("cancelled", None)
+        assert "after a checkpoint" in stopped.message
+
+    with_pool(use)
+
+
+@pytest.mark.usefixtures("answering")
+def test_memory_is_checked_by_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "RUNTIME_BYTES", 200_000_000)
+
+    async def use(recorder: Recorder) -> TaskFinished:
+        source = script("x = bytearray(1_500_000_000)\nimport time\ntime.sleep(120)")
+        return await recorder.finish(make_spec(tmp_path, source))
+
+    finished: TaskFinished = with_pool(use)
+    assert finished.outcome == "over_memory", finished.message
+
+
+# ---- the keeper
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(SLEEPING)
+    yield process
+    process.kill()
+    process.wait()
+
+
+AGENT = """
+import sys, time
+from axiom_client.run.keeper import Keeper
+keeper = Keeper()
+keeper.add(int(sys.argv[1]))
+keeper.add(int(sys.argv[2]))
+keeper.remove(int(sys.argv[2]))
+print("kept", flush=True)
+time.sleep(120)
+"""
+
+
+def test_keeper_ends_the_tasks_of_a_killed_agent(sleeper: subprocess.Popen[bytes]) -> None:
+    other = subprocess.Popen(SLEEPING)
+    words = [sys.executable, "-c", AGENT, str(sleeper.pid), str(other.pid)]
+    agent = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"kept\n"
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        assert sleeper.wait(timeout=30) == -signal.SIGKILL
+        assert other.poll() is None  # it had been removed from the list
+    finally:
+        for process in (agent, other):
+            process.kill()
+            process.wait()
+        if agent.stdout is not None:
+            agent.stdout.close()
+
+
+def test_keeper_ends_by_itself(sleeper: subprocess.Popen[bytes]) -> None:
+    keeper = Keeper()
+    keeper.add(sleeper.pid)
+    keeper.remove(sleeper.pid)
+    keeper.close()
+    time.sleep(0.1)
+    assert sleeper.poll() is None
+
+
+def test_keeper_spares_a_number_that_another_process_took(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    left = followed(BytesIO(b"+%d\n+4194304999\n" % sleeper.pid))
+    assert list(left) == [sleeper.pid]
+    process = left[sleeper.pid]
+    sleeper.kill()
+    sleeper.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        process.kill()
