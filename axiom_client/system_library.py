@@ -25,7 +25,8 @@ def windows_error(doing: str, code: int | None = None) -> OSError:
     number = last_error() if code is None else code
     text = f"cannot {doing}: Windows error {number}"
     if sys.platform == "win32":
-        text += f", {ctypes.FormatError(number).strip()}"
+        signed = number - (1 << 32) if number >> 31 else number  # as FormatError takes an HRESULT
+        text += f", {ctypes.FormatError(signed).strip()}"
     return OSError(number, text)
 
 

@@ -58,7 +58,12 @@ cd "$here"
 if [ $# -eq 0 ]; then
     set -- tests/wine tests/sandbox/test_windows.py tests/sandbox/test_trials.py \
         tests/host/test_last_input.py tests/run/test_windows_folder.py tests/agent/test_systems.py \
-        tests/control/test_named_pipe.py tests/service/test_install.py tests/decide/client
+        tests/control/test_named_pipe.py tests/decide/client/test_agent.py \
+        tests/decide/client/test_capacity.py tests/decide/client/test_steering.py
+    service=tests/service/test_install.py
+    set -- "$@" "$service::test_windows_service_from_install_to_uninstall" \
+        "$service::test_windows_paths_are_the_machines" \
+        "$service::test_guardian_hands_on_how_the_agent_ended"
 fi
 rm -f "$work/code"
 # Python does not start in wine with its output in a file, so it goes through a pipe.

@@ -188,10 +188,11 @@ class Manager:
 
 def test_windows_service_from_install_to_uninstall() -> None:
     manager = Manager()
-    service = WindowsService(manager=manager, python=Path("C:/Program Files/axiom/python.exe"))
+    python = Path("C:/Program Files/axiom/python.exe")
+    service = WindowsService(manager=manager, python=python)
     assert not service.status().installed
     service.install()
-    assert manager.commands[0].startswith('"C:/Program Files/axiom/python.exe" -P -m ')
+    assert manager.commands[0].startswith(f'"{python}" -P -m ')
     assert service.status().running
     with pytest.raises(ServiceProblem, match=r"already exists.*administrator"):
         service.install()
