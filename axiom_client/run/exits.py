@@ -50,15 +50,23 @@ else:
 def watch(pid: int, on_exit: OnExit) -> None:
     """Reap ``pid`` when it ends and call ``on_exit(wait status, usage)``."""
     loop = asyncio.get_running_loop()
-    descriptor = _opened(pid)
+    try:
+        descriptor = _opened(pid)
+    except ProcessLookupError:  # macOS does not watch a process that has ended already
+        loop.call_soon(_reap, pid, on_exit)
+        return
 
-    def reap() -> None:
+    def ended() -> None:
         loop.remove_reader(descriptor)
         _close(descriptor)
-        _, status, usage = os.wait4(pid, 0)
-        on_exit(status, usage)
+        _reap(pid, on_exit)
 
-    loop.add_reader(descriptor, reap)
+    loop.add_reader(descriptor, ended)
+
+
+def _reap(pid: int, on_exit: OnExit) -> None:
+    _, status, usage = os.wait4(pid, 0)
+    on_exit(status, usage)
 
 
 def peak_bytes(usage: Usage) -> int:

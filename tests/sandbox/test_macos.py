@@ -5,7 +5,11 @@ Source of the answers: sandbox_init(3): 0 on success, -1 with a message to be fr
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
+import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -13,13 +17,13 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
 from axiom_client.decide.task_run import TaskFinished
-from axiom_client.run import system
+from axiom_client.run import exits, system
 from axiom_client.run.keeper import Keeper, followed
 from axiom_client.run.macos_launchers import Launchers
 from axiom_client.sandbox import macos, macos_process
@@ -130,6 +134,79 @@ def test_memory_is_checked_by_the_agent(tmp_path: Path, monkeypatch: pytest.Monk
 
     finished: TaskFinished = with_pool(use)
     assert finished.outcome == "over_memory", finished.message
+
+
+# ---- how a process ended
+
+
+class Queue:
+    """kqueue(2) with recorded answers: a descriptor that can be read once the process has ended."""
+
+    refuses = False
+    made: ClassVar[list[Queue]] = []
+
+    def __init__(self) -> None:
+        self._read, self.write = os.pipe()
+        self.wanted: list[Any] = []
+        self.made.append(self)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def control(self, changes: list[Any], events: int) -> list[Any]:
+        if self.refuses:
+            raise ProcessLookupError(3, "No such process")
+        self.wanted += changes
+        return []
+
+    def close(self) -> None:
+        os.close(self._read)
+
+
+@pytest.fixture
+def macos_exits(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module as macOS loads it. The constants are those of macOS' sys/event.h."""
+    names = {
+        "kqueue": Queue, "kevent": lambda *fields: fields, "KQ_FILTER_PROC": -5, "KQ_EV_ADD": 1,
+        "KQ_EV_ONESHOT": 0x10, "KQ_NOTE_EXIT": 0x8000_0000,
+    }  # fmt: skip
+    for name, value in names.items():
+        monkeypatch.setattr(select, name, value, raising=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    spec = importlib.util.spec_from_file_location("macos_exits", exits.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.undo()
+    for name, value in names.items():
+        monkeypatch.setattr(select, name, value, raising=False)
+    Queue.made = []
+    return module
+
+
+@pytest.mark.parametrize("already", [False, True], ids=["it runs", "it has ended already"])
+def test_an_end_is_noticed_by_a_kernel_queue(
+    macos_exits: Any, monkeypatch: pytest.MonkeyPatch, already: bool
+) -> None:
+    monkeypatch.setattr(Queue, "refuses", already)
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+
+    async def use() -> int:
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        macos_exits.watch(process.pid, lambda status, usage: ended.set_result(status))
+        queue = Queue.made[-1]
+        if not already:
+            assert queue.wanted == [(process.pid, -5, 0x11, 0x8000_0000)]
+            os.write(queue.write, b"x")
+        status = await asyncio.wait_for(ended, 60)
+        os.close(queue.write)
+        return status
+
+    status = asyncio.run(use())
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 7
+    assert macos_exits.peak_bytes(resource.struct_rusage([0.0, 0.0, *[5] * 14])) == 5
 
 
 # ---- the keeper
