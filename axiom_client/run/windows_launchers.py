@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +17,16 @@ from axiom_client.run.launchers import Launcher, OnMessage
 from axiom_client.run.spec import PlacedTask
 from axiom_client.run.windows_ends import wait_status
 from axiom_client.run.zygote_messages import Ended, Started
-from axiom_client.sandbox import launch, windows_container
+from axiom_client.sandbox import launch, windows_calls, windows_container
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Policy
-from axiom_client.sandbox.windows import JobAttributes, container_attributes, job_attributes
+from axiom_client.sandbox.windows import (
+    JobAttributes,
+    container_attributes,
+    group_of,
+    job_attributes,
+)
 from axiom_client.sandbox.windows_calls import JobUsage
 from axiom_client.sandbox.windows_process import ConfinedProcess
 
@@ -29,6 +35,7 @@ from axiom_client.sandbox.windows_process import ConfinedProcess
 EXIT_CHECK_SECONDS = 0.1
 
 log = logging.getLogger("axiom_client")
+_turns = itertools.count()  # of tasks, over the groups of processors
 
 
 def allow_descriptors() -> None:
@@ -101,7 +108,8 @@ class WindowsProcess:
         self._loop.call_later(EXIT_CHECK_SECONDS, self._check, task_id)
 
     def _job(self) -> JobAttributes:
-        return job_attributes(self._policy, psutil.cpu_count() or 1)
+        groups = windows_calls.processor_groups()
+        return job_attributes(self._policy, sum(groups), group_of(next(_turns), groups))
 
     def _container(self, task_id: int) -> windows_container.Container | None:
         """A container of this task alone: another one cannot open its folder."""

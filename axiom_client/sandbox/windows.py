@@ -26,14 +26,18 @@ _UI_ALL = 0x00FF
 # JOB_OBJECT_CPU_RATE_CONTROL_*; the rate is in 1/10,000 of all processors together
 _RATE_ENABLE, _RATE_HARD_CAP, _RATE_WHOLE = 0x1, 0x4, 10_000
 # JOBOBJECTINFOCLASS
-UI_RESTRICTIONS, EXTENDED_LIMITS, CPU_RATE = 4, 9, 15
+UI_RESTRICTIONS, EXTENDED_LIMITS, GROUPS, CPU_RATE = 4, 9, 11, 15
 
 #: The capability by which a task reads the interpreter and the libraries; no task has another.
 READ_CAPABILITY = "axiomClientReadLibraries"
 
 
 class JobAttributes(Struct, frozen=True, kw_only=True):
-    """The limits of one task's job object. ``cpu_rate`` 0: as many cores as it has threads."""
+    """The limits of one task's job object.
+
+    cpu_rate   in 1/10,000 of all cores; 0: no limit
+    group      the group of at most 64 cores that the task may use; None: Windows chooses
+    """
 
     limit_flags: int
     process_time_ticks: int
@@ -41,6 +45,7 @@ class JobAttributes(Struct, frozen=True, kw_only=True):
     priority_class: int
     process_memory_bytes: int
     cpu_rate: int = 0
+    group: int | None = None
     ui_restrictions: int = _UI_ALL
 
     def packed(self) -> bytes:
@@ -61,6 +66,7 @@ class JobAttributes(Struct, frozen=True, kw_only=True):
             (EXTENDED_LIMITS, self.packed()),
             (UI_RESTRICTIONS, struct.pack("<I", self.ui_restrictions)),
             *([(CPU_RATE, rate)] if self.cpu_rate else []),
+            *([] if self.group is None else [(GROUPS, struct.pack("<H", self.group))]),
         ]
 
 
@@ -73,7 +79,23 @@ class ContainerAttributes(Struct, frozen=True, kw_only=True):
     read_write: tuple[str, ...]  # granted to this container alone: read, write, delete
 
 
-def job_attributes(policy: Policy, cores: int = 0) -> JobAttributes:
+def group_of(turn: int, groups: list[int]) -> int | None:
+    """The processor group of the task whose turn it is: tasks are spread as the cores are.
+
+    A process runs in one group of at most 64 cores, and Windows may start all children of an agent
+    in the agent's own. None where there is one group.
+    """
+    if len(groups) < 2:
+        return None
+    place = turn % sum(groups)
+    for group, cores in enumerate(groups):
+        if place < cores:
+            return group
+        place -= cores
+    raise AssertionError("the remainder is less than the sum")
+
+
+def job_attributes(policy: Policy, cores: int = 0, group: int | None = None) -> JobAttributes:
     """One process, limited in memory and CPU time, killed when the agent's handle closes.
 
     cores   of this host; a task without a GPU gets one of them
@@ -93,6 +115,7 @@ def job_attributes(policy: Policy, cores: int = 0) -> JobAttributes:
         priority_class=priority,
         process_memory_bytes=memory,
         cpu_rate=math.ceil(_RATE_WHOLE / cores) if cores and not policy.threads else 0,
+        group=group,
     )
 
 

@@ -274,6 +274,16 @@ def close_handle(handle: int) -> None:
         raise windows_error("close a handle")
 
 
+def processor_groups() -> list[int]:
+    """The number of active cores in each group of at most 64."""
+    count = _function("kernel32", "GetActiveProcessorGroupCount", ctypes.c_uint16)()
+    cores = _function("kernel32", "GetActiveProcessorCount", _DWORD, ctypes.c_uint16)
+    found = [int(cores(group)) for group in range(count)]
+    if not found or not all(found):
+        raise windows_error("count the processors of each group")
+    return found
+
+
 # ---- this process
 
 

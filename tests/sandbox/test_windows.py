@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from axiom_client.sandbox import windows_calls as calls
 from axiom_client.sandbox import windows_container, windows_process
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Limits, Policy
-from axiom_client.sandbox.windows import container_attributes, job_attributes
+from axiom_client.sandbox.windows import container_attributes, group_of, job_attributes
 from axiom_client.sandbox.windows_process import ENDED_BY_AGENT, ConfinedProcess
 from tests.support.recorded_library import RecordedLibrary, fill, install
 
@@ -65,6 +66,8 @@ REFUSALS: list[tuple[Callable[[], Any], dict[str, Any], int]] = [
         INVALID_PARAMETER,
     ),
     (calls.in_job, {"IsProcessInJob": 0}, ACCESS_DENIED),
+    (calls.processor_groups, {"GetActiveProcessorGroupCount": 0, "GetActiveProcessorCount": 0}, 87),
+    (calls.processor_groups, {"GetActiveProcessorGroupCount": 2, "GetActiveProcessorCount": 0}, 87),
     (lambda: calls.capability_sid("x"), {"DeriveCapabilitySidsFromName": 0}, INVALID_PARAMETER),
     (lambda: calls.sid_text(1), {"ConvertSidToStringSidW": 0}, 1337),  # ERROR_INVALID_SID
 ]
@@ -101,6 +104,24 @@ def test_job_gets_every_limit_before_a_process(monkeypatch: pytest.MonkeyPatch) 
     assert set(set_classes) == {9, 4, 15}
     assert struct.unpack("<I", set_classes[4]) == (0xFF,)
     assert struct.unpack("<II", set_classes[15]) == (0x5, 1250)  # one of 8 cores
+
+
+def test_192_cores_are_three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {0: 64, 1: 64, 2: 64}
+    install(
+        monkeypatch,
+        calls,
+        GetActiveProcessorGroupCount=3,
+        GetActiveProcessorCount=cores.__getitem__,
+    )
+    groups = calls.processor_groups()
+    assert groups == [64, 64, 64]
+    turns = Counter(group_of(turn, groups) for turn in range(192))
+    assert turns == {0: 64, 1: 64, 2: 64}
+    assert Counter(group_of(turn, [20, 4]) for turn in range(24)) == {0: 20, 1: 4}
+    assert group_of(5, [16]) is None
+    job = job_attributes(POLICY, sum(groups), 2)
+    assert dict(job.settings())[11] == b"\x02\0"  # JobObjectGroupInformation, a USHORT
 
 
 def test_job_usage_is_read_at_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
