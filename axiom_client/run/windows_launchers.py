@@ -109,7 +109,8 @@ class WindowsProcess:
 
     def _job(self) -> JobAttributes:
         groups = windows_calls.processor_groups()
-        return job_attributes(self._policy, sum(groups), group_of(next(_turns), groups))
+        group, nested = group_of(next(_turns), groups), windows_calls.in_job()
+        return job_attributes(self._policy, sum(groups), group, nested=nested)
 
     def _container(self, task_id: int) -> windows_container.Container | None:
         """A container of this task alone: another one cannot open its folder."""

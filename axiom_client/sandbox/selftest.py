@@ -39,6 +39,7 @@ _BY_AGENT: dict[ModeName, list[str]] = {
         "memory in sections that are shared by name or file: each second",
         "size of files and of the folder: each second",
         "files that Windows lets every app read, as in Program Files, are not hidden from tasks",
+        "the clipboard: not closed by the job object where the agent itself is in one",
     ],
 }
 

@@ -64,10 +64,21 @@ class JobAttributes(Struct, frozen=True, kw_only=True):
         rate = struct.pack("<II", _RATE_ENABLE | _RATE_HARD_CAP, self.cpu_rate)
         return [
             (EXTENDED_LIMITS, self.packed()),
-            (UI_RESTRICTIONS, struct.pack("<I", self.ui_restrictions)),
+            *([(UI_RESTRICTIONS, _dword(self.ui_restrictions))] if self.ui_restrictions else []),
             *([(CPU_RATE, rate)] if self.cpu_rate else []),
             *([] if self.group is None else [(GROUPS, struct.pack("<H", self.group))]),
         ]
+
+
+#: A job object that does nothing but end its processes when its last handle is closed.
+END_WITH_HANDLE = JobAttributes(
+    limit_flags=_KILL_ON_JOB_CLOSE,
+    process_time_ticks=0,
+    active_processes=0,
+    priority_class=0,
+    process_memory_bytes=0,
+    ui_restrictions=0,
+)
 
 
 class ContainerAttributes(Struct, frozen=True, kw_only=True):
@@ -95,10 +106,18 @@ def group_of(turn: int, groups: list[int]) -> int | None:
     raise AssertionError("the remainder is less than the sum")
 
 
-def job_attributes(policy: Policy, cores: int = 0, group: int | None = None) -> JobAttributes:
+def _dword(value: int) -> bytes:
+    return struct.pack("<I", value)
+
+
+def job_attributes(
+    policy: Policy, cores: int = 0, group: int | None = None, *, nested: bool = False
+) -> JobAttributes:
     """One process, limited in memory and CPU time, killed when the agent's handle closes.
 
-    cores   of this host; a task without a GPU gets one of them
+    cores    of this host; a task without a GPU gets one of them
+    nested   the agent is in a job object itself, as under the Task Scheduler. Then Windows accepts
+             no limits on the user interface ("Nested Jobs"); the AppContainer is left for that
     """
     priority = _IDLE_PRIORITY_CLASS if policy.background else _NORMAL_PRIORITY_CLASS
     memory = policy.limits.memory_bytes + RUNTIME_BYTES
@@ -116,6 +135,7 @@ def job_attributes(policy: Policy, cores: int = 0, group: int | None = None) -> 
         process_memory_bytes=memory,
         cpu_rate=math.ceil(_RATE_WHOLE / cores) if cores and not policy.threads else 0,
         group=group,
+        ui_restrictions=0 if nested else _UI_ALL,
     )
 
 

@@ -29,7 +29,7 @@ _SIZE = ctypes.c_size_t
 _ACCOUNTING = 1  # JobObjectBasicAccountingInformation
 _TICKS_PER_SECOND = 10_000_000  # 100 ns
 _HANDLE_FLAG_INHERIT = 1
-_THIS_PROCESS = -1  # GetCurrentProcess()
+THIS_PROCESS = -1  # GetCurrentProcess()
 _TOKEN_QUERY, _TOKEN_IS_APP_CONTAINER = 0x0008, 29
 _ENDED, _RUNNING = 0, 0x102  # WAIT_OBJECT_0, WAIT_TIMEOUT
 _GROUP_ENABLED = 4  # SE_GROUP_ENABLED
@@ -291,7 +291,7 @@ def in_container() -> bool:
     """Whether this process runs in an AppContainer."""
     token = _HANDLE(0)
     opened = _function("advapi32", "OpenProcessToken", _BOOL, _HANDLE, _DWORD, _POINTER)
-    if not opened(_THIS_PROCESS, _TOKEN_QUERY, ctypes.byref(token)):
+    if not opened(THIS_PROCESS, _TOKEN_QUERY, ctypes.byref(token)):
         raise windows_error("open the token of this process")
     inside, size = _DWORD(0), _DWORD(0)
     call = _function(
@@ -309,7 +309,7 @@ def in_job() -> bool:
     """Whether this process is in a job object."""
     inside = _BOOL(False)
     call = _function("kernel32", "IsProcessInJob", _BOOL, _HANDLE, _HANDLE, _POINTER)
-    if not call(_THIS_PROCESS, None, ctypes.byref(inside)):
+    if not call(THIS_PROCESS, None, ctypes.byref(inside)):
         raise windows_error("ask for the job object of this process")
     return bool(inside.value)
 

@@ -39,7 +39,7 @@ class Trial:
                 launch.environment({}),
                 policy.folder,
                 (descriptors[0], descriptors[1], descriptors[2]),
-                job_attributes(policy),
+                job_attributes(policy, nested=windows_calls.in_job()),
                 container,
             )
 

@@ -63,7 +63,9 @@ if [ $# -eq 0 ]; then
     service=tests/service/test_install.py
     set -- "$@" "$service::test_windows_service_from_install_to_uninstall" \
         "$service::test_windows_paths_are_the_machines" \
-        "$service::test_guardian_hands_on_how_the_agent_ended"
+        "$service::test_guardian_hands_on_how_the_agent_ended" \
+        "$service::test_guardian_asks_the_agent_by_its_own_command" \
+        "$service::test_guardian_ends_an_agent_that_cannot_be_asked"
 fi
 rm -f "$work/code"
 # Python does not start in wine with its output in a file, so it goes through a pipe.

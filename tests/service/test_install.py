@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import plistlib
 import sys
 from collections.abc import Callable, Sequence
@@ -243,6 +244,41 @@ def test_guardian_stops_the_agent_politely(tmp_path: Path) -> None:
     assert made.run() == 0
     assert stopped.exists()
     assert told[-1] == "the agent stopped"
+
+
+def test_guardian_asks_the_agent_by_its_own_command(tmp_path: Path) -> None:
+    ready, asked = tmp_path / "ready", tmp_path / "asked"
+    code = (
+        "import pathlib, time\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        f"while not pathlib.Path({str(asked)!r}).exists(): time.sleep(0.05)\n"
+    )
+    made, told = guardian(tmp_path, code, lambda _: ready.exists())
+    touch = (
+        "import os, pathlib; assert os.environ['AXIOM_CLIENT_DIR']; "
+        f"pathlib.Path({str(asked)!r}).touch()"
+    )
+    made.stop_command = [sys.executable, "-c", touch]
+    assert made.run() == 0
+    assert told[-1] == "the agent stopped"
+
+
+def test_guardian_ends_an_agent_that_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "STOP_SECONDS", 0.2)
+
+    def refuse(agent: object, number: int) -> None:
+        raise OSError(6, "The handle is invalid")  # a service has no console
+
+    monkeypatch.setattr("subprocess.Popen.send_signal", refuse)
+    made, told = guardian(tmp_path, "import time; time.sleep(120)", lambda _: True)
+    made.stop_command = [sys.executable, "-c", "raise SystemExit(1)"]
+    if sys.platform != "win32":  # where kill() is send_signal too
+        monkeypatch.setattr("subprocess.Popen.kill", lambda agent: os.kill(agent.pid, 9))
+    assert made.run() == 0
+    assert "cannot be asked to stop" in told[-2]
+    assert "was ended" in told[-1]
 
 
 # --- all systems ----------------------------------------------------------------------------------
