@@ -41,5 +41,5 @@ def writes(pid: int) -> Writes:
 def deleted_bytes(
     pid: int, folders: Sequence[str], file_bytes_max: int, written_bytes: int, *, read_maps: bool
 ) -> int:
-    """Not known on these systems: 0. Windows does not delete a file while it is open."""
+    """Not known on these systems: 0."""
     return 0

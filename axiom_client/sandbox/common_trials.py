@@ -70,7 +70,7 @@ def _listen() -> None:
 
 
 def _start_a_process() -> None:
-    subprocess.run([sys.executable, "-c", ""], check=False, stdin=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-P", "-s", "-c", ""], check=False, stdin=subprocess.DEVNULL)
 
 
 def _own_folder() -> Answer:

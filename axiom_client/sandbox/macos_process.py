@@ -21,12 +21,14 @@ CPU_GRACE_SECONDS = 2  # after SIGXCPU, for a task that ignores it
 _FIRST_OTHER = 4  # 0-2 are the standard ones, 3 the task's channel
 _LAST = 65_536
 _NICEST = 19
+#: The first two cannot be set. Broken pipes and files that are too large stay Python errors.
+_KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def detach() -> None:
     """Take a session without a terminal, and the signal actions of a new process."""
     os.setsid()
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in signal.valid_signals() - _KEPT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the agent

@@ -16,12 +16,14 @@ from axiom_client.sandbox.common_trials import Answer, Outside, common_trials, r
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
 
+MODULE = "axiom_client.sandbox.macos_trial"
+
 
 def start(policy: Policy, outside: Outside) -> subprocess.Popen[bytes]:
     """Start the trial; it prints its answers as JSON."""
     texts = [msgspec.json.encode(value).decode() for value in (policy, outside)]
     return subprocess.Popen(
-        launch.command("axiom_client.sandbox.macos_trial", *texts),
+        launch.command(MODULE, *texts),
         env=launch.environment({}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -47,10 +49,18 @@ def main(policy_json: str, outside_json: str) -> None:
 def _own_trials(policy: Policy) -> list[Answer]:
     return [
         refused("no links", lambda: os.symlink("/etc/passwd", "link")),
-        refused("no new programs", lambda: os.execv("/usr/bin/true", ["true"])),
+        refused("no new programs", _exec),
         refused("no signals to others", lambda: os.kill(os.getppid(), 0)),
         _large_file(policy.limits.file_bytes + 1),
     ]
+
+
+def _exec() -> None:
+    """Exec a file that is no program: where exec is allowed, it fails with ENOEXEC instead."""
+    descriptor = os.open("program", os.O_WRONLY | os.O_CREAT, 0o700)
+    os.write(descriptor, b"\0")
+    os.close(descriptor)
+    os.execv("program", ["program"])
 
 
 def _large_file(size_bytes: int) -> Answer:

@@ -21,6 +21,8 @@ from axiom_client.sandbox.policy import RUNTIME_BYTES, Policy
 from axiom_client.sandbox.windows import container_attributes, job_attributes
 from axiom_client.sandbox.windows_process import ENDED_BY_AGENT, ConfinedProcess
 
+MODULE = "axiom_client.sandbox.windows_trial"
+
 
 class Trial:
     """The trial's process. Its output goes to files beside the folder that it may use."""
@@ -35,7 +37,7 @@ class Trial:
             descriptors = [msvcrt.get_osfhandle(file.fileno()) for file in files]
             texts = [msgspec.json.encode(value).decode() for value in (policy, outside)]
             self._process = ConfinedProcess(
-                launch.command("axiom_client.sandbox.windows_trial", *texts),
+                launch.command(MODULE, *texts),
                 launch.environment({}),
                 policy.folder,
                 (descriptors[0], descriptors[1], descriptors[2]),

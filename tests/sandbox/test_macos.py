@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import psutil
 import pytest
 
@@ -26,12 +27,15 @@ from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run import exits, system
 from axiom_client.run.keeper import Keeper, followed
 from axiom_client.run.macos_launchers import Launchers
-from axiom_client.sandbox import macos, macos_process
+from axiom_client.sandbox import macos, macos_process, macos_trial, selftest
+from axiom_client.sandbox.common_trials import Outside
 from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Limits, Policy
+from axiom_client.sandbox.selftest import SandboxReport
 from tests.run.test_pool import COUNTING, until
 from tests.support.recorded_library import install
-from tests.support.running import Recorder, make_spec, script, with_pool
+from tests.support.running import LIMITS, Recorder, make_spec, script, with_pool
 
 POLICY = Policy(
     folder="/task",
@@ -76,6 +80,46 @@ def test_limits_that_macos_has() -> None:
     assert limits[resource.RLIMIT_CPU] == (3, 5)
     assert limits[resource.RLIMIT_FSIZE] == (5_000, 5_000)
     assert limits[resource.RLIMIT_CORE] == (0, 0)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(SLEEPING)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def trying(monkeypatch: pytest.MonkeyPatch, module: str, agent: int) -> SandboxReport:
+    """The self-test as on macOS; ``agent`` is the process that the trial tries to end."""
+
+    def start(chosen: Mode, policy: Policy, outside: Outside) -> subprocess.Popen[bytes]:
+        return macos_trial.start(policy, msgspec.structs.replace(outside, agent=agent))
+
+    monkeypatch.setattr(macos_trial, "MODULE", module)
+    monkeypatch.setattr(selftest, "_start_trial", start)
+    monkeypatch.setattr(selftest.mode, "choose", lambda: Mode(mode="seatbelt"))
+    return selftest.self_test()
+
+
+def test_a_seatbelt_that_enforces_nothing_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    report = trying(monkeypatch, "tests.support.macos_trial_child", sleeper.pid)
+    assert (report.mode, report.ok) == ("seatbelt", False)
+    enforced = {protection.name for protection in report.protections if protection.enforced}
+    assert enforced == {"its own folder can be used", "no larger file than allowed"}
+    assert "no network: TCP" in report.reason
+    assert any(limit.startswith("memory") for limit in report.by_agent)
+
+
+def test_a_seatbelt_that_cannot_be_applied_is_no_sandbox(
+    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    report = trying(monkeypatch, macos_trial.MODULE, sleeper.pid)
+    assert not report.ok
+    assert [protection.name for protection in report.protections] == ["confinement"]
+    assert sleeper.poll() is None
 
 
 # ---- the pool with macOS' launchers
@@ -134,6 +178,18 @@ def test_memory_is_checked_by_the_agent(tmp_path: Path, monkeypatch: pytest.Monk
 
     finished: TaskFinished = with_pool(use)
     assert finished.outcome == "over_memory", finished.message
+
+
+@pytest.mark.usefixtures("answering")
+def test_a_file_that_is_too_large_is_over_disk(tmp_path: Path) -> None:
+    limits = msgspec.structs.replace(LIMITS, disk_bytes=100_000)
+
+    async def use(recorder: Recorder) -> TaskFinished:
+        source = script("open('big', 'wb').truncate(200_000)")
+        return await recorder.finish(make_spec(tmp_path, source, limits=limits))
+
+    finished: TaskFinished = with_pool(use)
+    assert finished.outcome == "over_disk", finished.message
 
 
 # ---- how a process ended
@@ -210,14 +266,6 @@ def test_an_end_is_noticed_by_a_kernel_queue(
 
 
 # ---- the keeper
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(SLEEPING)
-    yield process
-    process.kill()
-    process.wait()
 
 
 AGENT = """

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pkgutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="for `make wine`")
@@ -28,8 +30,10 @@ from axiom_client.decide.task_run import TaskFinished
 from axiom_client.errors import NotRunning
 from axiom_client.run.spec import TaskProgressed, TaskStarted
 from axiom_client.run.windows_launchers import WindowsProcess
-from axiom_client.sandbox import mode, windows, windows_calls
+from axiom_client.sandbox import mode, selftest, windows, windows_calls, windows_container
+from axiom_client.sandbox.common_trials import Outside
 from axiom_client.sandbox.mode import Mode
+from axiom_client.sandbox.policy import Policy
 from axiom_client.sandbox.selftest import self_test
 from tests.run.test_pool import until
 from tests.support.known_numbers import SOURCE, VALUE
@@ -130,8 +134,6 @@ def test_a_task_that_does_not_stop_is_ended(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("job_alone")
 def test_errors_limits_and_crashes_have_their_outcomes(tmp_path: Path) -> None:
-    import msgspec
-
     async def use(recorder: Recorder) -> None:
         wrong = await recorder.finish(make_spec(tmp_path, script("raise ValueError('wrong')")))
         assert (wrong.outcome, "ValueError: wrong" in wrong.message) == ("failed", True)
@@ -163,6 +165,32 @@ def test_a_task_outside_of_a_container_runs_nothing(
     assert finished.outcome == "failed"
     assert "could not be confined" in finished.message
     assert not list(tmp_path.glob("*/ran"))
+
+
+def test_a_job_alone_is_found_to_be_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial as on Windows, in a real job object without a container."""
+    from axiom_client.sandbox import windows_trial
+
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+
+    def start(chosen: Mode, policy: Policy, outside: Outside) -> windows_trial.Trial:
+        return windows_trial.start(policy, msgspec.structs.replace(outside, agent=sleeper.pid))
+
+    monkeypatch.setattr(windows_container, "prepare", lambda attributes: None)
+    monkeypatch.setattr(selftest, "_start_trial", start)
+    monkeypatch.setattr(mode, "choose", lambda: Mode(mode="appcontainer"))
+    try:
+        report = self_test()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert (report.mode, report.ok) == ("appcontainer", False)
+    found = {protection.name: protection.enforced for protection in report.protections}
+    assert found["runs in a job object"]
+    assert found["its own folder can be used"]
+    for name in ("runs in an AppContainer", "files outside cannot be read", "no network: TCP"):
+        assert not found[name], report
+    assert report.by_agent
 
 
 def test_this_process_is_not_confined() -> None:
