@@ -89,7 +89,7 @@ class WindowsService(Struct, kw_only=True):
 
     def uninstall(self) -> str:
         """Stop and unregister the service."""
-        if self.manager.query(NAME) is None:
+        if self._state() is None:
             raise ServiceProblem(f"there is no service {NAME} to remove")
         try:
             self.manager.delete(NAME)
@@ -99,13 +99,19 @@ class WindowsService(Struct, kw_only=True):
 
     def status(self) -> ServiceStatus:
         """The service's state as the service manager reports it."""
-        state = self.manager.query(NAME)
+        state = self._state()
         return ServiceStatus(
             installed=state is not None,
             running=state == "running",
             where=NAME,
             detail=state or "not installed",
         )
+
+    def _state(self) -> str | None:
+        try:
+            return self.manager.query(NAME)
+        except OSError as error:
+            raise _problem("show", error) from None
 
     def restart(self) -> str:
         """Stop the service and start it again."""

@@ -121,6 +121,7 @@ class Pywin32Manager:
         self.stop(name)
         win32serviceutil.RemoveService(name)
 
+    @_as_os_error()
     def query(self, name: str) -> str | None:
         """A service's state; None: there is no such service."""
         try:

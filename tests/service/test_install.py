@@ -158,6 +158,17 @@ def test_launchd_status(tmp_path: Path) -> None:
     assert not absent.status().running
 
 
+@pytest.mark.parametrize("step", ["enable", "bootstrap", "kickstart"])
+def test_refusal_of_launchd_is_one_line(tmp_path: Path, step: str) -> None:
+    """launchctl exits with 5 and such a line when it cannot load a job."""
+    said = "Warning: something\nBootstrap failed: 5: Input/output error\n"
+    system = System({f"launchctl {step}": Completed(code=5, stderr=said)})
+    service = LaunchdService(scope="user", program=PROGRAM, home=tmp_path, uid=501, runner=system)
+    with pytest.raises(ServiceProblem, match="failed: Bootstrap failed: 5") as refused:
+        service.restart() if step == "kickstart" else service.install()
+    assert "\n" not in str(refused.value)
+
+
 # --- Windows --------------------------------------------------------------------------------------
 
 
