@@ -163,7 +163,7 @@ packages-test: packages
 boot arm64: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/vm/$@.py --json $@.json
 
-wine: $(VENV)/.run-stamp
+wine: $(VENV)/.dev-stamp
 	PYTHON=$(BIN)/python sh packaging/windows/run_tests.sh
 
 docs: $(VENV)/.packages-stamp

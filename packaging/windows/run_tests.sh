@@ -42,11 +42,27 @@ if [ ! -e "$work/site.made" ] || [ "$here/constraints.txt" -nt "$work/site.made"
     touch "$work/site.made"
 fi
 
-cat >"$work/start.py" <<'PY'
-"""Start pytest in wine. The module platform queries WMI, which does not answer in wine: disable it."""
+# For every interpreter there: the module platform queries WMI, which does not answer in wine; links
+# that wine makes cannot be opened, so they are refused as an ordinary user's are on Windows.
+cp "$here/tests/wine/complex_parts.py" "$work/embed/"
+cat >"$work/embed/sitecustomize.py" <<'PY'
+import os
 import sys
 
 sys.modules["_wmi"] = None
+import complex_parts
+
+
+def symlink(*_, **__):
+    raise OSError(22, "A required privilege is not held by the client", None, 1314)
+
+
+os.symlink = symlink
+
+complex_parts.provide()
+PY
+cat >"$work/start.py" <<'PY'
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +72,9 @@ Path(sys.argv[1]).write_text(str(int(code)))  # wine's own exit code is 0 after 
 PY
 cd "$here"
 if [ $# -eq 0 ]; then
+    echo "== a whole agent in wine"
+    AXIOM_WINE_DIR="$work" AXIOM_WINE="$wine" "$python" -m pytest -q -s tests/wine/test_whole_agent.py
+    echo "== the agent's modules in wine"
     set -- tests/wine tests/sandbox/test_windows.py tests/sandbox/test_trials.py \
         tests/host/test_last_input.py tests/run/test_windows_folder.py tests/agent/test_systems.py \
         tests/control/test_named_pipe.py tests/decide/client/test_agent.py \
