@@ -75,7 +75,7 @@ if [ $# -eq 0 ]; then
     echo "== a whole agent in wine"
     AXIOM_WINE_DIR="$work" AXIOM_WINE="$wine" "$python" -m pytest -q -s tests/wine/test_whole_agent.py
     echo "== the agent's modules in wine"
-    set -- tests/wine tests/sandbox/test_windows.py tests/sandbox/test_trials.py \
+    set -- tests/wine/test_in_wine.py tests/sandbox/test_windows.py tests/sandbox/test_trials.py \
         tests/host/test_last_input.py tests/run/test_windows_folder.py tests/agent/test_systems.py \
         tests/control/test_named_pipe.py tests/decide/client/test_agent.py \
         tests/decide/client/test_capacity.py tests/decide/client/test_steering.py
