@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="for `make wine`")
@@ -191,6 +192,35 @@ def test_a_job_alone_is_found_to_be_no_sandbox(monkeypatch: pytest.MonkeyPatch) 
     for name in ("runs in an AppContainer", "files outside cannot be read", "no network: TCP"):
         assert not found[name], report
     assert report.by_agent
+
+
+#: An agent that starts a process in a job object and is then killed.
+AGENT = """
+import os, sys, time
+from axiom_client.sandbox.policy import Limits, Policy
+from axiom_client.sandbox.windows import job_attributes
+from axiom_client.sandbox.windows_process import ConfinedProcess
+import msvcrt
+limits = Limits(memory_bytes=10**9, file_bytes=10**6, cpu_seconds=60)
+policy = Policy(folder=os.getcwd(), read_only=(), limits=limits)
+null = [msvcrt.get_osfhandle(os.open(os.devnull, os.O_RDWR)) for _ in range(3)]
+command = [sys.executable, "-c", "import time; time.sleep(120)"]
+task = ConfinedProcess(command, {}, os.getcwd(), tuple(null), job_attributes(policy), None)
+print(task.pid, flush=True)
+time.sleep(120)
+"""
+
+
+def test_tasks_end_with_a_killed_agent() -> None:
+    agent = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE)
+    assert agent.stdout is not None
+    task = psutil.Process(int(agent.stdout.readline()))
+    assert task.is_running()
+    agent.kill()
+    agent.wait()
+    agent.stdout.close()
+    psutil.wait_procs([task], timeout=30)
+    assert not task.is_running()
 
 
 def test_this_process_is_not_confined() -> None:
