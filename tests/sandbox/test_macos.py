@@ -23,6 +23,7 @@ import msgspec
 import psutil
 import pytest
 
+from axiom_client.cli.doctor import _print_report
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run import exits, system
 from axiom_client.run.keeper import Keeper, followed
@@ -103,7 +104,9 @@ def trying(monkeypatch: pytest.MonkeyPatch, module: str, agent: int) -> SandboxR
 
 
 def test_a_seatbelt_that_enforces_nothing_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+    monkeypatch: pytest.MonkeyPatch,
+    sleeper: subprocess.Popen[bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     report = trying(monkeypatch, "tests.support.macos_trial_child", sleeper.pid)
     assert (report.mode, report.ok) == ("seatbelt", False)
@@ -111,6 +114,10 @@ def test_a_seatbelt_that_enforces_nothing_is_found_out(
     assert enforced == {"its own folder can be used", "no larger file than allowed"}
     assert "no network: TCP" in report.reason
     assert any(limit.startswith("memory") for limit in report.by_agent)
+    _print_report("sandbox", report)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  NOT ENFORCED  no network: TCP") for line in lines)
+    assert any(line.startswith("  by the agent  memory: each second") for line in lines)
 
 
 def test_a_seatbelt_that_cannot_be_applied_is_no_sandbox(
