@@ -11,6 +11,7 @@
 # Slow (minutes to hours):
 #   make science          every seed of every experiment; runs are kept in .science-runs
 #   make bench            every benchmark
+#   make wine             the agent's Windows code in wine (Debian's packages wine and wine64)
 #   make attacks          attacks on each kind of sandbox: Landlock, bubblewrap, GPU, cohorts
 #   make fuzz             100,000 inputs for each decoder
 #   make fleet            1,000 simulated hosts for ten days on the real server; attacks (SEEDS="1 2")
@@ -36,7 +37,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 docs release clean
+.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -83,6 +84,9 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@for system in win32 darwin; do echo "== the agent's types on $$system"; \
+		$(BIN)/mypy --platform $$system --cache-dir .mypy_cache/$$system -p axiom_protocol -p axiom_client \
+		|| exit 1; done
 	$(BIN)/lint-imports
 
 attacks: $(VENV)/.dev-stamp
@@ -158,6 +162,9 @@ packages-test: packages
 
 boot arm64: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/vm/$@.py --json $@.json
+
+wine: $(VENV)/.dev-stamp
+	PYTHON=$(BIN)/python sh packaging/windows/run_tests.sh
 
 docs: $(VENV)/.packages-stamp
 	$(BIN)/python packaging/doc_tables.py

@@ -15,9 +15,8 @@ def end_with_parent() -> None:
 
     Linux only. On other systems a child notices the end of its parent by its closed input.
     """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # the parent ended before prctl took effect
-        os._exit(1)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent ended before prctl took effect
+            os._exit(1)

@@ -130,9 +130,10 @@ def _checked(folders: Folders) -> Folders:
 def _is_service_user() -> bool:
     if sys.platform == "win32":
         return False
-    import pwd
+    else:  # noqa: RET505  mypy skips a branch, not what follows one
+        import pwd
 
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name == SERVICE_USER
-    except KeyError:  # in a container the user may have no name
-        return False
+        try:
+            return pwd.getpwuid(os.geteuid()).pw_name == SERVICE_USER
+        except KeyError:  # in a container the user may have no name
+            return False

@@ -10,10 +10,7 @@ import itertools
 import logging
 import random
 import secrets
-import signal
-import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -25,6 +22,7 @@ from axiom_client.agent.lock import Lock
 from axiom_client.agent.perform import Performer, Setup
 from axiom_client.agent.recovery import open_journal
 from axiom_client.agent.run_options import RunOptions
+from axiom_client.agent.signals import handle_signals
 from axiom_client.config.schema import Config, load_config, read_flags
 from axiom_client.control.server import ControlServer
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
@@ -203,7 +201,7 @@ class Agent:
         try:
             performer.delete_unknown_folders({r.grant.task_id for r in contents.tasks})
             await control.start()
-            self._handle_signals()
+            handle_signals(self.ask_stop, self.reload)
             self._open_record()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
@@ -268,17 +266,6 @@ class Agent:
         """Something in the configuration's folder changed."""
         if watch.changed():
             self.reload()
-
-    def _handle_signals(self) -> None:
-        if sys.platform == "win32":
-            return
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopper(f"received {number.name}"))
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
-
-    def _stopper(self, reason: str) -> Callable[[], None]:
-        return lambda: self.ask_stop(reason)
 
     def _status_line(self) -> str:
         shot = self.snapshot()

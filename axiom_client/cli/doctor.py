@@ -40,3 +40,5 @@ def _print_report(title: str, report: SandboxReport) -> None:
     for protection in report.protections:
         mark = "enforced    " if protection.enforced else "NOT ENFORCED"
         print(f"  {mark}  {protection.name:<46} {protection.reason}")
+    for limit in report.by_agent:
+        print(f"  by the agent  {limit}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+assert sys.platform != "win32"
 
 from axiom_client.errors import ControlRefused, NotRunning
 

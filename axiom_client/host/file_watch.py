@@ -25,8 +25,10 @@ class FileWatch:
     def __init__(self, path: Path) -> None:
         self._name = os.fsencode(path.name)
         self.descriptor = -1
-        if sys.platform != "linux":
-            return
+        if sys.platform == "linux":
+            self._watch(path)
+
+    def _watch(self, path: Path) -> None:
         library = ctypes.CDLL(None, use_errno=True)
         self.descriptor = library.inotify_init1(_FLAGS)
         mask = IN_CLOSE_WRITE | IN_MOVED_TO | IN_DELETE | IN_MOVED_FROM

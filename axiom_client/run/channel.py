@@ -28,11 +28,23 @@ PROGRESS_BYTES_PER_SECOND = 1_000
 #: second; the kernel buffers what arrives in between. The same holds for a child's output.
 READS_FREE = 200
 READS_PER_SECOND = 20
+READ_BYTES = 64 * 1024  # read at once
 ERROR_BYTES_MAX = 64 * 1024
 
 FailureKind = Literal[
     "error", "memory", "gpu_memory", "disk", "full_disk", "stopped", "sandbox", "result"
 ]
+
+
+class ChildEnds(Struct, frozen=True):
+    """A child's ends of its channel and its output: descriptors, or handles on Windows.
+
+    ``assignment`` is where it reads; one socket serves both directions on Linux and macOS.
+    """
+
+    assignment: int
+    channel: int
+    output: int
 
 
 class Assignment(Struct, frozen=True, kw_only=True):

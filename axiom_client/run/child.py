@@ -11,121 +11,87 @@ import io
 import json
 import mmap
 import os
-import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
-
-import msgspec
+from typing import Any, NoReturn, Protocol
 
 from axiom_client.run.channel import (
-    CHANNEL_DESCRIPTOR,
     COHORT_PROGRESS_INTERVAL_SECONDS,
     PROGRESS_INTERVAL_SECONDS,
     Assignment,
     FailureKind,
-    encode_assignment,
     encode_failure,
     encode_progress,
     encode_result,
 )
 from axiom_client.run.experiment import load_run, load_run_cohort
 from axiom_client.run.task import CohortStop, Task, TaskStopped
-from axiom_client.sandbox import landlock, linux, process, seccomp
-from axiom_client.sandbox.libc import SandboxError
-from axiom_client.sandbox.limits import MemoryGauge
-from axiom_client.sandbox.policy import Limits, Policy
-from axiom_client.sandbox.roots import read_only_roots
+from axiom_client.sandbox.errors import SandboxError
 
-_ASSIGNMENTS = msgspec.json.Decoder(Assignment)  # built once, before any fork
-_WARM_UP_RUNS = 10  # CPython specializes code until its eighth run, which writes to memory
 _RESERVE_BYTES = 1 << 20  # freed when memory runs out, so that the child can still report it
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
-class _Stop:
-    """Set by SIGTERM from the agent; the task checks it where it can checkpoint."""
+class ChildProcess(Protocol):
+    """What a task's process uses of its operating system."""
 
-    requested = False
+    def receive(self) -> tuple[Assignment, str]:
+        """The assignment and the script. Ends the process if the agent sends none."""
+
+    def confine(self, assignment: Assignment) -> None:
+        """Enter the sandbox. Raises SandboxError, OSError, ImportError."""
+
+    def stop_requested(self) -> bool:
+        """Whether the agent has asked the task to end."""
+
+    def ignore_stop(self) -> None:
+        """A request to end that arrives from now on has no effect."""
+
+    def send(self, data: bytes) -> None:
+        """Write to the channel."""
+
+    def reserve(self, size_bytes: int) -> mmap.mmap:
+        """Memory to be freed when the task has used up all that it may."""
 
 
-def run_assigned(
-    program: seccomp.Template | None, *, cold: bool, setup_error: str = ""
-) -> NoReturn:
-    """Run the one task of this process and exit. The channel is descriptor 3.
+def run_assigned(process: ChildProcess, *, setup_error: str = "") -> NoReturn:
+    """Run the one task of this process and exit.
 
-    program      the seccomp program of a task without a GPU, if it was built in advance
     setup_error  an error from before there was a channel to report it on; then nothing is run
     """
-    signal.signal(signal.SIGTERM, lambda *_: setattr(_Stop, "requested", True))
-    assignment, source = _receive()
+    assignment, source = process.receive()
     failure: tuple[FailureKind, str] | None
     try:
         if setup_error:
             raise SandboxError(setup_error)
-        _confine(assignment, program, cold=cold)
+        process.confine(assignment)
     except (SandboxError, OSError, ImportError) as error:
-        _exit_with(encode_failure("sandbox", f"the task could not be confined: {error}"), status=2)
-    # Only address space: it takes no memory as long as nothing is written to it.
-    reserve = mmap.mmap(-1, _RESERVE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        text = f"the task could not be confined: {error}"
+        _exit_with(process, encode_failure("sandbox", text), status=2)
+    gc.enable()
+    reserve = process.reserve(_RESERVE_BYTES)
     encoded = b""
     try:
-        encoded = _run_cohort(assignment, source) if assignment.others else _run(assignment, source)
+        run = _run_cohort if assignment.others else run_alone
+        encoded = run(process, assignment, source)
         failure = None
     except BaseException as error:  # noqa: BLE001  an experiment may raise anything
         reserve.close()
         failure = _explain(error)
     if failure is None:
-        _exit_with(encoded, status=0)
-    _exit_with(encode_failure(*failure), status=1)
+        _exit_with(process, encoded, status=0)
+    _exit_with(process, encode_failure(*failure), status=1)
 
 
-def _receive() -> tuple[Assignment, str]:
-    with open(CHANNEL_DESCRIPTOR, "rb", closefd=False) as channel:
-        line = channel.readline()
-        if not line:
-            os._exit(0)  # the agent cancelled the task, or has ended
-        assignment = _ASSIGNMENTS.decode(line)
-        return assignment, channel.read(assignment.source_bytes).decode()
-
-
-def _confine(assignment: Assignment, program: seccomp.Template | None, *, cold: bool) -> None:
-    policy = assignment.policy
-    if policy.driver is not None:
-        os.environ.update(policy.driver.environment)
-        program = None
-    os.chdir(policy.folder)
-    for name in ("HOME", "TMPDIR", "SQLITE_TMPDIR"):  # update() would write to 160 pages
-        os.environ[name] = policy.folder
-    tempfile.tempdir = policy.folder
-    gauge = MemoryGauge()
-    if cold and policy.background:
-        process.lower_session_priority()
-    if assignment.landlock:
-        linux.confine_paths(policy, gauge)
-    else:
-        linux.lower_priority_and_close_files(policy, gauge)
-    if cold:
-        from axiom_client.run import libraries
-
-        libraries.load(assignment.environment)
-    _seed_libraries(assignment.seed)
-    sys.stdout = _text_output(1)
-    sys.stderr = _text_output(2)
-    linux.confine_calls(policy, gauge, program)
-    gc.enable()
-
-
-def _text_output(descriptor: int) -> io.TextIOWrapper:
+def text_output(descriptor: int) -> io.TextIOWrapper:
     """Line-buffered, so that the last lines of a killed task are not lost."""
     return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
-def _seed_libraries(seed: int) -> None:
+def seed_libraries(seed: int) -> None:
     """Seed the global generators too. Experiments should use task.rng; if they use a global one by
     mistake, it depends on the seed instead of being the same in all children of a zygote."""
     import random
@@ -139,7 +105,7 @@ def _seed_libraries(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def _run(assignment: Assignment, source: str) -> bytes:
+def run_alone(process: ChildProcess, assignment: Assignment, source: str) -> bytes:
     """The line with the result of a task that has the process to itself."""
     run = load_run(source, assignment.experiment)
     task = Task(
@@ -148,16 +114,16 @@ def _run(assignment: Assignment, source: str) -> bytes:
         budget_seconds=assignment.budget_seconds,
         device=assignment.device,
         folder=Path(assignment.policy.folder),
-        on_progress=_progress_sender(),
-        stop_requested=lambda _saved: _Stop.requested,
+        on_progress=_progress_sender(process),
+        stop_requested=lambda _saved: process.stop_requested(),
     )
     return encode_result(_encode_result(run(task), assignment.result_bytes))
 
 
-def _run_cohort(assignment: Assignment, source: str) -> bytes:
+def _run_cohort(process: ChildProcess, assignment: Assignment, source: str) -> bytes:
     """The lines of all members: a result each, or the reason why there is none."""
     run_cohort = load_run_cohort(source, assignment.experiment)
-    tasks = _cohort(assignment)
+    tasks = _cohort(process, assignment)
     results = list(run_cohort(tasks))
     if len(results) != len(tasks):
         raise _ResultUnusable(f"run_cohort returned {len(results)} results for {len(tasks)} tasks")
@@ -166,10 +132,10 @@ def _run_cohort(assignment: Assignment, source: str) -> bytes:
     )
 
 
-def _cohort(assignment: Assignment) -> list[Task]:
+def _cohort(process: ChildProcess, assignment: Assignment) -> list[Task]:
     seeds = [assignment.seed, *(member.seed for member in assignment.others)]
     folders = [assignment.policy.folder, *assignment.policy.folders]
-    stop = CohortStop(len(seeds), lambda: _Stop.requested)
+    stop = CohortStop(len(seeds), process.stop_requested)
     return [
         Task(
             seed=seed,
@@ -177,7 +143,7 @@ def _cohort(assignment: Assignment) -> list[Task]:
             budget_seconds=assignment.budget_seconds,
             device=assignment.device,
             folder=Path(folder),
-            on_progress=_progress_sender(i),
+            on_progress=_progress_sender(process, i),
             stop_requested=stop.for_member(i),
         )
         for i, (seed, folder) in enumerate(zip(seeds, folders, strict=True))
@@ -194,7 +160,7 @@ def _member_line(member: int, result: Any, bytes_max: int) -> bytes:
         return encode_failure(*_explain(error), member)
 
 
-def _progress_sender(member: int | None = None) -> Callable[[float], None]:
+def _progress_sender(process: ChildProcess, member: int | None = None) -> Callable[[float], None]:
     last = 0.0
     interval = PROGRESS_INTERVAL_SECONDS if member is None else COHORT_PROGRESS_INTERVAL_SECONDS
 
@@ -203,7 +169,7 @@ def _progress_sender(member: int | None = None) -> Callable[[float], None]:
         now = time.monotonic()
         if now - last >= interval:
             last = now
-            os.write(CHANNEL_DESCRIPTOR, encode_progress(fraction, member))
+            process.send(encode_progress(fraction, member))
 
     return send
 
@@ -244,39 +210,13 @@ def _explain(error: BaseException) -> tuple[FailureKind, str]:
     return "error", "".join(lines)
 
 
-def _exit_with(line: bytes, *, status: int) -> NoReturn:
+def _exit_with(process: ChildProcess, line: bytes, *, status: int) -> NoReturn:
     """Send the last line and exit at once, without running exit handlers of the experiment."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    process.ignore_stop()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             continue  # the experiment closed or replaced it, and loses only its own output
-    rest = memoryview(line)
-    while rest:
-        rest = rest[os.write(CHANNEL_DESCRIPTOR, rest) :]
+    process.send(line)
     os._exit(status)
-
-
-def warm_up() -> seccomp.Template:
-    """Run a child's steps in the zygote, except those that confine it, so that children share the
-    memory pages that these write to. Returns the seccomp program of a task without a GPU."""
-    limits = Limits(memory_bytes=0, file_bytes=0, cpu_seconds=0)
-    policy = Policy(folder="", read_only=read_only_roots(), limits=limits)
-    source = "def run(task):\n    return {'valid': 1}\n"
-    written = encode_assignment(
-        Assignment(
-            experiment="rehearsal", environment="numpy", parameters={}, seed=0, budget_seconds=1.0,
-            device="cpu", result_bytes=100, policy=policy, source_bytes=len(source),
-        ),
-        b"",
-    )  # fmt: skip
-    for _ in range(_WARM_UP_RUNS):
-        assignment = _ASSIGNMENTS.decode(written)
-        _seed_libraries(assignment.seed)
-        _run(assignment, source)
-    if (abi := landlock.abi_version()) >= 1:
-        os.close(
-            landlock.prepare(abi, policy)
-        )  # children reuse the descriptors of the libraries' folders
-    return seccomp.template(seccomp.build(policy))

@@ -4,11 +4,15 @@ library. Used where no zygote can be: inside bubblewrap, and by ``axiom-client t
 from __future__ import annotations
 
 import os
+import sys
 
-from axiom_client.run import child
+assert sys.platform == "linux"
+
+from axiom_client.run import child, linux_child
 from axiom_client.run.channel import CHANNEL_DESCRIPTOR
+from axiom_client.run.posix_child import PosixChild
 from axiom_client.sandbox import linux, process
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 
 
 def main(parent: int, channel: int) -> None:
@@ -22,4 +26,4 @@ def main(parent: int, channel: int) -> None:
         setup_error = str(error)
     if channel != CHANNEL_DESCRIPTOR:
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-    child.run_assigned(None, cold=True, setup_error=setup_error)
+    child.run_assigned(PosixChild(linux_child.confine_cold), setup_error=setup_error)

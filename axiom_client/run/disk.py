@@ -1,4 +1,4 @@
-"""The disk space of a task's deleted files, and how much its process has written.
+"""The disk space of a task's deleted files, and how much its process has written, on Linux.
 
 A deleted file keeps its blocks while it is open or mapped. Source: proc(5),
 Documentation/filesystems/proc.rst (``/proc/PID/io``: write_bytes are bytes sent to storage).
@@ -9,28 +9,17 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Sequence
 
-from msgspec import Struct
+assert sys.platform == "linux"
 
-from axiom_client.decide.task_run import TaskLimits
-from axiom_client.run.task_folder import BLOCK_BYTES
+from axiom_client.run.folder_usage import BLOCK_BYTES
+from axiom_client.run.writes import Writes
 
-#: How much a task may write to storage in total: a fixed part, a multiple of its disk limit, and a
-#: part that grows with time, enough for a 5 MB checkpoint every ten seconds.
-WRITTEN_BYTES_FREE = 1_000_000
-WRITTEN_PER_DISK_BYTE = 4
-WRITTEN_BYTES_PER_SECOND = 500_000
 _MAPPED = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ (\S+) (\d+) +(.*) \(deleted\)$", re.MULTILINE
 )
-
-
-class Writes(Struct, frozen=True, kw_only=True):
-    """What a process has written: to storage, and to files, pipes and sockets of any kind."""
-
-    storage_bytes: int = 0
-    call_bytes: int = 0
 
 
 def writes(pid: int) -> Writes:
@@ -43,12 +32,6 @@ def writes(pid: int) -> Writes:
     return Writes(
         storage_bytes=int(fields.get("write_bytes", 0)), call_bytes=int(fields.get("wchar", 0))
     )
-
-
-def written_bytes_allowed(limits: TaskLimits, elapsed_seconds: float) -> int:
-    """How much a task may have written to storage by now: more would wear out a disk."""
-    steady = WRITTEN_BYTES_PER_SECOND * elapsed_seconds
-    return WRITTEN_BYTES_FREE + WRITTEN_PER_DISK_BYTE * limits.disk_bytes + int(steady)
 
 
 def deleted_bytes(

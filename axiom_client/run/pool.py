@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
 from axiom_client.decide.task_run import Environment, TaskFinished
-from axiom_client.run import disk, memory, task_folder
+from axiom_client.run import system, task_folder
 from axiom_client.run.judge import Ending, Observation, is_cohort_failure, judge
-from axiom_client.run.launchers import BubblewrappedProcess, ColdProcess, Launcher, Zygote
 from axiom_client.run.prepare import CannotStart, CannotStartNow, prepare
 from axiom_client.run.running_task import RunningTask
 from axiom_client.run.spec import PlacedTask, TaskEvent, TaskProgressed, TaskStarted
 from axiom_client.run.standstill import TICK_SECONDS
+from axiom_client.run.writes import Writes, written_bytes_allowed
 from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
 from axiom_client.sandbox import mode
-from axiom_client.sandbox.policy import Policy
 from axiom_protocol.messages import Outcome
 
-DESCRIPTORS_MAX = 65_536  # more than any host's tasks need; each child has a lower limit
 USAGE_CHECK_SECONDS = 1.0  # between checks of the running tasks' disk and memory use
 USAGE_CHECK_SHARE = 0.1  # of the agent's time at most; the remaining tasks are checked next
 USAGE_CHECK_STRETCH_SECONDS = 0.02  # of checking without a break: the event loop is blocked
@@ -52,18 +48,22 @@ class Pool:
         hide_gpus: Mapping[str, str] | None = None,
     ) -> None:
         self._emit = emit
-        self._warm = prefer == "warm"
         self._background = background
-        self._hide_gpus = hide_gpus or {}
         self._running: dict[int, RunningTask] = {}
-        self._zygotes: dict[tuple[Environment, bool], Zygote] = {}
-        self._closing: set[Zygote] = set()
         self._usage_timer: asyncio.TimerHandle | None = None
         self._standstill_timer: asyncio.TimerHandle | None = None
         self._unchecked: list[int] = []  # tasks of this round whose usage is not checked yet
         self._changed = asyncio.Event()
         self._mode = mode.choose()
-        _allow_descriptors()
+        self._launchers = system.Launchers(
+            self._mode,
+            self._handle_message,
+            self._parent_gone,
+            warm=prefer == "warm",
+            background=background,
+            hide_gpus=hide_gpus or {},
+        )
+        system.allow_descriptors()
 
     # ---- commands of the agent
 
@@ -84,9 +84,9 @@ class Pool:
                 asyncio.get_running_loop().call_soon(self._emit, finished)
 
     def pause(self, task_id: int) -> None:
-        """Stop a task's process by SIGSTOP; its elapsed time stops too."""
+        """Let a task's process stand still; its elapsed time stops too."""
         if (running := self._running.get(task_id)) is not None and not running.paused:
-            running.launcher.signal(task_id, [signal.SIGSTOP])
+            running.launcher.pause(task_id)
             running.pause()
             self._set_timer(running)
 
@@ -94,7 +94,7 @@ class Pool:
         """Continue a paused task."""
         if (running := self._running.get(task_id)) is not None and running.paused:
             running.resume()
-            running.launcher.signal(task_id, [signal.SIGCONT])
+            running.launcher.resume(task_id)
             self._set_timer(running)
 
     def stop(self, task_id: int, grace_seconds: float, outcome: Outcome = "cancelled") -> None:
@@ -110,24 +110,20 @@ class Pool:
         if grace_seconds <= 0:
             self._kill(running)
             return
-        running.launcher.signal(task_id, [signal.SIGCONT, signal.SIGTERM])
+        running.ask_to_stop()
         self._set_timer(running, grace_seconds)
 
     def prewarm(self, environment: Environment) -> None:
-        """Start the zygote of an environment before its first task."""
-        if self._warm and self._mode.mode == "kernel":
-            self._zygote(environment, gpu=False)
+        """Load an environment's libraries before its first task, where processes can share them."""
+        self._launchers.prewarm(environment)
 
     def release_idle(self) -> None:
-        """End every zygote that has no task, to free its memory."""
-        for zygote in list(self._zygotes.values()):
-            if not zygote.tasks:
-                self._release(zygote)
+        """Free the memory of loaded libraries that no task uses."""
+        self._launchers.release_idle()
 
     def zygote_pids(self) -> dict[str, int]:
         """Process ids of zygotes by environment; names of those for GPUs end in "+gpu"."""
-        names = {key: f"{key[0]}+gpu" if key[1] else key[0] for key in sorted(self._zygotes)}
-        return {name: self._zygotes[key].pid for key, name in names.items()}
+        return self._launchers.zygote_pids()
 
     async def close(self, grace_seconds: float) -> None:
         """Stop every task and zygote; no process of the pool is left when this returns."""
@@ -135,10 +131,8 @@ class Pool:
             self.stop(task_id, grace_seconds)
         while self._running:
             await self._next_change()
-        for zygote in list(self._zygotes.values()):
-            self._release(zygote)
-            zygote.kill()
-        while self._closing:
+        self._launchers.close()
+        while not self._launchers.closed:
             await self._next_change()
 
     # ---- starting
@@ -151,7 +145,7 @@ class Pool:
         self._running[task_id] = RunningTask(
             spec,
             prepared.manifest,
-            self._launcher(spec, prepared.policy),
+            self._launchers.for_task(spec, prepared.policy),
             prepared.assignment,
             progressed=partial(self._progressed, task_id),
             end=lambda ending: self._end(task_id, ending),
@@ -159,27 +153,6 @@ class Pool:
         )
         self._schedule_usage_check()
         self._schedule_standstill_check()
-
-    def _launcher(self, spec: PlacedTask, policy: Policy) -> Launcher:
-        gpu = policy.driver is not None
-        variables = {} if gpu else self._hide_gpus  # a GPU task's variables come with its policy
-        if self._mode.mode == "bubblewrap":
-            return BubblewrappedProcess(self._handle_message, variables, self._mode.helper, policy)
-        if self._warm and (spec.environment == "torch" or not gpu):
-            return self._zygote(spec.environment, gpu)
-        return ColdProcess(self._handle_message, variables)
-
-    def _zygote(self, environment: Environment, gpu: bool) -> Zygote:
-        if (environment, gpu) not in self._zygotes:
-            self._zygotes[environment, gpu] = Zygote(
-                environment,
-                self._handle_message,
-                self._zygote_gone,
-                gpu=gpu,
-                variables={} if gpu else self._hide_gpus,
-                background=self._background,
-            )
-        return self._zygotes[environment, gpu]
 
     # ---- watching
 
@@ -198,7 +171,7 @@ class Pool:
             return
         if isinstance(message, Started):
             running.began(message.pid, message.at)
-            running.memory_at_start = memory.resident_bytes(message.pid)
+            running.memory_at_start = system.resident_bytes(message.pid)
             for task_id in running.spec.task_ids:
                 self._emit(TaskStarted(task_id=task_id, pid=message.pid))
             for member, fraction in running.early_progress.items():
@@ -208,16 +181,14 @@ class Pool:
             running.ended = message
             self._finish_if_complete(message.task_id)
 
-    def _zygote_gone(self, zygote: Zygote) -> None:
-        self._closing.discard(zygote)
-        self._forget(zygote)
-        for task_id in sorted(zygote.tasks):
+    def _parent_gone(self, task_ids: set[int], broken: str) -> None:
+        """The process that these tasks were forked from has ended, and they with it."""
+        for task_id in sorted(task_ids):
             if (running := self._running.get(task_id)) is None:
                 continue  # it could not even be started
             running.parent_gone = True
-            if zygote.broken and running.ending is None:
-                text = f"the environment {zygote.environment} cannot be loaded:\n{zygote.broken}"
-                running.ending = Ending("failed", text)
+            if broken and running.ending is None:
+                running.ending = Ending("failed", broken)
             self._finish_if_complete(task_id)
         self._changed.set()
 
@@ -227,7 +198,7 @@ class Pool:
         if running is None or not running.complete():
             return
         del self._running[task_id]
-        _over_disk(running, disk.Writes())
+        _over_disk(running, Writes())
         running.close()
         for member in range(running.members):
             self._emit(_finished(running, member))
@@ -242,7 +213,7 @@ class Pool:
             self._kill(running)
 
     def _kill(self, running: RunningTask) -> None:
-        running.launcher.signal(running.spec.task_id, [signal.SIGKILL])
+        running.launcher.kill(running.spec.task_id)
 
     def _set_timer(self, running: RunningTask, grace_seconds: float | None = None) -> None:
         """Set the timer for the end of the wall time, or of the grace period of a stop."""
@@ -296,25 +267,15 @@ class Pool:
         self._schedule_usage_check(pause if self._unchecked else max(pause, USAGE_CHECK_SECONDS))
 
     def _over_a_limit(self, running: RunningTask) -> bool:
-        done = disk.Writes() if running.pid is None else disk.writes(running.pid)
+        done = Writes() if running.pid is None else system.writes(running.pid)
         return _over_disk(running, done) or _over_writes(running, done) or _over_memory(running)
-
-    def _release(self, zygote: Zygote) -> None:
-        self._forget(zygote)
-        self._closing.add(zygote)
-        zygote.close()
-
-    def _forget(self, zygote: Zygote) -> None:
-        key = (zygote.environment, zygote.gpu)
-        if self._zygotes.get(key) is zygote:
-            del self._zygotes[key]
 
     async def _next_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
 
-def _over_disk(running: RunningTask, done: disk.Writes) -> bool:
+def _over_disk(running: RunningTask, done: Writes) -> bool:
     """Whether the task uses more disk than allowed, or made a folder that cannot be measured."""
     allowed = running.spec.limits.disk_bytes
     usage = _folder_usage(running)
@@ -342,13 +303,13 @@ def _folder_usage(running: RunningTask) -> task_folder.FolderUsage:
     return total
 
 
-def _deleted_bytes(running: RunningTask, done: disk.Writes) -> int:
+def _deleted_bytes(running: RunningTask, done: Writes) -> int:
     if running.pid is None or running.ended is not None:
         return 0
     allowed = running.spec.limits.disk_bytes
     written_bytes = max(done.storage_bytes, done.call_bytes)
     running.usage_checks += 1
-    return disk.deleted_bytes(
+    return system.deleted_bytes(
         running.pid,
         [os.path.realpath(folder) for folder in running.spec.folders],
         allowed,
@@ -357,10 +318,10 @@ def _deleted_bytes(running: RunningTask, done: disk.Writes) -> int:
     )
 
 
-def _over_writes(running: RunningTask, done: disk.Writes) -> bool:
+def _over_writes(running: RunningTask, done: Writes) -> bool:
     """Whether the task has written more than allowed by now."""
     written = done.storage_bytes
-    allowed = disk.written_bytes_allowed(running.spec.limits, running.elapsed_seconds())
+    allowed = written_bytes_allowed(running.spec.limits, running.elapsed_seconds())
     over = written > allowed
     if over and _may_set_ending(running):
         text = f"disk: {written} bytes written in all, {allowed} allowed by now"
@@ -369,25 +330,18 @@ def _over_writes(running: RunningTask, done: disk.Writes) -> bool:
 
 
 def _over_memory(running: RunningTask) -> bool:
-    """Whether a GPU task holds more memory than allowed; for others the kernel enforces it."""
+    """Whether a task holds more memory than allowed, where the system itself does not limit it."""
     driver = running.spec.driver
-    if driver is None or running.pid is None:
+    if running.pid is None or (driver is None and system.LIMITS_MEMORY):
         return False
-    held = memory.resident_bytes(running.pid) - running.memory_at_start
+    held = system.resident_bytes(running.pid) - running.memory_at_start
     allowed = running.spec.limits.memory_bytes
-    over = held > allowed + driver.memory_bytes
+    taken = (driver.memory_bytes if driver else 0) + system.RUNTIME_BYTES
+    over = held > allowed + taken
     if over and _may_set_ending(running):
-        text = f"memory: {allowed} bytes allowed; the task held {held - driver.memory_bytes}"
+        text = f"memory: {allowed} bytes allowed; the task held {held - taken}"
         running.ending = Ending("over_memory", text)
     return over
-
-
-def _allow_descriptors() -> None:
-    """Raise the limit on open files: a task takes up to four; 1,024 are few for 240 cores."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _may_set_ending(running: RunningTask) -> bool:

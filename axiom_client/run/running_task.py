@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable
 
@@ -23,11 +21,11 @@ from axiom_client.run.channel import (
 from axiom_client.run.judge import Ending
 from axiom_client.run.launchers import Launcher
 from axiom_client.run.spec import PlacedTask
-from axiom_client.run.standstill import GAP_SECONDS, Sample, sample, standstill_seconds
+from axiom_client.run.standstill import GAP_SECONDS, Sample, standstill_seconds
+from axiom_client.run.system import Streams, sample
 from axiom_client.run.zygote_messages import Ended
 from axiom_protocol.manifest import Manifest
 
-_READ_BYTES = 64 * 1024
 FULL_RESULTS_MAX = 16  # a cohort's results are together at most this many of the largest allowed
 _TAIL_BYTES = 16 * 1024  # of the output; the report contains half of it
 
@@ -65,8 +63,6 @@ class RunningTask:
         self.failure: Failure | None = None  # of the whole process
         self.timer: asyncio.TimerHandle | None = None
         self._progressed, self._end, self._changed = progressed, end, changed
-        self._loop = asyncio.get_running_loop()
-        self._unsent = memoryview(assignment)
         self._line = bytearray()
         self._progress_at = dict.fromkeys(range(self.members), float("-inf"))
         self._result_bytes = 0
@@ -77,25 +73,22 @@ class RunningTask:
         self._paused_seconds = self._standstill_seconds = 0.0
         self._stopped_seconds = 0.0  # of the standstills, those of this task alone
         self._last_sample = Sample(0.0)
+        self._streams = Streams(assignment, self._receive_message, self._read_output)
         self._open()
 
     def _open(self) -> None:
-        self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._output, output = os.pipe2(os.O_CLOEXEC)
-        self._channel.setblocking(False)
-        os.set_blocking(self._output, False)
-        self._open_ends = 2
-        self._loop.add_reader(self._channel.fileno(), self._receive_message)
-        self._loop.add_reader(self._output, self._read_output)
-        with channel:
+        with self._streams.child_ends() as ends:
             try:
-                self.launcher.start(self.spec.task_id, channel.fileno(), output)
+                self.launcher.start(self.spec.task_id, ends)
             except OSError:
                 self.close()
                 raise
-            finally:
-                os.close(output)
-        self._send()
+        self._streams.send()
+
+    def ask_to_stop(self) -> None:
+        """Ask the task to end, so that it can write a checkpoint."""
+        self._streams.ask_to_stop()
+        self.launcher.ask_to_stop(self.spec.task_id)
 
     # ---- elapsed time
 
@@ -162,7 +155,9 @@ class RunningTask:
 
     def complete(self) -> bool:
         """Whether the process has ended and everything it sent was read."""
-        return (self.ended is not None or self.parent_gone) and self._open_ends == 0
+        return (self.ended is not None or self.parent_gone) and not (
+            self._streams.channel.open or self._streams.output.open
+        )
 
     def output_tail(self) -> str:
         """The last part of the task's output."""
@@ -172,31 +167,12 @@ class RunningTask:
         """Close every descriptor that is still open."""
         if self.timer is not None:
             self.timer.cancel()
-        self._close_channel()
-        self._close_output()
+        self._streams.close_channel()
+        self._streams.close_output()
 
-    def _send(self) -> None:
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self._channel.send(self._unsent) :]
-        except BlockingIOError:
-            self._loop.add_writer(self._channel.fileno(), self._send)
-            return
-        except (BrokenPipeError, ConnectionResetError):
-            self._unsent = memoryview(
-                b""
-            )  # it ended before reading everything; the reader notices that
-        self._loop.remove_writer(self._channel.fileno())
-
-    def _receive_message(self) -> None:
-        try:
-            data = self._channel.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            data = b""
+    def _receive_message(self, data: bytes) -> None:
         if not data:
-            self._close_channel()
+            self._streams.close_channel()
             self._changed()
             return
         self._line += data
@@ -204,31 +180,24 @@ class RunningTask:
             *lines, rest = self._line.split(b"\n")
             self._line = rest
             for line in lines:
-                if self._channel.fileno() >= 0:
+                if self._streams.channel.open:
                     self._handle_line(bytes(line))
         allowed = self.spec.limits.result_bytes
         line_bytes_max = allowed + (2 if self.members == 1 else 7)  # with letter and member number
         if len(self._line) > max(line_bytes_max, ERROR_BYTES_MAX):
             self._refuse_channel(f"result: more than the {allowed} bytes that are accepted")
-        self._throttle("channel", self._channel.fileno(), self._receive_message)
+        if self._too_often("channel"):
+            self._streams.channel.pause()
 
-    def _throttle(self, name: str, descriptor: int, read: Callable[[], None]) -> None:
-        """Stop reading for a moment from a descriptor that was ready too often."""
+    def _too_often(self, name: str) -> bool:
+        """Count a read; whether there were more than a correct child causes."""
         self._reads[name] += 1
-        allowed = READS_FREE + READS_PER_SECOND * self.elapsed_seconds()
-        if self._reads[name] > allowed and descriptor >= 0:
-            self._loop.remove_reader(descriptor)
-            self._loop.call_later(1 / READS_PER_SECOND, self._read_again, name, read)
-
-    def _read_again(self, name: str, read: Callable[[], None]) -> None:
-        descriptor = self._channel.fileno() if name == "channel" else self._output
-        if descriptor >= 0:
-            self._loop.add_reader(descriptor, read)
+        return self._reads[name] > READS_FREE + READS_PER_SECOND * self.elapsed_seconds()
 
     def _refuse_channel(self, text: str) -> None:
         """End the task and stop reading its channel: it sent more than allowed."""
         self._line.clear()
-        self._close_channel()
+        self._streams.close_channel()
         self._end(Ending("failed", text))
         self._changed()
 
@@ -262,7 +231,7 @@ class RunningTask:
         self._progress_bytes += len(line) + 1
         steady = PROGRESS_BYTES_PER_SECOND * self.members
         allowed = PROGRESS_BYTES_FREE + steady * self.elapsed_seconds()
-        if self._progress_bytes > allowed and self._channel.fileno() >= 0:
+        if self._progress_bytes > allowed and self._streams.channel.open:
             text = f"progress: {self._progress_bytes} bytes sent, {allowed:.0f} allowed"
             self._refuse_channel(text)
         return self._progress_bytes <= allowed
@@ -278,13 +247,9 @@ class RunningTask:
             self._progress_at[member] = now
             self._progressed(member, fraction)
 
-    def _read_output(self) -> None:
-        try:
-            data = os.read(self._output, _READ_BYTES)
-        except BlockingIOError:
-            return
+    def _read_output(self, data: bytes) -> None:
         if not data:
-            self._close_output()
+            self._streams.close_output()
             self._changed()
             return
         self._output_bytes += len(data)
@@ -293,25 +258,12 @@ class RunningTask:
         allowed = self.spec.limits.output_bytes
         if self._output_bytes > allowed:
             text = f"output: more than the {allowed} bytes that a task may print"
-            self._close_output()
+            self._streams.close_output()
             self._end(Ending("over_disk", text))
             self._changed()
             return
-        self._throttle("output", self._output, self._read_output)
-
-    def _close_channel(self) -> None:
-        if self._channel.fileno() >= 0:
-            self._loop.remove_reader(self._channel.fileno())
-            self._loop.remove_writer(self._channel.fileno())
-            self._channel.close()
-            self._open_ends -= 1
-
-    def _close_output(self) -> None:
-        if self._output >= 0:
-            self._loop.remove_reader(self._output)
-            os.close(self._output)
-            self._output = -1
-            self._open_ends -= 1
+        if self._too_often("output"):
+            self._streams.output.pause()
 
 
 def _failure(line: bytes) -> Failure | None:

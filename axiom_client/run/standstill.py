@@ -8,14 +8,11 @@ its time counts.
 
 from __future__ import annotations
 
-import os
-
 from msgspec import Struct
 
 TICK_SECONDS = 1.0  # between samples while tasks run
 GAP_SECONDS = 3.0  # between samples; a longer gap is no delay of a busy host
 RATE_MIN = 0.05  # CPU seconds a second; from a task that uses less, nothing can be inferred
-STOPPED = frozenset({"T", "t"})  # by a signal, by a debugger: proc_pid_stat(5)
 
 
 class Sample(Struct, frozen=True):
@@ -24,17 +21,6 @@ class Sample(Struct, frozen=True):
     at: float
     cpu_seconds: float = 0.0
     stopped: bool = False
-
-
-def sample(pid: int, at: float) -> Sample:
-    """Read /proc. If the process has ended, or on other systems, only the time is known."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            words = file.read().rpartition(")")[2].split()
-    except OSError:
-        return Sample(at)
-    ticks = int(words[11]) + int(words[12])
-    return Sample(at, ticks / os.sysconf("SC_CLK_TCK"), words[0] in STOPPED)
 
 
 def standstill_seconds(elapsed_seconds: float, before: Sample, after: Sample) -> float:

@@ -13,13 +13,18 @@ import gc
 import os
 import select
 import socket
+import sys
 import time
 import traceback
+from functools import partial
 
 import msgspec
 
-from axiom_client.run import child, huge_pages, libraries
-from axiom_client.run.channel import CHANNEL_DESCRIPTOR
+assert sys.platform == "linux"
+
+from axiom_client.run import child, huge_pages, libraries, linux_child
+from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment, encode_assignment
+from axiom_client.run.posix_child import ASSIGNMENTS, PosixChild
 from axiom_client.run.zygote_messages import (
     MESSAGE_BYTES_MAX,
     Broken,
@@ -30,10 +35,13 @@ from axiom_client.run.zygote_messages import (
     Started,
     ZygoteMessage,
 )
-from axiom_client.sandbox import libc, linux, process, seccomp
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox import landlock, libc, linux, process, seccomp
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.policy import Limits, Policy
+from axiom_client.sandbox.roots import read_only_roots
 
 SPARES = 2  # children forked in advance: two tasks may end at once; each takes 3 MiB
+_WARM_UP_RUNS = 10  # CPython specializes code until its eighth run, which writes to memory
 _DESCRIPTORS = 2  # a task's channel and its output
 _COMMANDS: msgspec.json.Decoder[Start | Signal] = msgspec.json.Decoder(Start | Signal)
 
@@ -132,10 +140,35 @@ class _Children:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(channel, CHANNEL_DESCRIPTOR)
-        child.run_assigned(self._program, cold=False, setup_error=setup_error)
+        confine = partial(linux_child.confine_forked, program=self._program)
+        child.run_assigned(PosixChild(confine), setup_error=setup_error)
 
     def _send(self, message: ZygoteMessage) -> None:
         self._agent.send(msgspec.json.encode(message))
+
+
+def _warm_up() -> seccomp.Template:
+    """Run a child's steps in the zygote, except those that confine it, so that children share the
+    memory pages that these write to. Returns the seccomp program of a task without a GPU."""
+    limits = Limits(memory_bytes=0, file_bytes=0, cpu_seconds=0)
+    policy = Policy(folder="", read_only=read_only_roots(), limits=limits)
+    source = "def run(task):\n    return {'valid': 1}\n"
+    written = encode_assignment(
+        Assignment(
+            experiment="rehearsal", environment="numpy", parameters={}, seed=0, budget_seconds=1.0,
+            device="cpu", result_bytes=100, policy=policy, source_bytes=len(source),
+        ),
+        b"",
+    )  # fmt: skip
+    for _ in range(_WARM_UP_RUNS):
+        assignment = ASSIGNMENTS.decode(written)
+        child.seed_libraries(assignment.seed)
+        child.run_alone(PosixChild(linux_child.confine_cold), assignment, source)
+    if (abi := landlock.abi_version()) >= 1:
+        os.close(
+            landlock.prepare(abi, policy)
+        )  # children reuse the descriptors of the libraries' folders
+    return seccomp.template(seccomp.build(policy))
 
 
 def main(environment: str, gpu: bool, parent: int, descriptor: int, background: bool) -> None:
@@ -152,7 +185,7 @@ def main(environment: str, gpu: bool, parent: int, descriptor: int, background: 
     agent.set_inheritable(False)
     try:
         libraries.warm(environment, gpu=gpu)
-        program = child.warm_up()
+        program = _warm_up()
     except Exception:
         agent.send(msgspec.json.encode(Broken(traceback.format_exc()[-MESSAGE_BYTES_MAX // 4 :])))
         raise

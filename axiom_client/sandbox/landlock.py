@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import sys
 from functools import lru_cache
+
+assert sys.platform == "linux"
 
 from axiom_client.sandbox.libc import call, raw
 from axiom_client.sandbox.policy import DriverAccess, Policy

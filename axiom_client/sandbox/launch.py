@@ -52,4 +52,13 @@ def command(module: str, *arguments: str | int | bool) -> list[str]:
     """Call ``module.main(*arguments)`` in an interpreter without user site or current folder."""
     parameters = json.dumps([import_paths(), arguments])
     code = f"{_START}from {module} import main; main(*arguments)"
-    return [sys.executable, "-P", "-s", "-c", code, parameters]
+    return [_interpreter(), "-P", "-s", "-c", code, parameters]
+
+
+def _interpreter() -> str:
+    """This interpreter. On Windows that of a virtual environment only starts another one, which a
+    job of one process forbids; the paths above lead to the environment's packages."""
+    if sys.platform == "win32":
+        return str(getattr(sys, "_base_executable", sys.executable))
+    else:  # noqa: RET505  mypy skips a branch, not what follows one
+        return sys.executable

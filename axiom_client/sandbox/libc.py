@@ -6,11 +6,11 @@ import ctypes
 import errno
 import os
 import platform
+import sys
 
+assert sys.platform == "linux"
 
-class SandboxError(Exception):
-    """This process could not be confined; the message says which step failed. No task may run."""
-
+from axiom_client.sandbox.errors import SandboxError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import resource
+import sys
+
+assert sys.platform == "linux"
 
 from axiom_client.sandbox.policy import Policy
 

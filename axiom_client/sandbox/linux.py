@@ -9,9 +9,12 @@ Each step raises SandboxError on failure, and then the task must not run.
 from __future__ import annotations
 
 import os
+import sys
+
+assert sys.platform == "linux"
 
 from axiom_client.sandbox import landlock, limits, process, seccomp
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
 
 

@@ -1,18 +1,29 @@
 """The policy as a macOS Seatbelt profile, and the call that applies it to a process.
 
-Written from sandbox(7) and the profiles that Chromium and Bazel ship. It has NOT been run on a Mac,
-so ``mode.choose`` refuses work there. See docs/sandbox.md.
+Written from sandbox(7), sandbox_init(3) and the profiles that Chromium and Bazel ship. It has not
+been run on a Mac yet: what it enforces there is what ``selftest`` finds when it tries everything.
 """
 
 from __future__ import annotations
 
 import ctypes
 
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client import system_library
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
 
+LIBRARY = "/usr/lib/libSystem.B.dylib"
 #: Folders that dyld and the Python runtime read on every Mac, besides those of the policy.
 _SYSTEM = ("/usr/lib", "/System/Library", "/Library/Apple", "/private/var/db/dyld")
+
+
+def missing() -> str:
+    """Why Seatbelt cannot be used here; empty if it can."""
+    try:
+        library = system_library.macos_library(LIBRARY)
+    except OSError as error:
+        return f"macOS's system library cannot be loaded: {error}"
+    return "" if hasattr(library, "sandbox_init") else "this macOS has no sandbox_init"
 
 
 def profile(policy: Policy) -> str:
@@ -40,11 +51,13 @@ def profile(policy: Policy) -> str:
 
 def restrict(policy: Policy) -> None:
     """Confine the calling process by the profile, irrevocably. Raises SandboxError."""
-    library = ctypes.CDLL("/usr/lib/libSystem.B.dylib")
+    library = system_library.macos_library(LIBRARY)
     message = ctypes.c_char_p()
     text = profile(policy).encode()
     if library.sandbox_init(text, ctypes.c_uint64(0), ctypes.byref(message)) != 0:
         reason = (message.value or b"no reason given").decode(errors="replace")
+        if message:
+            library.sandbox_free_error(message)
         raise SandboxError(f"Seatbelt refused the profile: {reason}")
 
 

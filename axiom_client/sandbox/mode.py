@@ -1,58 +1,44 @@
-"""Chooses the sandbox for this host: the kernel's own, bubblewrap, or none, with the reason."""
+"""Chooses the sandbox for this host, or none, with the reason: the one place that asks which system
+this is. ``selftest`` then tries whether the sandbox holds, and the agent runs no task if not."""
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
+import sys
 from typing import Literal
 
 from msgspec import Struct
 
-from axiom_client.child_environment import find_program
-from axiom_client.sandbox import landlock
-from axiom_client.sandbox.syscalls import ARCHITECTURES
-
-_TRIAL_SECONDS = 10.0  # bubblewrap starts in milliseconds; a container may make it hang
+#: kernel: Landlock and seccomp, on Linux. seatbelt: on macOS. appcontainer: with a job object, on
+#: Windows.
+ModeName = Literal["kernel", "bubblewrap", "seatbelt", "appcontainer", "none"]
 
 
 class Mode(Struct, frozen=True, kw_only=True):
     """The sandbox of this host. ``helper`` is the path of bubblewrap in bubblewrap mode."""
 
-    mode: Literal["kernel", "bubblewrap", "none"]
+    mode: ModeName
     reason: str = ""
     helper: str = ""
 
 
 def choose() -> Mode:
     """The strongest sandbox that works here; "none" in case of doubt."""
-    if platform.system() != "Linux":
-        return Mode(mode="none", reason=f"{platform.system()} has no tested sandbox yet")
-    if platform.machine() not in ARCHITECTURES:
-        return Mode(mode="none", reason=f"no system call table for {platform.machine()}")
-    if not hasattr(os, "pidfd_open"):
-        return Mode(mode="none", reason="this Python has no pidfd_open; Linux 5.3 is needed")
-    if landlock.abi_version() >= 1:
-        return Mode(mode="kernel")
-    no_landlock = "the kernel has no Landlock (Linux 5.13 or newer, with 'landlock' among its LSMs)"
-    helper = find_program("bwrap")
-    if helper is None:
-        return Mode(mode="none", reason=f"{no_landlock}, and bubblewrap is not installed")
-    if setup_error := _try_bubblewrap(helper):
-        return Mode(
-            mode="none", reason=f"{no_landlock}, and bubblewrap does not work here: {setup_error}"
-        )
-    return Mode(mode="bubblewrap", reason=no_landlock, helper=helper)
+    if sys.platform == "linux":
+        from axiom_client.sandbox.linux_choice import choose_on_linux
+
+        return choose_on_linux()
+    elif sys.platform == "win32":  # noqa: RET505  mypy skips a branch, not what follows one
+        from axiom_client.sandbox import windows_container
+
+        return _if_there("appcontainer", windows_container.missing())
+    elif sys.platform == "darwin":
+        from axiom_client.sandbox import macos
+
+        return _if_there("seatbelt", macos.missing())
+    else:
+        return Mode(mode="none", reason=f"there is no sandbox for {platform.system()}")
 
 
-def _try_bubblewrap(helper: str) -> str:
-    command = [helper, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=_TRIAL_SECONDS, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    return done.stderr.decode(errors="replace").strip()[-300:] or f"exit code {done.returncode}"
+def _if_there(name: ModeName, missing: str) -> Mode:
+    return Mode(mode="none", reason=missing) if missing else Mode(mode=name)

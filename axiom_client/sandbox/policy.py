@@ -11,6 +11,10 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+#: Memory of the interpreter and the libraries before an experiment is loaded: job objects, and the
+#: agent's own checks where a system has no limit, count it, while a policy's limit is in addition.
+RUNTIME_BYTES = 1_500_000_000
+
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 SELF: Final = "self"  # as a condition's value: the process id of the confined process

@@ -6,9 +6,13 @@ import os
 import resource
 import signal
 import struct
+import sys
 import time
 
-from axiom_client.sandbox.libc import SandboxError, call, prctl, raw
+assert sys.platform == "linux"
+
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.libc import call, prctl, raw
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -13,7 +13,7 @@ from pathlib import Path
 _SYSTEM = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache",
     "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node",
-)  # fmt: skip
+) if sys.platform == "linux" else ()  # fmt: skip
 _LIBRARIES = ("numpy", "torch", "msgspec")
 _OWN_PACKAGES = ("axiom_client", "axiom_protocol")
 
@@ -33,6 +33,8 @@ def read_only_roots() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     found = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     found |= {os.path.join(prefix, "lib") for prefix in (sys.base_prefix, sys.base_exec_prefix)}
+    if sys.platform == "win32":
+        found = {sys.base_prefix, *found}  # python.exe and its DLLs
     for name in _LIBRARIES:
         if (folder := package_folder(name)) is not None:
             found.add(str(folder.parent))

@@ -11,8 +11,12 @@ import ctypes
 import errno
 import platform
 import struct
+import sys
 
-from axiom_client.sandbox.libc import SandboxError, call
+assert sys.platform == "linux"
+
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.libc import call
 from axiom_client.sandbox.policy import ABSENT, SELF, Condition, Policy, SyscallRule, syscall_rules
 from axiom_client.sandbox.syscalls import ARCHITECTURES, FIRST_UNKNOWN
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from axiom_client.sandbox import bubblewrap, launch, mode
+from axiom_client.sandbox import mode
+from axiom_client.sandbox.common_trials import Outside
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.mode import Mode, ModeName
 from axiom_client.sandbox.policy import DriverAccess, Limits, Policy
 from axiom_client.sandbox.roots import read_only_roots
 
@@ -21,6 +26,36 @@ PREFIX = "axiom-trial-"  # of the folders in which the child tries
 STALE_SECONDS = 600.0  # such a folder was left by an agent that was killed in its first second
 _SECONDS_MAX = 60.0  # it takes a tenth of a second; a loaded host may take long to schedule it
 _LIMITS = Limits(memory_bytes=256 << 20, file_bytes=1 << 20, cpu_seconds=30)
+
+
+#: Limits for which a system has no means, by mode: the agent checks them itself.
+_BY_AGENT: dict[ModeName, list[str]] = {
+    "seatbelt": [
+        "memory: each second; a task may briefly hold more than it is allowed",
+        "end with the agent: a second process ends the tasks when the agent has ended",
+        "threads: not limited, as macOS cannot; all run at the lowest priority",
+    ],
+    "appcontainer": [
+        "memory in sections that are shared by name or file: each second",
+        "size of files and of the folder: each second",
+        "files that Windows lets every app read, as in Program Files, are not hidden from tasks",
+        "the clipboard: not closed by the job object where the agent itself is in one",
+    ],
+}
+
+
+class TrialProcess(Protocol):
+    """A trial that runs: the part of subprocess.Popen that is used."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def communicate(self, *, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """What it printed until its end. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 class Protection(Struct, frozen=True):
@@ -32,12 +67,16 @@ class Protection(Struct, frozen=True):
 
 
 class SandboxReport(Struct, frozen=True, kw_only=True):
-    """The result of the test. ``ok`` is False when any protection is missing; then no task runs."""
+    """The result of the test. ``ok`` is False when any protection is missing; then no task runs.
 
-    mode: Literal["kernel", "bubblewrap", "none"]
+    by_agent   limits that this system does not enforce, and what the agent does in its place
+    """
+
+    mode: ModeName
     ok: bool
     reason: str = ""
     protections: list[Protection] = []
+    by_agent: list[str] = []
 
 
 def _delete_stale_folders() -> None:
@@ -66,12 +105,13 @@ class SelfTest:
         self._mode = mode.choose()
         self._driver = driver
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: TrialProcess | None = None
+        self._listening: socket.socket | None = None
         self._problem = ""
         if self._mode.mode != "none":
             try:
                 self._start()
-            except OSError as error:
+            except (OSError, SandboxError) as error:
                 self._problem = f"the trial failed: {error}"
 
     def report(self) -> SandboxReport:
@@ -85,12 +125,18 @@ class SelfTest:
             reason = self._problem or f"the trial failed: {error}"
             return SandboxReport(mode=chosen.mode, ok=False, reason=reason)
         finally:
+            if self._listening is not None:
+                self._listening.close()
             if self._scratch is not None:
                 self._scratch.cleanup()
         missing = [protection.name for protection in protections if not protection.enforced]
         reason = f"not enforced: {', '.join(missing)}" if missing else chosen.reason
         return SandboxReport(
-            mode=chosen.mode, ok=not missing, reason=reason, protections=protections
+            mode=chosen.mode,
+            ok=not missing,
+            reason=reason,
+            protections=protections,
+            by_agent=_BY_AGENT.get(chosen.mode, []),
         )
 
     def _start(self) -> None:
@@ -104,17 +150,10 @@ class SelfTest:
             folder=str(own), read_only=read_only_roots(), limits=_LIMITS,
             threads=self._driver is not None, driver=self._driver,
         )  # fmt: skip
-        kernel = self._mode.mode == "kernel"
-        parent = os.getpid() if kernel else 0  # 0: there is no parent inside a process namespace
-        text = msgspec.json.encode(policy).decode()
-        command = launch.command("axiom_client.sandbox.trial", parent, text, str(outside), kernel)
-        self._process = subprocess.Popen(
-            command if kernel else bubblewrap.wrap(self._mode.helper, policy, command),
-            env=launch.environment({}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        port = self._listening.getsockname()[1]
+        there = Outside(file=str(outside), port=port, agent=os.getpid())
+        self._process = _start_trial(self._mode, policy, there)
 
     def _outcome(self) -> list[Protection]:
         process = self._process
@@ -131,3 +170,19 @@ class SelfTest:
             raise subprocess.SubprocessError(f"exit code {process.returncode}: {printed}")
         answers = msgspec.json.decode(out, type=list[tuple[str, bool, str]])
         return [Protection(*answer) for answer in answers]
+
+
+def _start_trial(chosen: Mode, policy: Policy, outside: Outside) -> TrialProcess:
+    """Start a process that is confined like a task and tries to break out."""
+    if sys.platform == "linux":
+        from axiom_client.sandbox import linux_trial
+
+        return linux_trial.start(chosen, policy, outside)
+    elif sys.platform == "win32":  # noqa: RET505  mypy skips a branch, not what follows one
+        from axiom_client.sandbox import windows_trial
+
+        return windows_trial.start(policy, outside)
+    else:
+        from axiom_client.sandbox import macos_trial
+
+        return macos_trial.start(policy, outside)

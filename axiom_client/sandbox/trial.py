@@ -13,13 +13,17 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 
 import msgspec
 
+assert sys.platform == "linux"
+
 from axiom_client.sandbox import linux, process
-from axiom_client.sandbox.libc import SandboxError, raw
+from axiom_client.sandbox.errors import SandboxError
+from axiom_client.sandbox.libc import raw
 from axiom_client.sandbox.limits import MemoryGauge
 from axiom_client.sandbox.policy import Policy
 

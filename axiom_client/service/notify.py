@@ -81,6 +81,6 @@ def _send_datagram(message: bytes, address: str) -> None:
     if sys.platform != "win32":  # Windows has neither such sockets nor systemd
         # An abstract socket's name begins with @ in the environment and with NUL in the kernel.
         name = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
             sender.sendto(message, name)

@@ -6,6 +6,7 @@ Nothing here needs pywin32. ``windows_service.py`` does, and holds the implement
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ RESTART_DELAYS_MS = (30_000, 120_000, 600_000)
 RESET_COUNT_SECONDS = 86_400
 #: Exit codes after which a restart would not help; the systemd unit has the same list.
 FINAL_EXIT_CODES = frozenset({0, 2, 3, 4, 6, 11, 14, 16, 17, 21})
+_ASK_SECONDS = 20.0  # the command imports Python and waits up to 5 s for an answer
 _POLL_MS = 1000  # between two checks of the stop event and the child
 
 
@@ -65,6 +67,11 @@ def agent_command(python: Path) -> list[str]:
     return [str(python), "-P", "-m", "axiom_client", "run", "--no-display"]
 
 
+def stop_command(python: Path) -> list[str]:
+    """The command by which the service asks the agent to stop."""
+    return [str(python), "-P", "-m", "axiom_client", "stop"]
+
+
 class WindowsService(Struct, kw_only=True):
     """The agent's registration with the service manager."""
 
@@ -82,7 +89,7 @@ class WindowsService(Struct, kw_only=True):
 
     def uninstall(self) -> str:
         """Stop and unregister the service."""
-        if self.manager.query(NAME) is None:
+        if self._state() is None:
             raise ServiceProblem(f"there is no service {NAME} to remove")
         try:
             self.manager.delete(NAME)
@@ -92,13 +99,19 @@ class WindowsService(Struct, kw_only=True):
 
     def status(self) -> ServiceStatus:
         """The service's state as the service manager reports it."""
-        state = self.manager.query(NAME)
+        state = self._state()
         return ServiceStatus(
             installed=state is not None,
             running=state == "running",
             where=NAME,
             detail=state or "not installed",
         )
+
+    def _state(self) -> str | None:
+        try:
+            return self.manager.query(NAME)
+        except OSError as error:
+            raise _problem("show", error) from None
 
     def restart(self) -> str:
         """Stop the service and start it again."""
@@ -118,9 +131,14 @@ def _problem(doing: str, error: OSError) -> ServiceProblem:
 
 
 class Supervisor(Struct, kw_only=True):
-    """Runs the agent as a child process until it ends or the service is stopped."""
+    """Runs the agent as a child process until it ends or the service is stopped.
+
+    stop_command   asks the agent to stop through its pipe. Ctrl+Break, which is tried if that
+                   fails, reaches no process of a service, because services have no console.
+    """
 
     command: list[str]
+    stop_command: list[str] = []
     folder: Path
     wait_for_stop: Callable[[int], bool]  # waits some milliseconds; whether to stop
     log: Callable[[str], None]  # writes a line to the Windows Event Log
@@ -130,7 +148,7 @@ class Supervisor(Struct, kw_only=True):
         self.folder.mkdir(parents=True, exist_ok=True)
         agent = subprocess.Popen(
             self.command,
-            env=child_environment(AXIOM_CLIENT_DIR=str(self.folder)),
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             creationflags=_NEW_GROUP,
         )
@@ -141,8 +159,25 @@ class Supervisor(Struct, kw_only=True):
         self.log(f"the agent ended with code {agent.returncode}")
         return agent.returncode
 
+    def _environment(self) -> dict[str, str]:
+        return child_environment(AXIOM_CLIENT_DIR=str(self.folder))
+
+    def _ask_to_stop(self, agent: subprocess.Popen[bytes]) -> None:
+        if self.stop_command:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                asked = subprocess.run(
+                    self.stop_command, env=self._environment(), stdin=subprocess.DEVNULL,
+                    capture_output=True, timeout=_ASK_SECONDS, check=False,
+                )  # fmt: skip
+                if asked.returncode == 0:
+                    return
+        try:
+            agent.send_signal(_STOP_SIGNAL)
+        except OSError as error:
+            self.log(f"the agent cannot be asked to stop: {error}")
+
     def _stop(self, agent: subprocess.Popen[bytes]) -> int:
-        agent.send_signal(_STOP_SIGNAL)
+        self._ask_to_stop(agent)
         try:
             agent.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -17,6 +17,8 @@ import win32event
 import win32service
 import win32serviceutil
 
+from axiom_client.sandbox import windows_calls
+from axiom_client.sandbox.windows import END_WITH_HANDLE
 from axiom_client.service.base import NAME
 from axiom_client.service.windows import (
     DESCRIPTION,
@@ -27,6 +29,7 @@ from axiom_client.service.windows import (
     agent_command,
     data_folder,
     should_restart,
+    stop_command,
 )
 
 _NO_SUCH_SERVICE = 1060  # ERROR_SERVICE_DOES_NOT_EXIST
@@ -64,6 +67,7 @@ class AxiomService(win32serviceutil.ServiceFramework):
         """Run the agent until it ends or the service is stopped."""
         supervisor = Supervisor(
             command=agent_command(Path(sys.executable)),
+            stop_command=stop_command(Path(sys.executable)),
             folder=data_folder(),
             wait_for_stop=self._wait_for_stop,
             log=servicemanager.LogInfoMsg,
@@ -117,6 +121,7 @@ class Pywin32Manager:
         self.stop(name)
         win32serviceutil.RemoveService(name)
 
+    @_as_os_error()
     def query(self, name: str) -> str | None:
         """A service's state; None: there is no such service."""
         try:
@@ -145,8 +150,19 @@ class Pywin32Manager:
         )
 
 
+def _end_agent_with_service() -> None:
+    """Put this process into a job object that ends all its children when it ends in any way.
+
+    Otherwise an agent that outlives its service would keep the folder locked for the next one.
+    """
+    job = windows_calls.create_job()  # its handle is never closed
+    windows_calls.limit_job(job, END_WITH_HANDLE)
+    windows_calls.assign(job, windows_calls.THIS_PROCESS)
+
+
 def main() -> None:
     """Entry point for the service manager."""
+    _end_agent_with_service()
     servicemanager.Initialize()
     servicemanager.PrepareToHostSingle(AxiomService)
     servicemanager.StartServiceCtrlDispatcher()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from axiom_client.decide.task_run import TaskFinished, TaskLimits
-from axiom_client.run import disk, task_folder
+from axiom_client.run import task_folder, writes
 from tests.attacks.conftest import ON_GPU, Attack, not_in_bubblewrap
 from tests.support.running import Recorder, make_spec, script, with_pool
 
@@ -211,9 +211,11 @@ def test_no_timer_may_kill_its_own_process(attack: Attack) -> None:
 
 
 def test_what_may_be_written_grows_with_time() -> None:
-    early = disk.written_bytes_allowed(SMALL, 0.0)
+    early = writes.written_bytes_allowed(SMALL, 0.0)
     assert early < 100_000_000
-    assert disk.written_bytes_allowed(SMALL, 100.0) - early == 100 * disk.WRITTEN_BYTES_PER_SECOND
+    assert (
+        writes.written_bytes_allowed(SMALL, 100.0) - early == 100 * writes.WRITTEN_BYTES_PER_SECOND
+    )
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGTERM)", "os.write(3, STOPPED)"])

@@ -18,7 +18,7 @@ from axiom_client.host.gpu import probe as probing
 from axiom_client.host.gpu.probe import GpuProbe, GpuReport
 from axiom_client.host.gpu.vendor import ProbeFailed
 from axiom_client.host.gpu.visible import visible
-from axiom_client.sandbox.selftest import self_test
+from axiom_client.sandbox.selftest import SandboxReport, self_test
 from axiom_protocol.messages import GpuFacts
 from tests.support.running import LIMITS, finish, make_spec, script, with_pool
 
@@ -195,6 +195,18 @@ def test_a_driver_that_does_not_answer_is_a_reason(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(library, "nvmlInit", refuse)
     with pytest.raises(ProbeFailed, match="version mismatch"):
         nvidia._by_library()
+
+
+def test_a_gpu_whose_tasks_cannot_be_confined_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    apple = [GpuFacts(uuid="mps", name="Apple GPU", memory_bytes=GIB, backend="mps")]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    refused = SandboxReport(mode="seatbelt", ok=False, reason="not enforced: no network: TCP")
+    monkeypatch.setattr(probe_child, "self_test", lambda driver: refused)
+    with pytest.raises(ProbeFailed, match="mps: its tasks cannot be confined: not enforced"):
+        probe_child.confinable(apple, mps)
+    held = SandboxReport(mode="seatbelt", ok=True)
+    monkeypatch.setattr(probe_child, "self_test", lambda driver: held)
+    assert probe_child.confinable(apple, mps) == apple
 
 
 def test_a_vendor_that_fails_does_not_hide_another_s_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

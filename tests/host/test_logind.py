@@ -141,7 +141,7 @@ def test_who_is_at_the_desktop(logind: Callable[..., None]) -> None:
 
 
 def test_presence_asks_logind(logind: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axiom_client.host.presence._terminal_seconds", lambda: float("inf"))
+    monkeypatch.setattr("axiom_client.host.presence.input_seconds_ago", lambda: float("inf"))
     logind(session())
     assert probe_presence().in_use
     logind(session(IdleHint=True))

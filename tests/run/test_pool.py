@@ -19,6 +19,7 @@ import pytest
 
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run.spec import TaskProgressed, TaskStarted
+from tests.support.known_numbers import SOURCE, VALUE
 from tests.support.running import (
     DEADLINE_SECONDS,
     LIMITS,
@@ -392,3 +393,9 @@ def is_running(pid: int) -> bool:
 
 def _checkout() -> str:
     return str(Path(__file__).parents[2])
+
+
+def test_known_numbers(tmp_path: Path) -> None:
+    """The numbers that `make wine` expects of Windows' numpy too."""
+    finished = finish(make_spec(tmp_path, SOURCE))
+    assert finished.result["value"] == pytest.approx(VALUE, rel=1e-12)

@@ -13,7 +13,7 @@ import pytest
 
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run.spec import TaskStarted
-from axiom_client.sandbox import landlock, mode
+from axiom_client.sandbox import landlock, linux_choice
 from axiom_client.sandbox.selftest import PREFIX, self_test
 from tests.run.test_pool import COUNTING, until
 from tests.support.running import LIMITS, Recorder, make_spec, script, with_pool
@@ -30,7 +30,7 @@ def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mode, "find_program", lambda name: None)
+    monkeypatch.setattr(linux_choice, "find_program", lambda name: None)
 
 
 def test_kernel_first() -> None:
@@ -74,7 +74,7 @@ def broken_bubblewrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_landlo
     helper = tmp_path / "bwrap"
     helper.write_text("#!/bin/sh\necho 'no permissions to create new namespace' >&2\nexit 1\n")
     helper.chmod(0o755)
-    monkeypatch.setattr(mode, "find_program", lambda name: str(helper))
+    monkeypatch.setattr(linux_choice, "find_program", lambda name: str(helper))
 
 
 @pytest.mark.usefixtures("broken_bubblewrap")

@@ -11,7 +11,7 @@ import pytest
 
 from axiom_client.host.gpu import nvidia
 from axiom_client.sandbox import bubblewrap, landlock, limits, macos, seccomp, windows
-from axiom_client.sandbox.libc import SandboxError
+from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import (
     ABSENT,
     ALLOWED,
@@ -189,9 +189,14 @@ def test_windows_job_is_one_process_that_dies_with_the_agent() -> None:
     assert job.active_processes == 1
     assert job.limit_flags & 0x2000  # kill on job close
     assert job.process_time_ticks == 25_000_000
-    assert len(job.packed()) == 144
+    assert [len(data) for _, data in job.settings()] == [144, 4]
+    nested = windows.job_attributes(POLICY, nested=True)
+    assert [kind for kind, _ in nested.settings()] == [9]  # Windows nests no job with UI limits
+    capped = windows.job_attributes(POLICY, cores=192)
+    assert capped.settings()[-1] == (15, struct.pack("<II", 5, 53))  # one core of 192, rounded up
     container = windows.container_attributes(POLICY, "axiom-task-1")
-    assert container.capabilities == ()
+    assert container.capabilities == (windows.READ_CAPABILITY,)
+    assert container.read_only == ()  # paths of this system are not those of Windows
     assert container.read_write == ("/task",)
 
 

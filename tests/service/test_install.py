@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import plistlib
 import sys
 from collections.abc import Callable, Sequence
@@ -157,6 +158,17 @@ def test_launchd_status(tmp_path: Path) -> None:
     assert not absent.status().running
 
 
+@pytest.mark.parametrize("step", ["enable", "bootstrap", "kickstart"])
+def test_refusal_of_launchd_is_one_line(tmp_path: Path, step: str) -> None:
+    """launchctl exits with 5 and such a line when it cannot load a job."""
+    said = "Warning: something\nBootstrap failed: 5: Input/output error\n"
+    system = System({f"launchctl {step}": Completed(code=5, stderr=said)})
+    service = LaunchdService(scope="user", program=PROGRAM, home=tmp_path, uid=501, runner=system)
+    with pytest.raises(ServiceProblem, match="failed: Bootstrap failed: 5") as refused:
+        service.restart() if step == "kickstart" else service.install()
+    assert "\n" not in str(refused.value)
+
+
 # --- Windows --------------------------------------------------------------------------------------
 
 
@@ -188,10 +200,11 @@ class Manager:
 
 def test_windows_service_from_install_to_uninstall() -> None:
     manager = Manager()
-    service = WindowsService(manager=manager, python=Path("C:/Program Files/axiom/python.exe"))
+    python = Path("C:/Program Files/axiom/python.exe")
+    service = WindowsService(manager=manager, python=python)
     assert not service.status().installed
     service.install()
-    assert manager.commands[0].startswith('"C:/Program Files/axiom/python.exe" -P -m ')
+    assert manager.commands[0].startswith(f'"{python}" -P -m ')
     assert service.status().running
     with pytest.raises(ServiceProblem, match=r"already exists.*administrator"):
         service.install()
@@ -242,6 +255,41 @@ def test_guardian_stops_the_agent_politely(tmp_path: Path) -> None:
     assert made.run() == 0
     assert stopped.exists()
     assert told[-1] == "the agent stopped"
+
+
+def test_guardian_asks_the_agent_by_its_own_command(tmp_path: Path) -> None:
+    ready, asked = tmp_path / "ready", tmp_path / "asked"
+    code = (
+        "import pathlib, time\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        f"while not pathlib.Path({str(asked)!r}).exists(): time.sleep(0.05)\n"
+    )
+    made, told = guardian(tmp_path, code, lambda _: ready.exists())
+    touch = (
+        "import os, pathlib; assert os.environ['AXIOM_CLIENT_DIR']; "
+        f"pathlib.Path({str(asked)!r}).touch()"
+    )
+    made.stop_command = [sys.executable, "-c", touch]
+    assert made.run() == 0
+    assert told[-1] == "the agent stopped"
+
+
+def test_guardian_ends_an_agent_that_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "STOP_SECONDS", 0.2)
+
+    def refuse(agent: object, number: int) -> None:
+        raise OSError(6, "The handle is invalid")  # a service has no console
+
+    monkeypatch.setattr("subprocess.Popen.send_signal", refuse)
+    made, told = guardian(tmp_path, "import time; time.sleep(120)", lambda _: True)
+    made.stop_command = [sys.executable, "-c", "raise SystemExit(1)"]
+    if sys.platform != "win32":  # where kill() is send_signal too
+        monkeypatch.setattr("subprocess.Popen.kill", lambda agent: os.kill(agent.pid, 9))
+    assert made.run() == 0
+    assert "cannot be asked to stop" in told[-2]
+    assert "was ended" in told[-1]
 
 
 # --- all systems ----------------------------------------------------------------------------------

@@ -13,7 +13,14 @@ from tests.support.made_cluster import copy_clusters
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can be forked
 #: Modules that cannot be imported here, or that do something when they are.
-LEFT_OUT = ("windows_service", "__main__", "migrations")
+LEFT_OUT = (
+    "windows_service",
+    "windows_child",
+    "windows_streams",
+    "windows_trial",
+    "__main__",
+    "migrations",
+)
 
 for package in (axiom_client, axiom_server):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):

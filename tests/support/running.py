@@ -66,7 +66,7 @@ def make_spec(
     task_id = next(_ids)
     digest = hashlib.sha256(source.encode()).hexdigest()
     path = folder / f"{digest}.py"
-    path.write_text(source)
+    path.write_bytes(source.encode())
     own = task_folder or folder / f"task-{task_id}"
     own.mkdir(exist_ok=True)
     return PlacedTask(

@@ -12,6 +12,7 @@ from axiom_client.child_lifetime import end_with_parent
 from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.host.gpu.vendor import ProbeFailed, Vendor
 from axiom_client.host.gpu.vendors import present
+from axiom_client.sandbox.selftest import self_test
 from axiom_protocol.messages import GpuFacts
 
 
@@ -23,10 +24,23 @@ def report() -> GpuReport:
         return GpuReport(problems=["torch is not installed, so no GPU can be used"])
     for vendor in present():
         try:
-            gpus += _found_by(vendor)
+            gpus += confinable(_found_by(vendor), vendor)
         except ProbeFailed as failed:
             problems.append(str(failed))
     return GpuReport(gpus, problems)
+
+
+def confinable(gpus: list[GpuFacts], vendor: Vendor) -> list[GpuFacts]:
+    """These GPUs, if a task on them can be confined. Raises ProbeFailed.
+
+    Tried on macOS only: no hardware of Apple's was met when its rules were written.
+    """
+    if not gpus or sys.platform not in vendor.SYSTEMS:
+        return gpus
+    tried = self_test(vendor.access(gpus))
+    if not tried.ok:
+        raise ProbeFailed(f"{vendor.BACKEND}: its tasks cannot be confined: {tried.reason}")
+    return gpus
 
 
 def _found_by(vendor: Vendor) -> list[GpuFacts]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from axiom_client.host.gpu.vendor import ROOT
 from axiom_client.sandbox.policy import DriverAccess
@@ -23,7 +24,7 @@ def probe(environment: Mapping[str, str]) -> list[GpuFacts]:
 
     if not torch.backends.mps.is_available():
         return []
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = psutil.virtual_memory().total  # shared with the processor
     return [GpuFacts(uuid="mps", name="Apple GPU", memory_bytes=total, backend=BACKEND)]
 
 

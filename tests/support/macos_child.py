@@ -1,0 +1,14 @@
+"""The process of a task as on macOS, where the system that tests run on has no Seatbelt."""
+
+from __future__ import annotations
+
+from axiom_client import system_library
+from tests.support.recorded_library import RecordedLibrary
+
+
+def main(parent: int, channel: int) -> None:
+    """As ``macos_cold.main``, with a recorded success of sandbox_init."""
+    system_library.macos_library = RecordedLibrary(sandbox_init=0)  # type: ignore[assignment]
+    from axiom_client.run import macos_cold
+
+    macos_cold.main(parent, channel)
