@@ -107,7 +107,7 @@ def seed_libraries(seed: int) -> None:
 
 def run_alone(process: ChildProcess, assignment: Assignment, source: str) -> bytes:
     """The line with the result of a task that has the process to itself."""
-    run = load_run(source, assignment.experiment)
+    run = load_run(source, assignment.experiment, assignment.device)
     task = Task(
         seed=assignment.seed,
         parameters=assignment.parameters,

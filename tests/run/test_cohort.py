@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
 from axiom_client.decide.task_run import Member, TaskFinished
 from axiom_client.run import task_folder
+from axiom_client.run.experiment import load_run
 from axiom_client.run.spec import PlacedTask, TaskProgressed, TaskStarted
-from axiom_client.run.task import CohortStop
+from axiom_client.run.task import CohortStop, Task
 from tests.support.running import HEADER, Recorder, make_spec, with_pool
 
 BODY = """
@@ -191,3 +192,22 @@ def test_counting_of_files_ends_at_the_first_folder_with_too_many(
     ends, _ = run_all(cohort_spec(tmp_path, cohort_script("import time; time.sleep(60)"), 5))
     assert {end.outcome for end in ends} == {"over_disk"}
     assert len(set(measured)) == 1
+
+
+@pytest.mark.parametrize(("device", "used"), [("cpu", "run"), ("cuda:0", "run_cohort")])
+def test_a_single_task_on_a_gpu_runs_as_a_cohort_of_one(device: str, used: str) -> None:
+    source = (
+        "def run(task):\n    return 'run', task\n"
+        "def run_cohort(tasks):\n    return [('run_cohort', task) for task in tasks]\n"
+    )
+    task = cast(Task, object())
+    assert load_run(source, "walk", device)(task) == (used, task)
+
+
+def test_an_exception_in_place_of_a_single_result_is_raised() -> None:
+    source = (
+        "def run(task):\n    return {}\n"
+        "def run_cohort(tasks):\n    return [ValueError('no result')]\n"
+    )
+    with pytest.raises(ValueError, match="no result"):
+        load_run(source, "walk", "cuda:0")(cast(Task, object()))
