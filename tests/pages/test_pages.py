@@ -81,8 +81,8 @@ def test_a_sessions_page_adds_up_what_its_log_does(postgres: str) -> None:
         log = transaction(conninfo, lambda c: session_log(c, project.config, 1))
         text = page(project, 1) or ""
         for host_work in log.deployed_to:
-            line = re.search(rf'<a href="/hosts/{host_work.host_id}">\d+</a></td><td class="name">host\d</td>'
-                             r'<td class="n">(\d+)</td><td class="n">(\d+)</td>', text)  # fmt: skip
+            link = rf'<a href="/hosts/{host_work.host_id}">\d+</a></td><td class="name">host\d</td>'
+            line = re.search(link + 2 * r'<td class="n">(\d+)</td>', text)
             assert line is not None
             assert (int(line[1]), int(line[2])) == (host_work.cpu, host_work.gpu)
         assert len(log.deployed_to) == 3
