@@ -203,7 +203,10 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
     policy, window = config.replication, config.replication.window_days * DAY_SECONDS
     for suspect in await standing.suspects(connection, window):
         impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
-        if impossible_times or replicate.quarantines(policy, suspect.mismatches, suspect.compared):
+        if impossible_times or replicate.quarantines(
+            policy, suspect.mismatches, suspect.compared,
+            refuted_by=suspect.refuted_by, confirmed_by=suspect.confirmed_by,
+        ):  # fmt: skip
             reason = (
                 f"{suspect.mismatches} of its results in {policy.window_days:g} days differ from "
                 "other hosts', or claim time that did not pass"

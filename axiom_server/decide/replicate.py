@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from axiom_server.decide.standing import Level, StandingPolicy, is_established
 
 WAITING_MAX = 8  # replicas queued for each slot that a host is believed to have; then it is skipped
+REFUTING_ACCOUNTS_MIN = 3  # accounts that refute a host and outnumber those that confirm it
 BROKEN_SHARE_MIN = 0.1  # share of refuted results among the compared, below which a host is not bad
 
 
@@ -192,11 +193,18 @@ def _may_check(need: ReplicaNeed, checker: Checker) -> bool:
     return checker.user_id not in need.users and not same_address
 
 
-def quarantines(policy: ReplicationPolicy, mismatches: int, compared: int) -> bool:
-    """Whether a host with so many mismatches, of so many compared results, is quarantined."""
-    return (
-        mismatches >= policy.mismatches_to_quarantine and mismatches >= BROKEN_SHARE_MIN * compared
-    )
+def quarantines(
+    policy: ReplicationPolicy, mismatches: int, compared: int, *,
+    refuted_by: int = 0, confirmed_by: int = 0,
+) -> bool:  # fmt: skip
+    """Whether a host with so many mismatches, of so many compared results, is quarantined.
+
+    Accounts that confirm each other could keep the share of mismatches low. So a host is also
+    quarantined if more accounts refute its results than confirm them.
+    """
+    opposed = refuted_by >= REFUTING_ACCOUNTS_MIN and refuted_by > confirmed_by
+    often = mismatches >= BROKEN_SHARE_MIN * compared
+    return mismatches >= policy.mismatches_to_quarantine and (often or opposed)
 
 
 def has_other_users(user_id: int | None, known_users: Collection[int]) -> bool:

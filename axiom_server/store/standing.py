@@ -11,14 +11,18 @@ from axiom_server.store.database import Connection, rows
 class SuspectRow(NamedTuple):
     """A host with mismatches in the window and since its last release.
 
-    ``impossible_times``: how many of them are claims of more time than has passed; ``compared``:
-    results of the host in the window that were compared with other hosts' results.
+    impossible_times  how many of them are claims of more time than has passed
+    compared          results of the host in the window that were compared with other hosts' results
+    refuted_by        other accounts whose confirmed results differ from its own
+    confirmed_by      other accounts whose confirmed results agree with its own
     """
 
     host_id: int
     mismatches: int
     impossible_times: int
     compared: int
+    refuted_by: int
+    confirmed_by: int
 
 
 async def confirm(connection: Connection, groups: Sequence[Sequence[int]]) -> None:
@@ -105,6 +109,19 @@ async def suspects(connection: Connection, window_seconds: float) -> list[Suspec
                   (SELECT count(*) FROM versions v JOIN tasks t USING (version_id)
                    JOIN comparisons c USING (workunit_id)
                    WHERE t.host_id = h.host_id AND c.state IN ('agreed', 'settled')
+                     AND t.ended_at > now() - %(window)s * interval '1 second'),
+                  (SELECT count(DISTINCT o.user_id) FROM mismatches b
+                   JOIN tasks t ON t.task_id = b.task_id
+                   JOIN tasks o ON o.workunit_id = t.workunit_id
+                   JOIN results r ON r.task_id = o.task_id AND r.validated
+                   WHERE b.host_id = h.host_id AND o.user_id <> h.user_id
+                     AND b.at > now() - %(window)s * interval '1 second'
+                     AND (h.released_at IS NULL OR b.at > h.released_at)),
+                  (SELECT count(DISTINCT o.user_id) FROM tasks t
+                   JOIN results own ON own.task_id = t.task_id AND own.validated
+                   JOIN tasks o ON o.workunit_id = t.workunit_id
+                   JOIN results r ON r.task_id = o.task_id AND r.validated
+                   WHERE t.host_id = h.host_id AND o.user_id <> h.user_id
                      AND t.ended_at > now() - %(window)s * interval '1 second')
            FROM hosts h JOIN mismatches m USING (host_id)
            WHERE h.state = 'active' AND NOT h.trusted

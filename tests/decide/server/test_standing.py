@@ -242,3 +242,6 @@ def test_a_small_share_of_refuted_results_does_not_quarantine() -> None:
     assert replicate.quarantines(policy, 3, 3)
     assert not replicate.quarantines(policy, 2, 2)
     assert not replicate.quarantines(policy, 3, 100)
+    assert replicate.quarantines(policy, 3, 100, refuted_by=6, confirmed_by=2)
+    assert not replicate.quarantines(policy, 3, 100, refuted_by=6, confirmed_by=6)
+    assert not replicate.quarantines(policy, 3, 100, refuted_by=2, confirmed_by=1)
