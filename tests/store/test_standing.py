@@ -7,7 +7,7 @@ import pytest
 
 from axiom_protocol.messages import Report
 from axiom_server.config import Config
-from axiom_server.decide.replicate import ReplicationPolicy
+from axiom_server.decide.replicate import BROKEN_SHARE_MIN, ReplicationPolicy
 from axiom_server.decide.retry import ATTEMPTS_MAX, LOSSES_MAX
 from axiom_server.store import database, standing
 from tests.support.cluster import fresh_database, transaction
@@ -148,6 +148,43 @@ def test_quarantine_is_of_the_account_and_takes_back_what_accomplices_confirmed(
         state = "SELECT state FROM hosts WHERE host_id = %s"
         assert project.value(state, spare.host_id) == "quarantined"
         assert project.review().results == 0
+
+
+def test_accounts_that_confirm_each_other_cannot_dilute_what_others_refute(
+    project: ServerProject,
+) -> None:
+    """Fast accomplices make most results, and confirm each other; few honest hosts come later."""
+    evil = [project.host(f"evil{n}", cores=60, vouched=True) for n in range(3)]
+    project.deploy("short_walk", count=60)
+    for host in evil:
+        host.sync(cpu=0)
+    evil[0].sync()
+    for host in evil:
+        lie(host)
+        project.round()
+        for other in evil:
+            other.sync()
+    for host in evil:
+        lie(host)
+    project.round()
+    confirmed = project.value("SELECT count(*) FROM results WHERE validated")
+    assert confirmed >= 60
+    honest = [project.host(f"good{n}", vouched=True) for n in range(6)]
+    state = "SELECT state FROM hosts WHERE host_id = %s"
+    for _ in range(40):
+        project.deploy("short_walk", count=8)
+        for host in (evil[0], *honest):
+            host.sync()
+        lie(evil[0])
+        for host in honest:
+            host.succeed_all()
+        project.round()
+        if project.value(state, evil[0].host_id) == "quarantined":
+            break
+    assert project.value(state, evil[0].host_id) == "quarantined"
+    mismatches = project.value("SELECT count(*) FROM mismatches")
+    assert mismatches < BROKEN_SHARE_MIN * confirmed, "the share alone would not do"
+    assert all(project.value(state, host.host_id) == "active" for host in honest)
 
 
 async def standing_quarantine(connection: database.Connection, host_id: int) -> None:
