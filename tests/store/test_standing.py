@@ -154,8 +154,8 @@ def test_accounts_that_confirm_each_other_cannot_dilute_what_others_refute(
     project: ServerProject,
 ) -> None:
     """Fast accomplices make most results, and confirm each other; few honest hosts come later."""
-    evil = [project.host(f"evil{n}", cores=60, vouched=True) for n in range(3)]
-    project.deploy("short_walk", count=60)
+    evil = [project.host(f"evil{n}", cores=150, vouched=True) for n in range(3)]
+    project.deploy("short_walk", count=150)
     for host in evil:
         host.sync(cpu=0)
     evil[0].sync()
@@ -168,7 +168,7 @@ def test_accounts_that_confirm_each_other_cannot_dilute_what_others_refute(
         lie(host)
     project.round()
     confirmed = project.value("SELECT count(*) FROM comparisons WHERE state = 'agreed'")
-    assert confirmed == 60
+    assert confirmed == 150
     honest = [project.host(f"good{n}", vouched=True) for n in range(6)]
     state = "SELECT state FROM hosts WHERE host_id = %s"
     for _ in range(40):
