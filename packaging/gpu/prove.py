@@ -18,48 +18,34 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parents[2]
+from gpu_commands import ROOT, client, output, wait_for
+
 sys.path.insert(0, str(ROOT))
 
-import msgspec  # noqa: E402
+import msgspec
+from gpu_compare import BUDGETS, compare, same_twice
+from gpu_project import PROBE, Project
 
-from axiom_client.decide.task_run import TaskFinished, TaskLimits  # noqa: E402
-from axiom_client.host.gpu import vendors  # noqa: E402
-from axiom_client.host.gpu.probe import GpuProbe  # noqa: E402
-from axiom_client.run.spec import TaskStarted  # noqa: E402
-from axiom_protocol.agreement import disagreements  # noqa: E402
-from axiom_protocol.manifest import Manifest, read_manifest  # noqa: E402
-from axiom_protocol.messages import GpuFacts  # noqa: E402
-from axiom_protocol.result import gate  # noqa: E402
-from tests.support.running import Recorder, make_spec, script, with_pool  # noqa: E402
+from axiom_client.decide.task_run import TaskFinished, TaskLimits
+from axiom_client.host.gpu import vendors
+from axiom_client.host.gpu.probe import GpuProbe
+from axiom_client.run.spec import TaskStarted
+from axiom_protocol.messages import GpuFacts
+from tests.support.running import Recorder, make_spec, script, with_pool
 
-PROBE = Path(__file__).with_name("gpu_probe.py")
-#: Nominal seconds for each experiment. Its default plan would take too long on a GPU that computes
-#: one seed at a time; these budgets still cover every arm and control at the plan's start.
-BUDGETS = {
-    "rank_dynamics": 5.0, "catapult_phase": 1.0, "double_descent_v2": 1.0,
-    "feature_learning_phase": 1.0, "progressive_sharpening": 2.0, "rank_lottery": 1.0,
-    "sam_vs_sgd_v2": 2.0, "activation_functions": 1.0, "edge_of_chaos": 1.0, "grokking": 1.0,
-    "simplicity_bias": 1.0,
-}  # fmt: skip
 #: Attacks by files beside the commands, which need the package installed: not about tasks.
 COMMANDS = "tests/attacks/test_current_folder.py"
 COHORT = 16  # workunits that the agent runs together
-SEEDS = (501, 502, 503)
-Job = tuple[str, str, tuple[int, ...]]  # experiment, device, seeds
 FIRST_KERNEL = """
 import time, torch
 x = torch.ones(512, 512, device=task.device)
@@ -131,7 +117,7 @@ def machine() -> dict[str, Any]:
 
     smi = shutil.which("nvidia-smi")
     listed = (
-        _output(
+        output(
             [
                 smi,
                 "--query-gpu=name,uuid,driver_version,memory.total,compute_cap,"
@@ -182,7 +168,7 @@ def detection(record: Record) -> Any:
 
 def doctor(record: Record, folder: Path) -> Any:
     """`doctor` confirms every protection, for tasks on cores and on the GPU."""
-    report = json.loads(_client("doctor", "--json", folder=folder / "doctor"))
+    report = json.loads(client("doctor", "--json", folder=folder / "doctor"))
     tried = [report, *report["gpus"]]
     missing = [p for one in tried for p in one["protections"] if not p["enforced"]]
     assert not missing, missing
@@ -293,16 +279,6 @@ value = [float(np.abs(ours.cpu().numpy() - exact).max() / np.abs(exact).max())]
     return {"relative_error": error}
 
 
-def same_twice(record: Record) -> Any:
-    """Two runs of one seed on this device give the same numbers, bit for bit."""
-    alone: Job = ("rank_dynamics", record.device, (601,))
-    together: Job = ("rank_dynamics", record.device, (601, 602))
-    runs = _experiment_runs([alone, alone, together, together])
-    assert runs[0]["results"] == runs[1]["results"], "two runs differ"
-    assert runs[2]["results"] == runs[3]["results"], "two runs of a cohort differ"
-    return "equal"
-
-
 # --- attacks --------------------------------------------------------------------------------------
 
 
@@ -327,94 +303,6 @@ def attacks(record: Record) -> Any:
 # --- the whole agent and a real server ------------------------------------------------------------
 
 
-class Project:
-    """A server and an agent as processes, with all their files in one folder."""
-
-    def __init__(self, folder: Path, gpu: bool) -> None:
-        self.folder, self.gpu = folder, gpu
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def begin(self) -> None:
-        """Publish the probe, start the server, attach the agent."""
-        self.staff("init", str(self.folder / "project"))
-        probe = self.folder / PROBE.name
-        probe.write_text(
-            PROBE.read_text()
-            if self.gpu
-            else PROBE.read_text().replace("# gpus = 1\n# gpu_share = 0.5\n", "")
-        )
-        self.staff("publish", "--skip", "dry-run", str(probe))
-        self._start("axiom_server", "serve", "--port", str(self.port))
-        _wait("the server", self._answers)
-        self.volunteer("attach", f"http://127.0.0.1:{self.port}")
-
-    def deploy(self, mode: str, count: int, hold_seconds: float = 20.0) -> None:
-        """Deploy workunits of the probe in this mode."""
-        sweep = self.folder / f"{mode}.toml"
-        sweep.write_text(f'[[set]]\nmode = "{mode}"\nhold_seconds = {hold_seconds}\n')
-        device = ["--gpu"] if self.gpu else []
-        self.staff(
-            "deploy", "gpu_probe", "--count", str(count), "--parameters", str(sweep), *device
-        )
-
-    def staff(self, *words: str) -> str:
-        """Run a command of axiom-server."""
-        return _command("axiom_server", words, self._environment())
-
-    def volunteer(self, *words: str) -> str:
-        """Run a command of axiom-client."""
-        return _command("axiom_client", words, self._environment())
-
-    def run_agent(self) -> subprocess.Popen[bytes]:
-        """Start the agent in the background."""
-        return self._start("axiom_client", "run", "--no-display")
-
-    def status(self) -> dict[str, Any]:
-        """The agent's snapshot."""
-        return dict(json.loads(self.volunteer("status", "--json")))
-
-    def running(self) -> list[dict[str, Any]]:
-        """Its running and paused tasks."""
-        return [t for t in self.status()["tasks"] if t["state"] in ("running", "paused")]
-
-    def end(self) -> None:
-        """Stop all processes that were started."""
-        for process in reversed(self._processes):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-
-    def _start(self, module: str, *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{module}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, *words],
-                env=self._environment(), stdout=log, stderr=log, cwd=self.folder,
-            )  # fmt: skip
-        self._processes.append(process)
-        return process
-
-    def _answers(self) -> bool:
-        try:
-            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            **_environment(),
-            "AXIOM_SERVER_DIR": str(self.folder / "project"),
-            "AXIOM_CLIENT_DIR": str(self.folder / "agent"),
-        }
-
-
 def through_the_agent(record: Record, project: Project) -> Any:
     """GPU tasks are leased, run confined, reported and credited, by a real agent and server."""
     project.begin()
@@ -430,20 +318,20 @@ def shared(record: Record, project: Project) -> Any:
     """Two tasks share one GPU; a pause stops their elapsed time, and afterwards they go on."""
     project.deploy("hold", 2, hold_seconds=25.0)
     project.run_agent()
-    _wait("two running tasks", lambda: len(project.running()) == 2)
+    wait_for("two running tasks", lambda: len(project.running()) == 2)
     if record.device != "cpu":
-        _wait("both on the GPU", lambda: len(_on_gpu(record)) >= 2)
+        wait_for("both on the GPU", lambda: len(_on_gpu(record)) >= 2)
     both = project.running()
     slots = [task["slot"] for task in both]
     on_gpu = _on_gpu(record)
     project.volunteer("pause")
-    _wait("the pause", lambda: all(t["state"] == "paused" for t in project.running()))
+    wait_for("the pause", lambda: all(t["state"] == "paused" for t in project.running()))
     before = [task["elapsed_seconds"] for task in project.running()]
     time.sleep(3.0)
     after = [task["elapsed_seconds"] for task in project.running()]
     assert all(b - a < 0.5 for a, b in zip(before, after, strict=True)), (before, after)
     project.volunteer("resume")
-    _wait("running again", lambda: all(t["state"] == "running" for t in project.running()))
+    wait_for("running again", lambda: all(t["state"] == "running" for t in project.running()))
     return {"slots": slots, "processes_on_gpu": on_gpu, "paused": [before, after]}
 
 
@@ -455,7 +343,7 @@ def killed_agent(record: Record, project: Project) -> Any:
     os.kill(agent.pid, signal.SIGKILL)
     begun = time.monotonic()
     agent.wait()
-    _wait("the end of its processes", lambda: not any(_alive(pid) for pid in children), 10)
+    wait_for("the end of its processes", lambda: not any(_alive(pid) for pid in children), 10)
     seconds = round(time.monotonic() - begun, 2)
     left = _on_gpu(record)
     assert not left, left
@@ -473,11 +361,11 @@ def cohort(record: Record, project: Project) -> Any:
     project.staff("hosts", "trust", "1")  # a new account may hold only a few tasks
     project.staff("deploy", "rank_dynamics", *words)
     agent = project.run_agent()
-    _wait("the cohort", lambda: len(project.running()) == COHORT)
-    _wait("its process on the GPU", lambda: _on_gpu(record))
+    wait_for("the cohort", lambda: len(project.running()) == COHORT)
+    wait_for("its process on the GPU", lambda: _on_gpu(record))
     on_gpu, slots = _on_gpu(record), {task["slot"] for task in project.running()}
     assert len(on_gpu) == 1, on_gpu
-    _wait("the results", lambda: len(_outcomes(project)) == COHORT, 90)
+    wait_for("the results", lambda: len(_outcomes(project)) == COHORT, 90)
     agent.terminate()
     agent.wait(30)
     tasks = _outcomes(project)
@@ -491,91 +379,6 @@ def _outcomes(project: Project) -> list[dict[str, Any]]:
     """The ended tasks of rank_dynamics."""
     tasks = json.loads(project.staff("tasks", "--json", "--most", str(2 * COHORT)))
     return [t for t in tasks if t["experiment"] == "rank_dynamics" and t["outcome"]]
-
-
-# --- experiments ----------------------------------------------------------------------------------
-
-
-def experiments(record: Record, names: Sequence[str]) -> Any:
-    """Each experiment on three seeds: its results on this device and on a core agree by field.
-
-    On a GPU, an experiment that supports cohorts runs the three seeds together, and one alone.
-    """
-    manifests = {
-        name: read_manifest((ROOT / "experiments" / f"{name}.py").read_text()) for name in names
-    }
-    jobs: list[Job] = [(name, "cpu", (seed,)) for name in names for seed in SEEDS]
-    for name, manifest in manifests.items():
-        single = SEEDS[:1] if manifest.cohort else SEEDS
-        jobs += [(name, record.device, (seed,)) for seed in single]
-        jobs += [(name, record.device, SEEDS)] if manifest.cohort else []
-    runs = dict(zip(jobs, _experiment_runs(jobs), strict=True))
-    answers = {name: _compared(name, manifests[name], record.device, runs) for name in names}
-    wrong = {name: answer["differ"] for name, answer in answers.items() if answer["differ"]}
-    assert not wrong, json.dumps({"wrong": wrong, "all": answers})
-    return answers
-
-
-def _compared(
-    name: str, manifest: Manifest, device: str, runs: dict[Job, dict[str, Any]]
-) -> dict[str, Any]:
-    """Seconds of each kind of run, and every field in which a run differs from that on a core."""
-    differ: dict[str, list[str]] = {}
-    seconds: dict[str, float] = {}
-    for (ran, where, seeds), run in runs.items():
-        if ran != name:
-            continue
-        kind = f"{where}, {len(seeds)} seed" + ("s" if len(seeds) > 1 else "")
-        seconds.setdefault(kind, run.get("seconds", -1.0))
-        for i, seed in enumerate(seeds):
-            core = runs[name, "cpu", (seed,)]
-            problems = [one["error"] for one in (core, run) if "error" in one] or disagreements(
-                manifest, gate(manifest, core["results"][0]), gate(manifest, run["results"][i])
-            )
-            if problems:
-                differ[f"{kind}: {seed}"] = problems
-    return {"budget_seconds": BUDGETS[name], "differ": differ,
-            "seconds": {kind: round(s, 1) for kind, s in seconds.items()}}  # fmt: skip
-
-
-def _experiment_runs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    workers = max(1, min((os.cpu_count() or 2) - 2, 14))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(_experiment_run, jobs))
-
-
-EXPERIMENT_CHILD = """
-import json, sys, tempfile, time, torch
-from pathlib import Path
-from axiom_client.run.experiment import load_run, load_run_cohort
-from axiom_client.run.task import Task
-from axiom_protocol.manifest import read_manifest
-path, device, budget, *seeds = sys.argv[1:]
-torch.set_num_threads(1)
-if device != "cpu": torch.ones(1, device=device)
-source = Path(path).read_text()
-manifest = read_manifest(source)
-tasks = [Task(seed=int(seed), parameters=manifest.resolve({}), device=device,
-              budget_seconds=float(budget), folder=Path(tempfile.mkdtemp())) for seed in seeds]
-begun = time.monotonic()
-if len(tasks) == 1:
-    results = [load_run(source, manifest.name)(tasks[0])]
-else:
-    results = load_run_cohort(source, manifest.name)(tasks)
-print(json.dumps({"results": results, "seconds": time.monotonic() - begun}))
-"""
-
-
-def _experiment_run(job: Job) -> dict[str, Any]:
-    name, device, seeds = job
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", EXPERIMENT_CHILD, str(ROOT / "experiments" / f"{name}.py"),
-         device, str(BUDGETS[name]), *map(str, seeds)],
-        cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        return {"error": done.stderr[-500:]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -619,38 +422,9 @@ def _on_gpu(record: Record) -> list[str]:
     if record.device == "cpu":
         return []
     smi = str(shutil.which("nvidia-smi"))
-    return _output([smi, "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]).split(
+    return output([smi, "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]).split(
         "\n"
     )[:-1]
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-
-def _client(*words: str, folder: Path) -> str:
-    return _command("axiom_client", words, {**_environment(), "AXIOM_CLIENT_DIR": str(folder)})
-
-
-def _command(module: str, words: tuple[str, ...], environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", module, *words],
-        env=environment, capture_output=True, text=True, timeout=150, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{words} -> {done.returncode}: {done.stdout}{done.stderr}"[-2000:]
-    return done.stdout
-
-
-def _output(line: list[Any]) -> str:
-    return subprocess.run(line, capture_output=True, text=True, timeout=30, check=True).stdout
-
-
-def _wait(what: str, ready: Callable[[], Any], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.1)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -704,8 +478,8 @@ def main() -> int:
         ("shared_and_paused", lambda: shared(record, project)),
         ("killed_agent", lambda: killed_agent(record, project)),
         ("attacks", lambda: attacks(record)),
-        ("same_twice", lambda: same_twice(record)),
-        ("experiments_agree", lambda: experiments(record, given.experiments)),
+        ("same_twice", lambda: same_twice(record.device)),
+        ("experiments_agree", lambda: compare(record.device, given.experiments)),
     ]
     begun = time.monotonic()
     try:
