@@ -7,19 +7,18 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import psutil
 
-from axiom_client.decide.task_run import Environment
 from axiom_client.run.channel import ChildEnds
+from axiom_client.run.cold_launchers import ColdLaunchers
 from axiom_client.run.launchers import Launcher, OnMessage
 from axiom_client.run.spec import PlacedTask
 from axiom_client.run.windows_ends import wait_status
 from axiom_client.run.zygote_messages import Ended, Started
 from axiom_client.sandbox import launch, windows_calls, windows_container
 from axiom_client.sandbox.errors import SandboxError
-from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Policy
 from axiom_client.sandbox.windows import (
     JobAttributes,
@@ -42,40 +41,13 @@ def allow_descriptors() -> None:
     """Windows sets no limit that matters: a process may have 16 million handles."""
 
 
-class Launchers:
+class Launchers(ColdLaunchers):
     """A launcher for each task. See ``linux_launchers.Launchers``; here no process is shared."""
-
-    closed = True
-
-    def __init__(
-        self,
-        mode: Mode,
-        on_message: OnMessage,
-        on_parent_gone: Callable[[set[int], str], None],
-        *,
-        warm: bool,
-        background: bool,
-        hide_gpus: Mapping[str, str],
-    ) -> None:
-        self._on_message, self._hide_gpus = on_message, hide_gpus
 
     def for_task(self, spec: PlacedTask, policy: Policy) -> Launcher:
         """What starts this task's process."""
         variables = {} if policy.driver is not None else self._hide_gpus
         return WindowsProcess(self._on_message, variables, policy)
-
-    def prewarm(self, environment: Environment) -> None:
-        """Nothing is loaded before its task."""
-
-    def release_idle(self) -> None:
-        """No process is kept without a task."""
-
-    def zygote_pids(self) -> dict[str, int]:
-        """There are none."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing is left when the tasks have ended."""
 
 
 class WindowsProcess:
