@@ -203,23 +203,29 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
     policy, window = config.replication, config.replication.window_days * DAY_SECONDS
     for suspect in await standing.suspects(connection, window):
         impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
-        if impossible_times or replicate.quarantines(
-            policy, suspect.mismatches, suspect.compared,
-            refuted_by=suspect.refuted_by, confirmed_by=suspect.confirmed_by,
-        ):  # fmt: skip
+        if impossible_times or _is_quarantined(policy, suspect):
             reason = (
                 f"{suspect.mismatches} of its results in {policy.window_days:g} days differ from "
                 "other hosts', or claim time that did not pass"
             )
             await quarantine(connection, suspect.host_id, reason)
-    for user_id, mismatches, compared in await standing.suspect_accounts(connection, window):
-        if replicate.quarantines(policy, mismatches, compared):
+    for account in await standing.suspect_accounts(connection, window):
+        if _is_quarantined(policy, account):
             reason = (
-                f"{mismatches} results of its hosts in {policy.window_days:g} days differ from "
-                "other hosts'"
+                f"{account.mismatches} results of its hosts in {policy.window_days:g} days differ "
+                "from other hosts'"
             )
-            chosen = await standing.quarantine_account(connection, user_id, reason)
+            chosen = await standing.quarantine_account(connection, account.user_id, reason)
             await _quarantine(connection, chosen, reason)
+
+
+def _is_quarantined(
+    policy: replicate.ReplicationPolicy, suspect: standing.SuspectRow | standing.SuspectAccount
+) -> bool:
+    return replicate.quarantines(
+        policy, suspect.mismatches, suspect.compared,
+        refuted_by=suspect.refuted_by, confirmed_by=suspect.confirmed_by,
+    )  # fmt: skip
 
 
 async def quarantine(connection: Connection, host_id: int, reason: str) -> None:

@@ -25,6 +25,16 @@ class SuspectRow(NamedTuple):
     confirmed_by: int
 
 
+class SuspectAccount(NamedTuple):
+    """An account with mismatches on several hosts; the other fields are as those of SuspectRow."""
+
+    user_id: int
+    mismatches: int
+    compared: int
+    refuted_by: int
+    confirmed_by: int
+
+
 async def confirm(connection: Connection, groups: Sequence[Sequence[int]]) -> None:
     """Mark agreeing results, by workunit, as confirmed, and raise their accounts' standing."""
     tasks = [task_id for group in groups for task_id in group]
@@ -101,28 +111,33 @@ async def record_mismatches(
     return hosts
 
 
+#: SQL: other accounts than ``user`` whose confirmed results differ from those of ``own`` tasks.
+REFUTED_BY = """(SELECT count(DISTINCT o.user_id)
+    FROM mismatches b JOIN hosts charged_host ON charged_host.host_id = b.host_id
+    JOIN tasks t ON t.task_id = b.task_id JOIN tasks o ON o.workunit_id = t.workunit_id
+    JOIN results r ON r.task_id = o.task_id AND r.validated
+    WHERE {own} AND o.user_id <> {user} AND b.at > now() - %(window)s * interval '1 second'
+      AND (charged_host.released_at IS NULL OR b.at > charged_host.released_at))"""
+#: SQL: other accounts than ``user`` whose confirmed results agree with those of ``own`` tasks.
+CONFIRMED_BY = """(SELECT count(DISTINCT o.user_id)
+    FROM tasks t JOIN results mine ON mine.task_id = t.task_id AND mine.validated
+    JOIN tasks o ON o.workunit_id = t.workunit_id
+    JOIN results r ON r.task_id = o.task_id AND r.validated
+    WHERE {own} AND o.user_id <> {user}
+      AND t.ended_at > now() - %(window)s * interval '1 second')"""
+
+
 async def suspects(connection: Connection, window_seconds: float) -> list[SuspectRow]:
     """Active hosts that were charged in the window."""
     found = await rows(
         connection,
-        """SELECT h.host_id, count(*), count(*) FILTER (WHERE m.note LIKE 'claims %% passed'),
+        f"""SELECT h.host_id, count(*), count(*) FILTER (WHERE m.note LIKE 'claims %% passed'),
                   (SELECT count(*) FROM versions v JOIN tasks t USING (version_id)
                    JOIN comparisons c USING (workunit_id)
                    WHERE t.host_id = h.host_id AND c.state IN ('agreed', 'settled')
                      AND t.ended_at > now() - %(window)s * interval '1 second'),
-                  (SELECT count(DISTINCT o.user_id) FROM mismatches b
-                   JOIN tasks t ON t.task_id = b.task_id
-                   JOIN tasks o ON o.workunit_id = t.workunit_id
-                   JOIN results r ON r.task_id = o.task_id AND r.validated
-                   WHERE b.host_id = h.host_id AND o.user_id <> h.user_id
-                     AND b.at > now() - %(window)s * interval '1 second'
-                     AND (h.released_at IS NULL OR b.at > h.released_at)),
-                  (SELECT count(DISTINCT o.user_id) FROM tasks t
-                   JOIN results own ON own.task_id = t.task_id AND own.validated
-                   JOIN tasks o ON o.workunit_id = t.workunit_id
-                   JOIN results r ON r.task_id = o.task_id AND r.validated
-                   WHERE t.host_id = h.host_id AND o.user_id <> h.user_id
-                     AND t.ended_at > now() - %(window)s * interval '1 second')
+                  {REFUTED_BY.format(own="b.host_id = h.host_id", user="h.user_id")},
+                  {CONFIRMED_BY.format(own="t.host_id = h.host_id", user="h.user_id")}
            FROM hosts h JOIN mismatches m USING (host_id)
            WHERE h.state = 'active' AND NOT h.trusted
              AND m.at > now() - %(window)s * interval '1 second'
@@ -133,18 +148,15 @@ async def suspects(connection: Connection, window_seconds: float) -> list[Suspec
     return [SuspectRow._make(r) for r in found]
 
 
-async def suspect_accounts(
-    connection: Connection, window_seconds: float
-) -> list[tuple[int, int, int]]:
-    """(user, mismatches, results compared) in the window, of accounts with mismatches on several
-    hosts.
+async def suspect_accounts(connection: Connection, window_seconds: float) -> list[SuspectAccount]:
+    """Accounts with mismatches on several hosts in the window.
 
     Hosts that have left the account since are included. Hosts in quarantine are not, because one
     broken host must not count against its account.
     """
     found = await rows(
         connection,
-        """WITH charged AS (
+        f"""WITH charged AS (
                SELECT t.user_id, count(*) AS mismatches, count(DISTINCT m.host_id) AS hosts
                FROM mismatches m JOIN tasks t USING (task_id)
                JOIN hosts h ON h.host_id = m.host_id JOIN users u ON u.user_id = t.user_id
@@ -156,13 +168,15 @@ async def suspect_accounts(
                SELECT count(*) FROM hosts o JOIN tasks t USING (host_id)
                JOIN comparisons c USING (workunit_id)
                WHERE o.user_id = charged.user_id AND c.state IN ('agreed', 'settled')
-                 AND t.ended_at > now() - %(window)s * interval '1 second')
+                 AND t.ended_at > now() - %(window)s * interval '1 second'),
+               {REFUTED_BY.format(own="t.user_id = charged.user_id", user="charged.user_id")},
+               {CONFIRMED_BY.format(own="t.user_id = charged.user_id", user="charged.user_id")}
            FROM charged WHERE hosts > 1
              AND NOT EXISTS (SELECT FROM hosts s WHERE s.user_id = charged.user_id AND s.trusted)
            ORDER BY user_id""",
         {"window": window_seconds},
     )
-    return [(int(user), int(mismatches), int(compared)) for user, mismatches, compared in found]
+    return [SuspectAccount._make(map(int, r)) for r in found]
 
 
 async def hosts_of_account(connection: Connection, host_id: int) -> list[tuple[int, str, int]]:

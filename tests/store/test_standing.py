@@ -150,8 +150,9 @@ def test_quarantine_is_of_the_account_and_takes_back_what_accomplices_confirmed(
         assert project.review().results == 0
 
 
+@pytest.mark.parametrize("hosts", [1, 4], ids=["one host", "spread over four hosts"])
 def test_accounts_that_confirm_each_other_cannot_dilute_what_others_refute(
-    project: ServerProject,
+    project: ServerProject, hosts: int
 ) -> None:
     """Fast accomplices make most results, and confirm each other; few honest hosts come later."""
     evil = [project.host(f"evil{n}", cores=150, vouched=True) for n in range(3)]
@@ -171,11 +172,13 @@ def test_accounts_that_confirm_each_other_cannot_dilute_what_others_refute(
     assert confirmed == 150
     honest = [project.host(f"good{n}", vouched=True) for n in range(6)]
     state = "SELECT state FROM hosts WHERE host_id = %s"
-    for _ in range(40):
+    liars = [evil[0], *(project.host("evil0", vouched=True) for _ in range(hosts - 1))]
+    for turn in range(40):
         project.deploy("short_walk", count=8)
-        for host in (evil[0], *honest):
+        liar = liars[turn % hosts]
+        for host in (liar, *honest):
             host.sync()
-        lie(evil[0])
+        lie(liar)
         for host in honest:
             host.succeed_all()
         project.round()
