@@ -22,9 +22,27 @@ LEFT_OUT = (
     "migrations",
 )
 
+#: What commands and their libraries import only when it is used.
+USED_LATER = (
+    "alembic.command",
+    "alembic.ddl.postgresql",
+    "anyio._backends._asyncio",
+    "httpcore",
+    "mako.template",
+    "psycopg_pool",
+    "pygments.formatters",
+    "scipy.optimize",
+    "scipy.stats",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "typer._adapters",
+    "uvicorn.loops.auto",
+)
+
 for package in (axiom_client, axiom_server):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not any(word in module.name for word in LEFT_OUT):
             importlib.import_module(module.name)
+for name in USED_LATER:
+    importlib.import_module(name)
 copy_clusters()
 gc.freeze()
