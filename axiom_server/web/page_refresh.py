@@ -45,12 +45,12 @@ class PageRefresh:
 
     async def _run(self) -> None:
         while True:
+            await asyncio.sleep(LOOK_SECONDS)  # first of all: agents are served before pages
             try:
                 if await self._is_due():
                     await self._refresh()
             except (psycopg.OperationalError, OSError, TimeoutError) as error:
                 log.warning("the pages were not refreshed", error=str(error).strip()[:500])
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def _is_due(self) -> bool:
         async with self.pool.connection() as connection:
