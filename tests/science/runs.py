@@ -19,7 +19,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cache
@@ -99,9 +99,18 @@ def run(spec: RunSpec) -> Run:
     return _gated(spec, json.loads(path.read_text()))
 
 
-def fresh(spec: RunSpec) -> Run:
-    """A new run, which is not kept."""
-    return _gated(spec, _in_child(spec))
+def results_in_one_process(specs: Sequence[RunSpec]) -> list[Result]:
+    """The results of new runs with the same kernel, which are not kept."""
+    [kernel] = {spec.kernel for spec in specs}
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.science.batch_child"],
+        cwd=ROOT, env=_environment(kernel), input=json.dumps([_wanted(spec) for spec in specs]),
+        capture_output=True, text=True, timeout=SECONDS_MAX,
+    )  # fmt: skip
+    if child.returncode:
+        raise RunFailed(child.stderr[-2000:])
+    found = json.loads(child.stdout)
+    return [gate(read_manifest(source(s)), r) for s, r in zip(specs, found, strict=True)]
 
 
 def _gated(spec: RunSpec, kept: dict[str, Any]) -> Run:
@@ -194,18 +203,24 @@ def _task(spec: RunSpec) -> dict[str, Any]:
 
 
 def _in_child(spec: RunSpec) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k not in _KERNEL_KEYS} | ONE_THREAD
-    environment |= KERNELS[spec.kernel] if spec.kernel else {}
-    wanted = {"source": source(spec), "name": spec.name, "task": _task(spec), "how": spec.how}
     child = subprocess.run(
         [sys.executable, "-c", MEASURED],
-        cwd=ROOT, env=environment, input=json.dumps(wanted), capture_output=True, text=True,
-        timeout=SECONDS_MAX,
+        cwd=ROOT, env=_environment(spec.kernel), input=json.dumps(_wanted(spec)),
+        capture_output=True, text=True, timeout=SECONDS_MAX,
     )  # fmt: skip
     if child.returncode:
         raise RunFailed(f"{_title(spec)}: {child.stderr[-2000:]}")
     measured: dict[str, Any] = json.loads(child.stdout)
     return measured
+
+
+def _environment(kernel: str | None) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if name not in _KERNEL_KEYS}
+    return own | ONE_THREAD | (KERNELS[kernel] if kernel else {})
+
+
+def _wanted(spec: RunSpec) -> dict[str, Any]:
+    return {"source": source(spec), "name": spec.name, "task": _task(spec), "how": spec.how}
 
 
 #: Runs the child and measures its usage, which only the process that waits for it can do.

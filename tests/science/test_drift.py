@@ -7,6 +7,7 @@ are fused or not, as on another host.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result
 from tests.science.harness import experiment
 from tests.science.plan import DRIFTING, FRESH, NAMES, drifted, whole
-from tests.science.runs import KERNELS, RunSpec, fresh, result, run
+from tests.science.runs import KERNELS, RunSpec, result, results_in_one_process, run
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
@@ -38,13 +39,22 @@ QUICK: dict[str, dict[str, Any]] = {
 QUICK_BUDGET_SECONDS = 0.1  # the least: one whole configuration
 
 
-def quick(name: str, seed: int, kernel: str | None) -> Result:
-    """A short run, made each time: quick tests keep no runs."""
-    spec = RunSpec(
-        name=name, seed=seed, kernel=kernel, parameters=QUICK[name],
-        budget_seconds=QUICK_BUDGET_SECONDS,
-    )  # fmt: skip
-    return fresh(spec).result
+@pytest.fixture(scope="module")
+def quick() -> dict[tuple[str, int, str | None], Result]:
+    """Short runs by name, seed and kernel, made each time: quick tests keep no runs."""
+    return {**quick_runs(None, 101, 102), **quick_runs("prescott", 101)}
+
+
+def quick_runs(kernel: str | None, *seeds: int) -> dict[tuple[str, int, str | None], Result]:
+    specs = [
+        RunSpec(
+            name=name, seed=seed, kernel=kernel, parameters=QUICK[name],
+            budget_seconds=QUICK_BUDGET_SECONDS,
+        )
+        for name, seed in product(NAMES, seeds)
+    ]  # fmt: skip
+    found = results_in_one_process(specs)
+    return {(s.name, s.seed, kernel): result for s, result in zip(specs, found, strict=True)}
 
 
 def differences(name: str, a: Result, b: Result) -> list[str]:
@@ -52,10 +62,12 @@ def differences(name: str, a: Result, b: Result) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_kernels_agree_and_another_seed_does_not(name: str) -> None:
-    here = quick(name, 101, None)
-    assert differences(name, here, quick(name, 101, "prescott")) == []
-    assert differences(name, here, quick(name, 102, None)) != []
+def test_other_kernels_agree_and_another_seed_does_not(
+    quick: dict[tuple[str, int, str | None], Result], name: str
+) -> None:
+    here = quick[name, 101, None]
+    assert differences(name, here, quick[name, 101, "prescott"]) == []
+    assert differences(name, here, quick[name, 102, None]) != []
 
 
 @pytest.mark.slow
