@@ -63,7 +63,7 @@ class Running:
         )  # fmt: skip
         assert self.process.stdout is not None
         self.task = psutil.Process(int(self.process.stdout.readline()))
-        wait_for("the task to work", lambda: self.task.cpu_times().user > 1.5)
+        wait_for("the task to work", lambda: self.task.cpu_times().user > 1.0)
 
     def family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)
@@ -86,7 +86,7 @@ class Running:
 
 @pytest.mark.parametrize("prefer", ["warm", "cold"])
 def test_seconds_in_which_all_stood_still_do_not_count(tmp_path: Path, prefer: str) -> None:
-    running = Running(tmp_path, seconds=5.0, prefer=prefer)
+    running = Running(tmp_path, seconds=2.5, prefer=prefer)
     running.stand_still(running.family())
     outcome, elapsed, cpu, wall = running.finished()
     assert outcome == "success"
@@ -96,9 +96,9 @@ def test_seconds_in_which_all_stood_still_do_not_count(tmp_path: Path, prefer: s
 
 def test_two_standstills_one_of_them_at_the_end(tmp_path: Path) -> None:
     """The task ends with the last instructions after the second: the end is what is heard first."""
-    running = Running(tmp_path, seconds=4.0)
+    running = Running(tmp_path, seconds=2.5)
     running.stand_still(running.family(), 5.0)
-    wait_for("the task to be nearly done", lambda: running.task.cpu_times().user > 3.9)
+    wait_for("the task to be nearly done", lambda: running.task.cpu_times().user > 2.4)
     running.stand_still(running.family(), 5.0)
     _, elapsed, cpu, wall = running.finished()
     assert cpu * 0.8 < elapsed < wall - 10.0 + 1.5
@@ -112,14 +112,14 @@ def test_a_task_that_went_on_while_the_agent_stood_still_counts_it(tmp_path: Pat
 
 
 def test_a_task_that_somebody_stops_by_itself_does_not_count_it(tmp_path: Path) -> None:
-    running = Running(tmp_path, seconds=4.0)
+    running = Running(tmp_path, seconds=2.5)
     running.stand_still([running.task])
     _, elapsed, cpu, wall = running.finished()
     assert cpu * 0.8 < elapsed < wall - STOPPED_SECONDS + 2.5
 
 
 def test_a_standstill_beyond_the_wall_limit_ends_no_task(tmp_path: Path) -> None:
-    running = Running(tmp_path, seconds=4.0, wall_seconds=40.0)
+    running = Running(tmp_path, seconds=2.5, wall_seconds=40.0)
     running.stand_still(running.family(), 41.0)
     outcome, elapsed, *_ = running.finished()
     assert outcome == "success"

@@ -62,13 +62,13 @@ def alone_and_together(folder: Path, device: str, **parameters: Any) -> list[tup
 def test_a_gpus_code_for_many_seeds_agrees_with_a_core(tmp_path: Path, rates: list[float]) -> None:
     """torch's device "cpu:0" takes the path of a GPU."""
     manifest, _ = experiment(NAME)
-    for alone, together in alone_and_together(tmp_path, "cpu:0", epochs=12, learning_rates=rates):
+    for alone, together in alone_and_together(tmp_path, "cpu:0", epochs=5, learning_rates=rates):
         assert disagreements(manifest, gate(manifest, alone), gate(manifest, together)) == []
 
 
 def test_one_seed_on_a_gpu_agrees_with_a_cohort_on_a_core(tmp_path: Path) -> None:
     manifest, _ = experiment(NAME)
-    for alone, together in alone_and_together(tmp_path, "cpu", epochs=12):
+    for alone, together in alone_and_together(tmp_path, "cpu", epochs=5):
         assert disagreements(manifest, gate(manifest, alone), gate(manifest, together)) == []
 
 
