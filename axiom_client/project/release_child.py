@@ -57,6 +57,7 @@ def main() -> None:
 
     end_with_parent()
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=CheckSettings)
+    os.umask(0o077)
     if sys.platform != "win32":
         os.nice(19)
     sys.stdout.buffer.write(msgspec.json.encode(check(settings)) + b"\n")

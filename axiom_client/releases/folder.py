@@ -188,12 +188,13 @@ def _not_ours(path: Path) -> str:
     if sys.platform == "win32":
         return ""
     else:  # noqa: RET505  mypy skips a branch, not what follows one
-        found = path.lstat()
+        found, in_cache = path.lstat(), CACHES in path.parts
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             return "is neither a file nor a folder"
         if found.st_uid != os.geteuid():
             return "belongs to another user"
-        return "can be written by other users" if found.st_mode & _WRITABLE_BY_OTHERS else ""
+        others = found.st_mode & _WRITABLE_BY_OTHERS and not in_cache  # Python follows the umask
+        return "can be written by other users" if others else ""
 
 
 def _digest(path: Path) -> str:

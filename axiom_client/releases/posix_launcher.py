@@ -170,3 +170,7 @@ class Launcher:
         self._asked = self._asked or number != signal.SIGHUP
         if self._agent is not None and self._agent.poll() is None:
             self._agent.send_signal(number)
+
+
+if __name__ == "__main__":
+    main()

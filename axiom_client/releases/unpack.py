@@ -7,6 +7,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from axiom_client.decide.update import Release
 from axiom_client.releases.durable import write_durably
@@ -47,10 +48,15 @@ def _unpacked(archive: Path, target: Path) -> Iterator[tuple[str, str]]:
                 with opened.open(info) as source:
                     yield (
                         info.filename,
-                        write_durably(path, iter(lambda: source.read(_CHUNK_BYTES), b"")),
+                        write_durably(path, _pieces(source)),
                     )
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise StageProblem(f"the archive cannot be unpacked: {error}") from None
+
+
+def _pieces(source: IO[bytes]) -> Iterator[bytes]:
+    while piece := source.read(_CHUNK_BYTES):
+        yield piece
 
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:
