@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.support.processes import wait_for
-from tests.support.programs import FIXTURES, Program, Server
+from tests.support.programs import Program, Server
 from tests.support.release_archive import build_wheel
 
-WALK = FIXTURES / "experiments" / "short_walk.py"
 #: Never answers the launcher: the network works, and no request is sent.
 HANGS = {
     "axiom_client/project/api.py": (
@@ -24,50 +22,54 @@ HANGS = {
 
 
 def record(agent: Program) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((agent.folder / "state/releases/record.json").read_bytes())
+    path = agent.folder / "state" / "releases" / "record.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return found
+
+
+def status(agent: Program) -> dict[str, Any]:
+    """What the running agent says; empty while none runs."""
+    done = agent.finish("status", "--json")
+    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return found if found.get("state") != "not running" else {}
 
 
 def reported(agent: Program) -> int:
     """How many results the server has, as the agent was told."""
-    done = agent.finish("status", "--json")
-    return int(json.loads(done.stdout)["credit"]["pending_results"]) if not done.returncode else 0
+    return int(status(agent).get("credit", {}).get("pending_results", 0))
 
 
-def updating(agent: Program, url: str) -> None:
+def start_updating(agent: Program, url: str) -> None:
     agent.run("attach", url)
-    agent.run("config", "set", "update.enabled", "true")
-    agent.run("config", "set", "update.every", "2 s")
-    agent.run("config", "set", "update.trial", "20 s")
+    for setting in ("update.enabled true", "update.every 2s", "update.trial 30s"):
+        agent.run("config", "set", *setting.split())
     agent.start("run", "--no-display")
 
 
-def becomes(agent: Program, version: str) -> Callable[[], bool]:
-    def is_it() -> bool:
-        done = agent.finish("status", "--json")
-        return (
-            done.returncode == 0
-            and json.loads(done.stdout)["version"] == version
-            and json.loads(done.stdout)["state"] == "running"
-        )
-
-    return is_it
-
-
 def test_updates_between_tasks_and_undoes_a_version_that_never_works(
-    server: Server, agent: Program, tmp_path: Path
+    server: Server, agent: Program, tmp_path: Path, held_walk: Path
 ) -> None:
+    """Tasks run and wait at both changes of the version, and every result arrives, once."""
     server.run("release", "trust", "--no-passphrase")
-    server.run("publish", str(WALK), "--skip", "dry-run")
-    server.run("deploy", "short_walk", "--count", "2")
-    updating(agent, server.url)
-    wait_for("the first results", lambda: reported(agent) == 2)
+    server.run("publish", str(held_walk), "--skip", "dry-run")
+    server.run("deploy", "short_walk", "--count", "5")
+    start_updating(agent, server.url)
+    wait_for("a task to run", lambda: status(agent).get("tasks_running"))
 
     server.run("release", "publish", str(build_wheel(tmp_path, "0.9.1")))
-    wait_for("the release", becomes(agent, "0.9.1"))
-    assert record(agent)["current"] == "0.9.1"
+    wait_for("the release", lambda: record(agent).get("current") == "0.9.1")
+    assert status(agent)["version"] == "0.9.1"
+    server.run("deploy", "short_walk", "--count", "3")
+    wait_for("a task to run", lambda: status(agent).get("tasks_running"))
 
     server.run("release", "publish", str(build_wheel(tmp_path, "0.9.2", HANGS)))
-    wait_for("the broken release to be undone", lambda: bool(record(agent).get("undone")))
-    wait_for("the release before", becomes(agent, "0.9.1"))
-    assert record(agent)["undone"]["version"] == "0.9.2"
+    undone = wait_for("the broken one to be undone", lambda: record(agent).get("undone"))
+    assert (undone["version"], undone["back_to"]) == ("0.9.2", "0.9.1")
+    assert "did not report that it is healthy" in undone["why"]
+    wait_for("all results", lambda: reported(agent) == 8)
+    shown = status(agent)
+    assert shown["version"] == "0.9.1"
+    assert any("0.9.2 was undone, back to 0.9.1" in line for line in shown["updates"])
+    assert "tried again after a day" in " ".join(shown["updates"])
+    assert server.json("review")["results"] == 8
+    assert agent.stop() == 0
