@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+assert sys.platform != "win32"
+
 from axiom_client.child_environment import child_environment
 from axiom_client.decide.update import (
     Ended,
@@ -35,8 +37,6 @@ from axiom_client.releases.posix_watch import Watch
 from axiom_client.releases.relay import NotifyRelay
 from axiom_client.storage import translate_storage_errors
 from axiom_protocol import __version__
-
-assert sys.platform != "win32"
 
 GRACE_SECONDS = 10.0  # for a version that is undone to end by itself
 SIGNAL_CODE = 128  # added to a signal's number, as shells do
