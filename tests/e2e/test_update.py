@@ -10,6 +10,7 @@ from tests.support.processes import wait_for
 from tests.support.programs import Program, Server
 from tests.support.release_archive import build_wheel
 
+SECONDS = 400.0  # a release is imported at the lowest priority, beside other tests
 #: Never answers the launcher: the network works, and no request is sent.
 HANGS = {
     "axiom_client/project/api.py": (
@@ -57,16 +58,16 @@ def test_updates_between_tasks_and_undoes_a_version_that_never_works(
     wait_for("a task to run", lambda: status(agent).get("tasks_running"))
 
     server.run("release", "publish", str(build_wheel(tmp_path, "0.9.1")))
-    wait_for("the release", lambda: record(agent).get("current") == "0.9.1")
+    wait_for("the release", lambda: record(agent).get("current") == "0.9.1", SECONDS)
     assert status(agent)["version"] == "0.9.1"
     server.run("deploy", "short_walk", "--count", "3")
     wait_for("a task to run", lambda: status(agent).get("tasks_running"))
 
     server.run("release", "publish", str(build_wheel(tmp_path, "0.9.2", HANGS)))
-    undone = wait_for("the broken one to be undone", lambda: record(agent).get("undone"))
+    undone = wait_for("the broken one to be undone", lambda: record(agent).get("undone"), SECONDS)
     assert (undone["version"], undone["back_to"]) == ("0.9.2", "0.9.1")
     assert "did not report that it is healthy" in undone["why"]
-    wait_for("all results", lambda: reported(agent) == 8)
+    wait_for("all results", lambda: reported(agent) == 8, SECONDS)
     shown = status(agent)
     assert shown["version"] == "0.9.1"
     assert any("0.9.2 was undone, back to 0.9.1" in line for line in shown["updates"])
