@@ -96,9 +96,7 @@ def install(library: Path, wheel: Path, system: str) -> None:
     run(*uv, "--no-deps", wheel)
     own = library / "axiom_client"
     for pattern in UNNEEDED:
-        for path in [
-            p for p in library.glob(pattern) if not p.is_relative_to(library / "axiom_client")
-        ]:
+        for path in [p for p in library.glob(pattern) if not p.is_relative_to(own)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     facts = {"system": system, "python_from": python, "python_below": following(python)}
     (library / "axiom_release.json").write_text(json.dumps(facts) + "\n")
