@@ -25,6 +25,7 @@ import zipfile
 from pathlib import Path
 
 from build_packages import build_wheel
+from pip._vendor import distlib
 
 from axiom_protocol import __version__
 
@@ -64,11 +65,15 @@ TORCH = """\
 exec "$python" -m pip install --no-compile --target "$home/torch" --require-hashes \\
     --requirement "$home/agent-torch.txt"\
 """
+#: What the Windows program runs. Its folder is that of this file, which it carries itself.
 WINDOWS = """\
-@echo off
-set "PYTHONPATH=%~dp0lib;%~dp0torch;%PYTHONPATH%"
-"%~dp0python\\python.exe" -P -c "import sys; del sys.argv[0]; \
-from axiom_client.cli.app import main; main()" "%~f0" %*
+import os, sys
+home = os.path.dirname(os.path.abspath(sys.argv[0]))
+added = [os.path.join(home, "lib"), os.path.join(home, "torch")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*added, os.environ.get("PYTHONPATH", "")]).rstrip(";")
+sys.path[:1] = added
+from axiom_client.cli.app import main
+main()
 """
 
 
@@ -118,12 +123,25 @@ def add_programs(home: Path, system: str) -> None:
             home / "python", EMBEDDED_PYTHON)  # fmt: skip
         for path in home.glob("python/*._pth"):  # by which it would ignore PYTHONPATH
             path.unlink()
-        (home / "axiom-client.cmd").write_text(WINDOWS, newline="\r\n")
+        (home / "axiom-client.exe").write_bytes(windows_program())
         return
     for name, command in (("axiom-client", RUN.format()), ("install-torch", TORCH)):
         text = PROGRAM.format(python=python, tuple=python.replace(".", ", "), command=command)
         (home / name).write_text(text)
         (home / name).chmod(0o755)
+
+
+def windows_program() -> bytes:
+    """A program that runs WINDOWS by the interpreter in the folder ``python`` beside it.
+
+    It is the launcher that pip makes for the programs of packages: an executable, the line that
+    names the interpreter, and a zip with the code.
+    """
+    launcher = Path(distlib.__file__).with_name("t64.exe").read_bytes()
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py"), WINDOWS)
+    return launcher + b"#!<launcher_dir>\\python\\python.exe\r\n" + code.getvalue()
 
 
 def pack(home: Path, folder: Path, system: str) -> Path:
