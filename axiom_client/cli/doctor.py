@@ -47,10 +47,8 @@ def print_updates() -> None:
     """Print the version, whether the agent updates itself, and what became of it."""
     folders = find_folders()
     enabled = load(folders)["update.enabled"]
-    print(f"axiom-client {__version__}: " + (
-        "does not update itself (update.enabled)" if not enabled
-        else why_unsupported() or "updates itself"
-    ))  # fmt: skip
+    itself = "updates itself" if enabled else "does not update itself: update.enabled is false"
+    print(f"axiom-client {__version__}: {why_unsupported() or itself}")
     for line in describe(ReleaseFolder(folders.releases).record(), ""):
         print(f"  {line}")
 
