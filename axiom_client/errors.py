@@ -23,6 +23,7 @@ AxiomError
 ├── ServiceProblem           the operating system could not install or control the service
 ├── SandboxMissing           this host cannot confine tasks, so it runs none
 ├── TrialFailed              ``axiom-client try``: the experiment did not succeed
+├── UpdateTakenUp            the agent ended so that its launcher starts another version
 └── NoSuchTask
 
 Each class has an exit code. Each message says in one line what happened and what to do next.
@@ -229,3 +230,10 @@ class TrialFailed(AxiomError):
 
     exit_code = 24
     meaning = "axiom-client try: the experiment did not succeed"
+
+
+class UpdateTakenUp(AxiomError):
+    """The agent ended so that its launcher starts another version of it."""
+
+    exit_code = 25
+    meaning = "the agent ended to start another version of itself; its launcher does that"

@@ -73,6 +73,11 @@ class Folders(Struct, frozen=True, kw_only=True):
         """
         return self.state / "bundles"
 
+    @property
+    def releases(self) -> Path:
+        """Releases of the agent that it updates itself to."""
+        return self.state / "releases"
+
     def make(self) -> None:
         """Create the missing folders; only the owner can read ``state``."""
         for folder in (self.config, self.cache):

@@ -12,7 +12,8 @@ ServerError                  exit 1   base class; used itself when no other fits
 ├── DiskFull                 exit 10  no space left on the disk
 ├── SigningFailed            exit 11  a signing key is missing or cannot be decrypted
 ├── NotFound                 exit 12  no such host, user, session or study
-└── DryRunFailed             exit 13  the experiment did not pass its dry run
+├── DryRunFailed             exit 13  the experiment did not pass its dry run
+└── ReleaseMalformed         exit 14  the archive is no release of axiom-client, or an older one
 """
 
 from __future__ import annotations
@@ -97,3 +98,9 @@ class DryRunFailed(ServerError):
     """
 
     exit_code = 13
+
+
+class ReleaseMalformed(ServerError):
+    """The archive is no release of axiom-client, or it would change or precede one."""
+
+    exit_code = 14

@@ -1,7 +1,8 @@
 """Builds everything that is released: python packaging/release.py [FOLDER]
 
-These are wheel, sdist, deb, rpm, pins with hashes, bills of materials and checksums. Two builds of
-one commit give byte-identical wheels and sdists, because their timestamps are the commit's.
+These are wheel, sdist, deb, rpm, standalone archives, manifests of winget and Homebrew, pins with
+hashes, bills of materials and checksums. Two builds of one commit give byte-identical wheels and
+sdists, because their timestamps are the commit's.
 
 Afterwards a person signs SHA256SUMS (ssh-keygen -Y sign -n axiom -f KEY SHA256SUMS), tags the
 commit and publishes the files.
@@ -22,6 +23,7 @@ from axiom_protocol import __version__
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
 SUMS = "SHA256SUMS"
+RELEASES = "https://axiom.example/releases"  # below which the files are published
 
 
 def main(folder: Path) -> None:
@@ -34,6 +36,8 @@ def main(folder: Path) -> None:
         run(PROGRAMS / "check-wheel-contents", "--toplevel",
             "axiom_protocol,axiom_client,axiom_server", wheel)  # fmt: skip
     run(sys.executable, ROOT / "packaging/build_packages.py", folder)
+    run(sys.executable, ROOT / "packaging/standalone.py", folder)
+    run(sys.executable, ROOT / "packaging/manifests.py", folder, f"{RELEASES}/{__version__}")
     for pins in sorted((ROOT / "packaging/pins").glob("*.txt")):
         shutil.copy(pins, folder / f"axiom-{__version__}-{pins.stem}.pins.txt")
         bill_of_materials(pins, folder / f"axiom-{__version__}-{pins.stem}.cdx.json")
@@ -61,7 +65,7 @@ def write_sums(folder: Path) -> None:
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
         for path in sorted(folder.iterdir())
-        if path.name != SUMS
+        if path.is_file() and path.name != SUMS
     ]
     (folder / SUMS).write_text("".join(lines))
 

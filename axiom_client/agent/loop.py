@@ -23,6 +23,7 @@ from axiom_client.agent.perform import Performer, Setup
 from axiom_client.agent.recovery import open_journal
 from axiom_client.agent.run_options import RunOptions
 from axiom_client.agent.signals import handle_signals
+from axiom_client.agent.updates import Updates
 from axiom_client.config.schema import Config, load_config, read_flags
 from axiom_client.control.server import ControlServer
 from axiom_client.control.snapshot import Membership, Snapshot, snapshot
@@ -31,7 +32,14 @@ from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState
 from axiom_client.decide.retry import retry_sync
-from axiom_client.errors import ConfigProblem, DiskFull, HostRefused, ProjectProblem, ServerNotThere
+from axiom_client.errors import (
+    ConfigProblem,
+    DiskFull,
+    HostRefused,
+    ProjectProblem,
+    ServerNotThere,
+    UpdateTakenUp,
+)
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
 from axiom_client.host.file_watch import FileWatch
@@ -61,6 +69,7 @@ class Agent:
         self._queue: asyncio.Queue[e.Event] = asyncio.Queue()
         self._stop_asked = asyncio.Event()
         self._notifier = Notifier()
+        self._updates = Updates(folders, lambda: self._identity, lambda: self._config, self.put)
         self._record: BinaryIO | None = None
         self._performer: Performer | None = None
         self.state = AgentState()
@@ -138,7 +147,10 @@ class Agent:
             user=self._identity.user,
         )
         traffic = self._performer.traffic if self._performer else None
-        return snapshot(self.state, who, time.monotonic(), held_up=self.held_up, traffic=traffic)
+        return snapshot(
+            self.state, who, time.monotonic(), held_up=self.held_up, traffic=traffic,
+            updates=self._updates.described(),
+        )  # fmt: skip
 
     def ask_stop(self, reason: str) -> None:
         """End in an orderly way; at once when called a second time."""
@@ -202,6 +214,7 @@ class Agent:
             performer.delete_unknown_folders({r.grant.task_id for r in contents.tasks})
             await control.start()
             handle_signals(self.ask_stop, self.reload)
+            self._updates.start(lambda: self.ask_stop("the launcher has ended"))
             self._open_record()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().add_reader(watch.descriptor, self._config_touched, watch)
@@ -213,6 +226,7 @@ class Agent:
                     raise performer.fault
         finally:
             alive.cancel()
+            await self._updates.close()
             if watch.descriptor >= 0:
                 asyncio.get_running_loop().remove_reader(watch.descriptor)
             watch.close()
@@ -249,6 +263,8 @@ class Agent:
                 await self._wait_for_space(full)
         self.held_up = ""
         self.state = state
+        if isinstance(event, e.SyncAnswered):
+            self._updates.contacted()
         performer.perform(commands)
 
     async def _wait_for_space(self, full: DiskFull) -> None:
@@ -287,6 +303,8 @@ def _ended(leave: c.Exit) -> str:
         raise HostRefused(f"{leave.reason}; attach again: axiom-client detach, then attach")
     if leave.fault == "unreachable":
         raise ServerNotThere(f"{leave.reason}; gave up; unsent reports are kept for the next start")
+    if leave.fault == "update":
+        raise UpdateTakenUp(leave.reason)
     return leave.reason
 
 

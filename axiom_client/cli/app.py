@@ -154,11 +154,12 @@ def run(
     """Run the agent in this terminal."""
     from axiom_client.agent.attach import known_identity
     from axiom_client.agent.run_options import RunOptions
-    from axiom_client.cli.run import run_agent
+    from axiom_client.cli.run import become_launcher, run_agent
 
     folders = find_folders()
     identity = known_identity(folders)
     config = load(folders, flags or [])
+    become_launcher(config, sys.argv[sys.argv.index("run") + 1 :])
     options = RunOptions(
         until_idle=until_idle,
         seconds=seconds,
@@ -186,6 +187,7 @@ def status(as_json: AsJson = False) -> None:
 
     console = Console(highlight=False)
     console.print(render(shot, min(console.width, 100), 10_000))
+    console.print(f"axiom-client {shot.version}")
 
 
 @app.command()

@@ -226,6 +226,7 @@ def _footer(shot: Snapshot) -> list[str]:
     lines = [f"{queue} · {in_review}", earned, *_contact(shot)]
     lines += [f"no GPU: {problem}" for problem in shot.gpu_problems]
     lines += [f"notice: {notice}" for notice in shot.notices[:1]]
+    lines += shot.updates
     lines += account_lines(shot.account)
     if shot.reason:
         has_state = shot.reason.startswith(shot.state)  # such as "paused by you"

@@ -15,9 +15,11 @@ from axiom_client.control.snapshot import Membership, Snapshot, snapshot
 from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Incident
+from axiom_client.decide.update import describe
 from axiom_client.errors import JournalDamaged, NotRunning
 from axiom_client.folders import Folders
 from axiom_client.host.clock import utc_offset_seconds
+from axiom_client.releases.folder import ReleaseFolder
 
 
 def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
@@ -51,7 +53,8 @@ def offline_snapshot(folders: Folders, config: Config) -> Snapshot:
         host_id=identity.host_id,
         user=identity.user,
     )
-    return snapshot(state, who, now, running=False)
+    updates = describe(ReleaseFolder(folders.releases).record(), "")
+    return snapshot(state, who, now, running=False, updates=updates)
 
 
 def _contents(folders: Folders) -> tuple[JournalContents, str]:

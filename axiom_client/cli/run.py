@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.handlers
+import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from axiom_client.agent.run_options import RunOptions
+from axiom_client.child_environment import child_environment
+from axiom_client.child_lifetime import end_with_parent
 from axiom_client.config.schema import Config
 from axiom_client.errors import SandboxMissing
 from axiom_client.folders import Folders
 from axiom_client.project.identity import Identity
+from axiom_client.releases.link import VARIABLE
+from axiom_client.releases.supported import why_unsupported
 from axiom_client.sandbox.selftest import SelfTest
 
 if TYPE_CHECKING:
@@ -22,10 +28,29 @@ LOG_BYTES_MAX = 1_000_000  # about 10,000 lines: weeks on a host with few tasks
 LOG_FILES = 3
 
 
+def become_launcher(config: Config, words: Sequence[str]) -> None:
+    """Where the agent updates itself, become its launcher, which runs this command again.
+
+    words   the command's own, after ``run``
+    """
+    if not config["update.enabled"] or VARIABLE in os.environ:
+        return
+    if why := why_unsupported():
+        print(f"axiom-client: it does not update itself: {why}", file=sys.stderr)
+        return
+    if sys.platform != "win32":
+        from axiom_client.releases.posix_launcher import command
+
+        line = command(config["update.trial"], words)
+        os.execve(line[0], line, child_environment())
+
+
 def run_agent(
     folders: Folders, config: Config, identity: Identity, options: RunOptions, *, display: bool
 ) -> str:
     """Run the agent to its end; returns why it ended. Raises AxiomError."""
+    if VARIABLE in os.environ:
+        end_with_parent()
     self_test = SelfTest()
     from axiom_client.agent.loop import Agent  # takes 0.25 s, while the self-test runs
 

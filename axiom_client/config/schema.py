@@ -60,6 +60,13 @@ def _read_text(value: Any) -> str:
     return value
 
 
+def _read_interval(value: Any) -> float:
+    seconds = read_seconds(value)
+    if seconds < 1.0:
+        raise ValueError("must be at least 1 s")
+    return seconds
+
+
 def _read_gpu_tasks(value: Any) -> dict[str, int]:
     """Tasks allowed by GPU number; the empty key stands for all other GPUs."""
     tasks: dict[str, int] = {}
@@ -164,6 +171,14 @@ KEYS = (
               "cpu.cores, gpu.enabled, run.on_battery, run.schedule."),
     Key(name="host.name", default="", read=_read_text,
         about="Name of this host in the project; empty: the computer's own name."),
+    Key(name="update.enabled", default=False, read=_read_bool,
+        about="Whether the agent updates itself to releases that the project's staff have signed. "
+              "It starts them between tasks, and undoes one that does not work."),
+    Key(name="update.every", default="6 h", read=_read_interval,
+        about="How often to look for a release."),
+    Key(name="update.trial", default="10 min", read=_read_interval,
+        about="How long a release may take until it has reached the project's server; then it is "
+              "undone."),
     Key(name="network.proxy", default="", read=_read_proxy,
         about="Proxy, such as http://proxy.example:3128; empty: the one named by HTTPS_PROXY and "
               "similar environment variables, if any."),

@@ -14,6 +14,7 @@ from axiom_client.decide.model import NEVER, AgentState, Slot, TaskState
 from axiom_client.decide.place import ran_seconds, room_now
 from axiom_client.decide.sync import credit_today
 from axiom_client.decide.task import WAITING
+from axiom_protocol import __version__
 from axiom_protocol.messages import Credit, Outcome
 
 State = Literal["running", "paused", "draining", "stopping", "held up", "not running"]
@@ -121,6 +122,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     notices: list[str]
     gpu_problems: list[str] = []
     account: AccountView = AccountView()
+    version: str = ""  # of the agent
+    updates: list[str] = []  # what is staged or was undone, one line each
 
 
 def snapshot(
@@ -131,9 +134,11 @@ def snapshot(
     held_up: str = "",
     running: bool = True,
     traffic: Traffic | None = None,
+    updates: list[str] | None = None,
 ) -> Snapshot:
     """The agent's state at ``now``, monotonic seconds.
 
+    updates  what is staged or was undone, in words
     held_up  why the agent cannot go on at all, such as a full disk; empty when it can
     """
     tasks = _tasks(state, now)
@@ -161,6 +166,8 @@ def snapshot(
         no_work_reason=sync.no_work_reason,
         notices=[*([state.incident.text] if state.incident else []), *sync.notices],
         account=_account(state),
+        version=__version__,
+        updates=updates or [],
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from axiom_client.decide import bundle_events, requests, task_events
+from axiom_client.decide import bundle_events, requests, take_up, task_events
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.account import update_limits
@@ -225,4 +225,5 @@ _HANDLERS: dict[type, Callable[[StepBuilder, Any], None]] = {
     e.StopRequested: requests.stop_requested,
     e.ConfigChanged: _config_changed,
     e.ModeChosen: requests.mode_chosen,
+    e.UpdateStaged: take_up.update_staged,
 }

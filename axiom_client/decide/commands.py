@@ -197,10 +197,11 @@ class Exit(_Command, frozen=True, kw_only=True):
             unreachable: the server may have more work, but does not answer
             copied: another agent uses this identity; join as a new host, without the tasks
             restored: the server's database is older than this host; join again, with the tasks
+            update: a release is staged, and the launcher starts it
     """
 
     reason: str
-    fault: Literal["", "refused", "unreachable", "copied", "restored"] = ""
+    fault: Literal["", "refused", "unreachable", "copied", "restored", "update"] = ""
 
 
 Command = (

@@ -38,8 +38,12 @@ def deadline_passed(state: AgentState) -> bool:
 
 
 def drain_reason(state: AgentState) -> str:
-    """What drains this host, in words: a person at it, the account or a mode; else empty."""
-    return state.drain.reason if state.drain is not None else drained_by(state)
+    """What drains this host, in words: a person at it, an update, the account or a mode."""
+    if state.drain is not None:
+        return state.drain.reason
+    if state.update is not None:
+        return f"axiom-client {state.update.version} starts when no task runs"
+    return drained_by(state)
 
 
 def has_open_work(state: AgentState) -> bool:

@@ -230,10 +230,16 @@ class ModeChosen(_Event, frozen=True, kw_only=True):
     settings: HostSettings | None = None
 
 
+class UpdateStaged(_Event, frozen=True, kw_only=True):
+    """A newer release of the agent is complete on the disk, to be started between tasks."""
+
+    version: str
+
+
 Event = (
     AgentStarted | ClockChanged | FactsProbed | LoadMeasured | TimerFired
     | SyncAnswered | SyncFailed | TasksReloaded | BundleFetched | BundleRefused | BundleFailed
     | TaskStarted | TaskProgressed | TaskEnded
     | PauseRequested | ResumeRequested | DrainRequested | SyncRequested | AbortRequested
-    | StopRequested | ConfigChanged | ModeChosen
+    | StopRequested | ConfigChanged | ModeChosen | UpdateStaged
 )  # fmt: skip

@@ -34,7 +34,7 @@ def _stopped(state: AgentState) -> c.Exit | None:
     reported = state.reports_since > state.now or state.sync.not_before == NEVER
     settled = reported and not has_running(state) and state.sync.in_flight is None
     if settled or state.now >= state.stop.give_up_at:
-        return c.Exit(reason=state.stop.reason)
+        return c.Exit(reason=state.stop.reason, fault="update" if state.stop.update else "")
     return None
 
 

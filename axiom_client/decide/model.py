@@ -252,10 +252,21 @@ class Incident(Struct, frozen=True, kw_only=True):
 
 
 class Stop(Struct, frozen=True, kw_only=True):
-    """The agent is stopping; what is open at ``give_up_at`` waits for the next start."""
+    """The agent is stopping; what is open at ``give_up_at`` waits for the next start.
+
+    update   to be started again as another version
+    """
 
     reason: str
     give_up_at: float
+    update: bool = False
+
+
+class UpdateWait(Struct, frozen=True, kw_only=True):
+    """A staged release waits for the running tasks; those that run at ``stop_at`` are stopped."""
+
+    version: str
+    stop_at: float
 
 
 class AgentState(Struct, kw_only=True):
@@ -290,6 +301,7 @@ class AgentState(Struct, kw_only=True):
     credit_day: CreditDay | None = None
     incident: Incident | None = None
     stop: Stop | None = None
+    update: UpdateWait | None = None
     until_idle: bool = False
     stop_at: float = NEVER  # end of a run with --seconds
     measured_at: float = -NEVER

@@ -16,6 +16,7 @@ from axiom_client.decide.measure import measure
 from axiom_client.decide.pauses import end_pauses
 from axiom_client.decide.place import place, room_now
 from axiom_client.decide.step_builder import StepBuilder
+from axiom_client.decide.take_up import take_up_update
 from axiom_client.decide.wake import schedule_wake
 from axiom_client.decide.warm import keep_warm
 
@@ -26,6 +27,7 @@ def plan(builder: StepBuilder) -> None:
         return
     end_pauses(builder)
     advance_drain(builder)
+    take_up_update(builder)
     give_back_waiting(builder)
     remember_block_reason(builder.state)
     fetch_bundles(builder)

@@ -88,11 +88,15 @@ def stop_requested(builder: StepBuilder, event: e.StopRequested) -> None:
     stop(builder, event.reason, hurry=event.hurry or builder.state.stop is not None)
 
 
-def stop(builder: StepBuilder, reason: str, *, hurry: bool) -> None:
-    """Begin to stop: running tasks write checkpoints, tasks not yet begun are given back."""
+def stop(builder: StepBuilder, reason: str, *, hurry: bool, update: bool = False) -> None:
+    """Begin to stop: running tasks write checkpoints, tasks not yet begun are given back.
+
+    update   the agent is to be started again as another version
+    """
     state = builder.state
     first = state.stop is None
-    state.stop = Stop(reason=reason, give_up_at=state.now if hurry else state.now + STOP_SECONDS)
+    give_up_at = state.now if hurry else state.now + STOP_SECONDS
+    state.stop = Stop(reason=reason, give_up_at=give_up_at, update=update)
     if not first:
         return
     builder.log(f"stopping: {reason}")

@@ -37,6 +37,7 @@ def _next_deadline(state: AgentState, room: Room) -> float:
         _drain_deadline_at(state),
         _release_at(state),
         state.stop.give_up_at if state.stop is not None else NEVER,
+        state.update.stop_at if state.update is not None and state.stop is None else NEVER,
     )
 
 

@@ -16,7 +16,7 @@ import typer
 
 from axiom_protocol import __version__
 from axiom_protocol.text import counted, has_undecoded_bytes
-from axiom_server.cli import deploy, inspect, keys, refresh_pages, seeds, staff, studies
+from axiom_server.cli import deploy, inspect, keys, refresh_pages, release, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
 from axiom_server.errors import DiskFull, ServerError, Usage
 
@@ -374,6 +374,7 @@ inspect.register(app)
 keys.register(app)
 app.add_typer(studies.app, name="study")
 app.add_typer(seeds.app, name="seeds")
+app.add_typer(release.app, name="release")
 
 if __name__ == "__main__":
     main()

@@ -71,7 +71,7 @@ def make(
     from axiom_server.publish import signed_changes
     from axiom_server.trust.keys import init_keys, is_encrypted
 
-    secret = None if no_passphrase else signed_changes.given_passphrase(_ask_new_passphrase)
+    secret = None if no_passphrase else signed_changes.given_passphrase(ask_new_passphrase)
     for path in init_keys(folder, secret, {"root": root_keys, "targets": targets_keys}):
         print(f"{path}  {'encrypted' if is_encrypted(path) else 'not encrypted'}")
     print(MOVE_KEYS_OFFLINE)
@@ -106,7 +106,7 @@ def protect(context: typer.Context, keys_dir: KeysDir = None) -> None:
     from axiom_server.trust.keys import STAFF_ROLES, key_files, protect_key
 
     folder = keys_dir or project_of(context).keys
-    secret = signed_changes.given_passphrase(_ask_new_passphrase)
+    secret = signed_changes.given_passphrase(ask_new_passphrase)
     for path in [path for role in STAFF_ROLES for path in key_files(folder, role)]:
         changed = protect_key(path, secret)
         print(f"{path}  {'encrypted' if changed else 'already encrypted'}")
@@ -302,5 +302,6 @@ def _ask_pin() -> str:
     return str(typer.prompt("The device's PIN", hide_input=True))
 
 
-def _ask_new_passphrase() -> str:
+def ask_new_passphrase() -> str:
+    """Ask at the terminal for a new passphrase, twice."""
     return str(typer.prompt("New passphrase", hide_input=True, confirmation_prompt=True))

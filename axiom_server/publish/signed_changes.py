@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import msgspec
 from securesystemslib.signer import Signer
@@ -22,6 +22,7 @@ from axiom_server.store.database import connect
 from axiom_server.trust.hsm import PIN_VARIABLE, open_signer, public_key
 from axiom_server.trust.keys import (
     PASSPHRASE_VARIABLE,
+    RELEASES,
     ROLES,
     SERVER_ROLES,
     Keys,
@@ -32,6 +33,7 @@ from axiom_server.trust.keys import (
     read_public_key,
 )
 from axiom_server.trust.metadata import write_file
+from axiom_server.trust.releases import delegation
 from axiom_server.trust.root_rotation import propose_root
 from axiom_server.trust.signing_request import (
     SigningRequest,
@@ -46,10 +48,10 @@ Prompt = Callable[[], str]  # asks a person for a passphrase
 def trusted_keys(folder: ProjectFolder) -> dict[str, Any]:
     """The root fingerprint and, by role: threshold, keys (id -> file or ""), expires_at."""
     root, expiries = folder.bundles.metadata.root().signed, folder.bundles.expiries()
-    files = [path for role in ROLES for path in key_files(folder.keys, role)]
+    files = [path for role in (*ROLES, RELEASES) for path in key_files(folder.keys, role)]
     public = {path: path.with_suffix(".pub") for path in files}
     here = {read_public_key(pub).keyid: path for path, pub in public.items() if pub.exists()}
-    roles = {
+    roles: dict[str, dict[str, Any]] = {
         role: {
             "threshold": root.roles[role].threshold,
             "keys": {keyid: str(here.get(keyid, "")) for keyid in root.roles[role].keyids},
@@ -57,6 +59,13 @@ def trusted_keys(folder: ProjectFolder) -> dict[str, Any]:
         }
         for role in ROLES
     }
+    if (named := delegation(root)) is not None and named.roles is not None:
+        trusted, releases = named.roles[RELEASES], folder.bundles.metadata.releases()
+        roles[RELEASES] = {
+            "threshold": trusted.threshold,
+            "keys": {keyid: str(here.get(keyid, "")) for keyid in trusted.keyids},
+            "expires_at": releases.signed.expires.isoformat() if releases else "never: no release",
+        }
     return {"root_fingerprint": folder.bundles.fingerprint(), "roles": roles}
 
 
@@ -103,7 +112,7 @@ def sign_here(
     """
     keys_folder = keys_dir or folder.keys
     roles: tuple[Role, ...] = (
-        ("targets",) if signing_request.role == "targets" else ("root", "targets")
+        ("root", "targets") if signing_request.role == "root" else (signing_request.role,)
     )
     staff = load_keys(keys_folder, passphrase(keys_folder, roles, ask), roles)
     signed = signing_request.signed_by(staff.of(signing_request.role))
@@ -119,11 +128,7 @@ def sign_file(request: Path, keys_dir: Path, uri: str, ask: Prompt, ask_pin: Pro
     signing_request = read_request(request)
     signers: Iterable[Signer]
     if uri:
-        root = signing_request.trusted_root().signed
-        ids = root.roles[signing_request.role].keyids
-        signers = [
-            open_signer(uri, {keyid: root.keys[keyid] for keyid in ids}, cached_pin(ask_pin))
-        ]
+        signers = [open_signer(uri, signing_request.trusted_keys(), cached_pin(ask_pin))]
     else:
         roles = (signing_request.role,)
         signers = load_keys(keys_dir, passphrase(keys_dir, roles, ask), roles).of(
@@ -146,9 +151,9 @@ def install(folder: ProjectFolder, request: Path) -> None:
 
 def parse_role(given: str) -> Role:
     """The role with this name. Raises Usage."""
-    if given not in get_args(Role):
+    if given not in ROLES:
         raise Usage(f"{given!r} is not a role; the roles are {', '.join(ROLES)}")
-    return cast(Role, given)
+    return given
 
 
 def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Prompt) -> str | None:
@@ -198,6 +203,9 @@ def _read_secret(variable: str, what: str, ask: Prompt) -> str:
 def _put_into_effect(folder: ProjectFolder, signed: SigningRequest, keys: Keys) -> None:
     if signed.role == "root":
         folder.bundles.install_root(signed.signed_root(), keys)
+        return
+    if signed.role == RELEASES:
+        folder.bundles.install_releases(signed.signed_targets())
         return
     sources = [source.encode() for source in signed.sources.values()]
     folder.bundles.install_targets(signed.signed_targets(), sources)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -28,8 +28,9 @@ from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from axiom_server.errors import SigningFailed
 
-Role = Literal["root", "targets", "snapshot", "timestamp"]
-ROLES: tuple[Role, ...] = get_args(Role)
+Role = Literal["root", "targets", "snapshot", "timestamp", "client-releases"]
+RELEASES: Literal["client-releases"] = "client-releases"  # releases of axiom-client
+ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")  # every project has these
 STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # these decide which code volunteers run
 SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # these show that the list is current
 PASSPHRASE_VARIABLE = "AXIOM_KEYS_PASSPHRASE"
@@ -58,7 +59,8 @@ class Keys:
 
     def merged(self, other: Keys) -> Keys:
         """These keys, with those of ``other`` for roles that have none here."""
-        roles = {role: self.signers.get(role) or other.signers.get(role, ()) for role in ROLES}
+        names = {*self.signers, *other.signers}
+        roles = {role: self.signers.get(role) or other.signers.get(role, ()) for role in names}
         return Keys(signers=roles)
 
     def has(self, role: Role) -> bool:

@@ -20,7 +20,7 @@ from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from axiom_server.errors import SigningFailed
-from axiom_server.trust.keys import Role
+from axiom_server.trust.keys import RELEASES, Role
 
 if sys.platform == "win32":
     import msvcrt
@@ -82,6 +82,13 @@ class MetadataFolder:
         version = self.snapshot().signed.meta["targets.json"].version
         return self._read(f"{version}.targets.json", Targets)
 
+    def releases(self) -> Metadata[Targets] | None:
+        """The releases of axiom-client that the snapshot names; None before the first."""
+        meta = self.snapshot().signed.meta.get(f"{RELEASES}.json")
+        if meta is None:
+            return None
+        return self._read(f"{meta.version}.{RELEASES}.json", Targets)
+
     def next_targets_version(self) -> int:
         """The version of the next targets. After a restore it is above all that hosts have seen."""
         following = self.snapshot().signed.meta["targets.json"].version + 1
@@ -112,6 +119,10 @@ class MetadataFolder:
     def write_targets(self, targets: Metadata[Targets]) -> MetaFile:
         """Write new targets, and return the snapshot's entry for them."""
         return self._write(f"{targets.signed.version}.targets.json", targets)
+
+    def write_releases(self, releases: Metadata[Targets]) -> MetaFile:
+        """Write new releases of axiom-client, and return the snapshot's entry for them."""
+        return self._write(f"{releases.signed.version}.{RELEASES}.json", releases)
 
     def write_snapshot(self, snapshot: Metadata[Snapshot]) -> MetaFile:
         """Write a new snapshot, and return the timestamp's entry for it."""
@@ -156,14 +167,17 @@ def sign(metadata: Metadata[T], signers: Iterable[Signer]) -> None:
         metadata.sign(signer, append=True)
 
 
-def check_signatures(root: Root, role: Role, metadata: Metadata[T]) -> None:
-    """Raise BundlesError unless enough of the role's keys have signed for the root's threshold."""
-    found = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+def check_signatures(trusted: Root | Targets, role: Role, metadata: Metadata[T]) -> None:
+    """Raise BundlesError unless enough of the role's keys have signed for its threshold.
+
+    trusted  the root, or for a delegated role the targets that delegate to it
+    """
+    found = trusted.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
     if not found.verified:
         raise BundlesError(
             f"the new {role} metadata has {len(found.signed)} of the {found.threshold} signatures "
-            "that the root requires: sign it with the other keys too (axiom-server sign), "
-            "or use the keys that the root trusts (axiom-server keys list)"
+            "that the project requires: sign it with the other keys too (axiom-server sign), "
+            "or use the keys that it trusts (axiom-server keys list)"
         )
 
 

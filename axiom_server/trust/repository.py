@@ -8,6 +8,7 @@ format and the rules are those of The Update Framework's specification 1.0.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.trust.declaration import declarations, declare
-from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
+from axiom_server.trust.keys import RELEASES, ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
     RESIGN_AFTER,
     ROOT_LIFETIME,
@@ -36,9 +37,23 @@ from axiom_server.trust.metadata import (
     write_file,
     write_lock,
 )
+from axiom_server.trust.release_archive import read_archive
+from axiom_server.trust.releases import (
+    RELEASES_LIFETIME,
+    ReleaseFacts,
+    add_release,
+    delegating,
+    delegation,
+    new_releases,
+    released,
+    withdraw_release,
+)
+from axiom_server.trust.releases import changes as release_changes
 from axiom_server.trust.study_declaration import declare_study, study_declarations
 from axiom_server.trust.targets import Bundle, Published, add, find_target, listing, read_bundle
 from axiom_server.trust.targets import withdraw as withdraw_from
+
+TARGETS_META = "targets.json"  # the snapshot's entry of the targets
 
 __all__ = ["Bundle", "BundlesError", "Proposal", "Published", "Repository", "read_bundle"]
 
@@ -95,6 +110,11 @@ class Repository:
             "timestamp": read.timestamp().signed.expires,
         }
 
+    def releases(self) -> dict[str, ReleaseFacts]:
+        """The facts of all releases of axiom-client, by their archives' names."""
+        metadata = self.metadata.releases()
+        return released(metadata.signed) if metadata else {}
+
     # Changing
 
     def create(self, keys: Keys, thresholds: Mapping[Role, int] | None = None) -> None:
@@ -123,7 +143,7 @@ class Repository:
             targets = Metadata(Targets(version=1, expires=self._clock() + TARGETS_LIFETIME))
             sign(targets, keys.of("targets"))
             (self.folder / "targets").mkdir(exist_ok=True)
-            self._sign_snapshot(self.metadata.write_targets(targets), keys, None)
+            self._sign_snapshot({TARGETS_META: self.metadata.write_targets(targets)}, keys, None)
 
     def publish(self, source: bytes, keys: Keys) -> Published:
         """Sign one experiment and publish it. Publishing the same source again changes nothing.
@@ -179,6 +199,65 @@ class Repository:
         with write_lock(self.folder):
             self._install_targets(targets, sources, self._online_keys(None))
 
+    def propose_delegation(self) -> Metadata[Targets] | None:
+        """The unsigned targets that delegate releases to the keys which the root names.
+
+        None where they do already.
+        """
+        targets, named = self.metadata.targets(), delegation(self.metadata.root().signed)
+        if targets.signed.delegations == named:
+            return None
+        targets.signed.delegations = named
+        targets.signed.version = self.metadata.next_targets_version()
+        targets.signed.expires = self._clock() + TARGETS_LIFETIME
+        targets.signatures.clear()
+        return targets
+
+    def propose_releases(
+        self, *, add: Iterable[bytes] = (), withdraw: str = "", extend: bool = False
+    ) -> Metadata[Targets] | None:
+        """The unsigned releases of axiom-client with these archives, without a withdrawn version.
+
+        None if nothing would change. Raises ReleaseMalformed, NotFound.
+        """
+        now, current = self._clock(), self.metadata.releases()
+        proposed = current or Metadata(new_releases(now))
+        added = [add_release(proposed.signed, read_archive(data), data) for data in add]
+        if withdraw:
+            withdraw_release(proposed.signed, withdraw)
+        if not (any(added) or withdraw or extend):
+            return None
+        proposed.signed.version = _next_version(proposed.signed.version, now)
+        proposed.signed.expires = now + RELEASES_LIFETIME
+        proposed.signatures.clear()
+        return proposed
+
+    def keep_archive(self, data: bytes) -> None:
+        """Write an archive that is to be released. Until it is signed, no host asks for it."""
+        path = self._path(hashlib.sha256(data).hexdigest(), read_archive(data).path)
+        if not path.exists():
+            write_file(path, data)
+
+    def install_releases(self, releases: Metadata[Targets]) -> None:
+        """Put signed releases into effect; their archives were kept before.
+
+        Raises BundlesError when they do not follow the current ones, or a signature or an archive
+        is missing.
+        """
+        with write_lock(self.folder):
+            root, current = self.metadata.root().signed, self.metadata.releases()
+            if self.metadata.targets().signed.delegations != delegation(root):
+                raise BundlesError("the targets do not delegate to the keys that the root names: "
+                                   "run axiom-server release trust")  # fmt: skip
+            release_changes(current.signed if current else None, releases.signed)
+            check_signatures(delegating(root), RELEASES, releases)
+            for path, file in releases.signed.targets.items():
+                if not self._path(file.hashes["sha256"], path).exists():
+                    raise BundlesError(f"the archive {path} is missing: publish it again")
+            meta = {f"{RELEASES}.json": self.metadata.write_releases(releases)}
+            old = self.metadata.snapshot().signed
+            self._sign_snapshot(meta, self._online_keys(None), old)
+
     def install_root(self, root: Metadata[Root], keys: Keys) -> None:
         """Put a signed root into effect, and sign again the roles whose keys it changes.
 
@@ -189,7 +268,7 @@ class Repository:
         with write_lock(self.folder):
             check_root(self.metadata.root(), root)
             targets, snapshot = self.metadata.targets(), self.metadata.snapshot().signed
-            meta = snapshot.meta["targets.json"]
+            meta = snapshot.meta[TARGETS_META]
             result = root.signed.get_verification_result(
                 "targets", targets.signed_bytes, targets.signatures
             )
@@ -200,7 +279,7 @@ class Repository:
                 check_signatures(root.signed, "targets", targets)
                 meta = self.metadata.write_targets(targets)
             self.metadata.write_root(root)
-            self._sign_snapshot(meta, keys, snapshot)
+            self._sign_snapshot({TARGETS_META: meta}, keys, snapshot)
 
     def refresh_online(self, *, force: bool = False) -> bool:
         """Sign timestamp and snapshot again with the server's keys when they are due.
@@ -214,7 +293,7 @@ class Repository:
             snapshot, timestamp = self.metadata.snapshot(), self.metadata.timestamp()
             keys = self._online_keys(None)
             if force or snapshot.signed.expires - now < SNAPSHOT_LIFETIME * 0.9:
-                self._sign_snapshot(snapshot.signed.meta["targets.json"], keys, snapshot.signed)
+                self._sign_snapshot({}, keys, snapshot.signed)
                 return True
             if timestamp.signed.expires - now < TIMESTAMP_LIFETIME - RESIGN_AFTER:
                 self._sign_timestamp(timestamp.signed.snapshot_meta, keys)
@@ -256,14 +335,18 @@ class Repository:
         for path, file in targets.signed.targets.items():
             if not self._path(file.hashes["sha256"], path).exists():
                 raise BundlesError(f"the source of {path} is missing: write the request again")
-        self._sign_snapshot(self.metadata.write_targets(targets), keys, current.signed)
+        meta = self.metadata.write_targets(targets)
+        self._sign_snapshot({TARGETS_META: meta}, keys, current.signed)
 
-    def _sign_snapshot(self, targets: MetaFile, keys: Keys, old: Snapshot | None) -> None:
+    def _sign_snapshot(
+        self, changed: Mapping[str, MetaFile], keys: Keys, old: Snapshot | None
+    ) -> None:
+        """Sign a snapshot with these entries changed. Clients refuse one that lacks an entry."""
         now = self._clock()
         snapshot = Snapshot(
             version=_next_version(old.version if old else 0, now),
             expires=now + SNAPSHOT_LIFETIME,
-            meta={"targets.json": targets},
+            meta={**(old.meta if old else {}), **changed},
         )
         metadata = Metadata(snapshot)
         sign(metadata, keys.of("snapshot"))

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
@@ -25,13 +25,15 @@ from axiom_protocol.text import counted
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
 from axiom_server.trust.declaration import declared_changes, is_true_record
-from axiom_server.trust.keys import KeysError
+from axiom_server.trust.keys import RELEASES, KeysError
 from axiom_server.trust.metadata import (
     VERSIONS_SKIPPED_MAX,
     BundlesError,
     check_signatures,
     root_fingerprint,
 )
+from axiom_server.trust.releases import ROOT_FIELD, delegating, delegation
+from axiom_server.trust.releases import changes as release_changes
 from axiom_server.trust.study_declaration import FIELD as STUDIES_FIELD
 from axiom_server.trust.study_declaration import canonical, is_true_study, study_declarations
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in
@@ -47,9 +49,9 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
     ``tried`` holds the results of the dry runs, for the session log; it is not signed.
     """
 
-    role: Literal["root", "targets"]
+    role: Literal["root", "targets", "client-releases"]
     root: str  # the root that is trusted now
-    current: str  # the current signed metadata of the role
+    current: str  # the current signed metadata of the role; empty before the first release
     proposed: str  # the new metadata with the signatures so far
     sources: dict[str, str] = {}
     studies: dict[str, str] = {}
@@ -73,15 +75,27 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         check_signatures(root.signed, "root", root)
         if self.role == "root":
             return _root_changes(root.signed, _parse(self.proposed, Root).signed)
+        if self.role == RELEASES:
+            return self._release_changes(root.signed)
         current, proposed = _parse(self.current, Targets), _parse(self.proposed, Targets)
         check_signatures(root.signed, "targets", current)
-        return _targets_changes(current.signed, proposed.signed, self.sources, self.studies)
+        return [
+            *_delegation_changes(root.signed, current.signed, proposed.signed),
+            *_targets_changes(current.signed, proposed.signed, self.sources, self.studies),
+        ]
+
+    def _release_changes(self, root: Root) -> list[str]:
+        current = _parse(self.current, Targets) if self.current else None
+        if current is not None:
+            check_signatures(delegating(root), RELEASES, current)
+        return release_changes(current.signed if current else None, self.signed_targets().signed)
 
     def missing_signatures(self) -> int:
         """How many signatures the proposal still needs."""
         root, proposed = self.trusted_root().signed, self._proposed()
+        trusted = delegating(root) if self.role == RELEASES else root
         wanted = [
-            root.get_verification_result(self.role, proposed.signed_bytes, proposed.signatures)
+            trusted.get_verification_result(self.role, proposed.signed_bytes, proposed.signatures)
         ]
         if isinstance(proposed.signed, Root):
             wanted.append(
@@ -95,7 +109,7 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
         """The request with signatures added. Raises KeysError when none of the keys is trusted."""
         self.changes()
         proposed = self._proposed()
-        trusted = set(self.trusted_root().signed.roles[self.role].keyids)
+        trusted = set(self.trusted_keys())
         if isinstance(proposed.signed, Root):
             trusted |= set(proposed.signed.roles["root"].keyids)
         fitting = [signer for signer in signers if signer.public_key.keyid in trusted]
@@ -110,6 +124,14 @@ class SigningRequest(Struct, frozen=True, kw_only=True, tag="axiom-signing-reque
             except UnsignedMetadataError as error:
                 raise KeysError(str(error.__cause__ or error)) from None
         return msgspec.structs.replace(self, proposed=proposed.to_bytes().decode())
+
+    def trusted_keys(self) -> dict[str, Key]:
+        """The keys that may sign the request, by id."""
+        root = self.trusted_root().signed
+        if self.role == RELEASES:
+            named = delegation(root)
+            return dict(named.keys) if named else {}
+        return {keyid: root.keys[keyid] for keyid in root.roles[self.role].keyids}
 
     def signed_targets(self) -> Metadata[Targets]:
         """The proposed metadata, to be installed."""
@@ -146,6 +168,16 @@ def request_root(root: Metadata[Root], proposed: Metadata[Root]) -> SigningReque
     return SigningRequest(
         role="root", root=_text(root), current=_text(root), proposed=_text(proposed)
     )
+
+
+def request_releases(
+    root: Metadata[Root], current: Metadata[Targets] | None, proposed: Metadata[Targets]
+) -> SigningRequest:
+    """A request to sign releases of axiom-client. The archives stay where it is written."""
+    return SigningRequest(
+        role=RELEASES, root=_text(root), current=_text(current) if current else "",
+        proposed=_text(proposed),
+    )  # fmt: skip
 
 
 def read_request(path: Path) -> SigningRequest:
@@ -232,13 +264,46 @@ def _check_nothing_else(old: Targets, new: Targets, withdrawn: set[str]) -> None
     """Raise BundlesError when the proposal contains any other change."""
     if (
         not old.version < new.version <= old.version + VERSIONS_SKIPPED_MAX
-        or new.delegations is not None
         or old.targets.keys() - new.targets.keys() != withdrawn
         or not withdrawn_in(old).items() <= withdrawn_in(new).items()
         or study_declarations(old).keys() - study_declarations(new).keys()
         or new.unrecognized_fields.keys() - {WITHDRAWN_FIELD, STUDIES_FIELD}
     ):
         raise BundlesError("the request does not follow the current metadata; write it again")
+
+
+def _delegation_changes(root: Root, old: Targets, new: Targets) -> list[str]:
+    """Whether releases of axiom-client are delegated. Raises BundlesError for other delegations."""
+    if new.delegations == old.delegations:
+        return []
+    named = delegation(root)
+    if new.delegations is None or named is None or new.delegations != named:
+        raise BundlesError(
+            "the request delegates to keys that the root does not name; write it again"
+        )
+    return [f"let the {RELEASES} keys that the root names sign releases of axiom-client"]
+
+
+def _releases_keys(old: Root, new: Root) -> list[str]:
+    """Changes of the keys that the root names for releases. Raises BundlesError."""
+    rest = [dict(root.unrecognized_fields) for root in (old, new)]
+    before, after = (fields.pop(ROOT_FIELD, None) for fields in rest)
+    if rest[0] != rest[1] or (before is not None and after is None):
+        raise BundlesError("the request does not follow the trusted root; write it again")
+    if before == after:
+        return []
+    known, named = delegation(old), delegation(new)
+    assert named is not None
+    assert named.roles is not None
+    lines = [
+        f"trust the {RELEASES} key {keyid} ({key.scheme} {key.keyval['public']}): it decides which "
+        "axiom-client runs on hosts that update themselves, outside of the tasks' sandbox"
+        for keyid, key in named.keys.items()
+        if known is None or keyid not in known.keys
+    ]
+    gone = known.keys.keys() - named.keys.keys() if known else set()
+    lines += [f"distrust the {RELEASES} key {keyid}" for keyid in sorted(gone)]
+    return [*lines, f"require {counted(named.roles[RELEASES].threshold, f'{RELEASES} signature')}"]
 
 
 def _root_changes(old: Root, new: Root) -> list[str]:
@@ -255,6 +320,7 @@ def _root_changes(old: Root, new: Root) -> list[str]:
         lines += [f"distrust the {role} key {k}" for k in before.keyids if k not in after.keyids]
         if before.threshold != after.threshold:
             lines.append(f"require {after.threshold} {role} signatures (was {before.threshold})")
+    lines += _releases_keys(old, new)
     return [*lines, f"valid until {new.expires:%Y-%m-%d}"]
 
 

@@ -1,0 +1,76 @@
+"""An agent that updates itself, works on as the new version, and comes back from a broken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.processes import wait_for
+from tests.support.programs import Program, Server
+from tests.support.release_archive import build_wheel
+
+SECONDS = 400.0  # a release is imported at the lowest priority, beside other tests
+#: Never answers the launcher: the network works, and no request is sent.
+HANGS = {
+    "axiom_client/project/api.py": (
+        "    async def sync(",
+        "    async def sync(self, request: SyncRequest) -> SyncAnswer:\n"
+        "        await asyncio.sleep(3600)\n        raise AssertionError\n\n"
+        "    async def sync_before(",
+    )
+}
+
+
+def record(agent: Program) -> dict[str, Any]:
+    path = agent.folder / "state" / "releases" / "record.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
+def status(agent: Program) -> dict[str, Any]:
+    """What the running agent says; empty while none runs."""
+    done = agent.finish("status", "--json")
+    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return found if found.get("state") != "not running" else {}
+
+
+def reported(agent: Program) -> int:
+    """How many results the server has, as the agent was told."""
+    return int(status(agent).get("credit", {}).get("pending_results", 0))
+
+
+def start_updating(agent: Program, url: str) -> None:
+    agent.run("attach", url)
+    for setting in ("update.enabled true", "update.every 2s", "update.trial 30s"):
+        agent.run("config", "set", *setting.split())
+    agent.start("run", "--no-display")
+
+
+def test_updates_between_tasks_and_undoes_a_version_that_never_works(
+    server: Server, agent: Program, tmp_path: Path, held_walk: Path
+) -> None:
+    """Tasks run and wait at both changes of the version, and every result arrives, once."""
+    server.run("release", "trust", "--no-passphrase")
+    server.run("publish", str(held_walk), "--skip", "dry-run")
+    server.run("deploy", "short_walk", "--count", "5")
+    start_updating(agent, server.url)
+    wait_for("a task to run", lambda: status(agent).get("tasks_running"))
+
+    server.run("release", "publish", str(build_wheel(tmp_path, "0.9.1")))
+    wait_for("the release", lambda: record(agent).get("current") == "0.9.1", SECONDS)
+    assert status(agent)["version"] == "0.9.1"
+    server.run("deploy", "short_walk", "--count", "3")
+    wait_for("a task to run", lambda: status(agent).get("tasks_running"))
+
+    server.run("release", "publish", str(build_wheel(tmp_path, "0.9.2", HANGS)))
+    undone = wait_for("the broken one to be undone", lambda: record(agent).get("undone"), SECONDS)
+    assert (undone["version"], undone["back_to"]) == ("0.9.2", "0.9.1")
+    assert "did not report that it is healthy" in undone["why"]
+    wait_for("all results", lambda: reported(agent) == 8, SECONDS)
+    shown = status(agent)
+    assert shown["version"] == "0.9.1"
+    assert any("0.9.2 was undone, back to 0.9.1" in line for line in shown["updates"])
+    assert "tried again after a day" in " ".join(shown["updates"])
+    assert server.json("review")["results"] == 8
+    assert agent.stop() == 0
