@@ -145,6 +145,8 @@ class Performer:
                 self._fetcher.prestart()
             case c.ReleaseIdle():
                 self._pool.release_idle()
+            case c.AllowStandby(processes=processes):
+                self._pool.allow_standby(processes)
             case c.FetchBundle():
                 self._fetcher.fetch(
                     BundleRequest(

@@ -296,6 +296,7 @@ class AgentState(Struct, kw_only=True):
     probed_at: float = 0.0
     busy_at: float = 0.0  # last time a task ran or waited
     warm: bool = False  # a zygote may be running
+    standby: int = 0  # processes that may wait with loaded libraries, where there are no zygotes
     wake_at: float = NEVER
     exited: bool = False
 

@@ -57,6 +57,7 @@ class RunningTask:
         self.members = len(spec.task_ids)
         self.early_progress: dict[int, float] = {}  # reported before the start was
         self.memory_at_start = 0  # bytes that the process held before the task ran
+        self.cpu_seconds_at_start = 0.0  # that it had used to load libraries
         self.usage_checks = 0
         self.results: dict[int, bytes] = {}  # by member
         self.failures: dict[int, Failure] = {}
@@ -92,9 +93,9 @@ class RunningTask:
 
     # ---- elapsed time
 
-    def began(self, pid: int, at: float) -> None:
-        """The task has a process: start counting its elapsed time."""
-        self.pid, self._started_at = pid, at
+    def began(self, pid: int, at: float, cpu_seconds: float = 0.0) -> None:
+        """The task has a process, which used ``cpu_seconds`` before: count its elapsed time."""
+        self.pid, self._started_at, self.cpu_seconds_at_start = pid, at, cpu_seconds
         self._last_sample = Sample(at)
         if self._paused_at is not None:
             self._paused_at = at
@@ -133,7 +134,9 @@ class RunningTask:
     def _sampled(self, pid: int) -> Sample:
         if (ended := self.ended) is not None:
             return Sample(ended.at, ended.user_seconds + ended.system_seconds)
-        return sample(pid, time.monotonic())
+        found = sample(pid, time.monotonic())
+        own_seconds = max(0.0, found.cpu_seconds - self.cpu_seconds_at_start)
+        return Sample(found.at, own_seconds, found.stopped)
 
     def elapsed_seconds(self) -> float:
         """Monotonic time since the process started, without pauses and standstills."""
