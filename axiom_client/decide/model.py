@@ -91,6 +91,7 @@ class Slot(Struct, frozen=True, kw_only=True):
     reason: str = ""
     tasks: int = 1  # largest number at a time
     memory_bytes: int = 0  # of a GPU
+    backend: str = ""  # of a GPU: how torch uses it
 
     @property
     def name(self) -> str:

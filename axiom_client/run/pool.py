@@ -379,4 +379,5 @@ def _finished(running: RunningTask, member: int) -> TaskFinished:
         cpu_system_seconds=system / members,
         peak_memory_bytes=ended.peak_memory_bytes if ended else 0,
         shared=members > 1 and is_cohort_failure(observed, verdict),
+        core_kind=running.core_kind,
     )
