@@ -76,6 +76,7 @@ class Performer:
         self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
         self._nodes = NodePlaces()
+        self._slow_cores = slow_cores()
         self._cores_checked_at = 0.0
         self._place = run_place(setup.folders.state, setup.identity.token)
         self._timer: asyncio.TimerHandle | None = None
@@ -238,7 +239,7 @@ class Performer:
             driver=vendors.access(command.gpus),
             folder=str(folders[command.task_id]),
             cores=() if command.gpus else self._nodes.place(command.task_id, numa_nodes()),
-            slow=frozenset() if command.gpus else slow_cores(),
+            slow=frozenset() if command.gpus else self._slow_cores,
         )
 
     def _task_changed(self, event: spec.TaskEvent) -> None:
@@ -312,6 +313,7 @@ class Performer:
             self._emit_facts()
 
     def _emit_facts(self) -> None:
+        self._slow_cores = slow_cores()
         known = self._gpus is not None
         report = self._gpus or GpuReport()
         facts = probe_facts(
