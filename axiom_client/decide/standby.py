@@ -1,7 +1,7 @@
 """Limits the processes that wait with loaded libraries, on systems without zygotes.
 
 They take memory that no task has been promised, so they get what the tasks leave of memory.share,
-and nothing where the volunteer keeps memory free for other programs.
+and of the memory that is free now beyond memory.keep_free. They end before a task would have to.
 """
 
 from __future__ import annotations
@@ -33,11 +33,20 @@ def limit_standby(builder: StepBuilder, room: Room) -> None:
 def standby_processes(state: AgentState, room: Room) -> int:
     """The largest number that may wait now; 0 when no task will be started."""
     works = has_unended(state) and not (room.blocked or drain_reason(state) or state.stop)
-    if not works or not state.warm or state.limits.memory_keep_free or not room.cpu:
+    if not works or not state.warm or not room.cpu:
         return 0
-    left = room.memory_bytes - _held_bytes(state)
+    left = (room.memory_bytes - _held_bytes(state)) // STANDBY_BYTES
     most = 1 + math.ceil(len(room.cpu) / CORES_PER_STANDBY)
-    return max(0, min(most, left // STANDBY_BYTES))
+    return max(0, min(most, left, _fitting_now(state, room)))
+
+
+def _fitting_now(state: AgentState, room: Room) -> int:
+    """How many the free memory is enough for; those that wait already have theirs."""
+    if not state.limits.memory_keep_free:
+        return room.memory_bytes // STANDBY_BYTES
+    free = room.memory_now or 0
+    kept = state.standby if free >= STANDBY_BYTES // 2 else 0
+    return max(kept, free // (2 * STANDBY_BYTES))
 
 
 def _held_bytes(state: AgentState) -> int:

@@ -49,14 +49,34 @@ def test_they_get_what_tasks_leave_of_the_memory(left_bytes: int, processes: int
     assert allowed(world) == processes
 
 
-def test_an_owner_who_keeps_memory_free_has_none() -> None:
-    world = World(facts(cores=2), limits=Limits(memory_keep_free=0.1)).working(2)
-    assert allowed(world) == 0
+@pytest.mark.parametrize(
+    ("free_bytes", "processes"),
+    [(None, 0), (0, 0), (STANDBY_BYTES, 0), (2 * STANDBY_BYTES, 1), (9 * STANDBY_BYTES, 2)],
+)
+def test_memory_that_an_owner_keeps_free_stays_free(free_bytes: int | None, processes: int) -> None:
+    """What is free now counts, beyond what is kept."""
+    kept = 1_000_000_000
+    world = World(facts(cores=2), limits=Limits(memory_keep_free=kept)).working(2)
+    assert allowed(world) == 0  # not measured yet
+    available = None if free_bytes is None else kept + free_bytes
+    world.do(e.LoadMeasured(now=world.now, load=Load(memory_available_bytes=available)))
+    assert allowed(world) == processes
+
+
+def test_they_end_before_a_task_must_and_do_not_come_and_go() -> None:
+    world = World(facts(cores=2), limits=Limits(memory_keep_free=1e9)).working(2)
+    said = []
+    for free in (2, 1, 0.6, 0.4, 1, 2):  # of one waiting process each
+        load = Load(memory_available_bytes=int(1e9 + free * STANDBY_BYTES))
+        world.do(e.LoadMeasured(now=world.now, load=load))
+        said.append(allowed(world))
+    assert said == [1, 1, 1, 0, 0, 1]
+    assert not world.saying(c.StopTask)
 
 
 def test_a_limit_that_is_lowered_ends_them_and_one_that_is_raised_brings_them_back() -> None:
     world = World(facts(cores=2)).working(2)
-    world.do(e.ConfigChanged(now=world.now, limits=Limits(memory_keep_free=0.5)))
+    world.do(e.ConfigChanged(now=world.now, limits=Limits(memory_keep_free=0.99)))
     assert allowed(world) == 0
     world.do(e.ConfigChanged(now=world.now, limits=Limits()))
     assert allowed(world) == 2
