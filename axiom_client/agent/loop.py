@@ -240,6 +240,7 @@ class Agent:
         if (changed := self._clock_changed(event)) is not None:
             await self._step(performer, changed)
         await self._step(performer, event)
+        performer.probe_changed_cores(self.state.facts.cpu_cores if self.state.facts else None)
 
     def _clock_changed(self, event: e.Event) -> e.ClockChanged | None:
         """The event to handle first when the host slept or its clock was set; else None."""

@@ -28,7 +28,8 @@ from axiom_client.errors import (
 )
 from axiom_client.folders import Folders
 from axiom_client.host.boot import run_place
-from axiom_client.host.cores import probe_cores
+from axiom_client.host.core_lists import NodePlaces, numa_nodes, slow_cores
+from axiom_client.host.cores import cores_now, probe_cores
 from axiom_client.host.facts import probe_facts
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe, GpuReport
@@ -44,6 +45,7 @@ from axiom_protocol.messages import AgentRun, SyncRequest
 
 REMOVAL_STRETCH_SECONDS = 0.01  # of deleting without a break: the event loop is blocked meanwhile
 REMOVAL_PAUSE_SECONDS = 0.04
+CORES_CHECK_SECONDS = 10.0  # takes a fifth of a millisecond
 REMOVAL_SECONDS_AT_CLOSE = 2.0  # the rest is deleted at the next start
 
 log = logging.getLogger("axiom_client")
@@ -73,6 +75,9 @@ class Performer:
         self._gpu_probe = GpuProbe()
         self._gpus: GpuReport | None = None  # None: not yet searched for
         self._speed = known_speed(setup.folders.speed_file, probe_cores().processor)
+        self._nodes = NodePlaces()
+        self._slow_cores = slow_cores()
+        self._cores_checked_at = 0.0
         self._place = run_place(setup.folders.state, setup.identity.token)
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -145,6 +150,8 @@ class Performer:
                 self._fetcher.prestart()
             case c.ReleaseIdle():
                 self._pool.release_idle()
+            case c.AllowStandby(processes=processes):
+                self._pool.allow_standby(processes)
             case c.FetchBundle():
                 self._fetcher.fetch(
                     BundleRequest(
@@ -231,6 +238,8 @@ class Performer:
             device=vendors.torch_device(command.gpus),
             driver=vendors.access(command.gpus),
             folder=str(folders[command.task_id]),
+            cores=() if command.gpus else self._nodes.place(command.task_id, numa_nodes()),
+            slow=frozenset() if command.gpus else self._slow_cores,
         )
 
     def _task_changed(self, event: spec.TaskEvent) -> None:
@@ -243,6 +252,7 @@ class Performer:
                     e.TaskProgressed(now=now, task_id=event.task_id, fraction=event.fraction)
                 )
             case TaskFinished():
+                self._nodes.leave(event.task_id)
                 self._emit(e.TaskEnded(now=now, finished=event, jitter=random.random()))
 
     # --- the project ------------------------------------------------------------------------------
@@ -290,7 +300,20 @@ class Performer:
         self._emit_facts()
         self._spawn(self._probe_gpus())
 
+    def probe_changed_cores(self, known: int | None) -> None:
+        """Probe the host again if it does not have the ``known`` number of cores any more.
+
+        Cores are plugged, and cgroups and cpusets change without any notice.
+        """
+        now = time.monotonic()
+        if known is None or now < self._cores_checked_at + CORES_CHECK_SECONDS:
+            return
+        self._cores_checked_at = now
+        if cores_now() != known:
+            self._emit_facts()
+
     def _emit_facts(self) -> None:
+        self._slow_cores = slow_cores()
         known = self._gpus is not None
         report = self._gpus or GpuReport()
         facts = probe_facts(

@@ -31,6 +31,7 @@ from axiom_client.decide.task import GRACE_SECONDS
 from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_protocol.text import counted
 
+SLEEP_SECONDS = 60.0  # a larger step of the wall clock against the monotonic one is a sleep
 INCIDENT_SECONDS = 7 * 86_400.0  # how long displays show an incident
 
 
@@ -109,6 +110,10 @@ def _recall_incident(builder: StepBuilder, incident: Incident | None) -> None:
 
 
 def _clock_changed(builder: StepBuilder, event: e.ClockChanged) -> None:
+    """Keep the difference of the clocks. After a sleep, leases may have ended: ask the server."""
+    slept_seconds = event.wall - event.now - builder.state.wall_offset
+    if slept_seconds >= SLEEP_SECONDS and builder.state.tasks:
+        builder.state.sync.wanted_now = True
     builder.state.wall_offset = event.wall - event.now
     builder.state.utc_offset_seconds = event.utc_offset_seconds
 

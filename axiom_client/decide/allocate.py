@@ -49,7 +49,7 @@ class _Gpu:
     """What is still free on one GPU while tasks are placed."""
 
     def __init__(self, slot: Slot) -> None:
-        self.index = slot.index
+        self.index, self.backend = slot.index, slot.backend
         self.share = 1.0
         self.tasks = slot.tasks
         self.memory_bytes = slot.memory_bytes
@@ -89,10 +89,17 @@ class _Free:
             self.memory_now -= needs.memory_bytes
 
     def fitting(self, needs: Resources) -> list[int]:
-        """The GPUs for a task, emptiest first: as many as it needs, or none if too few fit."""
+        """The GPUs for a task, emptiest first: as many as it needs, or none if too few fit.
+
+        All are of one vendor: a process uses one driver.
+        """
         fits = [gpu for gpu in self.gpus.values() if gpu.takes(needs)]
         fits.sort(key=lambda gpu: (-gpu.share, gpu.index))
-        return [gpu.index for gpu in fits[: needs.gpus]] if len(fits) >= needs.gpus else []
+        for backend in dict.fromkeys(gpu.backend for gpu in fits):
+            alike = [gpu.index for gpu in fits if gpu.backend == backend]
+            if len(alike) >= needs.gpus:
+                return alike[: needs.gpus]
+        return []
 
     def refusal(self, needs: Resources) -> str:
         """Why a task cannot start now; empty when it can."""
@@ -269,17 +276,25 @@ def _take_slots(needs: Resources, free: _Free) -> list[int]:
     return []
 
 
-def duration_key(task: TaskState) -> str:
-    """The name under which the duration of a task's process is stored."""
-    return f"{task.ref}+gpu" if task.record.grant.device == "gpu" else task.ref
+def duration_key(task: TaskState, core_kind: str = "") -> str:
+    """The name under which the duration of a task's process is stored.
+
+    core_kind   empty for a GPU, and for a host whose cores are all alike
+    """
+    key = f"{task.ref}+gpu" if task.record.grant.device == "gpu" else task.ref
+    return f"{key}+{core_kind}" if core_kind else key
 
 
 def task_seconds(
     task: TaskState, bundles: Mapping[str, Bundle], durations: Mapping[str, float]
 ) -> float:
-    """Expected duration of a task here: from earlier runs on this host, else as declared."""
-    if known := durations.get(duration_key(task)):
-        return known
+    """Expected duration of a task here: from earlier runs on this host, else as declared.
+
+    Where cores differ, the mean of both kinds: which one a task will run on is not known.
+    """
+    keys = (duration_key(task), duration_key(task, "efficiency"))
+    if known := [durations[key] for key in keys if durations.get(key)]:
+        return math.fsum(known) / len(known)
     bundle = bundles.get(task.record.grant.sha256)
     if bundle and bundle.manifest:
         return bundle.manifest.expected_seconds

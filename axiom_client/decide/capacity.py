@@ -70,6 +70,7 @@ def room(
             reason=blocked or _why_not_gpu(i, gpu, limits, gpu_pauses or {}),
             tasks=limits.gpu_tasks.get(str(i), limits.gpu_tasks.get("", GPU_TASKS)),
             memory_bytes=gpu.memory_bytes,
+            backend=gpu.backend,
         )
         for i, gpu in enumerate(facts.gpus)
     ]

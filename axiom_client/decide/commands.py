@@ -134,6 +134,15 @@ class ReleaseIdle(_Command, frozen=True, kw_only=True):
     """End the zygotes: nothing has run for a while."""
 
 
+class AllowStandby(_Command, frozen=True, kw_only=True):
+    """Let at most so many processes wait, with libraries loaded, for tasks to come.
+
+    Only where the system has no zygotes (Windows, macOS).
+    """
+
+    processes: int
+
+
 class StartTask(_Command, frozen=True, kw_only=True):
     """Run a task in the sandbox, on the given GPUs, or on cores if none are given."""
 
@@ -207,8 +216,8 @@ class Exit(_Command, frozen=True, kw_only=True):
 Command = (
     SaveTask | SaveReport | ForgetTask | KeepResult | DropResults | ReportAgain | SaveRequest
     | SaveValue
-    | ReloadTasks | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | StartTask
-    | PauseTask | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | LogLine | Exit
+    | ReloadTasks | ProbeHost | MeasureLoad | FetchBundle | Prewarm | ReleaseIdle | AllowStandby
+    | StartTask | PauseTask | ResumeTask | StopTask | ClearFolder | Sync | WakeAt | LogLine | Exit
 )  # fmt: skip
 Persistent = (
     SaveTask | SaveReport | ForgetTask | KeepResult | DropResults | ReportAgain | SaveRequest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.model import AgentState, TaskState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_protocol.manifest import Manifest, Resources
-from axiom_protocol.messages import HostFacts
+from axiom_protocol.messages import GpuFacts, HostFacts
 from axiom_protocol.text import counted
 
 
@@ -37,8 +39,8 @@ def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
     if manifest.environment not in facts.environments:
         return f"{manifest.environment} is not installed here"
     on_gpu = task.record.grant.device == "gpu"
-    if on_gpu and max(1, needs.gpus) > len(facts.gpus):
-        return f"it needs {counted(max(1, needs.gpus), 'GPU')} and this host has {len(facts.gpus)}"
+    if on_gpu and max(1, needs.gpus) > (most := _most_alike(facts.gpus)):
+        return f"it needs {counted(max(1, needs.gpus), 'GPU')} and this host has {most}"
     if not on_gpu and needs.cpu_cores > facts.cpu_cores:
         return f"it needs {counted(needs.cpu_cores, 'core')} and this host has {facts.cpu_cores}"
     if needs.memory_bytes > facts.memory_bytes * limits.memory_share:
@@ -50,6 +52,11 @@ def misfit(state: AgentState, task: TaskState, manifest: Manifest) -> str:
 
 def _gpu_misfit(facts: HostFacts, needs: Resources) -> str:
     large_enough = [gpu for gpu in facts.gpus if gpu.memory_bytes >= needs.gpu_memory_bytes]
-    if len(large_enough) < max(1, needs.gpus):
+    if _most_alike(large_enough) < max(1, needs.gpus):
         return f"it needs {needs.gpu_memory_bytes:,} bytes of GPU memory, more than a GPU here has"
     return ""
+
+
+def _most_alike(gpus: list[GpuFacts]) -> int:
+    """How many of these GPUs one task could use: those of one vendor."""
+    return max(Counter(gpu.backend for gpu in gpus).values(), default=0)

@@ -91,6 +91,7 @@ class Slot(Struct, frozen=True, kw_only=True):
     reason: str = ""
     tasks: int = 1  # largest number at a time
     memory_bytes: int = 0  # of a GPU
+    backend: str = ""  # of a GPU: how torch uses it
 
     @property
     def name(self) -> str:
@@ -308,6 +309,7 @@ class AgentState(Struct, kw_only=True):
     probed_at: float = 0.0
     busy_at: float = 0.0  # last time a task ran or waited
     warm: bool = False  # a zygote may be running
+    standby: int = 0  # processes that may wait with loaded libraries, where there are no zygotes
     wake_at: float = NEVER
     exited: bool = False
 

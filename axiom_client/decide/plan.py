@@ -15,6 +15,7 @@ from axiom_client.decide.leave import exit_when_done
 from axiom_client.decide.measure import measure
 from axiom_client.decide.pauses import end_pauses
 from axiom_client.decide.place import place, room_now
+from axiom_client.decide.standby import limit_standby
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.take_up import take_up_update
 from axiom_client.decide.wake import schedule_wake
@@ -36,6 +37,7 @@ def plan(builder: StepBuilder) -> None:
     place(builder, room)
     measure(builder)
     keep_warm(builder)
+    limit_standby(builder, room)
     contact_server(builder, room)
     exit_when_done(builder)
     schedule_wake(builder, room)

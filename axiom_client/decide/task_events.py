@@ -57,7 +57,8 @@ def task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     builder.end(task, msgspec.structs.replace(finished, message=message, result=result))
     seconds = task.record.elapsed_seconds + finished.elapsed_seconds
     if success:
-        _remember_duration(builder, duration_key(task), seconds * task.cohort_size)
+        key = duration_key(task, finished.core_kind)
+        _remember_duration(builder, key, seconds * task.cohort_size)
         builder.log(f"task {task.task_id} of {task.ref} is done after {seconds:.1f} s")
     else:
         why = finished.message.strip().splitlines()[-1:] or [""]

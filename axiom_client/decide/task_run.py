@@ -83,6 +83,8 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
     elapsed_seconds     monotonic, without pauses; on Linux the host's sleep does not count
     peak_memory_bytes   the largest resident set by wait4; a forked child's includes the pages
                         that it shares with the zygote
+    core_kind           "efficiency" for a task that ran mostly on the slower cores of a host that
+                        has two kinds; else empty
     shared              the process of a cohort ended badly, so it is not known whether this task
                         was the cause
     """
@@ -96,6 +98,7 @@ class TaskFinished(Struct, frozen=True, kw_only=True):
     cpu_system_seconds: float = 0.0
     peak_memory_bytes: int = 0
     shared: bool = False
+    core_kind: str = ""
 
     @property
     def cpu_seconds(self) -> float:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 assert sys.platform != "win32"
 
@@ -30,6 +30,7 @@ class ColdProcess:
     ) -> None:
         self._module = module
         self.tasks: set[int] = set()
+        self._used = (0.0, 0.0)  # user and system seconds before the task
         self._on_message = on_message
         self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,17 +42,22 @@ class ColdProcess:
 
     def _exec(self, task_id: int, command: list[str], *passed: int) -> None:
         self.tasks.add(task_id)
-        self._process = subprocess.Popen(
+        self._process = self._spawn(command, passed[1], passed)
+        started = Started(task_id, self._process.pid, time.monotonic())
+        exits.watch(self._process.pid, lambda *end: self._ended(task_id, *end))
+        asyncio.get_running_loop().call_soon(self._on_message, started)
+
+    def _spawn(
+        self, command: list[str], output: int, passed: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             command,
             env=launch.environment(self._variables),
             pass_fds=passed,
             stdin=subprocess.DEVNULL,
-            stdout=passed[1],
-            stderr=passed[1],
+            stdout=output,
+            stderr=output,
         )
-        started = Started(task_id, self._process.pid, time.monotonic())
-        exits.watch(self._process.pid, lambda *end: self._ended(task_id, *end))
-        asyncio.get_running_loop().call_soon(self._on_message, started)
 
     def pause(self, task_id: int) -> None:
         """See Launcher."""
@@ -84,7 +90,8 @@ class ColdProcess:
         self.tasks.discard(task_id)
         ended = Ended(
             task_id, self._status(status), time.monotonic(),
-            usage.ru_utime, usage.ru_stime, exits.peak_bytes(usage),
+            max(0.0, usage.ru_utime - self._used[0]), max(0.0, usage.ru_stime - self._used[1]),
+            exits.peak_bytes(usage),
         )  # fmt: skip
         self._on_message(ended)
 

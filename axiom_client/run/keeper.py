@@ -46,6 +46,7 @@ class Keeper:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait()
+            self._process = None
 
     def _write(self, line: bytes) -> None:
         if self._process is None or self._process.stdin is None:

@@ -35,6 +35,7 @@ def confine_cold(assignment: Assignment) -> None:
 
 
 def _confine_paths(assignment: Assignment, gauge: MemoryGauge) -> None:
+    process.stay_on(assignment.policy.cores)
     if assignment.landlock:
         linux.confine_paths(assignment.policy, gauge)
     else:

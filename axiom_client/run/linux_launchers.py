@@ -55,6 +55,9 @@ class Launchers:
         if self._warm and self._mode.mode == "kernel":
             self._zygote(environment, gpu=False)
 
+    def allow_standby(self, processes: int) -> None:
+        """Nothing: zygotes fork every task, and none waits with libraries of its own."""
+
     def release_idle(self) -> None:
         """End every zygote that has no task, to free its memory."""
         for zygote in list(self._zygotes.values()):

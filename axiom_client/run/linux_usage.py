@@ -36,4 +36,4 @@ def sample(pid: int, at: float) -> Sample:
     except OSError:
         return Sample(at)
     ticks = int(words[11]) + int(words[12])
-    return Sample(at, ticks / os.sysconf("SC_CLK_TCK"), words[0] in STOPPED)
+    return Sample(at, ticks / os.sysconf("SC_CLK_TCK"), words[0] in STOPPED, int(words[36]))

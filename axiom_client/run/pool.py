@@ -117,6 +117,10 @@ class Pool:
         """Load an environment's libraries before its first task, where processes can share them."""
         self._launchers.prewarm(environment)
 
+    def allow_standby(self, processes: int) -> None:
+        """Keep at most so many processes that wait with loaded libraries, besides zygotes."""
+        self._launchers.allow_standby(processes)
+
     def release_idle(self) -> None:
         """Free the memory of loaded libraries that no task uses."""
         self._launchers.release_idle()
@@ -170,8 +174,9 @@ class Pool:
         if (running := self._running.get(message.task_id)) is None:
             return
         if isinstance(message, Started):
-            running.began(message.pid, message.at)
-            running.memory_at_start = system.resident_bytes(message.pid)
+            running.began(message.pid, message.at, message.cpu_seconds)
+            if system.LIMITS_MEMORY:  # elsewhere RUNTIME_BYTES are allowed for the libraries
+                running.memory_at_start = system.resident_bytes(message.pid)
             for task_id in running.spec.task_ids:
                 self._emit(TaskStarted(task_id=task_id, pid=message.pid))
             for member, fraction in running.early_progress.items():
@@ -374,4 +379,5 @@ def _finished(running: RunningTask, member: int) -> TaskFinished:
         cpu_system_seconds=system / members,
         peak_memory_bytes=ended.peak_memory_bytes if ended else 0,
         shared=members > 1 and is_cohort_failure(observed, verdict),
+        core_kind=running.core_kind,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,6 +18,29 @@ from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment
 
 #: Built once, before any fork.
 ASSIGNMENTS = msgspec.json.Decoder(Assignment)
+
+
+def send_ends(control: socket.socket, ends: Sequence[int]) -> None:
+    """Give a waiting process the channel and the output of its task. Raises OSError."""
+    socket.send_fds(control, [b"!"], list(ends))
+
+
+def receive_ends(control: socket.socket) -> tuple[int, int]:
+    """The channel and the output of this process's task, once there is one.
+
+    Ends the process if it is not needed any more.
+    """
+    data, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+    if not data or len(descriptors) != 2:
+        os._exit(0)
+    return descriptors[0], descriptors[1]
+
+
+def use_ends(channel: int, output: int) -> None:
+    """Make them the standard outputs and the channel, whatever their numbers are."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.dup2(channel, CHANNEL_DESCRIPTOR)
 
 
 class PosixChild:

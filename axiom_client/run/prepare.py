@@ -73,6 +73,7 @@ def task_policy(spec: PlacedTask, *, background: bool) -> Policy:
         threads=gpu,
         driver=spec.driver,
         background=background,
+        cores=spec.cores,
     )
 
 

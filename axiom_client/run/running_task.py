@@ -57,7 +57,9 @@ class RunningTask:
         self.members = len(spec.task_ids)
         self.early_progress: dict[int, float] = {}  # reported before the start was
         self.memory_at_start = 0  # bytes that the process held before the task ran
+        self.cpu_seconds_at_start = 0.0  # that it had used to load libraries
         self.usage_checks = 0
+        self._samples = self._slow_samples = 0  # with a known core; on an efficiency core
         self.results: dict[int, bytes] = {}  # by member
         self.failures: dict[int, Failure] = {}
         self.failure: Failure | None = None  # of the whole process
@@ -92,9 +94,9 @@ class RunningTask:
 
     # ---- elapsed time
 
-    def began(self, pid: int, at: float) -> None:
-        """The task has a process: start counting its elapsed time."""
-        self.pid, self._started_at = pid, at
+    def began(self, pid: int, at: float, cpu_seconds: float = 0.0) -> None:
+        """The task has a process, which used ``cpu_seconds`` before: count its elapsed time."""
+        self.pid, self._started_at, self.cpu_seconds_at_start = pid, at, cpu_seconds
         self._last_sample = Sample(at)
         if self._paused_at is not None:
             self._paused_at = at
@@ -123,6 +125,9 @@ class RunningTask:
         if self.pid is None:
             return
         last, now = self._last_sample, self._sampled(self.pid)
+        if now.core is not None and now.cpu_seconds > last.cpu_seconds:
+            self._samples += 1
+            self._slow_samples += now.core in self.spec.slow
         if self._paused_at is None:
             seconds = standstill_seconds(self._until(last.at), last, now)
             self._standstill_seconds += seconds
@@ -133,7 +138,14 @@ class RunningTask:
     def _sampled(self, pid: int) -> Sample:
         if (ended := self.ended) is not None:
             return Sample(ended.at, ended.user_seconds + ended.system_seconds)
-        return sample(pid, time.monotonic())
+        found = sample(pid, time.monotonic())
+        own_seconds = max(0.0, found.cpu_seconds - self.cpu_seconds_at_start)
+        return Sample(found.at, own_seconds, found.stopped, found.core)
+
+    @property
+    def core_kind(self) -> str:
+        """ "efficiency" if the task ran mostly on such cores; else empty."""
+        return "efficiency" if 2 * self._slow_samples > self._samples else ""
 
     def elapsed_seconds(self) -> float:
         """Monotonic time since the process started, without pauses and standstills."""

@@ -13,11 +13,15 @@ class PlacedTask(TaskSpec, frozen=True, kw_only=True):
 
     device   a torch device such as "cpu" or "cuda:0"
     driver   access that the driver of its GPUs needs; None on CPU cores
+    cores    the cores that it stays on: those of one NUMA node; empty: any
+    slow     the host's efficiency cores; empty where all cores are alike, or it is not known
     """
 
     folder: str
     device: str = "cpu"
     driver: DriverAccess | None = None
+    cores: tuple[int, ...] = ()
+    slow: frozenset[int] = frozenset()
 
     @property
     def folders(self) -> list[str]:

@@ -16,11 +16,15 @@ RATE_MIN = 0.05  # CPU seconds a second; from a task that uses less, nothing can
 
 
 class Sample(Struct, frozen=True):
-    """A task's process at the monotonic time ``at``: CPU seconds so far, whether it is stopped."""
+    """A task's process at the monotonic time ``at``: CPU seconds so far, whether it is stopped.
+
+    core   that it last ran on; None: not known
+    """
 
     at: float
     cpu_seconds: float = 0.0
     stopped: bool = False
+    core: int | None = None
 
 
 def standstill_seconds(elapsed_seconds: float, before: Sample, after: Sample) -> float:

@@ -18,7 +18,7 @@ assert sys.platform == "win32"
 
 import msvcrt
 
-from axiom_client.run import child
+from axiom_client.run import child, windows_standby_child
 from axiom_client.run.channel import Assignment
 from axiom_client.sandbox import windows_calls
 from axiom_client.sandbox.errors import SandboxError
@@ -26,8 +26,14 @@ from axiom_client.sandbox.errors import SandboxError
 _READ_BYTES = 64 * 1024
 
 
-def main(verify: Callable[[], None] | None = None) -> None:
-    """Run the task that the input names."""
+def main(standby: str = "", verify: Callable[[], None] | None = None) -> None:
+    """Run the task that the input names.
+
+    standby   the environment that a standby process loads before it knows its task; empty: the
+              task is known
+    """
+    if standby:
+        windows_standby_child.wait_for_task(standby)
     child.run_assigned(WindowsChild(verify or verify_confined))
 
 

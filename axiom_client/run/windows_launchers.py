@@ -1,140 +1,33 @@
-"""How tasks are started on Windows: each in a new interpreter inside a job and an AppContainer."""
+"""How tasks are started on Windows: each in an interpreter inside a job and an AppContainer."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
-import logging
-import time
-from collections.abc import Mapping
-
-import psutil
-
-from axiom_client.run.channel import ChildEnds
+from axiom_client.decide.task_run import Environment
 from axiom_client.run.cold_launchers import ColdLaunchers
-from axiom_client.run.launchers import Launcher, OnMessage
+from axiom_client.run.launchers import Launcher
 from axiom_client.run.spec import PlacedTask
-from axiom_client.run.windows_ends import wait_status
-from axiom_client.run.zygote_messages import Ended, Started
-from axiom_client.sandbox import launch, windows_calls, windows_container
-from axiom_client.sandbox.errors import SandboxError
+from axiom_client.run.windows_standby import WindowsStandbyProcess
+from axiom_client.run.windows_task_process import WindowsProcess
 from axiom_client.sandbox.policy import Policy
-from axiom_client.sandbox.windows import (
-    JobAttributes,
-    container_attributes,
-    group_of,
-    job_attributes,
-)
-from axiom_client.sandbox.windows_calls import JobUsage
-from axiom_client.sandbox.windows_process import ConfinedProcess
-
-#: Between two looks at whether a task's process has ended. asyncio offers no public way to wait for
-#: a handle of Windows, and a thread for each of 192 tasks would cost more.
-EXIT_CHECK_SECONDS = 0.1
-
-log = logging.getLogger("axiom_client")
-_turns = itertools.count()  # of tasks, over the groups of processors
 
 
 def allow_descriptors() -> None:
     """Windows sets no limit that matters: a process may have 16 million handles."""
 
 
-class Launchers(ColdLaunchers):
+class Launchers(ColdLaunchers[WindowsStandbyProcess]):
     """A launcher for each task. See ``linux_launchers.Launchers``; here no process is shared."""
 
     def for_task(self, spec: PlacedTask, policy: Policy) -> Launcher:
         """What starts this task's process."""
+        if (ready := self._ready_process(spec, policy)) is not None:
+            ready.use(policy)
+            return ready
         variables = {} if policy.driver is not None else self._hide_gpus
-        return WindowsProcess(self._on_message, variables, policy)
+        return WindowsProcess(self._told, variables, policy)
 
-
-class WindowsProcess:
-    """A new interpreter for one task, confined from outside before its first instruction."""
-
-    module = "axiom_client.run.windows_child"
-
-    def __init__(self, on_message: OnMessage, variables: Mapping[str, str], policy: Policy) -> None:
-        self.tasks: set[int] = set()
-        self._on_message, self._variables, self._policy = on_message, variables, policy
-        self._process: ConfinedProcess | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def start(self, task_id: int, ends: ChildEnds) -> None:
-        """See Launcher. Raises OSError."""
-        try:
-            self._process = ConfinedProcess(
-                launch.command(self.module),
-                launch.environment(self._variables),
-                self._policy.folder,
-                (ends.assignment, ends.channel, ends.output),
-                self._job(),
-                self._container(task_id),
-            )
-        except SandboxError as error:
-            raise OSError(str(error)) from None
-        self.tasks.add(task_id)
-        started = Started(task_id, self._process.pid, time.monotonic())
-        self._loop.call_soon(self._on_message, started)
-        self._loop.call_later(EXIT_CHECK_SECONDS, self._check, task_id)
-
-    def _job(self) -> JobAttributes:
-        groups = windows_calls.processor_groups()
-        group, nested = group_of(next(_turns), groups), windows_calls.in_job()
-        return job_attributes(self._policy, sum(groups), group, nested=nested)
-
-    def _container(self, task_id: int) -> windows_container.Container | None:
-        """A container of this task alone: another one cannot open its folder."""
-        attributes = container_attributes(self._policy, f"axiom-client-task-{task_id}")
-        return windows_container.prepare(attributes)
-
-    def pause(self, task_id: int) -> None:
-        """See Launcher."""
-        with contextlib.suppress(psutil.Error):
-            self._running().suspend()
-
-    def resume(self, task_id: int) -> None:
-        """See Launcher."""
-        with contextlib.suppress(psutil.Error):
-            self._running().resume()
-
-    def ask_to_stop(self, task_id: int) -> None:
-        """See Launcher. What is to be read on its input asks it to stop."""
-        self.resume(task_id)
-
-    def kill(self, task_id: int) -> None:
-        """See Launcher."""
-        if self._process is not None and self._process.exit_code() is None:
-            self._process.kill()
-
-    def _running(self) -> psutil.Process:
-        if self._process is None:
-            raise psutil.NoSuchProcess(0)
-        return psutil.Process(self._process.pid)
-
-    def _check(self, task_id: int) -> None:
-        process = self._process
-        assert process is not None
-        code = process.exit_code()
-        if code is None:
-            self._loop.call_later(EXIT_CHECK_SECONDS, self._check, task_id)
-            return
-        usage = _usage(process)
-        process.close()
-        self._process = None
-        self.tasks.discard(task_id)
-        ended = Ended(
-            task_id, wait_status(code), time.monotonic(),
-            usage.user_seconds, usage.system_seconds, usage.peak_memory_bytes,
+    def _start_standby(self, environment: Environment) -> WindowsStandbyProcess:
+        return WindowsStandbyProcess(
+            environment, self._told, self._standby_changed, self._hide_gpus,
+            background=self._background,
         )  # fmt: skip
-        self._on_message(ended)
-
-
-def _usage(process: ConfinedProcess) -> JobUsage:
-    """What the task has used; nothing where Windows does not say it: its result still counts."""
-    try:
-        return process.usage()
-    except OSError as error:
-        log.warning("a task's use is not known: %s", error)
-        return JobUsage()

@@ -23,8 +23,14 @@ import msgspec
 assert sys.platform == "linux"
 
 from axiom_client.run import child, huge_pages, libraries, linux_child
-from axiom_client.run.channel import CHANNEL_DESCRIPTOR, Assignment, encode_assignment
-from axiom_client.run.posix_child import ASSIGNMENTS, PosixChild
+from axiom_client.run.channel import Assignment, encode_assignment
+from axiom_client.run.posix_child import (
+    ASSIGNMENTS,
+    PosixChild,
+    receive_ends,
+    send_ends,
+    use_ends,
+)
 from axiom_client.run.zygote_messages import (
     MESSAGE_BYTES_MAX,
     Broken,
@@ -88,7 +94,7 @@ class _Children:
         pid, control = self._spares.pop(0) if self._spares else self._fork()
         at = time.monotonic()
         try:
-            socket.send_fds(control, [b"!"], descriptors)
+            send_ends(control, descriptors)
         except BrokenPipeError:
             pass  # the spare child has ended; that is reported as for any other
         finally:
@@ -132,14 +138,9 @@ class _Children:
         except (SandboxError, OSError) as error:
             setup_error = str(error)  # reported on the task's channel, once there is one
         self._agent.close()
-        data, descriptors, _, _ = socket.recv_fds(theirs, 1, _DESCRIPTORS)
-        if not data or len(descriptors) != _DESCRIPTORS:
-            os._exit(0)  # a spare child that was not needed
+        ends = receive_ends(theirs)
         os.close(theirs.detach())
-        channel, output = descriptors
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.dup2(channel, CHANNEL_DESCRIPTOR)
+        use_ends(*ends)
         confine = partial(linux_child.confine_forked, program=self._program)
         child.run_assigned(PosixChild(confine), setup_error=setup_error)
 

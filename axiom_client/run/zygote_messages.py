@@ -1,5 +1,5 @@
-"""The messages between the agent and a zygote. A module of its own, because the agent must not
-import the libraries that the zygote loads.
+"""The messages between the agent and a process that has loaded libraries ahead: a zygote, or a
+standby process. A module of its own, because the agent must not import these libraries.
 """
 
 from __future__ import annotations
@@ -35,12 +35,20 @@ class Broken(Struct, frozen=True, tag="broken", tag_field="kind"):
     message: str
 
 
+class Received(Struct, frozen=True, tag="received", tag_field="kind"):
+    """A standby process has its task's channel and output; the agent may close its copies."""
+
+
 class Started(Struct, frozen=True, tag="started", tag_field="kind"):
-    """The task has a process. ``at``: seconds of CLOCK_MONOTONIC, which all processes share."""
+    """The task has a process. ``at``: seconds of CLOCK_MONOTONIC, which all processes share.
+
+    cpu_seconds   what the process has used before, to load libraries
+    """
 
     task_id: int
     pid: int
     at: float
+    cpu_seconds: float = 0.0
 
 
 class Ended(Struct, frozen=True, tag="ended", tag_field="kind"):
@@ -55,3 +63,4 @@ class Ended(Struct, frozen=True, tag="ended", tag_field="kind"):
 
 
 ZygoteMessage = Ready | Broken | Started | Ended
+StandbyMessage = Ready | Broken | Received

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import time
 
 assert sys.platform != "win32"
 
@@ -39,15 +40,15 @@ def confine(policy: Policy) -> None:
     if policy.background:
         os.setpriority(os.PRIO_PROCESS, 0, _NICEST)
     os.closerange(_FIRST_OTHER, _LAST)
-    for which, limit in resource_limits(policy):
+    for which, limit in resource_limits(policy, time.process_time()):
         resource.setrlimit(which, limit)
     macos.restrict(policy)
 
 
-def resource_limits(policy: Policy) -> list[tuple[int, tuple[int, int]]]:
-    """(resource, (soft, hard)) for setrlimit."""
+def resource_limits(policy: Policy, used_seconds: float = 0.0) -> list[tuple[int, tuple[int, int]]]:
+    """(resource, (soft, hard)) for setrlimit. ``used_seconds``: CPU time before the task."""
     figures = policy.limits
-    cpu = max(1, math.ceil(figures.cpu_seconds))
+    cpu = max(1, math.ceil(figures.cpu_seconds + used_seconds))
     return [
         (resource.RLIMIT_CPU, (cpu, cpu + CPU_GRACE_SECONDS)),
         (resource.RLIMIT_FSIZE, (figures.file_bytes, figures.file_bytes)),

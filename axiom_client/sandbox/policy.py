@@ -82,6 +82,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     threads      it may start threads; never processes
     driver       access to a GPU driver, for a GPU task; it then has no address-space limit
     background   it runs only when no other program wants the core
+    cores        it runs on these cores alone, where the system allows it; empty: on any
     """
 
     folder: str
@@ -92,6 +93,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     threads: bool = False
     driver: DriverAccess | None = None
     background: bool = True
+    cores: tuple[int, ...] = ()
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import struct
 import sys
 import time
+from collections.abc import Sequence
 
 assert sys.platform == "linux"
 
@@ -64,6 +66,14 @@ def lower_priority() -> None:
     except PermissionError:  # some containers forbid it; the lowest nice level is next best
         os.setpriority(os.PRIO_PROCESS, 0, 19)
     raw("ioprio_set", _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)  # not every kernel has I/O priorities
+
+
+def stay_on(cores: Sequence[int]) -> None:
+    """Run on these cores alone, so that memory stays on their NUMA node. The system call filter
+    forbids a task to undo it. Cores that are gone meanwhile are no reason to fail."""
+    if cores:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, cores)
 
 
 def prefer_for_oom_kill() -> None:

@@ -2,7 +2,8 @@
 
 Each function makes one call, or one that needs another, and raises OSError with what was being done
 when Windows refuses. Handles and pointers are plain integers. Source: Microsoft's reference of
-jobapi2.h, processthreadsapi.h, synchapi.h, namedpipeapi.h, securitybaseapi.h, userenv.h, sddl.h.
+jobapi2.h, processthreadsapi.h, synchapi.h, handleapi.h, fileapi.h, namedpipeapi.h,
+securitybaseapi.h, userenv.h, sddl.h.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SIZE = ctypes.c_size_t
 _ACCOUNTING = 1  # JobObjectBasicAccountingInformation
 _TICKS_PER_SECOND = 10_000_000  # 100 ns
 _HANDLE_FLAG_INHERIT = 1
+_DUPLICATE_SAME_ACCESS = 2
+PIPE_BYTES = 16_384
 THIS_PROCESS = -1  # GetCurrentProcess()
 _TOKEN_QUERY, _TOKEN_IS_APP_CONTAINER = 0x0008, 29
 _ENDED, _RUNNING = 0, 0x102  # WAIT_OBJECT_0, WAIT_TIMEOUT
@@ -79,12 +82,21 @@ def create_job() -> int:
 
 def limit_job(job: int, attributes: JobAttributes) -> None:
     """Set the limits, before a process is in the job."""
+    for kind, data in attributes.settings():
+        _limit(job, kind, data)
+
+
+def _limit(job: int, kind: int, data: bytes) -> None:
     call = _function(
         "kernel32", "SetInformationJobObject", _BOOL, _HANDLE, ctypes.c_int, _POINTER, _DWORD
     )
-    for kind, data in attributes.settings():
-        if not call(job, kind, data, len(data)):
-            raise windows_error(f"limit a job object (class {kind})")
+    if not call(job, kind, data, len(data)):
+        raise windows_error(f"limit a job object (class {kind})")
+
+
+def change_limits(job: int, attributes: JobAttributes) -> None:
+    """Change the limits of use of a job whose process runs already, and no other of its limits."""
+    _limit(job, EXTENDED_LIMITS, attributes.packed())
 
 
 def assign(job: int, process: int) -> None:
@@ -242,6 +254,20 @@ def set_inheritable(handle: int, inheritable: bool) -> None:
         raise windows_error("pass on a handle")
 
 
+def duplicate(handle: int, process: int) -> int:
+    """The handle under which ``process`` has the same object, from now on and with equal rights."""
+    made = _HANDLE(0)
+    call = _function(
+        "kernel32", "DuplicateHandle", _BOOL, _HANDLE, _HANDLE, _HANDLE, _POINTER, _DWORD, _BOOL,
+        _DWORD,
+    )  # fmt: skip
+    if not call(
+        THIS_PROCESS, handle, process, ctypes.byref(made), 0, False, _DUPLICATE_SAME_ACCESS
+    ):
+        raise windows_error("give a handle to a process")
+    return int(made.value or 0)
+
+
 def resume(thread: int) -> None:
     """Let the first thread of a new process run."""
     call = _function("kernel32", "ResumeThread", _DWORD, _HANDLE)
@@ -323,6 +349,32 @@ def bytes_waiting(pipe: int) -> int | None:
     if not call(pipe, None, 0, None, ctypes.byref(waiting), None):
         return None
     return int(waiting.value)
+
+
+def create_pipe() -> tuple[int, int]:
+    """The reading and the writing handle of an anonymous pipe of at least 4 KiB."""
+    reading, writing = _HANDLE(0), _HANDLE(0)
+    call = _function("kernel32", "CreatePipe", _BOOL, _POINTER, _POINTER, _POINTER, _DWORD)
+    if not call(ctypes.byref(reading), ctypes.byref(writing), None, PIPE_BYTES):
+        raise windows_error("make a pipe")
+    return int(reading.value or 0), int(writing.value or 0)
+
+
+def write_pipe(pipe: int, data: bytes) -> None:
+    """Write all of ``data``, which must fit into the pipe: otherwise this waits."""
+    written = _DWORD(0)
+    call = _function("kernel32", "WriteFile", _BOOL, _HANDLE, _POINTER, _DWORD, _POINTER, _POINTER)
+    if not call(pipe, data, len(data), ctypes.byref(written), None):
+        raise windows_error("write to a process")
+
+
+def read_pipe(pipe: int, size: int) -> bytes:
+    """Read ``size`` bytes, which ``bytes_waiting`` has found."""
+    data, done = ctypes.create_string_buffer(size), _DWORD(0)
+    call = _function("kernel32", "ReadFile", _BOOL, _HANDLE, _POINTER, _DWORD, _POINTER, _POINTER)
+    if not call(pipe, data, size, ctypes.byref(done), None):
+        raise windows_error("read from a process")
+    return data.raw[: done.value]
 
 
 # ---- containers

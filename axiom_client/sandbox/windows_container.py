@@ -78,12 +78,18 @@ def prepare(attributes: ContainerAttributes, icacls: Icacls = run_icacls) -> Con
         granted = tuple(_capability(name) for name in attributes.capabilities)
         for capability in granted:
             allow_reading(attributes.read_only, calls.sid_text(capability), icacls)
-        for folder in attributes.read_write:
-            _grant(folder, calls.sid_text(sid), _OWN, icacls)
+        container = Container(sid, granted)
+        open_folders(container, attributes.read_write, icacls)
     except BaseException:
         calls.free_sid(sid)
         raise
-    return Container(sid, granted)
+    return container
+
+
+def open_folders(container: Container, folders: Sequence[str], icacls: Icacls = run_icacls) -> None:
+    """Let this container alone use these folders. Raises SandboxError, OSError."""
+    for folder in folders:
+        _grant(folder, calls.sid_text(container.sid), _OWN, icacls)
 
 
 @cache

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 from axiom_client.sandbox import windows_calls as calls
+from axiom_client.sandbox import windows_container
 from axiom_client.sandbox.windows import JobAttributes
 from axiom_client.sandbox.windows_container import Container
 
@@ -73,6 +74,19 @@ class ConfinedProcess:
         """Its exit code; None while it runs."""
         return calls.exit_code(self._process, wait_ms)
 
+    def limit(self, job: JobAttributes) -> None:
+        """Change how much memory and CPU time it may use. Raises OSError."""
+        calls.change_limits(self._job, job)
+
+    def open_folders(self, folders: Sequence[str]) -> None:
+        """Let its AppContainer use these folders from now on. Raises SandboxError."""
+        if self._container is not None:
+            windows_container.open_folders(self._container, folders)
+
+    def receive(self, handles: Sequence[int]) -> list[int]:
+        """Its own handles of these objects. Raises OSError."""
+        return [calls.duplicate(handle, self._process) for handle in handles]
+
     def usage(self) -> calls.JobUsage:
         """What it has used."""
         return calls.job_usage(self._job)
@@ -80,6 +94,10 @@ class ConfinedProcess:
     def kill(self) -> None:
         """End it at once."""
         calls.terminate_job(self._job, ENDED_BY_AGENT)
+
+    def kill_and_close(self) -> None:
+        """End it if it still runs, and close every handle."""
+        self.close()  # with the job's last handle, Windows ends what is in the job
 
     def close(self) -> None:
         """Close every handle, which ends the process if it still runs."""

@@ -92,6 +92,9 @@ class HeldPool:
     def prewarm(self, environment: str) -> None:
         """There is no zygote to warm."""
 
+    def allow_standby(self, processes: int) -> None:
+        """None waits."""
+
     async def close(self, grace_seconds: float) -> None:
         self._running.clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -219,6 +220,56 @@ def test_a_vendor_that_fails_does_not_hide_another_s_gpus(monkeypatch: pytest.Mo
     report = probe_child.report()
     assert report.gpus == ALL[:1]
     assert report.problems == ["rocm: RuntimeError: no such symbol"]
+
+
+def torch_built_for(cuda: str | None, hip: str | None) -> ModuleType:
+    """torch as it answers on a host with one GPU that it can use."""
+    built = ModuleType("torch")
+    built.__spec__ = ModuleSpec("torch", None)
+    card = SimpleNamespace(
+        name="RX 7900", total_memory=24 * GIB, pci_domain_id=0, pci_bus_id=3, pci_device_id=0
+    )
+    built.__dict__["version"] = SimpleNamespace(cuda=cuda, hip=hip)
+    built.__dict__["cuda"] = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 1, get_device_properties=lambda index: card
+    )
+    return built
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "backends", "problem"),
+    [
+        ("12.8", None, ["cuda"], "torch is installed without ROCm"),
+        (None, "6.2", ["rocm"], "torch is installed for AMD's GPUs (ROCm), not for NVIDIA's"),
+    ],
+)
+def test_of_two_vendors_torch_uses_one_and_the_other_has_a_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: str | None,
+    hip: str | None,
+    backends: list[str],
+    problem: str,
+) -> None:
+    nvidia_machine(tmp_path)
+    (tmp_path / "dev/kfd").touch()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(probe_child, "present", lambda: vendors.present(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", _Library("pynvml"))
+    monkeypatch.setattr(_Library, "nvmlDeviceGetCount", lambda self: 1)
+    monkeypatch.setitem(sys.modules, "torch", torch_built_for(cuda, hip))
+    assert vendors.present(tmp_path) == [nvidia, rocm]
+    report = probe_child.report()
+    assert [gpu.backend for gpu in report.gpus] == backends
+    assert [text for text in report.problems if problem in text] == report.problems
+
+
+def test_a_task_reaches_no_device_of_the_other_vendor(tmp_path: Path) -> None:
+    nvidia_machine(tmp_path)
+    amd = GpuFacts(uuid="0", name="RX", memory_bytes=GIB, backend="rocm", pci="0000:03:00.0")
+    (tmp_path / "sys/bus/pci/devices/0000:03:00.0/drm/renderD128").mkdir(parents=True)
+    assert not [node for node in nodes(ALL[0], tmp_path) if "dri" in node or "kfd" in node]
+    assert rocm.access([amd], tmp_path).devices == ("/dev/kfd", "/dev/dri/renderD128")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from axiom_client.run import windows_launchers
+from axiom_client.run import windows_task_process
 from axiom_client.run.judge import SIGKILL, SIGXCPU
 from axiom_client.run.windows_ends import wait_status
 from axiom_client.sandbox import windows_calls as calls
@@ -59,6 +59,11 @@ REFUSALS: list[tuple[Callable[[], Any], dict[str, Any], int]] = [
     ),
     (lambda: calls.exit_code(3), {"WaitForSingleObject": 0, "GetExitCodeProcess": 0}, 6),
     (lambda: calls.close_handle(3), {"CloseHandle": 0}, 6),
+    (lambda: calls.change_limits(1, JOB), {"SetInformationJobObject": 0}, INVALID_PARAMETER),
+    (lambda: calls.duplicate(3, 4), {"DuplicateHandle": 0}, ACCESS_DENIED),
+    (calls.create_pipe, {"CreatePipe": 0}, 8),  # ERROR_NOT_ENOUGH_MEMORY
+    (lambda: calls.write_pipe(3, b"x"), {"WriteFile": 0}, 232),  # ERROR_NO_DATA: it is closed
+    (lambda: calls.read_pipe(3, 1), {"ReadFile": 0}, 109),  # ERROR_BROKEN_PIPE
     (calls.in_container, {"OpenProcessToken": 0}, ACCESS_DENIED),
     (
         calls.in_container,
@@ -179,6 +184,42 @@ def test_bytes_waiting_and_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls.bytes_waiting(3) == 1
     install(monkeypatch, calls, error=109, PeekNamedPipe=0)  # ERROR_BROKEN_PIPE
     assert calls.bytes_waiting(3) is None
+
+
+def test_a_handle_for_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def duplicate(source: int, handle: int, target: int, made: Any, *rest: Any) -> int:
+        assert (source, handle, target, rest) == (-1, 31, 21, (0, False, 2))  # with equal rights
+        made._obj.value = 44
+        return 1
+
+    install(monkeypatch, calls, DuplicateHandle=duplicate)
+    assert calls.duplicate(31, 21) == 44
+
+
+def test_a_pipe_and_what_goes_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(reading: Any, writing: Any, attributes: Any, size: int) -> int:
+        reading._obj.value, writing._obj.value = 1 << 33, 52
+        assert (attributes, size >= 4096) == (None, True)  # None: no process inherits it
+        return 1
+
+    def read(pipe: int, data: Any, size: int, done: Any, overlapped: Any) -> int:
+        ctypes.memmove(data, b"abc", 3)
+        done._obj.value = 3
+        return 1
+
+    library = install(monkeypatch, calls, CreatePipe=create, ReadFile=read, WriteFile=1)
+    assert calls.create_pipe() == (1 << 33, 52)
+    assert calls.read_pipe(51, 10) == b"abc"
+    calls.write_pipe(52, b"x\n")
+    assert library.calls[-1][1:4] == (52, b"x\n", 2)
+
+
+def test_limits_of_use_change_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group of processors and the user interface stay as they were before it ran."""
+    library = install(monkeypatch, calls, SetInformationJobObject=1)
+    calls.change_limits(5, JOB)
+    [(_, job, kind, data, _)] = library.calls
+    assert (job, kind, data) == (5, 9, JOB.packed())
 
 
 def test_sid_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +416,7 @@ def test_usage_that_windows_does_not_tell_costs_no_result() -> None:
         raise OSError(1, "Invalid function")  # as wine 8 answers
 
     process: Any = SimpleNamespace(usage=refuse)
-    assert windows_launchers._usage(process) == calls.JobUsage()
+    assert windows_task_process.usage_of(process) == calls.JobUsage()
 
 
 def test_environment_is_sorted_as_windows_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

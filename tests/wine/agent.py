@@ -16,7 +16,7 @@ from axiom_client.cli import run
 from axiom_client.config.schema import load_config
 from axiom_client.folders import find_folders
 from axiom_client.project.api import Network
-from axiom_client.run.windows_launchers import WindowsProcess
+from axiom_client.run.windows_task_process import WindowsProcess
 from axiom_client.sandbox import mode, windows
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.selftest import SandboxReport
@@ -32,7 +32,7 @@ def main(url: str) -> None:
     mode.choose = lambda: Mode(mode="appcontainer")
     run.SelfTest = _NoSelfTest  # type: ignore[assignment, misc]
     WindowsProcess.module = "tests.wine.child"
-    WindowsProcess._container = lambda self, task_id: None  # type: ignore[method-assign]
+    WindowsProcess._container = lambda self, attributes: None  # type: ignore[method-assign]
     WindowsProcess._job = lambda self: windows.job_attributes(self._policy)  # type: ignore[method-assign]
     folders = find_folders()
     network = Network(proxy="", ca_bundle="")

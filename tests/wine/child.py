@@ -10,12 +10,12 @@ from axiom_client.sandbox.errors import SandboxError
 from tests.wine import complex_parts
 
 
-def main() -> None:
+def main(standby: str = "") -> None:
     """As ``windows_child.main``, with only the job object verified."""
     complex_parts.provide()
     from axiom_client.run import windows_child
 
-    windows_child.main(_verify_job)
+    windows_child.main(standby, _verify_job)
 
 
 def _verify_job() -> None:

@@ -30,7 +30,7 @@ from axiom_client.decide.model import AgentState
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.errors import NotRunning
 from axiom_client.run.spec import TaskProgressed, TaskStarted
-from axiom_client.run.windows_launchers import WindowsProcess
+from axiom_client.run.windows_task_process import WindowsProcess
 from axiom_client.sandbox import mode, selftest, windows, windows_calls, windows_container
 from axiom_client.sandbox.common_trials import Outside
 from axiom_client.sandbox.mode import Mode
@@ -89,7 +89,7 @@ def test_without_containers_no_task_is_run(tmp_path: Path) -> None:
 def job_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mode, "choose", lambda: Mode(mode="appcontainer"))
     monkeypatch.setattr(WindowsProcess, "module", "tests.wine.child")
-    monkeypatch.setattr(WindowsProcess, "_container", lambda self, task_id: None)
+    monkeypatch.setattr(WindowsProcess, "_container", lambda self, attributes: None)
     # wine has no limit of the CPU rate
     monkeypatch.setattr(WindowsProcess, "_job", lambda self: windows.job_attributes(self._policy))
 
@@ -166,6 +166,78 @@ def test_a_task_outside_of_a_container_runs_nothing(
     assert finished.outcome == "failed"
     assert "could not be confined" in finished.message
     assert not list(tmp_path.glob("*/ran"))
+
+
+@pytest.mark.usefixtures("job_alone")
+def test_a_task_runs_in_the_process_that_waited(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its numbers, its pause and its limits are those of a new interpreter's."""
+
+    async def ready(recorder: Recorder) -> int:
+        waiting = recorder.pool._launchers._standby
+        recorder.pool.allow_standby(1)
+        recorder.pool.prewarm("numpy")
+        await until(lambda: any(process.ready for process in waiting._waiting))
+        return int(next(process.pid for process in waiting._waiting if process.ready))
+
+    async def use(recorder: Recorder) -> None:
+        pid = await ready(recorder)
+        spec = make_spec(tmp_path, SOURCE)
+        finished = await recorder.finish(spec)
+        assert finished.outcome == "success", finished.message
+        assert (await recorder.wait(spec.task_id, TaskStarted)).pid == pid
+        assert finished.result["value"] == pytest.approx(VALUE, rel=1e-12)
+        pid = await ready(recorder)
+        spec = make_spec(tmp_path, script(COUNTING))
+        recorder.pool.start(spec)
+        await until(Path(spec.folder, "checkpoint.npz").exists)
+        recorder.pool.pause(spec.task_id)
+        recorder.pool.stop(spec.task_id, grace_seconds=60)
+        stopped = await recorder.wait(spec.task_id, TaskFinished)
+        assert "after a checkpoint" in stopped.message
+        pid = await ready(recorder)
+        psutil.Process(pid).kill()
+        await until(lambda: "cannot be loaded ahead" in caplog.text)
+        last = make_spec(tmp_path, script("value = [1]"))
+        assert (await recorder.finish(last)).outcome == "success"
+
+    with_pool(use)
+
+
+#: An agent with a process that waits for a task.
+WAITING_AGENT = """
+import asyncio
+from tests.wine import complex_parts
+complex_parts.provide()
+from axiom_client.run.windows_task_process import WindowsProcess
+from axiom_client.sandbox import mode, windows
+from axiom_client.sandbox.mode import Mode
+mode.choose = lambda: Mode(mode="appcontainer")
+WindowsProcess.module = "tests.wine.child"
+WindowsProcess._container = lambda self, attributes: None
+WindowsProcess._job = lambda self: windows.job_attributes(self._policy)
+from tests.support.running import Recorder
+async def main():
+    recorder = Recorder()
+    recorder.pool.allow_standby(1)
+    recorder.pool.prewarm("numpy")
+    print(*recorder.pool._launchers.standby_pids()["numpy"], flush=True)
+    await asyncio.sleep(120)
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_waits_ends_with_a_killed_agent() -> None:
+    agent = subprocess.Popen([sys.executable, "-c", WAITING_AGENT], stdout=subprocess.PIPE)
+    assert agent.stdout is not None
+    task = psutil.Process(int(agent.stdout.readline()))
+    assert task.is_running()
+    agent.kill()
+    agent.wait()
+    agent.stdout.close()
+    psutil.wait_procs([task], timeout=30)
+    assert not task.is_running()
 
 
 def test_a_job_alone_is_found_to_be_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
