@@ -3,7 +3,7 @@
 Which processes are kept, and when they end; ``posix_standby`` and ``windows_standby`` are the
 processes themselves. A task takes a process only when it is ready, and otherwise starts in a new
 interpreter: whatever happens to a standby process costs time and no task. None serves two tasks,
-because a process cannot leave its sandbox. See docs/decisions/0014-standby-processes.md.
+because a process cannot leave its sandbox. See docs/decisions/0015-standby-processes.md.
 """
 
 from __future__ import annotations
