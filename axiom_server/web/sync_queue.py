@@ -23,7 +23,7 @@ class SyncQueue:
         self._clock = clock
         self._admission = Admission()
         self._waiting = 0
-        self._begin_window()
+        self._began, self._answers, self._least = clock(), 0, 0
 
     def admit(self) -> None:
         """Raises Refused: 503, with the time at which to come back."""
