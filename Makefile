@@ -107,7 +107,7 @@ science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science.verdicts
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
-BENCHMARKS = $(filter-out __init__ common load pages_data results fleet_load,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out __init__ common load pages_data results usage fleet_load,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.dev-stamp
 	@failed=; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \
