@@ -74,6 +74,7 @@ WORKS = {
     f.__name__: f for f in (noop, five_seconds, torch_training, torch_held, evening)
 }  # fmt: skip
 EVENING_TASKS = 2_001
+EXPECTED_SECONDS = {"five_seconds": 5, "torch_held": 7}
 
 
 def record(work: str, index: int, spans: str) -> float:
@@ -106,7 +107,7 @@ EXPERIMENT = '''"""A task of the comparison with other systems. For a benchmark 
 # title = "Comparison of systems"
 # question = "When does a task begin and end on the host's monotonic clock?"
 # resources = {{ cpu_cores = 1, memory_bytes = 600_000_000, disk_bytes = 1_000_000 }}
-# expected_seconds = 1
+# expected_seconds = {expected_seconds}
 # [tool.axiom.result]
 # valid = {{ kind = "flag" }}
 # configs_done = {{ kind = "integer" }}
@@ -138,6 +139,7 @@ def experiment_source(work: str) -> str:
     parts = [torch_training, WORKS[work]] if work == "torch_held" else [WORKS[work]]
     return EXPERIMENT.format(
         work=work,
+        expected_seconds=EXPECTED_SECONDS.get(work, 1),
         dependencies='"numpy", "torch"' if needs_torch else '"numpy"',
         functions="\n\n".join(inspect.getsource(part) for part in parts).rstrip(),
     )
