@@ -14,6 +14,7 @@
 #   make peers            the same tasks in BOINC, Dask, Ray and others (ten minutes)
 #   make fleet-http       100,000 simulated hosts over HTTP against one and two serving processes
 #   make profile          where the time of a sync, a task, an idle minute and a review goes
+#   make soak             an hour at full load: does anything grow? (MINUTES=60)
 #   make wine             the agent's Windows code in wine (Debian's packages wine and wine64)
 #   make attacks          attacks on each kind of sandbox: Landlock, bubblewrap, GPU, cohorts
 #   make fuzz             100,000 inputs for each decoder
@@ -40,7 +41,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench peers fleet-http profile fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
+.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -107,7 +108,7 @@ science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science.verdicts
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
-BENCHMARKS = $(filter-out __init__ common load pages_data results usage fleet_load,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out __init__ common load pages_data results usage fleet_load fleet_http soak,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.dev-stamp
 	@failed=; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \
@@ -127,6 +128,10 @@ fleet-http: $(VENV)/.dev-stamp
 
 profile: $(VENV)/.dev-stamp
 	$(BIN)/python -m benchmarks.profiles
+
+soak: MINUTES = 60
+soak: $(VENV)/.dev-stamp
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \
