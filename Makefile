@@ -11,6 +11,10 @@
 # Slow (minutes to hours):
 #   make science          every seed of every experiment; runs are kept in .science-runs
 #   make bench            every benchmark
+#   make peers            the same tasks in BOINC, Dask, Ray and others (ten minutes)
+#   make fleet-http       100,000 simulated hosts over HTTP against one and two serving processes
+#   make profile          where the time of a sync, a task, an idle minute and a review goes
+#   make soak             an hour at full load: does anything grow? (MINUTES=60)
 #   make wine             the agent's Windows code in wine (Debian's packages wine and wine64)
 #   make attacks          attacks on each kind of sandbox: Landlock, bubblewrap, GPU, cohorts
 #   make fuzz             100,000 inputs for each decoder
@@ -37,7 +41,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
+.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -104,11 +108,30 @@ science: $(VENV)/.dev-stamp
 	nice $(BIN)/python -m tests.science.verdicts
 	nice $(BIN)/python -m pytest tests/science -m 'slow or not slow'
 
-BENCHMARKS = $(filter-out __init__ common load pages_data,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out __init__ common load pages_data results usage fleet_load fleet_http soak,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.dev-stamp
 	@failed=; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "make: these benchmarks failed:$$failed" >&2; exit 1; }
+
+$(VENV)/.bench-stamp: $(VENV)/.dev-stamp
+	@echo "== installing what is compared with the agent (once)"
+	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev,bench]'
+	@touch $@
+
+# These write benchmarks/RESULTS.md and the tables of docs/performance.md. BOINC: install boinc-client.
+peers: $(VENV)/.bench-stamp
+	$(BIN)/python -m benchmarks.peers
+
+fleet-http: $(VENV)/.dev-stamp
+	$(BIN)/python -m benchmarks.fleet_http
+
+profile: $(VENV)/.dev-stamp
+	$(BIN)/python -m benchmarks.profiles
+
+soak: MINUTES = 60
+soak: $(VENV)/.dev-stamp
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 fuzz: $(VENV)/.dev-stamp
 	@$(PIP) install --quiet --only-binary :all: atheris==3.0.0 || \

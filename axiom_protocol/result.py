@@ -19,6 +19,7 @@ RESULT_BYTES_MAX = (
 )  # encoded JSON; the largest result of the library is under 200 kB
 NESTING_MAX = 16  # more than any schema allows (3 list levels in records in records)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+NUMBER_MAX = 1e300
 INTEGER_MAX = 2**53  # JSON readers disagree on larger values
 
 Result = dict[str, Any]
@@ -78,8 +79,23 @@ def _field(path: str, field: Field, value: object, dims: int | None = None) -> A
     dims = field.dims if dims is None else dims
     if dims:
         items = _items(path, field, value)
+        if dims == 1 and _all_fit(field, items):
+            return list(items)
         return [_field(f"{path}[{i}]", field, item, dims - 1) for i, item in enumerate(items)]
     return _number(path, field, value)
+
+
+def _all_fit(field: Field, items: list[Any]) -> bool:
+    """Whether every item is a number that `_number` would return as it is.
+
+    A curve has thousands of numbers: to name the place of each would take most of the check.
+    """
+    if field.kind != "number" or not items or not set(map(type, items)) <= {int, float}:
+        return False
+    low = -NUMBER_MAX if field.min is None else max(field.min, -NUMBER_MAX)
+    high = NUMBER_MAX if field.max is None else min(field.max, NUMBER_MAX)
+    # With a NaN among them, min and max may be wrong, but not so that isfinite gets a huge integer.
+    return min(items) >= low and max(items) <= high and all(map(math.isfinite, items))
 
 
 def _items(path: str, field: Field, value: object) -> list[Any]:
@@ -93,7 +109,9 @@ def _items(path: str, field: Field, value: object) -> list[Any]:
 def _number(path: str, field: Field, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ResultRefused(f"{path}: must be a number, not {_kind(value)}")
-    if abs(value) > 1e300 or not math.isfinite(value):  # in this order: isfinite(10**400) raises
+    if abs(value) > NUMBER_MAX or not math.isfinite(
+        value
+    ):  # in this order: isfinite(10**400) raises
         raise ResultRefused(f"{path}: must be finite; report divergence as a flag")
     if field.kind in ("integer", "flag"):
         if value != int(value) or abs(value) > INTEGER_MAX:

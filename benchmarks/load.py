@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,7 @@ def _lift_join_limits(config: Path) -> None:
 def staff(folder: Path, *words: str) -> str:
     """Run a command of axiom-server to its end; returns what it printed."""
     done = subprocess.run(
-        _line(*words), env=_environment(folder), stdout=subprocess.PIPE, text=True, check=True
+        _line(*words), env=environment(folder), stdout=subprocess.PIPE, text=True, check=True
     )
     return done.stdout
 
@@ -98,8 +99,22 @@ def staff(folder: Path, *words: str) -> str:
 def serving(folder: Path) -> Iterator[int]:
     """Run a serving process; gives its port, and stops it afterwards."""
     port = free_port()
-    with listening(_line("serve", "--port", str(port)), _environment(folder), port):
+    with listening(_line("serve", "--port", str(port)), environment(folder), port):
+        wait_ready(port)
         yield port
+
+
+def wait_ready(port: int) -> None:
+    """Wait until a serving process has its database: it listens before."""
+    until = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=READY_SECONDS):
+                return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager
@@ -115,7 +130,7 @@ def serving_bare(folder: Path, queued: int) -> Iterator[int]:
             sys.executable, "-m", "benchmarks.reference.bare_server",
             make_conninfo(conninfo, dbname="bare"), str(port), str(queued),
         ]  # fmt: skip
-        with listening(line, _environment(folder), port):
+        with listening(line, environment(folder), port):
             yield port
     finally:
         cluster.close()
@@ -153,7 +168,8 @@ def _line(*words: str) -> list[str]:
     return [sys.executable, "-m", "axiom_server.cli.app", *words]
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a server with its project in ``folder``."""
     return {**os.environ, "AXIOM_SERVER_DIR": str(folder), "PYTHONPATH": str(ROOT)}
 
 

@@ -97,9 +97,9 @@ def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
                 agent, slots, "run", "--until-idle", "--no-display", "--record-events", str(events)
             )
         spans = [
-            (event["result"]["began"], event["result"]["ended"])
+            (result["began"], result["ended"])
             for event in map(msgspec.json.decode, events.read_bytes().splitlines())
-            if isinstance(event, dict) and event.get("result") is not None
+            if event.get("type") == "TaskEnded" and (result := event["finished"].get("result"))
         ]
     if len(spans) != tasks:
         raise RuntimeError(f"{len(spans)} of {tasks} tasks gave a result")

@@ -23,6 +23,7 @@ from axiom_server.errors import DiskFull, ServerError, Usage
 if TYPE_CHECKING:
     from axiom_server.store.database import Connection
 
+REVIEW_ATTEMPTS = 5  # syncs and maintenance may be in its way
 PASSPHRASE_VARIABLE = "AXIOM_KEYS_PASSPHRASE"
 
 app = typer.Typer(
@@ -236,7 +237,7 @@ def review(
             return await session_log(connection, config, log.session, opened=True)
         return log
 
-    log = run_transaction(folder, work)
+    log = run_transaction(folder, work, attempts=REVIEW_ATTEMPTS)
     if not log.opened and not as_json:
         since = f"since session {log.session}" if log.session else "yet"
         print(f"nothing new to review {since}; axiom-server log shows the last session")

@@ -48,18 +48,29 @@ def name_of(given: str) -> str:
     return given
 
 
-def run_transaction(folder: ProjectFolder, work: Callable[[Connection], Awaitable[T]]) -> T:
+def run_transaction(
+    folder: ProjectFolder, work: Callable[[Connection], Awaitable[T]], *, attempts: int = 1
+) -> T:
     """Run ``work`` in one transaction on the project's database, and return its value.
+
+    With more than one of ``attempts``, it is repeated after a conflict with other transactions:
+    ``work`` must change nothing but the database.
 
     Raises DatabaseUnreachable, DiskFull, and what ``work`` raises.
     """
     import psycopg
 
-    from axiom_server.store.database import connect, unreachable
+    from axiom_server.store.database import LOCK_CONFLICTS, connect, unreachable
 
     async def run(conninfo: str) -> T:
-        async with connect(conninfo) as connection:
-            return await work(connection)
+        for attempt in range(1, attempts + 1):
+            try:
+                async with connect(conninfo) as connection:
+                    return await work(connection)
+            except LOCK_CONFLICTS:
+                if attempt == attempts:
+                    raise
+        raise AssertionError("not reached")
 
     with folder.database() as conninfo:
         try:

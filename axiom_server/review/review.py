@@ -37,6 +37,7 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     decisions = decide(config.credit, [_earning(row) for row in accepted.values()])
     entries = [_entry(accepted[d.task_id], d) for d in decisions if d.amount > 0]
     total = sum((e.amount for e in entries), Decimal(0))
+    await credit.lock_owners(connection, reported)
     session_id = await sessions.open_session(connection, len(entries), total)
     await credit.append(connection, session_id, entries)
     await credit.mark_reviewed(connection, [r.task_id for r in reported])

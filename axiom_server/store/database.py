@@ -113,8 +113,21 @@ def make_page_pool(conninfo: str) -> Pool:
     )  # fmt: skip
 
 
+#: Conflicts with other transactions; the same transaction may succeed when it is repeated.
+LOCK_CONFLICTS = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
+
+
 def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:
     """The error as one line that says what to do next."""
+    if isinstance(error, LOCK_CONFLICTS):
+        return DatabaseUnreachable(
+            "PostgreSQL ended this transaction for a conflict with others; nothing was changed: "
+            "run the command again"
+        )
     why = str(error).strip().splitlines()[-1] if str(error).strip() else "no answer"
     return DatabaseUnreachable(
         f"PostgreSQL does not answer: {why}; check that it runs, and that "

@@ -62,11 +62,6 @@ async def enrol(connection: Connection, user_id: int, facts: HostFacts, token: b
     return int(found[0])
 
 
-async def has_token(connection: Connection, token: bytes) -> bool:
-    """Whether a host has this token, given as its sha256."""
-    return bool(await rows(connection, "SELECT 1 FROM hosts WHERE token = %s", (token,)))
-
-
 async def detach(connection: Connection, token: bytes) -> None:
     """Revoke the token of a host, given as its sha256; nothing is deployed to the host any more."""
     await connection.execute(

@@ -19,20 +19,13 @@ import psycopg
 
 from axiom_protocol.messages import SyncAnswer, SyncRequest
 from axiom_server.config import Config
-from axiom_server.store.database import Pool
+from axiom_server.store.database import LOCK_CONFLICTS, Pool
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.transaction import SyncCall, SyncReplies, TokenUnknown, answer_syncs
 
 BATCHES_AT_ONCE = 2  # while PostgreSQL works on one batch, this process works on the other
 BATCH_HOSTS_MAX = 48  # in one batch
 BATCH_TASKS_MAX = 1_500  # reports and free slots in one batch, so that the transaction stays short
-
-#: Conflicts with another transaction; a retry of a single sync may succeed.
-LOCK_CONFLICTS = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-)
 
 
 @dataclass(frozen=True, kw_only=True)

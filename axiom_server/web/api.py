@@ -64,6 +64,7 @@ from axiom_server.web.rate_limits import JoinLimits, joined_from
 from axiom_server.web.refused import Refused
 from axiom_server.web.staff import Staff
 from axiom_server.web.statistics_files import StatisticsFiles
+from axiom_server.web.sync_queue import SyncQueue
 
 ENROL_BYTES_MAX = 1024 * 1024  # enough for 64 GPUs with texts of the largest allowed length
 RETRY_SECONDS = 30.0  # Retry-After when the database does not answer
@@ -86,6 +87,7 @@ class Api:
     batcher: SyncBatcher
     metrics: Metrics
     page_pool: Pool | None = None  # for the pages and accounts; None: the same as ``pool``
+    queue: SyncQueue = field(default_factory=SyncQueue)
     budget: BodyBudget = field(default_factory=BodyBudget)
     strangers: BodyBudget = field(
         default_factory=lambda: BodyBudget(total_bytes=STRANGERS_BUDGET_BYTES)
@@ -168,7 +170,9 @@ class Api:
         """``POST /api/v1/sync``."""
         began = time.perf_counter()
         token = users.digest(bearer(request))
-        await self.known.check(token)
+        self.queue.admit()
+        with self.queue.waiting():
+            await self.known.check(token)
         async with body(request, self.budget) as raw:
             self.known.charge(token, len(raw))
             sync = decode(_decode_sync, raw)
@@ -176,7 +180,9 @@ class Api:
             _check_version(sync.protocol_version)
             if sync.host is not None:
                 sync = msgspec.structs.replace(sync, host=plain_message(sync.host))
-            answered = await self._answer_sync(token, sync)
+            with self.queue.waiting():
+                answered = await self._answer_sync(token, sync)
+        self.queue.count_answer()
         self.metrics.count_sync(sync, answered, time.perf_counter() - began)
         return answer(request, answered)
 

@@ -1,0 +1,217 @@
+"""An hour at full load: does anything grow that must not? Memory, descriptors, threads, disk, logs.
+
+    python -m benchmarks.soak [--minutes 60]      (make soak MINUTES=60)
+
+A real server on embedded PostgreSQL and a real agent compute no-ops and small training tasks with
+no pause; staff deploy more when the queue gets short, and review every minute. Every few seconds
+all is sampled from outside. After a third of the time (caches are full then), the slope of each
+series is estimated by Theil and Sen: where the whole 95 % interval of its growth in an hour is
+above what is allowed, the run fails. What each credited result may add to the database is bounded
+apart. Ends with a line of JSON, and with status 1 if anything grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg.rows import TupleRow
+from scipy.stats import theilslopes
+
+from axiom_server.store.embedded import EmbeddedPostgres
+from benchmarks import load
+from benchmarks.agent_idle import agent_environment, pss_bytes, stop
+from benchmarks.common import report
+from benchmarks.peers.tasks import experiment_source
+from benchmarks.results import table
+from benchmarks.usage import database_process
+
+WORKS = ("noop", "torch_training")
+QUEUE_MIN, DEPLOYED = 500, 1_000  # workunits of each kind
+SAMPLES = 240  # in a run, at least SAMPLE_SECONDS_MIN apart
+SAMPLE_SECONDS_MIN = 2.0
+REVIEW_SECONDS = 60.0
+WARM_SHARE = 1 / 3  # of the run; it is left out of the slopes
+
+#: Series -> the growth in an hour that is allowed. A leak of one item a task is thousands.
+ALLOWED = {
+    "agent MiB": 4.0, "agent descriptors": 4.0, "agent threads": 2.0, "agent disk MiB": 20.0,
+    "server MiB": 16.0, "server descriptors": 8.0, "server threads": 2.0,
+    "database MiB of memory": 64.0, "database processes": 4.0,
+    "dead rows": 50_000.0, "agent log KiB": 256.0, "server log KiB": 256.0,
+}  # fmt: skip
+RESULT_BYTES_MAX = 6_000.0  # of the database for each credited result, with indexes and free space
+
+DEAD_ROWS = "SELECT COALESCE(sum(n_dead_tup), 0)::float8 FROM pg_stat_user_tables"
+COUNTS = """SELECT (SELECT count(*) FROM queue), (SELECT count(*) FROM credit),
+                   pg_database_size(current_database())"""
+
+Series = dict[str, list[tuple[float, float]]]
+
+
+class Soak:
+    """The run: its processes, and what was sampled."""
+
+    def __init__(self, folder: Path, scratch: Path, agent: int, server: int) -> None:
+        self.series: Series = defaultdict(list)
+        self.results: list[tuple[float, float]] = []  # (credited results, bytes of the database)
+        self._folder = folder
+        self._scratch = scratch
+        self._agent = psutil.Process(agent)
+        self._server = psutil.Process(server)
+        self._began = time.monotonic()
+        self._reviewed = self._began
+
+    def step(self, database: psycopg.Connection[TupleRow]) -> None:
+        """Sample, then deploy and review if it is time."""
+        queued, credited, size = database.execute(COUNTS).fetchone() or (0, 0, 0)
+        self.results.append((float(credited), float(size)))
+        for name, value in self._sample(database).items():
+            self.series[name].append((time.monotonic() - self._began, value))
+        if queued < QUEUE_MIN * len(WORKS):
+            for work in WORKS:
+                load.staff(self._folder, "deploy", work, "--count", str(DEPLOYED), "--budget", "1")
+        if time.monotonic() - self._reviewed > REVIEW_SECONDS:
+            load.staff(self._folder, "review")
+            self._reviewed = time.monotonic()
+
+    def _sample(self, database: psycopg.Connection[TupleRow]) -> dict[str, float]:
+        postmaster = database_process(self._folder)
+        agent_files = [p for p in (self._scratch / "agent").rglob("*") if p.is_file()]
+        (dead,) = database.execute(DEAD_ROWS).fetchone() or (0.0,)
+        return {
+            **_process("agent", self._agent),
+            **_process("server", self._server),
+            "agent disk MiB": sum(map(_size, agent_files)) / 2**20,
+            "database MiB of memory": _tree_mib(postmaster),
+            "database processes": float(len(postmaster.children())),
+            "dead rows": float(dead),
+            "agent log KiB": _size(self._scratch / "agent.log") / 1024,
+            "server log KiB": _size(self._scratch / "server.log") / 1024,
+        }
+
+
+def _process(name: str, process: psutil.Process) -> dict[str, float]:
+    """The program itself, without its tasks: they come and go."""
+    return {
+        f"{name} MiB": pss_bytes(process.pid) / 2**20,
+        f"{name} descriptors": float(process.num_fds()),
+        f"{name} threads": float(process.num_threads()),
+    }
+
+
+def _tree_mib(root: psutil.Process) -> float:
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(OSError, RuntimeError):
+            total += pss_bytes(process.pid)
+    return total / 2**20
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def growth_in_an_hour(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """The estimate of a series' growth in an hour, and the lower end of its 95 % interval."""
+    warm = points[int(len(points) * WARM_SHARE) :]
+    slope, _, low, _ = theilslopes([v for _, v in warm], [t for t, _ in warm])
+    return 3600 * float(slope), 3600 * float(low)
+
+
+def bytes_per_result(results: list[tuple[float, float]]) -> float:
+    """What a credited result adds to the database, after the warm part."""
+    warm = results[int(len(results) * WARM_SHARE) :]
+    credited = warm[-1][0] - warm[0][0]
+    return (warm[-1][1] - warm[0][1]) / max(credited, 1.0)
+
+
+@contextmanager
+def running(folder: Path, scratch: Path) -> Iterator[Soak]:
+    """The server and an agent, with their logs in files."""
+    port = load.free_port()
+    with (scratch / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "axiom_server.cli.app", "serve", "--port", str(port)],
+            env=load.environment(folder), stdout=log, stderr=log,
+        )  # fmt: skip
+    agent: subprocess.Popen[bytes] | None = None
+    try:
+        load.wait_ready(port)
+        environment = agent_environment(scratch / "agent")
+        line = [sys.executable, "-m", "axiom_client"]
+        subprocess.run([*line, "attach", f"http://127.0.0.1:{port}"], env=environment, check=True)
+        with (scratch / "agent.log").open("wb") as log:
+            agent = subprocess.Popen(
+                [*line, "run", "--no-display"], env=environment, stdout=log, stderr=log
+            )
+        yield Soak(folder, scratch, agent.pid, server.pid)
+    finally:
+        if agent is not None:
+            stop(agent)
+        stop(server)
+
+
+def soak(minutes: float) -> Soak:
+    """Run for so long."""
+    with load.project() as folder, tempfile.TemporaryDirectory(prefix="axiom-soak-") as name:
+        scratch = Path(name)
+        scripts = [scratch / f"{work}.py" for work in WORKS]
+        for work, path in zip(WORKS, scripts, strict=True):
+            path.write_text(experiment_source(work))
+        load.staff(folder, "publish", "--skip", "dry-run", *map(str, scripts))
+        for work in WORKS:
+            load.staff(folder, "deploy", work, "--count", str(DEPLOYED), "--budget", "1")
+        with running(folder, scratch) as run:
+            conninfo = EmbeddedPostgres(folder / "postgres", Path(os.devnull)).conninfo
+            until = time.monotonic() + 60 * minutes
+            pause = max(SAMPLE_SECONDS_MIN, 60 * minutes / SAMPLES)
+            with psycopg.connect(conninfo, autocommit=True) as database:
+                while time.monotonic() < until:
+                    run.step(database)
+                    time.sleep(pause)
+    return run
+
+
+def main() -> None:
+    """Run, and test the slopes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60.0)
+    run = soak(parser.parse_args().minutes)
+    rows, grew = [], []
+    for name, points in run.series.items():
+        estimate, low = growth_in_an_hour(points)
+        rows.append(
+            [name, f"{points[0][1]:,.1f}", f"{points[-1][1]:,.1f}", f"{estimate:,.1f}",
+             f"{low:,.1f}", f"{ALLOWED[name]:,.0f}"]
+        )  # fmt: skip
+        if low > ALLOWED[name]:
+            grew.append(name)
+    per_result = bytes_per_result(run.results)
+    if per_result > RESULT_BYTES_MAX:
+        grew.append("database")
+    print(table(["", "first", "last", "growth an hour", "at least", "allowed"], rows))
+    report(
+        "soak",
+        {"credited": run.results[-1][0], "database_bytes_per_result": per_result, "grew": grew},
+        {"allowed_in_an_hour": ALLOWED, "database_bytes_per_result": RESULT_BYTES_MAX},
+    )
+    sys.exit(bool(grew))
+
+
+if __name__ == "__main__":
+    main()
