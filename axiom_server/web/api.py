@@ -88,6 +88,7 @@ class Api:
     metrics: Metrics
     page_pool: Pool | None = None  # for the pages and accounts; None: the same as ``pool``
     queue: SyncQueue = field(default_factory=SyncQueue)
+    lookups: SyncQueue = field(default_factory=SyncQueue)  # of tokens that are not known yet
     budget: BodyBudget = field(default_factory=BodyBudget)
     strangers: BodyBudget = field(
         default_factory=lambda: BodyBudget(total_bytes=STRANGERS_BUDGET_BYTES)
@@ -170,9 +171,8 @@ class Api:
         """``POST /api/v1/sync``."""
         began = time.perf_counter()
         token = users.digest(bearer(request))
+        await self._check_token(token)
         self.queue.admit()
-        with self.queue.waiting():
-            await self.known.check(token)
         async with body(request, self.budget) as raw:
             self.known.charge(token, len(raw))
             sync = decode(_decode_sync, raw)
@@ -185,6 +185,18 @@ class Api:
         self.queue.count_answer()
         self.metrics.count_sync(sync, answered, time.perf_counter() - began)
         return answer(request, answered)
+
+    async def _check_token(self, token: bytes) -> None:
+        """New tokens wait in a queue of their own: strangers take no place of known hosts."""
+        if token in self.known:
+            await self.known.check(token)
+            return
+        self.lookups.admit()
+        try:
+            with self.lookups.waiting():
+                await self.known.check(token)
+        finally:
+            self.lookups.count_answer()
 
     async def _answer_sync(self, token: bytes, sync: SyncRequest) -> SyncAnswer:
         try:

@@ -35,6 +35,10 @@ class KnownTokens:
             Rate(burst=limits.host_bytes_burst, per_second=limits.host_bytes_per_second)
         )
 
+    def __contains__(self, token: bytes) -> bool:
+        """Whether the token was found before."""
+        return token in self._known
+
     async def check(self, token: bytes) -> None:
         """Raises Refused: 401 no host has this token, 429 its last bodies were too large."""
         if token not in self._known:

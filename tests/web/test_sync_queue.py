@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
+import msgspec
+import psycopg
 import pytest
 
+from axiom_protocol.messages import Capacity, SyncRequest
 from axiom_server.decide.admission import WAITING_MIN
+from axiom_server.store.users import digest
 from axiom_server.web.refused import Refused
 from axiom_server.web.sync_queue import BUSY_WAITING, SyncQueue
+from tests.support.page_client import with_client
+from tests.support.server_project import ServerProject
 
 ADMITTED = 1_000  # of an unknown server: 200 a second for five seconds
 
@@ -54,3 +63,40 @@ def test_the_rate_of_a_busy_server_is_learned_and_that_of_an_idle_one_is_not() -
     with ExitStack() as stack:
         fill(idle, stack, WAITING_MIN + 1)
         idle.admit()
+
+
+def test_strangers_take_no_place_of_known_hosts(project: ServerProject, tmp_path: Path) -> None:
+    """All of them wait for a locked table; the known host waits too and is not sent away."""
+    key, host = "the key of a host", project.host(user="ann")
+    with psycopg.connect(project.conninfo) as connection:
+        connection.execute(
+            "UPDATE hosts SET token = %s WHERE host_id = %s", (digest(key), host.host_id)
+        )
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await sync(client, key)).status_code == 200
+        async with await psycopg.AsyncConnection.connect(project.conninfo) as other:
+            await other.execute("LOCK TABLE hosts")
+            strangers = [
+                asyncio.create_task(sync(client, f"stranger-{number}"))
+                for number in range(ADMITTED + 5)
+            ]
+            sent_away, _ = await asyncio.wait(strangers, timeout=60, return_when="FIRST_COMPLETED")
+            known = asyncio.create_task(sync(client, key))
+            await asyncio.sleep(0.2)
+            assert not known.done()
+        assert (await known).status_code == 200
+        assert {task.result().status_code for task in sent_away} == {503}
+        answers = await asyncio.gather(*strangers)
+        assert [answer.status_code for answer in answers].count(401) == ADMITTED
+
+    with_client(project.conninfo, tmp_path, work)
+
+
+async def sync(client: httpx.AsyncClient, key: str) -> httpx.Response:
+    request = SyncRequest(request_id="a-request", capacity=Capacity(cpu_slots=0))
+    return await client.post(
+        "/api/v1/sync",
+        content=msgspec.json.encode(request),
+        headers={"Authorization": f"Bearer {key}"},
+    )
