@@ -31,6 +31,7 @@ class FetchSettings(Struct, frozen=True, kw_only=True):
 
     folder: str
     url: str
+    root_fingerprint: str = ""
     proxy: str = ""
     ca_bundle: str = ""
 
@@ -72,7 +73,10 @@ def main() -> None:
         verify=trust(settings.url, settings.ca_bundle), proxy=settings.proxy or None
     ) as client:
         fetcher = HttpFetcher(client)
-        store = BundleStore(Path(settings.folder), settings.url, client, fetcher=fetcher)
+        store = BundleStore(
+            Path(settings.folder), settings.url, client,
+            root_fingerprint=settings.root_fingerprint, fetcher=fetcher,
+        )  # fmt: skip
         before = 0
         for line in sys.stdin.buffer:
             if not _is_whole(line):

@@ -152,3 +152,22 @@ def test_attacks_on_the_metadata_are_named_and_the_agent_goes_on(
         project.deploy(walk, 1)
         assert f"refused: {attack}" in volunteer.work()
         assert project.outcomes() == dict.fromkeys(range(1, count + 1), "success")
+
+
+@pytest.mark.parametrize("damage", ["removed", "overwritten"])
+def test_an_agent_goes_on_when_all_that_it_has_fetched_is_lost(
+    project: TakenOver, volunteer: Volunteer, damage: str
+) -> None:
+    bundle = project.publish(script("1.0.0"))
+    project.deploy(bundle, 1)
+    volunteer.work()
+    bundles = volunteer.folder / "state" / "bundles"
+    assert (bundles / "pinned.root.json").exists()
+    if damage == "removed":
+        shutil.rmtree(bundles)
+    else:
+        for path in [path for path in bundles.rglob("*") if path.is_file()]:
+            path.write_bytes(b"\xff" * 99)
+    project.deploy(bundle, 1)
+    volunteer.work()
+    assert project.outcomes() == {1: "success", 2: "success"}
