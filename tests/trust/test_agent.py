@@ -28,10 +28,13 @@ class TakenOver(SmallProject):
         super().__init__(folder)
         self.folder = folder
         self.replaced: dict[str, bytes] = {}  # by path below /bundles/
+        self.replaced_once: dict[str, bytes] = {}  # the same, for one request each
         self.serve_from = folder / "bundles"
 
     def file(self, path: str) -> bytes | None:
         path = path.removeprefix("/bundles/")
+        if path in self.replaced_once:
+            return self.replaced_once.pop(path)
         if path in self.replaced:
             return self.replaced[path]
         found = self.serve_from / path
@@ -171,3 +174,15 @@ def test_an_agent_goes_on_when_all_that_it_has_fetched_is_lost(
     project.deploy(bundle, 1)
     volunteer.work()
     assert project.outcomes() == {1: "success", 2: "success"}
+
+
+@pytest.mark.parametrize("page", [b"<html>Sign in</html>", b"", b" " * 100_000])
+def test_a_sign_in_page_instead_of_a_bundle_does_not_fail_its_task(
+    project: TakenOver, volunteer: Volunteer, page: bytes
+) -> None:
+    bundle = project.publish(script("1.0.0"))
+    project.replaced_once[f"targets/{bundle.sha256}.{bundle.name}@{bundle.version}.py"] = page
+    project.deploy(bundle, 1)
+    assert "could not be fetched" in volunteer.work()
+    assert not project.replaced_once
+    assert project.outcomes() == {1: "success"}
