@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Protocol
 
@@ -81,11 +80,16 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
     by_agent: list[str] = []
 
 
-def _delete_stale_folders() -> None:
-    """Delete the trial folders that killed agents left behind."""
+def _delete_stale_folders(new: Path) -> None:
+    """Delete the trial folders that killed agents left behind.
+
+    new  a folder that was made just now: its time is the file system's, which steps of this
+         process's clock do not change
+    """
+    now = new.lstat().st_mtime
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            stale = folder.lstat().st_mtime < time.time() - STALE_SECONDS
+            stale = folder.lstat().st_mtime < now - STALE_SECONDS
         except OSError:
             continue  # its own agent has just removed it
         if stale:
@@ -125,7 +129,7 @@ class SelfTest:
             return SandboxReport(mode=chosen.mode, ok=False, reason=reason)
         finally:
             self._clean_up()
-        missing = [protection.name for protection in protections if not protection.enforced]
+        missing = [_name(protection) for protection in protections if not protection.enforced]
         reason = f"not enforced: {', '.join(missing)}" if missing else chosen.reason
         return SandboxReport(
             mode=chosen.mode,
@@ -148,8 +152,8 @@ class SelfTest:
             self._scratch.cleanup()
 
     def _start(self) -> None:
-        _delete_stale_folders()
         self._scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
+        _delete_stale_folders(Path(self._scratch.name))
         folder = Path(self._scratch.name).resolve()
         own, outside = folder / "own", folder / "outside.txt"
         own.mkdir()
@@ -193,6 +197,12 @@ class SelfTest:
             raise subprocess.SubprocessError(f"exit code {self._process.returncode}: {printed}")
         answers = msgspec.json.decode(out, type=list[tuple[str, bool, str]])
         return [Protection(*answer) for answer in answers]
+
+
+def _name(protection: Protection) -> str:
+    """Its name; of a trial that could not begin, with the reason."""
+    begun = protection.name != "confinement"
+    return protection.name if begun else f"{protection.name} ({protection.reason})"
 
 
 def _start_trial(chosen: Mode, policy: Policy, outside: Outside) -> TrialProcess:

@@ -54,8 +54,20 @@ def test_what_a_killed_agent_left_of_its_trial_is_removed(
     assert [path.name for path in tmp_path.iterdir()] == [new.name]  # another agent's, perhaps
 
 
+def test_a_wrong_clock_removes_no_other_agent_s_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = tmp_path / f"{PREFIX}other"
+    other.mkdir()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3 * 86_400)
+    assert self_test().ok
+    assert other.exists()
+
+
 def test_a_trial_that_is_killed_is_repeated() -> None:
-    """As when memory runs out. An agent that gave up would run no task until it is started again."""
+    """As when memory runs out. Otherwise the agent would end, and say that it cannot confine."""
     before = set(psutil.Process().children())
     trial = SelfTest()
     (child,) = set(psutil.Process().children()) - before
