@@ -170,3 +170,17 @@ async def row(connection: Connection, query: str, values: Any = None) -> TupleRo
     if found is None:
         raise LookupError(f"no row: {query.strip().splitlines()[0]}")
     return found
+
+
+async def has_tables(connection: Connection) -> bool:
+    """Whether the database holds any table of its own."""
+    found = await row(
+        connection, "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
+    )
+    return bool(found[0])
+
+
+async def drop_tables(connection: Connection) -> None:
+    """Drop everything that the database holds."""
+    await connection.execute("DROP SCHEMA public CASCADE")
+    await connection.execute("CREATE SCHEMA public")
