@@ -22,6 +22,7 @@
 #   make chaos            faults of every kind in real servers and agents (MINUTES=20 SEED=1)
 #   make together         the agent's and the server's decisions over a lossy network (STEPS=1000000)
 #   make planted          check that `chaos` and `together` find bugs that are put in on purpose
+#   make mutants          change decisions, expression by expression: a test must fail (SAMPLE=400)
 #   make tuf-conformance  the TUF conformance suite (SUITE=DIR, a checkout of it) on the agent's client
 #   make pages-check      every page and form in chromium, axe-core, html-validate (needs npm)
 #   make packages-test    build, lint and install the packages
@@ -41,7 +42,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos planted together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
+.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos planted mutants together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -155,6 +156,15 @@ chaos: $(VENV)/.dev-stamp
 
 planted: $(VENV)/.dev-stamp
 	$(BIN)/python -m tests.chaos.planted
+
+$(VENV)/.mutants-stamp: $(VENV)/.dev-stamp
+	@echo "== installing the tool that makes mutants (once)"
+	$(PIP) install --quiet -c constraints.txt -e '.[torch,server,dev,mutants]'
+	@touch $@
+
+SAMPLE ?= 400
+mutants: $(VENV)/.mutants-stamp
+	nice $(BIN)/python -m tests.mutants --sample $(SAMPLE)
 
 STEPS ?= 1000000
 together: $(VENV)/.dev-stamp

@@ -40,8 +40,10 @@ class _Changes:
     irreproducible: list[tuple[int, str]] = field(default_factory=list)  # (version, why)
     needs: list[ReplicaNeed] = field(default_factory=list)
 
-    def add(self, group: Sequence[OpenRow], decision: ComparisonDecision) -> None:
-        """Add the decision on a workunit."""
+    def add(
+        self, group: Sequence[OpenRow], decision: ComparisonDecision, *, final: bool = False
+    ) -> None:
+        """Add the decision on a workunit. ``final``: no result will be added to it."""
         workunit_id, version_id = group[0].workunit_id, group[0].version_id
         state = "agreed"
         if decision.verdict == "agreed":
@@ -55,7 +57,7 @@ class _Changes:
             )  # fmt: skip
             state = "given_up"
         else:
-            state = "given_up" if decision.missing == 0 else decision.verdict
+            state = "given_up" if final or decision.missing == 0 else decision.verdict
         self.states.setdefault((state, decision.note), []).append(workunit_id)
 
 
@@ -83,11 +85,12 @@ def _decide(
         group = list(rows)
         version = known[group[0].version_id]
         results = _compared_results(config, group, answers.get(workunit_id))
-        decision = validate.compare(version.manifest, results)
+        retired = version.state == "retired"  # what its results lack, no host computes any more
+        decision = validate.compare(version.manifest, results, final=retired)
         if decision.missing and version.state == "active":
             changes.needs.append(_need(group, version, decision))
         else:
-            changes.add(group, decision)
+            changes.add(group, decision, final=retired)
     return changes
 
 

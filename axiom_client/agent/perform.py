@@ -347,6 +347,7 @@ def _fetch_settings(setup: Setup, network: Network) -> FetchSettings:
     return FetchSettings(
         folder=str(setup.folders.bundles),
         url=setup.identity.url,
+        root_fingerprint=setup.identity.root_fingerprint,
         proxy=network.proxy,
         ca_bundle=network.ca_bundle,
     )

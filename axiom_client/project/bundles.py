@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 from tuf.api.exceptions import DownloadError, RepositoryError
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 class BundleStore:
     """Verified bundles in ``folder``. The methods block on disk and network.
 
+    root_fingerprint  of the pinned root, by which it is fetched again if the folder was emptied or
+        damaged; empty: not known
+
     At most one process may use a folder at a time.
     """
 
@@ -44,10 +48,12 @@ class BundleStore:
         project_url: str,
         client: httpx.Client,
         *,
+        root_fingerprint: str = "",
         fetcher: HttpFetcher | None = None,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
         self.folder = folder
+        self._root_fingerprint = root_fingerprint
         self._url = f"{project_url.rstrip('/')}/bundles"
         self._fetcher = fetcher or HttpFetcher(client)
         self._signed = SignedTargets(
@@ -138,12 +144,20 @@ class BundleStore:
         return self.folder / "pinned.root.json"
 
     def _pinned(self) -> bytes:
-        try:
-            return self._pin.read_bytes()
-        except FileNotFoundError:
-            raise BundleRefused(
-                "not attached", f"no root is pinned in {self.folder}; attach to the project first"
-            ) from None
+        """The pinned root; a lost or damaged one is fetched again if its fingerprint is known."""
+        pinned = self._pin.read_bytes() if self._pin.exists() else b""
+        if not self._root_fingerprint:
+            return pinned or self._refuse_without_root()
+        if not _is_root(pinned, self._root_fingerprint):
+            _log.warning("%s was lost or changed on disk; it is fetched again", self._pin)
+            pinned = find_root(self._fetcher, f"{self._url}/metadata/", self._root_fingerprint)
+            _write(self._pin, pinned)
+        return pinned
+
+    def _refuse_without_root(self) -> NoReturn:
+        raise BundleRefused(
+            "not attached", f"no root is pinned in {self.folder}; attach to the project first"
+        )
 
 
 @contextmanager
@@ -167,6 +181,13 @@ def _read_manifest(source: bytes, ref: str) -> Manifest:
             "wrong software", f"the bundle {ref} contains the manifest of {manifest.ref}"
         )
     return manifest
+
+
+def _is_root(data: bytes, expected_fingerprint: str) -> bool:
+    try:
+        return fingerprint(data) == expected_fingerprint
+    except RepositoryError:
+        return False
 
 
 def _intact(path: Path, sha256: str) -> bool:

@@ -20,17 +20,13 @@ from axiom_protocol.manifest import Manifest
 if TYPE_CHECKING:  # the agent imports the messages below without python-tuf
     from axiom_client.project.bundles import BundleStore
 
-#: Refusals that may be temporary: the server is down, or has no valid metadata at the moment.
-TEMPORARY = frozenset(
-    {"unreachable", "slow retrieval", "expired", "freeze", "mix-and-match", "malformed metadata"}
-)
-
 
 class FetchSettings(Struct, frozen=True, kw_only=True):
     """Where bundles are stored and where they are downloaded from."""
 
     folder: str
     url: str
+    root_fingerprint: str = ""
     proxy: str = ""
     ca_bundle: str = ""
 
@@ -72,7 +68,10 @@ def main() -> None:
         verify=trust(settings.url, settings.ca_bundle), proxy=settings.proxy or None
     ) as client:
         fetcher = HttpFetcher(client)
-        store = BundleStore(Path(settings.folder), settings.url, client, fetcher=fetcher)
+        store = BundleStore(
+            Path(settings.folder), settings.url, client,
+            root_fingerprint=settings.root_fingerprint, fetcher=fetcher,
+        )  # fmt: skip
         before = 0
         for line in sys.stdin.buffer:
             if not _is_whole(line):
@@ -102,9 +101,7 @@ def _answer(store: BundleStore, request: BundleRequest) -> BundleReply:
             request.experiment, request.version, request.sha256, accepted=request.accepted
         )
     except BundleRefused as refused:
-        outcome: Literal["refused", "failed"] = (
-            "failed" if refused.attack in TEMPORARY else "refused"
-        )
+        outcome: Literal["refused", "failed"] = "failed" if refused.temporary else "refused"
         return BundleReply(sha256=request.sha256, outcome=outcome, problem=str(refused))
     except OSError as error:
         return BundleReply(sha256=request.sha256, outcome="failed", problem=str(error))

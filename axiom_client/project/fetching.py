@@ -164,7 +164,10 @@ class CachedMetadata(FetcherInterface):
 def refusal(error: Exception, file: str) -> BundleRefused:
     """The refusal for an error of python-tuf; ``file`` is the one asked for last."""
     attack, message = _attack_of(error, file)
-    return BundleRefused(attack, message)
+    other_bytes = isinstance(
+        error, (exceptions.LengthOrHashMismatchError, exceptions.DownloadLengthMismatchError)
+    )
+    return BundleRefused(attack, message, temporary=other_bytes)
 
 
 def _attack_of(error: Exception, file: str) -> tuple[Attack, str]:

@@ -28,11 +28,21 @@ Attack = Literal[
     "not attached",  # no root is pinned yet
 ]
 
+#: Refusals that may be temporary: the server is down, or has no valid metadata at the moment.
+TEMPORARY: frozenset[Attack] = frozenset(
+    {"unreachable", "slow retrieval", "expired", "freeze", "mix-and-match", "malformed metadata"}
+)
+
 
 class BundleRefused(Exception):
-    """A bundle must not run. ``attack`` is the reason, ``message`` the details."""
+    """A bundle must not run. ``attack`` is the reason, ``message`` the details.
 
-    def __init__(self, attack: Attack, message: str) -> None:
+    temporary  whether to fetch it again later: the bytes that came may be from somebody else than
+        the project, such as a network's sign-in page
+    """
+
+    def __init__(self, attack: Attack, message: str, *, temporary: bool = False) -> None:
         super().__init__(f"{attack}: {message}")
         self.attack: Attack = attack
         self.message = message
+        self.temporary = temporary or attack in TEMPORARY

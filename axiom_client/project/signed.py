@@ -96,7 +96,8 @@ class SignedTargets:
         if self._refused is None or now >= self._retry_at:
             held = self._renew(root, now) or held
         if self._refused is not None and not known:
-            raise BundleRefused(self._refused.attack, self._refused.message)
+            why = self._refused
+            raise BundleRefused(why.attack, why.message, temporary=why.temporary)
         assert held is not None  # a refresh either sets it or is refused
         return held
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +23,8 @@ from axiom_client.sandbox.roots import read_only_roots
 
 PREFIX = "axiom-trial-"  # of the folders in which the child tries
 STALE_SECONDS = 600.0  # such a folder was left by an agent that was killed in its first second
+_TRIES = 3  # of a trial that is killed; a system kills processes when its memory runs out
+_KILLED = frozenset({-9, 128 + 9})  # by a signal; in bubblewrap, its helper reports it
 _SECONDS_MAX = 60.0  # it takes a tenth of a second; a loaded host may take long to schedule it
 _LIMITS = Limits(memory_bytes=256 << 20, file_bytes=1 << 20, cpu_seconds=30)
 
@@ -79,11 +80,16 @@ class SandboxReport(Struct, frozen=True, kw_only=True):
     by_agent: list[str] = []
 
 
-def _delete_stale_folders() -> None:
-    """Delete the trial folders that killed agents left behind."""
+def _delete_stale_folders(new: Path) -> None:
+    """Delete the trial folders that killed agents left behind.
+
+    new  a folder that was made just now: its time is the file system's, which steps of this
+         process's clock do not change
+    """
+    now = new.lstat().st_mtime
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            stale = folder.lstat().st_mtime < time.time() - STALE_SECONDS
+            stale = folder.lstat().st_mtime < now - STALE_SECONDS
         except OSError:
             continue  # its own agent has just removed it
         if stale:
@@ -109,10 +115,7 @@ class SelfTest:
         self._listening: socket.socket | None = None
         self._problem = ""
         if self._mode.mode != "none":
-            try:
-                self._start()
-            except (OSError, SandboxError) as error:
-                self._problem = f"the trial failed: {error}"
+            self._try_to_start()
 
     def report(self) -> SandboxReport:
         """Wait for the child and return its report. May be called once."""
@@ -125,11 +128,8 @@ class SelfTest:
             reason = self._problem or f"the trial failed: {error}"
             return SandboxReport(mode=chosen.mode, ok=False, reason=reason)
         finally:
-            if self._listening is not None:
-                self._listening.close()
-            if self._scratch is not None:
-                self._scratch.cleanup()
-        missing = [protection.name for protection in protections if not protection.enforced]
+            self._clean_up()
+        missing = [_name(protection) for protection in protections if not protection.enforced]
         reason = f"not enforced: {', '.join(missing)}" if missing else chosen.reason
         return SandboxReport(
             mode=chosen.mode,
@@ -139,9 +139,21 @@ class SelfTest:
             by_agent=_BY_AGENT.get(chosen.mode, []),
         )
 
+    def _try_to_start(self) -> None:
+        try:
+            self._start()
+        except (OSError, SandboxError) as error:
+            self._problem = f"the trial failed: {error}"
+
+    def _clean_up(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
     def _start(self) -> None:
-        _delete_stale_folders()
         self._scratch = tempfile.TemporaryDirectory(prefix=PREFIX)
+        _delete_stale_folders(Path(self._scratch.name))
         folder = Path(self._scratch.name).resolve()
         own, outside = folder / "own", folder / "outside.txt"
         own.mkdir()
@@ -156,20 +168,41 @@ class SelfTest:
         self._process = _start_trial(self._mode, policy, there)
 
     def _outcome(self) -> list[Protection]:
+        """What the child found out; it is started again when it was killed."""
+        out, err = self._communicate()
+        for _ in range(_TRIES - 1):
+            if self._process is None or self._process.returncode not in _KILLED:
+                break
+            self._process = None
+            self._clean_up()
+            self._try_to_start()
+            out, err = self._communicate()
+        return self._protections(out, err)
+
+    def _communicate(self) -> tuple[bytes, bytes]:
         process = self._process
         if process is None:
             raise subprocess.SubprocessError(self._problem)
         try:
-            out, err = process.communicate(timeout=_SECONDS_MAX)
+            return process.communicate(timeout=_SECONDS_MAX)
         except BaseException:  # a timeout, or the agent is stopped: end the child too
             process.kill()
             process.communicate()
             raise
-        if process.returncode != 0 or not out:
+
+    def _protections(self, out: bytes, err: bytes) -> list[Protection]:
+        assert self._process is not None
+        if self._process.returncode != 0 or not out:
             printed = err.decode(errors="replace").strip()[-500:]
-            raise subprocess.SubprocessError(f"exit code {process.returncode}: {printed}")
+            raise subprocess.SubprocessError(f"exit code {self._process.returncode}: {printed}")
         answers = msgspec.json.decode(out, type=list[tuple[str, bool, str]])
         return [Protection(*answer) for answer in answers]
+
+
+def _name(protection: Protection) -> str:
+    """Its name; of a trial that could not begin, with the reason."""
+    begun = protection.name != "confinement"
+    return protection.name if begun else f"{protection.name} ({protection.reason})"
 
 
 def _start_trial(chosen: Mode, policy: Policy, outside: Outside) -> TrialProcess:

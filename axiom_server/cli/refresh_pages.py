@@ -34,15 +34,12 @@ def refresh_pages(context: typer.Context) -> None:
 
 
 async def _refresh(folder: ProjectFolder, conninfo: str) -> int | None:
-    import psycopg
-
     from axiom_server.pages.drawings import draw_all
-    from axiom_server.store.database import row
+    from axiom_server.store.database import connect, row
     from axiom_server.transfer.export_statistics import export_statistics, is_current
 
     stats = folder.path / "stats"
-    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-    async with connection:
+    async with connect(conninfo, autocommit=True) as connection:
         if not (await row(connection, "SELECT pg_try_advisory_lock(%s)", (REFRESH_LOCK,)))[0]:
             return None
         if not is_current(stats):

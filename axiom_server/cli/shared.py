@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from axiom_protocol.text import one_line
-from axiom_server.errors import DiskFull, Usage
+from axiom_server.errors import Usage
 
 if TYPE_CHECKING:
     from axiom_server.project_folder import ProjectFolder
@@ -58,8 +58,6 @@ def run_transaction(
 
     Raises DatabaseUnreachable, DiskFull, and what ``work`` raises.
     """
-    import psycopg
-
     from axiom_server.store.database import LOCK_CONFLICTS, connect, unreachable
 
     async def run(conninfo: str) -> T:
@@ -67,18 +65,13 @@ def run_transaction(
             try:
                 async with connect(conninfo) as connection:
                     return await work(connection)
-            except LOCK_CONFLICTS:
+            except LOCK_CONFLICTS as error:
                 if attempt == attempts:
-                    raise
+                    raise unreachable(error) from None
         raise AssertionError("not reached")
 
     with folder.database() as conninfo:
-        try:
-            return asyncio.run(run(conninfo))
-        except psycopg.errors.DiskFull:
-            raise DiskFull(f"no space left for the database in {folder.path}") from None
-        except psycopg.OperationalError as error:
-            raise unreachable(error) from None
+        return asyncio.run(run(conninfo))
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Checker, ReplicaNeed
 from axiom_server.decide.standing import Standing, StandingPolicy, believed_cores, level
 from axiom_server.store.database import Connection, rows
+from axiom_server.store.leases import HAS_SYNCED
 
 COMPARISONS_MAX = 2_000  # comparisons handled in one round
 KNOWN_SECONDS = 7 * 86400.0  # hosts seen within this time may come back; replicas wait for them
@@ -102,7 +103,7 @@ async def checkers(
                        WHERE host_id IS NOT NULL AND purpose <> 'first'
                        GROUP BY host_id) q USING (host_id)
             WHERE h.state = 'active' AND NOT h.imported AND h.cpu_cores > 0
-              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second'
+              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second' AND {HAS_SYNCED}
             ORDER BY h.host_id""",
         (live_seconds,),
     )

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
-from axiom_server.errors import DatabaseUnreachable
+from axiom_server.errors import DatabaseUnreachable, DiskFull
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
@@ -21,6 +21,7 @@ Pool = AsyncConnectionPool[Connection]
 HEAD = "0010"  # the newest revision; a test compares it with the migrations
 MIGRATION_LOCK = 0x4178696F6D  # "Axiom": one process migrates, the others wait
 CONNECT_SECONDS = 10
+NO_SPACE = "no space left on the disk of the database; free some and try again"
 POOL_SIZE = 8  # concurrent transactions of a serving process; more would only wait for the disk
 #: The pages have connections of their own, so that many visitors do not delay a sync.
 PAGE_POOL_SIZE = 4
@@ -33,7 +34,8 @@ set_json_loads(msgspec.json.decode)
 def migrate(conninfo: str) -> None:
     """Migrate the schema to HEAD. Safe when several processes start at once.
 
-    Raises DatabaseUnreachable when PostgreSQL does not answer, or is newer than this program.
+    Raises DatabaseUnreachable when PostgreSQL does not answer or its schema is newer than this
+    program, and DiskFull.
     """
     try:
         with psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS) as connection:
@@ -42,6 +44,8 @@ def migrate(conninfo: str) -> None:
                 return
             connection.commit()
             _upgrade(conninfo, found)
+    except psycopg.errors.DiskFull:
+        raise DiskFull(NO_SPACE) from None
     except psycopg.OperationalError as error:
         raise unreachable(error) from None
 
@@ -60,6 +64,7 @@ def _upgrade(conninfo: str, found: str | None) -> None:
     from alembic.config import Config
     from alembic.util.exc import CommandError
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
     engine = create_engine(
@@ -69,29 +74,41 @@ def _upgrade(conninfo: str, found: str | None) -> None:
     )
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        try:
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
             command.upgrade(config, HEAD)
-        except CommandError:
-            raise DatabaseUnreachable(
-                f"the database has schema {found}, which this program does not know: "
-                "it was used by a newer axiom-server; use that one"
-            ) from None
-        connection.commit()
+            connection.commit()
+    except CommandError:
+        raise DatabaseUnreachable(
+            f"the database has schema {found}, which this program does not know: "
+            "it was used by a newer axiom-server; use that one"
+        ) from None
+    except DBAPIError as error:  # it contains the error of psycopg
+        raise error.orig or error from None
 
 
 @asynccontextmanager
-async def connect(conninfo: str) -> AsyncIterator[Connection]:
-    """One connection; the block is one transaction, rolled back when it raises."""
+async def connect(conninfo: str, *, autocommit: bool = False) -> AsyncIterator[Connection]:
+    """One connection; the block is one transaction, rolled back when it raises.
+
+    autocommit  each statement is a transaction instead
+
+    Raises DatabaseUnreachable, also when PostgreSQL ends within the block, DiskFull, and one of
+    LOCK_CONFLICTS.
+    """
     try:
         connection = await psycopg.AsyncConnection.connect(
-            conninfo, connect_timeout=CONNECT_SECONDS
+            conninfo, connect_timeout=CONNECT_SECONDS, autocommit=autocommit
         )
+        async with connection:
+            yield connection
+    except LOCK_CONFLICTS:
+        raise  # the transaction can be repeated
+    except psycopg.errors.DiskFull:
+        raise DiskFull(NO_SPACE) from None
     except psycopg.OperationalError as error:
         raise unreachable(error) from None
-    async with connection:
-        yield connection
 
 
 def make_pool(conninfo: str, size: int = POOL_SIZE) -> Pool:
@@ -153,3 +170,17 @@ async def row(connection: Connection, query: str, values: Any = None) -> TupleRo
     if found is None:
         raise LookupError(f"no row: {query.strip().splitlines()[0]}")
     return found
+
+
+async def has_tables(connection: Connection) -> bool:
+    """Whether the database holds any table of its own."""
+    found = await row(
+        connection, "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
+    )
+    return bool(found[0])
+
+
+async def drop_tables(connection: Connection) -> None:
+    """Drop everything that the database holds."""
+    await connection.execute("DROP SCHEMA public CASCADE")
+    await connection.execute("CREATE SCHEMA public")

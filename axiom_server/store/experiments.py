@@ -165,9 +165,20 @@ async def set_state(connection: Connection, version_id: int, state: str, reason:
         (state, reason, version_id),
     )
     if state == "active":
+        await _reopen_comparisons(connection, version_id)
         return await requeue_all(connection, version_id)
     cursor = await connection.execute("DELETE FROM queue WHERE version_id = %s", (version_id,))
     return cursor.rowcount
+
+
+async def _reopen_comparisons(connection: Connection, version_id: int) -> None:
+    """Compare again what could not be, since the version was retired."""
+    await connection.execute(
+        """UPDATE comparisons c SET state = 'wanted', settled_at = NULL
+           FROM results r WHERE r.version_id = %s AND r.workunit_id = c.workunit_id
+             AND NOT r.validated AND c.state = 'given_up' AND c.note = ''""",
+        (version_id,),
+    )
 
 
 async def requeue_all(connection: Connection, version_id: int) -> int:

@@ -64,15 +64,19 @@ CROSS JOIN LATERAL (
 ORDER BY q.queue_id"""
 
 
+#: SQL: host ``h`` has synced since it joined. One whose agent never got the answer to its joining,
+#: and joined again as another host, has not, and never will.
+HAS_SYNCED = "h.last_seen_at <> h.created_at"
+
 #: Hosts that had a workunit and did not complete it. No host is listed for a workunit whose last
 #: attempt ended a day ago, or that no other live host could have: then any host may have it.
-PREVIOUS_HOSTS = """
+PREVIOUS_HOSTS = f"""
 SELECT w, ARRAY(SELECT t.host_id FROM tasks t WHERE t.workunit_id = w)
 FROM unnest(%s::bigint[]) w
 WHERE EXISTS (SELECT FROM tasks t WHERE t.workunit_id = w
               AND t.ended_at > now() - interval '1 day')
   AND EXISTS (SELECT FROM hosts h WHERE h.state = 'active'
-              AND h.last_seen_at > now() - interval '1 hour' AND NOT EXISTS (
+              AND h.last_seen_at > now() - interval '1 hour' AND {HAS_SYNCED} AND NOT EXISTS (
                   SELECT FROM tasks t WHERE t.workunit_id = w AND t.host_id = h.host_id))"""
 
 POOL_WORKUNITS = """

@@ -21,13 +21,15 @@ from typing import BinaryIO, TypeVar
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.store import epochs
-from axiom_server.store.database import Connection, connect
+from axiom_server.store.database import Connection, connect, drop_tables, has_tables
 from axiom_server.store.embedded import find_binaries
 
 T = TypeVar("T")
 
 DUMP = "database.dump"
 PARTS = ("project.toml", "bundles")
+UNPACKED = "restore-"  # prefix of the folder into which a restore unpacks the archive
+UNFINISHED = "restore.unfinished"  # a file that exists while the database is one of a restore
 
 
 def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
@@ -84,25 +86,30 @@ def begin_epoch(folder: ProjectFolder) -> None:
 
 
 def restore(source: Path, path: Path) -> ProjectFolder:
-    """Create a project from an archive, in the new folder ``path``."""
+    """Create a project from an archive, in the new folder ``path``.
+
+    One that was interrupted can be repeated with the same folder.
+    """
     if (path / "project.toml").exists():
         raise FileUnreadable(f"{path} holds a project already; restore into a new folder")
     path.mkdir(parents=True, exist_ok=True)
     folder = ProjectFolder(path.resolve())
+    for left in path.glob(f"{UNPACKED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(dir=path) as name:
+        with tempfile.TemporaryDirectory(dir=path, prefix=UNPACKED) as name:
             tmp = Path(name)
             with tarfile.open(source) as archive:
                 _unpack(archive, tmp)
-            with folder.database(schema=False) as conninfo:
-                _tool(folder, "pg_restore", "--exit-on-error", "--no-owner", "--single-transaction",
-                      f"--dbname={conninfo}", str(tmp / DUMP))  # fmt: skip
+            _restore_database(folder, tmp / DUMP)
             for part in ("bundles", "keys"):
                 if (tmp / part).exists():
+                    shutil.rmtree(path / part, ignore_errors=True)
                     shutil.move(tmp / part, path / part)
             begin_epoch(folder)
             # Moved last: a folder with this file is complete.
             os.replace(tmp / "project.toml", path / "project.toml")
+            (path / UNFINISHED).unlink(missing_ok=True)
     except (tarfile.TarError, EOFError):
         raise FileUnreadable(f"{source} is not a backup of axiom-server, or is cut short") from None
     except OSError as error:
@@ -111,6 +118,21 @@ def restore(source: Path, path: Path) -> ProjectFolder:
         where = error.filename or source
         raise FileUnreadable(f"cannot restore {source}: {error.strerror}: {where}") from None
     return folder
+
+
+def _restore_database(folder: ProjectFolder, dump: Path) -> None:
+    """Fill the database, which must be empty unless this restore was interrupted before."""
+    unfinished = folder.path / UNFINISHED
+    with folder.database(schema=False) as conninfo:
+        if unfinished.exists():
+            _run_transaction(conninfo, drop_tables)
+        elif _run_transaction(conninfo, has_tables):
+            raise FileUnreadable(
+                "the database holds tables already; restore into an empty one, and a new folder"
+            )
+        unfinished.touch()
+        _tool(folder, "pg_restore", "--exit-on-error", "--no-owner", "--single-transaction",
+              f"--dbname={conninfo}", str(dump))  # fmt: skip
 
 
 def _unpack(archive: tarfile.TarFile, folder: Path) -> None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import psutil
 import psycopg
 
-from tests.chaos import disk
+from tests.chaos import disk, rare_faults
 from tests.chaos.experiments import PAUSES, POISON
 from tests.chaos.faults import FAULTS, Heal, Run
 from tests.chaos.proxy import LinkFault
 from tests.chaos.site import Site
+
+assert rare_faults  # imported for the faults that it registers
 
 GAP_SECONDS = 2.6  # between two faults, on average
 WAITING_MIN = 12  # workunits in the queue, below which more are deployed
@@ -84,7 +86,7 @@ class Director:
 
     def _look(self, now: float) -> None:
         """Deploy more work if needed; check that nothing is leased twice."""
-        if now < self._looked_at + LOOK_SECONDS:
+        if now < self._looked_at + LOOK_SECONDS or self.site.servers_stand_still:
             return
         self._looked_at = now
         try:
@@ -94,8 +96,7 @@ class Director:
             return  # it is down: that is what this is for
         if twice:
             self.run.breaches.append(f"leased twice at once: {twice}")
-        few = waiting < WAITING_MIN and now < self._deploys_until
-        if few and not self.site.servers_stand_still:
+        if waiting < WAITING_MIN and now < self._deploys_until:
             self.run.staff(self._deploy_some)
 
     def _deploy_some(self) -> None:

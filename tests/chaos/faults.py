@@ -20,7 +20,7 @@ import psutil
 
 from tests.chaos import disk
 from tests.chaos.proxy import LinkFault, Trouble
-from tests.chaos.site import Agent, Site
+from tests.chaos.site import Agent, Site, sockets
 
 LOSSES_SECONDS = 120.0  # after a fault that makes an agent forget, or a server take work back
 REPLAYED_SECONDS = 30.0
@@ -46,7 +46,7 @@ class Run:
     breaches: list[str] = field(default_factory=list)
     clones: int = 0
     restores: int = 0
-    disk_full_until: float = 0.0
+    power_until: float = 0.0  # monotonic; no power cut before
 
     def staff(self, work: Callable[[], None]) -> bool:
         """Run a staff action in the background; False when too many are waiting already."""
@@ -144,25 +144,25 @@ def stop_agent(run: Run) -> Heal | None:
 @fault
 def kill_zygote(run: Run) -> Heal | None:
     """All its tasks die with it."""
-    return _one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGKILL)
+    return one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGKILL)
 
 
 @fault
 def stop_zygote(run: Run) -> Heal | None:
     """Stop a zygote, which then forks no tasks for a while."""
-    return _one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGSTOP)
+    return one_of(run, [z for a in run.site.agents for z in a.zygotes()], signal.SIGSTOP)
 
 
 @fault
 def kill_task(run: Run) -> Heal | None:
     """Kill a task, as the system does when memory runs out."""
-    return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGKILL)
+    return one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGKILL)
 
 
 @fault
 def stop_task(run: Run) -> Heal | None:
     """Stop a task with SIGSTOP, and continue it later."""
-    return _one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGSTOP)
+    return one_of(run, [t for a in run.site.agents for t in a.tasks()], signal.SIGSTOP)
 
 
 @fault
@@ -193,26 +193,26 @@ def stop_server(run: Run) -> Heal | None:
         return None
     for agent in run.site.agents:
         agent.ignore_losses(REPLAYED_SECONDS)
-    return _one_of(run, [psutil.Process(server.process.pid)], signal.SIGSTOP, 12)
+    return one_of(run, [psutil.Process(server.process.pid)], signal.SIGSTOP, 12)
 
 
 @fault
 def kill_backend(run: Run) -> Heal | None:
     """PostgreSQL then ends every other connection too, and recovers."""
-    return _one_of(run, run.site.backends(), signal.SIGKILL)
+    return one_of(run, run.site.backends(), signal.SIGKILL)
 
 
 @fault
 def stop_backend(run: Run) -> Heal | None:
     """A transaction that holds its locks for seconds."""
-    return _one_of(run, run.site.backends(), signal.SIGSTOP)
+    return one_of(run, run.site.backends(), signal.SIGSTOP)
 
 
 @fault
 def kill_postmaster(run: Run) -> Heal | None:
     """Kill PostgreSQL's first process; PostgreSQL is down until it is started again."""
     master = run.site.postmaster()
-    return _one_of(run, [master] if master else [], signal.SIGKILL)
+    return one_of(run, [master] if master else [], signal.SIGKILL)
 
 
 @fault
@@ -229,9 +229,10 @@ def kill_database(run: Run) -> Heal | None:
     return Heal(run.seconds(0.5, 2), run.site.restart_postgres)
 
 
-def _one_of(
+def one_of(
     run: Run, found: list[psutil.Process], number: signal.Signals, most_seconds: float = 6
 ) -> Heal | None:
+    """Send a signal to one of these processes; a stopped one is continued."""
     if not found:
         return None
     victim = run.rng.choice(sorted(found, key=lambda p: p.pid))
@@ -331,6 +332,7 @@ def tear_journal_tail(run: Run) -> Heal | None:
         return None
     agent.kill()
     agent.ignore_losses(LOSSES_SECONDS)
+    agent.forgets = True
     _tear(agent, "journal.sqlite-wal", run.rng)
     return Heal(run.seconds(0, 2), _freed(agent, agent.start))
 
@@ -342,6 +344,7 @@ def tear_journal(run: Run) -> Heal | None:
         return None
     agent.kill()
     agent.ignore_losses(LOSSES_SECONDS)
+    agent.forgets = True
     with suppress(OSError, sqlite3.Error):
         sqlite3.connect(agent.state / "journal.sqlite").close()
     _tear(agent, "journal.sqlite", run.rng)
@@ -468,7 +471,7 @@ def clone_agent(run: Run) -> Heal | None:
     agent.ignore_losses(3600)
     folder = run.site.root / f"{agent.name}-copy" / "home"
     disk.mount(folder, "96m")
-    shutil.copytree(agent.program.folder, folder, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(agent.program.folder, folder, symlinks=True, dirs_exist_ok=True, ignore=sockets)
     copy = run.site.add_agent(f"{agent.name}-copy", folder)
     copy.link, copy.host_id = agent.link, agent.host_id
     copy.ignore_losses(3600)
@@ -498,7 +501,7 @@ def _restore(run: Run) -> None:
     site = run.site
     for agent in site.agents:
         agent.ignore_losses(LOSSES_SECONDS)
-    site.servers_stand_still = True
+    site.servers_stand_still = site.restored = True
     for server in site.servers:
         server.kill()
     keys = site.staff.folder / "keys"

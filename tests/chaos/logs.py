@@ -23,6 +23,12 @@ AGENT = (
     r"no space left .*",
     r"task \d+ of \S+ is stopped until later: memory is short",
     r"refused: .*",
+    r"the server was restored from a backup; \d+ results? reported again",
+    r"journal\.sqlite was damaged .* is put aside in its folder, .*",
+    r"this folder is a copy of another agent's: .*",
+    r".* does not accept this host: This host is not known here\. .*: it was host \d+ and is .*",
+    r".*; joining as a new host is tried again",
+    r".*pinned\.root\.json was lost or changed on disk; it is fetched again",
 )
 
 #: Lines that a server may log, by their ``event``.
@@ -30,6 +36,7 @@ SERVER = (
     r"maintenance round failed; it will be repeated",
     r"the database does not (start|answer)",
     r"the bundles could not be re-signed",
+    r"the pages were not refreshed",
     r"hosts? quarantined",
     r"results refuted",
 )
@@ -37,6 +44,7 @@ SERVER = (
 #: Errors that a command may print.
 COMMAND = (
     r"axiom-client: .*(no space left|space).*",
+    r".*pinned\.root\.json was lost or changed on disk; it is fetched again",
     r"axiom-client: .*journal\.sqlite: .*",
     r"axiom-client: .*: (Read-only file system|Permission denied).*",
     r"axiom-server: PostgreSQL .*",
@@ -52,6 +60,8 @@ COMMAND = (
     r"error ignored in rollback .*: .*",
     r"error ignored terminating .*: (pipeline aborted|the connection is lost.*)",
     r"couldn't (stop|get) .*",
+    # Python's asyncio, about a child that ends while a signal is sent to it.
+    r"child process pid \d+ exit status already read: .*",
 )
 
 POSTGRES = (
@@ -67,6 +77,8 @@ POSTGRES = (
     r"terminating (autovacuum|background|walwriter|logical).*",
     r"issuing SIG\w+ to recalcitrant children",
     r"connection to client lost",
+    r"checkpoint request failed",
+    r"canceling authentication due to timeout",
     r"worker took too long to start; canceled",
     r"autovacuum worker took too long to start; canceled",
     r"unexpected EOF on client connection.*",
@@ -76,6 +88,8 @@ POSTGRES = (
     r"could not translate .*|archive .*|using stale statistics.*",
     r"there is no transaction in progress",
 )
+#: The beginning of an entry that a full disk cut off; the next line follows it directly.
+CUT_ENTRY = re.compile(r'^\{".*?(?=$|discarding |error |\{"|couldn\'t |consuming |serving )')
 POSTGRES_LEVEL = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC):  ?(.*)")
 #: Lines without a level: the agent's log has them with their level.
 PLAIN = re.compile(r"serving http://|ended: |^\d\d:\d\d:\d\d |^refused: |^# |^$")
@@ -117,6 +131,7 @@ def _of_server(path: Path) -> Iterator[str]:
         try:
             entry = json.loads(line)
         except ValueError:
+            line = CUT_ENTRY.sub("", line)
             if not PLAIN.search(line) and not _known(COMMAND, line):
                 yield f"server: {_without_numbers(line)}"
             continue

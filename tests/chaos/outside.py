@@ -66,7 +66,18 @@ TAKEN_BACK = """
 SELECT task_id, host_id, extract(epoch FROM ended_at)::float8 FROM tasks
 WHERE state = 'lost' ORDER BY task_id"""
 
-ENDED = "SELECT state, outcome, refusal FROM tasks WHERE task_id = %s"
+#: Two tasks of one purpose at the same time, with the moment at which the second was granted.
+GRANTED_TWICE = """
+SELECT a.task_id, b.task_id, a.host_id, b.host_id, extract(epoch FROM b.granted_at)::float8
+FROM tasks a JOIN tasks b USING (workunit_id, purpose)
+WHERE a.granted_at < b.granted_at AND b.granted_at < a.ended_at AND a.state <> 'lost'
+  AND NOT EXISTS (SELECT FROM recovered_tasks r WHERE r.task_id IN (a.task_id, b.task_id))
+ORDER BY 1, 2"""
+
+#: A task; after a backup was restored, the one that was recovered under its earlier number.
+ENDED = """
+SELECT state, outcome, refusal FROM tasks WHERE task_id = COALESCE(
+    (SELECT max(task_id) FROM recovered_tasks WHERE number_before = %s), %s)"""
 
 
 def findings(site: Site) -> Iterator[str]:
@@ -76,6 +87,7 @@ def findings(site: Site) -> Iterator[str]:
             yield f"{len(found)} times something {what}: {found[:5]}"
     yield from _unended(site)
     yield from _taken_back(site)
+    yield from _granted_twice(site)
     yield from _acknowledged(site)
     yield from _grown(site)
 
@@ -93,19 +105,39 @@ def _unended(site: Site) -> Iterator[str]:
 
 def _taken_back(site: Site) -> Iterator[str]:
     """Tasks that count as lost by a host, although no fault can have caused it."""
-    windows = [(a.host_id, window) for a in site.agents for window in a.losses_ignored]
     for task_id, host_id, at in site.rows(TAKEN_BACK):
-        excused = any(h == host_id and begin <= at <= end for h, (begin, end) in windows)
-        if not excused:
-            when = time.strftime("%H:%M:%S", time.localtime(at))
-            yield f"task {task_id} was taken from host {host_id} at {when}, which had it"
+        if not _is_excused(site, host_id, at):
+            yield f"task {task_id} was taken from host {host_id} at {_clock(at)}, which had it"
+
+
+def _granted_twice(site: Site) -> Iterator[str]:
+    """Workunits granted again while a host still had them, although it had lost no task."""
+    for first, second, host_id, other_id, at in site.rows(GRANTED_TWICE):
+        if not _is_excused(site, host_id, at):
+            yield (
+                f"task {second} of host {other_id} was granted at {_clock(at)}, "
+                f"when host {host_id} had the same as task {first}"
+            )
+
+
+def _is_excused(site: Site, host_id: int, at: float) -> bool:
+    """Whether a host may have lost its tasks shortly before."""
+    windows = [w for a in site.agents if host_id in a.host_ids for w in a.losses_ignored]
+    return any(begin <= at <= end for begin, end in windows)
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
 
 
 def _acknowledged(site: Site) -> Iterator[str]:
     """Acknowledged successes that are neither credited nor refused with a reason."""
+    forgetful = {agent.name for agent in site.agents if agent.forgets}
     for task_id, ack in sorted(site.traffic.acknowledged.items()):
-        found = site.rows(ENDED, task_id)
+        found = site.rows(ENDED, task_id, task_id)
         if not found:
+            if site.restored and ack.agent in forgetful:
+                continue  # server and agent have both forgotten it
             yield f"task {task_id} of {ack.agent} was acknowledged, and is not known"
             continue
         state, outcome, refusal = found[0]

@@ -109,7 +109,7 @@ PLANTS = (
     Plant(
         "lost_cancellation",
         "axiom_client/decide/agent.py",
-        (('            cancel(builder, task, "cancelled by the server")\n', ""),),
+        (('            task_events.cancel(builder, task, "cancelled by the server")\n', ""),),
         MACHINE,
     ),
     Plant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -56,9 +57,21 @@ class Agent:
         default_factory=list
     )  # may lose tasks, since 1970
 
+    forgets: bool = False  # its journal was damaged: it may not know what it has reported
+
     @property
     def state(self) -> Path:
         return self.program.folder / "state"
+
+    @property
+    def host_ids(self) -> set[int]:
+        """The host that it was at first, and the one that it is now."""
+        with suppress(OSError, ValueError):
+            return {
+                self.host_id,
+                int(json.loads((self.state / "identity.json").read_text())["host_id"]),
+            }
+        return {self.host_id}
 
     @property
     def alive(self) -> bool:
@@ -75,7 +88,7 @@ class Agent:
 
     def zygotes(self) -> list[psutil.Process]:
         """Its zygotes."""
-        return [p for p in self._children() if _runs_module(p, "zygote")]
+        return [p for p in self.children() if _runs_module(p, "zygote")]
 
     def tasks(self) -> list[psutil.Process]:
         """What its zygotes have forked."""
@@ -85,7 +98,8 @@ class Agent:
                 found += zygote.children()
         return found
 
-    def _children(self) -> list[psutil.Process]:
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started."""
         if not self.alive:
             return []
         assert self.program.process is not None
@@ -123,6 +137,7 @@ class Site:
     patches: dict[str, int] = field(default_factory=dict)  # newest version of each experiment
     retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
     servers_stand_still: bool = False
+    restored: bool = False  # from a backup
 
     @property
     def owns_postgres(self) -> bool:
@@ -233,11 +248,20 @@ class Site:
         with (self.root / "staff.log").open("a") as log:
             log.write(f"# {' '.join(words)} -> {done.returncode}\n{done.stderr}")
 
-    def publish(self, name: str) -> None:
+    def interrupt(self, seconds: float, *words: str) -> None:
+        """Start a staff command, and kill -9 it if it runs longer than this."""
+        line, environment = self.staff.command(*words)
+        with suppress(subprocess.TimeoutExpired):  # run() kills it then
+            self.note_output(words, finished(line, environment, seconds))
+
+    def publish(self, name: str, interrupted_after: float = 0.0) -> None:
         """The next version of an experiment; the older ones retire."""
         patch = self.patches.get(name, -1) + 1
         path = experiments.write(self.root, name, patch)
-        self.staff_does("publish", "--skip", "dry-run", str(path))
+        words = ("publish", "--skip", "dry-run", str(path))
+        if interrupted_after:
+            self.interrupt(interrupted_after, *words)
+        self.staff_does(*words)
         self.retired |= {f"{name}@1.0.{old}" for old in range(patch)}
         self.patches[name] = patch
 
@@ -280,6 +304,15 @@ class Site:
         """Start the operator's PostgreSQL again; a server restarts an embedded one itself."""
         if self.owns_postgres:
             wait_for("PostgreSQL to start", self._opens)
+
+    def open_postgres(self) -> None:
+        """Start PostgreSQL when no server keeps it running. Raises DatabaseUnreachable."""
+        self.postgres.open()
+
+    def release_postgres(self) -> None:
+        """Let an embedded PostgreSQL stop; an operator's goes on."""
+        if not self.owns_postgres:
+            self.postgres.close()
 
     def _opens(self) -> bool:
         try:
@@ -373,10 +406,11 @@ def site(seed: int, servers: int, agents: int, *, keep: bool) -> Iterator[Site]:
     finally:
         if keep:
             kept = Path(f"{root}-kept")
-            shutil.copytree(root, kept, symlinks=True, ignore=_sockets, dirs_exist_ok=True)
+            shutil.copytree(root, kept, symlinks=True, ignore=sockets, dirs_exist_ok=True)
             print(f"kept in {kept}")
         made.destroy()
 
 
-def _sockets(folder: str, names: list[str]) -> list[str]:
+def sockets(folder: str, names: list[str]) -> list[str]:
+    """Of these names in a folder, those that cannot be copied."""
     return [name for name in names if not (p := Path(folder, name)).is_file() and not p.is_dir()]

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from axiom_client.decide.task_run import TaskFinished
 from axiom_client.run.spec import TaskStarted
 from axiom_client.sandbox import landlock, linux_choice
-from axiom_client.sandbox.selftest import PREFIX, self_test
+from axiom_client.sandbox.selftest import PREFIX, SelfTest, self_test
 from tests.run.test_pool import COUNTING, until
 from tests.support.running import LIMITS, Recorder, make_spec, script, with_pool
 
@@ -51,6 +52,28 @@ def test_what_a_killed_agent_left_of_its_trial_is_removed(
     os.utime(left, (hour_ago, hour_ago))
     assert self_test().ok
     assert [path.name for path in tmp_path.iterdir()] == [new.name]  # another agent's, perhaps
+
+
+def test_a_wrong_clock_removes_no_other_agent_s_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = tmp_path / f"{PREFIX}other"
+    other.mkdir()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3 * 86_400)
+    assert self_test().ok
+    assert other.exists()
+
+
+def test_a_trial_that_is_killed_is_repeated() -> None:
+    """As when memory runs out. Otherwise the agent would end, and say that it cannot confine."""
+    before = set(psutil.Process().children())
+    trial = SelfTest()
+    (child,) = set(psutil.Process().children()) - before
+    child.kill()
+    report = trial.report()
+    assert report.ok, report.reason
 
 
 @pytest.mark.usefixtures("no_landlock", "no_bubblewrap")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,11 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from axiom_server.errors import DatabaseUnreachable
 from axiom_server.store import database
@@ -236,3 +240,41 @@ def test_migrations_run_once_and_know_their_newest(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_one_clear_line() -> None:
     with pytest.raises(DatabaseUnreachable, match="does not answer"):
         migrate("host=/nowhere dbname=none")
+
+
+def test_a_database_that_ends_within_a_transaction_is_one_clear_line(postgres: str) -> None:
+    async def lose_connection() -> None:
+        async with database.connect(postgres) as connection:
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(DatabaseUnreachable, match="does not answer"):
+        asyncio.run(lose_connection())
+
+
+def test_a_database_that_ends_within_a_migration_is_one_clear_line(postgres: str) -> None:
+    """The next start migrates again: a migration is one transaction."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS migrated")
+        connection.execute("CREATE DATABASE migrated")
+    conninfo = make_conninfo(postgres, dbname="migrated")
+    with patch.object(database, "HEAD", "0009"):
+        migrate(conninfo)
+    with psycopg.connect(conninfo) as holder, ThreadPoolExecutor(1) as other:
+        holder.execute("LOCK TABLE users")
+        done = other.submit(migrate, conninfo)
+        wait_until(lambda: _end_waiting(postgres))
+        with pytest.raises(DatabaseUnreachable, match="does not answer"):
+            done.result(WAIT_SECONDS)
+    migrate(conninfo)
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    assert found == (database.HEAD,)
+
+
+def _end_waiting(conninfo: str) -> bool:
+    """Whether a backend waited for a lock; it is ended."""
+    with psycopg.connect(conninfo) as connection:
+        return bool(connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = 'migrated' AND wait_event_type = 'Lock'"
+        ).fetchall())  # fmt: skip

@@ -309,6 +309,7 @@ def test_mismatches_of_many_hosts_quarantine_their_account(project: ServerProjec
 
 def test_one_broken_host_of_many_does_not_quarantine_their_account(project: ServerProject) -> None:
     staff = project.host("staff", trusted=True, cores=40)
+    staff.sync(cpu=0)
     project.deploy("short_walk", count=32)
     hosts = [project.host("lab", cores=2) for _ in range(16)]
     for host in hosts:

@@ -42,7 +42,7 @@ GIB = 1 << 30
 
 #: Every column that holds a point in time.
 TIMES = {
-    "hosts": ("last_seen_at", "average_at"),
+    "hosts": ("created_at", "last_seen_at", "average_at"),
     "users": ("average_at", "created_at", "returned_at"),
     "tasks": ("granted_at", "deadline_at", "ended_at"),
     "queue": ("release_at",),

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from axiom_server.errors import FileUnreadable
 from axiom_server.project_folder import ProjectFolder, initialise
 from axiom_server.transfer.backup import backup, begin_epoch, restore
 from axiom_server.trust.metadata import VERSIONS_SKIPPED_MAX
@@ -75,3 +77,40 @@ def test_what_is_signed_after_a_restore_is_above_what_hosts_have_seen(
     assert made.bundles.metadata.next_targets_version() == before + VERSIONS_SKIPPED_MAX
     begin_epoch(project)
     assert project.bundles.metadata.next_targets_version() == before + VERSIONS_SKIPPED_MAX
+
+
+def test_a_restore_that_was_interrupted_is_repeated(
+    project: ProjectFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, path = tmp_path / "b.tar.gz", tmp_path / "restored"
+    backup(project, archive, with_keys=True)
+    for point in ("begin_epoch", "os.replace"):  # the database is filled; the folder almost
+        with monkeypatch.context() as patch:
+            patch.setattr(f"axiom_server.transfer.backup.{point}", _die)
+            with pytest.raises(KeyboardInterrupt):
+                restore(archive, path)
+        assert not (path / "project.toml").exists()
+    restored = restore(archive, path)
+    assert not any((path / "bundles" / part).exists() for part in ("bundles", "keys"))
+    assert sorted(p.name for p in path.glob("restore*")) == []
+    assert _epochs(restored) == _epochs(project) + 1
+
+
+def test_a_database_with_tables_is_not_overwritten(project: ProjectFolder, tmp_path: Path) -> None:
+    archive, path = tmp_path / "b.tar.gz", tmp_path / "restored"
+    backup(project, archive, with_keys=False)
+    with ProjectFolder(path).database(schema=False) as conninfo, psycopg.connect(conninfo) as other:
+        other.execute("CREATE TABLE precious (x int)")
+    with pytest.raises(FileUnreadable, match="holds tables already"):
+        restore(archive, path)
+
+
+def _epochs(folder: ProjectFolder) -> int:
+    with folder.database() as conninfo, psycopg.connect(conninfo) as connection:
+        found = connection.execute("SELECT count(*) FROM epochs").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def _die(*_arguments: object) -> None:
+    raise KeyboardInterrupt

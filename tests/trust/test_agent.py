@@ -28,10 +28,13 @@ class TakenOver(SmallProject):
         super().__init__(folder)
         self.folder = folder
         self.replaced: dict[str, bytes] = {}  # by path below /bundles/
+        self.replaced_once: dict[str, bytes] = {}  # the same, for one request each
         self.serve_from = folder / "bundles"
 
     def file(self, path: str) -> bytes | None:
         path = path.removeprefix("/bundles/")
+        if path in self.replaced_once:
+            return self.replaced_once.pop(path)
         if path in self.replaced:
             return self.replaced[path]
         found = self.serve_from / path
@@ -152,3 +155,34 @@ def test_attacks_on_the_metadata_are_named_and_the_agent_goes_on(
         project.deploy(walk, 1)
         assert f"refused: {attack}" in volunteer.work()
         assert project.outcomes() == dict.fromkeys(range(1, count + 1), "success")
+
+
+@pytest.mark.parametrize("damage", ["removed", "overwritten"])
+def test_an_agent_goes_on_when_all_that_it_has_fetched_is_lost(
+    project: TakenOver, volunteer: Volunteer, damage: str
+) -> None:
+    bundle = project.publish(script("1.0.0"))
+    project.deploy(bundle, 1)
+    volunteer.work()
+    bundles = volunteer.folder / "state" / "bundles"
+    assert (bundles / "pinned.root.json").exists()
+    if damage == "removed":
+        shutil.rmtree(bundles)
+    else:
+        for path in [path for path in bundles.rglob("*") if path.is_file()]:
+            path.write_bytes(b"\xff" * 99)
+    project.deploy(bundle, 1)
+    volunteer.work()
+    assert project.outcomes() == {1: "success", 2: "success"}
+
+
+@pytest.mark.parametrize("page", [b"<html>Sign in</html>", b"", b" " * 100_000])
+def test_a_sign_in_page_instead_of_a_bundle_does_not_fail_its_task(
+    project: TakenOver, volunteer: Volunteer, page: bytes
+) -> None:
+    bundle = project.publish(script("1.0.0"))
+    project.replaced_once[f"targets/{bundle.sha256}.{bundle.name}@{bundle.version}.py"] = page
+    project.deploy(bundle, 1)
+    assert "could not be fetched" in volunteer.work()
+    assert not project.replaced_once
+    assert project.outcomes() == {1: "success"}

@@ -388,6 +388,31 @@ def test_another_project_at_the_same_address_is_not_trusted(
     assert caught.value.attack == "arbitrary software"
 
 
+@pytest.mark.parametrize("damaged", [None, b"", b"{}", b"\0" * 4096])
+def test_a_lost_root_is_fetched_again_by_its_fingerprint(
+    project: Project, server: HostileServer, walk: Published, tmp_path: Path, damaged: bytes | None
+) -> None:
+    """Also when staff have rotated the root since; another project's root is not pinned."""
+    with httpx.Client(trust_env=False) as client:
+        first = BundleStore(tmp_path / "host", server.url, client).pin_root(None)
+        rotate(project.repository, project.folder / "keys", "root")
+        pin = tmp_path / "host" / "pinned.root.json"
+        before = pin.read_bytes()
+        pin.unlink() if damaged is None else pin.write_bytes(damaged)
+
+        mallory = Project(tmp_path / "mallory")
+        mallory.publish()
+        honest, server.bundles = server.bundles, mallory.folder / "bundles"
+        store = BundleStore(tmp_path / "host", server.url, client, root_fingerprint=first)
+        with pytest.raises(BundleRefused) as caught:
+            get(store, walk)
+        assert caught.value.attack == "wrong root"
+
+        server.bundles = honest
+        assert get(store, walk).exists()
+        assert pin.read_bytes() == before
+
+
 def test_a_root_that_is_no_root_is_not_pinned(server: HostileServer, tmp_path: Path) -> None:
     fakes = [b"", b"{}", b"[" * 100_000, (server.bundles / "metadata/timestamp.json").read_bytes()]
     unsigned: Metadata[Root] = Metadata.from_bytes(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.account import LOWERED_KEYS, Restriction, lowered
+from axiom_client.decide.account import LOWERED_KEYS, Restriction, describe, lowered
 from axiom_client.decide.blocked import block_reason
 from axiom_client.decide.capacity import allowed_cores, room
 from axiom_client.decide.model import AccountControl, AgentState, Limits, Load
-from axiom_client.decide.schedule import is_open
+from axiom_client.decide.schedule import day, is_open
 from axiom_protocol.messages import AccountSettings, GpuFacts, HostSettings
 from tests.support.world import World, facts
 
@@ -171,3 +174,47 @@ def test_a_mode_named_here_is_switched_on_and_off() -> None:
     assert running(world) == 2
     world.do(e.ModeChosen(now=world.now, mode="gaming"))
     assert running(world) == 1
+
+
+def test_each_setting_lowers_its_own_limit_and_names_who_set_it() -> None:
+    own = Limits(cpu_share=1.0, cpu_cores=4, gpus=True, gpus_max=1, on_battery=True)
+    asked = HostSettings(cpu_cores=2, gpus=2, on_battery=None)
+    found = lowered(own, [Restriction(settings=asked, origin="set")])
+    assert (found.cpu_cores, found.gpus_max, found.on_battery) == (2, 1, True)
+    assert found.origins == {"cpu.cores": "set"}, "one GPU is fewer than two"
+
+
+def test_settings_in_words() -> None:
+    everything = HostSettings(
+        paused=True, draining=True, cpu_share=0.5, cpu_cores=2, gpus=1, on_battery=False,
+        schedule=[(0, 60)],
+    )  # fmt: skip
+    words = [
+        "paused", "draining", "cpu.share 50%", "cpu.cores 2", "GPUs 1", "not on battery",
+        "within the hours set",
+    ]  # fmt: skip
+    assert describe(everything) == words
+    assert describe(HostSettings()) == []
+    kept = AccountControl(kept=["cpu.share", "run.schedule"])
+    assert describe(everything, kept) == [w for w in words if w not in (words[2], words[-1])]
+
+
+def test_a_mode_is_saved_when_it_is_named_and_when_it_is_chosen() -> None:
+    world = World()
+    gaming = HostSettings(cpu_cores=1)
+    world.do(e.ModeChosen(now=world.now, mode="gaming", settings=gaming))
+    world.do(e.ModeChosen(now=world.now, mode=""))
+    saved = [(s.key, s.value) for s in world.saying(c.SaveValue) if s.key in ("modes", "mode")]
+    named = {"gaming": msgspec.to_builtins(gaming)}
+    assert saved == [("modes", named), ("mode", "gaming"), ("mode", None)]
+    assert [entry.text for entry in world.saying(c.LogLine)][-2:] == [
+        "switched to mode gaming", "mode ended",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("year", [1970, 1999, 2000, 2026, 2096, 2100, 2101, 2399, 2400])
+def test_dates_are_those_of_the_calendar(year: int) -> None:
+    first = (date(year, 1, 1) - date(1970, 1, 1)).days
+    for number in range(first, first + 366):
+        expected = (date(1970, 1, 1) + timedelta(days=number)).isoformat()
+        assert day(number * 86_400.0 + 3600) == expected

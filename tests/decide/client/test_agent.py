@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.model import Limits, TaskRecord
+from axiom_client.decide.model import CreditDay, Limits, TaskRecord
+from axiom_client.decide.sync import credit_today
 from axiom_client.decide.task import TRANSITIONS, ImpossibleTransition, advance
 from axiom_protocol.manifest import Resources
-from axiom_protocol.messages import Acknowledgement
-from tests.support.world import WALL, World, facts, grant, of
+from axiom_protocol.messages import Acknowledgement, Credit
+from tests.support.world import SHA, WALL, World, facts, grant, of
 
 
 def test_first_request_follows_the_facts_at_once_and_warms_up() -> None:
@@ -472,3 +474,30 @@ def test_step_does_not_change_the_state_that_it_is_given() -> None:
     kept = world.state
     world.ended(1)
     assert repr(kept) == before
+
+
+def test_a_refused_bundle_is_an_error_and_a_task_that_runs_goes_on_with_it() -> None:
+    world = World(facts(cores=1)).working(2)
+    world.do(e.BundleRefused(now=world.now, sha256=SHA, problem="withdrawn: x"))
+    assert world.phases() == {1: "running", 2: "ended"}
+    known = world.state.bundles[SHA]
+    assert (known.verified_at, known.attempts, known.fetching) == (None, 0, False)
+    refused = [entry for entry in world.saying(c.LogLine) if "is refused" in entry.text]
+    assert [entry.level for entry in refused] == ["error"]
+
+
+def test_the_credit_of_a_day_begins_with_what_was_there_before_it() -> None:
+    world = World()
+    world.answer(credit=Credit(host_total=100.0))
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    world.answer(credit=Credit(host_total=103.5))
+    assert credit_today(world.state) == 3.5
+    saved = {s.key: s.value for s in world.saying(c.SaveValue)}
+    assert msgspec.convert(saved["credit"], Credit) == Credit(host_total=103.5)
+    began = CreditDay(day=int(WALL // 86_400), host_total=100.0)
+    assert msgspec.convert(saved["credit_day"], CreditDay) == began
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    world.answer(credit=Credit(host_total=99.0))
+    assert credit_today(world.state) == 0.0, "the server was restored from a backup"

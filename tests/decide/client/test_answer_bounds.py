@@ -56,6 +56,8 @@ def test_grants_are_bounded_in_bytes_each_and_together() -> None:
         return msgspec.structs.replace(grant(task_id), parameters={"text": "x" * size})
 
     assert within_bounds(answer([wide(1, GRANT_BYTES_MAX)]), {}).grants == []
+    after = within_bounds(answer([wide(1, GRANT_BYTES_MAX), grant(2)]), {}).grants
+    assert [g.task_id for g in after] == [2]
     many = [wide(i, GRANT_BYTES_MAX // 2) for i in range(1, 300)]
     kept = within_bounds(answer(many), {}).grants
     assert 0 < len(kept) < len(many)

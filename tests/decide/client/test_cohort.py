@@ -143,3 +143,10 @@ def test_a_stopping_agent_keeps_every_seed() -> None:
         world.ended(task_id, "cancelled")
     assert not of(world, c.SaveReport)
     assert {t.phase for t in world.state.tasks.values()} == {"queued"}
+
+
+def test_a_cancelled_member_says_why() -> None:
+    world = running(3)
+    world.do(e.AbortRequested(now=world.now, task_id=2))
+    [report] = [saved.report for saved in of(world, c.SaveReport)]
+    assert (report.outcome, report.message) == ("cancelled", "ended by the host's owner")

@@ -117,3 +117,13 @@ def test_the_remembered_runs_are_bounded_and_include_the_current_one() -> None:
 )
 def test_the_number_of_a_request(request_id: str, number: int) -> None:
     assert request_number(request_id, "a") == number
+
+
+def test_a_late_request_does_not_set_the_original_s_number_back() -> None:
+    """Otherwise a copy that begins to wait is taken for one when the original repeats a request."""
+    runs = HostRuns()
+    runs.send("a", 9)
+    runs.send("a", 4)  # delayed on its way
+    runs.send("b", 1)
+    assert runs.send("a", 9) == "accepted"
+    assert runs.send("b", 2) == "waiting"

@@ -85,3 +85,18 @@ def test_recent_average_has_a_limit_where_no_time_passed() -> None:
     at_once = credit.averaged(3.0, 0.0, 10.0)
     soon = credit.averaged(3.0, 1.0, 10.0)
     assert at_once == pytest.approx(soon, rel=1e-4)
+
+
+def test_an_average_does_not_fall_without_time() -> None:
+    assert credit.decayed(100.0, 0.0) == 100.0
+    assert credit.decayed(100.0, -5.0) == 100.0
+    assert credit.decayed(100.0, 7 * 86_400.0) == pytest.approx(50.0)
+
+
+def test_a_cap_is_paid_out_completely() -> None:
+    policy = credit.CreditPolicy(kind="workunit", credit_per_workunit=2.0, cap_per_user=3.0)
+    earned = [
+        credit.Earning(task_id=i, user_id=1, host_id=1, elapsed_seconds=1.0, cpu_seconds=1.0)
+        for i in (1, 2, 3)
+    ]
+    assert [float(d.amount) for d in credit.decide(policy, earned)] == [2.0, 1.0, 0.0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-from axiom_server.decide.names import INVISIBLE
+import pytest
+
+from axiom_server.decide.names import INVISIBLE, refusal
 
 
 def test_no_plane_with_such_characters_is_left_out() -> None:
@@ -15,3 +17,8 @@ def test_no_plane_with_such_characters_is_left_out() -> None:
 
 def test_fillers_and_selectors_are_among_them() -> None:
     assert {"\u3164", "\ufe0f", "\U000e0100"} <= set(INVISIBLE)
+
+
+@pytest.mark.parametrize("name", ["\u200b", "  \u200b ", "\u3164", " "])
+def test_a_name_of_spaces_and_invisible_characters_is_refused(name: str) -> None:
+    assert refusal(name) == "it has no visible character"

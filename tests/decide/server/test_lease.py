@@ -112,3 +112,13 @@ def test_a_slow_host_has_longer() -> None:
     assert lease.lease_seconds(policy, 100, 1.0, 0) == 1000
     assert lease.lease_seconds(policy, 100, 4.0, 50) == 4050
     assert lease.lease_seconds(LeasePolicy(), 1, 1.0, 0) == 6 * 3600
+
+
+def test_a_host_that_fails_gets_no_more_slots_than_it_has() -> None:
+    broken = replace(HOST, failing=lease.FAILS_REPEATEDLY)
+    claims = Capacity(cpu_slots=500, cpu_slots_free=500, gpu_slots=50, gpu_slots_free=50)
+    room = lease.room(LeasePolicy(), broken, claims, "", 60)
+    assert (room.cpu, room.gpu, room.tasks) == (16, 2, 1)
+    busy = replace(broken, leased={"cpu": 1, "gpu": 0})
+    room = lease.room(LeasePolicy(), busy, claims, "", 60)
+    assert (room.cpu, room.gpu) == (0, 0)

@@ -70,3 +70,12 @@ def test_the_defaults_are_beyond_what_agents_do() -> None:
     assert limits.host_per_second > agent_per_second
     assert limits.refusal() == ""
     assert "proxies" in Limits(proxies=("nginx",)).refusal()
+
+
+def test_no_key_is_forgotten_before_there_are_too_many() -> None:
+    meter = Meter(Rate(burst=1, per_second=1.0), keys_max=3)
+    for key in range(3):
+        meter.wait(key, 0.0)
+    assert [key in meter for key in range(4)] == [True, True, True, False]
+    meter.wait(3, 0.0)
+    assert len(meter) <= 3

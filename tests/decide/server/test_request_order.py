@@ -26,3 +26,8 @@ def test_only_an_earlier_request_of_the_same_run_is_outdated(
     request_id: str, last: str, outdated: bool
 ) -> None:
     assert is_outdated(request_id, last) is outdated
+
+
+def test_a_run_may_have_hyphens_in_its_name() -> None:
+    assert is_outdated("a-b-000001", "a-b-000002")
+    assert not is_outdated("a-b-000001", "a-c-000002")

@@ -245,3 +245,38 @@ def test_a_small_share_of_refuted_results_does_not_quarantine() -> None:
     assert replicate.quarantines(policy, 3, 100, refuted_by=6, confirmed_by=2)
     assert not replicate.quarantines(policy, 3, 100, refuted_by=6, confirmed_by=6)
     assert not replicate.quarantines(policy, 3, 100, refuted_by=2, confirmed_by=1)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (Standing(), False),
+        (Standing(trusted=True), True),
+        (Standing(vouched=True), True),
+        (Standing(validated=1), True),
+    ],
+)
+def test_accounts_that_anybody_vouches_for(known: Standing, expected: bool) -> None:
+    assert standing.is_known(known) is expected
+
+
+def test_accounts_are_young_until_they_may_be_seniors() -> None:
+    assert standing.is_young(POLICY, Standing(age_seconds=29 * DAY))
+    assert not standing.is_young(POLICY, Standing(age_seconds=30 * DAY))
+    assert not standing.is_young(POLICY, Standing(age_seconds=DAY, trusted=True))
+
+
+def test_the_pause_after_returned_tasks_doubles_up_to_an_hour() -> None:
+    pauses = [standing.pause_seconds(8, returned) for returned in (0, 7, 8, 9, 14, 100)]
+    assert pauses == [0.0, 0.0, 60.0, 120.0, 3600.0, 3600.0]
+
+
+def test_judges_too_may_compute_what_is_not_disputed() -> None:
+    panel = Panel(POLICY, [
+        replace(HOST, host_id=n, user_id=n, level=Level.SENIOR if n > 20 else Level.JUDGE)
+        for n in (20, 21, 22, 23, 24, 25)
+    ])  # fmt: skip
+    assert panel.established
+    assert {c.host_id for c in panel.able(NEED)} == {20, 21, 22, 23, 24, 25}
+    disputed = replace(NEED, disputed=True)
+    assert {c.host_id for c in panel.able(disputed)} == {21, 22, 23, 24, 25}

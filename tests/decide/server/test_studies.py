@@ -20,7 +20,13 @@ from axiom_protocol.verdicts.study_numbers import (
 )
 from axiom_protocol.verdicts.study_verdicts import Cell, StudyData, judge_study
 from axiom_server.decide.refine import middle, refined
-from axiom_server.decide.seeds import OpenFinding, Question, decide_seeds
+from axiom_server.decide.seeds import (
+    FIRST_BATCH,
+    OpenFinding,
+    Question,
+    decide_seeds,
+    needed,
+)
 
 TEXT = """
 name = "map"
@@ -157,3 +163,24 @@ def test_a_budget_ends_or_waits() -> None:
     assert not decide_seeds([question(far, pending=2)], 500).close
     assert decide_seeds([question(far)], 0).reason == "the budget is spent"
     assert "decide nothing more" in decide_seeds([question(far)], 10).reason
+
+
+def test_a_batch_is_no_larger_than_what_is_left_or_may_be_forecast() -> None:
+    slow = OpenFinding(name="slow", seeds=40, log_e=0.6)
+    assert needed(slow) > 200
+    few = decide_seeds([question(slow)], 1000)
+    assert few.seeds == 40, "as many as there are: the forecast is rough"
+    new = OpenFinding(name="new", seeds=0, log_e=0.0)
+    first = decide_seeds([question(new, version_id=1)], FIRST_BATCH)
+    assert first.seeds == FIRST_BATCH
+    assert decide_seeds([question(new, out=2), question(new, out=3)], 9).reason.startswith("5 ")
+
+
+def test_an_axis_decides_how_its_middle_is_found() -> None:
+    text = TEXT.replace('along = "y"', 'along = "x"').replace('over = "x"', 'over = "y"')
+    made = read_study(text)
+    assert made.refine is not None
+    sets = made.sets()
+    means = [1.0 if s["x"] == 100 else 0.0 for s in sets]
+    added = refined(made, made.refine, sets, means)
+    assert {s["x"] for s in added} == {32}, "half way from 10 to 100 in logarithms"

@@ -185,3 +185,28 @@ def test_same_numbers_for_different_seeds(
 ) -> None:
     hosts, raised = watchdog.judge_same_numbers(found, around)
     assert (hosts, raised is not None) == (suspects, alarm)
+
+
+def test_a_majority_names_who_agrees_and_what_differs() -> None:
+    same = [opinion(i, 0.5) for i in (1, 2, 3, 4)]
+    decision = validate.compare(MANIFEST, [*same, opinion(5, 0.6)])
+    assert decision.verdict == "agreed"
+    assert decision.agreeing == (1, 2, 3, 4)
+    assert [task_id for task_id, _ in decision.outliers] == [5]
+    assert decision.note.startswith("x:")
+
+
+def test_alarms_say_what_was_seen() -> None:
+    few = SameNumbers(seeds=frozenset({7, 8}), repeats={}, users=frozenset({1, 2}))
+    many = SameNumbers(seeds=frozenset({5, 4, 3, 2}), repeats={}, users=frozenset({1, 2}))
+    for found in ([few, many], [many, few]):
+        _, alarm = watchdog.judge_same_numbers(found, OtherUsers())
+        assert alarm is not None
+        assert alarm.kind == "same_result"
+        assert alarm.message.startswith("seeds 2, 3, 4 gave the same numbers")
+    fast = [RecentTask(account_id=i, fault=False, ratio=1e-4) for i in range(20)]
+    alarm = watchdog.watch(fast)
+    assert alarm is not None
+    assert (alarm.kind, alarm.message) == (
+        "runtime", "it runs 10000 times shorter than declared",
+    )  # fmt: skip

@@ -15,6 +15,7 @@ HOSTS = (1, 2, 3)
 AWAY_SECONDS = 600.0
 SETTLE_ROUNDS = 400
 POISONED = 5  # one workunit in so many fails whenever it is run, once the network is whole
+FAULTS = ("failed", "lost")  # outcomes in reports that count as an attempt
 KEPT_MAX = 6  # messages on the wire; a network forgets the oldest
 
 hosts = st.sampled_from(HOSTS)
@@ -292,10 +293,10 @@ class Together(RuleBasedStateMachine):
     def _check_end(self) -> None:
         ends: dict[int, list[tuple[str, str]]] = {}
         for task in self.project.tasks.values():
-            ends.setdefault(task.row.workunit_id, []).append(task.ended or ("lost", ""))
+            ends.setdefault(task.row.workunit_id, []).append(task.ended or ("taken back", ""))
         for number in self.project.workunits:
             found = ends[number]
-            failures = sum(1 for outcome, refusal in found if outcome == "failed" or refusal)
+            failures = sum(1 for outcome, refusal in found if outcome in FAULTS or refusal)
             assert ("success", "") in found or failures >= ATTEMPTS_MAX, f"{number} is lost"
         for task_id in self.promised:
             assert task_id in self.project.ledger, f"task {task_id} was promised and is not paid"

@@ -1,0 +1,137 @@
+"""What the agent tells people and processes: log lines, and the details of a task's start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.capacity import room
+from axiom_client.decide.idle import host_status
+from axiom_client.decide.model import Limits, Load
+from axiom_client.decide.place import ran_seconds
+from axiom_protocol.manifest import Cohort
+from axiom_protocol.messages import Acknowledgement, HostSettings
+from tests.support.world import SHA, World, facts, grant
+
+
+def said(world: World, words: str) -> list[tuple[str, str]]:
+    """(level, text) of the log lines with these words."""
+    return [(line.level, line.text) for line in world.saying(c.LogLine) if words in line.text]
+
+
+def test_a_bundle_that_comes_at_last_has_no_problem_left() -> None:
+    world = World()
+    world.answer(grant(1))
+    world.do(e.BundleFailed(now=world.now, sha256=SHA, problem="unreachable", jitter=0.5))
+    assert said(world, "fetched") == [("warning", "walk@1.0.0 could not be fetched: unreachable")]
+    assert world.state.bundles[SHA].attempts == 1
+    world.wait(10)
+    world.fetched()
+    known = world.state.bundles[SHA]
+    assert (known.problem, known.attempts) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reasons"),
+    [
+        ({}, ["", ""]),
+        ({"gpu_tasks": {"": 0}}, ["kept free: gpu.tasks is 0"] * 2),
+        ({"gpu_tasks": {"": 0, "1": 2}}, ["kept free: gpu.tasks is 0", ""]),
+        ({"gpus_excluded": ["1"]}, ["", "kept free: gpu.exclude has 1"]),
+        ({"gpus_excluded": ["gpu-0"]}, ["kept free: gpu.exclude has gpu-0", ""]),
+        ({"gpus_excluded": ["10"]}, ["", ""]),
+    ],
+)
+def test_why_a_gpu_is_kept_free(limits: dict[str, Any], reasons: list[str]) -> None:
+    made = room(facts(gpus=2), Load(), Limits(**limits))
+    assert [slot.reason for slot in made.slots if slot.kind == "gpu"] == reasons
+
+
+def test_a_core_takes_as_many_seeds_as_the_bundle_allows_on_cores() -> None:
+    world = World(facts(cores=1))
+    world.answer(*[grant(i + 1) for i in range(6)])
+    world.fetched(cohort=Cohort(most=64, most_on_core=3))
+    [start] = world.saying(c.StartTask)
+    assert start.spec.task_ids == [1, 2, 3]
+
+
+def test_a_task_alone_is_in_no_cohort_and_runs_its_own_bundle() -> None:
+    world = World(facts(cores=1)).working(1)
+    [start] = world.saying(c.StartTask)
+    assert (start.spec.sha256, start.spec.others) == (SHA, [])
+    assert world.state.tasks[1].cohort == 0
+
+
+def test_a_task_has_run_since_it_was_started() -> None:
+    world = World(facts(cores=1))
+    world.answer(grant(1))
+    world.wait(5)
+    world.fetched()
+    world.wait(7)
+    assert ran_seconds(world.state.tasks[1], world.now) == pytest.approx(7.0)
+
+
+def test_a_task_that_can_never_run_here_is_given_back_and_said() -> None:
+    world = World(facts(environments=["torch"]))
+    world.answer(grant(1))
+    world.fetched()
+    why = "numpy is not installed here"
+    assert said(world, "given back") == [
+        ("warning", f"task 1 of walk@1.0.0 is given back: {why}")
+    ]  # fmt: skip
+
+
+def test_the_end_of_a_failed_task_is_said_with_the_last_line_of_its_message() -> None:
+    world = World(facts(cores=1)).working(1)
+    world.ended(1, "failed", message="Traceback\nValueError: no\n")
+    assert said(world, "ended") == [
+        ("warning", "task 1 of walk@1.0.0 ended: failed: ValueError: no")
+    ]  # fmt: skip
+
+
+def test_how_long_a_bundle_takes_is_a_moving_average() -> None:
+    world = World(facts(cores=1)).working(2)
+    world.ended(1, elapsed_seconds=100.0)
+    world.ended(2, elapsed_seconds=200.0)
+    [(_, seconds)] = world.state.durations.items()
+    assert seconds == pytest.approx(130.0)
+    saved = [s.value for s in world.saying(c.SaveValue) if s.key == "durations"]
+    assert [list(value.values()) for value in saved] == [
+        [pytest.approx(100.0)], [pytest.approx(130.0)],
+    ]  # fmt: skip
+
+
+def test_a_zygote_is_warmed_up_for_numpy_before_any_bundle_is_known() -> None:
+    world = World()
+    world.answer(grant(1))
+    assert {command.environment for command in world.saying(c.Prewarm)} == {"numpy"}
+
+
+def test_a_person_who_asks_for_contact_expects_work() -> None:
+    world = World()
+    world.answer()
+    assert world.state.sync.out_of_work
+    world.do(e.SyncRequested(now=world.now))
+    assert not world.state.sync.out_of_work
+
+
+def test_a_result_without_credit_is_said_as_a_warning() -> None:
+    world = World(facts(cores=1)).working(1)
+    world.ended(1)
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    world.answer(acknowledged=[Acknowledgement(task_id=1, refusal="this host is quarantined")])
+    assert said(world, "no credit") == [
+        ("warning", "task 1 of walk@1.0.0 gets no credit: this host is quarantined")
+    ]  # fmt: skip
+
+
+def test_the_pages_show_why_a_host_is_paused_and_its_mode() -> None:
+    world = World()
+    world.do(e.ModeChosen(now=world.now, mode="quiet", settings=HostSettings(paused=True)))
+    status = host_status(world.state)
+    assert status.mode == "quiet"
+    assert "quiet" in status.reason
