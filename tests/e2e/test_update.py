@@ -10,7 +10,7 @@ from tests.support.processes import wait_for
 from tests.support.programs import Program, Server
 from tests.support.release_archive import build_wheel
 
-SECONDS = 400.0  # a release is imported at the lowest priority, beside other tests
+SECONDS = 400.0  # a release is imported at a low priority, beside other tests
 #: Never answers the launcher: the network works, and no request is sent.
 HANGS = {
     "axiom_client/project/api.py": (
