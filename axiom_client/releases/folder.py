@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from axiom_client.decide.update import Release, UpdateRecord, parse_version
 from axiom_client.errors import AlreadyRunning
-from axiom_client.releases.durable import sync_folder, write_durably
+from axiom_client.releases.durable import sync_disks, sync_folder, write_private
 
 CACHES = "__pycache__"  # Python writes them beside the sources
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -110,7 +110,7 @@ class ReleaseFolder:
 
     def _write_record(self, record: UpdateRecord) -> None:
         data = msgspec.json.format(msgspec.json.encode(record))
-        write_durably(self.folder / "record.json.partial", [data])
+        write_private(self.folder / "record.json.partial", [data])
         os.replace(self.folder / "record.json.partial", self.folder / "record.json")
         sync_folder(self.folder)
 
@@ -148,7 +148,8 @@ class ReleaseFolder:
             partial.mkdir(mode=0o700)
             yield partial / "lib", files
             contents = msgspec.json.encode(Contents(release=release, files=files))
-            write_durably(partial / "contents.json", [contents])
+            sync_disks()
+            write_private(partial / "contents.json", [contents])
             if self._version(release.version).exists():
                 self._set_aside(release.version)
             os.replace(partial, self._version(release.version))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from axiom_client.decide.update import Release
-from axiom_client.releases.durable import write_durably
+from axiom_client.releases.durable import write_private
 from axiom_client.releases.folder import CACHES, ReleaseFolder
 from axiom_client.storage import DISK_FULL
 
@@ -46,10 +46,7 @@ def _unpacked(archive: Path, target: Path) -> Iterator[tuple[str, str]]:
                 path = target / info.filename
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with opened.open(info) as source:
-                    yield (
-                        info.filename,
-                        write_durably(path, _pieces(source)),
-                    )
+                    yield info.filename, write_private(path, _pieces(source), durable=False)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise StageProblem(f"the archive cannot be unpacked: {error}") from None
 
