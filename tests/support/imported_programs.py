@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can b
 LEFT_OUT = (
     "windows_service",
     "windows_child",
+    "windows_standby_child",
     "windows_streams",
     "windows_trial",
     "__main__",
