@@ -180,7 +180,7 @@ def measure(folder: Path, hosts: int, processes: int) -> Cell:
         overload = step(
             "overload", generator, Order(rate=OVERLOAD_PER_SECOND, seconds=OVERLOAD_SECONDS)
         )
-        rate = STEADY_SHARE * overload.answered / OVERLOAD_SECONDS
+        rate = STEADY_SHARE * overload.in_time / OVERLOAD_SECONDS
         calm = Order(rate=rate, seconds=STEADY_SECONDS)
         time.sleep(2)
         steady = step("steady", generator, calm)
@@ -229,7 +229,7 @@ def _costs(cell: Cell, name: str) -> str:
 
 
 def _rates(figures: Figures, seconds: float) -> list[str]:
-    return [f"{count / seconds:,.0f}" for count in (figures.answered, figures.refused)]
+    return [f"{count / seconds:,.0f}" for count in (figures.in_time, figures.refused)]
 
 
 EXPLANATION = """
