@@ -28,6 +28,7 @@ from axiom_client.decide.retry import retry_sync
 OPEN_MAX = 6_000  # connections at once; further hosts wait as their SYN would
 ANSWER_SECONDS = 60.0  # an agent's patience
 TICK_SECONDS = 0.01
+GRACE_SECONDS = 15.0  # after an order's end, for the answers that are under way
 SOURCES = 200  # loopback addresses to connect from, so that ports suffice
 
 
@@ -45,6 +46,7 @@ class Figures(msgspec.Struct, kw_only=True):
     """What came of an order. Times in milliseconds unless a name says otherwise.
 
     sent, answered, refused, failed   requests: all, with 200, with 503 or 429, without an answer
+    in_time            answered before the order's end; the others had been sent before it
     seconds            until the last answer that counts
     answer_ms          percentiles 50, 90, 99, 100 of the requests that were answered
     refusal_ms         ... of those that were refused
@@ -56,6 +58,7 @@ class Figures(msgspec.Struct, kw_only=True):
 
     sent: int
     answered: int
+    in_time: int
     refused: int
     failed: int
     seconds: float
@@ -201,6 +204,7 @@ class Run:
         self._places = asyncio.Semaphore(OPEN_MAX)
         self._due: list[tuple[float, int]] = []
         self._sent = self._last = 0.0
+        self._in_time = 0
         self._answers: list[float] = []
         self._refusals: list[float] = []
         self._returned: dict[int, float] = {}
@@ -227,6 +231,8 @@ class Run:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             await asyncio.sleep(TICK_SECONDS)
+        if self._tasks and self._order.rate:
+            await asyncio.wait(self._tasks, timeout=GRACE_SECONDS)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -253,6 +259,7 @@ class Run:
             self._failed_in_a_row[host] = 0
             self._answers.append(took)
             self._last = self._now()
+            self._in_time += self._last < self._order.seconds
             self._returned.setdefault(host, self._last)
             if self._order.rate:  # a small fleet comes again within the same order
                 heapq.heappush(self._due, (max(began + self._period, self._last), host))
@@ -271,7 +278,8 @@ class Run:
         """The figures."""
         returned = list(self._returned.values()) if not self._order.rate else []
         return Figures(
-            sent=int(self._sent), answered=len(self._answers), refused=len(self._refusals),
+            sent=int(self._sent), answered=len(self._answers), in_time=self._in_time,
+            refused=len(self._refusals),
             failed=sum(self._failures.values()), seconds=self._last,
             answer_ms=percentiles(self._answers), refusal_ms=percentiles(self._refusals),
             return_seconds=percentiles(returned),

@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 from axiom_server.store.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0  # on a busy machine, initdb alone may take a minute
 
 
 class Connection:

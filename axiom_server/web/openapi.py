@@ -26,7 +26,7 @@ REQUESTS = ("EnrolRequest", "SyncRequest")
 #: Errors that any route may answer; docs/api.md says what to do then.
 ALWAYS = {
     429: "too many requests from this host or address",
-    503: "the database does not answer, or the server holds as many requests as it can",
+    503: "the database does not answer, or the server has as many requests as it can answer soon",
 }
 #: Errors that a route with a body may answer.
 TAKES_BODY = {

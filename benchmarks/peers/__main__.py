@@ -1,6 +1,6 @@
 """Runs the same tasks through our agent and server and through what people would use instead.
 
-    python -m benchmarks.peers [--only axiom,dask] [--rounds 3]        (make peers)
+    python -m benchmarks.peers [--only axiom,dask] [--rounds 2]        (make peers)
 
 Each system runs on this machine alone, with as many slots as it has cores, one system after the
 other: no-ops, five-second tasks, training tasks, an evening's 2,001 workunits in small. A system
@@ -22,7 +22,7 @@ from benchmarks.peers.measure import Figures, measure
 from benchmarks.peers.tasks import EVENING_TASKS
 from benchmarks.results import machine, middle_and_range, table, write_section
 
-ROUNDS = 3
+ROUNDS = 2
 SLOTS_MAX = 8  # more would need longer rounds
 
 #: Label, attribute of Figures, decimals.

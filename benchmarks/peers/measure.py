@@ -23,11 +23,11 @@ from benchmarks.peers.tasks import EVENING_TASKS, Span
 from benchmarks.slot_gap import busy_share, gaps
 
 START_SECONDS_MAX = 120.0
-SETTLE_SECONDS = 12.0  # after the host's part was started
+SETTLE_SECONDS = 8.0  # after the host's part was started
 IDLE_SECONDS = 10.0
 SAMPLE_SECONDS = 0.25
 NOOP_SECONDS, NOOP_MAX = 5.0, 400  # about the length of a round of no-ops, and their number
-EVENING_SECONDS = 20.0  # about the time for the evening; slower systems do a part of it
+EVENING_SECONDS = 15.0  # about the time for the evening; slower systems do a part of it
 SLOW_PER_SECOND = 5.0  # a system that starts fewer tasks gets fewer torch tasks
 RUN_SECONDS_MAX = 100.0  # a run that takes longer is given up, and with it the system
 
@@ -207,7 +207,7 @@ def _measure_long(system: System, figures: Figures, slots: int, rate: float) -> 
 
 
 def _measure_evening(system: System, figures: Figures, rate: float) -> None:
-    outcome, _ = system.run("evening", _clamp(rate * EVENING_SECONDS / 2, 10, EVENING_TASKS))
+    outcome, _ = system.run("evening", _clamp(rate * EVENING_SECONDS, 10, EVENING_TASKS))
     figures.evening = len(outcome.spans), _seconds(outcome.spans)
     _add_delays(figures, outcome)
 

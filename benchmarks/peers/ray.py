@@ -31,7 +31,6 @@ class Ray(Driver):
         import ray
 
         os.environ["PYTHONPATH"] = str(load.ROOT)
-        os.environ["RAY_raylet_start_wait_time_s"] = "120"  # a busy machine takes over 30
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         ray.init(num_cpus=self.slots, include_dashboard=False, log_to_driver=False,
                  logging_level="error")  # fmt: skip

@@ -73,6 +73,7 @@ def _ours(folder: Path, slots: int) -> Cost:
             load.wait_ready(port)
             cost = asyncio.run(_load(folder, port, slots, "serve", enrolled=True))
         counts: dict[str, int] = json.loads(out.read_text())
+    counts.pop("imports", None)  # of the start, before the load
     total = sum(counts.values())
     cost.parts = {name: cost.serving_us * n / total for name, n in counts.items()}
     return cost
