@@ -22,7 +22,7 @@ from checks import require
 from guest import Guest
 from image import debian, overlay, payload
 from project import ROOT, Project
-from run import Step, build_package, run
+from run import Step, add_options, build_package, run
 from volunteer import UNIT, Volunteer
 
 #: The commit whose package is upgraded from.
@@ -36,7 +36,7 @@ SLEEP_SECONDS = 60.0
 def main() -> int:
     """Read the options and try every claim; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the checks to this file")
+    add_options(parser)
     parser.add_argument("--deb", type=Path, help="the package to try; otherwise it is built")
     parser.add_argument("--old-deb", type=Path, help="the package of 0.1.0; otherwise it is built")
     return run(prepare, STEPS, parser.parse_args())
@@ -44,16 +44,17 @@ def main() -> int:
 
 def prepare(folder: Path, options: argparse.Namespace) -> Volunteer:
     """A machine with both packages on a disk of their own, and a project; neither is started."""
-    image = debian(ARCHITECTURE)
-    packages = folder / "packages"
-    packages.mkdir()
-    shutil.copyfile(options.deb or build_package(ROOT, ARCHITECTURE), packages / "new.deb")
-    old = options.old_deb or old_package(image.disk.parent.parent)
-    shutil.copyfile(old, packages / "old.deb")
+    image, disk = debian(ARCHITECTURE), folder / "packages.img"
+    if not disk.exists():
+        packages = folder / "packages"
+        packages.mkdir()
+        shutil.copyfile(options.deb or build_package(ROOT, ARCHITECTURE), packages / "new.deb")
+        old = options.old_deb or old_package(image.disk.parent.parent)
+        shutil.copyfile(old, packages / "old.deb")
+        payload(packages, disk)
     guest = Guest(
-        image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"),
-        payload=payload(packages, folder / "packages.img"),
-    )  # fmt: skip
+        image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"), payload=disk
+    )
     return Volunteer(guest=guest, project=Project(folder=folder / "project"))
 
 

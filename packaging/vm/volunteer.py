@@ -28,20 +28,27 @@ class Volunteer:
         self.guest.run(f"mountpoint -q {PAYLOAD} || mount -o ro /dev/vdb {PAYLOAD}")
 
     def install(self, package: str) -> str:
-        """Install or upgrade as the manual says; returns apt's output."""
+        """Install or upgrade as the manual says; returns apt's output.
+
+        Without dpkg's fsync of each of 4,000 files: the power stays on here.
+        """
         self.mount_payload()
         line = (
             f"DEBIAN_FRONTEND=noninteractive AXIOM_DRAIN_SECONDS=10 "
-            f"apt-get install -y -q {PAYLOAD}/{package}"
+            f"apt-get install -y -q -o Dpkg::Options::=--force-unsafe-io {PAYLOAD}/{package}"
         )
         return self.guest.run(line, timeout=900).out
 
     def trust_project(self) -> None:
-        """Add the project's certificate to those that the system trusts."""
-        self.guest.write(
-            "/usr/local/share/ca-certificates/project.crt", self.project.certificate.read_text()
+        """Add the project's certificate to those that the system trusts.
+
+        As update-ca-certificates does, which takes minutes here to read all the others again.
+        """
+        self.guest.write("/etc/ssl/certs/project.pem", self.project.certificate.read_text())
+        self.guest.run(
+            "cd /etc/ssl/certs && cat project.pem >> ca-certificates.crt && "
+            "ln -sf project.pem $(openssl x509 -noout -hash -in project.pem).0"
         )
-        self.guest.run("update-ca-certificates")
 
     def status(self) -> dict[str, Any]:
         """What ``axiom-client status --json`` says; empty while the agent does not answer."""
