@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -122,7 +123,9 @@ def doctor(volunteer: Volunteer) -> str:
 def security(volunteer: Volunteer) -> str:
     """Of the unit as it runs."""
     line = volunteer.guest.run(f"systemd-analyze security --no-pager {UNIT} | tail -1").out
-    exposure = float(line.rpartition(":")[2].split()[0])
+    found = re.search(r"level for \S+: ([\d.]+)", line)
+    assert found is not None, line
+    exposure = float(found[1])
     require(exposure < EXPOSURE_MAX, line)
     return f"{exposure}"
 
@@ -254,15 +257,14 @@ def late_network(volunteer: Volunteer) -> str:
     guest.stop()
     guest.start(network=False)
     guest.wait_for("the service", volunteer.active, 400)
-    seen = volunteer.status()
-    require(seen.get("problem"), seen)
+    problem = guest.wait_for("the problem", lambda: volunteer.status().get("problem"), 120)
     guest.cable(plugged=True)
     volunteer.project.publish_walk("late", 0)
     volunteer.project.deploy("late", 1)
     guest.wait_for("the address", lambda: "10.0.2." in guest.run("ip -4 -br addr").out, 120)
     guest.run("axiom-client sync", check=False)
     volunteer.wait_until_reported("late", 1)
-    return f"before: {seen['problem']}"
+    return f"before: {problem}"
 
 
 def full_disk(volunteer: Volunteer) -> str:
