@@ -95,7 +95,7 @@ def attach_and_start(volunteer: Volunteer) -> str:
     """With the project's certificate among those that the system trusts."""
     guest = volunteer.guest
     volunteer.trust_project()
-    guest.run(f"axiom-client attach {volunteer.project.url} --user volunteer")
+    volunteer.attach()
     volunteer.start()
     owner = guest.run("stat -c %U:%a /var/lib/axiom-client/identity.json").out.strip()
     require(owner == "axiom-client:600", owner)
