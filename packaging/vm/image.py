@@ -96,7 +96,7 @@ def _make(image: Image, folder: Path) -> None:
             )
     print(f"== making {folder.name} (once; some minutes)", flush=True)
     unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _remove(unfinished)
     root = unfinished / "root"
     unfinished.mkdir(parents=True)
     _install_system(root, image.architecture)
@@ -104,8 +104,18 @@ def _make(image: Image, folder: Path) -> None:
     for name in ("vmlinuz", "initrd.img"):
         shutil.copyfile((root / name).resolve(), unfinished / name)
     _make_filesystem(root, unfinished / "disk.img", DISK_BYTES)
-    shutil.rmtree(root)
+    _remove(root)
     unfinished.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; what a broken-off mmdebstrap left mounted in it is unmounted first."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [Path(line.split()[4]) for line in mounts]
+    for point in sorted((p for p in points if p.is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", point], check=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _install_system(root: Path, architecture: str) -> None:
