@@ -131,7 +131,7 @@ def compute(volunteer: Volunteer) -> str:
         project.publish(ROOT / name)
         chosen = [] if budget is None else ["--budget", str(budget)]
         project.staff("deploy", Path(name).stem, "--count", "2", *chosen)
-    volunteer.guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     for name in SAMPLES:
         volunteer.wait_until_reported(Path(name).stem, 2)
     outcomes = {task["outcome"] for task in project.tasks()}

@@ -241,7 +241,7 @@ def power_cut(volunteer: Volunteer) -> str:
     reported = 0
     for _ in range(2):
         reported += 2
-        guest.run("axiom-client sync", check=False)
+        volunteer.sync()
         volunteer.wait_until_reported("cut", reported)
         guest.cut_power()
         guest.start()
@@ -262,7 +262,7 @@ def late_network(volunteer: Volunteer) -> str:
     volunteer.project.publish_walk("late", 0)
     volunteer.project.deploy("late", 1)
     guest.wait_for("the address", lambda: "10.0.2." in guest.run("ip -4 -br addr").out, 120)
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     volunteer.wait_until_reported("late", 1)
     return f"before: {problem}"
 
@@ -274,12 +274,12 @@ def full_disk(volunteer: Volunteer) -> str:
     guest.run("fallocate -l $(($(df -B1 --output=avail / | tail -1) - 4096)) /filler || true")
     volunteer.project.publish_walk("full", 0)
     volunteer.project.deploy("full", 1)
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     time.sleep(45)
     seen = volunteer.status()
     require(volunteer.active() and volunteer.unit("MainPID") == pid, "the agent ended")
     guest.run("rm /filler")
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     volunteer.wait_until_reported("full", 1)
     return str(seen.get("reason") or seen.get("problem") or seen)
 

@@ -205,7 +205,7 @@ class Guest:
         folder, architecture = self.folder, self.image.architecture
         append = (
             f"root=/dev/vda rw console={CONSOLES[architecture]} lsm={SECURITY_MODULES} "
-            f"{FAST_KERNEL} panic=-1"
+            f"{FAST_KERNEL} panic=-1 systemd.default_timeout_start_sec={90 * PATIENCE:.0f}"
         )
         return [
             *EMULATORS[architecture], "-accel", "tcg,thread=multi", "-smp", str(self.cores),
