@@ -69,7 +69,8 @@ def payload(source: Path, disk: Path) -> Path:
 
 def overlay(image: Image, disk: Path) -> Path:
     """A disk that starts as the image and keeps its own changes; one that exists is kept."""
-    line = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, disk]
+    paths = [str(image.disk), str(disk)]
+    line = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", *paths]
     if not disk.exists():
         subprocess.run(line, check=True)
     return disk
