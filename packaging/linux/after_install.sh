@@ -21,6 +21,19 @@ install -d -o $user -g $user -m 0755 /var/cache/$user /var/log/$user /etc/$user
 find /etc/$user -maxdepth 1 -name config.toml -type f -links 1 -user root \
     -exec chown -h $user:$user {} +
 
+# An agent that does not start or answer must not leave the package half configured.
+end_drain() {
+    tries=10
+    until axiom-client resume; do
+        tries=$((tries - 1))
+        if [ "$tries" = 0 ]; then
+            echo "axiom-client still drains; to take tasks again: axiom-client resume" >&2
+            return 0
+        fi
+        sleep 1
+    done
+}
+
 first=no
 if [ "$1" = 1 ] || { [ "$1" = configure ] && [ -z "${2:-}" ]; }; then first=yes; fi
 if command -v systemctl >/dev/null; then
@@ -28,8 +41,9 @@ if command -v systemctl >/dev/null; then
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
         if [ -e /run/axiom-client.restart ]; then
-            systemctl start axiom-client
-            if [ -e /run/axiom-client.upgrade ]; then axiom-client resume; fi
+            systemctl start axiom-client ||
+                echo "axiom-client did not start; see: journalctl -u axiom-client" >&2
+            if [ -e /run/axiom-client.upgrade ]; then end_drain; fi
         fi
     fi
 fi

@@ -8,8 +8,9 @@ case "${1:-}" in
     *) exit 0 ;;
 esac
 [ -d /run/systemd/system ] && systemctl --quiet is-active axiom-client || exit 0
-if axiom-client status --json | grep -q '"state": *"running"'; then
-    axiom-client drain --reason "the package is being upgraded"
+# An agent that does not answer is not drained: it is stopped, by force if need be.
+if axiom-client status --json | grep -q '"state": *"running"' &&
+    axiom-client drain --reason "the package is being upgraded"; then
     touch /run/axiom-client.upgrade # tells after_install.sh to end this drain
     while [ "$drain_seconds" -gt 0 ] &&
         ! axiom-client status --json | grep -q '"tasks_running": *0'; do

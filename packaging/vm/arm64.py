@@ -21,7 +21,7 @@ from checks import require
 from guest import Guest
 from image import debian, overlay, payload
 from project import ROOT, Project
-from run import Step, build_package, run
+from run import Step, add_options, build_package, run
 from volunteer import PAYLOAD, UNIT, Volunteer
 
 from axiom_protocol.agreement import disagreements
@@ -34,6 +34,11 @@ ARCHITECTURE = "arm64"
 #: The newest torch whose wheel for arm64 on PyPI needs no CUDA. Another version than this machine's
 #: is the harder test: replicas must agree between versions too.
 TORCH = "torch==2.10.0"
+#: Named one by one: pip would evaluate the conditions of requirements for this machine.
+TORCH_NEEDS = (
+    "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "numpy", "sympy",
+    "typing-extensions",
+)  # fmt: skip
 TORCH_FOLDER = "/usr/local/lib/axiom-client/torch"
 SEED = 4711
 #: Of each environment, a real experiment at a nominal budget that emulation finishes in minutes.
@@ -48,24 +53,30 @@ ATTACK_SECONDS_MAX = 900.0
 def main() -> int:
     """Read the options and try every claim; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the checks to this file")
+    add_options(parser)
     return run(prepare, STEPS, parser.parse_args())
 
 
 def prepare(folder: Path, _: argparse.Namespace) -> Volunteer:
     """A machine with package, wheels and tests on a disk, and a project; neither is started."""
-    image = debian(ARCHITECTURE)
-    contents = folder / "payload"
-    (contents / "source").mkdir(parents=True)
-    shutil.copyfile(build_package(ROOT, ARCHITECTURE), contents / "new.deb")
-    fetch_wheels(contents / "torch", TORCH, "numpy")
-    fetch_wheels(contents / "tools", "pytest", dependencies=True)
-    copy_tree(contents / "source")
+    image, disk = debian(ARCHITECTURE), folder / "payload.img"
+    if not disk.exists():
+        collect(folder / "payload")
+        payload(folder / "payload", disk)
     guest = Guest(
         image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"), memory_mb=3072,
-        payload=payload(contents, folder / "payload.img"),
+        payload=disk,
     )  # fmt: skip
     return Volunteer(guest=guest, project=Project(folder=folder / "project"))
+
+
+def collect(folder: Path) -> None:
+    """What the guest needs: the package, torch, pytest, the tests and the experiments."""
+    (folder / "source").mkdir(parents=True)
+    shutil.copyfile(build_package(ROOT, ARCHITECTURE), folder / "new.deb")
+    fetch_wheels(folder / "torch", TORCH, *TORCH_NEEDS)
+    fetch_wheels(folder / "tools", "pytest", dependencies=True)
+    copy_tree(folder / "source")
 
 
 def fetch_wheels(folder: Path, *requirements: str, dependencies: bool = False) -> None:
@@ -120,7 +131,7 @@ def compute(volunteer: Volunteer) -> str:
         project.publish(ROOT / name)
         chosen = [] if budget is None else ["--budget", str(budget)]
         project.staff("deploy", Path(name).stem, "--count", "2", *chosen)
-    volunteer.guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     for name in SAMPLES:
         volunteer.wait_until_reported(Path(name).stem, 2)
     outcomes = {task["outcome"] for task in project.tasks()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from checks import require
 from guest import Guest
 from image import debian, overlay, payload
 from project import ROOT, Project
-from run import Step, build_package, run
+from run import Step, add_options, build_package, run
 from volunteer import UNIT, Volunteer
 
 #: The commit whose package is upgraded from.
@@ -36,7 +37,7 @@ SLEEP_SECONDS = 60.0
 def main() -> int:
     """Read the options and try every claim; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the checks to this file")
+    add_options(parser)
     parser.add_argument("--deb", type=Path, help="the package to try; otherwise it is built")
     parser.add_argument("--old-deb", type=Path, help="the package of 0.1.0; otherwise it is built")
     return run(prepare, STEPS, parser.parse_args())
@@ -44,16 +45,17 @@ def main() -> int:
 
 def prepare(folder: Path, options: argparse.Namespace) -> Volunteer:
     """A machine with both packages on a disk of their own, and a project; neither is started."""
-    image = debian(ARCHITECTURE)
-    packages = folder / "packages"
-    packages.mkdir()
-    shutil.copyfile(options.deb or build_package(ROOT, ARCHITECTURE), packages / "new.deb")
-    old = options.old_deb or old_package(image.disk.parent.parent)
-    shutil.copyfile(old, packages / "old.deb")
+    image, disk = debian(ARCHITECTURE), folder / "packages.img"
+    if not disk.exists():
+        packages = folder / "packages"
+        packages.mkdir()
+        shutil.copyfile(options.deb or build_package(ROOT, ARCHITECTURE), packages / "new.deb")
+        old = options.old_deb or old_package(image.disk.parent.parent)
+        shutil.copyfile(old, packages / "old.deb")
+        payload(packages, disk)
     guest = Guest(
-        image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"),
-        payload=payload(packages, folder / "packages.img"),
-    )  # fmt: skip
+        image=image, folder=folder, disk=overlay(image, folder / "disk.qcow2"), payload=disk
+    )
     return Volunteer(guest=guest, project=Project(folder=folder / "project"))
 
 
@@ -93,7 +95,7 @@ def attach_and_start(volunteer: Volunteer) -> str:
     """With the project's certificate among those that the system trusts."""
     guest = volunteer.guest
     volunteer.trust_project()
-    guest.run(f"axiom-client attach {volunteer.project.url} --user volunteer")
+    volunteer.attach()
     volunteer.start()
     owner = guest.run("stat -c %U:%a /var/lib/axiom-client/identity.json").out.strip()
     require(owner == "axiom-client:600", owner)
@@ -121,7 +123,9 @@ def doctor(volunteer: Volunteer) -> str:
 def security(volunteer: Volunteer) -> str:
     """Of the unit as it runs."""
     line = volunteer.guest.run(f"systemd-analyze security --no-pager {UNIT} | tail -1").out
-    exposure = float(line.rpartition(":")[2].split()[0])
+    found = re.search(r"level for \S+: ([\d.]+)", line)
+    assert found is not None, line
+    exposure = float(found[1])
     require(exposure < EXPOSURE_MAX, line)
     return f"{exposure}"
 
@@ -237,7 +241,7 @@ def power_cut(volunteer: Volunteer) -> str:
     reported = 0
     for _ in range(2):
         reported += 2
-        guest.run("axiom-client sync", check=False)
+        volunteer.sync()
         volunteer.wait_until_reported("cut", reported)
         guest.cut_power()
         guest.start()
@@ -253,15 +257,14 @@ def late_network(volunteer: Volunteer) -> str:
     guest.stop()
     guest.start(network=False)
     guest.wait_for("the service", volunteer.active, 400)
-    seen = volunteer.status()
-    require(seen.get("problem"), seen)
+    problem = guest.wait_for("the problem", lambda: volunteer.status().get("problem"), 120)
     guest.cable(plugged=True)
     volunteer.project.publish_walk("late", 0)
     volunteer.project.deploy("late", 1)
     guest.wait_for("the address", lambda: "10.0.2." in guest.run("ip -4 -br addr").out, 120)
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     volunteer.wait_until_reported("late", 1)
-    return f"before: {seen['problem']}"
+    return f"before: {problem}"
 
 
 def full_disk(volunteer: Volunteer) -> str:
@@ -271,12 +274,12 @@ def full_disk(volunteer: Volunteer) -> str:
     guest.run("fallocate -l $(($(df -B1 --output=avail / | tail -1) - 4096)) /filler || true")
     volunteer.project.publish_walk("full", 0)
     volunteer.project.deploy("full", 1)
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     time.sleep(45)
     seen = volunteer.status()
     require(volunteer.active() and volunteer.unit("MainPID") == pid, "the agent ended")
     guest.run("rm /filler")
-    guest.run("axiom-client sync", check=False)
+    volunteer.sync()
     volunteer.wait_until_reported("full", 1)
     return str(seen.get("reason") or seen.get("problem") or seen)
 

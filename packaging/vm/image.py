@@ -17,11 +17,21 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = (
-    "systemd-sysv", "systemd-resolved", "dbus", "libpam-systemd", "udev", "kmod", "procps",
-    "iproute2", "sudo", "python3", "ca-certificates", "qemu-guest-agent",
+    "systemd-sysv", "dbus", "libpam-systemd", "udev", "kmod", "procps", "iproute2", "sudo",
+    "python3", "ca-certificates", "qemu-guest-agent",
 )  # fmt: skip
 KERNELS = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
-CONFIGURED = 1  # raised when `_configure` changes
+CONFIGURED = 2  # raised when `_configure` changes
+#: What the kernel needs to reach its disk; Debian's own choice takes long to unpack in an emulator.
+INITRD_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
+#: Units of no use to any check, masked because each costs an emulated boot some seconds.
+UNNEEDED_UNITS = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "modprobe@configfs.service",
+    "modprobe@drm.service", "modprobe@fuse.service", "serial-getty@ttyAMA0.service",
+    "serial-getty@ttyS0.service", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "systemd-binfmt.service",
+)  # fmt: skip
 DISK_BYTES = 6 * 1024**3  # sparse
 NETWORK = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\nIPv6AcceptRA=no\n"
 #: The guest agent's channel, which works with or without a network.
@@ -58,10 +68,11 @@ def payload(source: Path, disk: Path) -> Path:
 
 
 def overlay(image: Image, disk: Path) -> Path:
-    """A disk that starts as the image and keeps its own changes."""
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, disk], check=True
-    )
+    """A disk that starts as the image and keeps its own changes; one that exists is kept."""
+    paths = [str(image.disk), str(disk)]
+    line = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", *paths]
+    if not disk.exists():
+        subprocess.run(line, check=True)
     return disk
 
 
@@ -71,7 +82,9 @@ def _cache() -> Path:
 
 
 def _recipe_hash() -> str:
-    recipe = (SUITE, PACKAGES, KERNELS, DISK_BYTES, NETWORK, CONFIGURED)
+    recipe = (
+        SUITE, PACKAGES, KERNELS, DISK_BYTES, NETWORK, INITRD_MODULES, UNNEEDED_UNITS, CONFIGURED,
+    )  # fmt: skip
     return hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
 
 
@@ -84,24 +97,43 @@ def _make(image: Image, folder: Path) -> None:
             )
     print(f"== making {folder.name} (once; some minutes)", flush=True)
     unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _remove(unfinished)
     root = unfinished / "root"
     unfinished.mkdir(parents=True)
-    packages = (*PACKAGES, KERNELS[image.architecture])
-    subprocess.run(
-        [
-            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--skip=output/dev",
-            f"--architectures={image.architecture}", f"--include={','.join(packages)}",
-            SUITE, root,
-        ],
-        check=True,
-    )  # fmt: skip
+    _install_system(root, image.architecture)
     _configure(root)
     for name in ("vmlinuz", "initrd.img"):
         shutil.copyfile((root / name).resolve(), unfinished / name)
     _make_filesystem(root, unfinished / "disk.img", DISK_BYTES)
-    shutil.rmtree(root)
+    _remove(root)
     unfinished.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder; what a broken-off mmdebstrap left mounted in it is unmounted first."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [Path(line.split()[4]) for line in mounts]
+    for point in sorted((p for p in points if p.is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", point], check=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _install_system(root: Path, architecture: str) -> None:
+    packages = (*PACKAGES, KERNELS[architecture])
+    tools = "$1/etc/initramfs-tools"
+    small_initrd = (
+        f'mkdir -p "{tools}/conf.d" && echo MODULES=list > "{tools}/conf.d/small"'
+        f' && printf "%s\\n" {" ".join(INITRD_MODULES)} > "{tools}/modules"'
+    )
+    subprocess.run(
+        [
+            "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--skip=output/dev",
+            f"--architectures={architecture}", f"--include={','.join(packages)}",
+            f"--setup-hook={small_initrd}", SUITE, root,
+        ],
+        check=True,
+    )  # fmt: skip
 
 
 def _configure(root: Path) -> None:
@@ -111,8 +143,13 @@ def _configure(root: Path) -> None:
     (root / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
     (root / "etc/systemd/network/wired.network").write_text(NETWORK)
     (root / "var/log/journal").mkdir(exist_ok=True)
-    for unit in ("systemd-networkd", "systemd-networkd-wait-online"):
-        subprocess.run(["systemctl", "--quiet", f"--root={root}", "enable", unit], check=True)
+    systemctl = ["systemctl", "--quiet", f"--root={root}"]
+    enabled = ("systemd-networkd", "systemd-networkd-wait-online")
+    subprocess.run([*systemctl, "enable", *enabled], check=True)
+    subprocess.run([*systemctl, "mask", *UNNEEDED_UNITS], check=True)
+    subprocess.run([*systemctl, "set-default", "multi-user.target"], check=True)
+    for name in ("etc/.updated", "var/.updated"):  # else the first boot builds caches of /usr
+        (root / name).touch()
 
 
 def _make_filesystem(source: Path, disk: Path, size_bytes: int) -> None:

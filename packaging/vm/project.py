@@ -52,10 +52,14 @@ class Project:
         return self.folder.parent / "project.crt"
 
     def serve(self) -> None:
-        """Create the project and serve it until `stop`."""
-        self.staff("init", str(self.folder))
+        """Serve the project of the folder until `stop`; create it if there is none."""
         key = self.folder.parent / "project.key"
-        _write_certificate(self.certificate, key)
+        if self.folder.exists():
+            self._restore()
+        else:
+            self.staff("init", str(self.folder))
+            _write_certificate(self.certificate, key)
+            self._save()
         line = self._line(
             "serve",
             "--port",
@@ -89,6 +93,7 @@ class Project:
         """New workunits for any host."""
         self.staff("deploy", name, "--count", str(count))
         self.deployed[name] = self.deployed.get(name, 0) + count
+        self._save()
 
     def tasks(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """All tasks that were ever given out, the newest first."""
@@ -116,6 +121,18 @@ class Project:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
+
+    def _save(self) -> None:
+        """Keep what the next run on this folder must know: the guest is attached to this port."""
+        self._record.write_text(json.dumps({"port": self.port, "deployed": self.deployed}))
+
+    def _restore(self) -> None:
+        kept = json.loads(self._record.read_text())
+        self.port, self.deployed = kept["port"], kept["deployed"]
+
+    @property
+    def _record(self) -> Path:
+        return self.folder.parent / "project.json"
 
     def _line(self, *words: str) -> list[str]:
         program = Path(sys.executable).parent / "axiom-server"

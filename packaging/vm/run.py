@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from argparse import Namespace
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,27 +20,60 @@ from volunteer import Volunteer
 Step = tuple[str, Callable[[Volunteer], object]]
 
 
+def add_options(parser: ArgumentParser) -> None:
+    """The options that `run` reads."""
+    parser.add_argument("--json", type=Path, help="also write the checks to this file")
+    parser.add_argument(
+        "--folder", type=Path,
+        help="keep the machine and the project here, and go on with those of an earlier run",
+    )  # fmt: skip
+    parser.add_argument("--from", dest="first", default="", help="begin with this function's check")
+    parser.add_argument("--only", default="", help="make this function's check and no other")
+
+
 def run(
     prepare: Callable[[Path, Namespace], Volunteer], steps: Sequence[Step], options: Namespace
 ) -> int:
     """Try the steps in order on a prepared machine; returns the exit code.
 
-    prepare  makes the guest and the project in a new folder, and starts neither
+    prepare  makes in a folder what it lacks of a guest and a project, and starts neither
     """
-    checks = Checks(options.json)
-    with tempfile.TemporaryDirectory(prefix="axiom-vm-") as name:
-        folder = Path(name)
+    checks, chosen = Checks(options.json), _chosen(steps, options)
+    with _folder(options.folder) as folder:
         volunteer = prepare(folder, options)
         try:
             volunteer.project.serve()
             volunteer.guest.start()
-            for claim, step in steps:
+            for claim, step in chosen:
                 checks.check(claim, partial(step, volunteer))
         finally:
             volunteer.guest.stop()
             volunteer.project.stop()
             _keep_logs(folder, options.json)
     return checks.summary()
+
+
+def _chosen(steps: Sequence[Step], options: Namespace) -> Sequence[Step]:
+    """The steps that the options name, by the name of their function."""
+    names = [getattr(step, "__name__", claim) for claim, step in steps]
+    wanted = options.only or options.first
+    if not wanted:
+        return steps
+    if wanted not in names:
+        raise SystemExit(f"no check {wanted!r}; give one of {', '.join(names)}")
+    begin = names.index(wanted)
+    return steps[begin : begin + 1] if options.only else steps[begin:]
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """The folder of the run: the kept one, or a temporary one."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix="axiom-vm-") as name:
+            yield Path(name)
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
 
 
 def build_package(root: Path, architecture: str) -> Path:
