@@ -48,6 +48,7 @@ class Updates:
         self._link = LauncherLink()
         self._contacted = asyncio.Event()
         self._checking: asyncio.Task[None] | None = None
+        self._logged = ""  # the last problem, to log each only once
 
     def start(self, on_launcher_end: Callable[[], None]) -> None:
         """Begin to wait for the server's first answer, and for the end of the launcher."""
@@ -81,8 +82,9 @@ class Updates:
 
     async def _check(self) -> None:
         reply = await self._reply()
-        if reply.problem:
+        if reply.problem not in ("", self._logged):
             log.warning("no update: %s", reply.problem)
+        self._logged = reply.problem
         if is_newer(reply.staged, __version__):
             self._emit(e.UpdateStaged(now=time.monotonic(), version=reply.staged))
 
