@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from benchmarks import load
 from benchmarks.agent_idle import Usage, agent_environment, pss_bytes, start_agent, stop
@@ -30,7 +31,7 @@ from benchmarks.results import table
 
 NOOPS = 300
 FORKS = 200
-IDLE_SETTLE_SECONDS, IDLE_SECONDS = 15.0, 30.0
+IDLE_SETTLE_SECONDS, IDLE_SECONDS = 25.0, 30.0
 
 #: What a floor costs: a fork of a process that has numpy, which exits at once.
 FORK = """
@@ -188,18 +189,24 @@ def idle(port: int, scratch: Path) -> tuple[list[tuple[str, float]], list[tuple[
         before = Usage(process.pid)
         time.sleep(IDLE_SECONDS)
         after = Usage(process.pid)
-        memory = sum(pss_bytes(p.pid) for p in after.tree) / 2**20
+        memory = [(_program(p), pss_bytes(p.pid) / 2**20) for p in after.tree]
     finally:
         stop(process, signal.SIGTERM)
     minutes = (after.at - before.at) / 60
     figures = [
-        ("memory (PSS), MiB", memory),
-        ("processes", float(len(after.tree))),
+        *[(f"memory (PSS) of {name}, MiB", mib) for name, mib in memory],
         ("processor time, s a minute", (after.cpu_seconds - before.cpu_seconds) / minutes),
         ("wakeups a minute", (after.switches - before.switches) / minutes),
     ]
     lines = (line.rsplit(" ", 1) for line in _output(MEMORY, *LIBRARIES).splitlines())
     return figures, [(name, int(kib)) for name, kib in lines]
+
+
+def _program(process: psutil.Process) -> str:
+    """The module that a process runs, or the end of its command."""
+    words = process.cmdline()
+    after = words.index("-m") + 1 if "-m" in words else len(words) - 1
+    return words[after].rpartition("/")[2] if words else process.name()
 
 
 def tables() -> str:
