@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from benchmarks import load
 from benchmarks.agent_idle import Usage, agent_environment, pss_bytes, start_agent, stop
@@ -189,24 +188,21 @@ def idle(port: int, scratch: Path) -> tuple[list[tuple[str, float]], list[tuple[
         before = Usage(process.pid)
         time.sleep(IDLE_SECONDS)
         after = Usage(process.pid)
-        memory = [(_program(p), pss_bytes(p.pid) / 2**20) for p in after.tree]
+        memory = [pss_bytes(p.pid) / 2**20 for p in after.tree]
     finally:
         stop(process, signal.SIGTERM)
     minutes = (after.at - before.at) / 60
     figures = [
-        *[(f"memory (PSS) of {name}, MiB", mib) for name, mib in memory],
+        ("memory (PSS) of the agent, MiB", memory[0]),
+        (
+            "... of its zygote, which ends after two idle minutes, MiB",
+            sum(memory[1:]),
+        ),
         ("processor time, s a minute", (after.cpu_seconds - before.cpu_seconds) / minutes),
         ("wakeups a minute", (after.switches - before.switches) / minutes),
     ]
     lines = (line.rsplit(" ", 1) for line in _output(MEMORY, *LIBRARIES).splitlines())
     return figures, [(name, int(kib)) for name, kib in lines]
-
-
-def _program(process: psutil.Process) -> str:
-    """The module that a process runs, or the end of its command."""
-    words = process.cmdline()
-    after = words.index("-m") + 1 if "-m" in words else len(words) - 1
-    return words[after].rpartition("/")[2] if words else process.name()
 
 
 def tables() -> str:
