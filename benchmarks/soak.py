@@ -1,6 +1,6 @@
 """An hour at full load: does anything grow that must not? Memory, descriptors, threads, disk, logs.
 
-    python -m benchmarks.soak [--minutes 60]      (make soak MINUTES=60)
+    python -m benchmarks.soak [--minutes 60]      (make soak MINUTES=60; at least 20 say something)
 
 A real server on embedded PostgreSQL and a real agent compute no-ops and small training tasks with
 no pause; staff deploy more when the queue gets short, and review every minute. Every few seconds
@@ -51,6 +51,7 @@ ALLOWED = {
     "database MiB of memory": 64.0, "database processes": 4.0,
     "dead rows": 50_000.0, "agent log KiB": 256.0, "server log KiB": 256.0,
 }  # fmt: skip
+RESULTS_MIN = 1_000  # credited after the warm part; fewer say nothing about the database
 RESULT_BYTES_MAX = 6_000.0  # of the database for each credited result, with indexes and free space
 
 DEAD_ROWS = "SELECT COALESCE(sum(n_dead_tup), 0)::float8 FROM pg_stat_user_tables"
@@ -133,11 +134,11 @@ def growth_in_an_hour(points: list[tuple[float, float]]) -> tuple[float, float]:
     return 3600 * float(slope), 3600 * float(low)
 
 
-def bytes_per_result(results: list[tuple[float, float]]) -> float:
-    """What a credited result adds to the database, after the warm part."""
+def bytes_per_result(results: list[tuple[float, float]]) -> float | None:
+    """What a credited result adds to the database, after the warm part; None: too few to say."""
     warm = results[int(len(results) * WARM_SHARE) :]
     credited = warm[-1][0] - warm[0][0]
-    return (warm[-1][1] - warm[0][1]) / max(credited, 1.0)
+    return (warm[-1][1] - warm[0][1]) / credited if credited >= RESULTS_MIN else None
 
 
 @contextmanager
@@ -202,7 +203,7 @@ def main() -> None:
         if low > ALLOWED[name]:
             grew.append(name)
     per_result = bytes_per_result(run.results)
-    if per_result > RESULT_BYTES_MAX:
+    if per_result is not None and per_result > RESULT_BYTES_MAX:
         grew.append("database")
     print(table(["", "first", "last", "growth an hour", "at least", "allowed"], rows))
     report(
