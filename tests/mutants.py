@@ -5,7 +5,7 @@
     python -m tests.mutants --only 'axiom_server.decide.lease.*'
 
 Mutmut makes the mutants and chooses the tests that reach each. The report lists the survivors with
-their changes; docs/mutants.md says of each why no test can notice it, or that it is accepted.
+their changes; tests/decide/survivors.md says why no test can notice those that are left.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ server has acknowledged the report. Everything that one step writes is written i
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,7 @@ CREATE TABLE IF NOT EXISTS kept_results (
 # With NORMAL in WAL mode a power cut may undo the last transactions, but no part of one. What is
 # undone is done again, so it is safe, and it saves an fsync (some 10 ms on a disk) between tasks.
 PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+ROOM_BYTES_MIN = 1 << 16  # SQLite makes room for its shared memory in pieces of 32 KiB
 BUSY_MILLISECONDS = 5000  # another command that reads holds the lock for a few milliseconds
 #: SQLite's errors for a damaged file or one that is no database. Its other errors come from the
 #: disk or from permissions.
@@ -263,10 +265,20 @@ class Journal:
             return DiskFull(self.path.parent)
         if _is_damage(error, name):
             return JournalDamaged(self.path, str(error))
+        if name.startswith("SQLITE_IOERR") and _is_full(self.path.parent):
+            return DiskFull(self.path.parent)
         return JournalBroken(
             f"{self.path}: {error}; check the file's permissions and the disk, "
             "or start with an empty journal: axiom-client detach, then attach"
         )
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk has no room for SQLite's own files, which it reports as other errors."""
+    try:
+        return shutil.disk_usage(folder).free < ROOM_BYTES_MIN
+    except OSError:
+        return False
 
 
 def _is_damage(error: Exception, name: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +86,18 @@ def test_a_full_disk_is_reported_and_nothing_is_half_written(journal: Journal) -
     journal._database.execute("PRAGMA max_page_count=100000")
     journal.write(big)
     assert [r.grant.task_id for r in journal.contents().tasks] == [1, 2]
+
+
+@pytest.mark.parametrize(("free", "expected"), [(4096, DiskFull), (1 << 30, JournalBroken)])
+def test_an_error_of_the_disk_is_a_full_disk_where_there_is_no_room(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, free: int, expected: type[Exception]
+) -> None:
+    """SQLite reports it so when its shared memory does not fit, as at the start after a crash."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    usage = shutil.disk_usage(journal.path.parent)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert isinstance(journal._fault(error), expected)
 
 
 def test_journal_of_another_format_is_not_touched(path: Path) -> None:

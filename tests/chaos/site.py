@@ -301,8 +301,12 @@ class Site:
         return []
 
     def restart_postgres(self) -> None:
-        """Start the operator's PostgreSQL again; a server restarts an embedded one itself."""
+        """Start the operator's PostgreSQL again; a server restarts an embedded one itself.
+
+        On a full disk it would not start, so room is made first.
+        """
         if self.owns_postgres:
+            disk.free(self.project_disk)
             wait_for("PostgreSQL to start", self._opens)
 
     def open_postgres(self) -> None:

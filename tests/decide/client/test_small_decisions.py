@@ -135,3 +135,14 @@ def test_the_pages_show_why_a_host_is_paused_and_its_mode() -> None:
     status = host_status(world.state)
     assert status.mode == "quiet"
     assert "quiet" in status.reason
+
+
+def test_resuming_ends_every_pause_in_the_journal_too() -> None:
+    world = World(facts(gpus=1))
+    world.do(e.PauseRequested(now=world.now, gpu=0))
+    world.do(e.PauseRequested(now=world.now))
+    world.do(e.DrainRequested(now=world.now, reason="by its owner", then="stay"))
+    world.do(e.ResumeRequested(now=world.now))
+    last = {saved.key: saved.value for saved in world.saying(c.SaveValue)}
+    assert [last[key] for key in ("pause", "gpu_pauses", "drain")] == [None, None, None]
+    assert (world.state.pause, world.state.gpu_pauses, world.state.drain) == (None, {}, None)
