@@ -82,13 +82,18 @@ def first_process(volunteer: Volunteer) -> str:
 
 
 def install(volunteer: Volunteer) -> None:
-    """Before it is attached, the service is enabled, and a start is skipped without a failure."""
+    """Before it is attached, the service is enabled, and a start is skipped without a failure.
+
+    The unit of 0.1.0 lacks a /tmp that can be written, so its agent ran no task under systemd until
+    somebody added one. Here it is added as he would, until the upgrade.
+    """
     guest = volunteer.guest
     volunteer.install("old.deb")
     require(guest.run(f"systemctl is-enabled {UNIT}").out == "enabled\n")
     guest.run(f"systemctl start {UNIT}")
     seen = [volunteer.unit(name) for name in ("ActiveState", "ConditionResult")]
     require(seen == ["inactive", "no"], seen)
+    volunteer.drop_in("PrivateTmp=yes")
 
 
 def attach_and_start(volunteer: Volunteer) -> str:
@@ -107,6 +112,7 @@ def upgrade(volunteer: Volunteer) -> str:
     guest = volunteer.guest
     volunteer.work("upgraded", 60)
     version = guest.run("dpkg-query -W -f '${Version}' axiom-client").out
+    volunteer.drop_in("")
     volunteer.install("new.deb")
     require(volunteer.active(), volunteer.unit("ActiveState"))
     volunteer.wait_until_reported("upgraded", 1)

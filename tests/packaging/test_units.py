@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,21 @@ def test_units_agree_with_the_figures_of_the_other_systems() -> None:
         assert f"RestartSec={base.RESTART_SECONDS}\n" in text
         assert "KillMode=mixed\n" in text
     assert systemd.render("system", Path("/opt/a/axiom-client")).count("ExecStart=") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces are root's")
+def test_the_sandbox_is_tested_where_the_unit_may_write() -> None:
+    """What ProtectSystem=strict and PrivateTmp= do: all is read-only but a /tmp of its own."""
+    settings = re.findall(r"(?m)^(\w+)=(.*)", CLIENT.read_text())
+    assert ("ProtectSystem", "strict") in settings
+    own = [f"mount -t tmpfs tmpfs {folder}" for folder in ("/tmp", "/var/tmp")]
+    mounts = [*(own if ("PrivateTmp", "yes") in settings else []), "mount -o remount,bind,ro /"]
+    program = "from axiom_client.sandbox.selftest import self_test; print(self_test())"
+    line = " && ".join([*mounts, f"exec {sys.executable} -P -c '{program}'"])
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", line],
+        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if "unshare failed" in done.stderr or "permission denied" in done.stderr.lower():
+        pytest.skip("no mount namespaces here")
+    assert "ok=True" in done.stdout, done.stdout + done.stderr
