@@ -33,7 +33,7 @@ def agent(tmp_path: Path) -> Iterator[Program]:
         return
     family = [psutil.Process(made.process.pid), *programs.descendants(made.process)]
     made.stop()
-    alive = still_running(family, 5)
+    alive = still_running(family, 30)
     for process in alive:
         process.kill()
 
