@@ -51,7 +51,7 @@ COMMAND = (
     r"axiom-server: PostgreSQL .*",
     r"axiom-server: no space left .*",
     r"axiom-server: cannot use the database folder .*",
-    r"error connecting in 'pool-\d+': .*",
+    r".*error connecting in 'pool-\d+': .*",  # two servers write to one log
     r"\t?(Is the server running locally|connection to server).*",
     r"\t?Is the server running .*",
     r"\t(This probably means the server terminated abnormally|before or while processing.*)",
