@@ -203,6 +203,13 @@ def write_file(path: Path, data: bytes) -> None:
     os.replace(partial, path)
 
 
+def _delete_partial_files(folder: Path) -> None:
+    """Delete what killed writers left: nobody else writes while the folder is locked."""
+    for place in (folder, folder / "metadata", folder / "targets"):
+        for partial in place.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
     """Lock the folder against other writers. The lock of a crashed process is released."""
@@ -213,4 +220,5 @@ def write_lock(folder: Path) -> Iterator[None]:
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX)
+        _delete_partial_files(folder)
         yield

@@ -88,6 +88,7 @@ def _judge(made: Site, director: Director, seconds: float) -> list[str]:
     found += _end_agents(made)
     made.staff_does("review", "--json")
     made.staff_does("review", "--json")
+    made.publish("brief_walk")  # the next signature removes what killed signers left
     found += [*director.run.breaches, *made.traffic.breaches, *outside.findings(made)]
     made.stop_servers()
     if made.owns_postgres:

@@ -113,6 +113,8 @@ class Director:
         for _, _, _, do in sorted(self._heals, key=lambda h: h[:2]):
             do()
         self._heals.clear()
+        self._continue_all()
+        self.run.operator.shutdown(wait=True)
         self.run.people.shutdown(wait=True)
         self.run.staff_queue.shutdown(wait=True)
         for future in self.run.staff_pending:
@@ -123,11 +125,14 @@ class Director:
             agent.busy = ""
             if disk.may_mount():
                 disk.free(agent.program.folder)
+        self._continue_all()
+        self.site.restart_postgres()
+        self.site.keep_services()
+
+    def _continue_all(self) -> None:
         for process in self.site.processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
-        self.site.restart_postgres()
-        self.site.keep_services()
 
     def settle(self, seconds: float) -> bool:
         """Wait until nothing is queued, running or compared; False when that takes too long."""

@@ -42,6 +42,7 @@ class Run:
     rng: random.Random
     staff_queue: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     people: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
+    operator: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     staff_pending: list[Future[None]] = field(default_factory=list)
     breaches: list[str] = field(default_factory=list)
     clones: int = 0
@@ -55,6 +56,10 @@ class Run:
             return False
         self.staff_pending.append(self.staff_queue.submit(self._noted, work))
         return True
+
+    def restart_postgres(self) -> None:
+        """Start it again in the background: it may have to wait for what other faults stopped."""
+        self.operator.submit(self.site.restart_postgres)
 
     def _noted(self, work: Callable[[], None]) -> None:
         try:
@@ -226,7 +231,7 @@ def kill_database(run: Run) -> Heal | None:
             _signal(process, signal.SIGSTOP)  # so that none sees another one die
         for process in (*master.children(), master):
             _signal(process, signal.SIGKILL)
-    return Heal(run.seconds(0.5, 2), run.site.restart_postgres)
+    return Heal(run.seconds(0.5, 2), run.restart_postgres)
 
 
 def one_of(
@@ -239,7 +244,7 @@ def one_of(
     _signal(victim, number)
     if number == signal.SIGSTOP:
         return Heal(run.seconds(0.5, most_seconds), lambda: _signal(victim, signal.SIGCONT))
-    return Heal(run.seconds(0.5, 2), run.site.restart_postgres)
+    return Heal(run.seconds(0.5, 2), run.restart_postgres)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
@@ -302,7 +307,7 @@ def fill_server_disk(run: Run) -> Heal | None:
 
     def heal() -> None:
         disk.free(run.site.project_disk)
-        run.site.restart_postgres()
+        run.restart_postgres()
 
     return Heal(run.seconds(2, 6), heal)
 

@@ -45,12 +45,13 @@ SERVER = (
 COMMAND = (
     r"axiom-client: .*(no space left|space).*",
     r".*pinned\.root\.json was lost or changed on disk; it is fetched again",
+    r".*\.py was changed on disk; it is fetched again",
     r"axiom-client: .*journal\.sqlite: .*",
     r"axiom-client: .*: (Read-only file system|Permission denied).*",
     r"axiom-server: PostgreSQL .*",
     r"axiom-server: no space left .*",
     r"axiom-server: cannot use the database folder .*",
-    r"error connecting in 'pool-\d+': .*",
+    r".*error connecting in 'pool-\d+': .*",  # two servers write to one log
     r"\t?(Is the server running locally|connection to server).*",
     r"\t?Is the server running .*",
     r"\t(This probably means the server terminated abnormally|before or while processing.*)",
@@ -78,6 +79,7 @@ POSTGRES = (
     r"issuing SIG\w+ to recalcitrant children",
     r"connection to client lost",
     r"checkpoint request failed",
+    r"database \"\w+\" does not exist",  # while it gets another name
     r"canceling authentication due to timeout",
     r"worker took too long to start; canceled",
     r"autovacuum worker took too long to start; canceled",

@@ -179,7 +179,10 @@ def leftovers(site: Site) -> Iterator[str]:
         yield from _of_agent(agent)
     for path in (site.root / "tmp").iterdir():
         yield f"{path.name} is left in the temporary folder"
+    abandoned = [p for p in site.project_disk.glob("project*") if p != site.staff.folder]
     for path in site.root.rglob("*"):
+        if any(path.is_relative_to(folder) for folder in abandoned):
+            continue  # the project was restored into another folder
         if path.is_socket() or path.suffix == ".partial" or path.name.endswith(".tmp"):
             yield f"{path.relative_to(site.root)} is left"
 

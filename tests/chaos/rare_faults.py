@@ -70,7 +70,7 @@ def cut_power(run: Run) -> Heal | None:
         _send(process, signal.SIGSTOP)  # so that none sees another one die
     for process in found:
         _send(process, signal.SIGKILL)
-    return Heal(run.seconds(0.5, 3), run.site.restart_postgres)
+    return Heal(run.seconds(0.5, 3), run.restart_postgres)
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -138,6 +139,7 @@ class Site:
     retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
     servers_stand_still: bool = False
     restored: bool = False  # from a backup
+    postgres_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def owns_postgres(self) -> bool:
@@ -311,16 +313,18 @@ class Site:
 
     def open_postgres(self) -> None:
         """Start PostgreSQL when no server keeps it running. Raises DatabaseUnreachable."""
-        self.postgres.open()
+        with self.postgres_lock:
+            self.postgres.open()
 
     def release_postgres(self) -> None:
         """Let an embedded PostgreSQL stop; an operator's goes on."""
         if not self.owns_postgres:
-            self.postgres.close()
+            with self.postgres_lock:
+                self.postgres.close()
 
     def _opens(self) -> bool:
         try:
-            self.postgres.open()
+            self.open_postgres()
         except Exception:  # noqa: BLE001  it is tried again
             return False
         return True

@@ -207,6 +207,18 @@ def test_a_rotation_that_was_interrupted_goes_on(
     assert get(store, walk).exists()
 
 
+def test_what_a_killed_signer_left_is_removed_at_the_next_signature(project: Project) -> None:
+    bundles = project.folder / "bundles"
+    left = [
+        bundles / "metadata" / ".9.snapshot.json.partial",
+        bundles / "targets" / ".a.py.partial",
+    ]
+    for path in left:
+        path.write_bytes(b"{")
+    assert project.repository.refresh_online(force=True)
+    assert not any(path.exists() for path in left)
+
+
 def test_a_rotation_on_a_full_disk_goes_on_when_there_is_room(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,10 @@ from axiom_client.decide.capacity import room
 from axiom_client.decide.idle import host_status
 from axiom_client.decide.model import Limits, Load
 from axiom_client.decide.place import ran_seconds
+from axiom_client.decide.warm import RELEASE_SECONDS
 from axiom_protocol.manifest import Cohort
 from axiom_protocol.messages import Acknowledgement, HostSettings
-from tests.support.world import SHA, World, facts, grant
+from tests.support.world import SHA, World, facts, grant, of
 
 
 def said(world: World, words: str) -> list[tuple[str, str]]:
@@ -104,10 +105,16 @@ def test_how_long_a_bundle_takes_is_a_moving_average() -> None:
     ]  # fmt: skip
 
 
-def test_a_zygote_is_warmed_up_for_numpy_before_any_bundle_is_known() -> None:
-    world = World()
-    world.answer(grant(1))
-    assert {command.environment for command in world.saying(c.Prewarm)} == {"numpy"}
+def test_a_zygote_is_warmed_up_for_numpy_before_the_bundle_is_known() -> None:
+    world = World().working(1)
+    world.ended(1)
+    world.hear_nothing()
+    world.wait(RELEASE_SECONDS + 1)
+    assert world.saying(c.ReleaseIdle)
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    commands = world.answer(grant(2, sha256="b" * 64))
+    assert [command.environment for command in of(commands, c.Prewarm)] == ["numpy"]
 
 
 def test_a_person_who_asks_for_contact_expects_work() -> None:

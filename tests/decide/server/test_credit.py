@@ -94,9 +94,9 @@ def test_an_average_does_not_fall_without_time() -> None:
 
 
 def test_a_cap_is_paid_out_completely() -> None:
-    policy = credit.CreditPolicy(kind="workunit", credit_per_workunit=2.0, cap_per_user=3.0)
+    policy = credit.CreditPolicy(kind="workunit", credit_per_workunit=2.0, cap_per_user=2.5)
     earned = [
         credit.Earning(task_id=i, user_id=1, host_id=1, elapsed_seconds=1.0, cpu_seconds=1.0)
         for i in (1, 2, 3)
     ]
-    assert [float(d.amount) for d in credit.decide(policy, earned)] == [2.0, 1.0, 0.0]
+    assert [float(d.amount) for d in credit.decide(policy, earned)] == [2.0, 0.5, 0.0]
