@@ -84,8 +84,8 @@ def first_process(volunteer: Volunteer) -> str:
 def install(volunteer: Volunteer) -> None:
     """Before it is attached, the service is enabled, and a start is skipped without a failure.
 
-    The unit of 0.1.0 lacks a /tmp that can be written, so its agent ran no task under systemd until
-    somebody added one. Here it is added as he would, until the upgrade.
+    Under the unit of 0.1.0 the sandbox's self-test failed, for want of a /tmp that can be written and
+    of processes that can be seen, so it ran no task. A drop-in mends that until the upgrade.
     """
     guest = volunteer.guest
     volunteer.install("old.deb")
@@ -93,7 +93,7 @@ def install(volunteer: Volunteer) -> None:
     guest.run(f"systemctl start {UNIT}")
     seen = [volunteer.unit(name) for name in ("ActiveState", "ConditionResult")]
     require(seen == ["inactive", "no"], seen)
-    volunteer.drop_in("PrivateTmp=yes")
+    volunteer.drop_in("PrivateTmp=yes\nProtectProc=default")
 
 
 def attach_and_start(volunteer: Volunteer) -> str:
