@@ -84,8 +84,8 @@ def first_process(volunteer: Volunteer) -> str:
 def install(volunteer: Volunteer) -> None:
     """Before it is attached, the service is enabled, and a start is skipped without a failure.
 
-    Under the unit of 0.1.0 the sandbox's self-test failed, for want of a /tmp that can be written and
-    of processes that can be seen, so it ran no task. A drop-in mends that until the upgrade.
+    Under the unit of 0.1.0 the sandbox's self-test failed, for want of a /tmp that can be written
+    and of processes that can be seen, so no task ran. A drop-in mends that until the upgrade.
     """
     guest = volunteer.guest
     volunteer.install("old.deb")
