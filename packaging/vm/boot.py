@@ -110,7 +110,7 @@ def attach_and_start(volunteer: Volunteer) -> str:
 def upgrade(volunteer: Volunteer) -> str:
     """The package drains the old agent; its running task is taken over or given back."""
     guest = volunteer.guest
-    volunteer.work("upgraded", 60)
+    volunteer.work("upgraded", 120)  # apt takes half a minute until it drains the agent
     version = guest.run("dpkg-query -W -f '${Version}' axiom-client").out
     volunteer.drop_in("")
     volunteer.install("new.deb")
