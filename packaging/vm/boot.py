@@ -5,6 +5,9 @@ real project by https and upgrades in mid-task. Then its agent is stopped, kille
 machine is rebooted, cut from power and from the network, filled and suspended, and the package is
 purged. Each claim is one line of output; one that fails does not hide the next. Needs root,
 qemu-system-x86 and what `image` names; no KVM.
+
+To try one check again: run with --folder DIR, and then with --folder DIR --only FUNCTION. On a busy
+machine, AXIOM_PATIENCE=4 waits four times as long.
 """
 
 from __future__ import annotations
