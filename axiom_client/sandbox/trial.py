@@ -80,7 +80,7 @@ def _trials(parent: int, policy: Policy, outside: str) -> list[tuple[str, Callab
         ("files outside cannot be read", lambda: open(outside).read()),
         ("files outside cannot be written", lambda: open(outside, "a")),
         ("files outside cannot be changed", lambda: os.chmod(outside, 0o600)),
-        ("other processes' environment cannot be read", lambda: open(f"/proc/{parent}/environ")),
+        ("other processes' environment cannot be read", lambda: _read_environment(parent)),
         ("no network: TCP", lambda: socket.create_connection(("127.0.0.1", 9), 1)),
         ("no network: UDP", lambda: socket.socket(type=socket.SOCK_DGRAM)),
         ("no local sockets", lambda: socket.socket(socket.AF_UNIX).connect("/run/axiom")),
@@ -143,6 +143,16 @@ def _works(policy: Policy) -> tuple[str, bool, str]:
     except OSError as error:
         return "its own folder can be used", False, str(error)
     return "its own folder can be used", True, "read, written, deleted"
+
+
+def _read_environment(parent: int) -> None:
+    try:
+        os.close(os.open(f"/proc/{parent}/environ", os.O_RDONLY))
+    except FileNotFoundError as error:
+        if os.getppid() != parent:
+            raise
+        # systemd's ProtectProc=invisible refuses by hiding processes; this one is there.
+        raise PermissionError(errno.EACCES, "/proc hides the process") from error
 
 
 def _fork() -> None:

@@ -5,6 +5,9 @@ real project by https and upgrades in mid-task. Then its agent is stopped, kille
 machine is rebooted, cut from power and from the network, filled and suspended, and the package is
 purged. Each claim is one line of output; one that fails does not hide the next. Needs root,
 qemu-system-x86 and what `image` names; no KVM.
+
+To try one check again: run with --folder DIR, and then with --folder DIR --only FUNCTION. On a busy
+machine, AXIOM_PATIENCE=4 waits four times as long.
 """
 
 from __future__ import annotations
@@ -84,8 +87,8 @@ def first_process(volunteer: Volunteer) -> str:
 def install(volunteer: Volunteer) -> None:
     """Before it is attached, the service is enabled, and a start is skipped without a failure.
 
-    The unit of 0.1.0 lacks a /tmp that can be written, so its agent ran no task under systemd until
-    somebody added one. Here it is added as he would, until the upgrade.
+    Under the unit of 0.1.0 the sandbox's self-test failed, for want of a /tmp that can be written
+    and of processes that can be seen, so no task ran. A drop-in mends that until the upgrade.
     """
     guest = volunteer.guest
     volunteer.install("old.deb")
@@ -93,7 +96,7 @@ def install(volunteer: Volunteer) -> None:
     guest.run(f"systemctl start {UNIT}")
     seen = [volunteer.unit(name) for name in ("ActiveState", "ConditionResult")]
     require(seen == ["inactive", "no"], seen)
-    volunteer.drop_in("PrivateTmp=yes")
+    volunteer.drop_in("PrivateTmp=yes\nProtectProc=default")
 
 
 def attach_and_start(volunteer: Volunteer) -> str:
@@ -110,7 +113,7 @@ def attach_and_start(volunteer: Volunteer) -> str:
 def upgrade(volunteer: Volunteer) -> str:
     """The package drains the old agent; its running task is taken over or given back."""
     guest = volunteer.guest
-    volunteer.work("upgraded", 60)
+    volunteer.work("upgraded", 120)  # apt takes half a minute until it drains the agent
     version = guest.run("dpkg-query -W -f '${Version}' axiom-client").out
     volunteer.drop_in("")
     volunteer.install("new.deb")

@@ -194,7 +194,7 @@ class Guest:
             try:
                 channel.connect(os.fspath(self.folder / name))
                 break
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)

@@ -111,12 +111,16 @@ def test_units_agree_with_the_figures_of_the_other_systems() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces are root's")
-def test_the_sandbox_is_tested_where_the_unit_may_write() -> None:
-    """What ProtectSystem=strict and PrivateTmp= do: all is read-only but a /tmp of its own."""
+def test_the_sandbox_passes_its_test_in_the_units_file_system() -> None:
+    """What ProtectSystem=strict, PrivateTmp= and ProtectProc= make of it."""
     settings = re.findall(r"(?m)^(\w+)=(.*)", CLIENT.read_text())
     assert ("ProtectSystem", "strict") in settings
-    own = [f"mount -t tmpfs tmpfs {folder}" for folder in ("/tmp", "/var/tmp")]
-    mounts = [*(own if ("PrivateTmp", "yes") in settings else []), "mount -o remount,bind,ro /"]
+    mounts = ["mount -o remount,bind,ro /"]
+    if ("PrivateTmp", "yes") in settings:
+        mounts = [*(f"mount -t tmpfs tmpfs {name}" for name in ("/tmp", "/var/tmp")), *mounts]
+    if ("ProtectProc", "invisible") in settings:
+        # Members of a group see all processes; root is in that of number 0.
+        mounts.append("mount -t proc -o hidepid=invisible,gid=65533 proc /proc")
     program = "from axiom_client.sandbox.selftest import self_test; print(self_test())"
     line = " && ".join([*mounts, f"exec {sys.executable} -P -c '{program}'"])
     done = subprocess.run(
