@@ -92,5 +92,13 @@ def _start_log(folders: Folders, *, on_console: bool) -> None:
     log.addHandler(kept)
     if on_console:
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        console.setFormatter(_console_format())
         log.addHandler(console)
+
+
+def _console_format() -> logging.Formatter:
+    from axiom_client.service.journald import JournalFormatter, is_journal
+
+    if is_journal(sys.stdout.fileno()):
+        return JournalFormatter()
+    return logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")

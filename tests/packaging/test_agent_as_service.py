@@ -67,6 +67,10 @@ def attached(server: Server, agent: Program, manager: Manager) -> None:
 
 def test_ready_alive_reloading_stopping(server: Server, agent: Program, manager: Manager) -> None:
     attached(server, agent, manager)
+    journal = agent.folder.parent / "axiom-client.log"
+    journal.touch()
+    found = journal.stat()
+    agent.environment["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
     process = agent.start("run", "--no-display")
     manager.wait_for("READY=1")
     assert agent.json("status")["state"] == "running"  # ready means that it can be spoken to
@@ -82,6 +86,7 @@ def test_ready_alive_reloading_stopping(server: Server, agent: Program, manager:
 
     assert agent.stop() == 0
     manager.wait_for("STOPPING=1")
+    assert "<6>stopping: received SIGTERM" in journal.read_text().splitlines()
 
 
 @pytest.mark.slow
