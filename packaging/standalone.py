@@ -119,7 +119,7 @@ def add_programs(home: Path, system: str) -> None:
     shutil.copy(ROOT / "LICENSE", home)
     python = SYSTEMS[system][1]
     if system.startswith("win32"):
-        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target",
+        run(sys.executable, "-P", "-m", "pip", "install", "--quiet", "--no-deps", "--target",
             home / "python", EMBEDDED_PYTHON)  # fmt: skip
         for path in home.glob("python/*._pth"):  # by which it would ignore PYTHONPATH
             path.unlink()

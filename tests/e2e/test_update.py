@@ -72,6 +72,10 @@ def test_updates_between_tasks_and_undoes_a_broken_version(
     shown = status(agent)
     assert shown["version"] == "0.9.1"
     assert any("0.9.2 was undone, back to 0.9.1" in line for line in shown["updates"])
-    assert "tried again after a day" in " ".join(shown["updates"])
+    wait_for(
+        "the next look for releases",
+        lambda: "tried again after a day" in " ".join(status(agent).get("updates", [])),
+        SECONDS,
+    )
     assert server.json("review")["results"] == 8
     assert agent.stop() == 0

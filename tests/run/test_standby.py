@@ -22,6 +22,7 @@ from axiom_client.run.macos_launchers import Launchers
 from axiom_client.run.posix_standby import StandbyProcess
 from axiom_client.run.spec import TaskProgressed, TaskStarted
 from tests.run.test_pool import COUNTING, SLEEPING, is_running, until
+from tests.support.processes import still_running
 from tests.support.running import Recorder, make_spec, script, with_pool
 
 ROOT = Path(__file__).parents[2]
@@ -382,8 +383,8 @@ def test_they_end_with_a_killed_agent(module: str, seconds: float) -> None:
 
 
 def test_no_process_is_left_by_a_pool_that_closes(tmp_path: Path) -> None:
-    async def use(recorder: Recorder) -> list[int]:
+    async def use(recorder: Recorder) -> list[psutil.Process]:
         await prewarmed(recorder)
-        return [p.pid for p in psutil.Process().children(recursive=True)]
+        return psutil.Process().children(recursive=True)
 
-    assert not [pid for pid in with_pool(use) if is_running(pid)]
+    assert not still_running(with_pool(use), 30)
