@@ -13,6 +13,7 @@ from tests.support.processes import wait_for
 SEEDS = 4
 COMPARED = """SELECT w.seed, c.state FROM comparisons c JOIN workunits w USING (workunit_id)
               WHERE w.deployment_id = %s ORDER BY w.seed"""
+SYNCED = "SELECT FROM hosts WHERE host_id = %s AND last_seen_at > created_at"
 PAID = """SELECT t.task_id, COALESCE(c.amount, 0) FROM tasks t JOIN workunits w USING (workunit_id)
           LEFT JOIN credit c USING (task_id) WHERE w.deployment_id = %s ORDER BY t.task_id"""
 
@@ -41,6 +42,9 @@ def single_host(
     """A host of staff, which has one task in hand at a time."""
     made = CohortHost(tmp_path_factory.mktemp("two") / "agent", project, "Bob")
     project.server.run("hosts", "trust", str(made.host_id))
+    made.begin(buffer="0 s")  # only a host that has synced gets copies
+    wait_for("its first sync", lambda: project.data.rows(SYNCED, made.host_id))
+    assert made.stop() == 0
     yield made
     made.close()
 
