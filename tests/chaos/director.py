@@ -142,16 +142,26 @@ class Director:
             self.site.keep_services()
             if time.monotonic() > hurried_at + 10:  # else a late retry may be minutes away
                 hurried_at = time.monotonic()
-                for agent in self.site.agents:
-                    self.site.ask(agent.program, "resume")
-                    self.site.ask(agent.program, "sync")
+                self._resume_all()
             with suppress(psycopg.Error):
                 if not self.site.value(OPEN, seconds=0):
                     return True
             time.sleep(0.5)
         return False
 
+    def _resume_all(self) -> None:
+        """Do what people do after such an hour: staff look at alarms, volunteers at their hosts."""
+        with suppress(psycopg.Error):
+            for (name,) in self.site.rows(STOPPED, seconds=0):
+                self.site.ask(self.site.staff, "experiments", "resume", name)
+        for agent in self.site.agents:
+            self.site.ask(agent.program, "resume")
+            self.site.ask(agent.program, "sync")
 
+
+#: Experiments that the watchdog stopped: paused tasks look like slow ones.
+STOPPED = """SELECT DISTINCT e.name FROM versions v JOIN experiments e USING (experiment_id)
+             WHERE v.state = 'stopped'"""
 #: What has not ended yet.
 OPEN = """
 SELECT (SELECT count(*) FROM queue) + (SELECT count(*) FROM tasks WHERE state = 'leased')
