@@ -60,6 +60,7 @@ class Watch:
                     self._read(key.fileobj, asked())
                 self._learn(version, deadline is not None, on_healthy)
             self._read(self._link, asked())
+            self._relay.forward(stopping=asked())  # what it sent last
             self._learn(version, deadline is not None, on_healthy)
         return Ended(
             code=code, asked=asked(), healthy=self._healthy, updates=code == UpdateTakenUp.exit_code
