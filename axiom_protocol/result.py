@@ -12,15 +12,13 @@ from typing import Any
 
 import msgspec
 
-from axiom_protocol.manifest import Field, Manifest
+from axiom_protocol.manifest import INTEGER_MAX, NUMBER_MAX, Field, Manifest
 
 RESULT_BYTES_MAX = (
     4 * 1024 * 1024
 )  # encoded JSON; the largest result of the library is under 200 kB
 NESTING_MAX = 16  # more than any schema allows (3 list levels in records in records)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-NUMBER_MAX = 1e300
-INTEGER_MAX = 2**53  # JSON readers disagree on larger values
 
 Result = dict[str, Any]
 
@@ -109,9 +107,8 @@ def _items(path: str, field: Field, value: object) -> list[Any]:
 def _number(path: str, field: Field, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ResultRefused(f"{path}: must be a number, not {_kind(value)}")
-    if abs(value) > NUMBER_MAX or not math.isfinite(
-        value
-    ):  # in this order: isfinite(10**400) raises
+    # In this order: isfinite(10**400) raises.
+    if abs(value) > NUMBER_MAX or not math.isfinite(value):
         raise ResultRefused(f"{path}: must be finite; report divergence as a flag")
     if field.kind in ("integer", "flag"):
         if value != int(value) or abs(value) > INTEGER_MAX:
