@@ -13,30 +13,21 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from axiom_protocol.release import ReleaseFacts, parse_version
+
 STARTS_MAX = 3  # of a release that is not healthy yet: power may fail while it is tried
 FAILURES_MAX = 3  # after which a release is not tried again here
 RETRY_SECONDS = 86_400.0  # until a failed release is tried again: the server may have been away
-VERSION_PARTS = 3
-PART_DIGITS_MAX = 5
 
 
-class Release(Struct, frozen=True, kw_only=True):
+class Release(ReleaseFacts, frozen=True, kw_only=True):
     """One signed archive of a version.
 
-    system          the system it is for, such as "linux-x86_64", or "any"
-    python_from     the oldest Python that runs it, such as "3.11"
-    python_below    the first Python that does not; empty: no limit
-    journal_format  of the journal that it writes
-    length          bytes of the archive
+    length   bytes of the archive
     """
 
-    version: str
     sha256: str
     length: int
-    system: str = "any"
-    python_from: str = "3.11"
-    python_below: str = ""
-    journal_format: int = 1
 
 
 class Installation(Struct, frozen=True, kw_only=True):
@@ -124,13 +115,6 @@ Verdict = Literal["end", "start", "undo"]
 
 
 # --- versions -------------------------------------------------------------------------------------
-
-
-def parse_version(text: str) -> tuple[int, ...] | None:
-    """The three numbers of a version such as "0.3.0"; None for any other text."""
-    parts = text.split(".")
-    fit = all(p.isascii() and p.isdigit() and len(p) <= PART_DIGITS_MAX for p in parts)
-    return tuple(map(int, parts)) if fit and len(parts) == VERSION_PARTS else None
 
 
 def is_newer(version: str, than: str) -> bool:

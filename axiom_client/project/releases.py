@@ -14,29 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets
 from tuf.ngclient import Updater
 
-from axiom_client.decide.update import Release, parse_version
+from axiom_client.decide.update import Release
 from axiom_client.project.fetching import LIMITS, HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
+from axiom_protocol.release import (
+    ARCHIVE_BYTES_MAX,
+    RELEASE_FIELD,
+    RELEASES,
+    ROOT_FIELD,
+    ReleaseFacts,
+)
 
-ROLE = "client-releases"
-ROOT_FIELD = "x-axiom-client-releases"  # in the root: keys, keyids and threshold of the role
-RELEASE_FIELD = "x-axiom-release"  # in the ``custom`` field of an archive's entry
-ARCHIVE_BYTES_MAX = 250_000_000  # with all packages but torch it has 40 MB
 ANY_PATH = "axiom-client-"  # a name of the role, by which python-tuf loads its metadata
 _log = logging.getLogger(__name__)
-
-
-class _Facts(Struct, frozen=True, kw_only=True):
-    version: str
-    system: str
-    python_from: str
-    python_below: str
-    journal_format: int
 
 
 class SignedReleases:
@@ -67,12 +61,12 @@ class SignedReleases:
         )  # fmt: skip
         updater.refresh()
         role = _delegated(self._read("root", Root).signed, self._read("targets", Targets).signed)
-        if role is None or f"{ROLE}.json" not in self._snapshot_entries():
+        if role is None or f"{RELEASES}.json" not in self._snapshot_entries():
             return {}
         updater.get_targetinfo(ANY_PATH)
-        releases = self._read(ROLE, Targets)
+        releases = self._read(RELEASES, Targets)
         self._read("targets", Targets).signed.verify_delegate(
-            ROLE, releases.signed_bytes, releases.signatures
+            RELEASES, releases.signed_bytes, releases.signatures
         )
         if releases.signed.expires <= datetime.now(UTC):
             raise BundleRefused("freeze", "the list of releases has expired")
@@ -112,7 +106,7 @@ def _delegated(root: Root, targets: Targets) -> DelegatedRole | None:
     """
     named = root.unrecognized_fields.get(ROOT_FIELD)
     roles = targets.delegations.roles if targets.delegations else None
-    role = roles.get(ROLE) if roles else None
+    role = roles.get(RELEASES) if roles else None
     if named is None or role is None:
         return None
     assert targets.delegations is not None
@@ -131,9 +125,9 @@ def _delegated(root: Root, targets: Targets) -> DelegatedRole | None:
 def _release(file: TargetFile) -> Release | None:
     """The facts of an archive; None, and a log line, where they cannot be used."""
     try:
-        facts = msgspec.convert(file.unrecognized_fields["custom"][RELEASE_FIELD], _Facts)
-        if parse_version(facts.version) is None or file.length > ARCHIVE_BYTES_MAX:
-            raise ValueError("not a version, or too large an archive")
+        facts = msgspec.convert(file.unrecognized_fields["custom"][RELEASE_FIELD], ReleaseFacts)
+        if file.length > ARCHIVE_BYTES_MAX:
+            raise ValueError(f"it has {file.length:,} bytes")
         return Release(
             sha256=file.hashes["sha256"], length=file.length, **msgspec.structs.asdict(facts)
         )

@@ -19,9 +19,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from axiom_client.decide.update import Release, UpdateRecord, parse_version
+from axiom_client.decide.update import Release, UpdateRecord
 from axiom_client.errors import AlreadyRunning
 from axiom_client.releases.durable import sync_disks, sync_folder, write_private
+from axiom_protocol.release import parse_version
 
 CACHES = "__pycache__"  # Python writes them beside the sources
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH

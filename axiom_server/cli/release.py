@@ -16,7 +16,7 @@ from axiom_server.cli.keys import (
 from axiom_server.cli.shared import Json, print_json, print_table, project_of
 
 if TYPE_CHECKING:
-    from axiom_server.trust.releases import ReleaseFacts
+    from axiom_protocol.release import ReleaseFacts
 
 app = typer.Typer(
     no_args_is_help=True, help="Releases of axiom-client, for hosts that update themselves."

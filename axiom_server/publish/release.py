@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Targets
 
+from axiom_protocol.release import ARCHIVE_BYTES_MAX, RELEASES
 from axiom_server.errors import FileUnreadable, ReleaseMalformed
 from axiom_server.project_folder import ProjectFolder
-from axiom_server.trust.keys import RELEASES, key_files, read_public_key, write_key
-from axiom_server.trust.release_archive import ARCHIVE_BYTES_MAX, read_archive
+from axiom_server.trust.keys import key_files, read_public_key, write_key
+from axiom_server.trust.release_archive import Archive, read_archive
 from axiom_server.trust.releases import delegating, delegation, name_keys
 from axiom_server.trust.signing_request import (
     SigningRequest,
@@ -65,16 +66,11 @@ def change_releases(
 
     Raises ReleaseMalformed, FileUnreadable, NotFound, BundlesError.
     """
-    data = [read_file(path) for path in archives]
-    for path, archive in zip(archives, data, strict=True):
-        try:
-            read_archive(archive)
-        except ReleaseMalformed as problem:
-            raise ReleaseMalformed(f"{path}: {problem}") from None
-    proposed = folder.bundles.propose_releases(add=data, withdraw=withdraw, extend=extend)
+    found = [read_file(path) for path in archives]
+    proposed = folder.bundles.propose_releases(add=found, withdraw=withdraw, extend=extend)
     if proposed is None:
         return None
-    for archive in data:
+    for archive in found:
         folder.bundles.keep_archive(archive)
     return request_releases(folder.bundles.metadata.root(), _verified(folder), proposed)
 
@@ -92,10 +88,12 @@ def _verified(folder: ProjectFolder) -> Metadata[Targets] | None:
     return current
 
 
-def read_file(path: Path) -> bytes:
-    """An archive's bytes. Raises FileUnreadable."""
+def read_file(path: Path) -> Archive:
+    """Read an archive. Raises FileUnreadable, ReleaseMalformed."""
     try:
         with path.open("rb") as file:
-            return file.read(ARCHIVE_BYTES_MAX + 1)
+            return read_archive(file.read(ARCHIVE_BYTES_MAX + 1))
     except OSError as error:
         raise FileUnreadable(f"{path} cannot be read: {error.strerror}") from None
+    except ReleaseMalformed as problem:
+        raise ReleaseMalformed(f"{path}: {problem}") from None

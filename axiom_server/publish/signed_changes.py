@@ -13,6 +13,7 @@ import msgspec
 from securesystemslib.signer import Signer
 
 from axiom_protocol.manifest import read_manifest
+from axiom_protocol.release import RELEASES
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
 from axiom_server.project_folder import ProjectFolder
@@ -22,7 +23,6 @@ from axiom_server.store.database import connect
 from axiom_server.trust.hsm import PIN_VARIABLE, open_signer, public_key
 from axiom_server.trust.keys import (
     PASSPHRASE_VARIABLE,
-    RELEASES,
     ROLES,
     SERVER_ROLES,
     Keys,

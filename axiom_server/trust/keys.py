@@ -29,7 +29,6 @@ from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from axiom_server.errors import SigningFailed
 
 Role = Literal["root", "targets", "snapshot", "timestamp", "client-releases"]
-RELEASES: Literal["client-releases"] = "client-releases"  # releases of axiom-client
 ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")  # every project has these
 STAFF_ROLES: tuple[Role, ...] = ("root", "targets")  # these decide which code volunteers run
 SERVER_ROLES: tuple[Role, ...] = ("snapshot", "timestamp")  # these show that the list is current

@@ -19,8 +19,9 @@ from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_protocol.release import RELEASES
 from axiom_server.errors import SigningFailed
-from axiom_server.trust.keys import RELEASES, Role
+from axiom_server.trust.keys import Role
 
 if sys.platform == "win32":
     import msvcrt

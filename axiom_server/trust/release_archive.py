@@ -11,16 +11,23 @@ from email.parser import HeaderParser
 import msgspec
 from msgspec import Struct
 
+from axiom_protocol.release import ARCHIVE_BYTES_MAX, ReleaseFacts
 from axiom_server.errors import ReleaseMalformed
-from axiom_server.trust.releases import ReleaseFacts, parts
+from axiom_server.trust.releases import version_parts
 
-ARCHIVE_BYTES_MAX = 250_000_000  # as agents accept; one with all packages has 40 MB
 FACTS_FILE = "axiom_release.json"  # in a standalone archive, beside the packages
 NEEDED = ("axiom_client/__main__.py", "axiom_protocol/__init__.py")
 _VERSION = re.compile(r'(?m)^__version__ = "([^"]+)"$')
 _JOURNAL = re.compile(r"(?m)^SCHEMA_VERSION = (\d+)$")
 _PYTHON_FROM = re.compile(r">=\s*(\d+\.\d+)")
 _MEMBER_BYTES_MAX = 4_000_000
+
+
+class Archive(Struct, frozen=True, kw_only=True):
+    """The bytes of an archive, and its facts."""
+
+    facts: ReleaseFacts
+    data: bytes
 
 
 class _Standalone(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,13 +38,13 @@ class _Standalone(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     python_below: str
 
 
-def read_archive(data: bytes) -> ReleaseFacts:
-    """The facts of an archive. Raises ReleaseMalformed."""
+def read_archive(data: bytes) -> Archive:
+    """Read the facts of an archive. Raises ReleaseMalformed."""
     if len(data) > ARCHIVE_BYTES_MAX:
         raise ReleaseMalformed(f"the archive has {len(data)} bytes; at most {ARCHIVE_BYTES_MAX}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _facts(archive)
+            return Archive(facts=_facts(archive), data=data)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise ReleaseMalformed(
             f"it is no archive of axiom-client: {error}; give a wheel (.whl) or a standalone .zip"
@@ -49,7 +56,7 @@ def _facts(archive: zipfile.ZipFile) -> ReleaseFacts:
     if missing := [name for name in NEEDED if name not in names]:
         raise ReleaseMalformed(f"it is no archive of axiom-client: it lacks {missing[0]}")
     version = _found(_VERSION, archive, "axiom_protocol/__init__.py")
-    parts(version)
+    version_parts(version)
     journal_format = int(_found(_JOURNAL, archive, "axiom_client/agent/journal.py"))
     if FACTS_FILE in names:
         return _standalone(_text(archive, FACTS_FILE), version, journal_format)

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from securesystemslib.signer import Key
 from tuf.api.metadata import (
     DelegatedRole,
@@ -25,30 +24,18 @@ from tuf.api.metadata import (
     Targets,
 )
 
+from axiom_protocol.release import (
+    RELEASE_FIELD,
+    RELEASES,
+    ROOT_FIELD,
+    ReleaseFacts,
+    parse_version,
+)
 from axiom_server.errors import NotFound, ReleaseMalformed
-from axiom_server.trust.keys import RELEASES
 from axiom_server.trust.metadata import ROOT_LIFETIME, BundlesError, Clock, utc_now
 
-ROOT_FIELD = "x-axiom-client-releases"  # in the root: keys, keyids and threshold of the role
-RELEASE_FIELD = "x-axiom-release"  # in the ``custom`` field of an archive's entry
 PATHS = "axiom-client-*"
 RELEASES_LIFETIME = timedelta(days=180)
-
-
-class ReleaseFacts(Struct, frozen=True, kw_only=True):
-    """What is signed of an archive besides its bytes; hosts decide by it whether it fits them."""
-
-    version: str
-    system: str = "any"
-    python_from: str = "3.11"
-    python_below: str = ""
-    journal_format: int = 1
-
-    @property
-    def path(self) -> str:
-        """The archive's name as a target."""
-        python = f"py{self.python_from}" + ("-only" if self.python_below else "")
-        return f"axiom-client-{self.version}-{self.system}-{python}.zip"
 
 
 # --- the keys, named by the root ------------------------------------------------------------------
@@ -111,25 +98,32 @@ def delegating(root: Root) -> Targets:
 # --- the releases ---------------------------------------------------------------------------------
 
 
+def target_path(facts: ReleaseFacts) -> str:
+    """The archive's name as a target."""
+    python = f"py{facts.python_from}" + ("-only" if facts.python_below else "")
+    return f"axiom-client-{facts.version}-{facts.system}-{python}.zip"
+
+
 def add_release(targets: Targets, facts: ReleaseFacts, archive: bytes) -> bool:
     """Add an archive; whether it is new. Raises ReleaseMalformed."""
-    file = TargetFile.from_data(facts.path, archive, ["sha256"])
+    path = target_path(facts)
+    file = TargetFile.from_data(path, archive, ["sha256"])
     file.unrecognized_fields["custom"] = {RELEASE_FIELD: msgspec.to_builtins(facts)}
-    known = targets.targets.get(facts.path)
+    known = targets.targets.get(path)
     if known is not None:
         if known != file:
             raise ReleaseMalformed(
-                f"{facts.path} is released with other contents, and a release never changes; "
+                f"{path} is released with other contents, and a release never changes; "
                 "raise the version"
             )
         return False
-    newest = max((parts(f.version) for f in released(targets).values()), default=())
-    if parts(facts.version) < newest:
+    newest = max((version_parts(f.version) for f in released(targets).values()), default=())
+    if version_parts(facts.version) < newest:
         raise ReleaseMalformed(
             f"axiom-client {'.'.join(map(str, newest))} is released already, "
             f"and no host goes back to {facts.version}; raise the version"
         )
-    targets.targets[facts.path] = file
+    targets.targets[path] = file
     return True
 
 
@@ -156,22 +150,22 @@ def facts_of(file: TargetFile) -> ReleaseFacts:
         facts = msgspec.convert(custom[RELEASE_FIELD], ReleaseFacts)
     except (msgspec.ValidationError, KeyError, TypeError):
         raise BundlesError(f"{file.path} has no facts of a release") from None
-    if facts.path != file.path:
-        raise BundlesError(f"{file.path} has the facts of {facts.path}")
+    if target_path(facts) != file.path:
+        raise BundlesError(f"{file.path} has the facts of {target_path(facts)}")
     return facts
 
 
-def parts(version: str) -> tuple[int, ...]:
+def version_parts(version: str) -> tuple[int, ...]:
     """The numbers of a version. Raises ReleaseMalformed."""
-    numbers = version.split(".")
-    if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in numbers):
+    found = parse_version(version)
+    if found is None:
         raise ReleaseMalformed(f"{version!r} is no version of a release, such as 0.3.0")
-    return tuple(map(int, numbers))
+    return found
 
 
-def new_releases(clock: datetime) -> Targets:
-    """Metadata without releases, of version 0: the first to sign is 1 or more."""
-    return Targets(version=1, expires=clock + RELEASES_LIFETIME)
+def new_releases(now: datetime) -> Targets:
+    """Metadata without any release."""
+    return Targets(version=1, expires=now + RELEASES_LIFETIME)
 
 
 def changes(old: Targets | None, new: Targets) -> list[str]:

@@ -17,9 +17,10 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_protocol.release import RELEASES, ReleaseFacts
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.trust.declaration import declarations, declare
-from axiom_server.trust.keys import RELEASES, ROLES, SERVER_ROLES, Keys, Role, load_keys
+from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
     RESIGN_AFTER,
     ROOT_LIFETIME,
@@ -37,15 +38,15 @@ from axiom_server.trust.metadata import (
     write_file,
     write_lock,
 )
-from axiom_server.trust.release_archive import read_archive
+from axiom_server.trust.release_archive import Archive
 from axiom_server.trust.releases import (
     RELEASES_LIFETIME,
-    ReleaseFacts,
     add_release,
     delegating,
     delegation,
     new_releases,
     released,
+    target_path,
     withdraw_release,
 )
 from axiom_server.trust.releases import changes as release_changes
@@ -214,7 +215,7 @@ class Repository:
         return targets
 
     def propose_releases(
-        self, *, add: Iterable[bytes] = (), withdraw: str = "", extend: bool = False
+        self, *, add: Iterable[Archive] = (), withdraw: str = "", extend: bool = False
     ) -> Metadata[Targets] | None:
         """The unsigned releases of axiom-client with these archives, without a withdrawn version.
 
@@ -222,7 +223,7 @@ class Repository:
         """
         now, current = self._clock(), self.metadata.releases()
         proposed = current or Metadata(new_releases(now))
-        added = [add_release(proposed.signed, read_archive(data), data) for data in add]
+        added = [add_release(proposed.signed, a.facts, a.data) for a in add]
         if withdraw:
             withdraw_release(proposed.signed, withdraw)
         if not (any(added) or withdraw or extend):
@@ -232,11 +233,12 @@ class Repository:
         proposed.signatures.clear()
         return proposed
 
-    def keep_archive(self, data: bytes) -> None:
+    def keep_archive(self, archive: Archive) -> None:
         """Write an archive that is to be released. Until it is signed, no host asks for it."""
-        path = self._path(hashlib.sha256(data).hexdigest(), read_archive(data).path)
+        digest = hashlib.sha256(archive.data).hexdigest()
+        path = self._path(digest, target_path(archive.facts))
         if not path.exists():
-            write_file(path, data)
+            write_file(path, archive.data)
 
     def install_releases(self, releases: Metadata[Targets]) -> None:
         """Put signed releases into effect; their archives were kept before.

@@ -21,19 +21,20 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from axiom_protocol.given_file import FileProblem, read_text
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.release import RELEASES, ROOT_FIELD
 from axiom_protocol.text import counted
 from axiom_protocol.verdicts.study_design import StudyDesign
 from axiom_server.errors import FileUnreadable
 from axiom_server.trust.declaration import declared_changes, is_true_record
-from axiom_server.trust.keys import RELEASES, KeysError
+from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import (
     VERSIONS_SKIPPED_MAX,
     BundlesError,
     check_signatures,
     root_fingerprint,
 )
-from axiom_server.trust.releases import ROOT_FIELD, delegating, delegation
 from axiom_server.trust.releases import changes as release_changes
+from axiom_server.trust.releases import delegating, delegation
 from axiom_server.trust.study_declaration import FIELD as STUDIES_FIELD
 from axiom_server.trust.study_declaration import canonical, is_true_study, study_declarations
 from axiom_server.trust.targets import WITHDRAWN_FIELD, read_bundle, withdrawn_in

@@ -14,10 +14,12 @@ from tuf.api.metadata import Metadata, Targets
 from axiom_client.project.fetching import HttpFetcher
 from axiom_client.project.refusal import Attack, BundleRefused
 from axiom_client.project.releases import SignedReleases
+from axiom_protocol.release import RELEASES
 from axiom_server.errors import ReleaseMalformed
 from axiom_server.publish.release import make_key
-from axiom_server.trust.keys import RELEASES, Keys, load_keys, read_public_key
+from axiom_server.trust.keys import Keys, load_keys, read_public_key
 from axiom_server.trust.metadata import BundlesError, sign, utc_now
+from axiom_server.trust.release_archive import Archive, read_archive
 from axiom_server.trust.releases import RELEASES_LIFETIME, delegation, name_keys
 from axiom_server.trust.signing_request import (
     request_releases,
@@ -28,7 +30,7 @@ from tests.support.release_archive import write_zip
 from tests.trust.hostile import HostileServer, Project, at, served
 
 
-def archive(folder: Path, version: str = "0.3.0", remark: str = "") -> bytes:
+def archive(folder: Path, version: str = "0.3.0", remark: str = "") -> Archive:
     """A small wheel."""
     info = f"axiom_client-{version}.dist-info"
     files = {
@@ -38,7 +40,7 @@ def archive(folder: Path, version: str = "0.3.0", remark: str = "") -> bytes:
         f"{info}/METADATA": b"Name: axiom-client\nRequires-Python: >=3.11\n",
         f"{info}/WHEEL": b"Tag: py3-none-any\n",
     }
-    return write_zip(folder / "a.whl", files).read_bytes()
+    return read_archive(write_zip(folder / "a.whl", files).read_bytes())
 
 
 class Staff:
@@ -62,9 +64,9 @@ class Staff:
         self.install(self.proposed(version), keys)
 
     def proposed(self, version: str) -> Metadata[Targets]:
-        data = archive(self.folder, version)
-        self.repository.keep_archive(data)
-        proposed = self.repository.propose_releases(add=[data])
+        added = archive(self.folder, version)
+        self.repository.keep_archive(added)
+        proposed = self.repository.propose_releases(add=[added])
         assert proposed is not None
         return proposed
 
@@ -119,7 +121,7 @@ def test_a_release_arrives_as_it_was_signed(staff: Staff, tmp_path: Path) -> Non
         staff.release("0.3.0")
         staff.release("0.3.1")
         assert host.versions() == ["0.3.0", "0.3.1"]
-        assert host.download(tmp_path / "got") == archive(tmp_path, "0.3.1")
+        assert host.download(tmp_path / "got") == archive(tmp_path, "0.3.1").data
         staff.project.publish()  # experiments and releases do not disturb each other
         assert host.versions() == ["0.3.0", "0.3.1"]
 
@@ -169,7 +171,7 @@ def test_other_bytes_of_a_release_are_refused_and_leave_nothing(
     with agent(staff.project, tmp_path) as (host, server):
         [file] = staff.repository.metadata.releases().signed.targets.values()  # type: ignore[union-attr]
         path = f"targets/{file.hashes['sha256']}.{file.path}"
-        server.answer(path, archive(tmp_path, remark="# x"))
+        server.answer(path, archive(tmp_path, remark="# x").data)
         with pytest.raises(BundleRefused):
             host.download(tmp_path / "got")
         assert not (tmp_path / "got").exists()
@@ -221,17 +223,15 @@ def test_a_released_version_never_changes_and_none_follows_that_is_older(
     ("data", "problem"),
     [(b"no zip", "not a zip file"), (b"", "not a zip file")],
 )
-def test_what_is_no_archive_is_refused(staff: Staff, data: bytes, problem: str) -> None:
+def test_what_is_no_archive_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(ReleaseMalformed, match=problem):
-        staff.repository.propose_releases(add=[data])
+        read_archive(data)
 
 
 @pytest.mark.parametrize("version", ["0.3", "0.3.0rc1", "1.2.3.4"])
-def test_a_version_that_hosts_could_not_compare_is_refused(
-    staff: Staff, tmp_path: Path, version: str
-) -> None:
+def test_a_version_that_hosts_could_not_compare_is_refused(tmp_path: Path, version: str) -> None:
     with pytest.raises(ReleaseMalformed, match="is no version of a release"):
-        staff.repository.propose_releases(add=[archive(tmp_path, version)])
+        archive(tmp_path, version)
 
 
 # --- signing elsewhere ----------------------------------------------------------------------------
