@@ -44,8 +44,8 @@ def build_wheel(
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
-    """A zip of these files."""
+    """A zip of these files, whose bytes do not depend on the time."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     return path
