@@ -49,6 +49,10 @@ class DatabaseUnreachable(ServerError):
     exit_code = 5
 
 
+class TransactionConflict(DatabaseUnreachable):
+    """PostgreSQL ended a transaction for a conflict with others. It can be repeated."""
+
+
 class PortInUse(ServerError):
     """Another program listens on the address."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from axiom_protocol.text import one_line
-from axiom_server.errors import Usage
+from axiom_server.errors import TransactionConflict, Usage
 
 if TYPE_CHECKING:
     from axiom_server.project_folder import ProjectFolder
@@ -56,18 +56,18 @@ def run_transaction(
     With more than one of ``attempts``, it is repeated after a conflict with other transactions:
     ``work`` must change nothing but the database.
 
-    Raises DatabaseUnreachable, DiskFull, and what ``work`` raises.
+    Raises DatabaseUnreachable, TransactionConflict, DiskFull, and what ``work`` raises.
     """
-    from axiom_server.store.database import LOCK_CONFLICTS, connect, unreachable
+    from axiom_server.store.database import connect
 
     async def run(conninfo: str) -> T:
         for attempt in range(1, attempts + 1):
             try:
                 async with connect(conninfo) as connection:
                     return await work(connection)
-            except LOCK_CONFLICTS as error:
+            except TransactionConflict:
                 if attempt == attempts:
-                    raise unreachable(error) from None
+                    raise
         raise AssertionError("not reached")
 
     with folder.database() as conninfo:

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
-from axiom_server.errors import DatabaseUnreachable, DiskFull
+from axiom_server.errors import DatabaseUnreachable, DiskFull, TransactionConflict
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
@@ -94,8 +94,8 @@ async def connect(conninfo: str, *, autocommit: bool = False) -> AsyncIterator[C
 
     autocommit  each statement is a transaction instead
 
-    Raises DatabaseUnreachable, also when PostgreSQL ends within the block, DiskFull, and one of
-    LOCK_CONFLICTS.
+    Raises DatabaseUnreachable, also when PostgreSQL ends within the block, TransactionConflict and
+    DiskFull.
     """
     try:
         connection = await psycopg.AsyncConnection.connect(
@@ -103,8 +103,6 @@ async def connect(conninfo: str, *, autocommit: bool = False) -> AsyncIterator[C
         )
         async with connection:
             yield connection
-    except LOCK_CONFLICTS:
-        raise  # the transaction can be repeated
     except psycopg.errors.DiskFull:
         raise DiskFull(NO_SPACE) from None
     except psycopg.OperationalError as error:
@@ -141,7 +139,7 @@ LOCK_CONFLICTS = (
 def unreachable(error: psycopg.OperationalError) -> DatabaseUnreachable:
     """The error as one line that says what to do next."""
     if isinstance(error, LOCK_CONFLICTS):
-        return DatabaseUnreachable(
+        return TransactionConflict(
             "PostgreSQL ended this transaction for a conflict with others; nothing was changed: "
             "run the command again"
         )

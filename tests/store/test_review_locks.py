@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from axiom_server.cli.shared import run_transaction
-from axiom_server.errors import DatabaseUnreachable
+from axiom_server.errors import TransactionConflict
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.review.review import review
 from axiom_server.store.database import Connection, connect
@@ -87,6 +87,6 @@ def test_a_transaction_is_repeated_after_a_conflict(project: ServerProject) -> N
 
 def test_a_conflict_that_lasts_is_reported_as_one(project: ServerProject) -> None:
     folder = cast(ProjectFolder, Folder(project.conninfo))
-    with pytest.raises(DatabaseUnreachable, match="nothing was changed: run the command again"):
+    with pytest.raises(TransactionConflict, match="nothing was changed: run the command again"):
         run_transaction(folder, conflict_at_first(3), attempts=3)
     assert project.value("SELECT count(*) FROM users WHERE name = 'added once'") == 0
