@@ -11,13 +11,13 @@ from typing import Generic
 from axiom_client.decide.task_run import Environment
 from axiom_client.run.launchers import OnMessage
 from axiom_client.run.spec import PlacedTask
-from axiom_client.run.standby import S, StandbyProcesses
+from axiom_client.run.standby import StandbyProcesses, StandbyT
 from axiom_client.run.zygote_messages import Ended, Started, ZygoteMessage
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.policy import Policy
 
 
-class ColdLaunchers(ABC, Generic[S]):
+class ColdLaunchers(ABC, Generic[StandbyT]):
     """``linux_launchers.Launchers`` without zygotes; a subclass adds ``for_task``.
 
     warm   load libraries ahead of tasks
@@ -37,21 +37,21 @@ class ColdLaunchers(ABC, Generic[S]):
         self._warm, self._background, self._hide_gpus = warm, background, hide_gpus
 
     @cached_property
-    def _standby(self) -> StandbyProcesses[S]:
+    def _standby(self) -> StandbyProcesses[StandbyT]:
         return StandbyProcesses(self._start_standby)
 
     @abstractmethod
-    def _start_standby(self, environment: Environment) -> S:
+    def _start_standby(self, environment: Environment) -> StandbyT:
         """Start a process that loads these libraries. Raises OSError."""
 
-    def _ready_process(self, spec: PlacedTask, policy: Policy) -> S | None:
+    def _ready_process(self, spec: PlacedTask, policy: Policy) -> StandbyT | None:
         """A standby process for this task. A GPU's task has none: it is started rarely, and its
         driver must not be used by a process that waits."""
         if not self._warm or policy.driver is not None:
             return None
         return self._standby.take(spec.environment, spec.task_id)
 
-    def _standby_changed(self, process: S) -> None:
+    def _standby_changed(self, process: StandbyT) -> None:
         self._standby.changed(process)
         if process.gone:
             self._on_gone(set(), "")  # the pool may wait for it to end

@@ -45,7 +45,7 @@ class Standby(Launcher, Protocol):
         """End it at once; it has no task."""
 
 
-S = TypeVar("S", bound=Standby)
+StandbyT = TypeVar("StandbyT", bound=Standby)
 
 
 def free_memory_share() -> float:
@@ -54,13 +54,13 @@ def free_memory_share() -> float:
     return float(memory.available / memory.total)
 
 
-class StandbyProcesses(Generic[S]):
+class StandbyProcesses(Generic[StandbyT]):
     """The processes that wait. ``make`` starts one, and ``changed`` is to be called by it."""
 
-    def __init__(self, make: Callable[[Environment], S]) -> None:
+    def __init__(self, make: Callable[[Environment], StandbyT]) -> None:
         self._make = make
         self._allowed = 0
-        self._waiting: list[S] = []
+        self._waiting: list[StandbyT] = []
         self._ticks: dict[int, int] = {}  # since its start, by process id
         self._ending: set[int] = set()  # process ids
         self._idle_ticks: dict[Environment, int] = {}  # of each environment that may be wanted
@@ -79,7 +79,7 @@ class StandbyProcesses(Generic[S]):
         self._idle_ticks[environment] = 0
         self._keep()
 
-    def take(self, environment: Environment, task_id: int) -> S | None:
+    def take(self, environment: Environment, task_id: int) -> StandbyT | None:
         """A ready process for this task, which has it from now on. None: there is none."""
         self._expected[task_id] = environment
         self._idle_ticks[environment] = 0
@@ -117,7 +117,7 @@ class StandbyProcesses(Generic[S]):
         """Whether no process is left that was ended here."""
         return not self._ending
 
-    def changed(self, process: S) -> None:
+    def changed(self, process: StandbyT) -> None:
         """It is ready, or it has ended without a task."""
         if not process.gone:
             return
@@ -166,17 +166,17 @@ class StandbyProcesses(Generic[S]):
         self._waiting.append(process)
         self._ticks[process.pid] = 0
 
-    def _end(self, process: S) -> None:
+    def _end(self, process: StandbyT) -> None:
         self._forget(process)
         if not process.gone:
             self._ending.add(process.pid)
             process.end()
 
-    def _forget(self, process: S) -> None:
+    def _forget(self, process: StandbyT) -> None:
         self._waiting.remove(process)
         self._ticks.pop(process.pid, None)
 
-    def _fail(self, process: S, reason: str) -> None:
+    def _fail(self, process: StandbyT, reason: str) -> None:
         self._end(process)
         self._put_off(process.environment, reason)
 
