@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import httpx
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import TargetFile
 
+from axiom_client.durable import replace_private
 from axiom_client.project.fetching import HttpFetcher, refusal
 from axiom_client.project.refusal import Attack, BundleRefused
 from axiom_client.project.roots import find_root, fingerprint, normalize
@@ -201,10 +201,6 @@ def _intact(path: Path, sha256: str) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Durably: a power cut could leave an empty pin, which refuses all bundles."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # a power cut could leave an empty pin, which refuses all bundles
-    os.replace(partial, path)
+    replace_private(path, data)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from axiom_client.durable import replace_private
 from axiom_client.errors import JournalBroken
 
 
@@ -42,11 +42,4 @@ def read_identity(path: Path) -> Identity | None:
 
 def write_identity(path: Path, identity: Identity) -> None:
     """Replace the file atomically; only its owner can ever read it."""
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(identity)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    replace_private(path, msgspec.json.format(msgspec.json.encode(identity)))

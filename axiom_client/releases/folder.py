@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.update import Release, UpdateRecord
+from axiom_client.durable import replace_private, sync_disks, sync_folder, write_private
 from axiom_client.errors import AlreadyRunning
-from axiom_client.releases.durable import sync_disks, sync_folder, write_private
 from axiom_protocol.release import parse_version
 
 CACHES = "__pycache__"  # Python writes them beside the sources
@@ -106,14 +106,9 @@ class ReleaseFolder:
         with (self.folder / "record.lock").open("ab") as lock:
             _lock(lock.fileno(), wait=True)
             record = change(self.record())
-            self._write_record(record)
+            data = msgspec.json.format(msgspec.json.encode(record))
+            replace_private(self.folder / "record.json", data)
         return record
-
-    def _write_record(self, record: UpdateRecord) -> None:
-        data = msgspec.json.format(msgspec.json.encode(record))
-        write_private(self.folder / "record.json.partial", [data])
-        os.replace(self.folder / "record.json.partial", self.folder / "record.json")
-        sync_folder(self.folder)
 
     # --- versions ---------------------------------------------------------------------------------
 

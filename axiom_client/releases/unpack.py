@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from axiom_client.decide.update import Release
-from axiom_client.releases.durable import write_private
+from axiom_client.durable import write_private
 from axiom_client.releases.folder import CACHES, ReleaseFolder
 from axiom_client.storage import DISK_FULL
 

@@ -1,4 +1,4 @@
-"""Files that survive a power cut whole."""
+"""Files that survive a power cut whole, and that only their owner can read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # the last on Windows
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Replace a file. A power cut leaves the old one or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed
+    write_private(partial, [data])
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
 
 def write_private(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> str:
-    """Write a file that only its owner can read; its SHA-256."""
+    """Write a new file; its SHA-256."""
     digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
         for piece in pieces:
             digest.update(piece)
             file.write(piece)
