@@ -68,7 +68,7 @@ class Checker:
 
     slots    slots that it is believed to have; they limit how many replicas may wait for it, but
              do not raise its chance to be drawn
-    live     whether it synced lately; a host that did not gets replicas when it is back
+    live     whether it synced lately, and ever; a host that did not gets replicas once it has
     waiting  replicas that are queued for it already
     rank     a random number, so that nobody can choose against whose results his are compared
     """

@@ -95,7 +95,7 @@ async def checkers(
     found = await rows(
         connection,
         f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
-                   u.address, h.draining = '' AND h.failing < {FAILS_REPEATEDLY}
+                   u.address, h.draining = '' AND h.failing < {FAILS_REPEATEDLY} AND {HAS_SYNCED}
                        AND h.last_seen_at > now() - %s * interval '1 second',
                    COALESCE(q.waiting, 0), random(), {STANDING}
             FROM hosts h JOIN users u USING (user_id)
@@ -103,7 +103,7 @@ async def checkers(
                        WHERE host_id IS NOT NULL AND purpose <> 'first'
                        GROUP BY host_id) q USING (host_id)
             WHERE h.state = 'active' AND NOT h.imported AND h.cpu_cores > 0
-              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second' AND {HAS_SYNCED}
+              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second'
             ORDER BY h.host_id""",
         (live_seconds,),
     )

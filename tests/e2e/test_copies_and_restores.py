@@ -167,12 +167,6 @@ def test_a_host_that_joined_after_the_backup_joins_again(
     wait("the results again", lambda: reported(restored) == 4)
     assert restored.json("review")["credit"] == 0, "another account has to check them"
     first.start("run", "--no-display")
-
-    def checked() -> bool:
-        """A host gets copies once it has synced; its next sync by itself is minutes away."""
-        first.finish("sync")
-        return reported(restored) == 8
-
-    wait("the checks", checked)
+    wait("the checks", lambda: reported(restored) == 8)
     wait("the credit", lambda: restored.json("review") and len(credited(restored)) == 8)
     assert "of the same account" in log(late)

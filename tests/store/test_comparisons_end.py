@@ -105,6 +105,21 @@ def test_no_replica_is_reserved_for_a_host_that_never_synced(project: ServerProj
     assert project.value("SELECT count(*) FROM queue WHERE host_id = %s", second.host_id) > 0
 
 
+def test_results_wait_for_a_host_that_has_just_joined(project: ServerProject) -> None:
+    """They are not given up: it can check them once it has synced."""
+    (first,) = newcomers(project, 1)
+    joined = project.host("joined", vouched=False)
+    project.deploy("short_walk", count=1)
+    compute(first)
+    project.round()
+    assert project.value(OPEN) == 1
+    joined.sync(cpu=0)
+    project.round()
+    compute(joined)
+    project.round()
+    assert project.value(COUNTED) == 2
+
+
 def test_a_host_that_never_synced_keeps_no_workunit_from_others(project: ServerProject) -> None:
     (only,) = newcomers(project, 1)
     project.host("ghost", vouched=False)

@@ -288,6 +288,7 @@ def test_only_a_host_that_has_joined_can_be_trusted(project: ServerProject) -> N
 
 def test_mismatches_of_many_hosts_quarantine_their_account(project: ServerProject) -> None:
     staff = project.host("staff", trusted=True, cores=20)
+    staff.sync(cpu=0)
     project.deploy("short_walk", count=40)
     for number in range(3):  # each host sends two false results and then leaves
         host = project.host("spread", cores=2, vouched=False)
