@@ -6,7 +6,7 @@ from benchmarks.peers.driver import Driver
 
 
 class Condor(Driver):
-    """Debian 12 and later have no package of HTCondor, and its PyPI package has no daemons."""
+    """Debian 12 has no package of HTCondor, and its PyPI package has no daemons."""
 
     name = "HTCondor"
     isolation = "a process for each task"
