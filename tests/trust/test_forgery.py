@@ -78,8 +78,12 @@ class Forger:
         return said
 
     def fetch(self, slots: int = 1) -> list[dict[str, Any]]:
-        """Fresh tasks."""
-        grants: list[dict[str, Any]] = self.sync(slots=slots)["grants"]
+        """Fresh tasks. A server that found none looks again after EMPTY_POOL_SECONDS."""
+        deadline = time.monotonic() + 30
+        grants: list[dict[str, Any]] = []
+        while not grants and time.monotonic() < deadline:
+            if not (grants := self.sync(slots=slots)["grants"]):
+                time.sleep(0.1)
         assert len(grants) == slots
         return grants
 
