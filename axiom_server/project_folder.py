@@ -15,6 +15,7 @@ from pathlib import Path
 import platformdirs
 
 from axiom_server.config import Config, read_config, template
+from axiom_server.durable import replace_file
 from axiom_server.errors import DiskFull, FileUnreadable, NotInitialised
 from axiom_server.store.database import migrate
 from axiom_server.store.embedded import EmbeddedPostgres
@@ -120,9 +121,7 @@ def initialise(path: Path, name: str, passphrase: str | None) -> ProjectFolder:
         with folder.database():
             pass
         # Written last: a folder with this file is complete.
-        partial = path / "project.toml.partial"
-        partial.write_text(template(name), encoding="utf-8")
-        os.replace(partial, path / "project.toml")
+        replace_file(path / "project.toml", template(name).encode())
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"no space left for a project in {path}") from None

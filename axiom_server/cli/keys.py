@@ -260,13 +260,13 @@ def sign_or_write_request(
     """Sign a change with the keys of this machine, or write it to a file; None is no change."""
     import msgspec
 
+    from axiom_server.durable import replace_file
     from axiom_server.publish import signed_changes
-    from axiom_server.trust.metadata import write_file
 
     if signing_request is None:
         print("nothing to change")
     elif request is not None:
-        write_file(request, msgspec.json.encode(signing_request))
+        replace_file(request, msgspec.json.encode(signing_request))
         print(f"{request} written; next, on the machine with the keys: axiom-server sign {request}")
     else:
         for line in signed_changes.sign_here(folder, signing_request, keys_dir, ask_passphrase):

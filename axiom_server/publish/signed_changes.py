@@ -15,6 +15,7 @@ from securesystemslib.signer import Signer
 from axiom_protocol.manifest import read_manifest
 from axiom_protocol.release import RELEASES
 from axiom_protocol.verdicts.study_design import StudyDesign
+from axiom_server.durable import replace_file
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.publish import set_state
@@ -32,7 +33,6 @@ from axiom_server.trust.keys import (
     load_keys,
     read_public_key,
 )
-from axiom_server.trust.metadata import write_file
 from axiom_server.trust.releases import delegation
 from axiom_server.trust.root_rotation import propose_root
 from axiom_server.trust.signing_request import (
@@ -135,7 +135,7 @@ def sign_file(request: Path, keys_dir: Path, uri: str, ask: Prompt, ask_pin: Pro
             signing_request.role
         )
     signed = signing_request.signed_by(signers)
-    write_file(request, msgspec.json.encode(signed))
+    replace_file(request, msgspec.json.encode(signed))
     return signed.missing_signatures()
 
 
@@ -166,7 +166,7 @@ def passphrase(keys_dir: Path, roles: Iterable[Role], ask: Prompt) -> str | None
 def export_public(uri: str, to: Path, ask_pin: Prompt) -> str:
     """Write the public key of a device to a ROLE.pub file; returns its id. Raises KeysError."""
     key = public_key(uri, cached_pin(ask_pin))
-    write_file(to, key.keyval["public"].encode())
+    replace_file(to, key.keyval["public"].encode())
     return read_public_key(to).keyid
 
 

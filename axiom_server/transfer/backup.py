@@ -16,8 +16,9 @@ import tarfile
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
+from axiom_server.durable import PRIVATE, finish, new_file
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.store import epochs
@@ -42,14 +43,12 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
             number = _run_transaction(conninfo, epochs.begin_backup)
             dump = Path(tmp) / DUMP
             _tool(folder, "pg_dump", "--format=custom", f"--file={dump}", f"--dbname={conninfo}")
-            with (
-                _private_file(partial) as file,
-                tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive,
-            ):
-                archive.add(dump, DUMP)
-                for part in (*PARTS, *(("keys",) if with_keys else ())):
-                    archive.add(folder.path / part, part)
-            os.replace(partial, target)
+            with new_file(partial, PRIVATE) as file:
+                with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
+                    archive.add(dump, DUMP)
+                    for part in (*PARTS, *(("keys",) if with_keys else ())):
+                        archive.add(folder.path / part, part)
+                finish(file, target)
             _run_transaction(conninfo, lambda connection: epochs.finish_backup(connection, number))
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -67,12 +66,6 @@ def _run_transaction(conninfo: str, work: Callable[[Connection], Awaitable[T]]) 
             return await work(connection)
 
     return asyncio.run(run())
-
-
-def _private_file(path: Path) -> BinaryIO:
-    """A new file that no other user can read, not even while it is written."""
-    path.unlink(missing_ok=True)  # left by an interrupted backup; of a link, only the link itself
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def begin_epoch(folder: ProjectFolder) -> None:
@@ -107,6 +100,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
                     shutil.rmtree(path / part, ignore_errors=True)
                     shutil.move(tmp / part, path / part)
             begin_epoch(folder)
+            os.sync()
             # Moved last: a folder with this file is complete.
             os.replace(tmp / "project.toml", path / "project.toml")
             (path / UNFINISHED).unlink(missing_ok=True)
@@ -149,7 +143,7 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
             _private_folder(target, folder)
             continue
         _private_folder(target.parent, folder)
-        with content, _private_file(target) as file:
+        with content, new_file(target, PRIVATE) as file:
             shutil.copyfileobj(content, file)
         target.chmod(member.mode & 0o700)
 

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
+from axiom_server.durable import PRIVATE, replace_file
 from axiom_server.errors import SigningFailed
 
 Role = Literal["root", "targets", "snapshot", "timestamp", "client-releases"]
@@ -139,9 +140,9 @@ def write_key(path: Path, key: Ed25519PrivateKey, passphrase: str | None) -> Non
     if path.exists():
         raise KeysError(f"{path} is already there, and a key is never overwritten")
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    _write_whole(path.with_suffix(".pub"), public)
+    replace_file(path.with_suffix(".pub"), public, PRIVATE)
     # Written last, so that a key file is always complete and has its .pub, even after a crash.
-    _write_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    replace_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how), PRIVATE)
 
 
 def read_public_key(path: Path) -> SSlibKey:
@@ -181,22 +182,6 @@ def make_private_folder(folder: Path) -> None:
     """Create a folder that only its owner can enter."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _names(role: Role, count: int) -> list[str]:

@@ -7,7 +7,6 @@ that a crash left behind is not referenced, and is overwritten later.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from axiom_protocol.release import RELEASES
+from axiom_server.durable import replace_file
 from axiom_server.errors import SigningFailed
 from axiom_server.trust.keys import Role
 
@@ -105,7 +105,7 @@ class MetadataFolder:
     def leave_versions_free(self) -> None:
         """Let the next targets skip the versions that the server may have signed since a backup."""
         least = self.snapshot().signed.meta["targets.json"].version + VERSIONS_SKIPPED_MAX
-        write_file(self._least_targets_version, str(least).encode())
+        replace_file(self._least_targets_version, str(least).encode())
 
     @property
     def _least_targets_version(self) -> Path:
@@ -114,8 +114,8 @@ class MetadataFolder:
     def write_root(self, root: Metadata[Root]) -> None:
         """Write a new root, first under its version, then as root.json."""
         data = root.to_bytes()
-        write_file(self.folder / f"{root.signed.version}.root.json", data)
-        write_file(self.folder / "root.json", data)
+        replace_file(self.folder / f"{root.signed.version}.root.json", data)
+        replace_file(self.folder / "root.json", data)
 
     def write_targets(self, targets: Metadata[Targets]) -> MetaFile:
         """Write new targets, and return the snapshot's entry for them."""
@@ -131,11 +131,11 @@ class MetadataFolder:
 
     def write_timestamp(self, timestamp: Metadata[Timestamp]) -> None:
         """Write a new timestamp, which makes the snapshot and targets that it leads to current."""
-        write_file(self.folder / "timestamp.json", timestamp.to_bytes())
+        replace_file(self.folder / "timestamp.json", timestamp.to_bytes())
 
     def _write(self, name: str, metadata: Metadata[Snapshot] | Metadata[Targets]) -> MetaFile:
         data = metadata.to_bytes()
-        write_file(self.folder / name, data)
+        replace_file(self.folder / name, data)
         return MetaFile.from_data(metadata.signed.version, data, ["sha256"])
 
     def _read(self, name: str, kind: type[T]) -> Metadata[T]:
@@ -191,17 +191,6 @@ def check_root(current: Metadata[Root], new: Metadata[Root]) -> None:
         )
     check_signatures(current.signed, "root", new)
     check_signatures(new.signed, "root", new)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically and durably: after a crash it has the old or the new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _delete_partial_files(folder: Path) -> None:

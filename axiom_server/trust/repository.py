@@ -19,6 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 
 from axiom_protocol.release import RELEASES, ReleaseFacts
 from axiom_protocol.verdicts.study_design import StudyDesign
+from axiom_server.durable import replace_file
 from axiom_server.trust.declaration import declarations, declare
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (
@@ -35,7 +36,6 @@ from axiom_server.trust.metadata import (
     root_fingerprint,
     sign,
     utc_now,
-    write_file,
     write_lock,
 )
 from axiom_server.trust.release_archive import Archive
@@ -238,7 +238,7 @@ class Repository:
         digest = hashlib.sha256(archive.data).hexdigest()
         path = self._path(digest, target_path(archive.facts))
         if not path.exists():
-            write_file(path, archive.data)
+            replace_file(path, archive.data)
 
     def install_releases(self, releases: Metadata[Targets]) -> None:
         """Put signed releases into effect; their archives were kept before.
@@ -333,7 +333,7 @@ class Repository:
         check_signatures(self.metadata.root().signed, "targets", targets)
         for source in sources:
             published = read_bundle(source)
-            write_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
+            replace_file(self._path(published.sha256, f"{published.manifest.ref}.py"), source)
         for path, file in targets.signed.targets.items():
             if not self._path(file.hashes["sha256"], path).exists():
                 raise BundlesError(f"the source of {path} is missing: write the request again")
