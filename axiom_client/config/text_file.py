@@ -7,12 +7,11 @@ any other encoding is refused with a message that says how to save the file.
 from __future__ import annotations
 
 import codecs
-import os
-import shutil
 from pathlib import Path
 
 from msgspec import Struct
 
+from axiom_client.durable import replace_file
 from axiom_client.errors import ConfigProblem
 from axiom_protocol.given_file import FileProblem, decode
 
@@ -57,14 +56,11 @@ def read_text_file(path: Path) -> TextFile:
 
 
 def write_text_file(path: Path, file: TextFile) -> None:
-    """Replace the file in one step, so that a crash leaves the old one.
+    """Replace the file in one step, so that a power cut leaves the old one or the new one.
 
-    A symbolic link stays one, and the permissions stay: a proxy's password may be in the file.
+    A symbolic link stays one. Owner and permissions stay: a proxy's password may be in the file,
+    and the service reads it when root has changed it.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    partial.write_bytes(file.encoded())
-    if target.exists():
-        shutil.copymode(target, partial)
-    os.replace(partial, target)
+    replace_file(target, file.encoded())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import stat
 import sys
 from pathlib import Path
@@ -112,6 +113,38 @@ def test_permissions_and_a_symbolic_link_stay(path: Path, tmp_path: Path) -> Non
     set_value(path, "cpu.share", "75%")
     assert path.is_symlink()
     assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert load_config(path, {})["cpu.share"] == 0.75
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives away")
+def test_the_service_still_reads_what_root_has_changed(path: Path) -> None:
+    """The package gives the file to the service's user; a password makes its owner close it."""
+    path.write_text('[cpu]\nshare = "50%"\n')
+    os.chown(path, 4711, 4712)
+    path.chmod(0o640)
+    set_value(path, "cpu.share", "75%")
+    seen = path.stat()
+    assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (4711, 4712, 0o640)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_a_new_file_gets_what_the_umask_leaves(path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        set_value(path, "cpu.share", "75%")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no plain links")
+def test_a_link_in_the_place_of_the_partial_file_is_not_written_through(path: Path) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("mine")
+    path.with_name("config.toml.partial").symlink_to(victim)
+    set_value(path, "cpu.share", "75%")
+    assert victim.read_text() == "mine"
+    assert not path.is_symlink()
     assert load_config(path, {})["cpu.share"] == 0.75
 
 
