@@ -134,7 +134,8 @@ class Guest:
     def reboot(self) -> None:
         """Reboot through systemd; returns when the guest answers again."""
         boot = self.run("cat /proc/sys/kernel/random/boot_id").out
-        self.run("systemctl --no-block reboot", check=False)
+        with suppress(OSError, GuestError):  # it may go down before it answers
+            self._ask("guest-exec", {"path": "systemctl", "arg": ["reboot"]}, seconds=5)
         self.wait_for("the reboot", lambda: self._booted_since(boot), BOOT_SECONDS_MAX)
         self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
 
