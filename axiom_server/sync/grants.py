@@ -2,8 +2,8 @@
 
 SQL locks candidates, `decide/lease` chooses among them, and the chosen ones are leased. Workunits
 reserved for a host come first, then the pools of workunits for any host. One statement fetches the
-shares of all hosts from all pools. A pool that had too few is skipped in the next pass, in which
-the other pools get its share.
+shares of all hosts from all pools. A pool that had too few for a host is skipped in its next
+passes, in which the other pools get that share, so that the last pool is asked too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from axiom_server.store.syncing_hosts import HostRow
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.reports import HostSync, SyncChanges
 
-PASSES_MAX = 4  # over the pools
-
 SPARES = 4  # further candidates, to replace those that a host had before and did not complete
 SLOTS_LEFT = 1e-6  # smaller remainders of a slot are rounding errors
 NOTHING_FITS = "no work is waiting for a host like this"
@@ -36,7 +34,10 @@ NOTHING_FITS = "no work is waiting for a host like this"
 
 @dataclass(kw_only=True)
 class _Recipient:
-    """A host that gets work. ``room`` shrinks as ``chosen`` and ``grants`` grow."""
+    """A host that gets work. ``room`` shrinks as ``chosen`` and ``grants`` grow.
+
+    ``exhausted``: pools that had less for this host than it was to get: (version, device).
+    """
 
     host: HostRow
     request_id: str
@@ -45,6 +46,7 @@ class _Recipient:
     room: Room
     chosen: list[CandidateRow] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
+    exhausted: set[tuple[int, str]] = field(default_factory=set)
 
     def accept_offers(self, catalogue: Catalogue, offered: Sequence[CandidateRow]) -> int:
         """Choose what fits of the offered workunits; returns how many."""
@@ -76,11 +78,10 @@ async def grant_work(
     recipients = await _recipients(connection, catalogue, config, syncs)
     with_room = {s.host.host_id for s in recipients if s.has_room}
     await _offer_reserved(connection, catalogue, [s for s in recipients if s.has_room])
-    for _ in range(PASSES_MAX):
+    requested = True
+    while requested:  # each pass grants a task or exhausts a pool
         requested = await _offer_pools(connection, catalogue, [s for s in recipients if s.has_room])
         await _lease(connection, catalogue, config, [s for s in recipients if s.chosen], now)
-        if not requested:
-            break
     return {
         s.host.host_id: (
             # in the order of a repeated answer
@@ -190,13 +191,19 @@ async def _offer_pools(
     for candidate in await leases.pool_workunits(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
+    begun_late = set()  # pools of whose scan the beginning is left
     for key, limit in totals.items():
         places = [candidate.queue_id for candidate in offered[key][:limit]]
         catalogue.record_offers(key, starts[key], places, limit)
+        if starts[key] and len(places) < limit:
+            begun_late.add(key)
     for recipient, pool, count in shares:
-        offers = _take(offered[pool.version_id, pool.device], recipient.host.host_id, count)
+        key = pool.version_id, pool.device
+        offers = _take(offered[key], recipient.host.host_id, count)
         declined = count - recipient.accept_offers(catalogue, offers)
-        catalogue.record_granted((pool.version_id, pool.device), -declined)
+        catalogue.record_granted(key, -declined)
+        if declined and key not in begun_late:
+            recipient.exhausted.add(key)
     return True
 
 
@@ -215,8 +222,9 @@ def _shares(
     empty = catalogue.empty_pools()
     shares = []
     for recipient in recipients:
+        left_out = empty | recipient.exhausted
         requested = lease.pool_shares(
-            catalogue.pools, recipient.view, recipient.room, catalogue.granted, empty
+            catalogue.pools, recipient.view, recipient.room, catalogue.granted, left_out
         )
         for pool, count in requested:
             catalogue.record_granted((pool.version_id, pool.device), count)

@@ -23,6 +23,17 @@ def test_a_host_is_filled_in_one_exchange(project: ServerProject) -> None:
     assert host.sync().grants == []
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_the_only_pool_with_work_is_found_among_many(project: ServerProject, cores: int) -> None:
+    """Fewest grants first: the pools of experiments that have no work are asked before it."""
+    for number in range(12):
+        project.publish("short_walk", name=f"walk_{number}")
+    project.deploy("walk_11", count=20)
+    busy = project.host(cores=16)
+    assert len(busy.sync().grants) == 16
+    assert len(project.host(cores=cores).sync().grants) == cores
+
+
 def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
     project.deploy("short_walk", count=10)
     host = project.host()
