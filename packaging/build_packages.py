@@ -84,11 +84,9 @@ def make_environment(home: Path, wheel: Path, architecture: str) -> None:
         ROOT / "packaging/pins/agent.txt",
     ]
     pip += ["--quiet", "--no-compile", "--only-binary=:all:", *foreign(site, architecture)]
-    run(*pip, *hashed)
-    run(*pip, "--no-deps", "--no-index", wheel)
-    if (site / "bin").exists():  # where pip puts programs that it does not install for itself
-        shutil.copytree(site / "bin", home / "bin", dirs_exist_ok=True, symlinks=True)
-        shutil.rmtree(site / "bin")
+    for what in (hashed, ["--no-deps", "--no-index", wheel]):
+        run(*pip, *what)
+        move_programs(site / "bin", home / "bin")
     for pattern in UNNEEDED:
         for path in [p for p in site.glob(pattern) if not p.is_relative_to(site / "axiom_client")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -97,6 +95,13 @@ def make_environment(home: Path, wheel: Path, architecture: str) -> None:
     # Python cannot write caches there once installed; "unchecked": sources need not be read again.
     compiled = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     run(home / "bin/python", *compiled, "-s", home, "-p", f"/{HOME}", site)
+
+
+def move_programs(made: Path, binaries: Path) -> None:
+    """Move the programs that pip installed for another machine; it adds none to a folder of them."""
+    if made.exists():
+        shutil.copytree(made, binaries, dirs_exist_ok=True, symlinks=True)
+        shutil.rmtree(made)
 
 
 def foreign(site: Path, architecture: str) -> list[str | Path]:
