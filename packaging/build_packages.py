@@ -98,7 +98,7 @@ def make_environment(home: Path, wheel: Path, architecture: str) -> None:
 
 
 def move_programs(made: Path, binaries: Path) -> None:
-    """Move the programs that pip installed for another machine; it adds none to a folder of them."""
+    """Move the programs that pip installed for another machine: it adds none where some are."""
     if made.exists():
         shutil.copytree(made, binaries, dirs_exist_ok=True, symlinks=True)
         shutil.rmtree(made)
