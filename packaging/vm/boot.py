@@ -256,7 +256,8 @@ def power_cut(volunteer: Volunteer) -> str:
         guest.start()
         guest.wait_for("the service", volunteer.active, 300)
     volunteer.wait_until_reported("cut", 12)
-    require("put aside" not in volunteer.journal(), volunteer.journal("-g aside"))
+    said = volunteer.journal()
+    require("put aside" not in said, said[-2000:])
     return "2 cuts, 12 results"
 
 
