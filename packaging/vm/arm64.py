@@ -143,6 +143,7 @@ def compute(volunteer: Volunteer) -> str:
 
 def agree(name: str, volunteer: Volunteer) -> str:
     """The same seed on both machines, by the rule that compares replicas."""
+    volunteer.mount_payload()
     volunteer.guest.run(f"systemctl stop {UNIT}")
     words = ["try", "--seed", str(SEED), "--json"]
     if SAMPLES[name] is not None:
@@ -163,6 +164,7 @@ def agree(name: str, volunteer: Volunteer) -> str:
 
 def attacks(volunteer: Volunteer) -> str:
     """The tests of the sandbox, by pytest in the guest as the service's user."""
+    volunteer.mount_payload()
     environment = f"PYTHONPATH={PAYLOAD}/tools PYTHONDONTWRITEBYTECODE=1 HOME=/var/lib/{UNIT}"
     line = (
         f"cd {PAYLOAD}/source && setpriv --reuid={UNIT} --regid={UNIT} --init-groups "
