@@ -273,10 +273,10 @@ def find_binaries(data: Path) -> Path:
 
 
 def _major_version(binaries: Path) -> int:
-    done = subprocess.run(
-        [str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=False
-    )
-    return int(done.stdout.split()[-1].split(".")[0])
+    """As its initdb reads it: from the first line of its catalogue, "# PostgreSQL 18"."""
+    catalogue = binaries.parent / "share" / "postgresql" / "postgres.bki"
+    with catalogue.open(encoding="utf-8") as file:
+        return int(file.readline().split()[-1])
 
 
 def choose_socket_folder(wanted: Path) -> Path:
