@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
 import pkgutil
 
+import typer.main
+
 import axiom_client
 import axiom_server
+from tests.support.kept_speed import keep_measured_speed
 from tests.support.made_cluster import copy_clusters
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with one thread can be forked
@@ -40,4 +44,9 @@ for package in (axiom_client, axiom_server):
 for name in USED_LATER:
     importlib.import_module(name)
 copy_clusters()
+keep_measured_speed()
+#: Typer makes all commands of a program before it runs one: here once, not in each process.
+typer.main.get_command = functools.cache(typer.main.get_command)
+for program in ("axiom_client", "axiom_server"):
+    typer.main.get_command(importlib.import_module(f"{program}.cli.app").app)
 gc.freeze()
