@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from axiom_protocol.result import Result, gate
 from tests.science.harness import experiment, run_once
 from tests.science.promises import Interrupted, parts
 
-torch = pytest.importorskip("torch")
+#: Not imported here: every worker that runs tests collects this file.
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 NAME = "catapult_phase"
 SEEDS = (101, 102, 103)
@@ -26,6 +29,8 @@ MANIFEST = experiment(NAME)[0]
 @pytest.fixture(autouse=True)
 def own_default_dtype() -> Iterator[None]:
     """The script makes float64 torch's default."""
+    import torch
+
     before = torch.get_default_dtype()
     yield
     torch.set_default_dtype(before)
@@ -45,6 +50,12 @@ def tasks(folder: Path, on_progress: Callable[[float], None] | None = None) -> l
     ]  # fmt: skip
 
 
+@cache
+def alone(seed: int) -> Result:
+    """The result of a seed by ``run``, without a break."""
+    return run_once(NAME, seed, **SMALL)
+
+
 def run_together(folder: Path, on_progress: Callable[[float], None] | None = None) -> list[Result]:
     found = parts(NAME)["run_cohort"](tasks(folder, on_progress))
     return [gate(MANIFEST, result) for result in found]
@@ -61,12 +72,12 @@ def diverged(result: Result, width: int, rate: float) -> bool:
 
 def test_each_seed_agrees_with_its_own_run_whether_or_not_it_diverges(tmp_path: Path) -> None:
     seen: list[float] = []
-    alone = [run_once(NAME, seed, **SMALL) for seed in SEEDS]
-    for one, other in zip(alone, run_together(tmp_path, seen.append), strict=True):
+    ones = [alone(seed) for seed in SEEDS]
+    for one, other in zip(ones, run_together(tmp_path, seen.append), strict=True):
         assert disagreements(MANIFEST, one, other) == []
     assert seen == [1 / 3, 2 / 3, 1.0]
-    assert all(diverged(one, 64, 20.0) for one in alone)
-    assert {diverged(one, 64, 4.0) for one in alone} == {True, False}
+    assert all(diverged(one, 64, 20.0) for one in ones)
+    assert {diverged(one, 64, 4.0) for one in ones} == {True, False}
 
 
 def test_a_cohort_takes_up_seeds_at_different_points(tmp_path: Path) -> None:
@@ -82,7 +93,7 @@ def test_a_cohort_takes_up_seeds_at_different_points(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run_once(NAME, last, folder=tmp_path / str(last), on_progress=stop_at_the_fifth, **SMALL)
     for seed, result in zip(SEEDS, run_together(tmp_path), strict=True):
-        assert disagreements(MANIFEST, run_once(NAME, seed, **SMALL), result) == []
+        assert disagreements(MANIFEST, alone(seed), result) == []
 
 
 def test_a_seed_of_an_interrupted_cohort_continues_alone(
@@ -95,7 +106,7 @@ def test_a_seed_of_an_interrupted_cohort_continues_alone(
     saved = [task.restore() for task in tasks(tmp_path)]
     assert [len(state["done"]) for state in saved if state] == [len(SMALL["rates"])] * 3
     continued = run_once(NAME, SEEDS[0], folder=tmp_path / str(SEEDS[0]), **SMALL)
-    assert disagreements(MANIFEST, continued, run_once(NAME, SEEDS[0], **SMALL)) == []
+    assert disagreements(MANIFEST, continued, alone(SEEDS[0])) == []
 
 
 def test_on_a_core_the_bits_are_those_of_run(tmp_path: Path) -> None:
@@ -103,7 +114,7 @@ def test_on_a_core_the_bits_are_those_of_run(tmp_path: Path) -> None:
     for member in members:
         member.device = "cpu"
     found = [gate(MANIFEST, result) for result in parts(NAME)["run_cohort"](members)]
-    assert found == [run_once(NAME, seed, **SMALL) for seed in SEEDS]
+    assert found == [alone(seed) for seed in SEEDS]
 
 
 def test_a_net_without_finite_weights_leaves_the_others_their_bits(tmp_path: Path) -> None:
@@ -125,6 +136,8 @@ def test_a_net_without_finite_weights_leaves_the_others_their_bits(tmp_path: Pat
 
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-9, 1e-6, 1e-3, 0.5])
 def test_squaring_finds_the_top_eigenvalue_however_close_the_next(gap: float) -> None:
+    import torch
+
     rng = np.random.default_rng(1)
     frame, _ = np.linalg.qr(rng.standard_normal((3, 64, 64)))
     values = np.concatenate([[1.0, 1.0 - gap], np.linspace(0.4, 0.0, 62)])

@@ -27,6 +27,12 @@ MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
 
 
+@cache
+def whole() -> Result:
+    """The small run of one seed, without a break."""
+    return run_once(NAME, 101, **SMALL)
+
+
 def signature(result: dict[str, Any]) -> dict[str, bool]:
     """Which of the claims that are expected to hold do, for one run."""
     return {
@@ -111,25 +117,22 @@ def test_uphill_is_a_distance_rho_away() -> None:
 
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers() -> None:
-    first = run_once(NAME, 101, **SMALL)
-    assert run_once(NAME, 101, **SMALL) == first
-    assert disagreements(MANIFEST, first, run_once(NAME, 102, **SMALL)) != []
+    assert run_once(NAME, 101, **SMALL) == whole()
+    assert disagreements(MANIFEST, whole(), run_once(NAME, 102, **SMALL)) != []
 
 
 @pytest.mark.parametrize("configs", [1, 3])
 def test_resumed_equals_uninterrupted(tmp_path: Path, configs: int) -> None:
-    whole = run_once(NAME, 101, **SMALL)
-    assert resumed(NAME, 101, tmp_path, configs, **SMALL) == whole
+    assert resumed(NAME, 101, tmp_path, configs, **SMALL) == whole()
 
 
 def test_budget_cuts_whole_configurations_only() -> None:
-    whole = run_once(NAME, 101, **SMALL)
     least = run_once(NAME, 101, budget_seconds=1e-9, **SMALL)
     some = run_once(NAME, 101, budget_seconds=0.1, **SMALL)
-    assert (least["configs_done"], whole["configs_done"]) == (1, 6)
+    assert (least["configs_done"], whole()["configs_done"]) == (1, 6)
     assert 1 < some["configs_done"] < 6
     assert least["configs"] + some["configs"] == (
-        whole["configs"][:1] + whole["configs"][: some["configs_done"]]
+        whole()["configs"][:1] + whole()["configs"][: some["configs_done"]]
     )
     assert least["valid"] == 0  # clean labels alone do not answer the question
 

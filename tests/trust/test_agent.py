@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import msgspec
 import pytest
 
 from axiom_server.trust.repository import Published
+from tests.support.commands import run_command
 from tests.support.small_project import SmallProject, served
 from tests.trust.hostile import script
 
 RUN_SECONDS_MAX = 240  # a loaded two-core machine
-ROOT = Path(__file__).parents[2]
 
 
 class TakenOver(SmallProject):
@@ -59,15 +57,8 @@ class Volunteer:
 
     def __call__(self, *words: str) -> str:
         """Run a command to its end; all that it said."""
-        done = subprocess.run(
-            [sys.executable, "-m", "axiom_client", *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "AXIOM_CLIENT_DIR": str(self.folder)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS_MAX,
-            check=False,
-        )
+        environment = {**os.environ, "AXIOM_CLIENT_DIR": str(self.folder)}
+        done = run_command("axiom-client", *words, environment=environment, seconds=RUN_SECONDS_MAX)
         said = done.stdout + done.stderr
         assert done.returncode == 0, said
         assert "Traceback" not in said
