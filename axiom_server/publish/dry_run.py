@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -100,11 +100,10 @@ def dry_run_all(
     Raises DryRunFailed with everything that is wrong.
     """
     runs = _by_source(sources, recorded)
-    if "dry-run" not in skip:
-        _run_missing(sources, runs, skip, budget_seconds, log)
+    made = [] if "dry-run" in skip else _run_missing(sources, runs, skip, budget_seconds, log)
     wrong, summaries = [], {}
     if "cohort" not in skip and "dry-run" not in skip:
-        wrong += _cohort_faults(sources, budget_seconds, log)
+        wrong += _cohort_faults(sources, made, budget_seconds, log)
     for path, source in sources:
         manifest, digest = read_bundle(source).manifest, _digest(source)
         if not runs[digest]:
@@ -138,8 +137,8 @@ def _run_missing(
     skip: Collection[Check],
     budget_seconds: float | None,
     log: Log,
-) -> None:
-    """Run the sources without recorded runs, as many at a time as there are cores."""
+) -> list[RecordedRun]:
+    """Run the sources without recorded runs, as many at a time as there are cores; these runs."""
     wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
     count = 1 if "determinism" in skip else RUNS
     first: list[_DryRunProcess] = []
@@ -151,36 +150,59 @@ def _run_missing(
         log(f"{manifest.ref}: dry run, {count} x {budget:g} s")
     tries = first + [one.again() for one in first for _ in range(count - 1)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    made = []
     try:
         for run in pool.map(_DryRunProcess.run, tries):
             if run.sha256 not in runs:
                 raise DryRunFailed(f"{run.experiment} changed during its dry run")
             runs[run.sha256].append(run)
+            made.append(run)
     finally:
         for one in tries:
             one.end()
         pool.shutdown(cancel_futures=True)
+    return made
 
 
 def _cohort_faults(
-    sources: Sequence[tuple[Path, bytes]], budget_seconds: float | None, log: Log
+    sources: Sequence[tuple[Path, bytes]],
+    made: Sequence[RecordedRun],
+    budget_seconds: float | None,
+    log: Log,
 ) -> list[str]:
-    """Differences between `run_cohort` and `run`, for each source that defines `run_cohort`."""
+    """Differences between `run_cohort` and `run`, for each source that defines `run_cohort`.
+
+    made  runs made here before, of which one may be the run that a member is compared with
+    """
     faults = []
     for path, source in sources:
         manifest = read_bundle(source).manifest
         if manifest.cohort is not None:
             log(f"{manifest.ref}: {1 + len(COHORT_SEEDS)} seeds together and one by one")
             budget = budget_seconds or min(manifest.expected_seconds, COHORT_BUDGET_SECONDS_MAX)
-            faults += [f"{path}: {fault}" for fault in _cohort_differs(path, manifest, budget)]
+            known = {
+                run.seed: run
+                for run in made
+                if run.sha256 == _digest(source) and run.budget_seconds == budget
+                if not manifest.resources.gpus
+            }
+            differs = _cohort_differs(path, manifest, budget, known)
+            faults += [f"{path}: {fault}" for fault in differs]
     return faults
 
 
-def _cohort_differs(path: Path, manifest: Manifest, budget: float) -> Iterable[str]:
+def _cohort_differs(
+    path: Path, manifest: Manifest, budget: float, known: Mapping[int, RecordedRun]
+) -> Iterable[str]:
+    """``known``: runs of single seeds with this budget on a core, which are not repeated."""
     cohort = _DryRunProcess(path, budget, "cpu", more_seeds=COHORT_SEEDS)
-    singles = [_DryRunProcess(path, budget, "cpu", seed=seed) for seed in (SEED, *COHORT_SEEDS)]
+    seeds = (SEED, *COHORT_SEEDS)
+    missing = [seed for seed in seeds if seed not in known]
+    singles = [_DryRunProcess(path, budget, "cpu", seed=seed) for seed in missing]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        together, *alone = pool.map(_DryRunProcess.run, [cohort, *singles])
+        together, *found = pool.map(_DryRunProcess.run, [cohort, *singles])
+    by_seed = {**known, **dict(zip(missing, found, strict=True))}
+    alone = [by_seed[seed] for seed in seeds]
     members = [
         CohortMember(
             seed=together.seed, outcome=together.outcome, message=together.message,
