@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,15 @@ def migrate(conninfo: str) -> None:
     Raises DatabaseUnreachable when PostgreSQL does not answer or its schema is newer than this
     program, and DiskFull.
     """
-    try:
-        with psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
-            if (found := _revision(connection)) == HEAD:
-                return
-            connection.commit()
-            _upgrade(conninfo, found)
-    except psycopg.errors.DiskFull:
-        raise DiskFull(NO_SPACE) from None
-    except psycopg.OperationalError as error:
-        raise unreachable(error) from None
+    with (
+        named_errors(),
+        psycopg.connect(conninfo, connect_timeout=CONNECT_SECONDS) as connection,
+    ):
+        connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        if (found := _revision(connection)) == HEAD:
+            return
+        connection.commit()
+        _upgrade(conninfo, found)
 
 
 def _revision(connection: psycopg.Connection[TupleRow]) -> str | None:
@@ -97,12 +95,19 @@ async def connect(conninfo: str, *, autocommit: bool = False) -> AsyncIterator[C
     Raises DatabaseUnreachable, also when PostgreSQL ends within the block, TransactionConflict and
     DiskFull.
     """
-    try:
+    with named_errors():
         connection = await psycopg.AsyncConnection.connect(
             conninfo, connect_timeout=CONNECT_SECONDS, autocommit=autocommit
         )
         async with connection:
             yield connection
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Within the block, what psycopg raises when PostgreSQL fails is raised as errors of ours."""
+    try:
+        yield
     except psycopg.errors.DiskFull:
         raise DiskFull(NO_SPACE) from None
     except psycopg.OperationalError as error:

@@ -32,10 +32,11 @@ from axiom_server.publish.deploy import Deployed, Order
 from axiom_server.review.log import SessionLog
 from axiom_server.review.review import review
 from axiom_server.store import experiments, hosts, standing, users
-from axiom_server.store.database import Connection, connect
+from axiom_server.store.database import Connection
 from axiom_server.sync.catalogue import Catalogue
 from axiom_server.sync.transaction import answer_sync
 from tests.support.cluster import transaction
+from tests.support.kept_connections import kept_async_connection, kept_connection
 
 EXPERIMENTS = Path(__file__).parents[1] / "fixtures" / "experiments"
 GIB = 1 << 30
@@ -122,25 +123,25 @@ class ServerProject:
 
     def later(self, seconds: float) -> None:
         """Let this time pass."""
-        with psycopg.connect(self.conninfo) as connection:
+        with kept_connection(self.conninfo) as connection:
             for table, columns in TIMES.items():
                 moved = ", ".join(f"{c} = {c} - %(s)s * interval '1 second'" for c in columns)
                 connection.execute(f"UPDATE {table} SET {moved}", {"s": seconds})
 
     def value(self, query: str, *values: Any) -> Any:
         """The first column of the first row."""
-        with psycopg.connect(self.conninfo) as connection:
+        with kept_connection(self.conninfo) as connection:
             row = connection.execute(query, values).fetchone()
             return row[0] if row else None
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows."""
-        with psycopg.connect(self.conninfo) as connection:
+        with kept_connection(self.conninfo) as connection:
             return connection.execute(query, values).fetchall()
 
     def execute(self, query: str, *values: Any) -> None:
         """Change the database directly."""
-        with psycopg.connect(self.conninfo) as connection:
+        with kept_connection(self.conninfo) as connection:
             connection.execute(query, values)
 
     def sync(self, token: bytes, request: SyncRequest) -> SyncAnswer:
@@ -148,7 +149,7 @@ class ServerProject:
 
         async def inside() -> SyncAnswer:
             catalogue = Catalogue()
-            async with connect(self.conninfo) as connection:
+            async with kept_async_connection(self.conninfo) as connection:
                 await catalogue.refresh(connection)
                 return await answer_sync(connection, catalogue, self.config, token, request)
 
