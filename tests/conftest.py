@@ -18,16 +18,29 @@ UNIT = ("contract", "decide", "walls")
 END_TO_END = ("attacks", "chaos", "e2e", "fleet", "packaging", "science", "trust")
 #: Files that take longest, most of it waiting: they start first.
 LONGEST = (
-    "run/test_standstill.py",
     "agent/test_loop.py",
-    "e2e/test_main_job.py",
-    "e2e/test_copies_and_restores.py",
     "e2e/test_takeover.py",
-    "control/test_control.py",
-    "packaging/test_agent_as_service.py",
-    "science/test_confirmed.py",
+    "run/test_standstill.py",
+    "e2e/test_main_job.py",
     "e2e/test_evening.py",
+    "packaging/test_agent_as_service.py",
+    "trust/test_agent.py",
+    "run/test_standby.py",
+    "e2e/test_copies_and_restores.py",
+    "e2e/test_update.py",
+    "run/test_pool.py",
+    "e2e/test_cohorts.py",
+    "publish/test_dry_run.py",
     "agent/test_recovery.py",
+    "store/test_embedded.py",
+    "science/test_rank_dynamics.py",
+    "science/test_sam_vs_sgd_v2.py",
+    "control/test_control.py",
+    "pages/test_browser.py",
+    "store/test_standing.py",
+    "science/test_drift.py",
+    "science/test_confirmed.py",
+    "web/test_page_refresh.py",
 )
 
 
