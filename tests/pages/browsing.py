@@ -21,6 +21,8 @@ CHROMIUM = shutil.which("chromium")
 #: Folder of node modules with axe-core and html-validate; `make pages-check` makes one.
 NPM = os.environ.get("AXIOM_NPM", "")
 WIDTHS, THEMES = (1280, 360), ("light", "dark")
+#: Each width in each theme; one of both changes at a time, since a change draws the page again.
+LOOKS = ((1280, "light"), (360, "light"), (360, "dark"), (1280, "dark"))
 #: Where more than the width is looked at: every width and every theme, not each with each.
 CLOSE_LOOKS = ((1280, "light"), (360, "dark"))
 SAME_KIND_MAX = 16  # pages of one kind, such as /hosts/N, that one walk opens; and files
@@ -74,6 +76,8 @@ class Walker:
     buttons: set[str] = field(default_factory=set)
     pressed: set[str] = field(default_factory=set)
     _expected: int = 200
+    _theme: str = ""  # of the page now
+    _width: int = 0
 
     def listen(self) -> None:
         """Note errors of the console and requests, from now on."""
@@ -135,13 +139,16 @@ class Walker:
     def _look(self) -> None:
         if NPM:
             self.page.evaluate(axe_core())
-        for theme in THEMES:
-            self.page.emulate_media(color_scheme=theme)
-            for width in WIDTHS:
-                self._look_at(width, theme)
+        for width, theme in LOOKS:
+            self._look_at(width, theme)
 
     def _look_at(self, width: int, theme: str) -> None:
-        self.page.set_viewport_size({"width": width, "height": 800})
+        if self._theme != theme:
+            self.page.emulate_media(color_scheme=theme)
+            self._theme = theme
+        if self._width != width:
+            self.page.set_viewport_size({"width": width, "height": 800})
+            self._width = width
         wide = self.page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             self.note(f"{wide} px wide at {width}")
