@@ -23,6 +23,7 @@ from axiom_server.errors import DatabaseUnreachable
 from axiom_server.store import database
 from axiom_server.store.database import migrate
 from axiom_server.store.embedded import EmbeddedPostgres, choose_socket_folder
+from tests.support.made_cluster import place_copy
 
 WAIT_SECONDS = 60.0
 
@@ -41,6 +42,13 @@ postgres.close()
 
 def embedded(folder: Path) -> EmbeddedPostgres:
     return EmbeddedPostgres(folder / "postgres", folder / "postgres.log")
+
+
+def made(folder: Path) -> EmbeddedPostgres:
+    """One that may have been made before: for tests of what happens later."""
+    postgres = embedded(folder)
+    place_copy(postgres)
+    return postgres
 
 
 def another_user(folder: Path) -> subprocess.Popen[str]:
@@ -101,6 +109,7 @@ def test_several_commands_use_one_cluster_and_the_last_stops_it(tmp_path: Path) 
 
 
 def test_a_killed_user_leaves_nothing_running(tmp_path: Path) -> None:
+    made(tmp_path)
     user = another_user(tmp_path)
     assert user.stdout is not None
     user.stdout.readline()
@@ -111,7 +120,7 @@ def test_a_killed_user_leaves_nothing_running(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["postgres", "keeper.py"])
 def test_committed_data_survive_a_kill(tmp_path: Path, what: str) -> None:
-    postgres = embedded(tmp_path)
+    postgres = made(tmp_path)
     with psycopg.connect(postgres.open()) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS x")
     for process in servers_of(tmp_path):
@@ -178,7 +187,7 @@ def test_without_user_namespaces_root_becomes_an_ordinary_user(
 
 
 def test_a_stale_pid_file_with_a_reused_pid_does_not_stop_it(tmp_path: Path) -> None:
-    postgres = embedded(tmp_path)
+    postgres = made(tmp_path)
     postgres.open()
     postgres.close()
     (postgres.data / "postmaster.pid").write_text(f"{os.getppid()}\n{postgres.data}\n")
@@ -207,7 +216,7 @@ def test_a_shared_socket_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    postgres = embedded(tmp_path)
+    postgres = made(tmp_path)
     postgres.open()
     postgres.close()
     (postgres.data / "global" / "pg_control").unlink()
@@ -224,7 +233,7 @@ def test_migrations_run_once_and_know_their_newest(tmp_path: Path) -> None:
     folder = Path(database.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
     assert ScriptDirectory.from_config(config).get_current_head() == database.HEAD
-    postgres = embedded(tmp_path)
+    postgres = made(tmp_path)
     conninfo = postgres.open()
     try:
         migrate(conninfo)

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from axiom_server.store.database import Connection, migrate
 from axiom_server.store.embedded import EmbeddedPostgres
 from tests.support.kept_connections import keep, kept_async_connection
+from tests.support.made_cluster import place_copy
 
 T = TypeVar("T")
 #: Nothing here outlives a power cut; what does is tested in test_embedded and by the chaos runs.
@@ -26,6 +27,7 @@ _numbers = itertools.count(1)
 def cluster(folder: Path) -> Iterator[str]:
     """A running cluster whose database ``ready`` is migrated."""
     postgres = EmbeddedPostgres(folder / "postgres", folder / "postgres.log")
+    place_copy(postgres)
     conninfo = postgres.open()
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:

@@ -1,8 +1,7 @@
 """Embedded clusters that are copied from one which initdb has made, once for each version of it.
 
 initdb takes half a second of CPU and syncs the whole file system; the suite makes a hundred
-projects. What initdb itself does, and its errors, are tested in tests/store/test_embedded.py, where
-nothing is copied.
+projects. What initdb itself does, and its errors, are tested in tests/store/test_embedded.py.
 """
 
 from __future__ import annotations
@@ -24,17 +23,24 @@ def copy_clusters() -> None:
     make = EmbeddedPostgres._make_cluster
 
     def copy(self: EmbeddedPostgres) -> None:
-        made = _folder(self)
-        if not made.exists():
+        if not place_copy(self):
             make(self)
-            _keep(self.data, made)
-        else:
-            scratch = self.folder / "data.partial"
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.copytree(made, scratch, symlinks=True)
-            os.rename(scratch, self.data)
+            _keep(self.data, _folder(self))
 
     EmbeddedPostgres._make_cluster = copy  # type: ignore[method-assign]
+
+
+def place_copy(cluster: EmbeddedPostgres) -> bool:
+    """Put a copy in place, unless none has been made yet; whether there was one."""
+    made = _folder(cluster)
+    if not made.exists():
+        return False
+    cluster.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = cluster.folder / "data.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(made, scratch, symlinks=True)
+    os.rename(scratch, cluster.data)
+    return True
 
 
 def _folder(cluster: EmbeddedPostgres) -> Path:
