@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -43,3 +44,13 @@ def run_once(
             on_progress=on_progress,
         )
         return gate(manifest, run(task))
+
+
+def compared_run(name: str, seed: int, **given: Any) -> Result:
+    """As ``run_once``, but computed once for all tests of this process: what they compare with."""
+    return _compared_run(name, seed, json.dumps(given))
+
+
+@cache
+def _compared_run(name: str, seed: int, given: str) -> Result:
+    return run_once(name, seed, **json.loads(given))

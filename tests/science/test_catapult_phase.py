@@ -14,7 +14,7 @@ import pytest
 
 from axiom_protocol.agreement import disagreements
 from tests.science import nulls
-from tests.science.harness import experiment, run_once
+from tests.science.harness import compared_run, experiment, run_once
 from tests.science.plan import TEN
 from tests.science.promises import parts, resumed, twin
 from tests.science.runs import result as kept
@@ -88,19 +88,19 @@ def test_kernel_eigenvalue_and_gradient_are_the_derivatives() -> None:
 
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers() -> None:
-    first = run_once(NAME, 101, **SMALL)
+    first = compared_run(NAME, 101, **SMALL)
     assert run_once(NAME, 101, **SMALL) == first
     assert disagreements(MANIFEST, first, run_once(NAME, 102, **SMALL)) != []
 
 
 @pytest.mark.parametrize("configs", [1, 7])
 def test_resumed_equals_uninterrupted(tmp_path: Path, configs: int) -> None:
-    whole = run_once(NAME, 101, **SMALL)
+    whole = compared_run(NAME, 101, **SMALL)
     assert resumed(NAME, 101, tmp_path, configs, **SMALL) == whole
 
 
 def test_budget_cuts_whole_configurations_only() -> None:
-    whole = run_once(NAME, 101, **SMALL)
+    whole = compared_run(NAME, 101, **SMALL)
     least = run_once(NAME, 101, budget_seconds=1e-9, **SMALL)
     some = run_once(NAME, 101, budget_seconds=0.1, **SMALL)
     assert (least["configs_done"], whole["configs_done"]) == (1, 15)
@@ -119,5 +119,5 @@ def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
         return data | {key: other[key] for key in ("test_inputs", "test_targets")}
 
     small: dict[str, Any] = {"widths": [512], "rates": [3.0, 1.0], "steps": 300}
-    assert run_once(NAME, 101, **small)["valid"] == 1
+    assert compared_run(NAME, 101, **small)["valid"] == 1
     assert twin(NAME, 101, tmp_path, {"make_data": make_data}, **small)["valid"] == 0

@@ -16,7 +16,7 @@ import pytest
 from axiom_client.run.task import Task
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.result import Result, gate
-from tests.science.harness import experiment, run_once
+from tests.science.harness import compared_run, experiment, run_once
 from tests.science.plan import TEN
 from tests.science.promises import Interrupted, parts, resumed, twin
 from tests.science.runs import result as kept
@@ -25,12 +25,6 @@ NAME = "sam_vs_sgd_v2"
 SMALL: dict[str, Any] = {"widths": [16], "rates": [1.0], "rhos": [0.1, 1.0], "steps": 150}
 MANIFEST = experiment(NAME)[0]
 PARTS = parts(NAME)
-
-
-@cache
-def whole() -> Result:
-    """The small run of one seed, without a break."""
-    return run_once(NAME, 101, **SMALL)
 
 
 def signature(result: dict[str, Any]) -> dict[str, bool]:
@@ -117,22 +111,25 @@ def test_uphill_is_a_distance_rho_away() -> None:
 
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers() -> None:
-    assert run_once(NAME, 101, **SMALL) == whole()
-    assert disagreements(MANIFEST, whole(), run_once(NAME, 102, **SMALL)) != []
+    first = compared_run(NAME, 101, **SMALL)
+    assert run_once(NAME, 101, **SMALL) == first
+    assert disagreements(MANIFEST, first, run_once(NAME, 102, **SMALL)) != []
 
 
 @pytest.mark.parametrize("configs", [1, 3])
 def test_resumed_equals_uninterrupted(tmp_path: Path, configs: int) -> None:
-    assert resumed(NAME, 101, tmp_path, configs, **SMALL) == whole()
+    whole = compared_run(NAME, 101, **SMALL)
+    assert resumed(NAME, 101, tmp_path, configs, **SMALL) == whole
 
 
 def test_budget_cuts_whole_configurations_only() -> None:
+    whole = compared_run(NAME, 101, **SMALL)
     least = run_once(NAME, 101, budget_seconds=1e-9, **SMALL)
     some = run_once(NAME, 101, budget_seconds=0.1, **SMALL)
-    assert (least["configs_done"], whole()["configs_done"]) == (1, 6)
+    assert (least["configs_done"], whole["configs_done"]) == (1, 6)
     assert 1 < some["configs_done"] < 6
     assert least["configs"] + some["configs"] == (
-        whole()["configs"][:1] + whole()["configs"][: some["configs_done"]]
+        whole["configs"][:1] + whole["configs"][: some["configs_done"]]
     )
     assert least["valid"] == 0  # clean labels alone do not answer the question
 
@@ -153,7 +150,7 @@ def test_broken_twins_are_not_valid(tmp_path: Path, broken: str) -> None:
         return [train, held_out, PARTS["make_data"](rng, 1 - task_is_spiral, noise)[2]]
 
     small: dict[str, Any] = {"widths": [64], "rates": [2.0], "rhos": [0.1], "steps": 600}
-    assert run_once(NAME, 101, **small)["valid"] == 1
+    assert compared_run(NAME, 101, **small)["valid"] == 1
     assert twin(NAME, 101, tmp_path, {"make_data": make_data}, **small)["valid"] == 0
 
 
