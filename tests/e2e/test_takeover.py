@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from axiom_server.project_folder import ProjectFolder
 from tests.fixtures.v0_1_0 import messages
 from tests.support.of_0_1_0 import (
     OldHost,
@@ -25,12 +27,23 @@ from tests.support.programs import Program, Server
 BEFORE = recorded("before.json")
 
 
+@pytest.fixture(scope="module")
+def taken_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the project of 0.1.0, restored. Nothing uses it but its copies."""
+    return restored(tmp_path_factory.mktemp("restored")).folder
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Server]:
+def project(taken_over: Path, tmp_path: Path) -> Iterator[Server]:
     """The project of 0.1.0, restored."""
-    made = restored(tmp_path)
+    folder = tmp_path / "project"
+    shutil.copytree(taken_over, folder, symlinks=True)
+    made = Server(name="axiom-server", folder=folder, variable="AXIOM_SERVER_DIR")
+    postgres = ProjectFolder(folder).embedded()
+    postgres.open()  # held, so that the database does not stop and start for each command
     yield made
     made.stop()
+    postgres.close()
 
 
 def users(server: Server) -> dict[str, dict[str, Any]]:
