@@ -45,7 +45,7 @@ def embedded(folder: Path) -> EmbeddedPostgres:
 
 
 def made(folder: Path) -> EmbeddedPostgres:
-    """One that may have been made before: for tests of what happens later."""
+    """One that may be a copy: for tests of what happens after it was made."""
     postgres = embedded(folder)
     place_copy(postgres)
     return postgres
@@ -233,7 +233,7 @@ def test_migrations_run_once_and_know_their_newest(tmp_path: Path) -> None:
     folder = Path(database.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
     assert ScriptDirectory.from_config(config).get_current_head() == database.HEAD
-    postgres = made(tmp_path)
+    postgres = embedded(tmp_path)
     conninfo = postgres.open()
     try:
         migrate(conninfo)
