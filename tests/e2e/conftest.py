@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,14 +14,20 @@ from tests.support.processes import still_running
 from tests.support.programs import FIXTURES, Program, Server
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A served project that has nothing published yet."""
-    made = programs.server(tmp_path)
-    made.installed = True
+@contextmanager
+def served(folder: Path, *, installed: bool = False) -> Iterator[Server]:
+    """A served project that has nothing published yet. ``installed``: as users start it."""
+    made = programs.server(folder)
+    made.installed = installed
     made.serve()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with served(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.e2e.conftest import served
 from tests.support import programs
 from tests.support.processes import still_running, wait_for
 from tests.support.programs import FIXTURES, Program, Server
 
 KILL_SECONDS_MAX = 5.0  # a second on an idle machine; a loaded one has to schedule them first
 WALK = FIXTURES / "experiments" / "short_walk.py"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with served(tmp_path, installed=True) as made:
+        yield made
 
 
 def test_published_work_is_run_reported_credited_once(server: Server, agent: Program) -> None:

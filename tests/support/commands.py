@@ -4,7 +4,8 @@ Tests run more than a thousand of them, and half a second of each would be spent
 same modules again. So a command gets a new process that is forked from one which has imported both
 programs; from there on it does what the installed program does. Installed programs are started for
 the environment variables that an interpreter reads as it starts, in the tests of the entry points
-(``tests/cli/test_help.py``, ``tests/packaging``), and for what runs long in end-to-end tests.
+(``tests/cli/test_help.py``, ``tests/packaging``), as the servers of ``tests/e2e/test_main_job.py``,
+and as the agents that run long in end-to-end tests.
 """
 
 from __future__ import annotations
