@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support import programs
-from tests.support.processes import wait_for
+from tests.support.processes import WAIT_SECONDS, wait_for
 from tests.support.programs import Program, Server
 
 FACTS = {
@@ -76,11 +76,13 @@ def test_forty_hosts_are_halved_from_one_page_and_one_whose_config_refuses_is_no
     key = _identity(agents[0])["account_key"]
     for number in range(38):
         joined = {"host": {**FACTS, "name": f"wire{number}"}, "account_key": key}
-        httpx.post(f"{project.url}/api/v1/hosts", json=joined).raise_for_status()
+        httpx.post(
+            f"{project.url}/api/v1/hosts", json=joined, timeout=WAIT_SECONDS
+        ).raise_for_status()
     for each in agents:
         wait_for("an agent to run", lambda each=each: each.json("status")["contact_seconds_ago"])
     link = agents[0].json("account", "open", "--no-browser")
-    with httpx.Client(base_url=project.url) as client:
+    with httpx.Client(base_url=project.url, timeout=WAIT_SECONDS) as client:
         assert client.post(link["url"]).status_code == 303
         page = client.get("/account/machines").text
         assert page.count('name="host"') == 40
