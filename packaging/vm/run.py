@@ -47,7 +47,10 @@ def run(
             for claim, step in chosen:
                 checks.check(claim, partial(step, volunteer))
         finally:
-            volunteer.guest.stop()
+            if options.folder is None:  # nobody needs its disk any more
+                volunteer.guest.cut_power()
+            else:
+                volunteer.guest.stop()
             volunteer.project.stop()
             _keep_logs(folder, options.json)
     return checks.summary()
