@@ -312,7 +312,7 @@ def suspend(volunteer: Volunteer) -> str:
     states = guest.run("cat /sys/power/state").out.split()
     require(states, "this virtual machine cannot sleep")
     volunteer.work("suspended", 30)
-    guest.run("systemctl --no-block suspend")
+    guest.begin("suspend")
     guest.wait_for("the sleep", lambda: guest.monitor("query-status")["status"] == "suspended", 120)
     time.sleep(SLEEP_SECONDS)
     guest.monitor("system_wakeup")

@@ -134,10 +134,14 @@ class Guest:
     def reboot(self) -> None:
         """Reboot through systemd; returns when the guest answers again."""
         boot = self.run("cat /proc/sys/kernel/random/boot_id").out
-        with suppress(OSError, GuestError):  # it may go down before it answers
-            self._ask("guest-exec", {"path": "systemctl", "arg": ["reboot"]}, seconds=5)
+        self.begin("reboot")
         self.wait_for("the reboot", lambda: self._booted_since(boot), BOOT_SECONDS_MAX)
         self.run("systemctl is-system-running --wait", check=False, timeout=BOOT_SECONDS_MAX)
+
+    def begin(self, verb: str) -> None:
+        """Let systemctl reboot or suspend the guest, which may be down before it answers."""
+        with suppress(OSError, GuestError):
+            self._ask("guest-exec", {"path": "systemctl", "arg": [verb]}, seconds=5)
 
     def cut_power(self) -> None:
         """Kill the virtual machine; data that the guest had not written yet is lost."""
