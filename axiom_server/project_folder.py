@@ -14,8 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
+from axiom_protocol.durable_file import replace_file
 from axiom_server.config import Config, read_config, template
-from axiom_server.durable import replace_file
 from axiom_server.errors import DiskFull, FileUnreadable, NotInitialised
 from axiom_server.store.database import migrate
 from axiom_server.store.embedded import EmbeddedPostgres

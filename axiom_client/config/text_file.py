@@ -11,8 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from axiom_client.durable import replace_file
 from axiom_client.errors import ConfigProblem
+from axiom_protocol.durable_file import replace_file
 from axiom_protocol.given_file import FileProblem, decode
 
 CONFIG_BYTES_MAX = 1_000_000  # more is no configuration
@@ -61,6 +61,4 @@ def write_text_file(path: Path, file: TextFile) -> None:
     A symbolic link stays one. Owner and permissions stay: a proxy's password may be in the file,
     and the service reads it when root has changed it.
     """
-    target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(target, file.encoded())
+    replace_file(path.resolve(), file.encoded(), keep_access=True)

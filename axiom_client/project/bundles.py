@@ -19,11 +19,11 @@ import httpx
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import TargetFile
 
-from axiom_client.durable import replace_private
 from axiom_client.project.fetching import HttpFetcher, refusal
 from axiom_client.project.refusal import Attack, BundleRefused
 from axiom_client.project.roots import find_root, fingerprint, normalize
 from axiom_client.project.signed import REFRESH_SECONDS, SignedTargets
+from axiom_protocol.durable_file import PRIVATE, replace_file
 from axiom_protocol.manifest import SCRIPT_BYTES_MAX, Manifest, ManifestError, read_manifest
 
 __all__ = ["BundleRefused", "BundleStore"]
@@ -75,7 +75,7 @@ class BundleStore:
         with self._lock:
             if not self._pin.exists():
                 root = find_root(self._fetcher, f"{self._url}/metadata/", expected)
-                _write(self._pin, root)
+                replace_file(self._pin, root, PRIVATE)
             pinned = fingerprint(self._pinned())
         if expected not in (None, pinned):
             raise BundleRefused(
@@ -117,7 +117,7 @@ class BundleStore:
             raise BundleRefused("wrong software", f"{ref} was not signed with the hash {sha256}")
         path = self.folder / "sources" / f"{sha256}.py"
         if not _intact(path, sha256):
-            _write(path, self._download(target, sha256))
+            replace_file(path, self._download(target, sha256), PRIVATE)
             self._delete_unlisted()
         return path
 
@@ -151,7 +151,7 @@ class BundleStore:
         if not _is_root(pinned, self._root_fingerprint):
             _log.warning("%s was lost or changed on disk; it is fetched again", self._pin)
             pinned = find_root(self._fetcher, f"{self._url}/metadata/", self._root_fingerprint)
-            _write(self._pin, pinned)
+            replace_file(self._pin, pinned, PRIVATE)
         return pinned
 
     def _refuse_without_root(self) -> NoReturn:
@@ -198,9 +198,3 @@ def _intact(path: Path, sha256: str) -> bool:
     if not intact:
         _log.warning("%s was changed on disk; it is fetched again", path)
     return intact
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Durably: a power cut could leave an empty pin, which refuses all bundles."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_private(path, data)

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from axiom_client.durable import replace_private
 from axiom_client.errors import JournalBroken
+from axiom_protocol.durable_file import PRIVATE, replace_file
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -42,4 +42,4 @@ def read_identity(path: Path) -> Identity | None:
 
 def write_identity(path: Path, identity: Identity) -> None:
     """Replace the file atomically; only its owner can ever read it."""
-    replace_private(path, msgspec.json.format(msgspec.json.encode(identity)))
+    replace_file(path, msgspec.json.format(msgspec.json.encode(identity)), PRIVATE)

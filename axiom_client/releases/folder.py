@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from axiom_client.decide.update import Release, UpdateRecord
-from axiom_client.durable import replace_private, sync_disks, sync_folder, write_private
 from axiom_client.errors import AlreadyRunning
+from axiom_protocol.durable_file import PRIVATE, replace_file, sync_disks, sync_folder
 from axiom_protocol.release import parse_version
 
 CACHES = "__pycache__"  # Python writes them beside the sources
@@ -107,7 +107,7 @@ class ReleaseFolder:
             _lock(lock.fileno(), wait=True)
             record = change(self.record())
             data = msgspec.json.format(msgspec.json.encode(record))
-            replace_private(self.folder / "record.json", data)
+            replace_file(self.folder / "record.json", data, PRIVATE)
         return record
 
     # --- versions ---------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class ReleaseFolder:
             yield partial / "lib", files
             contents = msgspec.json.encode(Contents(release=release, files=files))
             sync_disks()
-            write_private(partial / "contents.json", [contents])
+            replace_file(partial / "contents.json", contents, PRIVATE)
             if self._version(release.version).exists():
                 self._set_aside(release.version)
             os.replace(partial, self._version(release.version))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import stat
 import zipfile
@@ -10,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from axiom_client.decide.update import Release
-from axiom_client.durable import write_private
 from axiom_client.releases.folder import CACHES, ReleaseFolder
 from axiom_client.storage import DISK_FULL
+from axiom_protocol.durable_file import PRIVATE, new_file
 
 FILES_MAX = 50_000  # the agent with all that it needs has 4,000
 UNPACKED_BYTES_MAX = 2_000_000_000  # with numpy and without torch it has 110 MB
@@ -45,15 +46,19 @@ def _unpacked(archive: Path, target: Path) -> Iterator[tuple[str, str]]:
             for info in members:
                 path = target / info.filename
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with opened.open(info) as source:
-                    yield info.filename, write_private(path, _pieces(source), durable=False)
+                with opened.open(info) as source, new_file(path, PRIVATE) as file:
+                    yield info.filename, _copy(source, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise StageProblem(f"the archive cannot be unpacked: {error}") from None
 
 
-def _pieces(source: IO[bytes]) -> Iterator[bytes]:
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    """Copy everything; its SHA-256."""
+    digest = hashlib.sha256()
     while piece := source.read(_CHUNK_BYTES):
-        yield piece
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()
 
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:

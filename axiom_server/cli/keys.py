@@ -260,7 +260,7 @@ def sign_or_write_request(
     """Sign a change with the keys of this machine, or write it to a file; None is no change."""
     import msgspec
 
-    from axiom_server.durable import replace_file
+    from axiom_protocol.durable_file import replace_file
     from axiom_server.publish import signed_changes
 
     if signing_request is None:

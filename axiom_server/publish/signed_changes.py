@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from securesystemslib.signer import Signer
 
+from axiom_protocol.durable_file import replace_file
 from axiom_protocol.manifest import read_manifest
 from axiom_protocol.release import RELEASES
 from axiom_protocol.verdicts.study_design import StudyDesign
-from axiom_server.durable import replace_file
 from axiom_server.errors import ExperimentUnknown, SigningFailed, Usage
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish.publish import set_state

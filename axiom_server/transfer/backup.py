@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from axiom_server.durable import PRIVATE, finish, new_file
+from axiom_protocol.durable_file import PRIVATE, finish, new_file, sync_disks
 from axiom_server.errors import DatabaseUnreachable, DiskFull, FileUnreadable
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.store import epochs
@@ -43,6 +43,7 @@ def backup(folder: ProjectFolder, target: Path, with_keys: bool) -> int:
             number = _run_transaction(conninfo, epochs.begin_backup)
             dump = Path(tmp) / DUMP
             _tool(folder, "pg_dump", "--format=custom", f"--file={dump}", f"--dbname={conninfo}")
+            partial.unlink(missing_ok=True)  # left by an interrupted backup
             with new_file(partial, PRIVATE) as file:
                 with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
                     archive.add(dump, DUMP)
@@ -100,7 +101,7 @@ def restore(source: Path, path: Path) -> ProjectFolder:
                     shutil.rmtree(path / part, ignore_errors=True)
                     shutil.move(tmp / part, path / part)
             begin_epoch(folder)
-            os.sync()
+            sync_disks()
             # Moved last: a folder with this file is complete.
             os.replace(tmp / "project.toml", path / "project.toml")
             (path / UNFINISHED).unlink(missing_ok=True)

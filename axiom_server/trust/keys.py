@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
-from axiom_server.durable import PRIVATE, replace_file
+from axiom_protocol.durable_file import PRIVATE, replace_file
 from axiom_server.errors import SigningFailed
 
 Role = Literal["root", "targets", "snapshot", "timestamp", "client-releases"]

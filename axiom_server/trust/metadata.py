@@ -18,8 +18,8 @@ from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_protocol.durable_file import replace_file
 from axiom_protocol.release import RELEASES
-from axiom_server.durable import replace_file
 from axiom_server.errors import SigningFailed
 from axiom_server.trust.keys import Role
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from axiom_protocol.durable_file import replace_file
 from axiom_protocol.release import RELEASES, ReleaseFacts
 from axiom_protocol.verdicts.study_design import StudyDesign
-from axiom_server.durable import replace_file
 from axiom_server.trust.declaration import declarations, declare
 from axiom_server.trust.keys import ROLES, SERVER_ROLES, Keys, Role, load_keys
 from axiom_server.trust.metadata import (

@@ -141,7 +141,7 @@ def test_a_new_file_gets_what_the_umask_leaves(path: Path) -> None:
 def test_a_link_in_the_place_of_the_partial_file_is_not_written_through(path: Path) -> None:
     victim = path.with_name("victim")
     victim.write_text("mine")
-    path.with_name("config.toml.partial").symlink_to(victim)
+    path.with_name(".config.toml.partial").symlink_to(victim)
     set_value(path, "cpu.share", "75%")
     assert victim.read_text() == "mine"
     assert not path.is_symlink()
