@@ -91,18 +91,22 @@ class Catalogue:
 
     def record_offers(
         self, key: tuple[int, str], start: int, places: Sequence[int], limit: int
-    ) -> None:
-        """Record the places that a query found, which began at ``start`` with LIMIT ``limit``."""
+    ) -> bool:
+        """Record the places that a query found, which began at ``start`` with LIMIT ``limit``.
+
+        Returns whether the pool may have more before ``start``, where the next query begins.
+        """
         now = self.clock()
         if len(places) == limit:
             _, until = (
                 self._scan_starts.get(key, (0, now)) if start else (0, now + SCAN_START_SECONDS)
             )
             self._scan_starts[key] = (max(start, *places), until)
-        else:
-            self._scan_starts.pop(key, None)  # requeued workunits may be anywhere
-            if not start:
-                self._empty_until[key] = now + EMPTY_POOL_SECONDS
+            return False
+        self._scan_starts.pop(key, None)  # requeued workunits may be anywhere
+        if not start:
+            self._empty_until[key] = now + EMPTY_POOL_SECONDS
+        return start > 0
 
     def record_granted(self, key: tuple[int, str], count: int) -> None:
         """Count what was granted from a pool, so that pools share the grants by weight."""

@@ -191,18 +191,17 @@ async def _offer_pools(
     for candidate in await leases.pool_workunits(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
-    begun_late = set()  # pools of whose scan the beginning is left
+    again = set()  # pools that may have more at their beginning
     for key, limit in totals.items():
         places = [candidate.queue_id for candidate in offered[key][:limit]]
-        catalogue.record_offers(key, starts[key], places, limit)
-        if starts[key] and len(places) < limit:
-            begun_late.add(key)
+        if catalogue.record_offers(key, starts[key], places, limit):
+            again.add(key)
     for recipient, pool, count in shares:
         key = pool.version_id, pool.device
         offers = _take(offered[key], recipient.host.host_id, count)
         declined = count - recipient.accept_offers(catalogue, offers)
         catalogue.record_granted(key, -declined)
-        if declined and key not in begun_late:
+        if declined and key not in again:
             recipient.exhausted.add(key)
     return True
 
