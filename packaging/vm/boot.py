@@ -34,7 +34,7 @@ OLD_COMMIT = "283ce66"
 EXPOSURE_MAX = 3.0  # of `systemd-analyze security`, whose scale ends at 10
 EXIT_BAD_CONFIG = 3
 ARCHITECTURE = "amd64"
-SLEEP_SECONDS = 30.0
+SLEEP_SECONDS = 60.0
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def attach_and_start(volunteer: Volunteer) -> str:
 def upgrade(volunteer: Volunteer) -> str:
     """The package drains the old agent; its running task is taken over or given back."""
     guest = volunteer.guest
-    volunteer.work("upgraded", 90)  # apt takes half a minute until it drains the agent
+    volunteer.work("upgraded", 120)  # apt takes half a minute until it drains the agent
     version = guest.run("dpkg-query -W -f '${Version}' axiom-client").out
     volunteer.drop_in("")
     volunteer.install("new.deb")
@@ -234,7 +234,7 @@ def journal_lines(volunteer: Volunteer) -> str:
 def reboot(volunteer: Volunteer) -> None:
     """As a person reboots: systemd stops everything in order."""
     guest = volunteer.guest
-    volunteer.work("rebooted", 40)
+    volunteer.work("rebooted", 60)
     guest.reboot()
     guest.wait_for("the service", volunteer.active, 300)
     volunteer.wait_until_reported("rebooted", 1)
@@ -246,7 +246,7 @@ def power_cut(volunteer: Volunteer) -> str:
     """The virtual machine is killed while tasks start, checkpoint and end; twice."""
     guest = volunteer.guest
     volunteer.project.publish_walk("cut", 3)
-    volunteer.project.deploy("cut", 10)
+    volunteer.project.deploy("cut", 12)
     reported = 0
     for _ in range(2):
         reported += 2
@@ -255,10 +255,10 @@ def power_cut(volunteer: Volunteer) -> str:
         guest.cut_power()
         guest.start()
         guest.wait_for("the service", volunteer.active, 300)
-    volunteer.wait_until_reported("cut", 10)
+    volunteer.wait_until_reported("cut", 12)
     said = volunteer.journal()
     require("put aside" not in said, said[-2000:])
-    return "2 cuts, 10 results"
+    return "2 cuts, 12 results"
 
 
 def late_network(volunteer: Volunteer) -> str:
@@ -306,7 +306,7 @@ def logind_idle(volunteer: Volunteer) -> str:
 
 
 def suspend(volunteer: Volunteer) -> str:
-    """To memory for half a minute, in mid-task; qemu's monitor wakes it."""
+    """To memory for a minute, in mid-task; qemu's monitor wakes it."""
     guest = volunteer.guest
     began = time.monotonic()
     states = guest.run("cat /sys/power/state").out.split()

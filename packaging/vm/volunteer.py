@@ -13,7 +13,7 @@ from project import Project
 UNIT = "axiom-client"
 PAYLOAD = "/mnt"
 #: A task of the agent under emulation takes this long to start and report, at worst.
-TASK_SECONDS_MAX = 800.0
+TASK_SECONDS_MAX = 400.0
 #: One request to the agent, as axiom_client/control sends it.
 CONTROL = """
 import socket, sys
