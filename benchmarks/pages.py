@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message
 from axiom_protocol.messages import Capacity, SyncRequest
 from axiom_server.config import Config, ServeConfig
 from axiom_server.decide.rates import Limits
-from axiom_server.maintenance import Maintenance, run_round
+from axiom_server.maintenance.rounds import Maintenance, run_round
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.store.database import make_pool
 from axiom_server.sync.batcher import SyncBatcher

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import msgspec
 
 from axiom_client.agent.journal import SCHEMA_VERSION
-from axiom_client.child_environment import child_environment
 from axiom_client.config.schema import Config
 from axiom_client.decide import events as e
 from axiom_client.decide.update import describe, is_newer
@@ -25,6 +24,7 @@ from axiom_client.project.identity import Identity
 from axiom_client.project.release_child import CheckReply, CheckSettings
 from axiom_client.releases.folder import ReleaseFolder
 from axiom_client.releases.link import LauncherLink
+from axiom_client.system.child_environment import child_environment
 from axiom_protocol import __version__
 
 CHECK_SECONDS_MAX = 2 * 3600.0  # a download at 10 kB/s takes one

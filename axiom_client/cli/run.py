@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from axiom_client.agent.run_options import RunOptions
-from axiom_client.child_environment import child_environment
-from axiom_client.child_lifetime import end_with_parent
 from axiom_client.config.schema import Config
 from axiom_client.errors import SandboxMissing
 from axiom_client.folders import Folders
@@ -20,6 +18,8 @@ from axiom_client.project.identity import Identity
 from axiom_client.releases.link import VARIABLE
 from axiom_client.releases.supported import why_unsupported
 from axiom_client.sandbox.selftest import SelfTest
+from axiom_client.system.child_environment import child_environment
+from axiom_client.system.child_lifetime import end_with_parent
 
 if TYPE_CHECKING:
     from axiom_client.agent.loop import Agent

@@ -10,8 +10,8 @@ import ctypes
 import math
 from typing import Any
 
-from axiom_client import system_library
 from axiom_client.host import terminals
+from axiom_client.system import libraries
 
 _IOKIT = "/System/Library/Frameworks/IOKit.framework/IOKit"
 _CORE = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
@@ -26,7 +26,7 @@ def input_seconds_ago() -> float:
 
 def _hid_seconds() -> float:
     """Seconds since the last event; infinite if macOS does not say it."""
-    kit, core = system_library.macos_library(_IOKIT), system_library.macos_library(_CORE)
+    kit, core = libraries.macos_library(_IOKIT), libraries.macos_library(_CORE)
     _declare(kit, core)
     service = kit.IOServiceGetMatchingService(0, kit.IOServiceMatching(b"IOHIDSystem"))
     if not service:

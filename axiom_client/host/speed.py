@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from axiom_client.child_environment import child_environment
+from axiom_client.system.child_environment import child_environment
 
 SIZE = 384  # fits the second-level cache of any processor that volunteers have
 MEASURE_SECONDS = 0.2

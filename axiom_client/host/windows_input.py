@@ -12,7 +12,7 @@ import ctypes
 import math
 import os
 
-from axiom_client import system_library
+from axiom_client.system import libraries
 
 _SERVICES_SESSION = 0
 _NO_SESSION = 0xFFFFFFFF  # WTSGetActiveConsoleSessionId: nobody is at the console
@@ -47,26 +47,26 @@ def input_seconds_ago() -> float:
 
 def _seconds_in_this_session() -> float:
     info = _LastInput(ctypes.sizeof(_LastInput), 0)
-    if not system_library.windows_library("user32").GetLastInputInfo(ctypes.byref(info)):
+    if not libraries.windows_library("user32").GetLastInputInfo(ctypes.byref(info)):
         return math.inf
-    now_ms = system_library.windows_library("kernel32").GetTickCount()
+    now_ms = libraries.windows_library("kernel32").GetTickCount()
     return float((now_ms - info.dwTime) & 0xFFFF_FFFF) / 1000  # both wrap after 49 days
 
 
 def _own_session() -> int:
     """The session of this process; not that of services where Windows does not say it."""
     session = ctypes.c_uint32(0)
-    kernel = system_library.windows_library("kernel32")
+    kernel = libraries.windows_library("kernel32")
     known = kernel.ProcessIdToSessionId(ctypes.c_uint32(os.getpid()), ctypes.byref(session))
     return session.value if known else _SERVICES_SESSION + 1
 
 
 def _console_in_use() -> bool:
     """Whether somebody is logged in at the console and has not locked it."""
-    session = system_library.windows_library("kernel32").WTSGetActiveConsoleSessionId()
+    session = libraries.windows_library("kernel32").WTSGetActiveConsoleSessionId()
     if session & 0xFFFF_FFFF == _NO_SESSION:
         return False
-    terminals = system_library.windows_library("wtsapi32")
+    terminals = libraries.windows_library("wtsapi32")
     info, size = ctypes.POINTER(_SessionInfo)(), ctypes.c_uint32(0)
     if not terminals.WTSQuerySessionInformationW(
         None, ctypes.c_uint32(session), _SESSION_INFO_EX, ctypes.byref(info), ctypes.byref(size)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from axiom_client.child_environment import child_environment
 from axiom_client.project.fetch_child import BundleReply, BundleRequest, FetchSettings
+from axiom_client.system.child_environment import child_environment
 
 CHILD_SECONDS_MAX = 300.0  # for one bundle; a slow download is ended earlier by its own limits
 LINGER_SECONDS = (

@@ -53,11 +53,11 @@ class BundleReply(Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Answer requests until the input ends."""
-    from axiom_client.child_lifetime import end_with_parent
     from axiom_client.project.api import trust
     from axiom_client.project.bundles import BundleStore
     from axiom_client.project.fetching import HttpFetcher
     from axiom_client.project.slim_httpx import httpx
+    from axiom_client.system.child_lifetime import end_with_parent
 
     end_with_parent()
     first = sys.stdin.buffer.readline()

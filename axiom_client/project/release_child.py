@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from axiom_client.child_environment import child_environment
 from axiom_client.decide.update import (
     Installation,
     Release,
@@ -25,6 +24,7 @@ from axiom_client.decide.update import (
     unneeded,
 )
 from axiom_client.releases.folder import ReleaseFolder
+from axiom_client.system.child_environment import child_environment
 
 ARCHIVE_SECONDS_MAX = 3600.0  # 40 MB at 11 kB/s
 IMPORT_SECONDS_MAX = 600.0  # on a very busy computer, at a low priority
@@ -54,7 +54,7 @@ class CheckReply(Struct, frozen=True, kw_only=True):
 
 def main() -> None:
     """Look for a release, stage it, and say so."""
-    from axiom_client.child_lifetime import end_with_parent
+    from axiom_client.system.child_lifetime import end_with_parent
 
     end_with_parent()
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=CheckSettings)

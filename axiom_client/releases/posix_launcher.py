@@ -18,7 +18,6 @@ from types import FrameType
 
 assert sys.platform != "win32"
 
-from axiom_client.child_environment import child_environment
 from axiom_client.decide.update import (
     Ended,
     Start,
@@ -36,6 +35,7 @@ from axiom_client.releases.link import VARIABLE
 from axiom_client.releases.posix_watch import Watch
 from axiom_client.releases.relay import NotifyRelay
 from axiom_client.storage import translate_storage_errors
+from axiom_client.system.child_environment import child_environment
 from axiom_protocol import __version__
 
 GRACE_SECONDS = 10.0  # for a version that is undone to end by itself

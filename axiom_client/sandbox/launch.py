@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Mapping
 
-from axiom_client.child_environment import child_environment
 from axiom_client.sandbox.roots import import_paths
+from axiom_client.system.child_environment import child_environment
 
 #: Variables that are passed on: they say where libraries are found and which processor instructions
 #: they use. Everything else in the volunteer's environment may hold secrets and is dropped.

@@ -9,10 +9,10 @@ import sys
 
 assert sys.platform == "linux"
 
-from axiom_client.child_environment import find_program
 from axiom_client.sandbox import landlock
 from axiom_client.sandbox.mode import Mode
 from axiom_client.sandbox.syscalls import ARCHITECTURES
+from axiom_client.system.child_environment import find_program
 
 _TRIAL_SECONDS = 10.0  # bubblewrap starts in milliseconds; a container may make it hang
 

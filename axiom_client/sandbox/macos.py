@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 
-from axiom_client import system_library
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.policy import Policy
+from axiom_client.system import libraries
 
 LIBRARY = "/usr/lib/libSystem.B.dylib"
 #: Folders that dyld and the Python runtime read on every Mac, besides those of the policy.
@@ -20,7 +20,7 @@ _SYSTEM = ("/usr/lib", "/System/Library", "/Library/Apple", "/private/var/db/dyl
 def missing() -> str:
     """Why Seatbelt cannot be used here; empty if it can."""
     try:
-        library = system_library.macos_library(LIBRARY)
+        library = libraries.macos_library(LIBRARY)
     except OSError as error:
         return f"macOS's system library cannot be loaded: {error}"
     return "" if hasattr(library, "sandbox_init") else "this macOS has no sandbox_init"
@@ -51,7 +51,7 @@ def profile(policy: Policy) -> str:
 
 def restrict(policy: Policy) -> None:
     """Confine the calling process by the profile, irrevocably. Raises SandboxError."""
-    library = system_library.macos_library(LIBRARY)
+    library = libraries.macos_library(LIBRARY)
     message = ctypes.c_char_p()
     text = profile(policy).encode()
     if library.sandbox_init(text, ctypes.c_uint64(0), ctypes.byref(message)) != 0:

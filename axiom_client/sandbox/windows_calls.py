@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from axiom_client.sandbox.windows import EXTENDED_LIMITS, JobAttributes
-from axiom_client.system_library import windows_error, windows_library
+from axiom_client.system.libraries import windows_error, windows_library
 
 # Of fixed sizes, so that the structures have their layout on every system that tests run on.
 _HANDLE, _POINTER, _DWORD, _BOOL = (

@@ -15,11 +15,11 @@ from functools import cache
 
 from msgspec import Struct
 
-from axiom_client.child_environment import find_program
 from axiom_client.sandbox import windows_calls as calls
 from axiom_client.sandbox.errors import SandboxError
 from axiom_client.sandbox.windows import ContainerAttributes
-from axiom_client.system_library import windows_library
+from axiom_client.system.child_environment import find_program
+from axiom_client.system.libraries import windows_library
 
 _ICACLS_SECONDS = 300.0  # a folder with 30,000 files takes some seconds
 # Rights, inherited by what is below. A task may not change the permissions (WDAC) of its own folder

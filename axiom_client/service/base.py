@@ -10,8 +10,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from axiom_client.child_environment import child_environment, find_program
 from axiom_client.errors import ServiceProblem
+from axiom_client.system.child_environment import child_environment, find_program
 
 NAME = "axiom-client"
 #: From the stop signal to the kill: tasks write a checkpoint and the journal is closed.

@@ -17,9 +17,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from axiom_client.child_environment import child_environment
 from axiom_client.errors import ServiceProblem
 from axiom_client.service.base import NAME, STOP_SECONDS, ServiceStatus
+from axiom_client.system.child_environment import child_environment
 
 DISPLAY_NAME = "Axiom volunteer computing agent"
 DESCRIPTION = "Runs confined experiments on idle cores and GPUs."

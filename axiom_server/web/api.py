@@ -35,7 +35,7 @@ from axiom_protocol.messages import (
 )
 from axiom_protocol.text import one_line, plain_message
 from axiom_server.config import Config
-from axiom_server.maintenance import Maintenance
+from axiom_server.maintenance.rounds import Maintenance
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.publish import deploy
 from axiom_server.store import epochs, hosts, standing, users, web_sessions

@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from axiom_server.errors import FileUnreadable, PortInUse
-from axiom_server.maintenance import Maintenance
+from axiom_server.maintenance.rounds import Maintenance
 from axiom_server.project_folder import ProjectFolder
 from axiom_server.store.database import make_page_pool, make_pool
 from axiom_server.sync.batcher import SyncBatcher

@@ -24,9 +24,9 @@ from psycopg.conninfo import make_conninfo
 
 from axiom_protocol.manifest import Manifest, read_manifest
 from axiom_protocol.messages import GpuFacts, HostFacts, SyncRequest
-from axiom_server import maintenance
 from axiom_server.config import Config, DeployConfig, ServeConfig
 from axiom_server.decide.retry import ATTEMPTS_MAX
+from axiom_server.maintenance import rounds
 from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Order
 from axiom_server.review.review import review
@@ -215,7 +215,7 @@ class Simulation:
         for turn in _turns([(host, host.request(self.now)) for host in due]):
             await self._sync(connection, catalogue, turn)
         if self.now % ROUND_EVERY < self.tick:
-            await maintenance.run_round(connection, self.config)
+            await rounds.run_round(connection, self.config)
             await self._look(connection)
         if self.now % REVIEW_EVERY < self.tick:
             async with connection.transaction():

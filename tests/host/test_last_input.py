@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from axiom_client import system_library
 from axiom_client.host import macos_input, terminals, windows_input
+from axiom_client.system import libraries
 from tests.support.recorded_library import RecordedLibrary, fill, install
 
 DAY_MS = 86_400_000
@@ -30,7 +30,7 @@ def last_input(tick_ms: int) -> Any:
 
 
 def windows(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> RecordedLibrary:
-    return install(monkeypatch, system_library, **{"ProcessIdToSessionId": fill(1), **answers})
+    return install(monkeypatch, libraries, **{"ProcessIdToSessionId": fill(1), **answers})
 
 
 def test_windows_counts_since_the_last_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def mac(monkeypatch: pytest.MonkeyPatch, **other: Any) -> RecordedLibrary:
         "IORegistryEntryCreateCFProperty": 9, "CFNumberGetValue": number, "CFRelease": None,
         "IOObjectRelease": 0, **other,
     }  # fmt: skip
-    return install(monkeypatch, system_library, **answers)
+    return install(monkeypatch, libraries, **answers)
 
 
 def test_mac_counts_nanoseconds_and_frees_what_it_was_given(

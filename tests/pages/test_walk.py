@@ -17,7 +17,7 @@ import pytest
 from starlette.routing import Match, Route
 
 from axiom_server.config import Config
-from axiom_server.maintenance import Maintenance
+from axiom_server.maintenance.rounds import Maintenance
 from axiom_server.store.database import make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.trust.repository import Repository

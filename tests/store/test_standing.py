@@ -209,7 +209,7 @@ def check_opponents_over_all_hosts(project: ServerProject, host_id: int) -> None
 
 
 async def standing_quarantine(connection: database.Connection, host_id: int) -> None:
-    from axiom_server.comparison import quarantine
+    from axiom_server.maintenance.comparison import quarantine
 
     await quarantine(connection, host_id, "for a test")
 

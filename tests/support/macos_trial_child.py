@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from axiom_client import system_library
+from axiom_client.system import libraries
 from tests.support.recorded_library import RecordedLibrary
 
 
 def main(policy_json: str, outside_json: str) -> None:
     """As ``macos_trial.main``, with a recorded success of sandbox_init."""
-    system_library.macos_library = RecordedLibrary(sandbox_init=0)  # type: ignore[assignment]
+    libraries.macos_library = RecordedLibrary(sandbox_init=0)  # type: ignore[assignment]
     from axiom_client.sandbox import macos_trial
 
     macos_trial.main(policy_json, outside_json)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from axiom_client import system_library
+from axiom_client.system import libraries
 
 Answer = Callable[..., Any] | Any
 
@@ -56,9 +56,9 @@ def install(
         for name in ("windows_library", "macos_library"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, library)
-    monkeypatch.setattr(system_library, "windows_library", library)
-    monkeypatch.setattr(system_library, "macos_library", library)
-    monkeypatch.setattr(system_library, "last_error", lambda: error)
+    monkeypatch.setattr(libraries, "windows_library", library)
+    monkeypatch.setattr(libraries, "macos_library", library)
+    monkeypatch.setattr(libraries, "last_error", lambda: error)
     return library
 
 

@@ -25,8 +25,8 @@ from axiom_protocol.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from axiom_server import maintenance
 from axiom_server.config import Config
+from axiom_server.maintenance import rounds
 from axiom_server.publish import deploy
 from axiom_server.publish.deploy import Deployed, Order
 from axiom_server.review.log import SessionLog
@@ -117,7 +117,7 @@ class ServerProject:
         async def inside() -> None:
             connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
             async with connection:
-                assert await maintenance.run_round(connection, self.config)
+                assert await rounds.run_round(connection, self.config)
 
         asyncio.run(inside())
 

@@ -13,7 +13,7 @@ import pytest
 
 from axiom_client.project.bundles import BundleRefused, BundleStore
 from axiom_server.config import Config
-from axiom_server.maintenance import Maintenance
+from axiom_server.maintenance.rounds import Maintenance
 from axiom_server.trust.metadata import VERSIONS_SKIPPED_MAX, BundlesError, utc_now
 from axiom_server.trust.repository import Published, Repository
 from axiom_server.trust.signing_request import SigningRequest, request_targets

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from axiom_server.config import Config
-from axiom_server.maintenance import Maintenance
+from axiom_server.maintenance.rounds import Maintenance
 from axiom_server.store.database import make_pool
 from axiom_server.sync.batcher import SyncBatcher
 from axiom_server.web import openapi

@@ -8,11 +8,11 @@ import sys
 
 import msgspec
 
-from axiom_client.child_lifetime import end_with_parent
 from axiom_client.host.gpu.probe import GpuReport
 from axiom_client.host.gpu.vendor import ProbeFailed, Vendor
 from axiom_client.host.gpu.vendors import present
 from axiom_client.sandbox.selftest import self_test
+from axiom_client.system.child_lifetime import end_with_parent
 from axiom_protocol.messages import GpuFacts
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from axiom_client.child_environment import child_environment
 from axiom_client.host.gpu import vendors
+from axiom_client.system.child_environment import child_environment
 from axiom_protocol.messages import GpuFacts
 
 PROBE_SECONDS_MAX = 60.0  # importing torch on a cold, busy disk; a hanging driver hangs longer

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 _FOLDER_LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_OWN_FOLDER = str(Path(__file__).resolve().parents[1])  # that of this package
+_OWN_FOLDER = str(Path(__file__).resolve().parents[2])  # that of this package
 
 
 def child_environment(**added: str) -> dict[str, str]:

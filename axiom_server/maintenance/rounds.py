@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import psycopg
 import structlog
 
-from axiom_server import comparison
 from axiom_server.config import Config
 from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
+from axiom_server.maintenance import comparison
 from axiom_server.review import seed_budgets, studies
 from axiom_server.store import alarms, experiments, hosts, session_sums, statistics, tasks
 from axiom_server.store.database import Connection, Pool, row
