@@ -3,7 +3,8 @@
 SQL locks candidates, `decide/lease` chooses among them, and the chosen ones are leased. Workunits
 reserved for a host come first, then the pools of workunits for any host. One statement fetches the
 shares of all hosts from all pools. A pool that had too few for a host is skipped in its next
-passes, in which the other pools get that share, so that the last pool is asked too.
+passes, in which the other pools get that share, so that the last pool is asked too. When a host had
+lost or failed what it was offered, the next pass looks further on in the same pool.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ async def grant_work(
     recipients = await _recipients(connection, catalogue, config, syncs)
     with_room = {s.host.host_id for s in recipients if s.has_room}
     await _offer_reserved(connection, catalogue, [s for s in recipients if s.has_room])
-    requested = True
-    while requested:  # each pass grants a task or exhausts a pool
-        requested = await _offer_pools(connection, catalogue, [s for s in recipients if s.has_room])
+    requested, further = True, dict[tuple[int, str], int]()
+    while requested:  # each pass grants a task, exhausts a pool or looks further on in it
+        requested = await _offer_pools(
+            connection, catalogue, [s for s in recipients if s.has_room], further
+        )
         await _lease(connection, catalogue, config, [s for s in recipients if s.chosen], now)
     return {
         s.host.host_id: (
@@ -175,9 +178,13 @@ async def _offer_reserved(
 
 
 async def _offer_pools(
-    connection: Connection, catalogue: Catalogue, recipients: Sequence[_Recipient]
-) -> bool:
-    """Offer each host its share of the pools; False when no host has a share."""
+    connection: Connection, catalogue: Catalogue, recipients: Sequence[_Recipient],
+    further: dict[tuple[int, str], int],
+) -> bool:  # fmt: skip
+    """Offer each host its share of the pools; False when no host has a share.
+
+    further  places at which to look in pools whose earlier workunits a host did not complete
+    """
     shares = _shares(catalogue, recipients)
     if not shares:
         return False
@@ -185,23 +192,27 @@ async def _offer_pools(
     for _, pool, count in shares:
         key = (pool.version_id, pool.device)
         totals[key] = totals.get(key, 0) + count
-    starts = {key: catalogue.scan_start(key) for key in totals}
+    starts = {key: further.get(key) or catalogue.scan_start(key) for key in totals}
     offered = defaultdict[tuple[int, str], list[CandidateRow]](list)
     wanted = [(*key, starts[key], limit + SPARES) for key, limit in totals.items()]
     for candidate in await leases.pool_workunits(connection, wanted):
         offered[candidate.version_id, candidate.device].append(candidate)
     await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
-    again = set()  # pools that may have more at their beginning
+    again, ends = set(), dict[tuple[int, str], int]()  # pools that may have more: before, behind
     for key, limit in totals.items():
-        places = [candidate.queue_id for candidate in offered[key][:limit]]
-        if catalogue.record_offers(key, starts[key], places, limit):
+        places = [candidate.queue_id for candidate in offered[key]]
+        if key not in further and catalogue.record_offers(key, starts[key], places[:limit], limit):
             again.add(key)
+        if len(places) == limit + SPARES:
+            ends[key] = max(places) + 1
     for recipient, pool, count in shares:
         key = pool.version_id, pool.device
         offers = _take(offered[key], recipient.host.host_id, count)
         declined = count - recipient.accept_offers(catalogue, offers)
         catalogue.record_granted(key, -declined)
-        if declined and key not in again:
+        if len(offers) < count and key in ends:
+            further[key] = ends[key]
+        elif declined and key not in again:
             recipient.exhausted.add(key)
     return True
 

@@ -34,6 +34,21 @@ def test_the_only_pool_with_work_is_found_among_many(project: ServerProject, cor
     assert len(project.host(cores=cores).sync().grants) == cores
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_work_behind_what_the_host_has_lost_is_found(project: ServerProject, cores: int) -> None:
+    """Another host may have the lost workunits, so they stay in the queue, before newer ones."""
+    project.host().sync(cpu=0)
+    project.deploy("short_walk", count=30)
+    host = project.host(cores=30)
+    lost = {grant.seed for grant in host.sync().grants}
+    assert len(lost) == 30
+    host.sync(forget=True, cpu=0)
+    project.deploy("short_walk", count=10)
+    granted = host.sync(cpu=cores).grants
+    assert len(granted) == cores
+    assert not lost & {grant.seed for grant in granted}
+
+
 def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
     project.deploy("short_walk", count=10)
     host = project.host()
