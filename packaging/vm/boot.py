@@ -243,38 +243,41 @@ def reboot(volunteer: Volunteer) -> None:
 
 
 def power_cut(volunteer: Volunteer) -> str:
-    """The virtual machine is killed while tasks start, checkpoint and end; twice."""
-    guest = volunteer.guest
-    volunteer.project.publish_walk("cut", 3)
-    volunteer.project.deploy("cut", 12)
-    reported = 0
-    for _ in range(2):
-        reported += 2
-        volunteer.sync()
-        volunteer.wait_until_reported("cut", reported)
-        guest.cut_power()
-        guest.start()
-        guest.wait_for("the service", volunteer.active, 300)
-    volunteer.wait_until_reported("cut", 12)
-    said = volunteer.journal()
-    require("put aside" not in said, said[-2000:])
-    return "2 cuts, 12 results"
+    """The virtual machine is killed while tasks start, checkpoint and end."""
+    cut_in_mid_work(volunteer, "cut", 8)
+    volunteer.wait_until_reported("cut", 8)
+    check_journal_file(volunteer)
+    return "8 results"
 
 
 def late_network(volunteer: Volunteer) -> str:
-    """The cable is plugged in a minute after the boot."""
+    """The cable is plugged in after the boot that follows another power cut."""
     guest = volunteer.guest
-    guest.stop()
-    guest.start(network=False)
-    guest.wait_for("the service", volunteer.active, 400)
+    cut_in_mid_work(volunteer, "late", 4, network=False)
     problem = guest.wait_for("the problem", lambda: volunteer.status().get("problem"), 120)
     guest.cable(plugged=True)
-    volunteer.project.publish_walk("late", 0)
-    volunteer.project.deploy("late", 1)
     guest.wait_for("the address", lambda: "10.0.2." in guest.run("ip -4 -br addr").out, 120)
     volunteer.sync()
-    volunteer.wait_until_reported("late", 1)
+    volunteer.wait_until_reported("late", 4)
+    check_journal_file(volunteer)
     return f"before: {problem}"
+
+
+def cut_in_mid_work(volunteer: Volunteer, name: str, count: int, *, network: bool = True) -> None:
+    """Kill the machine when a quarter of ``count`` workunits is reported, and start it again."""
+    volunteer.project.publish_walk(name, 3)
+    volunteer.project.deploy(name, count)
+    volunteer.sync()
+    volunteer.wait_until_reported(name, count // 4)
+    volunteer.guest.cut_power()
+    volunteer.guest.start(network=network)
+    volunteer.guest.wait_for("the service", volunteer.active, 400)
+
+
+def check_journal_file(volunteer: Volunteer) -> None:
+    """The agent has not put its journal aside as damaged."""
+    said = volunteer.journal()
+    require("put aside" not in said, said[-2000:])
 
 
 def full_disk(volunteer: Volunteer) -> str:
@@ -364,7 +367,7 @@ STEPS: list[Step] = [
     ("the journal holds the agent's lines, with levels and without tracebacks", journal_lines),
     ("a reboot in mid-task loses nothing", reboot),
     ("a power cut in mid-write leaves a journal that goes on", power_cut),
-    ("a network that comes late is no failure", late_network),
+    ("a network that comes late, after another power cut, is no failure", late_network),
     ("a full disk stops work, not the agent, and work goes on when there is room", full_disk),
     ("with nobody signed in, tasks run that may not run while the computer is in use", logind_idle),
     ("a suspended host continues, and its sleep counts as no task's time", suspend),
