@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets
-from tuf.ngclient import Updater
 
 from axiom_client.decide.update import Release
-from axiom_client.project.fetching import LIMITS, HttpFetcher, refusal
+from axiom_client.project.fetching import HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
+from axiom_client.project.updater import refreshed_updater
 from axiom_protocol.release import (
     ARCHIVE_BYTES_MAX,
     RELEASE_FIELD,
@@ -55,11 +55,7 @@ class SignedReleases:
             raise refusal(error, self._fetcher.last_file) from None
 
     def _find(self, root: bytes) -> dict[Release, TargetFile]:
-        updater = Updater(
-            str(self._folder), f"{self._url}/metadata/", fetcher=self._fetcher, config=LIMITS,
-            bootstrap=root,
-        )  # fmt: skip
-        updater.refresh()
+        updater = refreshed_updater(self._folder, f"{self._url}/metadata/", self._fetcher, root)
         role = _delegated(self._read("root", Root).signed, self._read("targets", Targets).signed)
         if role is None or f"{RELEASES}.json" not in self._snapshot_entries():
             return {}

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
-from tuf.ngclient import FetcherInterface, Updater
+from tuf.ngclient import FetcherInterface
 
-from axiom_client.project.fetching import LIMITS, CachedMetadata, HttpFetcher, refusal
+from axiom_client.project.fetching import CachedMetadata, HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
+from axiom_client.project.updater import refreshed_updater
 
 REFRESH_SECONDS = 3600.0  # within which a withdrawal is noticed if the server is honest
 RETRY_SECONDS = 15.0  # after a failed refresh, so that 2,000 grants do not cause 2,000 requests
@@ -125,13 +126,7 @@ class SignedTargets:
     def _refresh(self, root: bytes, fetcher: FetcherInterface, now: float) -> _Verified:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            Updater(
-                str(self._folder),
-                self._metadata_url,
-                fetcher=fetcher,
-                config=LIMITS,
-                bootstrap=root,
-            ).refresh()
+            refreshed_updater(self._folder, self._metadata_url, fetcher, root)
         except (RepositoryError, DownloadError) as error:
             raise refusal(error, self._fetcher.last_file) from None
         targets = self._read(Targets).signed

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -317,19 +318,36 @@ def test_after_a_fast_forward_staff_rotate_the_online_keys_and_hosts_recover(
     newer = project.publish("2.0.0")
     with refused("rollback", caplog):
         get(store, newer)
-    fresh = own_keys(tmp_path / "fresh")
-    keys = type(project.keys)(signers={**project.keys.signers, "timestamp": fresh.of("timestamp")})
-    trusted = project.repository.metadata.root()
-    root = propose_root(
-        trusted,
-        "timestamp",
-        add=[fresh.of("timestamp")[0].public_key],
-        drop=list(trusted.signed.roles["timestamp"].keyids),
-    )
-    sign(root, keys.of("root"))
-    project.repository.install_root(root, keys)
+    rotate(project, "timestamp", tmp_path / "fresh")
     with host(tmp_path / "host", server.url) as restarted:
         assert get(restarted, newer).read_bytes() == script("2.0.0")
+
+
+def rotate(project: Project, role: Role, folder: Path) -> None:
+    """Replace the role's key by a new one, and sign with it from now on."""
+    fresh = own_keys(folder)
+    trusted = project.repository.metadata.root()
+    dropped = list(trusted.signed.roles[role].keyids)
+    root = propose_root(trusted, role, add=[fresh.of(role)[0].public_key], drop=dropped)
+    sign(root, project.keys.of("root"))
+    project.keys = type(project.keys)(signers={**project.keys.signers, role: fresh.of(role)})
+    project.repository.install_root(root, project.keys)
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_a_key_changed_during_a_refresh_is_no_attack(
+    project: Project, server: HostileServer, store: BundleStore, role: Role, tmp_path: Path
+) -> None:
+    """The root has been read when staff change the key of a file that comes after it."""
+
+    def change_key(request: BaseHTTPRequestHandler) -> None:
+        server.tricks.clear()
+        rotate(project, role, tmp_path / "fresh")
+        send(request, (project.metadata / "timestamp.json").read_bytes())
+
+    newer = project.publish("2.0.0")
+    server.tricks["metadata/timestamp.json"] = change_key
+    assert get(store, newer).read_bytes() == script("2.0.0")
 
 
 # Indefinite freeze
