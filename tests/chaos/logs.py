@@ -89,9 +89,12 @@ POSTGRES = (
     r"(log file|lock file|data directory lock file|performing immediate shutdown because).*",
     r"could not translate .*|archive .*|using stale statistics.*",
     r"there is no transaction in progress",
+    r"some useless files may be left behind in old database directory .*",
 )
 #: The beginning of an entry that a full disk cut off; the next line follows it directly.
 CUT_ENTRY = re.compile(r'^\{".*?(?=$|discarding |error |\{"|couldn\'t |consuming |serving )')
+#: The beginning of an entry of PostgreSQL that follows one that a full disk cut off.
+POSTGRES_ENTRY = re.compile(r"(?<=.)(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \w+ \[\d+\] )")
 POSTGRES_LEVEL = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC):  ?(.*)")
 #: Lines without a level: the agent's log has them with their level.
 PLAIN = re.compile(r"serving http://|ended: |^\d\d:\d\d:\d\d |^refused: |^# |^$")
@@ -144,7 +147,8 @@ def _of_server(path: Path) -> Iterator[str]:
 
 def _of_postgres(path: Path) -> Iterator[str]:
     for line in _lines(path):
-        match = POSTGRES_LEVEL.search(line)
+        *_cut_off, entry = POSTGRES_ENTRY.split(line)
+        match = POSTGRES_LEVEL.search(entry)
         if match and not _known(POSTGRES, match[2]):
             yield f"postgres: {match[1]}: {_without_numbers(match[2])}"
 
