@@ -151,7 +151,7 @@ class SameNumbers:
 class OtherUsers:
     """Which other users compute a version.
 
-    others   users whose results differ from seed to seed
+    others   users most of whose results differ from those of all other seeds
     waiting  users who compute it now and have no such result yet
     only     whether the project has only one user
     """
@@ -170,19 +170,21 @@ def judge_same_numbers(
 
     The experiment ignores its seed if more users got the same numbers as another user, or are its
     only users, than got different numbers or still compute. So hosts that invent results, even the
-    same ones, cannot stop it before honest hosts, which need hours, have returned theirs. A host
-    that repeats its numbers invents them once numbers of others show that the seed matters.
+    same ones, cannot stop it before honest hosts, which need hours, have returned theirs. Nor can
+    coincidence: a result of few bits is the same for some pair of a few hundred seeds, but most
+    of a user's results still differ. A host that repeats its numbers invents them once numbers of
+    others show that the seed matters.
     """
     same_numbers = [same for same in same_numbers if len(same.seeds) > 1]
-    involved = frozenset[int | None]().union(*(same.users for same in same_numbers))
-    others = other_users.others - involved
+    others = other_users.others
+    involved = frozenset[int | None]().union(*(same.users for same in same_numbers)) - others
     doubting = others | (other_users.waiting - involved)
     shared = [
         t
         for t in same_numbers
         if len(t.users) > 1 or _alone(t, involved, doubting, other_users.only)
     ]
-    agreeing = frozenset[int | None]().union(*(same.users for same in shared))
+    agreeing = frozenset[int | None]().union(*(same.users for same in shared)) - others
     if len(agreeing) > len(doubting):
         seeds = sorted(max(shared, key=lambda t: len(t.seeds)).seeds)[:3]
         return [], Alarm(
@@ -194,7 +196,7 @@ def judge_same_numbers(
         host_id
         for same in same_numbers
         for host_id, count in same.repeats.items()
-        if count >= REPEATS_MIN and len(others) >= len(same.users)
+        if count >= REPEATS_MIN and len(others - same.users) >= len(same.users)
     }
     return sorted(suspects), None
 

@@ -231,7 +231,7 @@ async def same_numbers(connection: Connection, version_id: int, known: bool) -> 
 async def other_users(
     connection: Connection, version_id: int, live_users: int, known: bool
 ) -> OtherUsers:
-    """Users with valid results that differ from seed to seed, and users who compute it now."""
+    """Users most of whose newest valid results no other seed gave, and users who compute it now."""
     others = await rows(
         connection,
         f"""WITH newest AS (
@@ -244,9 +244,11 @@ async def other_users(
                JOIN hosts h ON h.host_id = t.host_id LEFT JOIN users u ON u.user_id = t.user_id
                WHERE r.valid = 1 AND ({KNOWN} OR NOT %s)
            )
-           SELECT DISTINCT n.user_id FROM newest n WHERE NOT EXISTS (
-               SELECT FROM newest o WHERE o.parameters_id = n.parameters_id
-                 AND o.digest = n.digest AND o.seed <> n.seed)""",
+           SELECT n.user_id FROM newest n CROSS JOIN LATERAL (
+               SELECT NOT EXISTS (
+                   SELECT FROM newest o WHERE o.parameters_id = n.parameters_id
+                     AND o.digest = n.digest AND o.seed <> n.seed) AS differs) d
+           GROUP BY n.user_id HAVING count(*) FILTER (WHERE d.differs) * 2 > count(*)""",
         (version_id, known),
     )
     waiting = await rows(

@@ -319,6 +319,20 @@ def test_a_script_that_ignores_its_seed_raises_an_alarm_on_the_experiment(
     assert project.value("SELECT state FROM versions") == "stopped"
 
 
+def test_two_seeds_with_one_result_among_many_raise_no_alarm(project: ServerProject) -> None:
+    """A result of few bits, such as a share of 200 samples, is the same for some pair of seeds."""
+    project.deploy("short_walk", count=8)
+    for host in (project.host(), project.host()):
+        coincidence, *others = host.sync().grants
+        project.later(60)
+        reports = [host.success(coincidence, exponent=0.6), *map(host.success, others)]
+        host.sync(reports, cpu=0)
+    project.round()
+    assert project.value("SELECT count(DISTINCT digest) FROM results") == 7
+    assert project.value("SELECT count(*) FROM alarms") == 0
+    assert project.value("SELECT state FROM versions") == "active"
+
+
 def test_a_host_that_invents_one_number_is_quarantined(project: ServerProject) -> None:
     project.deploy("short_walk", count=12)
     liar, honest = project.host(), project.host()

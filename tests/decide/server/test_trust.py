@@ -164,6 +164,13 @@ def others_of(others: int = 0, waiting: int = 0, only: bool = False) -> OtherUse
         # Two users have the same numbers, and nobody has different ones.
         ([numbers(2, 7, 8)], others_of(), [], True),
         ([numbers(2, 7, 8)], others_of(others=1), [], True),
+        # Most of their other numbers differ: the two are a coincidence.
+        ([numbers(2, 7, 8)], OtherUsers(others=frozenset({7, 8})), [], False),
+        ([numbers(2, 7, 8)], OtherUsers(others=frozenset({7})), [], False),
+        ([numbers(2, 7)], OtherUsers(others=frozenset({7}), only=True), [], False),
+        # One of a user's hosts invents its results, while the user's others compute.
+        ([numbers(4, 7)], OtherUsers(others=frozenset({7, 8})), [7], False),
+        ([numbers(4, 7)], OtherUsers(others=frozenset({7})), [], False),
         # Hosts that invent results report at once; honest hosts still compute.
         ([numbers(9, 7, 8)], others_of(waiting=2), [], False),
         ([numbers(9, 7, 8)], others_of(others=2, waiting=9), [7, 8], False),
