@@ -25,9 +25,6 @@ from axiom_client.project.updater import refreshed_updater
 
 REFRESH_SECONDS = 3600.0  # within which a withdrawal is noticed if the server is honest
 RETRY_SECONDS = 15.0  # after a failed refresh, so that 2,000 grants do not cause 2,000 requests
-MISSING_REFRESH_SECONDS = (
-    5.0  # if metadata is newer than this, a version missing in it was not signed
-)
 WITHDRAWN_FIELD = "x-axiom-withdrawn"  # in the signed targets: {"name@version": sha256}
 
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
@@ -86,13 +83,13 @@ class SignedTargets:
         return {file.hashes["sha256"] for file in files if "sha256" in file.hashes}
 
     def _current(self, root: bytes, ref: str) -> _Verified:
-        """Metadata that has not expired, refreshed if it is old or does not contain ``ref``."""
+        """Metadata that has not expired, refreshed if it is old or does not contain ``ref``.
+
+        However new it is: staff may have published ``ref`` since.
+        """
         held, now = self._unexpired(root), time.monotonic()
         known = held is not None and held.knows(ref)
-        fresh_seconds = self._refresh_seconds
-        if not known:
-            fresh_seconds = min(fresh_seconds, MISSING_REFRESH_SECONDS)
-        if held is not None and now - held.refreshed_at < fresh_seconds:
+        if held is not None and known and now - held.refreshed_at < self._refresh_seconds:
             return held
         if self._refused is None or now >= self._retry_at:
             held = self._renew(root, now) or held

@@ -15,6 +15,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import httpx
 import pytest
 
 from axiom_client.project.bundles import BundleRefused, BundleStore
@@ -90,6 +91,17 @@ def test_a_version_that_staff_never_signed_is_refused(
 ) -> None:
     with refused("arbitrary software", caplog):
         store.fetch("short_walk", "9.9.9", "0" * 64)
+
+
+def test_a_version_published_just_after_a_refresh_is_found(
+    project: Project, server: HostileServer, walk: Published, tmp_path: Path
+) -> None:
+    with httpx.Client(trust_env=False) as client:
+        store = BundleStore(tmp_path / "host", server.url, client)
+        store.pin_root(None)
+        get(store, walk)
+        newer = project.publish("2.0.0")
+        assert get(store, newer).read_bytes() == script("2.0.0")
 
 
 @pytest.mark.parametrize(
