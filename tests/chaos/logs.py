@@ -46,6 +46,7 @@ COMMAND = (
     r"axiom-client: .*(no space left|space).*",
     r".*pinned\.root\.json was lost or changed on disk; it is fetched again",
     r".*\.py was changed on disk; it is fetched again",
+    r"the metadata on disk cannot be used: .*",
     r"axiom-client: .*journal\.sqlite: .*",
     r"axiom-client: .*: (Read-only file system|Permission denied).*",
     r"axiom-server: PostgreSQL .*",
