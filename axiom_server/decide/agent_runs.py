@@ -87,7 +87,7 @@ def decide_run(
     if found is not None and found.state == "copy":
         return RunDecision(verdict="copy", runs=list(known))
     if found is not None and found.state == "ended":
-        return _after_end(runs, found, caller, now)
+        return _after_end(runs, found, current, caller, now)
     if _has_ended(current, caller, now, silent_seconds):
         return _accept(runs, caller, now)
     return _wait(runs, current, caller, now)
@@ -125,11 +125,17 @@ def _continue(
 
 
 def _after_end(
-    runs: dict[str, KnownRun], ended: KnownRun, caller: Caller, now: float
+    runs: dict[str, KnownRun], ended: KnownRun, current: KnownRun, caller: Caller, now: float
 ) -> RunDecision:
-    """A replaced run sends a request: a delayed one if its number is old; else it is a copy."""
+    """A replaced run sends a request: a delayed one if its number is old; else the run lives.
+
+    Then it is a copy. In the place of the current run it is none: the current run is an earlier
+    one, whose first request arrived after the caller's.
+    """
     if caller.number <= ended.number:
         return RunDecision(verdict="late", runs=list(runs.values()))
+    if caller.place and caller.place == current.place:
+        return _accept(runs, caller, now)
     runs[caller.run] = _made(caller, "copy", now)
     return RunDecision(verdict="copy", runs=_kept(runs))
 

@@ -61,6 +61,17 @@ def test_a_restart_in_the_same_place_is_accepted_at_once(number: int) -> None:
     assert runs.send("b", 2, "here") == "accepted"
 
 
+def test_an_earlier_run_whose_first_request_comes_late_makes_no_copy() -> None:
+    """As when a server that stood still answers the requests of two runs in the wrong order."""
+    runs = HostRuns()
+    runs.send("a", 5, "here")
+    assert runs.send("c", 1, "here") == "accepted"
+    assert runs.send("b", 1, "here") == "accepted"  # it was sent before that of c
+    assert runs.send("c", 2, "here") == "accepted"
+    assert runs.send("b", 1, "here") == "late"
+    assert runs.send("c", 3, "here") == "accepted"
+
+
 def test_a_restart_elsewhere_after_an_orderly_stop_is_accepted_at_once() -> None:
     """New hardware, or a container created again."""
     runs = HostRuns()
