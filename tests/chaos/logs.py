@@ -60,7 +60,8 @@ COMMAND = (
     r"consuming input failed: .*",
     r"discarding (closed|broken) connection: .*",
     r"error ignored in rollback .*: .*",
-    r"error ignored terminating .*: (pipeline aborted|the connection is lost|flush request failed).*",
+    r"error ignored terminating .*: (pipeline aborted|the connection is lost).*",
+    r"error ignored terminating .*: flush request failed: .*",
     r"(server closed the connection unexpectedly|no connection to the server)",
     r"couldn't (stop|get) .*",
     # Python's asyncio, about a child that ends while a signal is sent to it.
