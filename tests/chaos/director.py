@@ -150,10 +150,15 @@ class Director:
         return False
 
     def _resume_all(self) -> None:
-        """Do what people do after such an hour: staff look at alarms, volunteers at their hosts."""
+        """Do what people do after such an hour: staff look at alarms, volunteers at their hosts.
+
+        New work lets a host succeed that failed last; until then it is given no replica.
+        """
         with suppress(psycopg.Error):
             for (name,) in self.site.rows(STOPPED, seconds=0):
                 self.site.ask(self.site.staff, "experiments", "resume", name)
+            if not self.site.value(UNDER_WAY, seconds=0):
+                self._deploy("brief_walk", len(self.site.agents))
         for agent in self.site.agents:
             self.site.ask(agent.program, "resume")
             self.site.ask(agent.program, "sync")
@@ -162,6 +167,8 @@ class Director:
 #: Experiments that the watchdog stopped: paused tasks look like slow ones.
 STOPPED = """SELECT DISTINCT e.name FROM versions v JOIN experiments e USING (experiment_id)
              WHERE v.state = 'stopped'"""
+UNDER_WAY = """
+SELECT (SELECT count(*) FROM queue) + (SELECT count(*) FROM tasks WHERE state = 'leased')"""
 #: What has not ended yet.
 OPEN = """
 SELECT (SELECT count(*) FROM queue) + (SELECT count(*) FROM tasks WHERE state = 'leased')
