@@ -97,10 +97,11 @@ def _unended(site: Site) -> Iterator[str]:
     for workunit, ref, state in site.rows(UNENDED, ATTEMPTS_MAX):
         if ref not in site.retired:
             yield f"workunit {workunit} of {ref} ({state}) has no result"
-    query = f"""SELECT count(*) FROM tasks t JOIN experiments e USING (experiment_id)
-        WHERE e.name = '{POISON}' AND outcome = 'failed'"""
-    if (tries := site.value(query)) > ATTEMPTS_MAX:
-        yield f"the workunit that always fails was tried {tries} times"
+    query = f"""SELECT workunit_id, count(*) FROM tasks t JOIN experiments e USING (experiment_id)
+        WHERE e.name = '{POISON}' AND outcome = 'failed'
+        GROUP BY workunit_id HAVING count(*) > {ATTEMPTS_MAX}"""
+    for workunit, tries in site.rows(query):
+        yield f"workunit {workunit}, which always fails, was tried {tries} times"
 
 
 def _taken_back(site: Site) -> Iterator[str]:
