@@ -27,7 +27,7 @@ frequencies has about a quarter of the power by chance.
 #
 # [tool.axiom]
 # name = "grokking"
-# version = "1.1.0"
+# version = "1.2.0"
 # title = "Grokking modular addition"
 # question = "Does test accuracy rise long after training accuracy, and does weight decay cause it?"
 # rationale = [
@@ -72,12 +72,14 @@ frequencies has about a quarter of the power by chance.
 # delay = { min = 0, rtol = 1e-6, about = "generalised_at / memorised_at" }
 # test_at_memorised = { min = 0, max = 1, atol = 1e-6, about = "test accuracy at memorised_at" }
 # test_accuracy = { min = 0, max = 1, atol = 1e-6, about = "at the end" }
-# random_accuracy = { min = 0, max = 1, atol = 1e-6 }
-# undecayed_accuracy = { min = 0, max = 1, atol = 1e-6 }
+# # Nets that only memorise decide a few of 265 test pairs by the last digits of their weights, in
+# # which processors differ. Two pairs are tolerated; the curves of accuracy are not compared.
+# random_accuracy = { min = 0, max = 1, atol = 0.0076, chaotic = true }
+# undecayed_accuracy = { min = 0, max = 1, atol = 0.0076, chaotic = true }
 # plentiful_delay = { min = 0, rtol = 1e-6, about = "delay of nine tenths of the pairs" }
 # periodic = { min = 0, max = 1, rtol = 1e-5, about = "mean share of a unit's strongest frequency" }
 # periodic_start = { min = 0, max = 1, rtol = 1e-6, about = "of the untrained net" }
-# periodic_random = { min = 0, max = 1, rtol = 1e-5, about = "after memorising random labels" }
+# periodic_random = { min = 0, max = 1, rtol = 1.8e-3, about = "after memorising random labels" }
 # loss_left = { min = 0, rtol = 1e-4, about = "last training loss / first" }
 #
 # [tool.axiom.result.curves]
@@ -87,7 +89,7 @@ frequencies has about a quarter of the power by chance.
 # arm = { kind = "integer", about = "0 rule, 1 random, 2 undecayed, 3 plentiful" }
 # step = { kind = "integer", dims = 1, unit = "step" }
 # train = { dims = 1, min = 0, max = 1, atol = 1e-6 }
-# test = { dims = 1, min = 0, max = 1, atol = 1e-6 }
+# test = { dims = 1, min = 0, max = 1, chaotic = true }
 #
 # [[tool.axiom.findings]]
 # name = "generalises_late"
