@@ -91,11 +91,12 @@ class SignedTargets:
         known = held is not None and held.knows(ref)
         if held is not None and known and now - held.refreshed_at < self._refresh_seconds:
             return held
-        if self._refused is None or now >= self._retry_at:
+        tried = self._refused is None or now >= self._retry_at
+        if tried:
             held = self._renew(root, now) or held
         if self._refused is not None and not known:
-            why = self._refused
-            raise BundleRefused(why.attack, why.message, temporary=why.temporary)
+            why, earlier = self._refused, not tried  # an earlier refusal is no verdict on ``ref``
+            raise BundleRefused(why.attack, why.message, temporary=why.temporary or earlier)
         assert held is not None  # a refresh either sets it or is refused
         return held
 

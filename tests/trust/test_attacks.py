@@ -214,6 +214,26 @@ def test_metadata_older_than_seen_is_refused_and_a_withdrawal_stands(
         get(store, walk)
 
 
+def test_a_version_asked_for_just_after_an_attack_is_fetched_later(
+    project: Project, server: HostileServer, walk: Published, tmp_path: Path
+) -> None:
+    """The metadata are not downloaded again at once; their refusal says nothing of this version."""
+    old = project.copy(tmp_path / "old")
+    second = project.publish("2.0.0")
+    with httpx.Client(trust_env=False) as client:
+        store = BundleStore(tmp_path / "host", server.url, client)
+        store.pin_root(None)
+        get(store, second)
+        third = project.publish("3.0.0")
+        server.bundles, honest = old, server.bundles
+        with pytest.raises(BundleRefused, match="rollback") as first:
+            get(store, third)
+        server.bundles = honest
+        with pytest.raises(BundleRefused, match="rollback") as again:
+            get(store, third)
+    assert (first.value.temporary, again.value.temporary) == (False, True)
+
+
 def test_the_timestamp_key_alone_cannot_bring_an_old_snapshot_back(
     project: Project,
     server: HostileServer,
