@@ -81,7 +81,10 @@ class Updates:
             await asyncio.sleep(self._config()["update.every"])
 
     async def _check(self) -> None:
-        reply = await self._reply()
+        try:
+            reply = await self._reply()
+        except OSError as error:  # no process or descriptor is left
+            reply = CheckReply(problem=f"the search for releases did not start: {error}")
         if reply.problem not in ("", self._logged):
             log.warning("no update: %s", reply.problem)
         self._logged = reply.problem

@@ -71,6 +71,8 @@ class Maintenance:
                     "maintenance round failed; it will be repeated", error=str(error).strip()
                 )
                 await self._restart_database()
+            except Exception:  # reported; a fault in one round must not end all others
+                log.exception("maintenance round failed; it will be repeated")
 
     async def _restart_database(self) -> None:
         """Start the embedded PostgreSQL again, which may have been killed for lack of memory."""
@@ -90,6 +92,8 @@ class Maintenance:
                 started = False
             except (BundlesError, KeysError, OSError) as error:
                 log.error("the bundles could not be re-signed", error=str(error))
+            except Exception:  # reported; hosts need the next signature
+                log.exception("the bundles could not be re-signed")
             await asyncio.sleep(SIGN_SECONDS)
 
 

@@ -51,6 +51,8 @@ class PageRefresh:
                     await self._refresh()
             except (psycopg.OperationalError, OSError, TimeoutError) as error:
                 log.warning("the pages were not refreshed", error=str(error).strip()[:500])
+            except Exception:  # reported; the next look may find nothing wrong
+                log.exception("the pages were not refreshed")
 
     async def _is_due(self) -> bool:
         async with self.pool.connection() as connection:
