@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 from tuf.api.exceptions import DownloadError, RepositoryError
-from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import DelegatedRole, Root, Snapshot, TargetFile, Targets
 
 from axiom_client.decide.update import Release
 from axiom_client.project.fetching import HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
-from axiom_client.project.updater import refreshed_updater
+from axiom_client.project.updater import read_metadata, refreshed_updater
 from axiom_protocol.release import (
     ARCHIVE_BYTES_MAX,
     RELEASE_FIELD,
@@ -87,12 +87,11 @@ class SignedReleases:
             raise
 
     def _snapshot_entries(self) -> Mapping[str, Any]:
-        snapshot: Any = Metadata.from_file(str(self._folder / "snapshot.json")).signed
-        entries: Mapping[str, Any] = snapshot.meta
+        entries: Mapping[str, Any] = self._read("snapshot", Snapshot).signed.meta
         return entries
 
     def _read(self, name: str, kind: Any) -> Any:
-        return Metadata[kind].from_file(str(self._folder / f"{name}.json"))
+        return read_metadata(self._folder, name, kind)
 
 
 def _delegated(root: Root, targets: Targets) -> DelegatedRole | None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -21,13 +20,12 @@ from tuf.ngclient import FetcherInterface
 
 from axiom_client.project.fetching import CachedMetadata, HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
-from axiom_client.project.updater import refreshed_updater
+from axiom_client.project.updater import T, read_metadata, refreshed_updater
 
 REFRESH_SECONDS = 3600.0  # within which a withdrawal is noticed if the server is honest
 RETRY_SECONDS = 15.0  # after a failed refresh, so that 2,000 grants do not cause 2,000 requests
 WITHDRAWN_FIELD = "x-axiom-withdrawn"  # in the signed targets: {"name@version": sha256}
 
-T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 _log = logging.getLogger(__name__)
 
 
@@ -147,7 +145,7 @@ class SignedTargets:
         return targets.signed
 
     def _read(self, kind: type[T]) -> Metadata[T]:
-        return Metadata[T].from_file(str(self._folder / f"{kind.type}.json"))
+        return read_metadata(self._folder, kind.type, kind)
 
 
 def withdrawn_in(targets: Targets) -> Mapping[str, str]:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
+from securesystemslib.exceptions import StorageError
 from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater
 
 from axiom_client.project.fetching import LIMITS
+
+T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
+
+
+def read_metadata(folder: Path, role: str, kind: type[T]) -> Metadata[T]:
+    """The metadata of a role that were stored last. Raises OSError, RepositoryError."""
+    path = folder / f"{role}.json"
+    try:
+        return Metadata[T].from_file(str(path))
+    except StorageError as error:  # no OSError
+        raise OSError(f"cannot read {path}: {error.__context__ or error}") from None
 
 
 def refreshed_updater(

@@ -621,6 +621,19 @@ def test_withdrawn_sources_leave_the_cache(
     assert get(store, newer).exists()
 
 
+def test_lost_metadata_while_the_server_is_away_is_refused_until_later(
+    server: HostileServer, store: BundleStore, walk: Published
+) -> None:
+    get(store, walk)
+    server.everywhere = lambda request: request.send_error(503)
+    (store.folder / "metadata" / "targets.json").unlink()
+    (store.folder / "metadata" / "timestamp.json").unlink()
+    restarted = BundleStore(store.folder, server.url, httpx.Client(trust_env=False))
+    with pytest.raises(BundleRefused) as caught:
+        restarted.fetch(walk.name, walk.version, walk.sha256, accepted=True)
+    assert caught.value.temporary
+
+
 @pytest.mark.parametrize("damage", ["empty", "garbage", "half"])
 def test_damaged_metadata_on_disk_is_fetched_again(
     store: BundleStore, tmp_path: Path, server: HostileServer, walk: Published, damage: str
