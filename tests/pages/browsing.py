@@ -48,7 +48,14 @@ CLIPPED = """() => [...document.querySelectorAll("main *")].filter(e => {
     const s = getComputedStyle(e);
     return s.overflowX === "hidden" && e.scrollWidth > e.clientWidth + 1;
   }).map(e => e.outerHTML.slice(0, 100))"""
-LOADED = """() => [...document.images].every(i => { i.loading = "eager"; return i.complete; })"""
+#: An image between two of its sources, after the theme has changed, is complete and has no width.
+LOADED = """() => [...document.images].every(i => {
+    i.loading = "eager";
+    return i.complete && i.naturalWidth;
+  })"""
+#: After the theme has changed, images choose another source with the next frame.
+TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
+LOADED_MILLISECONDS = 20_000  # after which an image counts as broken
 BROKEN_IMAGES = """() => [...document.images].filter(i => !i.naturalWidth).map(i => i.currentSrc)"""
 
 
@@ -153,12 +160,22 @@ class Walker:
         if wide > width:
             self.note(f"{wide} px wide at {width}")
         if (width, theme) in CLOSE_LOOKS:
-            self.page.wait_for_function(LOADED)
-            found = [f"clipped: {e}" for e in self.page.evaluate(CLIPPED)]
-            found += [f"no image: {e}" for e in self.page.evaluate(BROKEN_IMAGES)]
+            found = [f"no image: {e}" for e in self._broken_images()]
+            found += [f"clipped: {e}" for e in self.page.evaluate(CLIPPED)]
             found += self.page.evaluate(AXE) if NPM else []
             for problem in found:
                 self.note(f"{problem} ({width}, {theme})")
+
+    def _broken_images(self) -> list[str]:
+        """The images that are not there in the end."""
+        from playwright.sync_api import TimeoutError as ImageMissing
+
+        self.page.evaluate(TWO_FRAMES)
+        try:
+            self.page.wait_for_function(LOADED, timeout=LOADED_MILLISECONDS)
+        except ImageMissing:
+            return list(self.page.evaluate(BROKEN_IMAGES))
+        return []
 
     def follow_links(self, first: str, most: int) -> list[str]:
         """Open pages by links, from ``first`` on, and ask for each file; the paths opened."""
