@@ -13,7 +13,10 @@ from axiom_server.store.database import Connection, as_json
 
 
 class TaskRow(NamedTuple):
-    """A task that is leased to a syncing host, or that one of its reports names."""
+    """A task that is leased to a syncing host, or that one of its reports names.
+
+    ``outcome``: as it was reported; None while no report has ended it.
+    """
 
     task_id: int
     host_id: int
@@ -29,6 +32,7 @@ class TaskRow(NamedTuple):
     deadline_at: datetime
     granted_by: str
     refusal: str
+    outcome: str | None = None
 
 
 class EndedTask(Struct, frozen=True, kw_only=True):
@@ -53,7 +57,8 @@ class EndedTask(Struct, frozen=True, kw_only=True):
 
 
 _TASK = """t.task_id, t.host_id, t.workunit_id, t.version_id, w.parameters_id, w.seed, t.device,
-    t.purpose, t.attempt, t.state, t.granted_at, t.deadline_at, t.granted_by, t.refusal"""
+    t.purpose, t.attempt, t.state, t.granted_at, t.deadline_at, t.granted_by, t.refusal,
+    t.outcome"""
 
 
 LEASED_TASKS = f"""

@@ -38,6 +38,7 @@ PACE_WEIGHT = 0.2  # weight of the newest reports in a host's pace
 PACE_RANGE = (0.05, 50.0)
 
 NEVER_GRANTED = "this task was never granted to this host"
+GIVEN_BACK = "this host gave the task back before it sent a result"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +273,10 @@ def _refusal(sync: HostSync, report: Report, just_ended: Mapping[int, str]) -> s
     task = sync.tasks.get(report.task_id)
     if task is None:
         return sync.unrecovered.get(report.task_id, NEVER_GRANTED)
-    return just_ended.get(task.task_id, task.refusal)
+    if task.task_id in just_ended:
+        return just_ended[task.task_id]
+    given_back = task.outcome == "cancelled" and report.outcome == "success"
+    return task.refusal or (GIVEN_BACK if given_back else "")
 
 
 def _is_answered(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:

@@ -142,8 +142,6 @@ def _acknowledged(site: Site) -> Iterator[str]:
             yield f"task {task_id} of {ack.agent} was acknowledged, and is not known"
             continue
         state, outcome, refusal = found[0]
-        if outcome == "cancelled" and ack.agent in forgetful:
-            continue  # it has computed again what it had given back
         if state != "reviewed" or (outcome != "success" and not refusal):
             yield f"task {task_id} of {ack.agent} was acknowledged, and is {state}: {outcome}"
         elif refusal and not _was_quarantined(site, ack.agent):

@@ -10,6 +10,7 @@ from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.store.leases import POOL_WORKUNITS
+from axiom_server.sync.reports import GIVEN_BACK
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
 
@@ -66,6 +67,24 @@ def test_a_lost_answer_costs_nothing(project: ServerProject) -> None:
     assert [a.refusal for a in answer.acknowledged] == [""] * 4
     assert project.value("SELECT count(*) FROM results") == 4
     assert len(answer.grants) == 4
+
+
+def test_a_result_of_a_task_that_was_given_back_is_refused_with_the_reason(
+    project: ServerProject,
+) -> None:
+    """As by an agent that lost the end of its journal, and computes the task again."""
+    project.deploy("short_walk", count=1)
+    host = project.host()
+    (grant,) = host.sync().grants
+    given_back = Report(
+        task_id=grant.task_id, outcome="cancelled", elapsed_seconds=0.0, cpu_seconds=0.0
+    )
+    assert host.sync([given_back], cpu=0).acknowledged[0].refusal == ""
+    assert host.sync([given_back], cpu=0).acknowledged[0].refusal == ""
+    project.later(60)
+    answer = host.sync([host.success(grant)], cpu=0)
+    assert answer.acknowledged[0].refusal == GIVEN_BACK
+    assert project.value("SELECT count(*) FROM results") == 0
 
 
 def test_a_request_that_was_overtaken_takes_nothing_back(project: ServerProject) -> None:
