@@ -188,33 +188,60 @@ async def _offer_pools(
     shares = _shares(catalogue, recipients)
     if not shares:
         return False
+    page = await _look(connection, catalogue, _totals(shares), further)
+    for recipient, pool, count in shares:
+        key = pool.version_id, pool.device
+        offers = _take(page.offered[key], recipient.host.host_id, count)
+        declined = count - recipient.accept_offers(catalogue, offers)
+        catalogue.record_granted(key, -declined)
+        if len(offers) < count and key in page.ends:
+            further[key] = page.ends[key]
+        elif declined and key not in page.again:
+            recipient.exhausted.add(key)
+    return True
+
+
+def _totals(
+    shares: Sequence[tuple[_Recipient, PoolView, int]],
+) -> dict[tuple[int, lease.Device], int]:
     totals: dict[tuple[int, lease.Device], int] = {}
     for _, pool, count in shares:
         key = (pool.version_id, pool.device)
         totals[key] = totals.get(key, 0) + count
+    return totals
+
+
+@dataclass(kw_only=True)
+class _Page:
+    """What one query found, by pool: (version, device).
+
+    again  pools that may have more before the place where the query began
+    ends   where to go on in pools that may have more behind the last place
+    """
+
+    offered: dict[tuple[int, str], list[CandidateRow]]
+    again: set[tuple[int, str]] = field(default_factory=set)
+    ends: dict[tuple[int, str], int] = field(default_factory=dict)
+
+
+async def _look(
+    connection: Connection, catalogue: Catalogue, totals: dict[tuple[int, lease.Device], int],
+    further: dict[tuple[int, str], int],
+) -> _Page:  # fmt: skip
+    """Find so many workunits of each pool, and some spare ones."""
     starts = {key: further.get(key) or catalogue.scan_start(key) for key in totals}
-    offered = defaultdict[tuple[int, str], list[CandidateRow]](list)
+    page = _Page(offered=defaultdict(list))
     wanted = [(*key, starts[key], limit + SPARES) for key, limit in totals.items()]
     for candidate in await leases.pool_workunits(connection, wanted):
-        offered[candidate.version_id, candidate.device].append(candidate)
-    await catalogue.load_versions(connection, {version_id for version_id, _ in offered})
-    again, ends = set(), dict[tuple[int, str], int]()  # pools that may have more: before, behind
+        page.offered[candidate.version_id, candidate.device].append(candidate)
+    await catalogue.load_versions(connection, {version_id for version_id, _ in page.offered})
     for key, limit in totals.items():
-        places = [candidate.queue_id for candidate in offered[key]]
+        places = [candidate.queue_id for candidate in page.offered[key]]
         if key not in further and catalogue.record_offers(key, starts[key], places[:limit], limit):
-            again.add(key)
+            page.again.add(key)
         if len(places) == limit + SPARES:
-            ends[key] = max(places) + 1
-    for recipient, pool, count in shares:
-        key = pool.version_id, pool.device
-        offers = _take(offered[key], recipient.host.host_id, count)
-        declined = count - recipient.accept_offers(catalogue, offers)
-        catalogue.record_granted(key, -declined)
-        if len(offers) < count and key in ends:
-            further[key] = ends[key]
-        elif declined and key not in again:
-            recipient.exhausted.add(key)
-    return True
+            page.ends[key] = max(places) + 1
+    return page
 
 
 def _take(waiting: list[CandidateRow], host_id: int, count: int) -> list[CandidateRow]:
