@@ -56,14 +56,13 @@ class SignedReleases:
 
     def _find(self, root: bytes) -> dict[Release, TargetFile]:
         updater = refreshed_updater(self._folder, f"{self._url}/metadata/", self._fetcher, root)
-        role = _delegated(self._read("root", Root).signed, self._read("targets", Targets).signed)
+        targets = read_metadata(self._folder, Targets).signed
+        role = _delegated(read_metadata(self._folder, Root).signed, targets)
         if role is None or f"{RELEASES}.json" not in self._snapshot_entries():
             return {}
         updater.get_targetinfo(ANY_PATH)
-        releases = self._read(RELEASES, Targets)
-        self._read("targets", Targets).signed.verify_delegate(
-            RELEASES, releases.signed_bytes, releases.signatures
-        )
+        releases = read_metadata(self._folder, Targets, RELEASES)
+        targets.verify_delegate(RELEASES, releases.signed_bytes, releases.signatures)
         if releases.signed.expires <= datetime.now(UTC):
             raise BundleRefused("freeze", "the list of releases has expired")
         found = {_release(file): file for path, file in releases.signed.targets.items()
@@ -87,11 +86,8 @@ class SignedReleases:
             raise
 
     def _snapshot_entries(self) -> Mapping[str, Any]:
-        entries: Mapping[str, Any] = self._read("snapshot", Snapshot).signed.meta
+        entries: Mapping[str, Any] = read_metadata(self._folder, Snapshot).signed.meta
         return entries
-
-    def _read(self, name: str, kind: Any) -> Any:
-        return read_metadata(self._folder, name, kind)
 
 
 def _delegated(root: Root, targets: Targets) -> DelegatedRole | None:

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tuf.api.exceptions import DownloadError, RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import FetcherInterface
 
 from axiom_client.project.fetching import CachedMetadata, HttpFetcher, refusal
 from axiom_client.project.refusal import BundleRefused
-from axiom_client.project.updater import T, read_metadata, refreshed_updater
+from axiom_client.project.updater import read_metadata, refreshed_updater
 
 REFRESH_SECONDS = 3600.0  # within which a withdrawal is noticed if the server is honest
 RETRY_SECONDS = 15.0  # after a failed refresh, so that 2,000 grants do not cause 2,000 requests
@@ -125,27 +125,24 @@ class SignedTargets:
             refreshed_updater(self._folder, self._metadata_url, fetcher, root)
         except (RepositoryError, DownloadError) as error:
             raise refusal(error, self._fetcher.last_file) from None
-        targets = self._read(Targets).signed
+        targets = read_metadata(self._folder, Targets).signed
         expiries = [
             targets.expires,
-            self._read(Root).signed.expires,
-            self._read(Timestamp).signed.expires,
-            self._read(Snapshot).signed.expires,
+            read_metadata(self._folder, Root).signed.expires,
+            read_metadata(self._folder, Timestamp).signed.expires,
+            read_metadata(self._folder, Snapshot).signed.expires,
         ]
         return _Verified(targets=targets, expires_at=min(expiries), refreshed_at=now)
 
     def _last_known(self) -> Targets | None:
         """The last verified targets, even if expired; their signatures are checked again."""
         try:
-            root, targets = self._read(Root), self._read(Targets)
+            root, targets = read_metadata(self._folder, Root), read_metadata(self._folder, Targets)
             root.signed.verify_delegate("targets", targets.signed_bytes, targets.signatures)
         except (OSError, RepositoryError) as error:
             _log.warning("the metadata on disk cannot be used: %s", error)
             return None
         return targets.signed
-
-    def _read(self, kind: type[T]) -> Metadata[T]:
-        return read_metadata(self._folder, kind.type, kind)
 
 
 def withdrawn_in(targets: Targets) -> Mapping[str, str]:

@@ -15,9 +15,12 @@ from axiom_client.project.fetching import LIMITS
 T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
 
 
-def read_metadata(folder: Path, role: str, kind: type[T]) -> Metadata[T]:
-    """The metadata of a role that were stored last. Raises OSError, RepositoryError."""
-    path = folder / f"{role}.json"
+def read_metadata(folder: Path, kind: type[T], role: str = "") -> Metadata[T]:
+    """The metadata that were stored last, of the kind's own role or of a delegated one.
+
+    Raises OSError, RepositoryError.
+    """
+    path = folder / f"{role or kind.type}.json"
     try:
         return Metadata[T].from_file(str(path))
     except StorageError as error:  # no OSError
