@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from itertools import chain, count
 from pathlib import Path
 
 from axiom_client.agent.journal import Journal
@@ -116,19 +117,36 @@ def _finish_replacement(path: Path) -> None:
     new = _replacement(path)
     if not new.exists():
         return
-    date = _date()
+    name = _free_name(path)
     for part, suffix in zip(_parts(path), PARTS, strict=True):
         if os.path.lexists(part):
-            os.replace(part, path.with_name(f"{path.stem}-damaged-{date}{path.suffix}{suffix}"))
+            os.replace(part, path.with_name(f"{name}{path.suffix}{suffix}"))
     os.replace(new, path)
-    dates = sorted({file.name.split(path.suffix)[0] for file in _put_aside(path)})
+    names = sorted(_names_put_aside(path))
     for file in _put_aside(path):
-        if file.name.split(path.suffix)[0] in dates[:-ASIDE_MAX]:
+        if _stem(file, path) in names[:-ASIDE_MAX]:
             _remove(file)
+
+
+def _free_name(path: Path) -> str:
+    """A name by the date that no earlier damaged journal has, not even one of this second."""
+    dated = f"{path.stem}-damaged-{_date()}"
+    taken = _names_put_aside(path)
+    numbered = (f"{dated}-{n}" for n in count(2))
+    return next(name for name in chain([dated], numbered) if name not in taken)
 
 
 def _date() -> str:
     return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+
+
+def _names_put_aside(path: Path) -> set[str]:
+    return {_stem(file, path) for file in _put_aside(path)}
+
+
+def _stem(file: Path, path: Path) -> str:
+    """The name that all parts of one damaged journal share."""
+    return file.name.split(path.suffix)[0]
 
 
 def _remove(path: Path) -> None:

@@ -284,6 +284,22 @@ def test_only_the_newest_damaged_ones_are_kept(path: Path, monkeypatch: pytest.M
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["garbage", "a folder"])
+def test_several_damaged_in_one_second_are_kept_apart(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("axiom_client.agent.recovery._date", lambda: "2026-01-01T000000Z")
+    for _ in range(ASIDE_MAX + 1):
+        fill(path)
+        NOTHING[kind](path)
+        open_journal(path).close()
+    names = sorted(p.name for p in path.parent.glob("journal-damaged-*"))
+    dated = "journal-damaged-2026-01-01T000000Z"
+    assert names == [f"{dated}-{n}.sqlite" for n in (2, 3, 4)]
+    remove_journals(path)
+    assert list(path.parent.iterdir()) == []
+
+
 # --- the agent as a real process ------------------------------------------------------------------
 
 
