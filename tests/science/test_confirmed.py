@@ -122,6 +122,8 @@ def test_sawtooth_pieces_double_and_a_dense_grid_finds_no_more() -> None:
 
 def test_grokking_gradient_is_the_derivative() -> None:
     own, rng = parts("grokking"), np.random.default_rng(1)
+    rounded = own["rounded"]
+    own["rounded"] = lambda array, step: array
     inputs, targets = rng.standard_normal((7, 46)), rng.standard_normal((7, 23))
     weights = [rng.standard_normal((46, 3)), rng.standard_normal((3, 23))]
     found = own["loss_and_gradients"](weights, inputs, targets)[1]
@@ -134,6 +136,10 @@ def test_grokking_gradient_is_the_derivative() -> None:
     theta = np.concatenate([w.ravel() for w in weights])
     flat = np.concatenate([g.ravel() for g in found])
     np.testing.assert_allclose(flat, numeric(loss, theta), rtol=1e-5, atol=1e-6)
+    own["rounded"] = rounded
+    coarse = own["loss_and_gradients"](weights, inputs, targets)[1]
+    for exact, used in zip(found, coarse, strict=True):  # to 1/16,384 of at most twice the largest
+        assert 0 < abs(used - exact).max() < abs(exact).max() / 2**13
 
 
 @pytest.mark.parametrize("index", range(5))

@@ -17,6 +17,7 @@ from axiom_protocol.result import Result
 from tests.science.harness import experiment
 from tests.science.plan import DRIFTING, FRESH, NAMES, drifted, whole
 from tests.science.runs import KERNELS, RunSpec, result, results_in_one_process, run
+from tests.science.twins import UNROUNDED
 
 #: Short runs for the quick slice: the budget in seconds and the parameters that cost time.
 QUICK: dict[str, dict[str, Any]] = {
@@ -93,11 +94,21 @@ SHARES_ONLY = {"simplicity_bias"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(NAMES) - SHARES_ONLY))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - SHARES_ONLY - set(UNROUNDED)))
 def test_the_kernels_do_differ(name: str) -> None:
     """Otherwise agreement would show nothing: at least one number moves in its last digits."""
     seed = FRESH[0]
     assert any(run(drifted(name, seed, k)).result != result(name, seed) for k in KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNROUNDED)
+def test_rounding_gives_the_same_bits_and_without_it_the_kernels_differ(name: str) -> None:
+    seed = FRESH[0]
+    assert all(run(drifted(name, seed, k)).result == result(name, seed) for k in KERNELS)
+    here = run(RunSpec(name=name, seed=seed, twin="unrounded")).result
+    specs = [RunSpec(name=name, seed=seed, twin="unrounded", kernel=k) for k in KERNELS]
+    assert any(run(spec).result != here for spec in specs)
 
 
 @pytest.mark.slow

@@ -674,7 +674,21 @@ BUDGET_SECONDS: dict[str, float] = {
 }
 
 
+#: Experiments that come to the same bits on every processor, without the rounding that does it.
+UNROUNDED: dict[str, str] = {
+    "grokking": """
+
+def rounded(array, step):
+    return array
+""",
+}
+
+
 def broken(name: str, twin: str) -> str:
-    """The text that breaks an experiment in this way: a key of BROKEN, FAULTS or FALSIFIED."""
+    """The text that breaks an experiment in this way.
+
+    ``twin`` is a key of BROKEN, FAULTS or FALSIFIED, or "unrounded".
+    """
     falsified = {twin: text for twin, (_, text) in FALSIFIED.get(name, {}).items()}
-    return {**BROKEN[name], **FAULTS.get(name, {}), **falsified}[twin]
+    unrounded = {"unrounded": UNROUNDED[name]} if name in UNROUNDED else {}
+    return {**BROKEN[name], **FAULTS.get(name, {}), **falsified, **unrounded}[twin]
