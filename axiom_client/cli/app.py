@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from axiom_client.errors import AxiomError
 from axiom_client.folders import Folders, find_folders
 from axiom_client.storage import translate_storage_errors
 from axiom_protocol import __version__
+from axiom_protocol.standard_streams import prepare_standard_streams
 from axiom_protocol.text import has_undecoded_bytes
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def options(
 
 def main() -> None:
     """Run a command. An AxiomError is printed as one line and sets the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # for terminals without UTF-8
+    prepare_standard_streams()
     try:
         with translate_storage_errors():
             app()

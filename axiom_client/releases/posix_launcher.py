@@ -37,6 +37,7 @@ from axiom_client.releases.relay import NotifyRelay
 from axiom_client.storage import translate_storage_errors
 from axiom_client.system.child_environment import child_environment
 from axiom_protocol import __version__
+from axiom_protocol.standard_streams import prepare_standard_streams
 
 GRACE_SECONDS = 10.0  # for a version that is undone to end by itself
 SIGNAL_CODE = 128  # added to a signal's number, as shells do
@@ -50,6 +51,7 @@ def command(trial_seconds: float, words: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the launcher to its end, with the agent's exit code."""
+    prepare_standard_streams()
     seconds, *words = sys.argv[1:]
     try:
         with translate_storage_errors():

@@ -6,7 +6,6 @@ Imports are inside the commands, so that ``axiom-server --help`` answers at once
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from axiom_protocol import __version__
+from axiom_protocol.standard_streams import prepare_standard_streams
 from axiom_protocol.text import counted, has_undecoded_bytes
 from axiom_server.cli import deploy, inspect, keys, refresh_pages, release, seeds, staff, studies
 from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
@@ -65,9 +65,7 @@ def common(context: typer.Context, folder: Dir = None, version: Version = False)
 
 def main() -> None:
     """Run the program. An error prints one line and sets the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # for terminals without UTF-8
+    prepare_standard_streams()
     try:
         app()
     except ServerError as error:
