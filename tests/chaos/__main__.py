@@ -94,7 +94,11 @@ def _judge(made: Site, director: Director, seconds: float) -> list[str]:
     if made.owns_postgres:
         made.postgres.close()
     found += [*logs.unknown(made), *outside.leftovers(made)]
-    found += [f"a server ended with {c}" for c in made.server_exits if c not in SERVER_EXITS]
+    found += [
+        f"a server ended with {code}; its log then ended: {' / '.join(last)}"
+        for code, last in made.server_exits
+        if code not in SERVER_EXITS
+    ]
     return found
 
 

@@ -23,6 +23,7 @@ def write(folder: Path, name: str, patch: int) -> Path:
     source = source.replace(fit, f"{fit} + 0.01 * task.rng(3).random()")
     default = "pause_seconds = {{ default = {}"
     source = source.replace(default.format(0.0), default.format(pause))
+    source = source.replace("expected_seconds = 1", f"expected_seconds = {1 + pause:g}")
     if name == POISON:
         first = "    state = task.restore()"
         source = source.replace(first, f"    raise ValueError(task.seed)\n{first}")

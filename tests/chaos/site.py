@@ -134,7 +134,7 @@ class Site:
     staff: Server = field(init=False)
     postgres: EmbeddedPostgres = field(init=False)
     conninfo: str = ""
-    server_exits: list[int] = field(default_factory=list)
+    server_exits: list[tuple[int, list[str]]] = field(default_factory=list)  # last lines of logs
     patches: dict[str, int] = field(default_factory=dict)  # newest version of each experiment
     retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
     servers_stand_still: bool = False
@@ -357,7 +357,7 @@ class Site:
         """Start ended programs again, as a service manager does; keep their exit codes."""
         for server in self.servers:
             if server.process is not None and (code := server.process.poll()) is not None:
-                self.server_exits.append(code)
+                self.server_exits.append((code, _last_lines(server.log_file)))
                 if not self.servers_stand_still:
                     self.start_server(server)
         for agent in self.agents:
@@ -400,6 +400,11 @@ class Site:
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mounts").read_text().splitlines()
         return [line.split()[1] for line in lines if line.split()[1].startswith(str(self.root))]
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The last few lines of a log, without one that a full disk kept from being written."""
+    return log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
 
 
 @contextmanager

@@ -72,13 +72,18 @@ class Program:
     def start(self, *words: str) -> Process:
         """Start in the background; output goes to a log beside the folder."""
         line, environment = self.command(*words)
-        log = self.folder.parent / f"{self.name}.log"
+        log = self.log_file
         if not self.installed and can_fork(environment):
             self.process = ForkedProcess([self.name, *words], environment, log, log)
             return self.process
         with log.open("ab") as file:
             self.process = subprocess.Popen(line, env=environment, stdout=file, stderr=file)
         return self.process
+
+    @property
+    def log_file(self) -> Path:
+        """What it printed since its first start."""
+        return self.folder.parent / f"{self.name}.log"
 
     def kill(self) -> None:
         """As a power cut would: no chance to clean up."""
