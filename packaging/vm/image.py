@@ -2,14 +2,15 @@
 
 The images lie in ``$AXIOM_IMAGES``, by default ``~/.cache/axiom/images``. Each is named by a hash
 of what it is made from, so that a change of it makes a new one. Needs root, and Debian's
-mmdebstrap, e2fsprogs and qemu-utils; for another architecture also qemu-user-static with
-binfmt_misc.
+mmdebstrap, e2fsprogs and qemu-utils; for another architecture also arch-test, binfmt-support and
+qemu-user-static.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ PACKAGES = (
     "systemd-sysv", "dbus", "libpam-systemd", "udev", "kmod", "procps", "iproute2", "sudo",
     "python3", "ca-certificates", "qemu-guest-agent",
 )  # fmt: skip
+NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian's names
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
 KERNELS = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
 CONFIGURED = 2  # raised when `_configure` changes
 #: What the kernel needs to reach its disk; Debian's own choice takes long to unpack in an emulator.
@@ -95,6 +98,7 @@ def _make(image: Image, folder: Path) -> None:
             raise SystemExit(
                 f"{program} is missing: apt-get install mmdebstrap e2fsprogs qemu-utils"
             )
+    _check_architecture(image.architecture)
     print(f"== making {folder.name} (once; some minutes)", flush=True)
     unfinished = folder.with_suffix(".unfinished")
     _remove(unfinished)
@@ -107,6 +111,33 @@ def _make(image: Image, folder: Path) -> None:
     _make_filesystem(root, unfinished / "disk.img", DISK_BYTES)
     _remove(root)
     unfinished.rename(folder)
+
+
+def _check_architecture(architecture: str) -> None:
+    """Make sure that this machine runs programs of an architecture, as the packages' scripts need.
+
+    Without systemd, nothing mounts binfmt_misc or tells it of the interpreters.
+    """
+    if _runs(architecture):
+        return
+    if not (BINFMT / "register").exists():
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=False)
+    if shutil.which("update-binfmts") is not None:
+        subprocess.run(["update-binfmts", "--enable"], check=False)
+    if not _runs(architecture):
+        raise SystemExit(
+            f"this machine runs no programs of {architecture}, which making its image needs: "
+            "apt-get install arch-test binfmt-support qemu-user-static"
+        )
+
+
+def _runs(architecture: str) -> bool:
+    if architecture == NATIVE.get(platform.machine()):
+        return True
+    if shutil.which("arch-test") is None:
+        return False
+    done = subprocess.run(["arch-test", architecture], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _remove(folder: Path) -> None:
