@@ -92,6 +92,8 @@ POSTGRES = (
     r"(log file|lock file|data directory lock file|performing immediate shutdown because).*",
     r"could not translate .*|archive .*|using stale statistics.*",
     r"there is no transaction in progress",
+    # Backends of a killed postmaster that have not ended yet; the next try starts.
+    r"pre-existing shared memory block .* is still in use",
     r"some useless files may be left behind in old database directory .*",
 )
 #: The beginning of an entry that a full disk cut off; the next line follows it directly.
