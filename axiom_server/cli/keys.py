@@ -35,7 +35,9 @@ Tried = Annotated[
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option("--skip", help="Check to skip: determinism, time, memory or dry-run (all)."),
+    typer.Option(
+        "--skip", help="Check to skip: determinism, time, memory, cohort, or dry-run (all)."
+    ),
 ]
 Budget = Annotated[
     float | None,
