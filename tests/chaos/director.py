@@ -104,7 +104,15 @@ class Director:
             self._deploy(name, count)
 
     def _deploy(self, name: str, count: int) -> None:
+        self._resume_stopped()
         self.site.staff_does("deploy", name, "--count", str(count))
+
+    def _resume_stopped(self) -> None:
+        """Let staff look at alarms: full disks and killed processes make tasks fail."""
+        with suppress(psycopg.Error):
+            for (name,) in self.site.rows(STOPPED, seconds=0):
+                if self.site.ask(self.site.staff, "experiments", "resume", name).returncode == 0:
+                    self.site.resumed[name] += 1
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -154,9 +162,8 @@ class Director:
 
         New work lets a host succeed that failed last; until then it is given no replica.
         """
+        self._resume_stopped()
         with suppress(psycopg.Error):
-            for (name,) in self.site.rows(STOPPED, seconds=0):
-                self.site.ask(self.site.staff, "experiments", "resume", name)
             if not self.site.value(UNDER_WAY, seconds=0):
                 self._deploy("brief_walk", len(self.site.agents))
         for agent in self.site.agents:
@@ -164,7 +171,7 @@ class Director:
             self.site.ask(agent.program, "sync")
 
 
-#: Experiments that the watchdog stopped: paused tasks look like slow ones.
+#: Experiments that the watchdog stopped: paused tasks look slow, and a full disk fails them.
 STOPPED = """SELECT DISTINCT e.name FROM versions v JOIN experiments e USING (experiment_id)
              WHERE v.state = 'stopped'"""
 UNDER_WAY = """

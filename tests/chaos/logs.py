@@ -32,14 +32,16 @@ AGENT = (
     r".*pinned\.root\.json was lost or changed on disk; it is fetched again",
 )
 
-#: Lines that a server may log, by their ``event``.
+#: Lines that a server may log, by their ``event``, and the reason if it has one. None may have a
+#: traceback.
 SERVER = (
     r"maintenance round failed; it will be repeated",
     r"the database does not (start|answer)",
     r"the bundles could not be re-signed",
     r"the pages were not refreshed",
-    r"hosts? quarantined",
+    r"hosts? quarantined: .*",
     r"results refuted",
+    r"experiment stopped: \d+ of its last \d+ tasks failed, .*",
 )
 
 #: Errors that a command may print.
@@ -52,6 +54,7 @@ COMMAND = (
     r"axiom-client: .*: (Read-only file system|Permission denied).*",
     r"axiom-server: PostgreSQL .*",
     r"axiom-server: no space left .*",
+    r"axiom-server: \S+ is stopped \(\d+ of its last \d+ tasks failed, .*\); resume it: .*",
     r"axiom-server: cannot use the database folder .*",
     r".*error connecting in 'pool-\d+': .*",  # two servers write to one log
     r"\t?(Is the server running locally|connection to server).*",
@@ -146,7 +149,8 @@ def _of_server(path: Path) -> Iterator[str]:
                 yield f"server: {_without_numbers(line)}"
             continue
         quiet = entry.get("level") in ("debug", "info")
-        if not quiet and not _known(SERVER, str(entry.get("event"))):
+        words = ": ".join(str(entry[key]) for key in ("event", "reason") if key in entry)
+        if not quiet and ("exception" in entry or not _known(SERVER, words)):
             yield f"server: {_without_numbers(line)}"
 
 

@@ -75,12 +75,14 @@ WHERE a.granted_at < b.granted_at AND b.granted_at < a.ended_at AND a.state <> '
 ORDER BY 1, 2"""
 
 #: Workunits of the experiment that always fails, with more failures than the retry policy allows.
-#: Those that were recovered after a backup are not counted: the restored server did not know them.
+#: Not counted are those of quarantined hosts, and those that were recovered after a backup: of the
+#: former the policy counts none, and the restored server did not know the latter.
 POISONED = f"""
 SELECT workunit_id, array_agg(concat_ws(' ', task_id, host_id, t.state, granted_at, ended_at)
     ORDER BY task_id)
 FROM tasks t JOIN experiments e USING (experiment_id)
 WHERE e.name = '{POISON}' AND outcome = 'failed'
+  AND t.refusal NOT LIKE 'this host is quarantined%%'
   AND task_id NOT IN (SELECT task_id FROM recovered_tasks)
 GROUP BY workunit_id HAVING count(*) > %s"""
 
@@ -107,7 +109,8 @@ def _unended(site: Site) -> Iterator[str]:
     for workunit, ref, state in site.rows(UNENDED, ATTEMPTS_MAX):
         if ref not in site.retired:
             yield f"workunit {workunit} of {ref} ({state}) has no result"
-    for workunit, tries in site.rows(POISONED, ATTEMPTS_MAX):
+    # Staff who resume an experiment let its workunits be tried anew.
+    for workunit, tries in site.rows(POISONED, ATTEMPTS_MAX * (1 + site.resumed[POISON])):
         yield (
             f"workunit {workunit}, which always fails, was tried {len(tries)} times; "
             f"task, host, state, granted and ended at: {tries}"

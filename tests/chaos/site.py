@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,6 +137,7 @@ class Site:
     conninfo: str = ""
     server_exits: list[tuple[int, list[str]]] = field(default_factory=list)  # last lines of logs
     patches: dict[str, int] = field(default_factory=dict)  # newest version of each experiment
+    resumed: Counter[str] = field(default_factory=Counter)  # times that staff resumed experiments
     retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
     servers_stand_still: bool = False
     restored: bool = False  # from a backup
