@@ -99,8 +99,10 @@ POSTGRES = (
     r"pre-existing shared memory block .* is still in use",
     r"some useless files may be left behind in old database directory .*",
 )
-#: The beginning of an entry that a full disk cut off; the next line follows it directly.
-CUT_ENTRY = re.compile(r'^\{".*?(?=$|discarding |error |\{"|couldn\'t |consuming |serving )')
+#: How entries of the server's log begin.
+BEGINNING = r'(?:discarding |error (?:connecting|ignored) |\{"|couldn\'t |consuming |serving )'
+#: The beginning of an entry that a full disk cut off; the next entry follows it directly.
+CUT_ENTRY = re.compile(rf'^(?:\{{".*?(?=$|{BEGINNING})|{BEGINNING}.*?(?={BEGINNING}))')
 #: The beginning of an entry of PostgreSQL that follows one that a full disk cut off.
 POSTGRES_ENTRY = re.compile(r"(?<=.)(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \w+ \[\d+\] )")
 POSTGRES_LEVEL = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC):  ?(.*)")
@@ -135,7 +137,7 @@ def _of_agent(path: Path) -> Iterator[str]:
 
 def _of_console(path: Path) -> Iterator[str]:
     for line in _lines(path):
-        if not PLAIN.search(line) and not _known(COMMAND, line):
+        if not _is_plain(line):
             yield f"command: {_without_numbers(line)}"
 
 
@@ -144,8 +146,7 @@ def _of_server(path: Path) -> Iterator[str]:
         try:
             entry = json.loads(line)
         except ValueError:
-            line = CUT_ENTRY.sub("", line)
-            if not PLAIN.search(line) and not _known(COMMAND, line):
+            if not _is_plain(line) and not _is_plain(CUT_ENTRY.sub("", line)):
                 yield f"server: {_without_numbers(line)}"
             continue
         quiet = entry.get("level") in ("debug", "info")
@@ -165,6 +166,10 @@ def _of_postgres(path: Path) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[str]:
     if path.exists():
         yield from path.read_text(errors="replace").splitlines()
+
+
+def _is_plain(line: str) -> bool:
+    return bool(PLAIN.search(line)) or _known(COMMAND, line)
 
 
 def _known(kinds: tuple[str, ...], line: str) -> bool:
