@@ -303,9 +303,13 @@ def _private_folder(folder: Path) -> None:
 
 
 def _private_log(path: Path) -> BinaryIO:
-    """Open PostgreSQL's log for appending, readable only by its owner: it quotes statements."""
+    """Open PostgreSQL's log for appending, readable only by its owner: it quotes statements.
+
+    A device, such as /dev/null, stays as it is: it is everybody's.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    os.fchmod(descriptor, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.fchmod(descriptor, 0o600)
     return os.fdopen(descriptor, "ab")
 
 

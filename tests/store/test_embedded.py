@@ -287,3 +287,11 @@ def _end_waiting(conninfo: str) -> bool:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = 'migrated' AND wait_event_type = 'Lock'"
         ).fetchall())  # fmt: skip
+
+
+def test_a_log_that_is_a_device_keeps_its_permissions(tmp_path: Path) -> None:
+    before = Path(os.devnull).stat().st_mode
+    postgres = EmbeddedPostgres(tmp_path / "postgres", Path(os.devnull))
+    postgres.open()
+    postgres.close()
+    assert Path(os.devnull).stat().st_mode == before
