@@ -101,13 +101,13 @@ def test_a_key_is_set_in_the_old_file_and_all_else_stays(tmp_path: Path) -> None
     assert "# Ada: one core until the thesis is handed in" in lines
 
 
-#: Shifts the times of hosts and their work, as if the last grant was just now: what a host lost a
-#: day ago may be given to any host.
+#: Shifts the times of hosts and their work, as if the last grant was six hours ago: no host counts
+#: as live, and nothing was lost a day ago, after which any host may have it.
 MAKE_RECENT = """
 DO $$
 DECLARE age interval; c record;
 BEGIN
-    SELECT now() - max(granted_at) INTO age FROM tasks;
+    SELECT now() - interval '6 hours' - max(granted_at) INTO age FROM tasks;
     FOR c IN SELECT table_name AS t, column_name AS n
              FROM information_schema.columns JOIN information_schema.tables
                   USING (table_schema, table_name)
@@ -121,6 +121,7 @@ END $$"""
 
 
 def make_recent(project: Server) -> None:
+    """Make the fixture as old as it was when the tests were written, on any day."""
     with (
         ProjectFolder(project.folder).database() as conninfo,
         psycopg.connect(conninfo) as connection,
@@ -137,8 +138,7 @@ def test_interrupted_tasks_end_and_all_is_credited_once(
     Her third task has a checkpoint; of the first, the server has the report already.
     """
     check_everything(project)
-    if leases == "hold":
-        make_recent(project)
+    make_recent(project)
     deadline = "now() + interval '6 hours'" if leases == "hold" else "now() - interval '1 s'"
     values(project, f"UPDATE tasks SET deadline_at = {deadline} WHERE state = 'leased' RETURNING 1")
     project.serve()
