@@ -33,7 +33,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from axiom_server.store.embedded import EmbeddedPostgres
+from axiom_server.project_folder import ProjectFolder
 from benchmarks import load
 from benchmarks.fleet_load import Figures, Order, percentiles
 from benchmarks.results import machine, table, write_section
@@ -117,7 +117,7 @@ def populate(folder: Path, hosts: int) -> None:
 @contextmanager
 def cluster_of(folder: Path) -> Iterator[str]:
     """The project's PostgreSQL, running; gives its conninfo."""
-    cluster = EmbeddedPostgres(folder / "postgres", Path(os.devnull))
+    cluster = ProjectFolder(folder).embedded()
     try:
         yield cluster.open()
     finally:

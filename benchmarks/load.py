@@ -24,7 +24,7 @@ import msgspec
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from axiom_server.store.embedded import EmbeddedPostgres
+from axiom_server.project_folder import ProjectFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 180.0  # on a busy machine, initdb alone may take a minute
@@ -120,7 +120,7 @@ def wait_ready(port: int) -> None:
 @contextmanager
 def serving_bare(folder: Path, queued: int) -> Iterator[int]:
     """Run the bare server on the same PostgreSQL, in a database of its own; gives its port."""
-    cluster = EmbeddedPostgres(folder / "postgres", Path(os.devnull))
+    cluster = ProjectFolder(folder).embedded()
     conninfo = cluster.open()
     try:
         with psycopg.connect(conninfo, autocommit=True) as db:
@@ -184,7 +184,7 @@ def host_facts(cores: int) -> dict[str, Any]:
 
 def trust_all(folder: Path) -> None:
     """Make every host a trusted one, of whose results one in fifty is replicated."""
-    with psycopg.connect(EmbeddedPostgres(folder / "postgres", Path(os.devnull)).conninfo) as db:
+    with psycopg.connect(ProjectFolder(folder).embedded().conninfo) as db:
         db.execute("UPDATE hosts SET agreements = 1000")
         db.execute("UPDATE users SET validated = 1000")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from scipy.stats import theilslopes
 
-from axiom_server.store.embedded import EmbeddedPostgres
+from axiom_server.project_folder import ProjectFolder
 from benchmarks import load
 from benchmarks.agent_idle import agent_environment, pss_bytes, stop
 from benchmarks.common import report
@@ -178,7 +177,7 @@ def soak(minutes: float) -> Soak:
         for work in WORKS:
             load.staff(folder, "deploy", work, "--count", str(DEPLOYED), "--budget", "1")
         with running(folder, scratch) as run:
-            conninfo = EmbeddedPostgres(folder / "postgres", Path(os.devnull)).conninfo
+            conninfo = ProjectFolder(folder).embedded().conninfo
             until = time.monotonic() + 60 * minutes
             pause = max(SAMPLE_SECONDS_MIN, 60 * minutes / SAMPLES)
             with psycopg.connect(conninfo, autocommit=True) as database:

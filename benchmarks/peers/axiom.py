@@ -14,7 +14,7 @@ import msgspec
 import psycopg
 
 from axiom_protocol import __version__
-from axiom_server.store.embedded import EmbeddedPostgres
+from axiom_server.project_folder import ProjectFolder
 from benchmarks import load
 from benchmarks.peers.driver import Driver, Outcome
 from benchmarks.peers.tasks import WORKS, Span, experiment_source
@@ -92,7 +92,7 @@ class Axiom(Driver):
 
     def _received(self, since: float) -> list[float]:
         """When the server stored each report, by its clock, converted to monotonic seconds."""
-        cluster = EmbeddedPostgres(self._project / "postgres", Path(os.devnull))
+        cluster = ProjectFolder(self._project).embedded()
         offset = time.monotonic() - time.time()
         with psycopg.connect(cluster.conninfo) as db:
             return [at + offset for (at,) in db.execute(RECEIVED, (since,)).fetchall()]
