@@ -675,20 +675,20 @@ BUDGET_SECONDS: dict[str, float] = {
 
 
 #: Experiments that come to the same bits on every processor, without the rounding that does it.
-UNROUNDED: dict[str, str] = {
-    "grokking": """
+UNROUNDED: dict[str, dict[str, str]] = {
+    "grokking": {
+        "unrounded": """
 
 def rounded(array, step):
     return array
-""",
+"""
+    },
 }
 
 
 def broken(name: str, twin: str) -> str:
-    """The text that breaks an experiment in this way.
-
-    ``twin`` is a key of BROKEN, FAULTS or FALSIFIED, or "unrounded".
-    """
+    """The text that breaks an experiment so: a key of BROKEN, FAULTS, FALSIFIED or UNROUNDED."""
     falsified = {twin: text for twin, (_, text) in FALSIFIED.get(name, {}).items()}
-    unrounded = {"unrounded": UNROUNDED[name]} if name in UNROUNDED else {}
-    return {**BROKEN[name], **FAULTS.get(name, {}), **falsified, **unrounded}[twin]
+    return {
+        **BROKEN[name], **FAULTS.get(name, {}), **falsified, **UNROUNDED.get(name, {}),
+    }[twin]  # fmt: skip
