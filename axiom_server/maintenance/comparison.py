@@ -22,6 +22,7 @@ from axiom_server.store import alarms, comparisons, experiments, hosts, standing
 from axiom_server.store.comparisons import OpenRow
 from axiom_server.store.database import Connection
 from axiom_server.store.experiments import ParametersRow, VersionRow
+from axiom_server.store.owner_locks import lock_accounts, lock_owners_of_tasks
 
 DAY_SECONDS = 86400.0
 WITHDRAW_SECONDS = 30 * DAY_SECONDS  # after a mismatch, a host's results of so long are re-checked
@@ -73,7 +74,6 @@ async def compare_and_place(connection: Connection, config: Config) -> None:
         await _place(connection, config, panel, found, changes, known, answers)
         await _write(connection, config, changes)
     await _check_newcomers(connection, config, panel.checkers)
-    await standing.count_unconfirmed(connection)
 
 
 def _decide(
@@ -146,6 +146,8 @@ async def _place(
 async def _write(connection: Connection, config: Config, changes: _Changes) -> None:
     for (state, note), workunits in changes.states.items():
         await comparisons.set_state(connection, workunits, state, note)
+    judged = [t for group in changes.confirmed for t in group] + [t for t, _ in changes.outliers]
+    await lock_owners_of_tasks(connection, judged)
     for version_id, why in changes.irreproducible:
         await alarms.raise_alarm(connection, version_id, "irreproducible", why)
     tasks = [tuple(t for t in group if t != KNOWN_ANSWER) for group in changes.confirmed]
@@ -202,9 +204,11 @@ def _has_dry_run_parameters(version: VersionRow, parameters: ParametersRow) -> b
 
 
 async def quarantine_hosts(connection: Connection, config: Config) -> None:
-    """Quarantine hosts and accounts with too many mismatches."""
+    """Quarantine hosts with too many mismatches."""
     policy, window = config.replication, config.replication.window_days * DAY_SECONDS
-    for suspect in await standing.suspects(connection, window):
+    suspects = await standing.suspects(connection, window)
+    await lock_accounts(connection, [suspect.host_id for suspect in suspects], ())
+    for suspect in suspects:
         impossible_times = suspect.impossible_times >= policy.mismatches_to_quarantine
         if impossible_times or _is_quarantined(policy, suspect):
             reason = (
@@ -212,7 +216,14 @@ async def quarantine_hosts(connection: Connection, config: Config) -> None:
                 "other hosts', or claim time that did not pass"
             )
             await quarantine(connection, suspect.host_id, reason)
-    for account in await standing.suspect_accounts(connection, window):
+
+
+async def quarantine_accounts(connection: Connection, config: Config) -> None:
+    """Quarantine accounts with too many mismatches on hosts that are not in quarantine."""
+    policy, window = config.replication, config.replication.window_days * DAY_SECONDS
+    suspects = await standing.suspect_accounts(connection, window)
+    await lock_accounts(connection, (), [account.user_id for account in suspects])
+    for account in suspects:
         if _is_quarantined(policy, account):
             reason = (
                 f"{account.mismatches} results of its hosts in {policy.window_days:g} days differ "

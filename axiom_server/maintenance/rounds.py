@@ -7,7 +7,7 @@ the lock skips the round.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,8 +19,17 @@ from axiom_server.decide import watchdog
 from axiom_server.errors import ServerError
 from axiom_server.maintenance import comparison
 from axiom_server.review import seed_budgets, studies
-from axiom_server.store import alarms, experiments, hosts, session_sums, statistics, tasks
+from axiom_server.store import (
+    alarms,
+    experiments,
+    hosts,
+    session_sums,
+    standing,
+    statistics,
+    tasks,
+)  # fmt: skip
 from axiom_server.store.database import Connection, Pool, row
+from axiom_server.store.owner_locks import lock_accounts
 from axiom_server.trust.keys import KeysError
 from axiom_server.trust.metadata import BundlesError
 from axiom_server.trust.repository import Repository
@@ -107,28 +116,26 @@ async def _alone(connection: Connection) -> AsyncIterator[bool]:
 
 async def run_round(connection: Connection, config: Config) -> bool:
     """Run one round, in short transactions; False when another process is running one."""
-    async with _alone(connection) as alone:
-        if not alone:
-            return False
-        expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
-        held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
-        released = await tasks.release_held(connection, held_hours * 3600)
+    for step in ROUND_STEPS:
+        async with _alone(connection) as alone:
+            if not alone:
+                return False
+            await step(connection, config)
+    return True
+
+
+async def expire_leases(connection: Connection, config: Config) -> None:
+    """End overdue leases and reservations."""
+    expired = await tasks.expire(connection, config.lease.silent_hours * 3600)
+    held_hours = max(config.deploy.hold_hours, config.replication.hold_hours)
+    released = await tasks.release_held(connection, held_hours * 3600)
     if expired or released:
         log.info("leases expired or released", expired=expired, released=released)
-    async with _alone(connection) as alone:
-        if not alone:
-            return False
-        await comparison.compare_and_place(connection, config)
-        await comparison.quarantine_hosts(connection, config)
-        await stop_faulty_experiments(connection, config)
-        await studies.advance_all(connection)
-        await seed_budgets.spend(connection)
-    async with _alone(connection) as alone:
-        if not alone:
-            return False
-        await session_sums.add_deployments(connection)
-        await statistics.refresh(connection)
-    return True
+
+
+async def count_unconfirmed(connection: Connection, _config: Config) -> None:
+    """Count the results of each account that wait for confirmation."""
+    await standing.count_unconfirmed(connection)
 
 
 async def stop_faulty_experiments(connection: Connection, config: Config) -> None:
@@ -168,8 +175,34 @@ async def _find_alarm(
     live = await hosts.live_users(connection, config.deploy.live_minutes * 60)
     other_users = await tasks.other_users(connection, version_id, len(live), known)
     suspects, alarm = watchdog.judge_same_numbers(same_numbers, other_users)
+    await lock_accounts(connection, suspects, ())
     for host_id in suspects:
         await comparison.quarantine(
             connection, host_id, "it returned the same numbers for different seeds"
         )
     return alarm
+
+
+async def issue_seeds(connection: Connection, _config: Config) -> None:
+    """Take the next steps of studies and seed budgets."""
+    await studies.advance_all(connection)
+    await seed_budgets.spend(connection)
+
+
+async def summarise(connection: Connection, _config: Config) -> None:
+    """Store the sums that the pages and the statistics show."""
+    await session_sums.add_deployments(connection)
+    await statistics.refresh(connection)
+
+
+#: Each step is a transaction: what it locks is free for syncs before the next one begins.
+ROUND_STEPS: tuple[Callable[[Connection, Config], Awaitable[None]], ...] = (
+    expire_leases,
+    comparison.compare_and_place,
+    count_unconfirmed,
+    comparison.quarantine_hosts,
+    comparison.quarantine_accounts,
+    stop_faulty_experiments,
+    issue_seeds,
+    summarise,
+)

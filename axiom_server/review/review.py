@@ -22,6 +22,7 @@ from axiom_server.review.session_log import credit_by_tier, session_log
 from axiom_server.store import alarms, credit, session_sums, sessions
 from axiom_server.store.credit import CreditEntry, ReportedRow
 from axiom_server.store.database import Connection
+from axiom_server.store.owner_locks import lock_owners
 
 
 async def review(connection: Connection, config: Config) -> SessionLog:
@@ -37,7 +38,11 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     decisions = decide(config.credit, [_earning(row) for row in accepted.values()])
     entries = [_entry(accepted[d.task_id], d) for d in decisions if d.amount > 0]
     total = sum((e.amount for e in entries), Decimal(0))
-    await credit.lock_owners(connection, reported)
+    await lock_owners(
+        connection,
+        {r.host_id for r in reported},
+        {r.user_id for r in reported if r.user_id is not None},
+    )
     session_id = await sessions.open_session(connection, len(entries), total)
     await credit.append(connection, session_id, entries)
     await credit.mark_reviewed(connection, [r.task_id for r in reported])

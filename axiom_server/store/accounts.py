@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from axiom_server.store.database import Connection, row, rows
+from axiom_server.store.owner_locks import lock_accounts
 from axiom_server.store.users import APPEARANCE, LOOKALIKE, NAME_SHAPES, NAMES_LOCK
 
 TEAMS_MAX = 5  # founded by one account, with members
@@ -98,6 +99,7 @@ async def delete(connection: Connection, user_id: int) -> None:
 
     Its hosts are detached, and their descriptions are deleted.
     """
+    await lock_accounts(connection, (), [user_id])
     await leave_team(connection, user_id)
     await connection.execute(
         """UPDATE users u SET name = 'deleted-' || user_id || CASE WHEN EXISTS (
@@ -124,6 +126,7 @@ async def merge_hosts(connection: Connection, user_id: int, old: int, new: int) 
     changed; only the sums move, those of sessions and outcomes too. False when these are not two
     hosts of the user.
     """
+    await lock_accounts(connection, (), [user_id])
     cursor = await connection.execute(
         """UPDATE hosts n SET credit_total = n.credit_total + o.credit_total,
                pending = n.pending + o.pending

@@ -51,22 +51,6 @@ async def to_review(connection: Connection) -> list[ReportedRow]:
     return [ReportedRow._make(r) for r in found]
 
 
-async def lock_owners(connection: Connection, reported: Sequence[ReportedRow]) -> None:
-    """Lock the hosts of these tasks and then their users, each in order of id, as syncs do.
-
-    In any other order a review and a sync may wait for each other.
-    """
-    owners = {
-        "hosts": ("host_id", {r.host_id for r in reported}),
-        "users": ("user_id", {r.user_id for r in reported if r.user_id is not None}),
-    }
-    for table, (key, ids) in owners.items():
-        await connection.execute(
-            f"SELECT FROM {table} WHERE {key} = ANY(%s) ORDER BY {key} FOR NO KEY UPDATE",
-            (sorted(ids),),
-        )
-
-
 async def count_pending(connection: Connection) -> int:
     """Number of reported tasks that are not reviewed yet."""
     found = await row(connection, "SELECT count(*) FROM tasks WHERE state = 'reported'")

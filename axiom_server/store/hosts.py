@@ -13,6 +13,7 @@ from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.standing import Standing, StandingPolicy, tasks_in_hand
 from axiom_server.store.comparisons import STANDING, make_standing
 from axiom_server.store.database import Connection, row, rows
+from axiom_server.store.owner_locks import lock_owners
 
 
 class HostLine(NamedTuple):
@@ -184,12 +185,18 @@ async def set_state(connection: Connection, host_id: int, state: str, reason: st
 
 async def reset_failures(connection: Connection, version_id: int) -> None:
     """Reset the failures of hosts that ran a stopped version, because the version was at fault."""
-    ran = "FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL"
-    await connection.execute(
-        f"UPDATE hosts SET failing = 0 WHERE failing > 0 AND host_id IN (SELECT host_id {ran})",
+    ran = "IN (SELECT {} FROM tasks WHERE version_id = %s AND ended_at IS NOT NULL)"
+    failing = await rows(
+        connection,
+        f"SELECT host_id FROM hosts WHERE failing > 0 AND host_id {ran.format('host_id')}",
         (version_id,),
     )
-    await connection.execute(
-        f"UPDATE users SET returned = 0 WHERE returned > 0 AND user_id IN (SELECT user_id {ran})",
+    returning = await rows(
+        connection,
+        f"SELECT user_id FROM users WHERE returned > 0 AND user_id {ran.format('user_id')}",
         (version_id,),
     )
+    hosts, users = [host for (host,) in failing], [user for (user,) in returning]
+    await lock_owners(connection, hosts, users)
+    await connection.execute("UPDATE hosts SET failing = 0 WHERE host_id = ANY(%s)", (hosts,))
+    await connection.execute("UPDATE users SET returned = 0 WHERE user_id = ANY(%s)", (users,))

@@ -11,6 +11,7 @@ import msgspec
 
 from axiom_protocol.messages import AccountSettings, HostSettings
 from axiom_server.store.database import Connection, as_json, row, rows
+from axiom_server.store.owner_locks import lock_accounts
 
 HOSTS_MAX = 2_000  # on one page
 GROUPS_MAX = 100  # with settings, of one account
@@ -66,6 +67,7 @@ async def set_hosts(
     connection: Connection, user_id: int, host_ids: Sequence[int] | None, settings: HostSettings
 ) -> int:
     """Set the settings of these hosts of the user, or of all (None); returns how many."""
+    await lock_accounts(connection, (), [user_id])
     cursor = await connection.execute(
         """UPDATE hosts SET account_settings = %s::jsonb
            WHERE user_id = %s AND (%s::bigint[] IS NULL OR host_id = ANY(%s))""",
@@ -97,6 +99,7 @@ async def put_in_group(
     connection: Connection, user_id: int, host_ids: Sequence[int], name: str
 ) -> None:
     """Put hosts of the user into a group; an empty name removes them from their group."""
+    await lock_accounts(connection, (), [user_id])
     await connection.execute(
         "UPDATE hosts SET group_name = %s WHERE user_id = %s AND host_id = ANY(%s)",
         (name, user_id, list(host_ids)),
@@ -137,6 +140,7 @@ async def forget_mode(connection: Connection, user_id: int, name: str) -> None:
     await connection.execute(
         "DELETE FROM account_modes WHERE user_id = %s AND name = %s", (user_id, name)
     )
+    await lock_accounts(connection, (), [user_id])
     await connection.execute(
         "UPDATE users SET mode = '' WHERE user_id = %s AND mode = %s", (user_id, name)
     )
@@ -147,6 +151,7 @@ async def switch_mode(connection: Connection, user_id: int, name: str) -> bool:
     """Switch all of the user's hosts into a mode, or ("") out of it; False when it is not known."""
     if name and name not in (await modes(connection, user_id)).named:
         return False
+    await lock_accounts(connection, (), [user_id])
     await connection.execute("UPDATE users SET mode = %s WHERE user_id = %s", (name, user_id))
     await refresh(connection, user_id)
     return True

@@ -212,13 +212,17 @@ async def quarantine_account(connection: Connection, user_id: int, reason: str) 
 async def count_unconfirmed(connection: Connection) -> None:
     """Update the number of results of each account that wait for confirmation."""
     await connection.execute(
-        """UPDATE users u SET unconfirmed = COALESCE(w.results, 0)
-           FROM users o LEFT JOIN (
-               SELECT t.user_id, count(*) AS results FROM comparisons c
-               JOIN tasks t ON t.task_id = c.task_id
-               WHERE c.state IN ('wanted', 'placed', 'disputed') GROUP BY t.user_id) w
-             ON w.user_id = o.user_id
-           WHERE u.user_id = o.user_id AND u.unconfirmed <> COALESCE(w.results, 0)"""
+        """WITH changed AS (
+               SELECT u.user_id, COALESCE(w.results, 0) AS results
+               FROM users u LEFT JOIN (
+                   SELECT t.user_id, count(*) AS results FROM comparisons c
+                   JOIN tasks t ON t.task_id = c.task_id
+                   WHERE c.state IN ('wanted', 'placed', 'disputed') GROUP BY t.user_id) w
+                 ON w.user_id = u.user_id
+               WHERE u.unconfirmed <> COALESCE(w.results, 0)
+               ORDER BY u.user_id FOR NO KEY UPDATE OF u)
+           UPDATE users u SET unconfirmed = changed.results FROM changed
+           WHERE u.user_id = changed.user_id"""
     )
 
 

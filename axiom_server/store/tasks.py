@@ -8,6 +8,7 @@ from typing import NamedTuple
 from axiom_server.decide.retry import LOSSES_MAX
 from axiom_server.decide.watchdog import OtherUsers, RecentTask, SameNumbers
 from axiom_server.store.database import Connection, rows
+from axiom_server.store.owner_locks import lock_owners
 
 STATES = ("leased", "reported", "reviewed", "lost")
 EXPIRED_MAX = 10_000  # leases in one transaction, to keep it short
@@ -58,20 +59,23 @@ async def expire(connection: Connection, silent_seconds: float) -> int:
                FROM lost l JOIN versions v USING (version_id)
                WHERE l.purpose = 'first' AND v.state = 'active' AND l.attempt < {LOSSES_MAX}
                ON CONFLICT (workunit_id, purpose) DO NOTHING
-           ), returned AS (
-               UPDATE users u SET returned = LEAST(u.returned + l.tasks, 1000),
-                   returned_at = now()
-               FROM (SELECT user_id, count(*) AS tasks FROM lost GROUP BY user_id) l
-               WHERE u.user_id = l.user_id
            ), replicas AS (
                UPDATE comparisons c SET state = 'wanted', tries = c.tries + 1
                FROM lost l WHERE c.workunit_id = l.workunit_id AND l.purpose <> 'first'
                  AND c.state = 'placed'
            )
-           SELECT count(*) FROM lost""",
+           SELECT user_id, count(*) FROM lost GROUP BY user_id""",
         (silent_seconds,),
     )
-    return int(found[0][0])
+    lost_by_user = {int(user): int(tasks) for user, tasks in found if user is not None}
+    await lock_owners(connection, (), lost_by_user)
+    await connection.execute(
+        """UPDATE users u SET returned = LEAST(u.returned + lost.tasks, 1000), returned_at = now()
+           FROM unnest(%s::bigint[], %s::int[]) AS lost (user_id, tasks)
+           WHERE u.user_id = lost.user_id""",
+        (list(lost_by_user), list(lost_by_user.values())),
+    )
+    return sum(int(tasks) for _, tasks in found)
 
 
 #: SQL: the reservation has ended. A missing or far release time comes from a wrong clock; it counts
