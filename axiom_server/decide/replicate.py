@@ -105,14 +105,34 @@ def wants_replica(
 
 
 class Panel:
-    """Hosts that can compute replicas. ``checkers``: hosts seen in the last days, live or not."""
+    """Hosts that can compute replicas.
 
-    def __init__(self, policy: StandingPolicy, checkers: Sequence[Checker]) -> None:
+    checkers     hosts seen in the last days, live or not
+    complete     whether these are all; otherwise they are those of accounts chosen at random
+    every_judge  whether every account that may judge is among them
+    """
+
+    def __init__(
+        self, policy: StandingPolicy, checkers: Sequence[Checker], *, complete: bool = True,
+        every_judge: bool = True,
+    ) -> None:  # fmt: skip
         self.policy = policy
+        self.complete = complete
+        self._every_judge = every_judge
         self.checkers = [checker for checker in checkers if checker.user_id is not None]
         self.established = is_established(policy, _levels(self.checkers).values())
         self._waiting = {checker.host_id: checker.waiting for checker in checkers}
         self._able: dict[tuple[str, str, int, bool], list[Checker]] = {}
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether hosts are drawn by the same rules as among all hosts.
+
+        Newcomers judge only if the project has too few judges, and young judges settle disputes and
+        make most checks only if it has no seniors.
+        """
+        seniors = any(checker.level >= Level.SENIOR for checker in self.checkers)
+        return self._every_judge or (self.established and seniors)
 
     def able(self, need: ReplicaNeed) -> list[Checker]:
         """The hosts that may compute the replica, in random order; only judges if there are any."""

@@ -15,7 +15,7 @@ import structlog
 
 from axiom_server.config import Config
 from axiom_server.decide import replicate, validate
-from axiom_server.decide.replicate import Checker, Panel, ReplicaNeed
+from axiom_server.decide.replicate import Panel, ReplicaNeed
 from axiom_server.decide.standing import Level, level
 from axiom_server.decide.validate import ComparedResult, ComparisonDecision
 from axiom_server.store import alarms, comparisons, experiments, hosts, standing
@@ -26,6 +26,8 @@ from axiom_server.store.owner_locks import lock_accounts, lock_owners_of_tasks
 
 DAY_SECONDS = 86400.0
 WITHDRAW_SECONDS = 30 * DAY_SECONDS  # after a mismatch, a host's results of so long are re-checked
+SAMPLED_ACCOUNTS = 500  # whose hosts are read in a round: with 100,000 hosts, all take two seconds
+ALL_ACCOUNTS = 2**62
 KNOWN_ANSWER = 0  # task id that stands for the result of the server's own dry run
 
 log = structlog.get_logger()
@@ -65,19 +67,25 @@ class _Changes:
 async def compare_and_place(connection: Connection, config: Config) -> None:
     """Decide the open comparisons whose replicas have all returned; queue replicas they lack."""
     found = await comparisons.open_results(connection)
-    live = config.deploy.live_minutes * 60
-    panel = Panel(config.standing, await comparisons.checkers(connection, config.standing, live))
     if found:
         known = await _load_versions(connection, found)
         answers = await _known_answers(connection, found, known)
-        changes = _decide(config, panel, found, known, answers)
-        await _place(connection, config, panel, found, changes, known, answers)
+        changes = _decide(config, found, known, answers)
+        await _place(connection, config, found, changes, known, answers)
         await _write(connection, config, changes)
-    await _check_newcomers(connection, config, panel.checkers)
+    await _check_newcomers(connection, config)
+
+
+async def _load_panel(connection: Connection, config: Config, accounts: int) -> Panel:
+    live = config.deploy.live_minutes * 60
+    sample = await comparisons.checkers(connection, config.standing, live, accounts)
+    return Panel(
+        config.standing, sample.checkers, complete=sample.complete, every_judge=sample.every_judge
+    )
 
 
 def _decide(
-    config: Config, panel: Panel, found: Sequence[OpenRow], known: Mapping[int, VersionRow],
+    config: Config, found: Sequence[OpenRow], known: Mapping[int, VersionRow],
     answers: Mapping[int, ComparedResult],
 ) -> _Changes:  # fmt: skip
     changes = _Changes()
@@ -123,12 +131,24 @@ def _need(
 
 
 async def _place(
-    connection: Connection, config: Config, panel: Panel, found: Sequence[OpenRow],
+    connection: Connection, config: Config, found: Sequence[OpenRow],
     changes: _Changes, known: Mapping[int, VersionRow], answers: Mapping[int, ComparedResult],
 ) -> None:  # fmt: skip
-    """Draw hosts for the replicas. Where no host is left, decide from the results that exist."""
+    """Draw hosts for the replicas. Where no host is left, decide from the results that exist.
+
+    In a large project, the hosts are drawn from those of a part of the accounts, if there are any.
+    """
+    if not changes.needs:
+        return
     draws = {need.workunit_id: secrets.randbits(53) / 2**53 for need in changes.needs}
+    panel = await _load_panel(connection, config, SAMPLED_ACCOUNTS)
+    if not panel.is_enough:
+        panel = await _load_panel(connection, config, ALL_ACCOUNTS)
     placed, unplaceable = replicate.place(panel, changes.needs, draws)
+    if unplaceable and not panel.complete:
+        panel = await _load_panel(connection, config, ALL_ACCOUNTS)
+        more, unplaceable = replicate.place(panel, unplaceable, draws)
+        placed += more
     versions = {row.workunit_id: row.version_id for row in found}
     hold_seconds = config.replication.hold_hours * 3600
     await comparisons.queue_replicas(connection, placed, versions, hold_seconds)
@@ -164,13 +184,14 @@ async def _write(connection: Connection, config: Config, changes: _Changes) -> N
         log.warning("results refuted", hosts=charged, reopened=reopened)
 
 
-async def _check_newcomers(
-    connection: Connection, config: Config, checkers: Sequence[Checker]
-) -> None:
+async def _check_newcomers(connection: Connection, config: Config) -> None:
     """Check newcomers with workunits that a trusted host has computed; they look like any other."""
     if not await standing.has_trusted_hosts(connection):
         return
-    newcomers = {c.user_id: c.host_id for c in checkers if c.live and c.level == Level.NEWCOMER}
+    panel = await _load_panel(connection, config, SAMPLED_ACCOUNTS)
+    newcomers = {
+        c.user_id: c.host_id for c in panel.checkers if c.live and c.level == Level.NEWCOMER
+    }
     await comparisons.queue_checks(
         connection, sorted(newcomers.values()), config.replication.hold_hours * 3600
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from axiom_server.decide.lease import FAILS_REPEATEDLY
 from axiom_server.decide.replicate import Checker, ReplicaNeed
 from axiom_server.decide.standing import Standing, StandingPolicy, believed_cores, level
-from axiom_server.store.database import Connection, rows
+from axiom_server.store.database import Connection, row, rows
 from axiom_server.store.leases import HAS_SYNCED
 
 COMPARISONS_MAX = 2_000  # comparisons handled in one round
@@ -88,50 +88,75 @@ async def open_results(connection: Connection) -> list[OpenRow]:
     return [OpenRow._make((*r[:14], make_standing(r[14:]))) for r in found]
 
 
+#: SQL: host ``h`` may compute replicas, now or when it is back.
+_MAY_CHECK = f"""h.state = 'active' AND NOT h.imported AND h.cpu_cores > 0
+    AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second'"""
+#: SQL: the accounts of such hosts, and whether they fulfil those conditions of a judge that only
+#: others can (see ``standing.level``).
+_ACCOUNTS = f"""accounts AS MATERIALIZED (
+    SELECT u.user_id, bool_or(h.trusted) OR u.confirmed_by_staff OR u.agreeing >= %(agreeing)s
+        AS may_judge
+    FROM hosts h JOIN users u USING (user_id) WHERE {_MAY_CHECK} GROUP BY u.user_id
+)"""
+#: SQL: so many of those accounts that may judge, and so many of all.
+_CHOSEN = """(SELECT user_id FROM accounts WHERE may_judge ORDER BY random() LIMIT %(most)s)
+    UNION (SELECT user_id FROM accounts ORDER BY random() LIMIT %(most)s)"""
+
+
+class CheckerSample(NamedTuple):
+    """Hosts that could compute a replica, now or when they are back.
+
+    complete     these are all; otherwise they are those of accounts chosen at random
+    every_judge  every account that may judge is among them
+    """
+
+    checkers: list[Checker]
+    complete: bool
+    every_judge: bool
+
+
 async def checkers(
-    connection: Connection, policy: StandingPolicy, live_seconds: float
-) -> list[Checker]:
-    """Hosts that could compute a replica, now or when they are back, each with a random rank."""
+    connection: Connection, policy: StandingPolicy, live_seconds: float, accounts_max: int
+) -> CheckerSample:
+    """Read them, each with a random rank: of up to ``accounts_max`` judges, and as many of all."""
+    values = {"live": live_seconds, "agreeing": policy.judge_accounts, "most": accounts_max}
+    count, judges = await row(
+        connection,
+        f"WITH {_ACCOUNTS} SELECT count(*), count(*) FILTER (WHERE may_judge) FROM accounts",
+        values,
+    )
+    complete = count <= accounts_max
     found = await rows(
         connection,
-        f"""SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
+        f"""WITH waiting AS (
+                SELECT host_id, count(*) AS waiting FROM queue
+                WHERE host_id IS NOT NULL AND purpose <> 'first' GROUP BY host_id
+            ) {"" if complete else f", {_ACCOUNTS}, chosen AS ({_CHOSEN})"}
+            SELECT h.host_id, h.user_id, h.cpu_cores, h.gpus, h.memory_bytes, h.environments,
                    u.address, h.draining = '' AND h.failing < {FAILS_REPEATEDLY} AND {HAS_SYNCED}
-                       AND h.last_seen_at > now() - %s * interval '1 second',
+                       AND h.last_seen_at > now() - %(live)s * interval '1 second',
                    COALESCE(q.waiting, 0), random(), {STANDING}
             FROM hosts h JOIN users u USING (user_id)
-            LEFT JOIN (SELECT host_id, count(*) AS waiting FROM queue
-                       WHERE host_id IS NOT NULL AND purpose <> 'first'
-                       GROUP BY host_id) q USING (host_id)
-            WHERE h.state = 'active' AND NOT h.imported AND h.cpu_cores > 0
-              AND h.last_seen_at > now() - {KNOWN_SECONDS} * interval '1 second'
+            LEFT JOIN waiting q USING (host_id)
+            WHERE {_MAY_CHECK} {"" if complete else "AND h.user_id IN (SELECT * FROM chosen)"}
             ORDER BY h.host_id""",
-        (live_seconds,),
+        values,
     )
-    made = []
-    for (
-        host,
-        user,
-        cores,
-        gpus,
-        memory,
-        environments,
-        address,
-        live,
-        waiting,
-        rank,
-        *values,
-    ) in found:
-        standing = make_standing(values)
-        believed = believed_cores(policy, standing)
-        slots = cores + gpus if believed is None else min(cores + gpus, believed)
-        made.append(
-            Checker(
-                host_id=host, user_id=user, slots=slots, gpus=gpus, memory_bytes=memory,
-                environments=frozenset(environments), level=level(policy, standing),
-                address=address, live=live, waiting=waiting, rank=rank,
-            )
-        )  # fmt: skip
-    return made
+    return CheckerSample([_checker(policy, *r) for r in found], complete, judges <= accounts_max)
+
+
+def _checker(
+    policy: StandingPolicy, host: int, user: int, cores: int, gpus: int, memory: int,
+    environments: Sequence[str], address: str, live: bool, waiting: int, rank: float, *values: Any,
+) -> Checker:  # fmt: skip
+    standing = make_standing(values)
+    believed = believed_cores(policy, standing)
+    return Checker(
+        host_id=host, user_id=user, gpus=gpus, memory_bytes=memory,
+        slots=cores + gpus if believed is None else min(cores + gpus, believed),
+        environments=frozenset(environments), level=level(policy, standing),
+        address=address, live=live, waiting=waiting, rank=rank,
+    )  # fmt: skip
 
 
 async def queue_replicas(

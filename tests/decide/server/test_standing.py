@@ -155,6 +155,21 @@ def test_young_judges_make_a_small_share_of_the_checks() -> None:
     assert max(settled) < 1000, "and settles no dispute"
 
 
+@pytest.mark.parametrize(
+    ("others", "every_judge", "enough"),
+    [
+        ({}, False, False), ({}, True, True),
+        ({"level": Level.JUDGE}, False, False), ({"level": Level.SENIOR}, False, True),
+    ],
+)  # fmt: skip
+def test_a_part_of_the_accounts_is_enough_if_it_has_the_seniors_that_all_have(
+    others: dict[str, object], every_judge: bool, enough: bool
+) -> None:
+    hosts = [*crowd(5, 100, level=Level.JUDGE), *crowd(1, 200, **others)]
+    few = Panel(POLICY, hosts[4 if not others else 0 :], complete=False, every_judge=every_judge)
+    assert few.is_enough is enough
+
+
 def test_accounts_that_had_the_workunit_or_share_an_address_are_not_drawn() -> None:
     need = replace(NEED, users=frozenset({1, 2}), addresses=frozenset({"192.0.2.1"}))
     beside = replace(HOST, host_id=11, user_id=3, address="192.0.2.1")
