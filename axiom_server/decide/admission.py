@@ -15,8 +15,8 @@ WAITING_MIN = 200  # always allowed: a pause of the database is no overload
 RETURN_SECONDS_MAX = 900.0  # a lease lasts hours, so that nothing is lost by then
 #: Of the rate, for those who return; the rest is for hosts that come for the first time.
 RETURNING_SHARE = 0.8
-WEIGHT = 0.1  # of the newest batch in the smoothed rate
-PER_SECOND_START, PER_SECOND_MIN = 200.0, 1.0
+WEIGHT = 0.1  # of the newest batch in the smoothed rate; the first ones count in equal parts
+PER_SECOND_START, PER_SECOND_MIN = 1_000.0, 1.0
 
 
 @dataclass
@@ -28,12 +28,14 @@ class Admission:
 
     per_second: float = PER_SECOND_START
     _next_return: float = 0.0
+    _batches: int = 0
 
     def record(self, answered: int, seconds: float) -> None:
         """Learn from a time in which requests were waiting: how many were answered in it."""
         if answered and seconds > 0:
             newest = answered / seconds
-            self.per_second += WEIGHT * (newest - self.per_second)
+            self._batches += 1
+            self.per_second += max(WEIGHT, 1 / self._batches) * (newest - self.per_second)
             self.per_second = max(self.per_second, PER_SECOND_MIN)
 
     def wait(self, waiting: int, now: float) -> float:

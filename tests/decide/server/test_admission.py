@@ -74,6 +74,14 @@ def test_the_rate_is_learned_and_spaces_the_returns() -> None:
     assert second - first == pytest.approx(1 / (admission.per_second * RETURNING_SHARE))
 
 
+def test_after_a_start_the_first_rate_is_believed_at_once() -> None:
+    admission = Admission()
+    admission.record(answered=25, seconds=0.5)
+    assert admission.per_second == 50.0
+    admission.record(answered=75, seconds=0.5)
+    assert admission.per_second == 100.0
+
+
 def test_nobody_is_sent_away_for_longer_than_the_most() -> None:
     admission = Admission(per_second=10.0)
     waits = [admission.wait(1_000, 0.0) for _ in range(50_000)]
