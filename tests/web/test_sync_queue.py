@@ -12,14 +12,14 @@ import psycopg
 import pytest
 
 from axiom_protocol.messages import Capacity, SyncRequest
-from axiom_server.decide.admission import WAITING_MIN
+from axiom_server.decide.admission import PER_SECOND_START, WAIT_SECONDS, WAITING_MIN
 from axiom_server.store.users import digest
 from axiom_server.web.refused import Refused
 from axiom_server.web.sync_queue import BUSY_WAITING, SyncQueue
 from tests.support.page_client import with_client
 from tests.support.server_project import ServerProject
 
-ADMITTED = 1_000  # of an unknown server: 200 a second for five seconds
+ADMITTED = int(PER_SECOND_START * WAIT_SECONDS)  # of a server whose rate is not known yet
 
 
 def fill(queue: SyncQueue, stack: ExitStack, count: int) -> None:
