@@ -167,11 +167,13 @@ async def adopt_task(
 ) -> None:
     """Assign a task to a result of the previous epoch: the host's own, or a new one.
 
-    A new task is stored as lost, so that the report ends it like any late report.
+    A task of the host that has ended without a result since cannot take one. A new task is stored
+    as lost, so that the report ends it like any late report.
     """
     own = await rows(
         connection,
         """SELECT task_id FROM tasks WHERE workunit_id = %s AND host_id = %s
+             AND (state IN ('leased', 'lost') OR outcome = 'success')
            ORDER BY state = 'lost', task_id DESC LIMIT 1""",
         (workunit_id, claimed.host_id),
     )

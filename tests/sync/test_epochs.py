@@ -130,6 +130,36 @@ def test_a_workunit_that_the_host_has_again_is_reported_with_the_old_result(
     assert project.value("SELECT count(*) FROM credit") == 4
 
 
+@pytest.mark.parametrize("outcome", ["failed", "lost", "success"])
+def test_an_old_result_is_kept_whatever_became_of_the_same_workunit_since(
+    project: ServerProject, lost: tuple[Host, list[Grant], list[Report]], outcome: str
+) -> None:
+    """The host was granted it again by the answer that told it of the new epoch."""
+    host, grants, reports = lost
+    seeds = [grant.seed for grant in grants]
+    project.execute(
+        "DELETE FROM queue WHERE workunit_id NOT IN "
+        "(SELECT workunit_id FROM workunits WHERE seed = ANY(%s))", seeds,
+    )  # fmt: skip
+    host.sync(cpu=4)
+    assert sorted(g.seed for g in host.held.values()) == sorted(seeds)
+    project.later(60)
+    host.sync(
+        [msgspec.structs.replace(host.success(g), outcome=outcome) for g in host.held.values()]
+        if outcome == "success"
+        else [msgspec.structs.replace(host.failure(g), outcome=outcome)
+              for g in host.held.values()],
+        cpu=0,
+    )  # fmt: skip
+    for _ in range(2):
+        answer = host.sync(again(grants, reports), cpu=0, epoch="new")
+        assert [a.refusal for a in answer.acknowledged] == [""] * 4
+    assert project.value("SELECT count(*) FROM queue") == 0
+    project.review()
+    assert project.value("SELECT count(*) FROM credit") == 4
+    assert project.value("SELECT count(*) FROM results") == 4
+
+
 def test_a_workunit_deployed_after_the_backup_is_made_again_and_its_seed_not_reused(
     project: ServerProject, lost: tuple[Host, list[Grant], list[Report]]
 ) -> None:
