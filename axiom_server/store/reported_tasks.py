@@ -34,6 +34,14 @@ class TaskRow(NamedTuple):
     refusal: str
     outcome: str | None = None
 
+    @property
+    def counts_as_lost(self) -> bool:
+        """Whether the host lost it, by the server's record or by its own report.
+
+        A power cut can take an agent back to a time before that report; then it computes the task.
+        """
+        return self.state == "lost" or self.outcome == "lost"
+
 
 class EndedTask(Struct, frozen=True, kw_only=True):
     """How a task ended; fields are named as END_TASKS reads them.
@@ -86,7 +94,8 @@ WITH ended AS (
         task_id bigint, outcome text, claimed_seconds float8, elapsed_seconds float8,
         cpu_seconds float8, peak_memory_bytes bigint, refusal text, message text, valid smallint,
         digest text, result jsonb, validated boolean)
-    WHERE t.task_id = r.task_id AND t.state IN ('leased', 'lost')
+    WHERE t.task_id = r.task_id
+      AND (t.state IN ('leased', 'lost') OR t.outcome = 'lost' AND r.outcome = 'success')
     RETURNING t.task_id, t.workunit_id, t.version_id, r.valid, r.digest, r.result, r.validated
 )
 INSERT INTO results (task_id, workunit_id, version_id, valid, digest, result, validated)

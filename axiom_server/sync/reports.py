@@ -39,6 +39,7 @@ PACE_RANGE = (0.05, 50.0)
 
 NEVER_GRANTED = "this task was never granted to this host"
 GIVEN_BACK = "this host gave the task back before it sent a result"
+ENDED_BEFORE = "this host reported this task before, as {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,11 @@ class SyncChanges:
     pace: float
 
     @property
+    def to_review(self) -> int:
+        """How many more tasks wait for a review."""
+        return sum(task.state != "reported" for task, _ in self.ended)
+
+    @property
     def given_back(self) -> int:
         """Number of tasks that ended without a result."""
         return sum(end.valid is None for _, end in self.ended) + len(self.lost)
@@ -160,7 +166,7 @@ def evaluate_sync(
         acknowledged=_acknowledge(sync, ended),
         ended=ended,
         requeued=_to_requeue(host, ended),
-        late=[task for task in good if task.state == "lost"],
+        late=[task for task in good if task.counts_as_lost],
         to_replicate=to_replicate,
         kept=kept,
         lost=lost,
@@ -189,7 +195,8 @@ def _may_end(sync: HostSync, task: TaskRow, report: Report) -> bool:
     if sync.is_suspended:
         copied = sync.run is not None and sync.run.verdict == "copy"
         return copied and task.state == "lost" and report.outcome == "success"
-    return task.state in ("leased", "lost")
+    found_again = task.counts_as_lost and report.outcome == "success"
+    return task.state in ("leased", "lost") or found_again
 
 
 def _claims(sync: HostSync, new_reports: Mapping[int, Report]) -> list[Claim]:
@@ -275,8 +282,9 @@ def _refusal(sync: HostSync, report: Report, just_ended: Mapping[int, str]) -> s
         return sync.unrecovered.get(report.task_id, NEVER_GRANTED)
     if task.task_id in just_ended:
         return just_ended[task.task_id]
-    given_back = task.outcome == "cancelled" and report.outcome == "success"
-    return task.refusal or (GIVEN_BACK if given_back else "")
+    if task.refusal or report.outcome != "success" or task.outcome in (None, "lost", "success"):
+        return task.refusal
+    return GIVEN_BACK if task.outcome == "cancelled" else ENDED_BEFORE.format(task.outcome)
 
 
 def _is_answered(sync: HostSync, report: Report, just_ended: Collection[int]) -> bool:

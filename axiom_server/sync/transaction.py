@@ -274,7 +274,7 @@ def _host_update(sync: HostSync, changes: SyncChanges, grants: Sequence[Grant]) 
         idle_cpu=None if sync.is_suspended else max(0, free_cpu - cpu),
         idle_gpu=None if sync.is_suspended else max(0, free_gpu - gpu),
         draining=None if sync.is_suspended else one_line(request.draining),
-        pending=len(changes.ended),
+        pending=changes.to_review,
         runs=list(host.runs) if sync.run is None else sync.run.runs,
         status=plain_message(request.status) if request.status is not None else None,
     )
@@ -296,7 +296,7 @@ def _make_answer(
         no_work_reason=identity_reason or reason,
         identity=identity,
         account=_account(sync),
-        credit=_credit(sync.host, sync.host.pending + len(changes.ended)),
+        credit=_credit(sync.host, sync.host.pending + changes.to_review),
     )
 
 

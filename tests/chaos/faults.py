@@ -506,9 +506,8 @@ def _restore(run: Run) -> None:
     site = run.site
     for agent in site.agents:
         agent.ignore_losses(LOSSES_SECONDS)
-    site.servers_stand_still = site.restored = True
-    for server in site.servers:
-        server.kill()
+    site.restored = True
+    site.end_servers()
     keys = site.staff.folder / "keys"
     folder = site.project_disk / f"project{run.restores + 1}"
     if site.owns_postgres:

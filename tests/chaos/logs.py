@@ -18,7 +18,7 @@ AGENT = (
     r"the metadata on disk cannot be used: .*",
     r"task \d+ of \S+ ended: (lost|cancelled|failed): .*",
     r"task \d+ of \S+ gets no credit: (this host is quarantined: .*|this task was never granted.*)",
-    r"task \d+ of \S+ gets no credit: this host gave the task back .*",
+    r"task \d+ of \S+ gets no credit: this host (gave the task back|reported this task before) .*",
     r"\S+ is refused and not run: .*(withdrawn|not offered|no longer).*",
     r"task \d+ of \S+ is given back: .*",
     r"no space left .*",

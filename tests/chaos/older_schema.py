@@ -27,7 +27,7 @@ SELECT table_name, array_agg(quote_ident(column_name) ORDER BY ordinal_position)
 FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
 WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND is_generated = 'NEVER'
   AND table_name <> 'alembic_version' GROUP BY 1"""
-SEQUENCES = "SELECT sequencename, last_value FROM pg_sequences WHERE last_value IS NOT NULL"
+SEQUENCES = "SELECT sequencename FROM pg_sequences"
 
 
 def downgrade(conninfo: str, revision: str) -> None:
@@ -63,12 +63,12 @@ def _copy(source: Connection, target: Connection) -> None:
     target.execute("TRUNCATE " + ", ".join(f'"{table}"' for table, _ in tables))
     for table, columns in tables:
         _copy_table(source, target, table, [c for c in columns if c in there.get(table, ())])
-    for name, last in source.execute(SEQUENCES).fetchall():
-        target.execute(
-            "SELECT setval(quote_ident(sequencename)::regclass, %s) FROM pg_sequences "
-            "WHERE sequencename = %s",
-            (last, name),
-        )
+    known = {name for (name,) in target.execute(SEQUENCES).fetchall()}
+    for (name,) in source.execute(SEQUENCES).fetchall():
+        if name in known:
+            # A number that was set but not given out yet, as after a restore, counts too.
+            state = source.execute(f'SELECT last_value, is_called FROM "{name}"').fetchone()  # type: ignore[arg-type]
+            target.execute("SELECT setval(%s::regclass, %s, %s)", (f'"{name}"', *state))
 
 
 def _copy_table(source: Connection, target: Connection, table: str, columns: list[str]) -> None:

@@ -88,7 +88,8 @@ GROUP BY workunit_id HAVING count(*) > %s"""
 
 #: A task; after a backup was restored, the one that was recovered under its earlier number.
 ENDED = """
-SELECT state, outcome, refusal FROM tasks WHERE task_id = COALESCE(
+SELECT state, outcome, refusal, extract(epoch FROM granted_at)::float8,
+    extract(epoch FROM COALESCE(ended_at, granted_at))::float8 FROM tasks WHERE task_id = COALESCE(
     (SELECT max(task_id) FROM recovered_tasks WHERE number_before = %s), %s)"""
 
 
@@ -154,9 +155,12 @@ def _acknowledged(site: Site) -> Iterator[str]:
                 continue  # server and agent have both forgotten it
             yield f"task {task_id} of {ack.agent} was acknowledged, and is not known"
             continue
-        state, outcome, refusal = found[0]
+        state, outcome, refusal, granted, ended = found[0]
         if state != "reviewed" or (outcome != "success" and not refusal):
-            yield f"task {task_id} of {ack.agent} was acknowledged, and is {state}: {outcome}"
+            yield (
+                f"task {task_id} of {ack.agent} was acknowledged at {_clock(ack.at)}, and is "
+                f"{state}: {outcome}; granted and ended at {_clock(granted)}, {_clock(ended)}"
+            )
         elif refusal and not _was_quarantined(site, ack.agent):
             yield f"task {task_id} of {ack.agent} was acknowledged, and then refused: {refusal}"
 

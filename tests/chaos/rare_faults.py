@@ -117,10 +117,8 @@ def upgrade_schema(run: Run) -> Heal | None:
 
 
 def _upgrade(site: Site, revision: str) -> None:
-    site.servers_stand_still = True
+    site.end_servers()
     try:
-        for server in site.servers:
-            server.kill()
         for process in site.processes():  # what the servers left behind would see both schemas
             if "axiom_server.cli.app" in _words(process):
                 _send(process, signal.SIGKILL)

@@ -140,6 +140,8 @@ class Site:
     resumed: Counter[str] = field(default_factory=Counter)  # times that staff resumed experiments
     retired: set[str] = field(default_factory=set)  # NAME@VERSION: may leave workunits unended
     servers_stand_still: bool = False
+    #: Held while servers are started, and while they are made to stand still.
+    servers_lock: threading.Lock = field(default_factory=threading.Lock)
     restored: bool = False  # from a backup
     postgres_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -283,6 +285,13 @@ class Site:
         server.start("serve", "--port", str(server.port))
         self.proxy.servers = [s.port for s in self.servers]
 
+    def end_servers(self) -> None:
+        """Kill all of them; none is started until ``servers_stand_still`` is false again."""
+        with self.servers_lock:
+            self.servers_stand_still = True
+            for server in self.servers:
+                server.kill()
+
     def stop_servers(self) -> None:
         """Stop all servers by SIGTERM."""
         for server in self.servers:
@@ -357,11 +366,12 @@ class Site:
 
     def keep_services(self) -> None:
         """Start ended programs again, as a service manager does; keep their exit codes."""
-        for server in self.servers:
-            if server.process is not None and (code := server.process.poll()) is not None:
-                self.server_exits.append((code, _last_lines(server.log_file)))
-                if not self.servers_stand_still:
-                    self.start_server(server)
+        with self.servers_lock:
+            for server in self.servers:
+                if server.process is not None and (code := server.process.poll()) is not None:
+                    self.server_exits.append((code, _last_lines(server.log_file)))
+                    if not self.servers_stand_still:
+                        self.start_server(server)
         for agent in self.agents:
             if agent.wanted and not agent.busy and not agent.alive:
                 assert agent.program.process is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import psycopg
 import pytest
 
@@ -10,7 +11,7 @@ from axiom_server.config import Config
 from axiom_server.decide.lease import LeasePolicy
 from axiom_server.decide.replicate import ReplicationPolicy
 from axiom_server.store.leases import POOL_WORKUNITS
-from axiom_server.sync.reports import GIVEN_BACK
+from axiom_server.sync.reports import ENDED_BEFORE, GIVEN_BACK
 from tests.support.cluster import fresh_database
 from tests.support.server_project import ServerProject
 
@@ -85,6 +86,45 @@ def test_a_result_of_a_task_that_was_given_back_is_refused_with_the_reason(
     answer = host.sync([host.success(grant)], cpu=0)
     assert answer.acknowledged[0].refusal == GIVEN_BACK
     assert project.value("SELECT count(*) FROM results") == 0
+
+
+def test_a_result_of_a_task_that_failed_before_is_refused_with_the_reason(
+    project: ServerProject,
+) -> None:
+    project.deploy("short_walk", count=1)
+    host = project.host()
+    (grant,) = host.sync().grants
+    project.later(60)
+    host.sync([host.failure(grant)], cpu=0)
+    answer = host.sync([host.success(grant)], cpu=0)
+    assert answer.acknowledged[0].refusal == ENDED_BEFORE.format("failed")
+    assert host.sync([host.failure(grant)], cpu=0).acknowledged[0].refusal == ""
+    assert project.value("SELECT count(*) FROM results") == 0
+
+
+@pytest.mark.parametrize("reviewed", [False, True])
+def test_a_result_of_a_task_that_the_host_reported_as_lost_is_credited(
+    project: ServerProject, reviewed: bool
+) -> None:
+    """A power cut took the agent back to a time before that report; it computed the task."""
+    project.deploy("short_walk", count=1)
+    host = project.host()
+    (grant,) = host.sync().grants
+    project.later(60)
+    lost = msgspec.structs.replace(host.failure(grant), outcome="lost")
+    host.sync([lost], cpu=0)
+    assert project.value("SELECT count(*) FROM queue") == 1
+    if reviewed:
+        project.review()
+    for _ in range(2):
+        answer = host.sync([host.success(grant)], cpu=0)
+        assert [a.refusal for a in answer.acknowledged] == [""]
+    host.sync([lost], cpu=0)
+    assert project.value("SELECT count(*) FROM queue") == 0
+    project.review()
+    assert project.value("SELECT count(*) FROM credit") == 1
+    assert project.value("SELECT count(*) FROM results") == 1
+    assert project.value("SELECT pending FROM hosts") == 0
 
 
 def test_a_request_that_was_overtaken_takes_nothing_back(project: ServerProject) -> None:
