@@ -17,7 +17,14 @@ from axiom_protocol import __version__
 from axiom_protocol.standard_streams import prepare_standard_streams
 from axiom_protocol.text import counted, has_undecoded_bytes
 from axiom_server.cli import deploy, inspect, keys, refresh_pages, release, seeds, staff, studies
-from axiom_server.cli.shared import Json, print_json, project_of, run_transaction, title_of
+from axiom_server.cli.shared import (
+    Json,
+    collect_garbage_less_often,
+    print_json,
+    project_of,
+    run_transaction,
+    title_of,
+)
 from axiom_server.errors import DiskFull, ServerError, Usage
 
 if TYPE_CHECKING:
@@ -66,6 +73,7 @@ def common(context: typer.Context, folder: Dir = None, version: Version = False)
 def main() -> None:
     """Run the program. An error prints one line and sets the exit code."""
     prepare_standard_streams()
+    collect_garbage_less_often()
     try:
         app()
     except ServerError as error:

@@ -27,7 +27,7 @@ from axiom_server.store import (
     standing,
     statistics,
     tasks,
-)  # fmt: skip
+)
 from axiom_server.store.database import Connection, Pool, row
 from axiom_server.store.owner_locks import lock_accounts
 from axiom_server.trust.keys import KeysError

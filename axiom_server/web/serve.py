@@ -37,9 +37,6 @@ BACKLOG = 65_535
 #: Handles of the listening socket. uvloop accepts one connection of each in a turn of its loop, so
 #: with one handle, a busy process accepts more slowly than hosts come back after an outage.
 LISTENING_HANDLES = 8 if sys.platform != "win32" else 1
-#: Objects that Python creates before it looks for cycles; its default is 700. Each waiting request
-#: is looked at again and again: with 6,000 of them, that took more than half of the process's time.
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
 STOP_SECONDS = 10  # for requests under way, at a graceful stop
 
 
@@ -166,7 +163,6 @@ def serve(
         )
         gc.collect()
         gc.freeze()  # what is imported stays until the end
-        gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
         server.run(sockets=handles(listener))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from axiom_server.cli.shared import collect_garbage_less_often
 from axiom_server.project_folder import initialise
 from axiom_server.publish.deploy import Order, execute_order
 from axiom_server.publish.publish import publish, read_source
@@ -138,6 +139,7 @@ async def _review(connection: Connection, folder: Path, config: Any) -> tuple[fl
 def tables(results: int) -> str:
     """The table in Markdown."""
     os.environ.pop("AXIOM_DATABASE_URL", None)
+    collect_garbage_less_often()  # as the command does
     database, spent = asyncio.run(measure(results))
     order = sorted(spent.wall, key=lambda label: (label == TOGETHER, -spent.wall[label]))
     rows = [
