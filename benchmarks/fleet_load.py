@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 
 from axiom_client.decide.retry import retry_sync
+from axiom_server.cli.shared import collect_garbage_less_often
 
 OPEN_MAX = 6_000  # connections at once; further hosts wait as their SYN would
 ANSWER_SECONDS = 60.0  # an agent's patience
@@ -309,6 +310,7 @@ def main(words: list[str]) -> None:
     """Run until the standard input ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    collect_garbage_less_often()  # it shares the cores
     uvloop.run(obey(Fleet(int(words[0]), [int(port) for port in words[1:]])))
 
 

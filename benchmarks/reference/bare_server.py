@@ -22,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from axiom_server.cli.shared import collect_garbage_less_often
+
 CONNECTIONS = 8
 
 SCHEMA = """
@@ -96,6 +98,7 @@ def main(conninfo: str, port: int, queued: int) -> None:
         )
     with psycopg.connect(conninfo, autocommit=True) as db:
         db.execute("VACUUM ANALYZE bare_tasks")
+    collect_garbage_less_often()  # as the server does
     uvicorn.run(application(conninfo), host="127.0.0.1", port=port, log_level="warning")
 
 
