@@ -19,6 +19,7 @@
 #   make attacks          attacks on each kind of sandbox: Landlock, bubblewrap, GPU, cohorts
 #   make fuzz             100,000 inputs for each decoder
 #   make fleet            1,000 simulated hosts for ten days on the real server; attacks (SEEDS="1 2")
+#   make chaos-short      faults of most kinds for 90 seconds
 #   make chaos            faults of every kind in real servers and agents (MINUTES=20 SEED=1)
 #   make together         the agent's and the server's decisions over a lossy network (STEPS=1000000)
 #   make planted          check that `chaos` and `together` find bugs that are put in on purpose
@@ -42,7 +43,7 @@ export OMP_NUM_THREADS := 1
 # Tests start hundreds of programs: each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos planted mutants together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
+.PHONY: help demo fast test lint attacks science bench peers fleet-http profile soak fuzz gpu fleet chaos chaos-short planted mutants together tuf-conformance pages-check packages packages-test boot arm64 wine docs release clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -153,6 +154,11 @@ WITHOUT ?=
 chaos: $(VENV)/.dev-stamp
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --without "$(WITHOUT)" \
 		--json chaos.json
+
+# Without what takes minutes to settle: no account waits after lost tasks, no copy, no backup.
+chaos-short: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.chaos --minutes 1.5 --seed $(SEED) --vouched \
+		--without clone_agent,restore_backup,upgrade_schema
 
 planted: $(VENV)/.dev-stamp
 	$(BIN)/python -m tests.chaos.planted

@@ -53,6 +53,11 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=_kinds, default=(), help="no other kinds than these")
     parser.add_argument("--json", type=Path, help="write the figures and findings here")
     parser.add_argument("--settle", type=float, default=SETTLE_SECONDS, help="seconds to end in")
+    parser.add_argument(
+        "--vouched",
+        action="store_true",
+        help="staff vouch for the accounts: none waits minutes after lost tasks",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder of the run")
     given = parser.parse_args(words)
     if given.only:
@@ -70,7 +75,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 def one_run(given: argparse.Namespace, servers: int, minutes: float) -> dict[str, Any]:
     """Faults on one site, and what is found afterwards."""
     print(f"== {minutes:g} minutes on {servers} serve process(es), seed {given.seed}", flush=True)
-    with site(given.seed, servers, given.agents, keep=given.keep) as made:
+    with site(given.seed, servers, given.agents, keep=given.keep, vouched=given.vouched) as made:
         director = Director(made, given.seed, given.without)
         director.direct(minutes * 60)
         director.heal()

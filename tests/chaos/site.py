@@ -128,6 +128,7 @@ class Site:
     root: Path
     seed: int
     server_count: int
+    vouched: bool = False
     servers: list[Server] = field(default_factory=list)
     agents: list[Agent] = field(default_factory=list)
     traffic: Traffic = field(default_factory=Traffic)
@@ -218,6 +219,8 @@ class Site:
         agent = self.add_agent(name, folder)
         wait_for("the project to answer", lambda: self.ask(agent.program, "attach", agent.link.url,
                  "--user", name, "--name", name).returncode == 0)  # fmt: skip
+        if self.vouched:
+            self.staff_does("users", "vouch", name)
         agent.host_id = int(self.value("SELECT host_id FROM hosts WHERE name = %s", name))
         agent.start()
         return agent
@@ -420,11 +423,17 @@ def _last_lines(log: Path) -> list[str]:
 
 
 @contextmanager
-def site(seed: int, servers: int, agents: int, *, keep: bool) -> Iterator[Site]:
-    """Build, and leave nothing behind. ``keep``: the folder stays, to be looked at."""
+def site(
+    seed: int, servers: int, agents: int, *, keep: bool, vouched: bool = False
+) -> Iterator[Site]:
+    """Build, and leave nothing behind.
+
+    keep     the folder stays, to be looked at
+    vouched  staff vouch for the agents' accounts, so that these do not wait after lost tasks
+    """
     root = Path(tempfile.mkdtemp(prefix="chaos-"))
     root.chmod(0o755)
-    made = Site(root, seed, servers)
+    made = Site(root, seed, servers, vouched)
     try:
         made.build(agents)
         yield made
