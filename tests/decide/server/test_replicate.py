@@ -95,7 +95,9 @@ def test_replicas_are_placed_until_so_many_wait_for_each_slot() -> None:
     )
 
 
-@pytest.mark.parametrize(("fraction", "seniors"), [(0.0, False), (0.24, False), (0.26, True)])
+@pytest.mark.parametrize(
+    ("fraction", "seniors"), [(0.0, False), (0.24, False), (0.26, True), (1.1, False)]
+)
 def test_a_share_of_the_draws_is_from_all_judges(fraction: float, seniors: bool) -> None:
     """The digits of the draw behind the sixth decide it, and not those that choose the host."""
     judges = [
@@ -104,6 +106,12 @@ def test_a_share_of_the_draws_is_from_all_judges(fraction: float, seniors: bool)
     senior = replace(HOST, host_id=50, user_id=50, rank=0.9, level=Level.SENIOR)
     panel = Panel(STANDING, [*judges, senior])
     assert drawn(panel, draw=(100.0 + fraction) / 1e6) == ([50] if seniors else [10])
+
+
+def test_unless_said_otherwise_a_panel_is_of_all_hosts() -> None:
+    assert Panel(STANDING, []).complete
+    assert Panel(STANDING, []).is_enough
+    assert not Panel(STANDING, [], complete=False).complete
 
 
 def test_a_project_of_one_account_has_no_other() -> None:
