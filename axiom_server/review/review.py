@@ -22,7 +22,6 @@ from axiom_server.review.session_log import credit_by_tier, session_log
 from axiom_server.store import alarms, credit, session_sums, sessions
 from axiom_server.store.credit import CreditEntry, ReportedRow
 from axiom_server.store.database import Connection
-from axiom_server.store.owner_locks import lock_owners
 
 
 async def review(connection: Connection, config: Config) -> SessionLog:
@@ -38,17 +37,13 @@ async def review(connection: Connection, config: Config) -> SessionLog:
     decisions = decide(config.credit, [_earning(row) for row in accepted.values()])
     entries = [_entry(accepted[d.task_id], d) for d in decisions if d.amount > 0]
     total = sum((e.amount for e in entries), Decimal(0))
-    await lock_owners(
-        connection,
-        {r.host_id for r in reported},
-        {r.user_id for r in reported if r.user_id is not None},
-    )
     session_id = await sessions.open_session(connection, len(entries), total)
     await credit.append(connection, session_id, entries)
     await credit.mark_reviewed(connection, [r.task_id for r in reported])
     record = await _record(connection, config, reported, decisions, entries)
     await sessions.save_record(connection, session_id, record)
     await session_sums.add_deployments(connection)
+    await credit.update_owners(connection, reported, entries)
     return await session_log(connection, config, session_id, opened=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from axiom_server.decide.credit import averaged
 from axiom_server.store import statistics
 from axiom_server.store.database import Connection, row, rows
+from axiom_server.store.owner_locks import lock_owners
 
 
 class ReportedRow(NamedTuple):
@@ -58,14 +60,7 @@ async def count_pending(connection: Connection) -> int:
 
 
 async def mark_reviewed(connection: Connection, tasks: Sequence[int]) -> None:
-    """Mark tasks as reviewed, and reduce their hosts' numbers of pending tasks."""
-    await connection.execute(
-        """UPDATE hosts h SET pending = GREATEST(0, h.pending - t.n)
-           FROM (SELECT host_id, count(*) AS n FROM tasks WHERE task_id = ANY(%s)
-                 GROUP BY host_id) t
-           WHERE h.host_id = t.host_id""",
-        (list(tasks),),
-    )
+    """Mark tasks as reviewed, and count how they ended."""
     await connection.execute(
         "UPDATE tasks SET state = 'reviewed' WHERE task_id = ANY(%s)", (list(tasks),)
     )
@@ -73,7 +68,7 @@ async def mark_reviewed(connection: Connection, tasks: Sequence[int]) -> None:
 
 
 async def append(connection: Connection, session_id: int, entries: Sequence[CreditEntry]) -> None:
-    """Append entries and update totals and averages, in the caller's transaction."""
+    """Append entries, and add them to the sums of their session, in the caller's transaction."""
     await connection.execute(
         """INSERT INTO credit (session_id, task_id, user_id, host_id, experiment_id,
                                elapsed_seconds, amount)
@@ -84,7 +79,25 @@ async def append(connection: Connection, session_id: int, entries: Sequence[Cred
         else (session_id, *[[]] * 6),
     )
     await statistics.record_session(connection, session_id)
-    for table, key, index in (("users", "user_id", 1), ("hosts", "host_id", 2)):
+
+
+async def update_owners(
+    connection: Connection, reported: Sequence[ReportedRow], entries: Sequence[CreditEntry]
+) -> None:
+    """Update totals, averages and numbers of pending tasks of the hosts and users.
+
+    This locks their rows until the transaction ends, so that it comes last: syncs wait for them.
+    """
+    pending = Counter(row.host_id for row in reported)
+    users = {row.user_id for row in reported if row.user_id is not None}
+    await lock_owners(connection, pending, users)
+    await connection.execute(
+        """UPDATE hosts h SET pending = GREATEST(0, h.pending - reviewed.tasks)
+           FROM unnest(%s::bigint[], %s::int[]) AS reviewed (host_id, tasks)
+           WHERE h.host_id = reviewed.host_id""",
+        (list(pending), list(pending.values())),
+    )
+    for table, key, index in (("hosts", "host_id", 2), ("users", "user_id", 1)):
         sums: dict[int, Decimal] = {}
         for entry in entries:
             owner = entry[index]
@@ -96,8 +109,7 @@ async def append(connection: Connection, session_id: int, entries: Sequence[Cred
 async def _add(connection: Connection, table: str, key: str, sums: dict[int, Decimal]) -> None:
     found = await rows(
         connection,
-        f"""SELECT {key}, average, average_at, now() FROM {table} WHERE {key} = ANY(%s)
-            ORDER BY {key} FOR NO KEY UPDATE""",
+        f"SELECT {key}, average, average_at, now() FROM {table} WHERE {key} = ANY(%s)",
         (list(sums),),
     )
     changed = [

@@ -55,7 +55,8 @@ FROM tasks WHERE task_id >= 100000000;
 STEPS: tuple[tuple[ModuleType, str, str], ...] = (
     (credit, "to_review", "read and lock the reported tasks"),
     (review, "decide", "decide the credit"),
-    (credit, "append", "append to the ledger, add to totals"),
+    (credit, "append", "append to the ledger, sums of the session"),
+    (credit, "update_owners", "lock hosts and users, update their totals"),
     (credit, "mark_reviewed", "mark tasks as reviewed"),
     (review, "judge_and_record", "judge the findings"),
     (sessions, "save_record", "save the record"),

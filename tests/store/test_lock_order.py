@@ -65,6 +65,26 @@ def test_a_review_and_a_sync_do_not_wait_for_each_other(project: ServerProject) 
     assert project.value("SELECT count(*) FROM credit") == 2
 
 
+def test_a_review_locks_hosts_and_users_only_at_its_end(project: ServerProject) -> None:
+    project.deploy("short_walk", count=2)
+    host = project.host(user="ann", cores=2)
+    host.sync()
+    project.later(120)
+    host.succeed_all(cpu=0)
+
+    async def scenario() -> None:
+        async with connect(project.conninfo) as other, connect(project.conninfo) as reviewing:
+            await other.execute("LOCK TABLE alarms")  # which the review reads after its results
+            task = asyncio.create_task(review(reviewing, project.config))
+            await until_one_waits(project.conninfo)
+            await other.execute("SELECT FROM hosts FOR NO KEY UPDATE NOWAIT")
+            await other.execute("SELECT FROM users FOR NO KEY UPDATE NOWAIT")
+            await other.commit()
+            assert (await task).results == 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 @pytest.mark.parametrize("lies", [False, True], ids=["confirmed", "refuted"])
 def test_comparisons_and_a_sync_do_not_wait_for_each_other(
     project: ServerProject, lies: bool
