@@ -21,7 +21,9 @@ Layers = list[Array]
 
 SIZES = (20, 128, 64, 5)
 LAYERS = range(3)
+ARMS = ("ticket", "reinit", "random", "signs", "unsigned")
 CLASSES, CLUSTERS, SAMPLES, TEST_SAMPLES, BATCH, ROUNDS = 5, 4, 1000, 2000, 64, 6
+TRIALS = 6  # of a run with the declared seconds
 DEFAULTS = {"steps": 600, "learning_rate": 0.003, "separation": 1.0}
 
 
@@ -90,6 +92,23 @@ def shuffled(rng: np.random.Generator, masks: Layers) -> Layers:
     return [rng.permutation(mask.ravel()).reshape(mask.shape) for mask in masks]
 
 
+def with_permuted_magnitudes(rng: np.random.Generator, weights: Layers, masks: Layers) -> Layers:
+    """The signs of the weights, and in each layer the magnitudes of those left permuted."""
+    mixed = [w.copy() for w in weights]
+    for w, mask in zip(mixed, masks, strict=True):
+        left = mask > 0
+        w[left] = np.sign(w[left]) * rng.permutation(np.abs(w[left]))
+    return mixed
+
+
+def with_new_signs(rng: np.random.Generator, weights: Layers) -> Layers:
+    """The magnitudes of the weights with random signs; signs are drawn for the biases (0) too."""
+    ends = np.cumsum([w.size for w in weights])
+    signs = rng.choice([-1.0, 1.0], ends[-1] + sum(SIZES[1:]))
+    drawn = np.split(signs, ends)[: len(weights)]
+    return [w * sign.reshape(w.shape) for w, sign in zip(weights, drawn, strict=True)]
+
+
 def accuracy(net: tuple[Layers, Layers], data: Any) -> float:
     return float(np.mean(forward(*net, data[0])[3].argmax(axis=1) == data[1]))
 
@@ -106,7 +125,7 @@ def kept_energy(weights: Layers, masks: Layers) -> list[float]:
 
 
 def trial(seed: int, number: int, parameters: Mapping[str, Any]) -> Array:
-    """Per round: accuracies of ticket, reinit, random; kept by magnitude (2) and random (2)."""
+    """Per round: accuracies of five arms; top and bulk kept by magnitude and at random."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number])))
     centres = parameters["separation"] * rng.standard_normal((CLASSES * CLUSTERS, SIZES[0]))
     data, test = clusters(rng, centres, SAMPLES), clusters(rng, centres, TEST_SAMPLES)
@@ -120,27 +139,34 @@ def trial(seed: int, number: int, parameters: Mapping[str, Any]) -> Array:
         masks = magnitude_masks(ticket[0], masks)
         scattered = shuffled(rng, masks)
         ticket = train(first, masks, data, batches, rate)
-        reinit = train(initial(rng), masks, data, batches, rate)
-        scrambled = train(first, scattered, data, batches, rate)
+        arms = [
+            ticket,
+            train(initial(rng), masks, data, batches, rate),
+            train(first, scattered, data, batches, rate),
+            train(with_permuted_magnitudes(rng, first, masks), masks, data, batches, rate),
+            train(with_new_signs(rng, first), masks, data, batches, rate),
+        ]
         probe = magnitude_masks(dense[0], probe)
-        accuracies = [accuracy(net, test) for net in (ticket, reinit, scrambled)]
+        accuracies = [accuracy(net, test) for net in arms]
         kept = [*kept_energy(dense[0], probe), *kept_energy(dense[0], scattered)]
         rounds.append([*accuracies, *kept])
     return np.array(rounds)
 
 
-def run(seed: int, parameters: Mapping[str, Any] | None = None, trials: int = 8) -> dict[str, Any]:
+def run(
+    seed: int, parameters: Mapping[str, Any] | None = None, trials: int = TRIALS
+) -> dict[str, Any]:
     """The curves over sparsity of the experiment's result, mean of trials."""
     chosen = DEFAULTS | dict(parameters or {})
     table = np.mean([trial(seed, number, chosen) for number in range(trials)], axis=0).T
-    names = ("ticket_curve", "reinit_curve", "random_curve", "top_curve", "bulk_curve")
+    names = (*(f"{arm}_curve" for arm in ARMS), "top_curve", "bulk_curve")
     curves = {name: row.tolist() for name, row in zip(names, table, strict=False)}
-    return {**curves, "random_kept_curve": table[5:7].mean(axis=0).tolist()}
+    return {**curves, "random_kept_curve": table[7:9].mean(axis=0).tolist()}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=TRIALS)
     arguments = parser.parse_args()
     print(json.dumps(run(arguments.seed, trials=arguments.trials)))
