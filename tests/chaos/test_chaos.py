@@ -16,7 +16,7 @@ RUN_SECONDS_MAX = 1500.0  # on a machine that is busy with anything
 WITHOUT = "clone_agent,restore_backup"
 
 
-@pytest.mark.slow  # `make chaos`: on a busy machine it takes minutes to settle
+@pytest.mark.slow  # CI runs `make chaos-short`
 def test_nothing_is_lost_or_credited_twice_under_faults(tmp_path: Path) -> None:
     record = tmp_path / "chaos.json"
     words = ["--minutes", MINUTES, "--seed", "18", "--without", WITHOUT, "--json", str(record)]
