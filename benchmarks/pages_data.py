@@ -86,8 +86,8 @@ SELECT 1000000000 + i, 1 + i % 2, 'cpu', CASE WHEN i % 2 = 0 THEN 1000 + i % {ho
 FROM generate_series(0, {queued} - 1) i WHERE i % {hosts} > {syncing};
 SELECT setval(pg_get_serial_sequence('sessions', 'session_id'), 1000 + {sessions});
 TRUNCATE user_sessions, host_sessions, user_experiments, host_outcomes;
-INSERT INTO user_sessions SELECT user_id, session_id, count(*), sum(amount) FROM credit
-GROUP BY 1, 2;
+INSERT INTO user_sessions SELECT user_id, session_id, count(*), sum(amount),
+       count(DISTINCT host_id), (array_agg(DISTINCT host_id))[1:3] FROM credit GROUP BY 1, 2;
 INSERT INTO host_sessions SELECT host_id, session_id, count(*), sum(amount) FROM credit
 GROUP BY 1, 2;
 INSERT INTO user_experiments SELECT user_id, experiment_id, count(*), sum(amount) FROM credit
