@@ -48,8 +48,9 @@ READERS = 2
 PAGES = ("/", "/leaders", "/experiments", "/hosts/1000", "/users/1000", "/sessions", "/status")
 
 HOSTS = """
-INSERT INTO users (user_id, name, account_key, created_at, validated)
-SELECT 1000 + i, 'volunteer ' || i, sha256(('key' || i)::bytea), now() - interval '90 days', 1000
+INSERT INTO users (user_id, name, account_key, created_at, validated, agreeing)
+SELECT 1000 + i, 'volunteer ' || i, sha256(('key' || i)::bytea), now() - interval '90 days', 1000,
+       10
 FROM generate_series(0, {hosts} / 5) i;
 INSERT INTO hosts (host_id, user_id, name, token, cpu_cores, memory_bytes, environments,
                    last_seen_at, agreements)

@@ -118,7 +118,7 @@ class Panel:
     ) -> None:  # fmt: skip
         self.policy = policy
         self.complete = complete
-        self._every_judge = every_judge
+        self.every_judge = every_judge
         self.checkers = [checker for checker in checkers if checker.user_id is not None]
         self.established = is_established(policy, _levels(self.checkers).values())
         self._waiting = {checker.host_id: checker.waiting for checker in checkers}
@@ -126,13 +126,14 @@ class Panel:
 
     @property
     def is_enough(self) -> bool:
-        """Whether hosts are drawn by the same rules as among all hosts.
+        """Whether hosts are drawn by the same rules, and with the same chances, as among all hosts.
 
-        Newcomers judge only if the project has too few judges, and young judges settle disputes and
-        make most checks only if it has no seniors.
+        Newcomers judge only if the project has too few judges; then all accounts must have the same
+        chance, but judges are too many in a part of the accounts. Young judges settle disputes and
+        make most checks only if the project has no seniors.
         """
         seniors = any(checker.level >= Level.SENIOR for checker in self.checkers)
-        return self._every_judge or (self.established and seniors)
+        return self.complete or (self.established and (self.every_judge or seniors))
 
     def able(self, need: ReplicaNeed) -> list[Checker]:
         """The hosts that may compute the replica, in random order; only judges if there are any."""

@@ -76,12 +76,9 @@ async def compare_and_place(connection: Connection, config: Config) -> None:
     await _check_newcomers(connection, config)
 
 
-async def _load_panel(connection: Connection, config: Config, accounts: int) -> Panel:
+async def _load_panel(connection: Connection, config: Config, accounts_max: int) -> Panel:
     live = config.deploy.live_minutes * 60
-    sample = await comparisons.checkers(connection, config.standing, live, accounts)
-    return Panel(
-        config.standing, sample.checkers, complete=sample.complete, every_judge=sample.every_judge
-    )
+    return await comparisons.load_panel(connection, config.standing, live, accounts_max)
 
 
 def _decide(
@@ -141,14 +138,15 @@ async def _place(
     if not changes.needs:
         return
     draws = {need.workunit_id: secrets.randbits(53) / 2**53 for need in changes.needs}
-    panel = await _load_panel(connection, config, SAMPLED_ACCOUNTS)
-    if not panel.is_enough:
-        panel = await _load_panel(connection, config, ALL_ACCOUNTS)
-    placed, unplaceable = replicate.place(panel, changes.needs, draws)
-    if unplaceable and not panel.complete:
-        panel = await _load_panel(connection, config, ALL_ACCOUNTS)
-        more, unplaceable = replicate.place(panel, unplaceable, draws)
-        placed += more
+    placed: list[tuple[ReplicaNeed, int]] = []
+    unplaceable = changes.needs
+    for accounts_max in (SAMPLED_ACCOUNTS, ALL_ACCOUNTS):
+        panel = await _load_panel(connection, config, accounts_max)
+        if panel.is_enough:
+            more, unplaceable = replicate.place(panel, unplaceable, draws)
+            placed += more
+        if panel.complete or not unplaceable:
+            break
     versions = {row.workunit_id: row.version_id for row in found}
     hold_seconds = config.replication.hold_hours * 3600
     await comparisons.queue_replicas(connection, placed, versions, hold_seconds)
@@ -167,7 +165,8 @@ async def _write(connection: Connection, config: Config, changes: _Changes) -> N
     for (state, note), workunits in changes.states.items():
         await comparisons.set_state(connection, workunits, state, note)
     judged = [t for group in changes.confirmed for t in group] + [t for t, _ in changes.outliers]
-    await lock_owners_of_tasks(connection, judged)
+    if judged:
+        await lock_owners_of_tasks(connection, judged)
     for version_id, why in changes.irreproducible:
         await alarms.raise_alarm(connection, version_id, "irreproducible", why)
     tasks = [tuple(t for t in group if t != KNOWN_ANSWER) for group in changes.confirmed]

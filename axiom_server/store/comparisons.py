@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from axiom_server.decide.lease import FAILS_REPEATEDLY
-from axiom_server.decide.replicate import Checker, ReplicaNeed
+from axiom_server.decide.replicate import Checker, Panel, ReplicaNeed
 from axiom_server.decide.standing import Standing, StandingPolicy, believed_cores, level
 from axiom_server.store.database import Connection, row, rows
 from axiom_server.store.leases import HAS_SYNCED
@@ -103,22 +103,14 @@ _CHOSEN = """(SELECT user_id FROM accounts WHERE may_judge ORDER BY random() LIM
     UNION (SELECT user_id FROM accounts ORDER BY random() LIMIT %(most)s)"""
 
 
-class CheckerSample(NamedTuple):
-    """Hosts that could compute a replica, now or when they are back.
-
-    complete     these are all; otherwise they are those of accounts chosen at random
-    every_judge  every account that may judge is among them
-    """
-
-    checkers: list[Checker]
-    complete: bool
-    every_judge: bool
-
-
-async def checkers(
+async def load_panel(
     connection: Connection, policy: StandingPolicy, live_seconds: float, accounts_max: int
-) -> CheckerSample:
-    """Read them, each with a random rank: of up to ``accounts_max`` judges, and as many of all."""
+) -> Panel:
+    """Hosts that could compute a replica, now or when they are back, each with a random rank.
+
+    If there are more than ``accounts_max`` accounts, the hosts of so many that are drawn at random
+    from all, and of so many that are drawn from those that may judge.
+    """
     values = {"live": live_seconds, "agreeing": policy.judge_accounts, "most": accounts_max}
     count, judges = await row(
         connection,
@@ -142,7 +134,8 @@ async def checkers(
             ORDER BY h.host_id""",
         values,
     )
-    return CheckerSample([_checker(policy, *r) for r in found], complete, judges <= accounts_max)
+    checkers = [_checker(policy, *r) for r in found]
+    return Panel(policy, checkers, complete=complete, every_judge=judges <= accounts_max)
 
 
 def _checker(

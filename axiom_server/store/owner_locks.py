@@ -49,6 +49,5 @@ async def lock_accounts(
               OR user_id IN (SELECT user_id FROM hosts WHERE host_id = ANY(%(hosts)s))""",
         {"hosts": list(hosts), "users": list(users)},
     )
-    await lock_owners(
-        connection, {host for host, _ in found}, {user for _, user in found if user is not None}
-    )
+    owners = {user for _, user in found if user is not None}
+    await lock_owners(connection, {host for host, _ in found}, owners.union(users))

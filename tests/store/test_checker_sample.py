@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from axiom_server.decide.replicate import Panel
 from axiom_server.decide.standing import StandingPolicy
 from axiom_server.maintenance import comparison
 from axiom_server.store import comparisons
-from axiom_server.store.comparisons import CheckerSample
 from tests.support.cluster import transaction
 from tests.support.server_project import Host, ServerProject
 
@@ -21,10 +21,10 @@ def synced(project: ServerProject, name: str) -> Host:
     return host
 
 
-def read(project: ServerProject, accounts_max: int) -> CheckerSample:
+def read(project: ServerProject, accounts_max: int) -> Panel:
     return transaction(
         project.conninfo,
-        lambda c: comparisons.checkers(c, StandingPolicy(), 1800.0, accounts_max),
+        lambda c: comparisons.load_panel(c, StandingPolicy(), 1800.0, accounts_max),
     )
 
 

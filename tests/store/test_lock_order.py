@@ -55,22 +55,22 @@ def check(project: ServerProject, work: Callable[[Connection], Awaitable[object]
     asyncio.run(asyncio.wait_for(beside_a_sync(project, work), 60))
 
 
-def test_a_review_and_a_sync_do_not_wait_for_each_other(project: ServerProject) -> None:
+def report_two_results(project: ServerProject) -> None:
     project.deploy("short_walk", count=2)
     host = project.host(user="ann", cores=2)
     host.sync()
     project.later(120)
     host.succeed_all(cpu=0)
+
+
+def test_a_review_and_a_sync_do_not_wait_for_each_other(project: ServerProject) -> None:
+    report_two_results(project)
     check(project, lambda c: review(c, project.config))
     assert project.value("SELECT count(*) FROM credit") == 2
 
 
 def test_a_review_locks_hosts_and_users_only_at_its_end(project: ServerProject) -> None:
-    project.deploy("short_walk", count=2)
-    host = project.host(user="ann", cores=2)
-    host.sync()
-    project.later(120)
-    host.succeed_all(cpu=0)
+    report_two_results(project)
 
     async def scenario() -> None:
         async with connect(project.conninfo) as other, connect(project.conninfo) as reviewing:

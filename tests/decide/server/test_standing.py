@@ -158,8 +158,9 @@ def test_young_judges_make_a_small_share_of_the_checks() -> None:
 @pytest.mark.parametrize(
     ("others", "every_judge", "enough"),
     [
-        ({}, False, False), ({}, True, True),
-        ({"level": Level.JUDGE}, False, False), ({"level": Level.SENIOR}, False, True),
+        ({}, False, False), ({}, True, False),
+        ({"level": Level.JUDGE}, False, False), ({"level": Level.JUDGE}, True, True),
+        ({"level": Level.SENIOR}, False, True),
     ],
 )  # fmt: skip
 def test_a_part_of_the_accounts_is_enough_if_it_has_the_seniors_that_all_have(
