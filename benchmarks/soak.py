@@ -32,7 +32,7 @@ from scipy.stats import theilslopes
 
 from axiom_server.project_folder import ProjectFolder
 from benchmarks import load
-from benchmarks.agent_idle import agent_environment, pss_bytes, stop
+from benchmarks.agent_idle import agent_environment, stop
 from benchmarks.common import report
 from benchmarks.peers.tasks import experiment_source
 from benchmarks.results import table
@@ -109,7 +109,7 @@ class Soak:
 def _process(name: str, process: psutil.Process) -> dict[str, float]:
     """The program itself, without its tasks: they come and go."""
     return {
-        f"{name} MiB": pss_bytes(process.pid) / 2**20,
+        f"{name} MiB": anonymous_bytes(process.pid) / 2**20,
         f"{name} descriptors": float(process.num_fds()),
         f"{name} threads": float(process.num_threads()),
     }
@@ -119,8 +119,17 @@ def _tree_mib(root: psutil.Process) -> float:
     total = 0
     for process in [root, *root.children(recursive=True)]:
         with contextlib.suppress(OSError, RuntimeError):
-            total += pss_bytes(process.pid)
+            total += anonymous_bytes(process.pid)
     return total / 2**20
+
+
+def anonymous_bytes(pid: int) -> int:
+    """What a process has written into its memory, in RAM or swapped out.
+
+    Pages of files are left out: the kernel drops and reads them as it likes, and others share them.
+    """
+    fields = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return 1024 * sum(int(f[1]) for f in fields if f[0] in ("Pss_Anon:", "SwapPss:"))
 
 
 def _size(path: Path) -> int:
@@ -199,8 +208,9 @@ def main() -> None:
     rows, grew = [], []
     for name, points in run.series.items():
         estimate, low = growth_in_an_hour(points)
+        quarters = [points[(len(points) - 1) * i // 4][1] for i in range(5)]
         rows.append(
-            [name, f"{points[0][1]:,.1f}", f"{points[-1][1]:,.1f}", f"{estimate:,.1f}",
+            [name, *(f"{value:,.1f}" for value in quarters), f"{estimate:,.1f}",
              f"{low:,.1f}", f"{ALLOWED[name]:,.0f}" if name in ALLOWED else "by result"]
         )  # fmt: skip
         if low > ALLOWED.get(name, math.inf):
@@ -212,7 +222,8 @@ def main() -> None:
     log_bytes = 1024 * run.series["agent log KiB"][-1][1] / max(credited, 1)
     if credited >= RESULTS_MIN and log_bytes > LOG_BYTES_MAX:
         grew.append("agent log")
-    print(table(["", "first", "last", "growth an hour", "at least", "allowed"], rows))
+    quarters = ["first", "1/4", "1/2", "3/4", "last"]
+    print(table(["", *quarters, "growth an hour", "at least", "allowed"], rows))
     report(
         "soak",
         {
