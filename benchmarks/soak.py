@@ -39,7 +39,8 @@ from benchmarks.results import table
 from benchmarks.usage import database_process
 
 WORKS = ("noop", "torch_training")
-QUEUE_MIN, DEPLOYED = 500, 1_000  # workunits of each kind
+QUEUE_MIN, DEPLOYED = 3_000, 5_000  # workunits of each kind: enough for some samples
+USER = "owner"
 SAMPLES = 240  # in a run, at least SAMPLE_SECONDS_MIN apart
 SAMPLE_SECONDS_MIN = 2.0
 REVIEW_SECONDS = 60.0
@@ -167,7 +168,9 @@ def running(folder: Path, scratch: Path) -> Iterator[Soak]:
         load.wait_ready(port)
         environment = agent_environment(scratch / "agent")
         line = [sys.executable, "-m", "axiom_client"]
-        subprocess.run([*line, "attach", f"http://127.0.0.1:{port}"], env=environment, check=True)
+        join = [*line, "attach", f"http://127.0.0.1:{port}", "--user", USER]
+        subprocess.run(join, env=environment, check=True)
+        load.staff(folder, "users", "vouch", USER)  # else its cores are believed by and by
         with (scratch / "agent.log").open("wb") as log:
             agent = subprocess.Popen(
                 [*line, "run", "--no-display"], env=environment, stdout=log, stderr=log
