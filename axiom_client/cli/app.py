@@ -299,6 +299,14 @@ def try_(
     )
 
 
+@app.command("try-many", hidden=True)
+def try_many_() -> None:
+    """Make the runs that are listed on standard input; ``axiom-server publish`` calls it."""
+    from axiom_client.cli.try_many import try_many
+
+    try_many()
+
+
 # --- helpers --------------------------------------------------------------------------------------
 
 

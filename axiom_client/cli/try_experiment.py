@@ -13,6 +13,7 @@ from axiom_client.errors import TrialFailed
 from axiom_client.host.gpu import vendors
 from axiom_client.host.gpu.probe import GpuProbe
 from axiom_client.run.tryout import (
+    Run,
     TryProblem,
     TryResult,
     read_parameters,
@@ -37,19 +38,20 @@ def try_file(
     other_seeds: list[int] | None = None,
 ) -> None:
     """Run an experiment, print its outcome and result, and draw it if asked. Raises TrialFailed."""
-    gpus = _named_gpu(device)
+    gpus = named_gpu(device)
     try:
         manifest = read_script(path)[1]
-        tried = try_experiment(
-            path,
+        run = Run(
+            path=path,
             seed=seed,
             parameters=read_parameters(manifest, given),
             budget_seconds=budget_seconds,
             device=vendors.torch_device(gpus),
             driver=vendors.access(gpus),
             other_seeds=other_seeds or [],
-            on_progress=None if as_json or not sys.stderr.isatty() else _show_progress,
         )
+        shown = not as_json and sys.stderr.isatty()
+        tried = try_experiment(run, _show_progress if shown else None)
     except (TryProblem, OSError) as error:
         raise TrialFailed(f"{error}") from None
     print(_as_json(tried) if as_json else _as_text(tried))
@@ -72,8 +74,11 @@ def try_file(
             print(f"figures written to {plot}")
 
 
-def _named_gpu(device: str) -> list[GpuFacts]:
-    """The GPU that "gpu", "gpu:1" or torch's name such as "cuda:0" means; none for "cpu"."""
+def named_gpu(device: str) -> list[GpuFacts]:
+    """The GPU that "gpu", "gpu:1" or torch's name such as "cuda:0" means; none for "cpu".
+
+    Raises TrialFailed.
+    """
     kind, _, number = device.partition(":")
     if device == "cpu":
         return []
@@ -93,7 +98,8 @@ def _show_progress(fraction: float) -> None:
     print(f"{fraction:6.1%}", end=end, file=sys.stderr, flush=True)
 
 
-def _facts(tried: TryResult) -> dict[str, Any]:
+def facts(tried: TryResult) -> dict[str, Any]:
+    """What ``--json`` prints."""
     finished = tried.finished
     return {
         "experiment": tried.manifest.ref,
@@ -122,7 +128,7 @@ def _other_facts(tried: TryResult) -> dict[str, Any]:
 
 
 def _as_json(tried: TryResult) -> str:
-    return msgspec.json.encode(_facts(tried)).decode()
+    return msgspec.json.encode(facts(tried)).decode()
 
 
 def _as_text(tried: TryResult) -> str:

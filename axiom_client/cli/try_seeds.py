@@ -17,6 +17,7 @@ from rich.table import Table
 
 from axiom_client.errors import TrialFailed
 from axiom_client.run.tryout import (
+    Run,
     TryProblem,
     TryResult,
     read_parameters,
@@ -92,7 +93,8 @@ def _sets(manifest: Manifest, given: Parameters) -> list[Parameters]:
 
 
 def _run(path: Path, seed: int, parameters: Parameters, budget: float | None) -> TryResult:
-    tried = try_experiment(path, seed=seed, parameters=parameters, budget_seconds=budget)
+    run = Run(path=path, seed=seed, parameters=parameters, budget_seconds=budget)
+    tried = try_experiment(run)
     if sys.stderr.isatty():
         print(f"seed {seed}: {tried.finished.outcome}", file=sys.stderr, flush=True)
     return tried

@@ -1,4 +1,4 @@
-"""Runs an experiment once, in the same sandbox as on volunteers' hosts (``axiom-client try``)."""
+"""Runs experiments in the same sandbox as on volunteers' hosts (``axiom-client try``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -39,72 +39,129 @@ class TryResult(Struct, frozen=True, kw_only=True):
     others: dict[int, TaskFinished] = {}
 
 
-def try_experiment(
-    path: Path,
-    *,
-    seed: int,
-    parameters: Mapping[str, Any],
-    budget_seconds: float | None = None,
-    device: str = "cpu",
-    driver: DriverAccess | None = None,
-    on_progress: Callable[[float], None] | None = None,
-    other_seeds: Sequence[int] = (),
-) -> TryResult:
-    """Run the script at ``path`` once and return how it ended.
+class Run(Struct, frozen=True, kw_only=True):
+    """What is to be run. ``device`` is a torch device; all but "cpu" need their ``driver``.
 
-    ``device`` is a torch device; every device but "cpu" needs its ``driver``. With ``other_seeds``
-    all seeds run together, by the script's ``run_cohort``.
-
-    The limits are those of a volunteer's host. The run has a new interpreter; its results are
-    equal, bit for bit, to those of a task forked from a zygote. Raises TryProblem.
+    budget_seconds  None: as the experiment declares
+    other_seeds     run together with ``seed``, by the script's ``run_cohort``
     """
-    source, manifest = read_script(path)
-    try:
-        resolved = manifest.resolve(dict(parameters))
-    except ManifestError as error:
-        raise TryProblem(f"{path}: {error}") from None
-    if other_seeds and manifest.cohort is None:
-        raise TryProblem(f"{path} offers no cohorts: it has no [tool.axiom_cohort] table")
-    budget = manifest.expected_seconds if budget_seconds is None else budget_seconds
-    sha256 = hashlib.sha256(source).hexdigest()
-    seeds = 1 + len(other_seeds)
-    needs = manifest.cohort.needs(manifest.resources, seeds) if manifest.cohort else None
-    folder = tempfile.mkdtemp(prefix="axiom-try-")
-    others = [
-        Member(task_id=i, seed=s, folder=tempfile.mkdtemp(prefix="axiom-try-"))
-        for i, s in enumerate(other_seeds, 1)
-    ]
-    try:
+
+    path: Path
+    seed: int
+    parameters: Mapping[str, Any] = {}
+    budget_seconds: float | None = None
+    device: str = "cpu"
+    driver: DriverAccess | None = None
+    other_seeds: Sequence[int] = ()
+
+
+class Runner:
+    """Runs experiments with the limits of a volunteer's host, several at a time if asked.
+
+    prefer  cold: a new interpreter for each run; warm: forked from one that has the libraries
+            where the system can do so. The results are equal, bit for bit.
+    """
+
+    def __init__(self, prefer: Literal["cold", "warm"] = "cold") -> None:
+        self._pool = Pool(emit=self._handle, prefer=prefer, background=False)
+        self._next_id = 0
+        self._ends: dict[int, asyncio.Future[TaskFinished]] = {}
+        self._on_progress: dict[int, Callable[[float], None]] = {}
+
+    async def run(self, run: Run, on_progress: Callable[[float], None] | None = None) -> TryResult:
+        """Run it and return how it ended. Raises TryProblem."""
+        source, manifest = read_script(run.path)
+        try:
+            parameters = manifest.resolve(dict(run.parameters))
+        except ManifestError as error:
+            raise TryProblem(f"{run.path}: {error}") from None
+        if run.other_seeds and manifest.cohort is None:
+            raise TryProblem(f"{run.path} offers no cohorts: it has no [tool.axiom_cohort] table")
+        budget = manifest.expected_seconds if run.budget_seconds is None else run.budget_seconds
+        members = [
+            Member(task_id=self._new_id(), seed=seed, folder=tempfile.mkdtemp(prefix="axiom-try-"))
+            for seed in (run.seed, *run.other_seeds)
+        ]
+        seeds = len(members)
+        needs = manifest.cohort.needs(manifest.resources, seeds) if manifest.cohort else None
         spec = PlacedTask(
-            task_id=0,
+            task_id=members[0].task_id,
             experiment=manifest.name,
-            source_path=str(path),
-            sha256=sha256,
+            source_path=str(run.path),
+            sha256=hashlib.sha256(source).hexdigest(),
             environment=manifest.environment,
-            parameters=resolved,
-            seed=seed,
+            parameters=parameters,
+            seed=run.seed,
             budget_seconds=budget,
-            device=device,
-            driver=driver,
+            device=run.device,
+            driver=run.driver,
             limits=limits_for(
                 needs or manifest.resources, seeds * max(manifest.expected_seconds, budget)
             ),
-            folder=folder,
-            others=others,
+            folder=members[0].folder,
+            others=members[1:],
         )
-        finished = asyncio.run(_run_once(spec, on_progress))
-    finally:
-        for used in (folder, *(member.folder for member in others)):
-            task_folder.remove(Path(used))
-    return TryResult(
-        manifest=manifest,
-        sha256=sha256,
-        parameters=resolved,
-        seed=seed,
-        budget_seconds=budget,
-        finished=finished[0],
-        others={member.seed: finished[member.task_id] for member in others},
-    )
+        try:
+            own, *others = await self._run(spec, on_progress)
+        finally:
+            for member in members:
+                task_folder.remove(Path(member.folder))
+        return TryResult(
+            manifest=manifest,
+            sha256=spec.sha256,
+            parameters=parameters,
+            seed=run.seed,
+            budget_seconds=budget,
+            finished=own,
+            others=dict(zip(run.other_seeds, others, strict=True)),
+        )
+
+    async def close(self) -> None:
+        """End every run; no process is left afterwards."""
+        await self._pool.close(0)
+
+    async def _run(
+        self, spec: PlacedTask, on_progress: Callable[[float], None] | None
+    ) -> list[TaskFinished]:
+        """How each task of the process ended."""
+        loop = asyncio.get_running_loop()
+        ends = {task_id: loop.create_future() for task_id in spec.task_ids}
+        self._ends |= ends
+        if on_progress is not None:
+            self._on_progress[spec.task_id] = on_progress
+        self._pool.start(spec)
+        try:
+            await asyncio.wait(ends.values())
+        except asyncio.CancelledError:
+            self._pool.stop(spec.task_id, 0)
+            await asyncio.wait(ends.values())  # only then may its folders be removed
+            raise
+        finally:
+            self._on_progress.pop(spec.task_id, None)
+        return [end.result() for end in ends.values()]
+
+    def _handle(self, event: TaskEvent) -> None:
+        if isinstance(event, TaskFinished):
+            self._ends.pop(event.task_id).set_result(event)
+        elif isinstance(event, TaskProgressed) and event.task_id in self._on_progress:
+            self._on_progress[event.task_id](event.fraction)
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+
+def try_experiment(run: Run, on_progress: Callable[[float], None] | None = None) -> TryResult:
+    """Run it once, in a new interpreter, and return how it ended. Raises TryProblem."""
+
+    async def run_once() -> TryResult:
+        runner = Runner()
+        try:
+            return await runner.run(run, on_progress)
+        finally:
+            await runner.close()
+
+    return asyncio.run(run_once())
 
 
 def read_script(path: Path) -> tuple[bytes, Manifest]:
@@ -150,27 +207,3 @@ def _value(like: object, text: str) -> bool | int | float | str:
     if isinstance(like, int):
         return int(text)
     return float(text) if isinstance(like, float) else text
-
-
-async def _run_once(
-    spec: PlacedTask, on_progress: Callable[[float], None] | None
-) -> dict[int, TaskFinished]:
-    """How each task of the process ended, by its number."""
-    ends: dict[int, TaskFinished] = {}
-    all_ended = asyncio.Event()
-
-    def handle(event: TaskEvent) -> None:
-        if isinstance(event, TaskFinished):
-            ends[event.task_id] = event
-            if len(ends) == len(spec.task_ids):
-                all_ended.set()
-        elif isinstance(event, TaskProgressed) and on_progress is not None:
-            on_progress(event.fraction)
-
-    pool = Pool(emit=handle, prefer="cold", background=False)
-    try:
-        pool.start(spec)
-        await all_ended.wait()
-        return ends
-    finally:
-        await pool.close(0)

@@ -1,4 +1,4 @@
-"""Dry runs before publication: two runs of each experiment by `axiom-client try`, in the sandbox.
+"""Dry runs before publication: two runs of each experiment by `axiom-client`, in the sandbox.
 
 Both must succeed with the same result, within the time and memory that the metadata declares. Runs
 recorded on another machine (`try --json > FILE`) count too, if they are of the same source.
@@ -11,19 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from axiom_protocol.agreement import disagreements
 from axiom_protocol.given_file import FileProblem, read_text
 from axiom_protocol.manifest import Manifest
+from axiom_protocol.try_requests import TryAnswer, TryRequest
 from axiom_server.errors import DryRunFailed, FileUnreadable
 from axiom_server.review.log_text import dry_run_summary
 from axiom_server.trust.targets import read_bundle
@@ -34,7 +33,6 @@ RUNS = 2  # so that two results can be compared
 SEED = 1
 COHORT_SEEDS = (2,)  # computed together with SEED as a cohort, and compared with single runs
 COHORT_BUDGET_SECONDS_MAX = 3.0  # of each seed in that comparison
-APART_SECONDS = 1.1  # between the starts of two runs, so that clocks show them different seconds
 BUDGET_SECONDS_MAX = 10.0  # default for each run: enough for a few training steps of any experiment
 START_SECONDS = 20.0  # CPU time to import libraries on a busy machine
 CPU_MARGIN = 3.0  # times the budget: machines differ, and a run checks its budget only now and then
@@ -100,10 +98,19 @@ def dry_run_all(
     Raises DryRunFailed with everything that is wrong.
     """
     runs = _by_source(sources, recorded)
-    made = [] if "dry-run" in skip else _run_missing(sources, runs, skip, budget_seconds, log)
     wrong, summaries = [], {}
-    if "cohort" not in skip and "dry-run" not in skip:
-        wrong += _cohort_faults(sources, made, budget_seconds, log)
+    if "dry-run" not in skip:
+        plan = _Plan(budget_seconds, log)
+        missing = [(path, source) for path, source in sources if not runs[_digest(source)]]
+        repeats = plan.single_runs(missing, again="determinism" not in skip)
+        cohorts = plan.cohorts([] if "cohort" in skip else sources)
+        made = _make(plan.requests)
+        for digest, numbers in repeats.items():
+            runs[digest] += [made[number] for number in numbers]
+            if {run.sha256 for run in runs[digest]} != {digest}:
+                raise DryRunFailed(f"{runs[digest][0].experiment} changed during its dry run")
+        for cohort in cohorts:
+            wrong += [f"{cohort.path}: {fault}" for fault in cohort.faults(made)]
     for path, source in sources:
         manifest, digest = read_bundle(source).manifest, _digest(source)
         if not runs[digest]:
@@ -131,87 +138,109 @@ def _by_source(
     return runs
 
 
-def _run_missing(
-    sources: Sequence[tuple[Path, bytes]],
-    runs: dict[str, list[RecordedRun]],
-    skip: Collection[Check],
-    budget_seconds: float | None,
-    log: Log,
-) -> list[RecordedRun]:
-    """Run the sources without recorded runs, as many at a time as there are cores; these runs."""
-    wanted = [(path, source) for path, source in sources if not runs[_digest(source)]]
-    count = 1 if "determinism" in skip else RUNS
-    first: list[_DryRunProcess] = []
-    for path, source in wanted:
-        manifest = read_bundle(source).manifest
-        budget = budget_seconds or min(manifest.expected_seconds, BUDGET_SECONDS_MAX)
-        device = "gpu" if manifest.resources.gpus else "cpu"
-        first.append(_DryRunProcess(path, budget, device))
-        log(f"{manifest.ref}: dry run, {count} x {budget:g} s")
-    tries = first + [one.again() for one in first for _ in range(count - 1)]
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    made = []
-    try:
-        for run in pool.map(_DryRunProcess.run, tries):
-            if run.sha256 not in runs:
-                raise DryRunFailed(f"{run.experiment} changed during its dry run")
-            runs[run.sha256].append(run)
-            made.append(run)
-    finally:
-        for one in tries:
-            one.end()
-        pool.shutdown(cancel_futures=True)
-    return made
+class _Cohort(Struct, frozen=True):
+    """A cohort of COHORT_SEEDS and SEED, and single runs of the same seeds, by their numbers."""
+
+    path: Path
+    manifest: Manifest
+    together: int
+    alone: list[int]
+
+    def faults(self, made: Mapping[int, RecordedRun]) -> Iterable[str]:
+        """Differences between `run_cohort` and `run`."""
+        first = made[self.together]
+        members = [
+            CohortMember(
+                seed=first.seed, outcome=first.outcome, message=first.message, result=first.result
+            ),
+            *first.cohort,
+        ]
+        for member, number in zip(members, self.alone, strict=True):
+            yield from _member_faults(self.manifest, member, made[number])
 
 
-def _cohort_faults(
-    sources: Sequence[tuple[Path, bytes]],
-    made: Sequence[RecordedRun],
-    budget_seconds: float | None,
-    log: Log,
-) -> list[str]:
-    """Differences between `run_cohort` and `run`, for each source that defines `run_cohort`.
+class _Plan:
+    """The runs that are made here, in the order in which they start."""
 
-    made  runs made here before, of which one may be the run that a member is compared with
+    def __init__(self, budget_seconds: float | None, log: Log) -> None:
+        self._budget_seconds, self._log = budget_seconds, log
+        self.requests: list[TryRequest] = []
+
+    def single_runs(
+        self, sources: Sequence[tuple[Path, bytes]], *, again: bool
+    ) -> dict[str, list[int]]:
+        """Add a run of each source in a new interpreter, and, if ``again``, one in a shared one.
+
+        Hosts run a task in either way. Returns the numbers of these runs by the source's digest.
+        """
+        numbers: dict[str, list[int]] = {}
+        for path, source in sources:
+            manifest = read_bundle(source).manifest
+            budget = self._budget(manifest, BUDGET_SECONDS_MAX)
+            device = "gpu" if manifest.resources.gpus else "cpu"
+            request = TryRequest(
+                path=str(path), seed=SEED, budget_seconds=budget, device=device, fresh=True
+            )
+            numbers[_digest(source)] = [self._add(request)]
+            self._log(f"{manifest.ref}: dry run, {RUNS if again else 1} x {budget:g} s")
+        for same in numbers.values() if again else ():
+            first = self.requests[same[0]]
+            fresh = first.device != "cpu"
+            same.append(self._add(replace(first, fresh=fresh, after=same[0])))
+        return numbers
+
+    def cohorts(self, sources: Sequence[tuple[Path, bytes]]) -> list[_Cohort]:
+        """Add a cohort and its seeds one by one, for each source that defines `run_cohort`."""
+        cohorts = []
+        for path, source in sources:
+            manifest = read_bundle(source).manifest
+            if manifest.cohort is None:
+                continue
+            self._log(f"{manifest.ref}: {1 + len(COHORT_SEEDS)} seeds together and one by one")
+            budget = self._budget(manifest, COHORT_BUDGET_SECONDS_MAX)
+            one = TryRequest(path=str(path), seed=SEED, budget_seconds=budget)
+            together = self._add(replace(one, others=COHORT_SEEDS))
+            alone = [self._known(replace(one, seed=seed)) for seed in (SEED, *COHORT_SEEDS)]
+            cohorts.append(_Cohort(path, manifest, together, alone))
+        return cohorts
+
+    def _budget(self, manifest: Manifest, most: float) -> float:
+        return self._budget_seconds or min(manifest.expected_seconds, most)
+
+    def _add(self, request: TryRequest) -> int:
+        self.requests.append(request)
+        return len(self.requests) - 1
+
+    def _known(self, request: TryRequest) -> int:
+        """The number of such a run, which is added if there is none, fresh or not."""
+        for number, other in enumerate(self.requests):
+            if replace(other, fresh=request.fresh, after=None) == request:
+                return number
+        return self._add(request)
+
+
+def _make(requests: Sequence[TryRequest]) -> dict[int, RecordedRun]:
+    """Make these runs with `axiom-client try-many`: their records by number. Raises DryRunFailed.
+
+    As many run at a time as there are cores.
     """
-    faults = []
-    for path, source in sources:
-        manifest = read_bundle(source).manifest
-        if manifest.cohort is not None:
-            log(f"{manifest.ref}: {1 + len(COHORT_SEEDS)} seeds together and one by one")
-            budget = budget_seconds or min(manifest.expected_seconds, COHORT_BUDGET_SECONDS_MAX)
-            known = {
-                run.seed: run
-                for run in made
-                if run.sha256 == _digest(source) and run.budget_seconds == budget
-                if not manifest.resources.gpus
-            }
-            differs = _cohort_differs(path, manifest, budget, known)
-            faults += [f"{path}: {fault}" for fault in differs]
-    return faults
-
-
-def _cohort_differs(
-    path: Path, manifest: Manifest, budget: float, known: Mapping[int, RecordedRun]
-) -> Iterable[str]:
-    """``known``: runs of single seeds with this budget on a core, which are not repeated."""
-    cohort = _DryRunProcess(path, budget, "cpu", more_seeds=COHORT_SEEDS)
-    seeds = (SEED, *COHORT_SEEDS)
-    missing = [seed for seed in seeds if seed not in known]
-    singles = [_DryRunProcess(path, budget, "cpu", seed=seed) for seed in missing]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        together, *found = pool.map(_DryRunProcess.run, [cohort, *singles])
-    by_seed = {**known, **dict(zip(missing, found, strict=True))}
-    alone = [by_seed[seed] for seed in seeds]
-    members = [
-        CohortMember(
-            seed=together.seed, outcome=together.outcome, message=together.message,
-            result=together.result,
-        ),
-        *together.cohort,
-    ]  # fmt: skip
-    for member, single in zip(members, alone, strict=True):
-        yield from _member_faults(manifest, member, single)
+    if not requests:
+        return {}
+    done = subprocess.run(
+        [*_client(), "try-many"], input=msgspec.json.encode(requests), capture_output=True
+    )
+    try:
+        answers = [msgspec.json.decode(line, type=TryAnswer) for line in done.stdout.splitlines()]
+        made = {a.number: msgspec.json.decode(a.run, type=RecordedRun) for a in answers}
+    except msgspec.DecodeError:
+        made = {}
+    if len(made) < len(requests):
+        words = _one_line(done.stderr.decode(errors="replace").removeprefix("axiom-client: "))
+        raise DryRunFailed(
+            f"the dry runs could not be made here: {words}; run axiom-client try --json on another "
+            "machine and give --tried FILE, or give --skip dry-run"
+        )
+    return made
 
 
 def _member_faults(manifest: Manifest, member: CohortMember, alone: RecordedRun) -> Iterable[str]:
@@ -224,67 +253,6 @@ def _member_faults(manifest: Manifest, member: CohortMember, alone: RecordedRun)
         one, other = (msgspec.json.decode(run.result) for run in (alone, member))
         for line in disagreements(manifest, one, other, limit=1):
             yield f"run_cohort and run disagree on seed {member.seed}: {line}"
-
-
-class _DryRunProcess:
-    """One run of `axiom-client try`, which can be ended early.
-
-    before  an earlier run of the same source; this run starts a second later, because two runs in
-            the same second could agree although their results depend on the clock
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        budget_seconds: float,
-        device: str,
-        before: _DryRunProcess | None = None,
-        *,
-        seed: int = SEED,
-        more_seeds: Sequence[int] = (),
-    ) -> None:
-        self._path = path
-        self._arguments = path, budget_seconds, device
-        self._before = before
-        self._started = threading.Event()
-        self._command = [
-            *_client(), "try", str(path), "--seed", str(seed), "--budget", str(budget_seconds),
-            "--device", device, "--json",
-            *(word for other in more_seeds for word in ("--with-seed", str(other))),
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ended = False
-
-    def run(self) -> RecordedRun:
-        """Run it and return its record. Raises DryRunFailed when it has none."""
-        if self._before is not None:
-            self._before._started.wait()
-            time.sleep(APART_SECONDS)
-        self._started.set()
-        if self._ended:
-            raise DryRunFailed(f"{self._path} was not run")
-        with subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as self._process:
-            out, errors = self._process.communicate()
-        try:
-            return msgspec.json.decode(out, type=RecordedRun)
-        except msgspec.DecodeError:
-            words = _one_line(errors.decode(errors="replace").removeprefix("axiom-client: "))
-            raise DryRunFailed(
-                f"{self._path} could not be run here: {words}; run axiom-client try "
-                "--json on another machine and give --tried FILE, or give --skip dry-run"
-            ) from None
-
-    def again(self) -> _DryRunProcess:
-        """A second run of the same source, to start after this one."""
-        return _DryRunProcess(*self._arguments, before=self)
-
-    def end(self) -> None:
-        """Stop it if it runs; prevent it from starting otherwise."""
-        self._ended = True
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
 
 
 def _client() -> list[str]:

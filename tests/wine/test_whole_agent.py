@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from axiom_client.run.tryout import try_experiment
+from axiom_client.run.tryout import Run, try_experiment
 from tests.support.small_project import WALK, SmallProject, served
 
 WINE = Path(os.environ.get("AXIOM_WINE_DIR", "none"))
@@ -46,7 +46,7 @@ def test_an_agent_joins_computes_and_reports(tmp_path: Path) -> None:
     assert "attached to Small project as host 7" in printed
     assert "ended: " in printed, printed
     assert project.outcomes() == dict.fromkeys(tasks, "success")
-    here = try_experiment(WALK, seed=tasks[0], parameters={}).finished.result
+    here = try_experiment(Run(path=WALK, seed=tasks[0])).finished.result
     there = project.reports[tasks[0]][0].result
     assert there["exponent"] == pytest.approx(here["exponent"], rel=1e-8)
     facts = project.requests[0].host
