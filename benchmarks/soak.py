@@ -1,6 +1,6 @@
 """An hour at full load: does anything grow that must not? Memory, descriptors, threads, disk, logs.
 
-    python -m benchmarks.soak [--minutes 60]      (make soak MINUTES=60; at least 20 say something)
+    python -m benchmarks.soak [--minutes 60]      (make soak MINUTES=60)
 
 A real server on embedded PostgreSQL and a real agent compute no-ops and small training tasks with
 no pause; staff deploy more when the queue gets short, and review every minute. Every few seconds
@@ -8,7 +8,7 @@ all is sampled from outside. After a third of the time (caches are full then), t
 series is estimated by Theil and Sen: where the whole 95 % interval of its growth in an hour is
 above what is allowed, the run fails. What each credited result may add to the database and to the
 agent's log (a line for each task) is bounded apart. Ends with a line of JSON, and with status 1 if
-anything grew.
+anything grew. A run of 20 minutes or more is written to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,12 +35,13 @@ from benchmarks import load
 from benchmarks.agent_idle import agent_environment, stop
 from benchmarks.common import report
 from benchmarks.peers.tasks import experiment_source
-from benchmarks.results import table
+from benchmarks.results import machine, table, write_section
 from benchmarks.usage import database_process
 
 WORKS = ("noop", "torch_training")
 QUEUE_MIN, DEPLOYED = 3_000, 5_000  # workunits of each kind: enough for some samples
 USER = "owner"
+MINUTES_MIN = 20.0  # a shorter run says nothing, and is not written to RESULTS.md
 SAMPLES = 240  # in a run, at least SAMPLE_SECONDS_MIN apart
 SAMPLE_SECONDS_MIN = 2.0
 REVIEW_SECONDS = 60.0
@@ -55,7 +56,6 @@ ALLOWED = {
 }  # fmt: skip
 RESULTS_MIN = 1_000  # credited after the warm part; fewer say nothing about the database
 RESULT_BYTES_MAX = 6_000.0  # of the database for each credited result, with indexes and free space
-
 LOG_BYTES_MAX = 100.0  # of the agent's log for each credited result
 
 DEAD_ROWS = "SELECT COALESCE(sum(n_dead_tup), 0)::float8 FROM pg_stat_user_tables"
@@ -154,6 +154,13 @@ def bytes_per_result(results: list[tuple[float, float]]) -> float | None:
     return (warm[-1][1] - warm[0][1]) / credited if credited >= RESULTS_MIN else None
 
 
+def log_bytes_per_result(run: Soak) -> float | None:
+    """What the agent's log holds for each credited result; None: too few to say."""
+    credited = run.results[-1][0]
+    size = 1024 * run.series["agent log KiB"][-1][1]
+    return size / credited if credited >= RESULTS_MIN else None
+
+
 @contextmanager
 def running(folder: Path, scratch: Path) -> Iterator[Soak]:
     """The server and an agent, with their logs in files."""
@@ -203,44 +210,55 @@ def soak(minutes: float) -> Soak:
     return run
 
 
+def section(where: str, minutes: float, rows: Sequence[Sequence[str]], grew: list[str]) -> str:
+    """The text for RESULTS.md."""
+    quarters = ["first", "1/4", "1/2", "3/4", "last"]
+    found = f"grew by more: {', '.join(grew)}" if grew else "nothing grew by more"
+    return f"""## Soak
+
+`make soak MINUTES={minutes:g}`
+
+{where}
+
+A real server on PostgreSQL and a real agent at full load with no-ops and small training tasks, with
+a review every minute. The slope is Theil and Sen's, after the first third of the run; "at least" is
+the lower end of its 95 % interval, which must not be above what is allowed: **{found}**. Memory is
+what a process has written into it, without pages of files; the agent's and the server's are those
+of the program itself.
+
+{table(["", *quarters, "growth an hour", "at least", "allowed"], rows)}
+"""
+
+
 def main() -> None:
-    """Run, and test the slopes."""
+    """Run, test the slopes, and write the section of RESULTS.md after a run that says something."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
-    run = soak(parser.parse_args().minutes)
+    minutes = parser.parse_args().minutes
+    where = machine()
+    run = soak(minutes)
     rows, grew = [], []
     for name, points in run.series.items():
         estimate, low = growth_in_an_hour(points)
         quarters = [points[(len(points) - 1) * i // 4][1] for i in range(5)]
-        rows.append(
-            [name, *(f"{value:,.1f}" for value in quarters), f"{estimate:,.1f}",
-             f"{low:,.1f}", f"{ALLOWED[name]:,.0f}" if name in ALLOWED else "by result"]
-        )  # fmt: skip
+        allowed = f"{ALLOWED[name]:,.0f}" if name in ALLOWED else "by result"
+        rows.append([name, *(f"{value:,.1f}" for value in (*quarters, estimate, low)), allowed])
         if low > ALLOWED.get(name, math.inf):
             grew.append(name)
-    per_result = bytes_per_result(run.results)
-    if per_result is not None and per_result > RESULT_BYTES_MAX:
-        grew.append("database")
     credited = run.results[-1][0]
-    log_bytes = 1024 * run.series["agent log KiB"][-1][1] / max(credited, 1)
-    if credited >= RESULTS_MIN and log_bytes > LOG_BYTES_MAX:
-        grew.append("agent log")
-    quarters = ["first", "1/4", "1/2", "3/4", "last"]
-    print(table(["", *quarters, "growth an hour", "at least", "allowed"], rows))
-    report(
-        "soak",
-        {
-            "credited": credited,
-            "database_bytes_per_result": per_result,
-            "log_bytes_per_result": log_bytes,
-            "grew": grew,
-        },
-        {
-            "allowed_in_an_hour": ALLOWED,
-            "database_bytes_per_result": RESULT_BYTES_MAX,
-            "log_bytes_per_result": LOG_BYTES_MAX,
-        },
-    )
+    for name, found, allowed_bytes in (
+        ("database", bytes_per_result(run.results), RESULT_BYTES_MAX),
+        ("agent log", log_bytes_per_result(run), LOG_BYTES_MAX),
+    ):
+        shown = "too few results" if found is None else f"{found:,.0f}"
+        rows.append([f"{name}, bytes a result", *[""] * 5, shown, "", f"{allowed_bytes:,.0f}"])
+        if found is not None and found > allowed_bytes:
+            grew.append(name)
+    text = section(where, minutes, rows, grew)
+    print(text)
+    if minutes >= MINUTES_MIN:
+        write_section("soak", text)
+    report("soak", {"credited": credited, "grew": grew}, {"allowed_in_an_hour": ALLOWED})
     sys.exit(bool(grew))
 
 
