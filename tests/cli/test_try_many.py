@@ -103,10 +103,12 @@ def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     folder = tmp_path / "folders"
     folder.mkdir()
     requests = [wanted(slow), wanted(slow, fresh=True)]
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a job of a shell
     with subprocess.Popen(
         LINE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(folder)},
     ) as process:  # fmt: skip
+        signal.signal(signal.SIGINT, ignored)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(requests))
         process.stdin.close()
