@@ -82,7 +82,7 @@ demo: $(VENV)/.run-stamp
 
 # Four tests at a time on two cores, since tests wait for a third of their time. T selects a folder.
 T ?= tests
-WORKERS ?= 4
+WORKERS ?= 6
 test: $(VENV)/.dev-stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T)
 
