@@ -72,12 +72,22 @@ class Connection:
 
 @contextmanager
 def project() -> Iterator[Path]:
-    """A project in a temporary folder, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="axiom-bench-") as folder:
+    """A project in a temporary folder, removed afterwards, also when SIGTERM ends the benchmark."""
+    with _leaving_on_sigterm(), tempfile.TemporaryDirectory(prefix="axiom-bench-") as folder:
         path = Path(folder) / "p"
         staff(path, "init", str(path))
         _lift_join_limits(path / "project.toml")
         yield path
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit, so that the servers and agents of the benchmark are ended."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _lift_join_limits(config: Path) -> None:
