@@ -124,7 +124,5 @@ def averaged(average: float, seconds: float, earned: float) -> float:
     if seconds <= 0:
         return average + math.log(2) * earned / HALF_LIFE_DAYS
     days = seconds / SECONDS_PER_DAY
-    weight = math.exp(-math.log(2) * days / HALF_LIFE_DAYS)
-    if 1 - weight > 1e-6:
-        return average * weight + (1 - weight) * earned / days
-    return average * weight + math.log(2) * earned / HALF_LIFE_DAYS
+    exponent = -math.log(2) * days / HALF_LIFE_DAYS
+    return average * math.exp(exponent) - math.expm1(exponent) * earned / days

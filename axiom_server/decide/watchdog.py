@@ -69,8 +69,7 @@ def _watch_errors(recent: Sequence[RecentTask], known: bool) -> Alarm | None:
     faults = [task for task in recent if task.fault]
     accounts, faulty = {t.account_id for t in recent}, {t.account_id for t in faults}
     # If only one account has faults, the account is at fault, unless no other computes it.
-    spread = len(faulty) > 1 or len(accounts) == 1
-    if not (spread and _fails_too_often(recent) and _fails_too_often(_without_worst(recent))):
+    if not (_fails_too_often(recent) and _fails_too_often(_without_worst(recent))):
         return None
     return _alarm(
         "error_rate", faults, FAULTY_SHARE_MAX if known else FAULTY_NEWCOMERS_MAX,
@@ -102,12 +101,12 @@ def _fails_too_often(tasks: Sequence[RecentTask]) -> bool:
 
 
 def _without_worst(recent: Sequence[RecentTask]) -> list[RecentTask]:
-    """The tasks of all accounts except the one with most faults.
+    """The tasks of all accounts except the one with most faults; ``recent`` has some.
 
     Otherwise that account, with a few ordinary faults of others, could exceed the error rate.
     """
     faults = Counter(task.account_id for task in recent if task.fault)
-    worst = max(sorted(faults), key=faults.__getitem__, default=None)
+    worst = max(sorted(faults), key=faults.__getitem__)
     return [task for task in recent if task.account_id != worst]
 
 
@@ -179,11 +178,7 @@ def judge_same_numbers(
     others = other_users.others
     involved = frozenset[int | None]().union(*(same.users for same in same_numbers)) - others
     doubting = others | (other_users.waiting - involved)
-    shared = [
-        t
-        for t in same_numbers
-        if len(t.users) > 1 or _alone(t, involved, doubting, other_users.only)
-    ]
+    shared = [t for t in same_numbers if len(t.users) > 1 or _alone(t, involved, other_users.only)]
     agreeing = frozenset[int | None]().union(*(same.users for same in shared)) - others
     if len(agreeing) > len(doubting):
         seeds = sorted(max(shared, key=lambda t: len(t.seeds)).seeds)[:3]
@@ -201,12 +196,6 @@ def judge_same_numbers(
     return sorted(suspects), None
 
 
-def _alone(
-    same: SameNumbers,
-    involved: Collection[int | None],
-    doubting: Collection[int | None],
-    only: bool,
-) -> bool:
-    """Whether one user's numbers are enough against the experiment: no other user computes it."""
-    enough = only or len(same.seeds) >= REPEATS_ALONE
-    return not doubting and len(involved) == 1 and enough
+def _alone(same: SameNumbers, involved: Collection[int | None], only: bool) -> bool:
+    """Whether one user's numbers are enough against the experiment, if no other user doubts it."""
+    return len(involved) == 1 and (only or len(same.seeds) >= REPEATS_ALONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 import pytest
@@ -37,6 +38,7 @@ def test_no_work_earns_nothing() -> None:
 def test_a_gflops_day_is_two_hundred_cobblestones() -> None:
     policy = CreditPolicy(kind="flops", gflops_per_slot=1.0)
     assert credit.amount(policy, DAY) == 200
+    assert credit.amount(CreditPolicy(kind="flops", gflops_per_slot=2.5), DAY) == 500
 
 
 def test_a_cap_falls_on_the_latest_tasks_of_each_user() -> None:
@@ -83,6 +85,7 @@ def test_recent_average_approaches_a_steady_rate() -> None:
 
 def test_recent_average_has_a_limit_where_no_time_passed() -> None:
     at_once = credit.averaged(3.0, 0.0, 10.0)
+    assert at_once == pytest.approx(3.0 + math.log(2) * 10.0 / 7)
     soon = credit.averaged(3.0, 1.0, 10.0)
     assert at_once == pytest.approx(soon, rel=1e-4)
 
@@ -100,3 +103,18 @@ def test_a_cap_is_paid_out_completely() -> None:
         for i in (1, 2, 3)
     ]
     assert [float(d.amount) for d in credit.decide(policy, earned)] == [2.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-6, 1.0, 2.0, 7 * DAY])
+def test_recent_average_is_boincs_formula(seconds: float) -> None:
+    """Credit spread evenly over the time: its integral, in one formula for all times."""
+    rate = math.log(2) / (7 * DAY)
+    gain = -math.expm1(-rate * seconds) / seconds if seconds else rate
+    expected = 3.0 * math.exp(-rate * seconds) + 10.0 * gain * DAY
+    assert credit.averaged(3.0, seconds, 10.0) == pytest.approx(expected, rel=1e-9)
+
+
+def test_only_less_credit_has_a_note() -> None:
+    policy = credit.CreditPolicy(kind="workunit", credit_per_workunit=2.0, cap_per_user=4.0)
+    notes = [d.note for d in credit.decide(policy, [earning(i, 9.0) for i in (1, 2, 3)])]
+    assert notes == ["", "", "the cap of this review is reached"]

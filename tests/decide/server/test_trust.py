@@ -19,13 +19,14 @@ MANIFEST = Manifest(
 
 
 def opinion(
-    task_id: int, x: float, noise: float = 0.0, level: Level = Level.NEWCOMER, address: str = ""
-) -> validate.ComparedResult:
+    task_id: int, x: float, noise: float = 0.0, level: Level = Level.NEWCOMER, address: str = "",
+    asked: bool = True,
+) -> validate.ComparedResult:  # fmt: skip
     """A result of a separate host and account."""
     result = {"valid": 1, "configs_done": 1, "x": x, "huge": 1e12, "noise": noise}
     return validate.ComparedResult(
         task_id=task_id, host_id=task_id, user_id=task_id, result=result, level=level,
-        address=address,
+        address=address, asked=asked,
     )  # fmt: skip
 
 
@@ -163,6 +164,7 @@ def others_of(others: int = 0, waiting: int = 0, only: bool = False) -> OtherUse
         ([], others_of(), [], False),
         # Two users have the same numbers, and nobody has different ones.
         ([numbers(2, 7, 8)], others_of(), [], True),
+        ([numbers(1, 7, 8)], others_of(), [], False),
         ([numbers(2, 7, 8)], others_of(others=1), [], True),
         # Most of their other numbers differ: the two are a coincidence.
         ([numbers(2, 7, 8)], OtherUsers(others=frozenset({7, 8})), [], False),
@@ -210,10 +212,87 @@ def test_alarms_say_what_was_seen() -> None:
         _, alarm = watchdog.judge_same_numbers(found, OtherUsers())
         assert alarm is not None
         assert alarm.kind == "same_result"
-        assert alarm.message.startswith("seeds 2, 3, 4 gave the same numbers")
+        assert alarm.message == "seeds 2, 3, 4 gave the same numbers: it ignores its seed"
     fast = [RecentTask(account_id=i, fault=False, ratio=1e-4) for i in range(20)]
     alarm = watchdog.watch(fast)
     assert alarm is not None
     assert (alarm.kind, alarm.message) == (
         "runtime", "it runs 10000 times shorter than declared",
     )  # fmt: skip
+
+
+def test_results_that_agree_are_enough_or_say_how_many_more_would_be() -> None:
+    wanted = validate.compare(MANIFEST, [opinion(1, 0.5)])
+    assert (wanted.verdict, wanted.missing) == ("wanted", 2)
+    unasked = validate.compare(MANIFEST, [opinion(1, 0.5, asked=False)])
+    assert (unasked.verdict, unasked.missing) == ("wanted", 3)
+    disputed = validate.compare(MANIFEST, [opinion(1, 0.5), opinion(2, 0.6)])
+    assert (disputed.verdict, disputed.missing) == ("disputed", 1)
+
+
+def test_two_judges_outvote_any_newcomers() -> None:
+    newcomers = [opinion(i, 0.5) for i in (1, 2, 3)]
+    judges = [opinion(i, 0.6, level=Level.JUDGE) for i in (4, 5)]
+    decision = validate.compare(MANIFEST, [*newcomers, *judges])
+    assert (decision.verdict, decision.agreeing) == ("agreed", (4, 5))
+
+
+def test_one_judge_alone_settles_nothing_even_at_the_end() -> None:
+    results = [opinion(1, 0.5), opinion(2, 0.6, level=Level.JUDGE)]
+    decision = validate.compare(MANIFEST, results, final=True)
+    assert decision.verdict == "unsettled"
+    assert decision.note.startswith("x:")
+
+
+def task(account: int, ratio: float = 1.0, fault: bool = False, seconds: float = 60) -> RecentTask:
+    return RecentTask(account_id=account, fault=fault, ratio=ratio, elapsed_seconds=seconds)
+
+
+def test_an_error_rate_of_just_a_tenth_is_allowed() -> None:
+    recent = [task(account, fault=True) for account in (1, 2, 3)] + [task(1)] * 20
+    recent += [task(2 + i % 2) for i in range(6)]
+    assert watchdog.watch(recent[:-1] + [task(2)] * 2) is None
+    assert watchdog.watch(recent) is not None
+
+
+@pytest.mark.parametrize(("known", "share"), [(True, 0.25), (False, 0.5)])
+def test_an_error_rate_is_told_and_needs_more_newcomers(known: bool, share: float) -> None:
+    alarm = watchdog.watch(ended(4, 8, hosts=4), known=known)
+    assert alarm is not None
+    assert alarm.share_max == share
+    assert alarm.message == "4 of its last 12 tasks failed, for 4 of 4 accounts"
+
+
+def test_a_quarter_of_the_accounts_may_be_at_fault() -> None:
+    recent = [task(1, fault=True)]
+    alarm = watchdog.Alarm(kind="k", message="m", accounts=frozenset({1}), share_max=0.25)
+    assert watchdog.blames_accounts(alarm, recent, [2, 3, 4])
+    assert not watchdog.blames_accounts(alarm, recent, [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("recent", "accounts"),
+    [
+        ([task(1, 10.0)] * 10, None),
+        ([task(1, 11.0, seconds=1.0)] * 10, None),
+        ([task(1, 11.0)] * 6 + [task(2, 10.0)] * 4, {1}),
+        ([task(1, 0.001)] * 10, None),
+        ([task(1, 0.0015)] * 10, None),
+        ([task(1, 0.0009)] * 7 + [task(2, 0.001), task(3, 0.0015), task(4, 5.0)], {1}),
+        # Faults, and tasks whose host's pace is not known, say nothing about the time it takes.
+        ([task(1, 50.0)] * 9 + [task(2, 50.0, fault=True)] * 5, None),
+        ([task(1, 50.0)] * 9 + [task(1, 0.0)] * 3, None),
+    ],
+)
+def test_whose_tasks_take_far_too_long_or_short(
+    recent: list[RecentTask], accounts: set[int] | None
+) -> None:
+    alarm = watchdog.watch(recent)
+    assert (set(alarm.accounts) if alarm else None) == accounts
+    assert alarm is None or alarm.share_max == 0.5
+
+
+def test_how_much_longer_it_runs_is_told() -> None:
+    alarm = watchdog.watch(ended(0, 10, ratio=12.5))
+    assert alarm is not None
+    assert alarm.message == "it runs 12.5 times as long as its metadata declares"
