@@ -109,7 +109,7 @@ def room(
     mean_seconds  mean duration of a run on this host, to convert seconds of buffer into tasks
     """
     if draining:
-        return Room(cpu=0, gpu=0, reason="")
+        return NO_ROOM
     if host.quarantined:
         return Room(cpu=0, gpu=0, reason=f"this host is quarantined: {host.quarantined}")
     held = host.leased["cpu"] + host.leased["gpu"]
@@ -146,7 +146,7 @@ def _device_room(
     slots = min(slots, owned)
     free = min(free, slots)
     buffer = min(buffer_seconds, policy.buffer_seconds_max)
-    ahead = math.ceil(slots * buffer / max(mean_seconds, 1.0)) if buffer > 0 else 0
+    ahead = math.ceil(slots * buffer / max(mean_seconds, 1.0))
     return max(0, min(free + ahead, slots + ahead - math.ceil(held - 1e-9)))
 
 

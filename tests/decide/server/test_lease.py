@@ -58,7 +58,7 @@ def test_limits_on_hosts_that_get_less_work(
     host: HostView, draining: str, cpu: int, reason: str
 ) -> None:
     room = lease.room(LeasePolicy(), host, FREE, draining, 60)
-    assert room.cpu == cpu
+    assert (room.cpu, room.gpu) == (cpu, 2 if cpu else 0)
     assert reason in room.reason
 
 
@@ -122,3 +122,107 @@ def test_a_host_that_fails_gets_no_more_slots_than_it_has() -> None:
     busy = replace(broken, leased={"cpu": 1, "gpu": 0})
     room = lease.room(LeasePolicy(), busy, claims, "", 60)
     assert (room.cpu, room.gpu) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("free", "cpu", "gpu"),
+    [
+        (Capacity(cpu_slots=16, cpu_slots_free=3, gpu_slots=2, gpu_slots_free=1), 3, 1),
+        (Capacity(cpu_slots=3, cpu_slots_free=16, gpu_slots=1, gpu_slots_free=2), 3, 1),
+    ],
+)
+def test_slots_that_are_busy_or_not_usable_get_nothing(free: Capacity, cpu: int, gpu: int) -> None:
+    for failing in (0, 2):
+        room = lease.room(LeasePolicy(), replace(HOST, failing=failing), free, "", 60)
+        assert (room.cpu, room.gpu) == (cpu, gpu)
+
+
+def test_a_task_on_each_device_is_two_tasks() -> None:
+    busy = replace(HOST, failing=2, leased={"cpu": 1, "gpu": 1})
+    assert lease.room(LeasePolicy(), busy, FREE, "", 60).cpu == 0
+
+
+def test_one_task_at_a_time_is_told_unless_the_account_gets_none() -> None:
+    broken = replace(HOST, failing=2)
+    told = "its last tasks failed; it gets one at a time until one succeeds"
+    for quota in (None, 1, 2):
+        assert lease.room(LeasePolicy(), replace(broken, quota=quota), FREE, "", 60).reason == told
+    none = lease.room(LeasePolicy(), replace(broken, quota=0), FREE, "", 60)
+    assert (none.tasks, none.reason) == (0, lease.EARNING)
+
+
+def test_limits_that_are_reached_leave_no_room_and_are_told() -> None:
+    reached = "the limit of tasks for this host or user is reached"
+    policy = LeasePolicy(tasks_per_host=5)
+    for held, tasks in ((3, 2), (5, 0), (7, 0)):
+        room = lease.room(policy, replace(HOST, leased={"cpu": held, "gpu": 0}), FREE, "", 60)
+        assert (room.tasks, room.reason) == (tasks, "" if tasks else reached)
+    policy = LeasePolicy(tasks_per_user=5)
+    for held, tasks in ((4, 1), (5, 0), (9, 0)):
+        room = lease.room(policy, replace(HOST, user_leased=held), FREE, "", 60)
+        assert (room.tasks, room.reason) == (tasks, "" if tasks else reached)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "quota", "reason"),
+    [
+        (1, 1, 0, lease.EARNING), (1, 0, 0, lease.EARNING), (0, 1, 0, lease.EARNING),
+        (0, 0, 0, ""), (1, 1, 1, ""), (0, 0, 1, ""),
+    ],
+)  # fmt: skip
+def test_an_account_that_holds_all_it_may_is_told(
+    cpu: int, gpu: int, quota: int, reason: str
+) -> None:
+    free = Capacity(cpu_slots=16, cpu_slots_free=cpu, gpu_slots=2, gpu_slots_free=gpu)
+    assert lease.room(LeasePolicy(), replace(HOST, quota=quota), free, "", 60).reason == reason
+
+
+def test_a_buffer_is_filled_with_tasks_of_a_second_at_least() -> None:
+    asks = Capacity(cpu_slots=2, buffer_seconds=10.0)
+    for mean, tasks in ((0.001, 20), (1.0, 20), (2.0, 10), (3.0, 7)):
+        assert lease.room(LeasePolicy(), HOST, asks, "", mean).cpu == tasks
+
+
+def test_what_fits_just_fits() -> None:
+    assert lease.fits(replace(POOL, memory_bytes=64 * GIB, cpu_cores=16), HOST)
+    gpu_less = replace(HOST, gpus=0)
+    assert lease.fits(POOL, gpu_less)
+    assert not lease.fits(replace(POOL, device="gpu"), gpu_less)
+    assert lease.fits(replace(POOL, device="gpu"), replace(HOST, gpus=1))
+
+
+def shares(pools: list[PoolView], cpu: float, granted: dict[int, float]) -> list[tuple[int, int]]:
+    counts = {(version, "cpu"): count for version, count in granted.items()}
+    found = lease.pool_shares(pools, HOST, Room(cpu=cpu, gpu=0), counts, set())
+    return [(pool.version_id, count) for pool, count in found]
+
+
+def test_tasks_of_several_cores_take_as_many_slots() -> None:
+    wide, narrow = replace(POOL, cpu_cores=4), replace(POOL, version_id=2)
+    assert shares([wide], 8, {}) == [(1, 2)]
+    assert shares([wide, narrow], 8, {}) == [(1, 1), (2, 4)]
+    # Half of four slots are too few for it, but all four are not; three are.
+    assert shares([wide, narrow], 4, {}) == [(1, 1)]
+    assert shares([wide, narrow], 3, {}) == [(2, 3)]
+
+
+def test_a_pool_that_was_never_taken_from_is_the_first() -> None:
+    pools = [POOL, replace(POOL, version_id=2)]
+    assert shares(pools, 1, {1: 0.5}) == [(2, 1)]
+
+
+def test_pools_without_weight_get_nothing() -> None:
+    assert shares([replace(POOL, weight=0.0)], 4, {}) == []
+
+
+def test_only_gpus_run_tasks_together() -> None:
+    many = replace(HOST, gpu_cohort=8)
+    assert lease.together(replace(POOL, cohort=8), many) == 1
+    assert lease.together(replace(POOL, cohort=8, device="gpu"), many) == 8
+
+
+def test_bounds_of_a_lease() -> None:
+    policy = LeasePolicy(deadline_min_seconds=10.0)
+    assert lease.lease_seconds(policy, 60, 1000.0, 0) == 60_000
+    assert lease.lease_seconds(policy, 60, 0.001, 0) == 60
+    assert lease.lease_seconds(policy, 10 * lease.DAY, 1.0, 0) == 30 * lease.DAY

@@ -36,6 +36,7 @@ DRAWS = {n: (n * 0.6180339887) % 1.0 for n in range(4000)}
     [
         (OLD, Level.JUDGE),
         (replace(OLD, age_seconds=40 * DAY), Level.SENIOR),
+        (replace(OLD, age_seconds=30 * DAY), Level.SENIOR),
         (replace(OLD, age_seconds=DAY), Level.NEWCOMER),
         (replace(OLD, validated=9), Level.NEWCOMER),
         (replace(OLD, agreeing=2), Level.NEWCOMER),
@@ -57,6 +58,9 @@ def test_the_tasks_that_an_account_may_hold_grow_with_its_confirmed_results() ->
 
 def test_accounts_that_give_back_tasks_or_flood_the_judges_get_less() -> None:
     assert standing.tasks_in_hand(POLICY, Standing(returned=500)) == 1
+    for waited, tasks in ((0.0, 0), (59.0, 0), (60.0, 1)):
+        returned = Standing(returned=8, since_return_seconds=waited)
+        assert standing.tasks_in_hand(POLICY, returned) == tasks
     assert standing.tasks_in_hand(POLICY, Standing(unconfirmed=30)) == 2
     assert standing.tasks_in_hand(POLICY, Standing(unconfirmed=40)) == 0
 
