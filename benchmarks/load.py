@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,21 @@ def _lift_join_limits(config: Path) -> None:
     header = "[limits]"
     opened = f"{header}\naccounts_burst = 0\nenrolments_burst = 0\n#"
     config.write_text(config.read_text().replace(header, opened, 1))
+
+
+def join_and_vouch(project: Path, attach: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Attach an agent, and let staff vouch for its account.
+
+    Otherwise the project believes by and by only that the host has all its cores.
+
+    attach       the command up to the server's address
+    environment  the agent's
+    """
+    user = f"owner-{time.monotonic_ns()}"
+    subprocess.run(
+        [*attach, "--user", user], env=environment, stdout=subprocess.DEVNULL, check=True
+    )
+    staff(project, "users", "vouch", user)
 
 
 def staff(folder: Path, *words: str) -> str:

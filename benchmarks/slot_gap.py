@@ -71,11 +71,10 @@ main()
 """
 
 
-def run_agent(folder: Path, slots: int, *words: str) -> None:
-    """Run one command of the agent to its end."""
+def agent_command(folder: Path, slots: int) -> tuple[list[str], dict[str, str]]:
+    """The command line of the agent without its own words, and its environment."""
     environment = {**os.environ, "AXIOM_CLIENT_DIR": str(folder), "PYTHONPATH": str(load.ROOT)}
-    line = [sys.executable, "-c", AGENT, str(slots), *words]
-    subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return [sys.executable, "-c", AGENT, str(slots)], environment
 
 
 def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
@@ -92,10 +91,10 @@ def one_round(slots: int, tasks: int, sleep_seconds: float) -> list[Any]:
         load.staff(project, "deploy", "slot_gap", "--count", str(tasks), "--budget", budget)
         agent, events = Path(scratch) / "agent", Path(scratch) / "events"
         with load.serving(project) as port:
-            run_agent(agent, slots, "attach", f"http://127.0.0.1:{port}")
-            run_agent(
-                agent, slots, "run", "--until-idle", "--no-display", "--record-events", str(events)
-            )
+            line, environment = agent_command(agent, slots)
+            load.join_and_vouch(project, [*line, "attach", f"http://127.0.0.1:{port}"], environment)
+            run = [*line, "run", "--until-idle", "--no-display", "--record-events", str(events)]
+            subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
         spans = [
             (result["began"], result["ended"])
             for event in map(msgspec.json.decode, events.read_bytes().splitlines())

@@ -40,7 +40,6 @@ from benchmarks.usage import database_process
 
 WORKS = ("noop", "torch_training")
 QUEUE_MIN, DEPLOYED = 3_000, 5_000  # workunits of each kind: enough for some samples
-USER = "owner"
 MINUTES_MIN = 20.0  # a shorter run says nothing, and is not written to RESULTS.md
 SAMPLES = 240  # in a run, at least SAMPLE_SECONDS_MIN apart
 SAMPLE_SECONDS_MIN = 2.0
@@ -175,9 +174,8 @@ def running(folder: Path, scratch: Path) -> Iterator[Soak]:
         load.wait_ready(port)
         environment = agent_environment(scratch / "agent")
         line = [sys.executable, "-m", "axiom_client"]
-        join = [*line, "attach", f"http://127.0.0.1:{port}", "--user", USER]
-        subprocess.run(join, env=environment, check=True)
-        load.staff(folder, "users", "vouch", USER)  # else its cores are believed by and by
+        join = [*line, "attach", f"http://127.0.0.1:{port}"]
+        load.join_and_vouch(folder, join, environment)
         with (scratch / "agent.log").open("wb") as log:
             agent = subprocess.Popen(
                 [*line, "run", "--no-display"], env=environment, stdout=log, stderr=log

@@ -63,9 +63,8 @@ class Axiom(Driver):
     def _attach(self) -> None:
         self._hosts += 1
         self._host = self.folder / f"host-{self._hosts}"
-        user = f"owner-{self._hosts}"
-        self._agent("attach", f"http://127.0.0.1:{self._port}", "--user", user)
-        load.staff(self._project, "users", "vouch", user)  # else its cores are believed by and by
+        join = self._line("attach", f"http://127.0.0.1:{self._port}")
+        load.join_and_vouch(self._project, join, self._environment())
 
     def stop_host(self) -> None:
         """End the agent; the next run is of a new host."""

@@ -139,7 +139,8 @@ def task_start(folder: Path, port: int, scratch: Path) -> list[tuple[str, list[f
     """Milliseconds of each part of the gap between two no-ops on a slot."""
     load.staff(folder, "deploy", "noop", "--count", str(NOOPS), "--budget", "1")
     agent = scratch / "starts"
-    run_agent(agent, "attach", f"http://127.0.0.1:{port}")
+    join = [sys.executable, "-m", "axiom_client", "attach", f"http://127.0.0.1:{port}"]
+    load.join_and_vouch(folder, join, agent_environment(agent))
     events = recorded(agent)
     ends = {e["finished"]["task_id"]: e for e in events if e["type"] == "TaskEnded"}
     starts = {e["task_id"]: float(e["now"]) for e in events if e["type"] == "TaskStarted"}
