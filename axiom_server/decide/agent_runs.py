@@ -28,7 +28,7 @@ class KnownRun(Struct, frozen=True, kw_only=True):
 
     number   of its newest request
     seen_at  when that came, seconds since 1970
-    mark     of a waiting run: ``number`` of the current run when it began to wait
+    mark     of a waiting run: ``number`` of the current run at its last request
     """
 
     run: str
@@ -141,9 +141,8 @@ def _after_end(
 
 
 def _wait(runs: dict[str, KnownRun], current: KnownRun, caller: Caller, now: float) -> RunDecision:
-    before = runs.get(caller.run)
-    mark = before.mark if before is not None else current.number
-    runs[caller.run] = msgspec.structs.replace(_made(caller, "waiting", now), mark=mark)
+    made = _made(caller, "waiting", now)
+    runs[caller.run] = msgspec.structs.replace(made, mark=current.number)
     return RunDecision(verdict="waiting", runs=_kept(runs))
 
 

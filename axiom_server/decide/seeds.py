@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from axiom_protocol.text import counted
 from axiom_protocol.verdicts.findings import DECIDED_LOG_E, SEEDS_MIN
 
 FIRST_BATCH = 2 * SEEDS_MIN  # seeds for a question without results: enough for a first forecast
@@ -63,9 +64,11 @@ def decide_seeds(questions: Sequence[Question], left: int) -> SeedDecision:
         return SeedDecision(question=None, reason="every finding is decided", close=True)
     if any(q.out for q in undecided):
         out = sum(q.out for q in undecided)
-        return SeedDecision(question=None, reason=f"{out} seeds are not returned yet")
+        return SeedDecision(question=None, reason=f"{counted(out, 'seed')} not returned yet")
     if waiting := sum(q.pending for q in undecided):
-        return SeedDecision(question=None, reason=f"{waiting} results wait for another host")
+        return SeedDecision(
+            question=None, reason=f"another host is to confirm {counted(waiting, 'result')}"
+        )
     if left <= 0:
         return SeedDecision(question=None, reason="the budget is spent", close=True)
     return _best(undecided, left)
@@ -75,10 +78,10 @@ def _best(undecided: Sequence[Question], left: int) -> SeedDecision:
     """The question for which a seed decides most findings; of equal ones, the first."""
     plans = [(q, *plan) for q in undecided if (plan := _plan(q, left)) is not None]
     if not plans:
-        reason = f"the {left} seeds that are left would decide nothing more"
+        reason = f"{counted(left, 'seed')} left, which would decide nothing more"
         return SeedDecision(question=None, reason=reason, close=True)
     best, needed, names = max(plans, key=lambda p: (len(p[2]) / p[1], -p[0].version_id))
-    so_far = max((f.seeds for f in best.findings), default=0)
+    so_far = max(f.seeds for f in best.findings)
     limit = FIRST_BATCH if so_far < SEEDS_MIN else max(SEEDS_MIN, math.ceil(GROWTH * so_far))
     return SeedDecision(question=best, seeds=min(needed, limit, left), findings=names)
 

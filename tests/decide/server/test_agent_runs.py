@@ -124,10 +124,22 @@ def test_the_remembered_runs_are_bounded_and_include_the_current_one() -> None:
 
 @pytest.mark.parametrize(
     ("request_id", "number"),
-    [("a-000017", 17), ("b-000017", 0), ("a-", 0), ("a-1x", 0), ("a-²", 0), ("leaving", 0)],
+    [
+        ("a-000017", 17),
+        ("a-b-17", 0),
+        ("b-000017", 0),
+        ("a-", 0),
+        ("a-1x", 0),
+        ("a-²", 0),
+        ("leaving", 0),
+    ],
 )
 def test_the_number_of_a_request(request_id: str, number: int) -> None:
     assert request_number(request_id, "a") == number
+
+
+def test_a_run_may_have_a_hyphen_in_its_id() -> None:
+    assert request_number("a-b-17", "a-b") == 17
 
 
 def test_a_late_request_does_not_set_the_original_s_number_back() -> None:
@@ -138,3 +150,43 @@ def test_a_late_request_does_not_set_the_original_s_number_back() -> None:
     runs.send("b", 1)
     assert runs.send("a", 9) == "accepted"
     assert runs.send("b", 2) == "waiting"
+
+
+def test_a_copy_stays_one_when_another_run_becomes_the_current() -> None:
+    runs = HostRuns()
+    runs.send("a", 1)
+    runs.send("b", 1)
+    runs.send("a", 2)
+    assert runs.send("b", 2) == "copy"
+    runs.now += SILENT_SECONDS
+    assert runs.send("c", 1) == "accepted"
+    assert runs.send("b", 2) == "copy"
+
+
+def test_a_run_that_waited_for_another_one_is_recognised_beside_the_new_one() -> None:
+    """What counts is the number of the run that is the current one now."""
+    runs = HostRuns()
+    runs.send("a", 900)
+    runs.send("b", 1)
+    runs.now += SILENT_SECONDS
+    assert runs.send("c", 1) == "accepted"
+    assert runs.send("b", 2) == "waiting"
+    assert runs.send("c", 2) == "accepted"
+    assert runs.send("b", 3) == "copy"
+
+
+def test_a_run_is_silent_for_long_enough_after_that_time_only() -> None:
+    known = [KnownRun(run="a", state="current", seen_at=0.0)]
+    caller = Caller(run="b", place="", number=1, ending=False)
+    at = decide_run(known, caller, SILENT_SECONDS, SILENT_SECONDS)
+    later = decide_run(known, caller, SILENT_SECONDS + 0.1, SILENT_SECONDS)
+    assert (at.verdict, later.verdict) == ("waiting", "accepted")
+
+
+def test_the_oldest_runs_are_forgotten() -> None:
+    runs = HostRuns()
+    runs.send("a", 1)
+    for number in range(RUNS_MAX + 3):
+        runs.send(f"x{number}")
+    newest = {f"x{number}" for number in range(4, RUNS_MAX + 3)}
+    assert {run.run for run in runs.runs} == {"a"} | newest

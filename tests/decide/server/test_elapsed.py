@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from axiom_server.decide.elapsed import (
     CLOCK_TOLERANCE,
     GRACE_SECONDS,
+    AcceptedTime,
     Claim,
     allowance_after,
     cap_claims,
+    find_mismatch,
 )
 
 
@@ -51,3 +53,36 @@ def test_an_honest_host_is_believed(slots: int, syncs: list[tuple[float, int]]) 
             assert accepted.elapsed_seconds[claim.task_id] >= claim.claimed_seconds * (1 - 1e-9)
         unspent -= sum(c.claimed_seconds for c in claims)
         allowance = accepted.allowance_seconds
+
+
+def claim(task_id: int, seconds: float, wall: float = 1e9) -> Claim:
+    return Claim(task_id=task_id, claimed_seconds=seconds, wall_seconds=wall)
+
+
+def test_clocks_that_go_back_give_nothing() -> None:
+    assert allowance_after(10.0, 4, -5.0, True) == 10.0
+    assert allowance_after(10.0, 4, 0.0, True) == 10.0
+    assert cap_claims([claim(1, 5.0, wall=-3.0)], 100.0, 1).elapsed_seconds == {1: 0.0}
+
+
+def test_claims_beyond_the_allowance_and_the_grace_of_each_slot_are_scaled_down() -> None:
+    accepted = cap_claims([claim(1, 30.0), claim(2, 10.0)], 12.0, 4)
+    assert accepted.elapsed_seconds == {1: 15.0, 2: 5.0}
+    assert accepted.allowance_seconds == 0
+    all_of_it = cap_claims([claim(1, 15.0), claim(2, 5.0)], 12.0, 4)
+    assert all_of_it.elapsed_seconds == {1: 15.0, 2: 5.0}
+    assert cap_claims([claim(1, 5.0)], 12.0, 4).allowance_seconds == 7.0
+
+
+def test_the_claim_that_is_furthest_beyond_what_is_possible_is_a_mismatch() -> None:
+    assert find_mismatch([], AcceptedTime(elapsed_seconds={}, allowance_seconds=0.0)) is None
+    accepted = AcceptedTime(elapsed_seconds={1: 100.0, 2: 900.0, 3: 100.0}, allowance_seconds=0.0)
+    claims = [claim(1, 400.0), claim(2, 1000.0), claim(3, 400.0)]
+    assert find_mismatch(claims, accepted) == (1, "claims 400 s where 100 s passed")
+    assert find_mismatch(claims[::-1], accepted) == (1, "claims 400 s where 100 s passed")
+
+
+def test_a_claim_may_be_a_fifth_and_two_minutes_too_long() -> None:
+    accepted = AcceptedTime(elapsed_seconds={1: 1000.0}, allowance_seconds=0.0)
+    assert find_mismatch([claim(1, 1320.0)], accepted) is None
+    assert find_mismatch([claim(1, 1321.0)], accepted) is not None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("scipy")
 
 from axiom_protocol.manifest import Field, Manifest
+from axiom_protocol.verdicts.findings import DECIDED_LOG_E, SEEDS_MIN
 from axiom_protocol.verdicts.study_design import StudyDesign, read_study
 from axiom_protocol.verdicts.study_numbers import (
     bounds_of,
@@ -24,6 +25,7 @@ from axiom_server.decide.seeds import (
     FIRST_BATCH,
     OpenFinding,
     Question,
+    SeedDecision,
     decide_seeds,
     needed,
 )
@@ -158,11 +160,15 @@ def test_a_budget_is_spent_where_a_seed_decides_most() -> None:
 
 def test_a_budget_ends_or_waits() -> None:
     far = OpenFinding(name="far", seeds=40, log_e=0.3)
-    assert decide_seeds([question()], 10).close
-    assert not decide_seeds([question(far, out=2)], 500).close
-    assert not decide_seeds([question(far, pending=2)], 500).close
-    assert decide_seeds([question(far)], 0).reason == "the budget is spent"
-    assert "decide nothing more" in decide_seeds([question(far)], 10).reason
+    for questions, left, reason, close in (
+        ([question()], 10, "every finding is decided", True),
+        ([question(far, out=2)], 500, "2 seeds not returned yet", False),
+        ([question(far, pending=2)], 500, "another host is to confirm 2 results", False),
+        ([question(far)], 0, "the budget is spent", True),
+        ([question(far)], 1, "1 seed left, which would decide nothing more", True),
+    ):
+        expected = SeedDecision(question=None, reason=reason, close=close)
+        assert decide_seeds(questions, left) == expected
 
 
 def test_a_batch_is_no_larger_than_what_is_left_or_may_be_forecast() -> None:
@@ -184,3 +190,29 @@ def test_an_axis_decides_how_its_middle_is_found() -> None:
     means = [1.0 if s["x"] == 100 else 0.0 for s in sets]
     added = refined(made, made.refine, sets, means)
     assert {s["x"] for s in added} == {32}, "half way from 10 to 100 in logarithms"
+
+
+def test_how_many_seeds_a_finding_needs() -> None:
+    for seeds, log_e, more in (
+        (SEEDS_MIN - 1, 3.0, FIRST_BATCH),
+        (SEEDS_MIN, 0.0, SEEDS_MIN),
+        (50, 0.0, 50),
+        (50, -1.0, 50),
+        (50, DECIDED_LOG_E, SEEDS_MIN),
+    ):
+        assert needed(OpenFinding(name="f", seeds=seeds, log_e=log_e)) == more
+
+
+def test_fewer_seeds_of_equal_worth_and_the_first_question_are_preferred() -> None:
+    nearly = OpenFinding(name="nearly", seeds=50, log_e=DECIDED_LOG_E)
+    new = OpenFinding(name="new", seeds=0, log_e=0.0)
+    chosen = decide_seeds([question(nearly, new)], 1000)
+    assert (chosen.seeds, chosen.findings) == (SEEDS_MIN, ("nearly",))
+    two = [question(nearly, version_id=version) for version in (3, 2, 5)]
+    assert decide_seeds(two, 1000).question == two[1]
+
+
+def test_a_batch_is_at_most_as_large_as_what_there_is() -> None:
+    for seeds, batch in ((SEEDS_MIN, SEEDS_MIN), (SEEDS_MIN + 7, SEEDS_MIN + 7)):
+        slow = OpenFinding(name="slow", seeds=seeds, log_e=0.01)
+        assert decide_seeds([question(slow)], 10**6).seeds == batch
