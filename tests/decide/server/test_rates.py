@@ -79,3 +79,33 @@ def test_no_key_is_forgotten_before_there_are_too_many() -> None:
     assert [key in meter for key in range(4)] == [True, True, True, False]
     meter.wait(3, 0.0)
     assert len(meter) <= 3
+
+
+def test_proxies_are_addresses_or_networks() -> None:
+    assert Limits(proxies=("127.0.0.1", "10.0.0.0/8", "::1")).refusal() == ""
+    bad = Limits(proxies=("127.0.0.1", "proxy.example"))
+    assert bad.refusal() == "proxies: 'proxy.example' is not an address or a network"
+
+
+def test_a_full_burst_is_no_debt_until_one_more_is_asked_for() -> None:
+    meter = Meter(Rate(burst=5, per_second=1.0))
+    meter.charge("a", 0.0, 5)
+    assert meter.debt("a", 0.0) == 0
+    assert meter.debt("a", 0.0, 1) == pytest.approx(1.0)
+
+
+def charged(now: float, idle: int, active: int) -> set[object]:
+    """The keys that are left of a meter for ten: idle ones, then active ones, each more so."""
+    meter = Meter(Rate(burst=100, per_second=1.0), keys_max=10)
+    for number in range(idle):
+        meter.charge(f"idle {number}", 0.0, 1)
+    for number in range(active):
+        meter.charge(number, now, 1 + number)
+    return {key for key in [*range(active), "idle 0"] if key in meter}
+
+
+def test_the_least_active_keys_are_forgotten_when_there_are_too_many() -> None:
+    assert charged(50.0, idle=0, active=10) == set(range(10))
+    assert charged(50.0, idle=0, active=11) == {7, 8, 9, 10}
+    for active in (2, 4, 5):
+        assert charged(50.0, idle=11 - active, active=active) == set(range(active))
