@@ -22,3 +22,23 @@ def test_fillers_and_selectors_are_among_them() -> None:
 @pytest.mark.parametrize("name", ["\u200b", "  \u200b ", "\u3164", " "])
 def test_a_name_of_spaces_and_invisible_characters_is_refused(name: str) -> None:
     assert refusal(name) == "it has no visible character"
+
+
+@pytest.mark.parametrize(
+    "name", ["deleted-17", "DELETED-x", "(hidden)", "de\u200bleted-1", "(\ufeff)"]
+)
+def test_names_that_the_project_shows_itself_are_reserved(name: str) -> None:
+    assert refusal(name) == "it is reserved for accounts that are deleted or hidden"
+
+
+@pytest.mark.parametrize(
+    "name", ["Zoë", "deleted", "x (home)", "Зоя 2", "山田カナ", "Seoul 서울", "42"]
+)
+def test_names_of_one_alphabet_or_of_those_that_are_written_together(name: str) -> None:
+    assert refusal(name) == ""
+
+
+def test_names_that_mix_other_alphabets_are_refused() -> None:
+    assert refusal("Zоя") == "it mixes alphabets (cyrillic, latin)"
+    assert refusal("Ωя") == "it mixes alphabets (cyrillic, greek)"
+    assert refusal("abгд") == "it mixes alphabets (cyrillic, latin)"

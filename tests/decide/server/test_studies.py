@@ -117,6 +117,16 @@ def test_sets_are_added_on_both_sides_of_the_boundary() -> None:
     assert sorted((s["x"], s["y"]) for s in added) == [(10, 1.5), (100, 0.5)]
     assert (middle(10, 1000, log=True), middle(1, 2, log=False)) == (100, 2)
     assert middle(0.1, 0.2, log=True) == 0.141421
+    assert middle(1, 2.5, log=False) == middle(2.5, 1, log=False) == 1.75
+    backwards = refined(made, made.refine, sets[::2] + sets[1::2], plane[::2] + plane[1::2])
+    assert sorted((s["x"], s["y"]) for s in backwards) == [(10, 1.5), (100, 0.5)]
+
+
+def test_a_mean_at_the_level_is_below_the_boundary() -> None:
+    made, sets = design(), design().sets()
+    assert made.refine is not None
+    added = refined(made, made.refine, sets, [0.4 + s["y"] / 10 for s in sets])
+    assert {s["y"] for s in added} == {1.5}
 
 
 def data(slope: float, seeds: int = 60, **more: Any) -> StudyData:
