@@ -19,6 +19,8 @@ RUN = "0123456789abcdef"
         (f"{RUN}-000001", "fedcba9876543210-000009", False),  # the agent was started again
         (f"{RUN}-000001", "", False),
         ("any-other-name", "any-other-form", False),
+        (f"{RUN}-x", f"{RUN}-000009", False),
+        (f"{RUN}-000009", f"{RUN}-x", False),
         ("-000001", "-000002", False),
     ],
 )
