@@ -8,12 +8,13 @@ import pytest
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
+from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.capacity import room
 from axiom_client.decide.idle import host_status
 from axiom_client.decide.model import Limits, Load
 from axiom_client.decide.place import ran_seconds
 from axiom_client.decide.warm import RELEASE_SECONDS
-from axiom_protocol.manifest import Cohort
+from axiom_protocol.manifest import Cohort, Field, Manifest
 from axiom_protocol.messages import Acknowledgement, HostSettings
 from tests.support.world import SHA, World, facts, grant, of
 
@@ -153,3 +154,31 @@ def test_resuming_ends_every_pause_in_the_journal_too() -> None:
     last = {saved.key: saved.value for saved in world.saying(c.SaveValue)}
     assert [last[key] for key in ("pause", "gpu_pauses", "drain")] == [None, None, None]
     assert (world.state.pause, world.state.gpu_pauses, world.state.drain) == (None, {}, None)
+
+
+def test_each_gpu_takes_the_number_of_tasks_that_is_set_for_it_or_for_all() -> None:
+    made = room(facts(gpus=2), Load(), Limits(gpu_tasks={"": 3, "1": 2}))
+    assert [slot.tasks for slot in made.slots if slot.kind == "gpu"] == [3, 2]
+
+
+def test_two_seeds_on_a_core_have_twice_the_time_of_one() -> None:
+    times = []
+    for count in (1, 2):
+        world = World(facts(cores=1))
+        world.answer(*[grant(i + 1) for i in range(count)])
+        world.fetched(cohort=Cohort(most=64, most_on_core=64))
+        [start] = world.saying(c.StartTask)
+        times.append(start.spec.limits.wall_seconds)
+    assert times[1] == 2 * times[0]
+
+
+def test_a_seed_is_a_number_from_0_to_2_to_the_53() -> None:
+    manifest = Manifest(
+        name="walk", version="1.0.0", title="Walk", question="?", expected_seconds=1,
+        result={"valid": Field(kind="flag"), "configs_done": Field(kind="integer")},
+    )  # fmt: skip
+    for seed in (0, 2**53):
+        assert bind(grant(1, seed=seed), manifest) == {}
+    for seed in (-1, 2**53 + 1, True):
+        with pytest.raises(GrantRefused, match=f"the seed {seed} is not in 0 to 2"):
+            bind(grant(1, seed=seed), manifest)

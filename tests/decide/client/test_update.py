@@ -207,6 +207,7 @@ def test_what_follows_from_an_end(start: Start, ended: Ended, verdict: str) -> N
         (Ended(code=None, asked=False, healthy=False), "healthy within 600 s"),
         (Ended(code=-9, asked=False, healthy=False), "signal 9"),
         (Ended(code=3, asked=False, healthy=False), "exit code 3"),
+        (Ended(code=0, asked=False, healthy=False), "exit code 0"),
     ],
 )
 def test_the_reason_in_words(ended: Ended, why: str) -> None:
