@@ -10,8 +10,8 @@ from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.capacity import room
-from axiom_client.decide.idle import host_status
-from axiom_client.decide.model import Limits, Load
+from axiom_client.decide.idle import host_status, state_and_reason
+from axiom_client.decide.model import Incident, Limits, Load
 from axiom_client.decide.place import ran_seconds
 from axiom_client.decide.warm import RELEASE_SECONDS
 from axiom_protocol.manifest import Cohort, Field, Manifest
@@ -182,3 +182,42 @@ def test_a_seed_is_a_number_from_0_to_2_to_the_53() -> None:
     for seed in (-1, 2**53 + 1, True):
         with pytest.raises(GrantRefused, match=f"the seed {seed} is not in 0 to 2"):
             bind(grant(1, seed=seed), manifest)
+
+
+def test_the_newest_task_is_stopped_until_later_when_memory_is_short() -> None:
+    world = World(facts(cores=2), limits=Limits(memory_keep_free=1e9)).working(2)
+    short = Load(memory_available_bytes=10**8)
+    stops = of(world.do(e.LoadMeasured(now=world.now, load=short)), c.StopTask)
+    assert [stop.task_id for stop in stops] == [2]
+    assert world.phases() == {1: "running", 2: "stopping"}
+    assert world.state.tasks[2].keep
+    assert of(world.do(e.LoadMeasured(now=world.now, load=short)), c.StopTask) == []
+    assert said(world, "memory") == [
+        ("warning", "task 2 of walk@1.0.0 is stopped until later: memory is short")
+    ]
+
+
+def test_what_must_outlive_a_restart_is_saved_by_its_name() -> None:
+    """The journal knows these names: an agent that starts again asks for them."""
+    world = World(incident=Incident(text="old", wall=0.0))
+    world.answer(epoch="first")
+    world.do(e.DrainRequested(now=world.now, reason="by its owner", then="pause"))
+    world.hear_nothing()
+    saved = {command.key: command.value for command in world.saying(c.SaveValue)}
+    assert saved["incident"] is None
+    assert saved["epoch"] == "first"
+    assert saved["pause"] == {"reason": "paused: drained, by its owner", "until_wall": None}
+    assert said(world, "draining") == [("info", "draining: by its owner")]
+
+
+def test_what_a_draining_host_tells() -> None:
+    texts = []
+    for then in ("stay", "exit", "pause"):
+        world = World(facts(cores=1)).working(1)
+        world.do(e.DrainRequested(now=world.now, reason="by its owner", then=then))
+        state, reason = state_and_reason(world.state)
+        assert state == "draining"
+        texts.append(reason)
+    assert ["then" in text for text in texts] == [False, True, True]
+    assert "then the agent ends" in texts[1]
+    assert "then the agent pauses" in texts[2]
