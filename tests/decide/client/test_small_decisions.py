@@ -11,7 +11,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.binding import GrantRefused, bind
 from axiom_client.decide.capacity import room
 from axiom_client.decide.idle import host_status, state_and_reason
-from axiom_client.decide.model import Incident, Limits, Load
+from axiom_client.decide.model import AgentState, Incident, Limits, Load
 from axiom_client.decide.place import ran_seconds
 from axiom_client.decide.warm import RELEASE_SECONDS
 from axiom_protocol.manifest import Cohort, Field, Manifest
@@ -221,3 +221,26 @@ def test_what_a_draining_host_tells() -> None:
     assert ["then" in text for text in texts] == [False, True, True]
     assert "then the agent ends" in texts[1]
     assert "then the agent pauses" in texts[2]
+
+
+def test_a_request_is_forgotten_when_it_is_answered_or_cannot_be_sent_again() -> None:
+    world = World()
+    sent = world.saying(c.SaveRequest)[-1]
+    assert sent.plan is not None
+    world.do(e.SyncFailed(now=world.now, problem="no route", jitter=0.5, again=True))
+    assert world.saying(c.SaveRequest)[-1] == sent
+    world.wait(100)
+    world.do(e.SyncFailed(now=world.now, problem="not valid", jitter=0.5, again=False))
+    assert world.saying(c.SaveRequest)[-1] == c.SaveRequest(plan=None)
+    world.wait(1000)
+    assert world.saying(c.SaveRequest)[-1].plan is not None
+    world.answer()
+    assert world.saying(c.SaveRequest)[-1] == c.SaveRequest(plan=None)
+
+
+def test_the_state_of_an_agent_that_starts_and_stops() -> None:
+    assert state_and_reason(AgentState()) == ("running", "starting")
+    world = World()
+    assert state_and_reason(world.state) == ("running", "")
+    world.do(e.StopRequested(now=world.now, reason="by its owner"))
+    assert state_and_reason(world.state)[0] == "stopping"
