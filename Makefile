@@ -80,7 +80,7 @@ fast: $(FAST)/.stamp
 demo: $(VENV)/.run-stamp
 	$(BIN)/axiom-server demo --seconds $(SECONDS_DEMO)
 
-# Four tests at a time on two cores, since tests wait for a third of their time. T selects a folder.
+# Six tests at a time on two cores, since most of them wait at any time. T selects a folder.
 T ?= tests
 WORKERS ?= 6
 test: $(VENV)/.dev-stamp

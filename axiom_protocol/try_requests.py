@@ -12,18 +12,18 @@ from msgspec import Raw, Struct
 class TryRequest(Struct, frozen=True, kw_only=True):
     """One run.
 
-    device  "cpu", "gpu" or "gpu:1"
-    others  further seeds, which are computed in the same process by ``run_cohort``
-    fresh   in a new interpreter; else in one that has loaded the libraries for several runs
-    after   position of a request whose run must have started a second earlier: two runs in the same
-            second could agree although their results depend on the clock
+    device       "cpu", "gpu" or "gpu:1"
+    other_seeds  computed in the same process by ``run_cohort``
+    fresh        in a new interpreter; else in one that has loaded the libraries for several runs
+    after        position of a request whose run must have started a second earlier: two runs in the
+                 same second could agree although their results depend on the clock
     """
 
     path: str
     seed: int
     budget_seconds: float
     device: str = "cpu"
-    others: tuple[int, ...] = ()
+    other_seeds: tuple[int, ...] = ()
     fresh: bool = False
     after: int | None = None
 

@@ -210,7 +210,7 @@ def soak(minutes: float) -> Soak:
 
 def section(where: str, minutes: float, rows: Sequence[Sequence[str]], grew: list[str]) -> str:
     """The text for RESULTS.md."""
-    quarters = ["first", "1/4", "1/2", "3/4", "last"]
+    header = ["", "first", "1/4", "1/2", "3/4", "last", "growth an hour", "at least", "allowed"]
     found = f"grew by more: {', '.join(grew)}" if grew else "nothing grew by more"
     return f"""## Soak
 
@@ -224,7 +224,7 @@ the lower end of its 95 % interval, which must not be above what is allowed: **{
 what a process has written into it, without pages of files; the agent's and the server's are those
 of the program itself.
 
-{table(["", *quarters, "growth an hour", "at least", "allowed"], rows)}
+{table(header, rows)}
 """
 
 
@@ -243,10 +243,10 @@ def main() -> None:
         rows.append([name, *(f"{value:,.1f}" for value in (*quarters, estimate, low)), allowed])
         if low > ALLOWED.get(name, math.inf):
             grew.append(name)
-    credited = run.results[-1][0]
+    database, log = bytes_per_result(run.results), log_bytes_per_result(run)
     for name, found, allowed_bytes in (
-        ("database", bytes_per_result(run.results), RESULT_BYTES_MAX),
-        ("agent log", log_bytes_per_result(run), LOG_BYTES_MAX),
+        ("database", database, RESULT_BYTES_MAX),
+        ("agent log", log, LOG_BYTES_MAX),
     ):
         shown = "too few results" if found is None else f"{found:,.0f}"
         rows.append([f"{name}, bytes a result", *[""] * 5, shown, "", f"{allowed_bytes:,.0f}"])
@@ -256,7 +256,20 @@ def main() -> None:
     print(text)
     if minutes >= MINUTES_MIN:
         write_section("soak", text)
-    report("soak", {"credited": credited, "grew": grew}, {"allowed_in_an_hour": ALLOWED})
+    report(
+        "soak",
+        {
+            "credited": run.results[-1][0],
+            "database_bytes_per_result": database,
+            "log_bytes_per_result": log,
+            "grew": grew,
+        },
+        {
+            "allowed_in_an_hour": ALLOWED,
+            "database_bytes_per_result": RESULT_BYTES_MAX,
+            "log_bytes_per_result": LOG_BYTES_MAX,
+        },
+    )
     sys.exit(bool(grew))
 
 

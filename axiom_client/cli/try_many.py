@@ -46,7 +46,7 @@ def _run(request: TryRequest, gpus: list[GpuFacts]) -> Run:
         budget_seconds=request.budget_seconds,
         device=vendors.torch_device(gpus),
         driver=vendors.access(gpus),
-        other_seeds=request.others,
+        other_seeds=request.other_seeds,
     )
 
 

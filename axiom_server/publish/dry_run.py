@@ -199,7 +199,7 @@ class _Plan:
             self._log(f"{manifest.ref}: {1 + len(COHORT_SEEDS)} seeds together and one by one")
             budget = self._budget(manifest, COHORT_BUDGET_SECONDS_MAX)
             one = TryRequest(path=str(path), seed=SEED, budget_seconds=budget)
-            together = self._add(replace(one, others=COHORT_SEEDS))
+            together = self._add(replace(one, other_seeds=COHORT_SEEDS))
             alone = [self._known(replace(one, seed=seed)) for seed in (SEED, *COHORT_SEEDS)]
             cohorts.append(_Cohort(path, manifest, together, alone))
         return cohorts

@@ -53,7 +53,7 @@ def test_every_run_is_told_apart_and_they_agree(tmp_path: Path) -> None:
         wanted(WALK, fresh=True),
         wanted(WALK),
         wanted(WALK, seed=2),
-        wanted(COHORT_WALK, others=(5, 6)),
+        wanted(COHORT_WALK, other_seeds=(5, 6)),
         folder=tmp_path,
     )
     assert [made[number]["seed"] for number in range(4)] == [1, 1, 2, 1]
