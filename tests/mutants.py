@@ -26,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PARTS = ("axiom_client", "axiom_protocol", "axiom_server", "tests", "experiments", "pyproject.toml")
 FIRST = "axiom_server.decide.request_order*"  # few mutants: the first run generates all others
-#: Exit codes of pytest in mutmut's records: no test failed; no test reaches the mutant; not run.
-SURVIVED, NOT_REACHED, NOT_RUN = 0, 33, None
+#: Codes in mutmut's records: no test failed; no test reaches the mutant; mypy rejects it; not run.
+SURVIVED, NOT_REACHED, MISTYPED, NOT_RUN = 0, 33, 37, None
 KILLED = frozenset({1, 3})
 
 
@@ -69,9 +69,11 @@ def _copy(folder: Path) -> None:
 
 
 def _run_mutmut(folder: Path, children: int, names: Sequence[str]) -> None:
+    tools = Path(sys.executable).parent  # of this environment: mutmut, and mypy, which it calls
+    path = os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)])
     subprocess.run(
-        [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(children), *names],
-        cwd=folder, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [tools / "mutmut", "run", "--max-children", str(children), *names],
+        cwd=folder, check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path},
     )  # fmt: skip
 
 
@@ -103,7 +105,12 @@ def _report(folder: Path, every: Sequence[str], chosen: Sequence[str], seed: int
 def _verdict(code: int | None) -> str:
     if code in KILLED:
         return "killed"
-    named = {SURVIVED: "survived", NOT_REACHED: "reached by no test", NOT_RUN: "not run"}
+    named = {
+        SURVIVED: "survived",
+        NOT_REACHED: "reached by no test",
+        MISTYPED: "rejected by mypy",
+        NOT_RUN: "not run",
+    }
     return named.get(code, "ended by the time limit or a signal")
 
 

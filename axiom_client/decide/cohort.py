@@ -31,7 +31,7 @@ def seeds_max(task: TaskState, bundles: Mapping[str, Bundle]) -> int:
 def process_needs(task: TaskState, one: Resources, bundles: Mapping[str, Bundle]) -> Resources:
     """The resources of the process that a task runs in, from those of the task alone."""
     cohort = cohort_of(task, bundles)
-    return cohort.needs(one, task.cohort_size) if cohort and task.cohort_size > 1 else one
+    return cohort.needs(one, task.cohort_size) if cohort else one
 
 
 def choose_members(
@@ -63,8 +63,8 @@ def _can_share(one: TaskState, other: TaskState) -> bool:
 
 
 def lost_together(one: TaskState, other: TaskState) -> bool:
-    """Whether both may have lost one process. They need not wait for each other's retry times."""
-    return one.record.attempts == other.record.attempts > 0
+    """Whether two lost tasks may have lost one process: they need not wait for each other."""
+    return one.record.attempts == other.record.attempts
 
 
 def other_members(task: TaskState, tasks: Mapping[int, TaskState]) -> list[TaskState]:

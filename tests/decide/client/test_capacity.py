@@ -70,6 +70,42 @@ def test_each_core_kept_free_names_the_key_that_keeps_it() -> None:
     ]  # fmt: skip
 
 
+def test_limits_that_the_account_set_name_it() -> None:
+    origins = {"cpu.cores": "set by Ada", "gpu.enabled": "set by Ada"}
+    limits = Limits(cpu_cores=1, gpus_max=1, gpus_excluded=["0"], origins=origins)
+    slots = room(facts(cores=2, gpus=3), Load(), limits).slots
+    assert [slot.reason for slot in slots] == [
+        "", "kept free: cpu.cores is 1, set by Ada",
+        "kept free: gpu.exclude has 0", "", "kept free: 1 GPU at most, set by Ada",
+    ]  # fmt: skip
+    assert [slot.uuid for slot in slots] == ["", "", "GPU-0", "GPU-1", "GPU-2"]
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "disk_bytes"),
+    [(None, 10**9), (400_000_000, 300_000_000), (100_000_001, 1), (100_000_000, 0), (5, 0)],
+)
+def test_tasks_get_what_is_free_of_the_disk_beyond_what_is_kept(
+    free_bytes: int | None, disk_bytes: int
+) -> None:
+    """What was measured last counts, not what the first probe found."""
+    host = facts(disk_free_bytes=2 * 10**9)
+    load = Load(disk_free_bytes=free_bytes, disk_total_bytes=10**10)
+    found = room(host, load, Limits(disk_bytes=10**9, disk_keep_free=0.01))
+    assert found.disk_bytes == disk_bytes
+
+
+@pytest.mark.parametrize(
+    ("available", "now"), [(None, None), (10**9, 0), (10**9 + 1, 1), (3 * 10**9, 2 * 10**9)]
+)
+def test_new_tasks_get_the_free_memory_beyond_what_is_kept(
+    available: int | None, now: int | None
+) -> None:
+    load = Load(memory_available_bytes=available)
+    found = room(facts(), load, Limits(memory_keep_free=1e9), blocked="not now")
+    assert (found.memory_now, found.blocked) == (now, "not now")
+
+
 def wanted_capacity(
     cores: int, held: int, gpus: int = 0, buffer_seconds: float = 300.0
 ) -> Capacity:

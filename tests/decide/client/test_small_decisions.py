@@ -13,6 +13,7 @@ from axiom_client.decide.capacity import room
 from axiom_client.decide.idle import host_status, state_and_reason
 from axiom_client.decide.model import AgentState, Incident, Limits, Load
 from axiom_client.decide.place import ran_seconds
+from axiom_client.decide.retry import BUNDLE_ATTEMPTS_MAX
 from axiom_client.decide.warm import RELEASE_SECONDS
 from axiom_protocol.manifest import Cohort, Field, Manifest
 from axiom_protocol.messages import Acknowledgement, HostSettings
@@ -244,3 +245,43 @@ def test_the_state_of_an_agent_that_starts_and_stops() -> None:
     assert state_and_reason(world.state) == ("running", "")
     world.do(e.StopRequested(now=world.now, reason="by its owner"))
     assert state_and_reason(world.state)[0] == "stopping"
+
+
+def test_a_request_that_is_sent_again_is_in_the_journal_already() -> None:
+    world = World()
+    world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+    commands = world.wait(10)
+    assert of(commands, c.Sync)
+    assert not of(commands, c.SaveRequest)
+
+
+def test_a_zygote_starts_with_the_first_request_for_work_only() -> None:
+    world = World()
+    assert [command.environment for command in world.saying(c.Prewarm)] == ["numpy"]
+    world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
+    world.wait(10)
+    world.answer()
+    world.do(e.SyncRequested(now=world.now))
+    world.wait(1)
+    assert len(world.saying(c.Prewarm)) == 1
+    assert not World(limits=Limits(cpu_share=0.0)).saying(c.Prewarm), "it asks for no work"
+
+
+def test_a_bundle_that_was_given_up_has_all_its_tries_again_for_new_tasks() -> None:
+    """A task that runs from the bundle keeps it in hand."""
+    world = World(facts(cores=1)).working(1)
+    world.wait(3700)
+    world.answer(grant(2))
+    for _ in range(BUNDLE_ATTEMPTS_MAX):
+        assert world.phases()[2] == "granted"
+        world.do(e.BundleFailed(now=world.now, sha256=SHA, problem="away", jitter=0.5))
+        if world.state.sync.in_flight is not None:
+            world.answer(acknowledged=[])
+        world.now = max(world.now, world.state.bundles[SHA].retry_at)
+        world.do(e.TimerFired(now=world.now))
+    assert world.phases() == {1: "running", 2: "ended"}
+    world.do(e.SyncRequested(now=world.now))
+    world.answer(grant(3))
+    assert world.saying(c.FetchBundle)
+    world.do(e.BundleFailed(now=world.now, sha256=SHA, problem="away", jitter=0.5))
+    assert world.phases()[3] == "granted"
