@@ -117,7 +117,7 @@ class Agent:
                 if not is_temporary(problem):
                     raise HostRefused(self._attach_by_hand(str(problem))) from None
                 log.warning("%s; joining as a new host is tried again", problem)
-            wait = retry_sync(0.0, failures, random.random()).at
+            wait = retry_sync(0.0, failures, random.random(), retry_after_seconds=0.0).at
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_asked.wait(), wait)
             if self._stop_asked.is_set():

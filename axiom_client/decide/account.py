@@ -83,7 +83,7 @@ def _lower(limits: Limits, restriction: Restriction) -> Limits:
     before = limits.gpus_max
     note("gpu.enabled", "gpus_max", gpus, gpus is not None and (before is None or gpus < before))
     note("run.on_battery", "on_battery", False, asked.on_battery is False and limits.on_battery)
-    return structs.replace(limits, **changes, origins=origins) if changes else limits
+    return structs.replace(limits, **changes, origins=origins)
 
 
 def imposed_schedules(state: AgentState) -> list[tuple[Sequence[Span], str]]:
@@ -112,9 +112,9 @@ def update_limits(state: AgentState) -> None:
 
 def describe(settings: HostSettings, kept: AccountControl | None = None) -> list[str]:
     """The settings in words, such as "cpu.share 50%", without those that ``kept`` excludes."""
-    shown = {
-        "paused": "paused" if settings.paused else "",
-        "draining": "draining" if settings.draining else "",
+    words = ["paused"] if settings.paused else []
+    words += ["draining"] if settings.draining else []
+    limits = {
         "cpu.share": "" if settings.cpu_share is None else f"cpu.share {settings.cpu_share:.0%}",
         "cpu.cores": "" if settings.cpu_cores is None else f"cpu.cores {settings.cpu_cores}",
         "gpu.enabled": "" if settings.gpus is None else f"GPUs {settings.gpus}",
@@ -122,4 +122,4 @@ def describe(settings: HostSettings, kept: AccountControl | None = None) -> list
         "run.schedule": "within the hours set" if settings.schedule else "",
     }
     excluded = kept.kept if kept else []
-    return [words for key, words in shown.items() if words and key not in excluded]
+    return words + [text for key, text in limits.items() if text and key not in excluded]

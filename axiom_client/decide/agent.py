@@ -137,8 +137,8 @@ def _renumber(builder: StepBuilder, before: list[GpuFacts], after: list[GpuFacts
     numbers = {gpu.uuid: index for index, gpu in enumerate(after)}
     for _, task in sorted(builder.state.tasks.items()):
         if task.gpus:
-            uuids = [before[i].uuid if i >= 0 else "" for i in task.gpus]
-            builder.put(task, gpus=[numbers.get(uuid, -1) for uuid in uuids])
+            gpus = [numbers.get(before[i].uuid, -1) if i >= 0 else -1 for i in task.gpus]
+            builder.put(task, gpus=gpus)
 
 
 def _differs(a: HostFacts, b: HostFacts) -> bool:

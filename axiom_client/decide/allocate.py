@@ -231,11 +231,11 @@ def _members(
 ) -> list[TaskState]:
     """The further members of the task's cohort; on cores, only so many that no core stays idle."""
     limit = seeds_max(task, bundles)
-    if limit > 1 and not needs.gpus:
-        waiting = 1 + sum(not other.gpus for _, other in later)
-        limit = min(limit, math.ceil(waiting * needs.cpu_cores / max(1, free.cores)))
     if limit == 1:
         return []
+    if not needs.gpus:
+        waiting = 1 + sum(not other.gpus for _, other in later)
+        limit = min(limit, math.ceil(waiting * needs.cpu_cores / max(1, free.cores)))
     return choose_members(
         task,
         [other for other, _ in later],

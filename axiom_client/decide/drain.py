@@ -18,7 +18,7 @@ def advance_drain(builder: StepBuilder) -> None:
     for _, task in sorted(state.tasks.items()):
         message = f"given back: {drain.reason}, and the drain's deadline has passed"
         if late and task.phase in ("running", "paused"):
-            builder.advance(task, "stop", keep=False, message=message)
+            builder.advance(task, "stop", message=message)
             builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
         elif late and task.phase in WAITING:
             builder.end_without_run(task, "cancelled", message)

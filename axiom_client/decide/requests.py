@@ -7,7 +7,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.account import update_limits
 from axiom_client.decide.model import NEVER, AgentState, Drain, Pause, Stop
 from axiom_client.decide.step_builder import StepBuilder
-from axiom_client.decide.task import GRACE_SECONDS, WAITING
+from axiom_client.decide.task import GRACE_SECONDS
 from axiom_client.decide.task_events import cancel
 
 # Longest duration of an orderly stop. systemd allows 90 s, a shutdown often less; a checkpoint
@@ -38,7 +38,9 @@ def resume_requested(builder: StepBuilder, event: e.ResumeRequested) -> None:
     """Resume one GPU, or everything: pauses and a drain."""
     state = builder.state
     if event.gpu is not None:
-        if state.gpu_pauses.pop(_gpu_uuid(state, event.gpu) or "", None) is not None:
+        uuid = _gpu_uuid(state, event.gpu)
+        if uuid is not None and uuid in state.gpu_pauses:
+            del state.gpu_pauses[uuid]
             builder.save_value("gpu_pauses", state.gpu_pauses)
         builder.log(f"GPU {event.gpu} resumed")
         return
@@ -73,7 +75,7 @@ def sync_requested(builder: StepBuilder, event: e.SyncRequested) -> None:
     """Contact the server now."""
     sync = builder.state.sync
     sync.wanted_now = True
-    sync.not_before = 0.0
+    sync.not_before = builder.state.now
     sync.out_of_work = False
 
 
@@ -89,7 +91,7 @@ def stop_requested(builder: StepBuilder, event: e.StopRequested) -> None:
 
 
 def stop(builder: StepBuilder, reason: str, *, hurry: bool, update: bool = False) -> None:
-    """Begin to stop: running tasks write checkpoints, tasks not yet begun are given back.
+    """Begin to stop: running tasks write checkpoints. ``give_back_waiting`` handles the others.
 
     update   the agent is to be started again as another version
     """
@@ -100,14 +102,11 @@ def stop(builder: StepBuilder, reason: str, *, hurry: bool, update: bool = False
     if not first:
         return
     builder.log(f"stopping: {reason}")
-    state.sync.wanted_now = True
-    state.sync.not_before = 0.0
+    state.sync.not_before = state.now
     for _, task in sorted(state.tasks.items()):
         if task.phase in ("running", "paused"):
             builder.advance(task, "stop", keep=True)
             builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
-        elif task.phase in WAITING and task.record.attempts == 0:
-            builder.give_back(task, "the agent stopped")
 
 
 def mode_chosen(builder: StepBuilder, event: e.ModeChosen) -> None:

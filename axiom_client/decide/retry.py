@@ -29,14 +29,14 @@ def _backoff(now: float, failures: int, first: float, cap: float, jitter: float)
 
 
 def retry_sync(
-    now: float, failures: int, jitter: float, retry_after_seconds: float = 0.0
+    now: float, failures: int, jitter: float, retry_after_seconds: float
 ) -> RetryDecision:
     """When to send the next request after ``failures`` (>= 1) failed ones in a row.
 
     Never earlier than the server asked for (``retry_after_seconds``).
     """
     decision = _backoff(now, failures, SYNC_FIRST_SECONDS, SYNC_CAP_SECONDS, jitter)
-    asked = min(max(0.0, retry_after_seconds), RETRY_AFTER_SECONDS_MAX)
+    asked = min(retry_after_seconds, RETRY_AFTER_SECONDS_MAX)
     return RetryDecision(at=max(decision.at, now + asked))
 
 

@@ -6,14 +6,18 @@ start + 1,440; one that begins on Sunday evening ends beyond the week. No spans 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import date, timedelta
 
 Span = tuple[int, int]
 
+DAY_SECONDS = 86_400.0
 DAY_MINUTES = 24 * 60
 WEEK_MINUTES = 7 * DAY_MINUTES
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _EPOCH_MINUTES = 3 * DAY_MINUTES  # 1970-01-01 was a Thursday
+_LAST_SECOND = 253_402_300_799.0  # of the year 9999, the last that ``date`` knows
 
 
 def is_open(spans: Sequence[Span], local_seconds: float) -> bool:
@@ -37,28 +41,27 @@ def next_change(spans: Sequence[Span], local_seconds: float) -> float | None:
 
 def clock(local_seconds: float) -> str:
     """The time of day, such as "14:02"."""
-    minute = int(local_seconds // 60) % DAY_MINUTES
+    minute = math.floor(local_seconds / 60) % DAY_MINUTES
     return f"{minute // 60:02d}:{minute % 60:02d}"
 
 
 def moment(local_seconds: float, now: float) -> str:
     """A time of day for people, with the weekday where it is on another day than ``now``."""
     word = clock(local_seconds)
-    if local_seconds // 86_400 == now // 86_400:
+    if day_number(local_seconds) == day_number(now):
         return word
     return f"{DAYS[int(_minute(local_seconds)) // DAY_MINUTES]} {word}"
 
 
 def day(local_seconds: float) -> str:
-    """The date of a local time, such as "2026-11-27" (Howard Hinnant's civil_from_days)."""
-    z = int(local_seconds // 86_400) + 719_468
-    era, of_era = divmod(z, 146_097)
-    year_of_era = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
-    of_year = of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * of_year + 2) // 153  # months since March
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    year = year_of_era + era * 400 + (month <= 2)
-    return f"{year:04d}-{month:02d}-{of_year - (153 * shifted + 2) // 5 + 1:02d}"
+    """The date of a local time, such as "2026-11-27"; the nearest from 1970 to 9999."""
+    seconds = min(max(0.0, local_seconds), _LAST_SECOND)
+    return (date(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()
+
+
+def day_number(local_seconds: float) -> int:
+    """Days since 1970-01-01."""
+    return math.floor(local_seconds / DAY_SECONDS)
 
 
 def _minute(local_seconds: float) -> float:

@@ -18,6 +18,7 @@ from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import ALIVE, has_unended
 
 STANDBY_BYTES = 350_000_000  # torch: 270 MB on Linux; private pages are more on other systems
+KEPT_BYTES = STANDBY_BYTES // 2  # free memory below which those that wait end
 CORES_PER_STANDBY = 8  # of one environment; a second one may wait for tasks of another
 
 
@@ -45,7 +46,7 @@ def _fitting_now(state: AgentState, room: Room) -> int:
     if not state.limits.memory_keep_free:
         return room.memory_bytes // STANDBY_BYTES
     free = room.memory_now or 0
-    kept = state.standby if free >= STANDBY_BYTES // 2 else 0
+    kept = state.standby if free >= KEPT_BYTES else 0
     return max(kept, free // (2 * STANDBY_BYTES))
 
 

@@ -49,7 +49,7 @@ class StepBuilder:
 
     def put(self, task: TaskState, **changes: Any) -> TaskState:
         """Store a task, with these fields changed."""
-        task = msgspec.structs.replace(task, **changes) if changes else task
+        task = msgspec.structs.replace(task, **changes)
         self.state.tasks[task.task_id] = task
         return task
 
@@ -97,7 +97,7 @@ class StepBuilder:
 
     def put_bundle(self, bundle: Bundle, **changes: Any) -> Bundle:
         """Store a bundle, with these fields changed."""
-        bundle = msgspec.structs.replace(bundle, **changes) if changes else bundle
+        bundle = msgspec.structs.replace(bundle, **changes)
         self.state.bundles[bundle.sha256] = bundle
         return bundle
 

@@ -29,6 +29,7 @@ from axiom_client.decide.model import (
     TaskState,
 )
 from axiom_client.decide.retry import retry_sync
+from axiom_client.decide.schedule import day_number
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import has_running
 from axiom_protocol.messages import (
@@ -209,7 +210,7 @@ def _use_account(builder: StepBuilder, account: AccountSettings) -> None:
 def _record_credit(builder: StepBuilder, credit: Credit) -> None:
     """Save the host's credit; at the first answer of a day also the credit before it."""
     state = builder.state
-    day = int(state.local // 86_400)
+    day = day_number(state.local)
     if state.credit_day is None or state.credit_day.day != day:
         before = state.sync.credit or credit
         state.credit_day = CreditDay(day=day, host_total=before.host_total)
@@ -221,7 +222,7 @@ def _record_credit(builder: StepBuilder, credit: Credit) -> None:
 def credit_today(state: AgentState) -> float:
     """The credit that this host got since midnight, according to the last answer."""
     day, credit = state.credit_day, state.sync.credit
-    if day is None or credit is None or day.day != int(state.local // 86_400):
+    if day is None or credit is None or day.day != day_number(state.local):
         return 0.0
     return max(0.0, credit.host_total - day.host_total)
 

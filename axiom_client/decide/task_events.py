@@ -26,7 +26,7 @@ def task_started(builder: StepBuilder, event: e.TaskStarted) -> None:
 
 
 def task_progressed(builder: StepBuilder, event: e.TaskProgressed) -> None:
-    """Store the progress. It never falls, even when a task runs again."""
+    """Store the progress. It never falls within a run."""
     task = builder.state.tasks.get(event.task_id)
     if task and task.phase in ALIVE:
         builder.put(task, progress=max(task.progress, event.fraction))
@@ -49,7 +49,7 @@ def task_ended(builder: StepBuilder, event: e.TaskEnded) -> None:
     if retry is not None:
         _verify_again(builder, task)  # its script may be missing or changed on the disk
     if (task.phase == "stopping" and task.keep and finished.outcome == "cancelled") or retry:
-        _put_back(builder, task, finished, retry.at if retry else 0.0)
+        _put_back(builder, task, finished, retry.at if retry else event.now)
         return
     success = finished.outcome == "success"
     message = finished.message if success else task.message or finished.message
@@ -89,7 +89,8 @@ def _retry_in_smaller_cohort(builder: StepBuilder, task: TaskState, finished: Ta
         "warning",
     )
     record = msgspec.structs.replace(task.record, cohort_most=size_max)
-    _put_back(builder, msgspec.structs.replace(task, record=record), finished, 0.0)
+    task = msgspec.structs.replace(task, record=record)
+    _put_back(builder, task, finished, builder.state.now)
 
 
 def _put_back(
@@ -121,7 +122,7 @@ def cancel(builder: StepBuilder, task: TaskState, reason: str) -> None:
     elif task.phase in ("running", "paused") and other_members(task, builder.state.tasks):
         _leave_cohort(builder, task, reason)
     elif task.phase in ("running", "paused"):
-        builder.advance(task, "stop", keep=False)
+        builder.advance(task, "stop")
         builder.do(c.StopTask(task_id=task.process_id, grace_seconds=GRACE_SECONDS))
 
 

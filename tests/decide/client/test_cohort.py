@@ -74,9 +74,8 @@ def test_each_member_is_reported_apart() -> None:
 
 def test_a_cohort_whose_process_ends_is_repeated_in_smaller_cohorts() -> None:
     world = running(16)
-    sizes = []
+    sizes: list[int] = []
     while not of(world, c.SaveReport):
-        batch = max((s for s in starts(world.commands)), key=lambda ids: len(sizes))
         batch = starts(world.commands)[-1]
         sizes.append(len(batch))
         shared = len(batch) > 1
