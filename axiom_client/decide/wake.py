@@ -21,8 +21,7 @@ def schedule_wake(builder: StepBuilder, room: Room) -> None:
     at = _next_deadline(state, room)
     if at != state.wake_at:
         state.wake_at = at
-        if at < NEVER:
-            builder.do(c.WakeAt(at=at))
+        builder.do(c.WakeAt(at=at))
 
 
 def _next_deadline(state: AgentState, room: Room) -> float:
