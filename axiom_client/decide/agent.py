@@ -69,7 +69,6 @@ def _agent_started(builder: StepBuilder, event: e.AgentStarted) -> None:
     state.sync.credit = event.credit
     state.until_idle = event.until_idle
     state.stop_at = NEVER if event.seconds is None else event.now + event.seconds
-    state.busy_at = event.now
     _take_up(builder, event.tasks, event.reports)
     if event.tasks:
         builder.log(f"{counted(len(event.tasks), 'task')} kept from the last run of the agent")

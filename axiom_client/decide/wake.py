@@ -9,7 +9,6 @@ from axiom_client.decide.measure import PROBE_SECONDS, next_measurement_at
 from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.sync import due_at, wanted_capacity
-from axiom_client.decide.task import has_unended
 from axiom_client.decide.warm import RELEASE_SECONDS
 
 
@@ -56,6 +55,4 @@ def _drain_deadline_at(state: AgentState) -> float:
 
 def _release_at(state: AgentState) -> float:
     """When idle zygotes end."""
-    if not state.warm or has_unended(state):
-        return NEVER
-    return state.busy_at + RELEASE_SECONDS
+    return state.idle_since + RELEASE_SECONDS if state.warm else NEVER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axiom_client.decide import commands as c
-from axiom_client.decide.model import AgentState
+from axiom_client.decide.model import NEVER, AgentState
 from axiom_client.decide.step_builder import StepBuilder
 from axiom_client.decide.task import WAITING, has_unended
 from axiom_client.decide.task_run import Environment
@@ -14,12 +14,11 @@ RELEASE_SECONDS = 120.0  # zygotes end after this idle time; longer than a gap b
 def keep_warm(builder: StepBuilder) -> None:
     """Start a zygote when tasks are in hand; end all zygotes after a while without tasks."""
     state = builder.state
-    if has_unended(state):
-        state.busy_at = state.now
-        if not state.warm:
-            state.warm = True
-            builder.do(c.Prewarm(environment=_likely_environment(state)))
-    elif state.warm and state.now >= state.busy_at + RELEASE_SECONDS:
+    state.idle_since = NEVER if has_unended(state) else min(state.idle_since, state.now)
+    if state.idle_since == NEVER and not state.warm:
+        state.warm = True
+        builder.do(c.Prewarm(environment=_likely_environment(state)))
+    elif state.warm and state.now >= state.idle_since + RELEASE_SECONDS:
         state.warm = False
         builder.do(c.ReleaseIdle())
 
