@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.account import LOWERED_KEYS, Restriction, describe, lowered
+from axiom_client.decide.account import LOWERED_KEYS, Restriction, describe, lowered, origin_of
 from axiom_client.decide.blocked import block_reason
 from axiom_client.decide.capacity import allowed_cores, room
 from axiom_client.decide.model import AccountControl, AgentState, Limits, Load
 from axiom_client.decide.schedule import day, is_open
 from axiom_protocol.messages import AccountSettings, GpuFacts, HostSettings
-from tests.support.world import World, facts
+from tests.support.world import WALL, World, facts
 
 spans = st.lists(
     st.tuples(st.integers(0, 10_079), st.integers(1, 1_440)).map(lambda s: (s[0], s[0] + s[1])),
@@ -184,6 +184,45 @@ def test_each_setting_lowers_its_own_limit_and_names_who_set_it() -> None:
     assert found.origins == {"cpu.cores": "set"}, "one GPU is fewer than two"
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "changed", "key"),
+    [
+        (Limits(cpu_share=0.5), HostSettings(cpu_share=0.5), {}, ""),
+        (Limits(cpu_share=0.5), HostSettings(cpu_share=0.4), {"cpu_share": 0.4}, "cpu.share"),
+        (Limits(cpu_cores=2), HostSettings(cpu_cores=2), {}, ""),
+        (Limits(cpu_cores=2), HostSettings(cpu_cores=1), {"cpu_cores": 1}, "cpu.cores"),
+        (Limits(), HostSettings(cpu_cores=1), {"cpu_cores": 1}, "cpu.cores"),
+        (Limits(cpu_share=0.5), HostSettings(cpu_cores=0), {"cpu_share": 0.0}, "cpu.cores"),
+        (Limits(cpu_share=0.0), HostSettings(cpu_cores=0), {}, ""),
+        (Limits(), HostSettings(gpus=2), {"gpus_max": 2}, "gpu.enabled"),
+        (Limits(gpus_max=2), HostSettings(gpus=2), {}, ""),
+        (Limits(gpus_max=2), HostSettings(gpus=0), {"gpus_max": 0}, "gpu.enabled"),
+        (Limits(on_battery=True), HostSettings(on_battery=False),
+         {"on_battery": False}, "run.on_battery"),
+        (Limits(on_battery=True), HostSettings(on_battery=True), {}, ""),
+        (Limits(on_battery=False), HostSettings(on_battery=False), {}, ""),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_lowered_names_who_did_it_and_one_that_is_kept_does_not(
+    own: Limits, asked: HostSettings, changed: dict[str, object], key: str
+) -> None:
+    own = msgspec.structs.replace(own, origins={"run.schedule": "the mode night"})
+    expected = msgspec.structs.replace(own, **changed)
+    if key:
+        expected = msgspec.structs.replace(expected, origins={**own.origins, key: "set"})
+    assert lowered(own, [Restriction(settings=asked, origin="set")]) == expected
+    if key:
+        assert lowered(own, [Restriction(settings=asked, origin="set", kept=[key])]) == own
+
+
+@pytest.mark.parametrize(
+    ("offset", "date_here"), [(0, "2023-11-14"), (7200, "2023-11-15"), (-86_400, "2023-11-13")]
+)
+def test_the_account_s_settings_have_the_date_here(offset: int, date_here: str) -> None:
+    settings = AccountSettings(revision="1", set_at=WALL)  # at 22:13 in Greenwich
+    assert origin_of(settings, offset) == f"set by your account on {date_here}"
+
+
 def test_settings_in_words() -> None:
     everything = HostSettings(
         paused=True, draining=True, cpu_share=0.5, cpu_cores=2, gpus=1, on_battery=False,
@@ -195,8 +234,11 @@ def test_settings_in_words() -> None:
     ]  # fmt: skip
     assert describe(everything) == words
     assert describe(HostSettings()) == []
-    kept = AccountControl(kept=["cpu.share", "run.schedule"])
-    assert describe(everything, kept) == [w for w in words if w not in (words[2], words[-1])]
+    for key, excluded in zip(LOWERED_KEYS, words[2:], strict=True):
+        kept = AccountControl(kept=[key])
+        assert describe(everything, kept) == [w for w in words if w != excluded]
+    all_kept = AccountControl(kept=[*LOWERED_KEYS])
+    assert describe(everything, all_kept) == ["paused", "draining"], "no limits of the config"
 
 
 def test_a_mode_is_saved_when_it_is_named_and_when_it_is_chosen() -> None:
@@ -218,3 +260,10 @@ def test_dates_are_those_of_the_calendar(year: int) -> None:
     for number in range(first, first + 366):
         expected = (date(1970, 1, 1) + timedelta(days=number)).isoformat()
         assert day(number * 86_400.0 + 3600) == expected
+
+
+def test_dates_beyond_the_calendar_are_the_nearest_in_it() -> None:
+    """A server may send any number."""
+    assert [day(seconds) for seconds in (-1.0, 1e15, float("inf"))] == [
+        "1970-01-01", "9999-12-31", "9999-12-31",
+    ]  # fmt: skip

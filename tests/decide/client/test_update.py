@@ -99,6 +99,30 @@ def test_which_release_is_fetched(
     assert bool(problem) == bool(choice.problem)
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"system": "darwin-arm64"}, "it is for darwin-arm64, and this is linux-x86_64"),
+        ({"python_from": "3.12"},
+         "it needs Python 3.12 or newer, and this is 3.11; install it by hand with that Python"),
+        ({"python_from": "3.9", "python_below": "3.11"},
+         "it needs Python 3.9 or newer and older than 3.11, and this is 3.11; "
+         "install it by hand with that Python"),
+        ({"journal_format": 2},
+         "it writes a journal of format 2, which 1 could not read if it were undone; "
+         "install it by hand"),
+    ],
+)  # fmt: skip
+def test_why_a_release_is_left_out(changes: dict[str, object], why: str) -> None:
+    choice = choose([release("0.3.0", **changes)], "0.2.0", HERE, UpdateRecord(), NOW)
+    assert choice.problem == f"0.3.0 is left out: {why}"
+
+
+def test_only_the_first_two_numbers_of_a_python_decide() -> None:
+    fits = release("0.3.0", python_from="3.11.9", python_below="3.12.1")
+    assert choose([fits], "0.2.0", HERE, UpdateRecord(), NOW).release == fits
+
+
 def test_an_archive_for_this_system_is_preferred() -> None:
     offered = [release("0.3.0", sha256="z"), release("0.3.0", system=HERE.system, sha256="a")]
     choice = choose(offered, "0.2.0", HERE, UpdateRecord(), NOW)
@@ -121,6 +145,34 @@ def test_an_archive_for_this_system_is_preferred() -> None:
 )  # fmt: skip
 def test_what_is_started(record: UpdateRecord, start: Start) -> None:
     assert next_start(record, "0.2.0", NOW)[1] == start
+
+
+def test_a_release_that_is_not_newer_any_more_is_forgotten_with_its_starts() -> None:
+    record = UpdateRecord(current="0.1.4", staged="0.1.5", starts=2)
+    assert next_start(record, "0.2.0", NOW)[0] == UpdateRecord(current="0.1.4")
+
+
+def test_a_staged_release_begins_without_starts_and_problems() -> None:
+    record = stage(UpdateRecord(staged="0.3.0", starts=2, problem="away"), "0.3.1")
+    assert record == UpdateRecord(staged="0.3.1")
+
+
+def test_failures_are_counted_and_forgotten_with_a_newer_healthy_release() -> None:
+    record = UpdateRecord()
+    for count in (1, 2, 3):
+        record = undo(stage(record, "0.3.0"), "0.3.0", "0.2.0", "it hung", NOW + count)
+        assert record.failures == {
+            "0.3.0": Failure(count=count, at_wall=NOW + count, why="it hung")
+        }  # fmt: skip
+        assert (record.current, record.staged, record.starts) == ("", "", 0)
+    record = undo(stage(record, "0.5.0"), "0.5.0", "0.2.0", "it hung", NOW)
+    assert list(keep(stage(record, "0.4.0"), "0.4.0").failures) == ["0.5.0"]
+
+
+def test_what_was_healthy_is_staged_no_more() -> None:
+    started, _ = next_start(stage(UpdateRecord(), "0.3.0"), "0.2.0", NOW)
+    assert started.starts == 1
+    assert keep(started, "0.3.0") == UpdateRecord(current="0.3.0")
 
 
 def test_a_release_that_stops_the_computer_is_undone_after_some_starts() -> None:

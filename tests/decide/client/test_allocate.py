@@ -1,0 +1,294 @@
+"""Which tasks start beside which, and how much work to ask for: shares, exact amounts, cohorts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from axiom_client.decide import commands as c
+from axiom_client.decide import events as e
+from axiom_client.decide.allocate import task_seconds, wanted
+from axiom_client.decide.capacity import Room, room
+from axiom_client.decide.idle import slot_reasons
+from axiom_client.decide.model import Bundle, Limits, Load, TaskRecord, TaskState
+from axiom_client.decide.place import allocation_now
+from axiom_protocol.manifest import Cohort, Resources
+from axiom_protocol.messages import Capacity
+from tests.support.world import SHA, WALL, World, facts, grant, manifest, of
+
+GIB = 1 << 30
+SMALL = {"memory_bytes": 100_000_000, "disk_bytes": 1_000_000}
+
+
+def on_gpus(tasks: int, gpus: int = 1, limits: Limits | None = None, **needs: Any) -> World:
+    """A host whose tasks need a GPU, of 8 GiB, and so much of it."""
+    world = World(facts(cores=1, gpus=gpus), limits=limits or Limits())
+    world.answer(*[grant(i + 1, device="gpu") for i in range(tasks)])
+    world.fetched(resources=Resources(**{**SMALL, "gpus": 1, **needs}))
+    world.hear_nothing()
+    return world
+
+
+def running(world: World) -> list[list[int]]:
+    """The GPUs of each task that runs."""
+    return [task.gpus for task in world.state.tasks.values() if task.phase == "running"]
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_gpu_takes_so_many_tasks_and_no_more(most: int) -> None:
+    world = on_gpus(5, limits=Limits(gpu_tasks={"": most}), gpu_share=0.1)
+    assert running(world) == [[0]] * most
+
+
+@pytest.mark.parametrize(("share", "tasks"), [(1.0, 1), (0.5, 2), (0.4, 2), (0.1, 10)])
+def test_the_shares_of_tasks_on_a_gpu_come_to_one_at_most(share: float, tasks: int) -> None:
+    world = on_gpus(11, limits=Limits(gpu_tasks={"": 99}), gpu_share=share)
+    assert len(running(world)) == tasks
+
+
+@pytest.mark.parametrize(
+    ("each", "tasks"), [(8 * GIB, 1), (4 * GIB, 2), (4 * GIB + 1, 1), (3 * GIB, 2), (2 * GIB, 4)]
+)
+def test_the_tasks_on_a_gpu_fit_into_its_memory(each: int, tasks: int) -> None:
+    world = on_gpus(9, limits=Limits(gpu_tasks={"": 99}), gpu_share=0.1, gpu_memory_bytes=each)
+    assert len(running(world)) == tasks
+
+
+def test_the_emptiest_gpu_is_taken_first() -> None:
+    assert running(on_gpus(4, gpus=2, gpu_share=0.4)) == [[0], [1], [0], [1]]
+
+
+def test_what_runs_on_a_gpu_counts_for_the_next_task() -> None:
+    world = on_gpus(1, limits=Limits(gpu_tasks={"": 2}), gpu_share=0.4)
+    world.do(e.SyncRequested(now=world.now))
+    world.answer(*[grant(i, device="gpu") for i in (2, 3)])
+    assert running(world) == [[0], [0]]
+
+
+def test_the_needs_of_the_next_gpu_task_in_words() -> None:
+    world = World(facts(cores=1, gpus=3))
+    world.answer(grant(1, device="gpu"), grant(2, device="gpu"))
+    needs = Resources(**SMALL, gpus=2, gpu_share=1.0, gpu_memory_bytes=2_000_000_000)
+    world.fetched(resources=needs)
+    assert allocation_now(world.state).passed_over == {
+        "gpu": "the next task needs 2 GPUs with 2,000 MB of memory"
+    }
+
+
+# --- exact amounts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("needs", "limits", "load", "starts"),
+    [
+        ({"memory_bytes": 16_000_000_000}, {"memory_share": 0.5}, {}, 2),  # of 64 GB
+        ({"memory_bytes": 16_000_000_001}, {"memory_share": 0.5}, {}, 1),
+        ({"disk_bytes": 5_000_000_000}, {}, {}, 2),  # of 10 GB
+        ({"disk_bytes": 5_000_000_001}, {}, {}, 1),
+        ({}, {"memory_keep_free": 1e9}, {"memory_available_bytes": 1_200_000_000}, 2),
+        ({}, {"memory_keep_free": 1e9}, {"memory_available_bytes": 1_199_999_999}, 1),
+    ],
+)
+def test_tasks_start_while_there_is_just_enough(
+    needs: dict[str, Any], limits: dict[str, Any], load: dict[str, Any], starts: int
+) -> None:
+    """All in one step: each takes of what is left for the next."""
+    world = World(facts(cores=4), limits=Limits(**limits))
+    world.do(e.LoadMeasured(now=world.now, load=Load(**load)))
+    world.answer(grant(1), grant(2), grant(3))
+    commands = world.fetched(resources=Resources(**{**SMALL, **needs}))
+    assert len(of(commands, c.StartTask)) == starts
+
+
+def test_memory_that_started_tasks_have_yet_to_take_is_not_promised_again() -> None:
+    """Until the next measurement, which has it."""
+    world = World(facts(cores=4), limits=Limits(memory_keep_free=1e9))
+    free = Load(memory_available_bytes=1_150_000_000)
+    world.do(e.LoadMeasured(now=world.now, load=free))
+    world.now += 1
+    world.answer(grant(1))
+    assert of(world.fetched(), c.StartTask)
+    world.do(e.SyncRequested(now=world.now))
+    world.now += 1
+    assert not of(world.answer(grant(2)), c.StartTask)
+    world.wait(10)  # measured again
+    assert of(world.do(e.LoadMeasured(now=world.now, load=free)), c.StartTask)
+
+
+# --- cohorts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "cohorts"), [(1, [1, 1]), (2, [2, 2]), (3, [2, 2])])
+def test_a_core_takes_its_part_of_the_waiting_seeds(most: int, cohorts: list[int]) -> None:
+    world = World(facts(cores=2))
+    world.answer(*[grant(i + 1) for i in range(4)])
+    world.fetched(cohort=Cohort(most=64, most_on_core=most))
+    assert [len(start.spec.task_ids) for start in world.saying(c.StartTask)] == cohorts
+
+
+def test_tasks_for_gpus_do_not_wait_for_a_core() -> None:
+    """Two seeds for two cores: each has its own, though a third waits for a GPU."""
+    world = World(facts(cores=2, gpus=1))
+    world.answer(grant(1), grant(2), *[grant(i, device="gpu") for i in (3, 4, 5, 6)])
+    world.fetched(cohort=Cohort(most=1, most_on_core=64))
+    on_cores = [start.spec.task_ids for start in world.saying(c.StartTask) if not start.gpus]
+    assert on_cores == [[1], [2]]
+
+
+# --- how much to ask for --------------------------------------------------------------------------
+
+
+def in_hand(
+    count: int, device: str = "cpu", phase: str = "queued", **task: Any
+) -> dict[int, TaskState]:
+    return {
+        i: TaskState(
+            record=TaskRecord(grant=grant(i, device=device), order=i, lease_until_wall=WALL),
+            phase=phase,  # type: ignore[arg-type]
+            **task,
+        )
+        for i in range(1, count + 1)
+    }
+
+
+def known(**declared: Any) -> dict[str, Bundle]:
+    made = manifest(**declared)
+    bundle = Bundle(experiment="walk", version="1.0.0", sha256=SHA, path="/x", manifest=made)
+    return {SHA: bundle}
+
+
+def here(cores: int = 1, gpus: int = 0) -> Room:
+    return room(facts(cores=cores, gpus=gpus), Load(), Limits())
+
+
+def asked(tasks: dict[int, TaskState], bundles: dict[str, Bundle], space: Room) -> Capacity:
+    return wanted(tasks, bundles, {}, space, 300.0)
+
+
+def test_how_long_a_task_takes() -> None:
+    [task] = in_hand(1).values()
+    assert task_seconds(task, {}, {"walk@1.0.0": 7.0}) == 7.0
+    assert task_seconds(task, known(expected_seconds=40.0), {}) == 40.0
+    assert task_seconds(task, {}, {}) == 60.0  # its budget
+    short = TaskState(
+        record=TaskRecord(grant=grant(1, budget_seconds=0.5), order=0, lease_until_wall=WALL)
+    )
+    assert task_seconds(short, {}, {}) == 1.0
+
+
+def test_a_cohort_that_runs_fills_one_gpu() -> None:
+    tasks = in_hand(16, "gpu", "running", cohort=1, cohort_size=16, gpus=[0])
+    shared = known(cohort=Cohort(most=16), resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
+    capacity = asked(tasks, shared, here(gpus=2))
+    assert (capacity.gpu_slots, capacity.gpu_slots_free) == (2, 1)
+    alone = known(resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
+    assert asked(in_hand(2, "gpu", "running"), alone, here(gpus=2)).gpu_slots_free == 0
+
+
+def test_seeds_that_will_share_a_gpu_count_as_one_process() -> None:
+    """A minute each alone, and a minute all together: 8 of them are one minute of work."""
+    shared = known(cohort=Cohort(most=8), resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
+    capacity = asked(in_hand(8, "gpu"), shared, here(gpus=1))
+    assert capacity.gpu_slots_free == 0
+    assert capacity.buffer_seconds == 300.0  # one cohort for the GPU, and nothing behind it
+    two = asked(in_hand(16, "gpu"), shared, here(gpus=1))
+    assert two.buffer_seconds == 300.0  # a minute waits, which is less than half of the buffer
+
+
+def test_seeds_that_share_a_core_are_counted_one_by_one_until_they_do() -> None:
+    shared = known(cohort=Cohort(most=8, most_on_core=8))
+    assert asked(in_hand(1), shared, here(cores=2)).cpu_slots_free == 1
+    assert asked(in_hand(2), shared, here(cores=2)).cpu_slots_free == 0
+
+
+def test_the_buffer_is_at_least_as_long_as_a_task_for_each_slot_without_one() -> None:
+    """Two cores, hours of work known for one: the other has nothing behind its task."""
+    hours = known(expected_seconds=3600.0)
+    tasks = in_hand(3)
+    busy = {i: TaskState(record=t.record, phase="running") for i, t in in_hand(2).items()}
+    assert asked({**tasks, **busy}, hours, here(cores=2)).buffer_seconds == 3600.0
+    assert asked({**in_hand(4), **busy}, hours, here(cores=2)).buffer_seconds == 0.0
+
+
+def test_no_more_waits_than_a_few_tasks_for_each_core() -> None:
+    second = known(expected_seconds=1.0)
+    assert asked(in_hand(11), second, here(cores=2)).buffer_seconds == 300.0
+    assert asked(in_hand(12), second, here(cores=2)).buffer_seconds == 0.0
+
+
+@pytest.mark.parametrize(("seconds", "asks"), [(150.0, 0.0), (149.0, 300.0)])
+def test_work_is_asked_for_when_less_than_half_of_the_buffer_is_left(
+    seconds: float, asks: float
+) -> None:
+    busy = in_hand(1, phase="running")
+    waiting = {2: in_hand(2)[2]}
+    found = asked({**busy, **waiting}, known(expected_seconds=seconds), here())
+    assert found.buffer_seconds == asks
+
+
+def test_the_buffer_is_done_well_before_the_shortest_lease_ends() -> None:
+    task = in_hand(1, phase="running")
+    lease = task[1].record.grant.lease_seconds
+    assert lease == 3600.0
+    assert wanted(task, known(), {}, here(), 1e6).buffer_seconds == 1800.0
+
+
+def test_memory_and_disk_of_running_tasks_are_not_offered() -> None:
+    space = here(cores=4)
+    capacity = asked(in_hand(2, phase="running"), known(), space)
+    assert capacity.memory_free_bytes == space.memory_bytes - 200_000_000
+    assert capacity.disk_free_bytes == space.disk_bytes - 2_000_000
+    large = known(resources=Resources(memory_bytes=10**12, disk_bytes=10**12))
+    none = asked(in_hand(1, phase="running"), large, space)
+    assert (none.memory_free_bytes, none.disk_free_bytes) == (0, 0)
+
+
+def test_ended_tasks_and_those_for_gpus_say_nothing_of_memory_for_cores() -> None:
+    """Whether cores have memory is judged by the tasks that wait for cores."""
+    large = known(resources=Resources(memory_bytes=20_000_000_000, disk_bytes=1))
+    space = here(cores=4)  # 48 GB for tasks
+    assert asked(in_hand(1), large, space).cpu_slots == 2
+    small = {**large, "b" * 64: known()[SHA]}
+    other = TaskState(
+        record=TaskRecord(grant=grant(9, sha256="b" * 64), order=9, lease_until_wall=WALL)
+    )
+    assert asked({**in_hand(1, phase="ended"), 9: other}, small, space).cpu_slots == 4
+    assert asked({**in_hand(1, device="gpu"), 9: other}, small, space).cpu_slots == 4
+
+
+# --- who holds which slot -------------------------------------------------------------------------
+
+
+def holders(world: World) -> dict[str, list[int]]:
+    return {slot.name: held for slot, held, _ in slot_reasons(world.state)}
+
+
+def test_tasks_hold_the_slots_that_they_need_in_order() -> None:
+    world = World(facts(cores=6, gpus=2))
+    world.answer(
+        grant(1),
+        grant(2, sha256="b" * 64),
+        grant(3, device="gpu"),
+        grant(4, device="gpu"),
+        grant(5),
+    )
+    world.fetched(resources=Resources(**SMALL, cpu_cores=2))
+    world.fetched("b" * 64)
+    world.ended(1)
+    assert holders(world) == {
+        "core 0": [2], "core 1": [5], "core 2": [5], "core 3": [], "core 4": [], "core 5": [],
+        "GPU 0": [3], "GPU 1": [4],
+    }  # fmt: skip
+
+
+def test_the_members_of_a_cohort_hold_its_core_together() -> None:
+    world = World(facts(cores=2))
+    world.answer(*[grant(i + 1) for i in range(4)])
+    world.fetched(cohort=Cohort(most=64, most_on_core=64))
+    assert holders(world) == {"core 0": [1, 2], "core 1": [3, 4]}
+    world.do(e.PauseRequested(now=world.now))
+    assert holders(world) == {"core 0": [], "core 1": []}
