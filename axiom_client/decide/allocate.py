@@ -84,7 +84,7 @@ class _Free:
         self.disk_bytes -= needs.disk_bytes
 
     def grow(self, needs: Resources) -> None:
-        """Count memory that a task started since the last measurement has yet to take."""
+        """Count memory that a task has yet to take: it started when it was measured, or later."""
         if self.memory_now is not None:
             self.memory_now -= needs.memory_bytes
 
@@ -178,7 +178,7 @@ def _continue(
         if task.process_id not in process_fits:
             needs = process_needs(task, one, bundles)
             free.hold(needs)
-            if task.running_since > measured_at:
+            if task.running_since >= measured_at:
                 free.grow(needs)
             process_fits[task.process_id] = _keep_slots(task, needs, free)
         fits = process_fits[task.process_id]

@@ -40,4 +40,4 @@ def give_back_late(builder: StepBuilder) -> None:
 
 
 def _room_unblocked(state: AgentState) -> Room:
-    return room(state.facts, state.load, state.limits, gpu_pauses=state.gpu_pauses)
+    return room(state.facts, state.load, state.limits)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
-from axiom_client.decide.allocate import task_seconds, wanted
+from axiom_client.decide.allocate import allocate, task_seconds, wanted
 from axiom_client.decide.capacity import Room, room
 from axiom_client.decide.idle import slot_reasons
 from axiom_client.decide.model import Bundle, Limits, Load, TaskRecord, TaskState
@@ -104,6 +105,17 @@ def test_tasks_start_while_there_is_just_enough(
     assert len(of(commands, c.StartTask)) == starts
 
 
+def test_a_task_that_starts_when_the_memory_is_measured_has_not_taken_it() -> None:
+    world = World(facts(cores=4), limits=Limits(memory_keep_free=1e9))
+    free = Load(memory_available_bytes=1_150_000_000)
+    world.do(e.LoadMeasured(now=world.now, load=free))
+    world.answer(grant(1))
+    assert of(world.fetched(), c.StartTask)
+    assert world.state.measured_at == world.now
+    world.do(e.SyncRequested(now=world.now))
+    assert not of(world.wait(1) + world.answer(grant(2)), c.StartTask)
+
+
 def test_memory_that_started_tasks_have_yet_to_take_is_not_promised_again() -> None:
     """Until the next measurement, which has it."""
     world = World(facts(cores=4), limits=Limits(memory_keep_free=1e9))
@@ -137,6 +149,25 @@ def test_tasks_for_gpus_do_not_wait_for_a_core() -> None:
     world.fetched(cohort=Cohort(most=1, most_on_core=64))
     on_cores = [start.spec.task_ids for start in world.saying(c.StartTask) if not start.gpus]
     assert on_cores == [[1], [2]]
+
+
+@pytest.mark.parametrize(("disk", "cohorts"), [(4, [[1, 2], [3, 4]]), (3, [[1, 2], [3]])])
+def test_a_cohort_takes_what_all_its_seeds_need(disk: int, cohorts: list[list[int]]) -> None:
+    world = World(facts(cores=2), limits=Limits(disk_bytes=disk * SMALL["disk_bytes"]))
+    world.answer(*[grant(i + 1) for i in range(4)])
+    world.fetched(cohort=Cohort(most=64, most_on_core=64))
+    assert [start.spec.task_ids for start in world.saying(c.StartTask)] == cohorts
+
+
+def test_lost_tasks_whose_time_has_come_share_a_process_whatever_their_tries() -> None:
+    tasks = in_hand(2, retry_at=5.0)
+    tried = [
+        msgspec.structs.replace(task, record=msgspec.structs.replace(task.record, attempts=i))
+        for i, task in tasks.items()
+    ]
+    shared = known(cohort=Cohort(most=8, most_on_core=8))
+    found = allocate({task.task_id: task for task in tried}, shared, here(), now=5.0)
+    assert (found.start, found.members) == ([(1, [])], {1: [2]})
 
 
 # --- how much to ask for --------------------------------------------------------------------------

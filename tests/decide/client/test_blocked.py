@@ -178,3 +178,19 @@ def test_a_host_that_refuses_the_account_keeps_its_own_hours_only() -> None:
     world.answer(grant(1))
     assert block_reason(world.state) is None
     assert changes_at(world.state) == []
+
+
+def test_hours_that_the_config_keeps_are_its_own() -> None:
+    kept = AccountControl(kept=["run.schedule"])
+    asked = HostSettings(schedule=NIGHT, cpu_share=0.5)
+    world = with_account(asked, wall=EVENING, control=kept)
+    assert block_reason(world.state) is None
+    assert world.state.limits.cpu_share == 0.5
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0.0, 0), (0.5, 100), (1.0, 1), (1.5, 1.5), (90, 90)])
+def test_what_is_kept_free_is_a_share_below_one_and_bytes_from_one_on(
+    keep: float, kept: float
+) -> None:
+    limits = Limits(memory_keep_free=keep, disk_keep_free=keep)
+    assert limits.memory_kept_bytes(200) == limits.disk_kept_bytes(200) == kept

@@ -97,3 +97,15 @@ def test_a_bundle_is_trusted_for_an_hour(age: float, fetches: int) -> None:
         world.do(e.SyncRequested(now=world.now))
     world.answer(grant(2))
     assert len(world.saying(c.FetchBundle)) - before == fetches
+
+
+def test_a_task_for_a_gpu_waits_until_the_gpus_are_known() -> None:
+    """After a restart, the first search for GPUs takes a while: the host seems to have none."""
+    records = [
+        TaskRecord(grant=grant(1, device="gpu"), order=0, lease_until_wall=WALL + 1e5),
+        TaskRecord(grant=grant(2, sha256="b" * 64), order=1, lease_until_wall=WALL + 1e5),
+    ]
+    world = World(facts(gpus=0), gpus_known=False, tasks=records)
+    assert [fetch.sha256 for fetch in world.saying(c.FetchBundle)] == ["b" * 64]
+    commands = world.do(e.FactsProbed(now=world.now, facts=facts(gpus=1)))
+    assert [fetch.sha256 for fetch in of(commands, c.FetchBundle)] == [SHA]
