@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,6 +39,7 @@ BUDGET_SECONDS_MAX = 10.0  # default for each run: enough for a few training ste
 START_SECONDS = 20.0  # CPU time to import libraries on a busy machine
 CPU_MARGIN = 3.0  # times the budget: machines differ, and a run checks its budget only now and then
 WALL_MARGIN = 10.0  # times the budget, as in the agent; a task that takes longer counts as hung
+STOP_SECONDS = 10.0  # for the runs to end after an interrupt
 MESSAGE_CHARACTERS_MAX = 400
 RECORDED_BYTES_MAX = 64 * 1024 * 1024  # many times the largest result that is accepted
 
@@ -226,21 +229,39 @@ def _make(requests: Sequence[TryRequest]) -> dict[int, RecordedRun]:
     """
     if not requests:
         return {}
-    done = subprocess.run(
-        [*_client(), "try-many"], input=msgspec.json.encode(requests), capture_output=True
-    )
+    output, errors = _try_many(requests)
     try:
-        answers = [msgspec.json.decode(line, type=TryAnswer) for line in done.stdout.splitlines()]
+        answers = [msgspec.json.decode(line, type=TryAnswer) for line in output.splitlines()]
         made = {a.number: msgspec.json.decode(a.run, type=RecordedRun) for a in answers}
     except msgspec.DecodeError:
         made = {}
     if len(made) < len(requests):
-        words = _one_line(done.stderr.decode(errors="replace").removeprefix("axiom-client: "))
+        words = _one_line(errors.decode(errors="replace").removeprefix("axiom-client: "))
         raise DryRunFailed(
             f"the dry runs could not be made here: {words}; run axiom-client try --json on another "
             "machine and give --tried FILE, or give --skip dry-run"
         )
     return made
+
+
+def _try_many(requests: Sequence[TryRequest]) -> tuple[bytes, bytes]:
+    """What the command printed, as output and as errors.
+
+    It is in a process group of its own: an interrupt comes to it once, from here, and it is given
+    time to end its runs and to remove their folders.
+    """
+    command = subprocess.Popen(
+        [*_client(), "try-many"], process_group=0,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        return command.communicate(msgspec.json.encode(requests))
+    except KeyboardInterrupt:
+        command.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            command.wait(STOP_SECONDS)
+        command.kill()
+        raise
 
 
 def _member_faults(manifest: Manifest, member: CohortMember, alone: RecordedRun) -> Iterable[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from axiom_server.errors import DryRunFailed, FileUnreadable
@@ -151,3 +155,32 @@ def test_a_cohort_that_differs_from_single_runs_is_refused(
 ) -> None:
     with pytest.raises(DryRunFailed, match=words):
         tried(with_cohort(tmp_path, each))
+
+
+def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    """As from a terminal: all processes of the command's group get it."""
+    path, _ = changed(tmp_path, ("def run(task):", "def run(task):\n    time.sleep(100)"))
+    folder = tmp_path / "folders"
+    folder.mkdir()
+    code = (
+        "import pathlib, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from axiom_server.publish.dry_run import dry_run_all\n"
+        f"path = pathlib.Path({str(path)!r})\n"
+        "dry_run_all([(path, path.read_bytes())], [], skip=(), budget_seconds=0.5, log=print)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as command:  # fmt: skip
+        until = time.monotonic() + 60
+        while not list(folder.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        children = psutil.Process(command.pid).children(recursive=True)
+        assert children
+        os.killpg(command.pid, signal.SIGINT)
+        command.communicate(timeout=30)
+    psutil.wait_procs(children, timeout=10)
+    assert not [child for child in children if child.is_running()]
+    assert not list(folder.iterdir())
