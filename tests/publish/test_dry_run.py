@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,11 @@ def test_a_cohort_that_differs_from_single_runs_is_refused(
         tried(with_cohort(tmp_path, each))
 
 
-def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
-    """As from a terminal: all processes of the command's group get it."""
+@pytest.mark.parametrize("send", [os.killpg, os.kill])
+def test_an_interrupt_leaves_no_process_and_no_folder(
+    tmp_path: Path, send: Callable[[int, int], None]
+) -> None:
+    """From a terminal, which sends it to all processes of the command's group, or to it alone."""
     path, _ = changed(tmp_path, ("def run(task):", "def run(task):\n    time.sleep(100)"))
     folder = tmp_path / "folders"
     folder.mkdir()
@@ -179,7 +183,7 @@ def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
         time.sleep(0.5)
         children = psutil.Process(command.pid).children(recursive=True)
         assert children
-        os.killpg(command.pid, signal.SIGINT)
+        send(command.pid, signal.SIGINT)
         command.communicate(timeout=30)
     psutil.wait_procs(children, timeout=10)
     assert not [child for child in children if child.is_running()]
