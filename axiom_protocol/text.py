@@ -42,6 +42,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
+def megabytes(size_bytes: float) -> str:
+    """A size in memory or on a disk: "1,500 MB"; less than nothing is "0 MB"."""
+    return f"{max(0.0, size_bytes) / 1e6:,.0f} MB"
+
+
 def plain_message(message: T) -> T:
     """A message with ``one_line`` applied to all texts, except parameters (checked elsewhere)."""
     return msgspec.convert(_clean(msgspec.to_builtins(message)), type(message))

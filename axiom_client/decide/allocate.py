@@ -18,7 +18,7 @@ from axiom_client.decide.model import NEVER, Bundle, Slot, TaskState
 from axiom_client.decide.task import ALIVE, WAITING
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import Capacity
-from axiom_protocol.text import counted
+from axiom_protocol.text import counted, megabytes
 
 # The agent asks for work when less than this share of the buffer is left: few but larger requests.
 REFILL_SHARE = 0.5
@@ -109,29 +109,25 @@ class _Free:
             return f"the next task needs {counted(needs.cpu_cores, 'core')}"
         if needs.memory_bytes > self.memory_bytes:
             return (
-                f"the next task needs {_size(needs.memory_bytes)} of memory, and "
-                f"{_size(self.memory_bytes)} is left of what all tasks may use (memory.share)"
+                f"the next task needs {megabytes(needs.memory_bytes)} of memory, and "
+                f"{megabytes(self.memory_bytes)} is left of what all tasks may use (memory.share)"
             )
         if self.memory_now is not None and needs.memory_bytes > self.memory_now:
             return (
-                f"the next task needs {_size(needs.memory_bytes)} of memory, and this computer has "
-                "too little free now (memory.keep_free)"
+                f"the next task needs {megabytes(needs.memory_bytes)} of memory, and this "
+                "computer has too little free now (memory.keep_free)"
             )
         if needs.disk_bytes > self.disk_bytes:
             return (
-                f"the next task needs {_size(needs.disk_bytes)} of disk space, and "
-                f"{_size(self.disk_bytes)} is left of what all tasks may use (disk.total)"
+                f"the next task needs {megabytes(needs.disk_bytes)} of disk space, and "
+                f"{megabytes(self.disk_bytes)} is left of what all tasks may use (disk.total)"
             )
         return ""
 
 
 def _gpus(needs: Resources) -> str:
-    room = f" with {_size(needs.gpu_memory_bytes)} of memory" if needs.gpu_memory_bytes else ""
+    room = f" with {megabytes(needs.gpu_memory_bytes)} of memory" if needs.gpu_memory_bytes else ""
     return f"{counted(needs.gpus, 'GPU')}{room}"
-
-
-def _size(size_bytes: int) -> str:
-    return f"{max(0, size_bytes) / 1e6:,.0f} MB"
 
 
 def needs_of(task: TaskState, bundles: Mapping[str, Bundle]) -> Resources:
@@ -395,7 +391,7 @@ class _WorkInHand:
         self._seconds: list[float] = []
         self._processes = 0.0
 
-    def add(self, size: float, seconds: float, *, waits: bool, seeds: int = 1) -> None:
+    def add(self, size: float, seconds: float, *, waits: bool, seeds: int) -> None:
         """Count one task whose process fills ``size`` slots and is shared by ``seeds`` tasks."""
         self.held += size / seeds
         if waits:

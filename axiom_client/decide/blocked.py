@@ -9,6 +9,7 @@ from msgspec import Struct
 from axiom_client.decide.account import imposed_schedules, paused_by
 from axiom_client.decide.model import AgentState, Blocked
 from axiom_client.decide.schedule import Span, is_open, moment, next_change
+from axiom_protocol.text import megabytes
 
 # Tasks resume only this far below the limit: nearer to it they would be paused again in seconds.
 COOL_DOWN_CELSIUS = 5.0
@@ -146,11 +147,7 @@ def _disk(state: AgentState) -> str:
     keep = state.limits.disk_kept_bytes(state.load.disk_total_bytes)
     if free is None or free >= keep:
         return ""
-    return f"{_megabytes(free)} of disk space free, {_megabytes(keep)} to be left free"
-
-
-def _megabytes(size_bytes: float) -> str:
-    return f"{size_bytes / 1e6:,.0f} MB"
+    return f"{megabytes(free)} of disk space free, {megabytes(keep)} to be left free"
 
 
 #: By kind; earlier ones take precedence.

@@ -106,8 +106,7 @@ def _start_command(
 ) -> c.StartTask:
     task, grant = tasks[0], tasks[0].record.grant
     expected_seconds = max(manifest.expected_seconds, grant.budget_seconds)
-    if len(tasks) > 1:
-        expected_seconds *= max(1.0, len(tasks) / (GPU_CORES if gpus else 1))
+    expected_seconds *= max(1.0, len(tasks) / (GPU_CORES if gpus else 1))
     needs = process_needs(task, needs_of(task, state.bundles), state.bundles)
     spec = TaskSpec(
         task_id=grant.task_id,

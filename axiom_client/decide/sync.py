@@ -199,7 +199,6 @@ def _use_account(builder: StepBuilder, account: AccountSettings) -> None:
     update_limits(state)
     state.measured_at = -NEVER  # the new limits may need another measurement, at once
     state.sync.wanted_now = True
-    state.sync.out_of_work = False
     if not account.settings:
         builder.log("your account sets no limits for this host")
         return

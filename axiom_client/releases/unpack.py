@@ -14,6 +14,7 @@ from axiom_client.decide.update import Release
 from axiom_client.releases.folder import CACHES, ReleaseFolder
 from axiom_client.storage import DISK_FULL
 from axiom_protocol.durable_file import PRIVATE, new_file
+from axiom_protocol.text import megabytes
 
 FILES_MAX = 50_000  # the agent with all that it needs has 4,000
 UNPACKED_BYTES_MAX = 2_000_000_000  # with numpy and without torch it has 110 MB
@@ -84,6 +85,6 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + SPACE_KEPT_BYTES:
         raise StageProblem(
-            f"it needs {(needed_bytes + SPACE_KEPT_BYTES) / 1e6:,.0f} MB on the disk, "
-            f"and {free / 1e6:,.0f} MB are free"
+            f"it needs {megabytes(needed_bytes + SPACE_KEPT_BYTES)} on the disk, "
+            f"and {megabytes(free)} are free"
         )

@@ -464,7 +464,7 @@ def test_only_listed_transitions_happen() -> None:
     task = world.state.tasks[1]
     for transition in ("bundle_ready", "start", "resume"):
         assert ("running", transition) not in TRANSITIONS
-        with pytest.raises(ImpossibleTransition):
+        with pytest.raises(ImpossibleTransition, match=f"task 1: {transition} while running"):
             advance(task, transition)  # type: ignore[arg-type]
 
 

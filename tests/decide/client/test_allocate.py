@@ -142,6 +142,14 @@ def test_a_core_takes_its_part_of_the_waiting_seeds(most: int, cohorts: list[int
     assert [len(start.spec.task_ids) for start in world.saying(c.StartTask)] == cohorts
 
 
+def test_a_cohort_of_tasks_on_two_cores_fills_two() -> None:
+    world = World(facts(cores=4))
+    world.answer(*[grant(i + 1) for i in range(4)])
+    needs = Resources(**SMALL, cpu_cores=2)
+    world.fetched(cohort=Cohort(most=64, most_on_core=64), resources=needs)
+    assert [start.spec.task_ids for start in world.saying(c.StartTask)] == [[1, 2], [3, 4]]
+
+
 def test_tasks_for_gpus_do_not_wait_for_a_core() -> None:
     """Two seeds for two cores: each has its own, though a third waits for a GPU."""
     world = World(facts(cores=2, gpus=1))
@@ -211,23 +219,36 @@ def test_how_long_a_task_takes() -> None:
     assert task_seconds(short, {}, {}) == 1.0
 
 
+ON_GPU = Resources(**SMALL, gpus=1, gpu_share=1.0)
+SHARED_GPU = {"resources": ON_GPU, "cohort": Cohort(most=8)}
+
+
 def test_a_cohort_that_runs_fills_one_gpu() -> None:
-    tasks = in_hand(16, "gpu", "running", cohort=1, cohort_size=16, gpus=[0])
-    shared = known(cohort=Cohort(most=16), resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
-    capacity = asked(tasks, shared, here(gpus=2))
+    """However many more seeds it could have had."""
+    first = in_hand(2, "gpu", "running", cohort=1, cohort_size=2, gpus=[0])
+    second = in_hand(4, "gpu", "running", cohort=3, cohort_size=2, gpus=[1])
+    capacity = asked(first, known(**SHARED_GPU), here(gpus=2))
     assert (capacity.gpu_slots, capacity.gpu_slots_free) == (2, 1)
-    alone = known(resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
-    assert asked(in_hand(2, "gpu", "running"), alone, here(gpus=2)).gpu_slots_free == 0
+    assert asked({**second, **first}, known(**SHARED_GPU), here(gpus=2)).gpu_slots_free == 0
+    alone = asked(in_hand(2, "gpu", "running"), known(resources=ON_GPU), here(gpus=2))
+    assert alone.gpu_slots_free == 0
 
 
 def test_seeds_that_will_share_a_gpu_count_as_one_process() -> None:
-    """A minute each alone, and a minute all together: 8 of them are one minute of work."""
-    shared = known(cohort=Cohort(most=8), resources=Resources(**SMALL, gpus=1, gpu_share=1.0))
-    capacity = asked(in_hand(8, "gpu"), shared, here(gpus=1))
-    assert capacity.gpu_slots_free == 0
-    assert capacity.buffer_seconds == 300.0  # one cohort for the GPU, and nothing behind it
-    two = asked(in_hand(16, "gpu"), shared, here(gpus=1))
-    assert two.buffer_seconds == 300.0  # a minute waits, which is less than half of the buffer
+    found = asked(in_hand(8, "gpu"), known(**SHARED_GPU), here(gpus=2))
+    assert found.gpu_slots_free == 1
+    long = known(**SHARED_GPU, expected_seconds=3600.0)
+    running = {i: t for i, t in in_hand(10, "gpu", "running").items() if i > 8}
+    found = asked({**in_hand(8, "gpu"), **running}, long, here(gpus=2))
+    assert found.gpu_slots_free == 0
+    assert found.buffer_seconds == 3600.0, "one GPU has a cohort behind its task, the other none"
+
+
+def test_processes_that_are_paused_are_not_work_that_waits() -> None:
+    """Seven, from when seven GPUs could be used: one can be now, and one cohort waits for it."""
+    paused = {i: t for i, t in in_hand(15, "gpu", "paused").items() if i > 8}
+    found = asked({**in_hand(8, "gpu"), **paused}, known(**SHARED_GPU), here(gpus=1))
+    assert found.buffer_seconds == 300.0
 
 
 def test_seeds_that_share_a_core_are_counted_one_by_one_until_they_do() -> None:

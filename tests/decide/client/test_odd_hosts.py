@@ -7,6 +7,7 @@ import pytest
 
 from axiom_client.decide import commands as c
 from axiom_client.decide import events as e
+from axiom_client.decide.agent import SLEEP_SECONDS
 from axiom_client.decide.allocate import task_seconds
 from axiom_protocol.manifest import Resources
 from axiom_protocol.messages import GpuFacts
@@ -99,7 +100,7 @@ def test_a_cpuset_that_shrinks_to_one_core_leaves_one_task_running() -> None:
 
 def sleep(world: World, seconds: float) -> list[c.Command]:
     """The monotonic clock of Linux and macOS stands still; only the wall clock goes on."""
-    wall = world.state.wall + seconds
+    wall = world.now + world.state.wall_offset + seconds
     return world.do(e.ClockChanged(now=world.now, wall=wall, utc_offset_seconds=0))
 
 
@@ -111,6 +112,12 @@ def test_after_a_sleep_within_the_lease_tasks_go_on_and_the_server_is_asked() ->
     [sync] = of(commands, c.Sync)
     assert [task.task_id for task in sync.plan.in_hand] == [1, 2, 3]
     assert not of(commands, c.StopTask)
+
+
+def test_a_sleep_begins_at_a_minute() -> None:
+    world = World(facts(cores=2)).working(2)
+    world.wait(1)
+    assert of(sleep(world, SLEEP_SECONDS), c.Sync)
 
 
 def test_after_a_night_what_had_not_begun_is_given_back_and_what_ran_goes_on() -> None:
@@ -125,7 +132,7 @@ def test_after_a_night_what_had_not_begun_is_given_back_and_what_ran_goes_on() -
 
 def test_a_clock_that_is_set_a_little_asks_nobody() -> None:
     world = World(facts(cores=2)).working(2)
-    assert not of(sleep(world, 30.0), c.Sync)
+    assert not of(sleep(world, SLEEP_SECONDS - 1), c.Sync)
     assert not of(sleep(world, -HOUR), c.Sync)
     assert not of(sleep(World(facts(cores=2)).working(0), HOUR), c.Sync)  # nothing in hand
 

@@ -9,7 +9,7 @@ from axiom_client.decide import events as e
 from axiom_client.decide.agent import step
 from axiom_client.decide.model import AgentState, Limits, TaskRecord
 from axiom_protocol.messages import Grant
-from axiom_protocol.text import counted
+from axiom_protocol.text import counted, megabytes
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,14 @@ from axiom_protocol.text import counted
 )
 def test_a_number_with_its_noun(number: int, text: str) -> None:
     assert counted(number, "task") == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "0 MB"), (-5e9, "0 MB"), (1_499_999, "1 MB"), (1_500_001, "2 MB"), (3e9, "3,000 MB")],
+)
+def test_a_size_in_megabytes(size_bytes: float, text: str) -> None:
+    assert megabytes(size_bytes) == text
 
 
 @pytest.mark.parametrize(
