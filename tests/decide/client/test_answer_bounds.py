@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from axiom_client.decide import commands as c
 from axiom_client.decide.answer_bounds import (
@@ -62,6 +63,27 @@ def test_grants_are_bounded_in_bytes_each_and_together() -> None:
     kept = within_bounds(answer(many), {}).grants
     assert 0 < len(kept) < len(many)
     assert sum(len(msgspec.json.encode(g)) for g in kept) <= GRANTS_BYTES_MAX
+
+
+def sized(task_id: int, size: int) -> Grant:
+    """A grant that takes exactly so many bytes as JSON."""
+    short = grant(task_id, parameters={"text": ""})
+    return grant(task_id, parameters={"text": "x" * (size - len(msgspec.json.encode(short)))})
+
+
+@pytest.mark.parametrize(("size", "kept"), [(GRANT_BYTES_MAX, 1), (GRANT_BYTES_MAX + 1, 0)])
+def test_a_grant_may_take_just_its_bound(size: int, kept: int) -> None:
+    assert len(within_bounds(answer([sized(1, size)]), {}).grants) == kept
+
+
+@pytest.mark.parametrize(("last", "kept"), [(GRANT_BYTES_MAX, 1), (GRANT_BYTES_MAX + 1, 0)])
+def test_grants_together_may_take_just_their_bound(last: int, kept: int) -> None:
+    """The last one has as much room as is left."""
+    room = GRANTS_BYTES_MAX // GRANT_BYTES_MAX
+    many = [sized(i, GRANT_BYTES_MAX) for i in range(1, room)]
+    many.append(sized(99, 1000))
+    bounded = within_bounds(answer([*many, sized(100, last - 1000)]), {}).grants
+    assert [g.task_id for g in bounded[room:]] == [100] * kept
 
 
 def test_all_that_is_held_is_bounded_in_bytes() -> None:

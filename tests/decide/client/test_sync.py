@@ -228,6 +228,9 @@ def test_only_reports_of_this_request_are_acknowledged_by_its_answer() -> None:
     world.ended(2)
     world.answer(acknowledged=[Acknowledgement(task_id=i) for i in (99, 2, 1)])
     assert world.phases() == {2: "ended", 3: "running", 4: "running"}
+    contact(world)
+    world.answer(acknowledged=[Acknowledgement(task_id=i) for i in (1, 2)])
+    assert world.phases() == {3: "running", 4: "running"}
 
 
 def test_a_copy_ends_and_decides_nothing_more() -> None:
