@@ -111,3 +111,14 @@ def test_the_agent_s_own_reason_is_that_of_every_idle_slot() -> None:
     world = World(facts(cores=1, gpus=1))
     found = slot_reasons(world.state, "the disk is full")
     assert [reason for _, _, reason in found] == ["free: the disk is full"] * 2
+
+
+def test_memory_is_no_reason_while_nothing_runs() -> None:
+    """Known tasks need 20 of the 48 GB each; now the server has none."""
+    world = World(facts(cores=4))
+    world.answer(grant(1))
+    world.fetched(resources=Resources(memory_bytes=20_000_000_000, disk_bytes=1_000))
+    assert "memory.share" in reasons(world)["core 3"]
+    world.ended(1)
+    world.hear_nothing()
+    assert set(reasons(world).values()) == {"free: the server has no work for this host"}
