@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import psutil
 import psycopg
 
-from tests.chaos import disk, rare_faults
+from tests.chaos import disk, people_faults, rare_faults
 from tests.chaos.experiments import PAUSES, POISON
 from tests.chaos.faults import FAULTS, Heal, Run
 from tests.chaos.proxy import LinkFault
 from tests.chaos.site import Site
 
-assert rare_faults  # imported for the faults that it registers
+assert people_faults, rare_faults  # imported for the faults that they register
 
 GAP_SECONDS = 2.6  # between two faults, on average
 WAITING_MIN = 12  # workunits in the queue, below which more are deployed

@@ -1,7 +1,8 @@
-"""Faults that hit several programs at once, or a command or a migration half-way."""
+"""Faults that hit several programs or files at once, or a command or a migration half-way."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import psycopg
 
 from axiom_server.errors import ServerError
 from tests.chaos import older_schema
-from tests.chaos.faults import Heal, Run, fault, one_of
+from tests.chaos.faults import LOSSES_SECONDS, Heal, Run, fault, one_of
 from tests.chaos.site import Agent, Site
 
 DOWNGRADE_TRIES = 20
@@ -87,6 +88,54 @@ def drop_cache(run: Run) -> Heal | None:
         with suppress(OSError):
             path.write_bytes(run.rng.randbytes(40)) if damage else path.unlink()
     return Heal(0, _nothing)
+
+
+@fault
+def drop_task_folders(run: Run) -> Heal | None:
+    """Remove the folders of an agent's tasks while they run."""
+    agent = run.rng.choice(run.site.agents)
+    folders = [path for path in (agent.state / "tasks").glob("*") if path.is_dir()]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Heal(0, _nothing) if folders else None
+
+
+@fault
+def lose_journal(run: Run) -> Heal | None:
+    """Remove an agent's journal while it does not run: it has forgotten all."""
+    if (agent := run.agent("lose_journal")) is None:
+        return None
+    agent.kill()
+    agent.forgets = True
+    agent.ignore_losses(2 * LOSSES_SECONDS)
+    for path in agent.state.glob("journal.sqlite*"):
+        path.unlink()
+    agent.start()
+    agent.busy = ""
+    return Heal(0, _nothing)
+
+
+@fault
+def freeze_hosts(run: Run) -> Heal | None:
+    """Stop every agent with all its processes, longer than a connection lasts."""
+    found = [process for agent in run.site.agents for process in _with_children(agent)]
+    for process in found:
+        _send(process, signal.SIGSTOP)
+
+    def heal() -> None:
+        for process in found:
+            _send(process, signal.SIGCONT)
+
+    return Heal(run.seconds(5, 20), heal)
+
+
+def _with_children(agent: Agent) -> list[psutil.Process]:
+    agent.ignore_losses(LOSSES_SECONDS)
+    with suppress(psutil.NoSuchProcess):
+        if agent.alive and agent.program.process is not None:
+            first = psutil.Process(agent.program.process.pid)
+            return [first, *first.children(recursive=True)]
+    return []
 
 
 @fault

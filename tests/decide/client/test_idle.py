@@ -70,14 +70,14 @@ def test_a_drain_says_what_follows_in_local_time() -> None:
 
 
 def test_tasks_that_have_ended_say_nothing_of_idle_slots() -> None:
-    """A core task whose report waits: the GPU is not idle because of it."""
+    """The report of a task for a core: the GPU is not idle because of it."""
     world = World(facts(cores=1, gpus=1))
     world.answer(grant(1))
     world.fetched()
+    assert reasons(world) == {"GPU 0": "free: the server has no work for this GPU"}
     world.ended(1)
-    world.hear_nothing()
-    world.answer() if world.state.sync.in_flight else None
-    assert reasons(world)["GPU 0"] != "the server has no work for this GPU"
+    assert world.phases() == {1: "ended"}
+    assert set(reasons(world).values()) == {"free: asking the server for work"}
 
 
 def test_a_task_that_waits_for_its_next_try_is_named_until_its_time() -> None:
