@@ -321,18 +321,14 @@ def holders(world: World) -> dict[str, list[int]]:
 
 def test_tasks_hold_the_slots_that_they_need_in_order() -> None:
     world = World(facts(cores=6, gpus=2))
-    world.answer(
-        grant(1),
-        grant(2, sha256="b" * 64),
-        grant(3, device="gpu"),
-        grant(4, device="gpu"),
-        grant(5),
-    )
+    other = "b" * 64
+    on_gpu = [grant(i, device="gpu") for i in (3, 4)]
+    world.answer(grant(1), grant(2, sha256=other), *on_gpu, grant(5), grant(6, sha256=other))
     world.fetched(resources=Resources(**SMALL, cpu_cores=2))
-    world.fetched("b" * 64)
+    world.fetched(other)
     world.ended(1)
     assert holders(world) == {
-        "core 0": [2], "core 1": [5], "core 2": [5], "core 3": [], "core 4": [], "core 5": [],
+        "core 0": [2], "core 1": [5], "core 2": [5], "core 3": [6], "core 4": [], "core 5": [],
         "GPU 0": [3], "GPU 1": [4],
     }  # fmt: skip
 
