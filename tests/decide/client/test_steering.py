@@ -223,8 +223,11 @@ def test_the_pause_of_a_gpu_survives_a_restart_in_which_the_gpus_change_places()
     assert [s.reason for s in room_now(world.state).slots] == ["", "", ""]
 
 
-def test_a_gpu_that_vanishes_costs_its_task_no_report() -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_gpu_that_vanishes_costs_its_task_no_report(paused: bool) -> None:
     world = gpu_world(gpus=2, tasks=2)
+    if paused:
+        world.do(e.PauseRequested(now=world.now, gpu=1))
     one = facts(cores=1, gpus=1)
     commands = world.do(e.FactsProbed(now=world.now, facts=one, gpus_known=True))
     assert [stop.task_id for stop in of(commands, c.StopTask)] == [2]
