@@ -35,8 +35,8 @@ def give_back_late(builder: StepBuilder) -> None:
         ):
             builder.give_back(task, "this host could not finish it before its deadline")
         elif not needs.gpus:
-            left = seconds if task.phase in WAITING else seconds - ran_seconds(task, state.now)
-            ahead += max(0.0, left) * needs.cpu_cores
+            left = max(0.0, seconds - ran_seconds(task, state.now))
+            ahead += left * needs.cpu_cores
 
 
 def _room_unblocked(state: AgentState) -> Room:

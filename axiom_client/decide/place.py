@@ -94,7 +94,6 @@ def _started(
         record=record,
         gpus=gpus,
         progress=0.0,
-        ran_seconds=0.0,
         running_since=builder.state.now,
         cohort=cohort,
         cohort_size=size,

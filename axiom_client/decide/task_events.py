@@ -103,8 +103,8 @@ def _put_back(
     )
     builder.save(record)
     builder.advance(
-        task, "put_back", record=record, keep=False, gpus=[], retry_at=retry_at, cohort=0,
-        cohort_size=1,
+        task, "put_back", record=record, keep=False, gpus=[], ran_seconds=0.0, retry_at=retry_at,
+        cohort=0, cohort_size=1,
     )  # fmt: skip
     builder.log(f"task {task.task_id} of {task.ref} is stopped until later")
 

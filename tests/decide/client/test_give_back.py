@@ -82,21 +82,35 @@ def test_what_has_begun_or_ended_is_not_given_back() -> None:
     assert given_back(world) == [3]
 
 
-def test_tasks_that_have_ended_are_not_ahead() -> None:
+@pytest.mark.parametrize(("lease_seconds", "late"), [(60.0, []), (59.9, [2])])
+def test_tasks_that_have_ended_are_not_ahead(lease_seconds: float, late: list[int]) -> None:
     world = granted(1, 2, 500.0)
-    world.ended(1)
-    task = world.state.tasks[2]
-    lease = msgspec.structs.replace(task.record, lease_until_wall=world.state.wall + 60.0)
-    waits = msgspec.structs.replace(task, record=lease, phase="queued")
-    world.state.tasks[2] = waits
+    waits = world.state.tasks[2]
     world.do(e.PauseRequested(now=world.now))
-    assert given_back(world) == []
+    world.ended(1)
+    lease = msgspec.structs.replace(
+        waits.record, accepted=True, lease_until_wall=world.state.wall + lease_seconds
+    )
+    world.state.tasks[2] = msgspec.structs.replace(waits, record=lease)
+    world.do(e.TimerFired(now=world.now))
+    assert world.state.tasks[1].phase == "ended"
+    assert given_back(world) == late
+
+
+def test_the_time_of_a_run_that_was_lost_is_ahead_again() -> None:
+    world = granted(1, 2, 130.0)
+    world.wait(30)
+    world.do(e.PauseRequested(now=world.now))
+    world.do(e.ResumeRequested(now=world.now))
+    world.ended(1, "lost")
+    assert given_back(world) == [2]
 
 
 def test_work_for_cores_and_for_gpus_does_not_delay_each_other() -> None:
     world = World(facts(cores=1, gpus=1))
     on_gpu = [grant(i, device="gpu", lease_seconds=60.0) for i in (1, 2, 3)]
     on_core = [grant(i, lease_seconds=120.0) for i in (4, 5, 6)]
-    world.answer(*on_gpu, *on_core, grant(7, device="gpu", lease_seconds=59.0))
+    last = [grant(i, device="gpu", lease_seconds=i + 52.0) for i in (7, 8)]
+    world.answer(*on_gpu, *on_core, *last)
     world.fetched(resources=Resources(**SMALL))
     assert given_back(world) == [6, 7]
