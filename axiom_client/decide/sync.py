@@ -100,10 +100,8 @@ def _should_ask_now(state: AgentState, capacity: Capacity) -> bool:
     """Whether to ask for work. Only a low buffer can wait for a report that is soon to be sent."""
     if state.sync.out_of_work or not has_room(capacity):
         return False
-    reports_wait = state.reports_since < NEVER
-    if reports_wait and not has_running(state):
-        return False  # the report is sent again later, and the same request asks for work
-    return bool(capacity.cpu_slots_free or capacity.gpu_slots_free) or not reports_wait
+    no_report_waits = state.reports_since == NEVER
+    return bool(capacity.cpu_slots_free or capacity.gpu_slots_free) or no_report_waits
 
 
 def compose(state: AgentState, capacity: Capacity) -> SyncPlan:

@@ -257,13 +257,46 @@ def test_seeds_that_share_a_core_are_counted_one_by_one_until_they_do() -> None:
     assert asked(in_hand(2), shared, here(cores=2)).cpu_slots_free == 0
 
 
-def test_the_buffer_is_at_least_as_long_as_a_task_for_each_slot_without_one() -> None:
-    """Two cores, hours of work known for one: the other has nothing behind its task."""
-    hours = known(expected_seconds=3600.0)
-    tasks = in_hand(3)
-    busy = {i: TaskState(record=t.record, phase="running") for i, t in in_hand(2).items()}
-    assert asked({**tasks, **busy}, hours, here(cores=2)).buffer_seconds == 3600.0
-    assert asked({**in_hand(4), **busy}, hours, here(cores=2)).buffer_seconds == 0.0
+HOURS = {"expected_seconds": 3600.0}
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "waiting", "asks"),
+    [
+        (2, 2, 0, 300.0),  # nothing is known of how long a task takes
+        (2, 2, 1, 3600.0),  # half an hour a core, and an hour for the one that has none
+        (2, 2, 2, 0.0),
+        (2, 0, 1, 5400.0),  # it will run at once, and none will wait behind it
+        (4, 4, 2, 3600.0),
+    ],
+)
+def test_the_buffer_is_at_least_as_long_as_a_task_for_each_slot_without_one(
+    cores: int, busy: int, waiting: int, asks: float
+) -> None:
+    tasks = in_hand(busy + waiting)
+    tasks |= in_hand(busy, phase="running")
+    assert asked(tasks, known(**HOURS), here(cores=cores)).buffer_seconds == asks
+
+
+@pytest.mark.parametrize(("buffer", "asks"), [(0.0, 0.0), (1.0, 3600.0)])
+def test_a_host_without_a_buffer_keeps_no_task_waiting(buffer: float, asks: float) -> None:
+    tasks = in_hand(3) | in_hand(2, phase="running")
+    found = wanted(tasks, known(**HOURS), {}, here(cores=2), buffer)
+    assert found.buffer_seconds == asks
+
+
+def test_half_of_a_gpu_is_half_of_a_slot() -> None:
+    half = known(resources=Resources(**SMALL, gpus=1, gpu_share=0.5), **HOURS)
+    assert asked(in_hand(2, "gpu", "running"), half, here(gpus=2)).gpu_slots_free == 1
+    tasks = in_hand(3, "gpu") | in_hand(2, "gpu", "running")
+    assert asked(tasks, half, here(gpus=1)).buffer_seconds == 5400.0
+
+
+def test_a_gpu_has_a_buffer_when_it_has_had_work() -> None:
+    plenty = in_hand(6) | in_hand(1, phase="running")
+    assert asked(plenty, known(), here(gpus=1)).buffer_seconds == 0.0, "the server had none for it"
+    busy = {7: in_hand(7, "gpu", "running")[7]}
+    assert asked(plenty | busy, known(), here(gpus=1)).buffer_seconds == 300.0
 
 
 def test_no_more_waits_than_a_few_tasks_for_each_core() -> None:
@@ -308,8 +341,9 @@ def test_ended_tasks_and_those_for_gpus_say_nothing_of_memory_for_cores() -> Non
     other = TaskState(
         record=TaskRecord(grant=grant(9, sha256="b" * 64), order=9, lease_until_wall=WALL)
     )
-    assert asked({**in_hand(1, phase="ended"), 9: other}, small, space).cpu_slots == 4
-    assert asked({**in_hand(1, device="gpu"), 9: other}, small, space).cpu_slots == 4
+    assert asked({**in_hand(3), 9: other}, small, space).cpu_slots == 3
+    assert asked({**in_hand(3, phase="ended"), 9: other}, small, space).cpu_slots == 4
+    assert asked({**in_hand(3, device="gpu"), 9: other}, small, space).cpu_slots == 4
 
 
 # --- who holds which slot -------------------------------------------------------------------------

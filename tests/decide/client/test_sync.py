@@ -101,14 +101,24 @@ def test_free_slots_are_filled_at_once_and_a_low_buffer_with_the_next_report(
     assert due_at(world.state, capacity) == begin + seconds
 
 
-def test_while_a_report_waits_that_was_not_acknowledged_no_work_is_asked_for() -> None:
-    """The request that sends it again asks for work as well."""
+def test_a_report_that_was_not_acknowledged_is_sent_again_later() -> None:
     world = World(facts(cores=1)).working(1)
     world.ended(1)
     world.answer(acknowledged=[])
     assert not of(world.wait(UNACKNOWLEDGED_SECONDS), c.Sync)
     [sync] = of(world.wait(COALESCE_SECONDS), c.Sync)
     assert (sync.plan.report_ids, sync.plan.capacity.cpu_slots_free) == ([1], 1)
+
+
+def test_work_is_asked_for_though_a_report_was_not_acknowledged() -> None:
+    world = World(facts(cores=1)).working(1)
+    world.ended(1)
+    world.answer(acknowledged=[])
+    commands = world.do(e.ModeChosen(now=world.now, mode=""))
+    [sync] = of(commands + world.wait(SPACING_SECONDS), c.Sync)
+    assert (sync.plan.report_ids, sync.plan.capacity.cpu_slots_free) == ([1], 1)
+    world.answer(acknowledged=[])
+    assert not of(world.wait(UNACKNOWLEDGED_SECONDS), c.Sync), "the server has no work"
 
 
 def test_a_report_that_was_not_acknowledged_does_not_hold_up_the_next_one() -> None:
