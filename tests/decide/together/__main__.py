@@ -6,6 +6,7 @@ breaks an invariant is shortened, call by call, and printed. A seed may follow S
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 import traceback
@@ -114,5 +115,8 @@ def _tell(story: Sequence[Call], problem: str) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    sys.exit(main(given[0] if given else 100_000, given[1] if len(given) > 1 else 1))
+    parser = argparse.ArgumentParser(prog="tests.decide.together", description=__doc__)
+    parser.add_argument("steps", type=int, nargs="?", default=100_000)
+    parser.add_argument("seed", type=int, nargs="?", default=1)
+    given = parser.parse_args()
+    sys.exit(main(given.steps, given.seed))
