@@ -150,6 +150,10 @@ class World:
         """The phase of each task in hand."""
         return {i: task.phase for i, task in sorted(self.state.tasks.items())}
 
+    def said(self, words: str) -> list[tuple[str, str]]:
+        """(level, text) of the log lines with these words."""
+        return [(line.level, line.text) for line in self.saying(c.LogLine) if words in line.text]
+
     def saying(self, kind: type[C]) -> list[C]:
         """All commands of a kind so far."""
         return of(self.commands, kind)

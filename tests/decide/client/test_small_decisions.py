@@ -20,16 +20,11 @@ from axiom_protocol.messages import Acknowledgement, HostSettings
 from tests.support.world import SHA, World, facts, grant, of
 
 
-def said(world: World, words: str) -> list[tuple[str, str]]:
-    """(level, text) of the log lines with these words."""
-    return [(line.level, line.text) for line in world.saying(c.LogLine) if words in line.text]
-
-
 def test_a_bundle_that_comes_at_last_has_no_problem_left() -> None:
     world = World()
     world.answer(grant(1))
     world.do(e.BundleFailed(now=world.now, sha256=SHA, problem="unreachable", jitter=0.5))
-    assert said(world, "fetched") == [("warning", "walk@1.0.0 could not be fetched: unreachable")]
+    assert world.said("fetched") == [("warning", "walk@1.0.0 could not be fetched: unreachable")]
     assert world.state.bundles[SHA].attempts == 1
     world.wait(10)
     world.fetched()
@@ -82,7 +77,7 @@ def test_a_task_that_can_never_run_here_is_given_back_and_said() -> None:
     world.answer(grant(1))
     world.fetched()
     why = "numpy is not installed here"
-    assert said(world, "given back") == [
+    assert world.said("given back") == [
         ("warning", f"task 1 of walk@1.0.0 is given back: {why}")
     ]  # fmt: skip
 
@@ -90,7 +85,7 @@ def test_a_task_that_can_never_run_here_is_given_back_and_said() -> None:
 def test_the_end_of_a_failed_task_is_said_with_the_last_line_of_its_message() -> None:
     world = World(facts(cores=1)).working(1)
     world.ended(1, "failed", message="Traceback\nValueError: no\n")
-    assert said(world, "ended") == [
+    assert world.said("ended") == [
         ("warning", "task 1 of walk@1.0.0 ended: failed: ValueError: no")
     ]  # fmt: skip
 
@@ -133,7 +128,7 @@ def test_a_result_without_credit_is_said_as_a_warning() -> None:
     world.do(e.SyncRequested(now=world.now))
     world.wait(1)
     world.answer(acknowledged=[Acknowledgement(task_id=1, refusal="this host is quarantined")])
-    assert said(world, "no credit") == [
+    assert world.said("no credit") == [
         ("warning", "task 1 of walk@1.0.0 gets no credit: this host is quarantined")
     ]  # fmt: skip
 
@@ -193,7 +188,7 @@ def test_the_newest_task_is_stopped_until_later_when_memory_is_short() -> None:
     assert world.phases() == {1: "running", 2: "stopping"}
     assert world.state.tasks[2].keep
     assert of(world.do(e.LoadMeasured(now=world.now, load=short)), c.StopTask) == []
-    assert said(world, "memory") == [
+    assert world.said("memory") == [
         ("warning", "task 2 of walk@1.0.0 is stopped until later: memory is short")
     ]
 
@@ -208,7 +203,7 @@ def test_what_must_outlive_a_restart_is_saved_by_its_name() -> None:
     assert saved["incident"] is None
     assert saved["epoch"] == "first"
     assert saved["pause"] == {"reason": "paused: drained, by its owner", "until_wall": None}
-    assert said(world, "draining") == [("info", "draining: by its owner")]
+    assert world.said("draining") == [("info", "draining: by its owner")]
 
 
 def test_what_a_draining_host_tells() -> None:

@@ -37,11 +37,6 @@ HOUR = 3600.0
 NO_ROOM = Capacity(cpu_slots=0, gpu_slots=0, cpu_slots_free=0, gpu_slots_free=0)
 
 
-def said(world: World, words: str) -> list[tuple[str, str]]:
-    """(level, text) of the log lines with these words."""
-    return [(line.level, line.text) for line in world.saying(c.LogLine) if words in line.text]
-
-
 def contact(world: World) -> SyncPlan:
     """A person asks for contact; the request that is sent."""
     world.do(e.SyncRequested(now=world.now))
@@ -201,7 +196,7 @@ def test_grants_keep_their_order_over_answers_and_repeated_ones_change_nothing()
     answered(world, grant(2), grant(7), grant(5))
     orders = {i: task.record.order for i, task in world.state.tasks.items()}
     assert orders == {1: 0, 2: 1, 3: 2, 7: 3, 5: 4}
-    assert said(world, "granted") == [("info", "3 tasks granted")] * 2
+    assert world.said("granted") == [("info", "3 tasks granted")] * 2
 
 
 def test_an_answer_after_failures_is_said_and_ends_them() -> None:
@@ -209,22 +204,22 @@ def test_an_answer_after_failures_is_said_and_ends_them() -> None:
     world.do(e.SyncFailed(now=world.now, problem="away", jitter=0.5))
     world.wait(2)
     world.answer()
-    assert said(world, "again") == [
+    assert world.said("again") == [
         ("warning", "no contact: away; tasks go on and contact is tried again"),
         ("info", "the server answers again"),
     ]
     answered(world)
-    assert len(said(world, "answers again")) == 1
+    assert len(world.said("answers again")) == 1
     assert (world.state.sync.failures, world.state.sync.problem) == (0, "")
 
 
 def test_more_than_an_agent_keeps_is_said_as_a_warning() -> None:
     world = World()
     world.answer(*[grant(i) for i in range(1, GRANTS_MAX + 2)])
-    assert said(world, "refused") == [
+    assert world.said("refused") == [
         ("warning", "1 of 2001 granted tasks are refused: more than an agent keeps")
     ]  # fmt: skip
-    assert said(World(), "refused") == []
+    assert World().said("refused") == []
 
 
 def test_only_reports_of_this_request_are_acknowledged_by_its_answer() -> None:
@@ -270,7 +265,7 @@ def test_a_problem_is_said_once_and_another_one_again() -> None:
         world.do(e.SyncFailed(now=world.now, problem=problem, jitter=0.5))
         world.now = world.state.sync.not_before
         world.do(e.TimerFired(now=world.now))
-    assert [text for _, text in said(world, "no contact")] == [
+    assert [text for _, text in world.said("no contact")] == [
         "no contact: away; tasks go on and contact is tried again",
         "no contact: timed out; tasks go on and contact is tried again",
     ]
@@ -302,7 +297,7 @@ def test_settings_of_the_account_are_said() -> None:
     answered(world, account=half)
     answered(world, account=half)
     answered(world, account=account())
-    assert [text for _, text in said(world, "account")] == [
+    assert [text for _, text in world.said("account")] == [
         "limits set by your account on 2023-11-14",
         "your account sets no limits for this host",
     ]
@@ -311,7 +306,7 @@ def test_settings_of_the_account_are_said() -> None:
 def test_a_host_that_refuses_the_account_says_that_its_settings_are_ignored() -> None:
     world = World(control=AccountControl(enabled=False))
     answered(world, account=account(HostSettings(cpu_share=0.5)))
-    assert [text for _, text in said(world, "account")] == [
+    assert [text for _, text in world.said("account")] == [
         "limits set by your account on 2023-11-14 are ignored: account.control is false"
     ]
 
@@ -379,6 +374,6 @@ def test_a_restored_server_is_said_as_a_warning(acknowledged_at: float, line: st
     kept = KeptResult(task_id=1, acknowledged_at=acknowledged_at, kept_wall=WALL, size_bytes=1)
     world = World(kept=[kept], epoch="one")
     world.answer(epoch="two", restored_from=900.0)
-    assert said(world, "restored") == [
+    assert world.said("restored") == [
         ("warning", f"the server was restored from a backup; {line}")
     ]  # fmt: skip

@@ -19,11 +19,6 @@ from tests.support.world import SHA, World, facts, grant, of
 ONE_GPU = Resources(memory_bytes=100_000_000, disk_bytes=1_000_000, gpu_memory_bytes=1 << 30)
 
 
-def said(world: World, words: str) -> list[tuple[str, str]]:
-    """(level, text) of the log lines with these words."""
-    return [(line.level, line.text) for line in world.saying(c.LogLine) if words in line.text]
-
-
 def reported(commands: list[c.Command]) -> Report:
     [save] = of(commands, c.SaveReport)
     return save.report
@@ -134,7 +129,7 @@ def test_a_task_that_finishes_at_the_deadline_of_a_drain_is_a_success() -> None:
 def test_the_log_has_the_last_line_of_a_failure(message: str, last: str) -> None:
     world = World(facts(cores=1)).working(1)
     world.ended(1, "failed", message=message)
-    assert said(world, "ended:") == [
+    assert world.said("ended:") == [
         ("warning", f"task 1 of walk@1.0.0 ended: failed: {last}")
     ]  # fmt: skip
 
@@ -145,7 +140,7 @@ def test_a_success_is_said_with_the_time_of_all_runs() -> None:
     world.fetched()
     world.wait(60)
     world.ended(1, elapsed_seconds=2.25)
-    assert said(world, "is done") == [("info", "task 1 of walk@1.0.0 is done after 12.2 s")]
+    assert world.said("is done") == [("info", "task 1 of walk@1.0.0 is done after 12.2 s")]
 
 
 def test_the_duration_of_a_process_is_that_of_all_its_seeds() -> None:
@@ -176,7 +171,7 @@ def test_a_task_that_waits_again_holds_nothing() -> None:
     task = world.state.tasks[2]
     assert (task.phase, task.keep, task.gpus) == ("queued", False, [])
     assert (task.cohort, task.cohort_size, task.record.elapsed_seconds) == (0, 1, 7.0)
-    assert said(world, "task 2") == [
+    assert world.said("task 2") == [
         ("warning", "task 2 of walk@1.0.0 is stopped until later: memory is short"),
         ("info", "task 2 of walk@1.0.0 is stopped until later"),
     ]
@@ -187,7 +182,7 @@ def test_a_cohort_that_ends_together_runs_again_at_once_in_smaller_ones(outcome:
     world = together(8)
     for task_id in range(1, 9):
         world.ended(task_id, outcome, shared=True, message="all")
-    assert said(world, "task 8 of walk@1.0.0 runs") == [
+    assert world.said("task 8 of walk@1.0.0 runs") == [
         ("warning", "task 8 of walk@1.0.0 runs again in a cohort of at most 2: "
                     f"its cohort of 8 ended as {outcome}")
     ]  # fmt: skip
@@ -256,7 +251,7 @@ def test_a_task_that_the_server_cancels_says_so() -> None:
     world.do(e.SyncRequested(now=world.now))
     report = reported(world.answer(cancelled=[2]))
     assert (report.task_id, report.message) == (2, "cancelled by the server")
-    assert said(world, "is cancelled") == [
+    assert world.said("is cancelled") == [
         ("info", "task 2 of walk@1.0.0 is cancelled by the server")
     ]  # fmt: skip
 
