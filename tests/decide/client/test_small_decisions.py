@@ -25,11 +25,13 @@ def test_a_bundle_that_comes_at_last_has_no_problem_left() -> None:
     world.answer(grant(1))
     world.do(e.BundleFailed(now=world.now, sha256=SHA, problem="unreachable", jitter=0.5))
     assert world.said("fetched") == [("warning", "walk@1.0.0 could not be fetched: unreachable")]
-    assert world.state.bundles[SHA].attempts == 1
+    known = world.state.bundles[SHA]
+    assert (known.attempts, known.fetching) == (1, False)
     world.wait(10)
+    assert world.state.bundles[SHA].fetching
     world.fetched()
     known = world.state.bundles[SHA]
-    assert (known.problem, known.attempts) == ("", 0)
+    assert (known.problem, known.attempts, known.fetching) == ("", 0, False)
 
 
 @pytest.mark.parametrize(
