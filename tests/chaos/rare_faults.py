@@ -118,19 +118,24 @@ def lose_journal(run: Run) -> Heal | None:
 @fault
 def freeze_hosts(run: Run) -> Heal | None:
     """Stop every agent with all its processes, longer than a connection lasts."""
-    found = [process for agent in run.site.agents for process in _with_children(agent)]
+    agents = [agent for agent in run.site.agents if agent.alive and not agent.busy]
+    found = [process for agent in agents for process in _with_children(agent)]
+    for agent in agents:
+        agent.busy = "freeze_hosts"
+        agent.ignore_losses(LOSSES_SECONDS)
     for process in found:
         _send(process, signal.SIGSTOP)
 
     def heal() -> None:
         for process in found:
             _send(process, signal.SIGCONT)
+        for agent in agents:
+            agent.busy = ""
 
-    return Heal(run.seconds(5, 20), heal)
+    return Heal(run.seconds(5, 20), heal) if agents else None
 
 
 def _with_children(agent: Agent) -> list[psutil.Process]:
-    agent.ignore_losses(LOSSES_SECONDS)
     with suppress(psutil.NoSuchProcess):
         if agent.alive and agent.program.process is not None:
             first = psutil.Process(agent.program.process.pid)
