@@ -337,7 +337,7 @@ def tear_journal_tail(run: Run) -> Heal | None:
         return None
     agent.kill()
     agent.ignore_losses(LOSSES_SECONDS)
-    agent.forgets = True
+    agent.forgot_at.append(time.time())
     _tear(agent, "journal.sqlite-wal", run.rng)
     return Heal(run.seconds(0, 2), _freed(agent, agent.start))
 
@@ -349,7 +349,7 @@ def tear_journal(run: Run) -> Heal | None:
         return None
     agent.kill()
     agent.ignore_losses(LOSSES_SECONDS)
-    agent.forgets = True
+    agent.forgot_at.append(time.time())
     with suppress(OSError, sqlite3.Error):
         sqlite3.connect(agent.state / "journal.sqlite").close()
     _tear(agent, "journal.sqlite", run.rng)
@@ -495,19 +495,20 @@ def restore_backup(run: Run) -> Heal | None:
     file = run.site.root / "backup.tar.gz"
 
     def work() -> None:
+        begun_at = time.time()
         run.site.staff_does("backup", str(file))
         time.sleep(6)
-        _restore(run)
+        _restore(run, begun_at)
 
     return Heal(0, lambda: None) if run.staff(work) else None
 
 
-def _restore(run: Run) -> None:
+def _restore(run: Run, backup_begun_at: float) -> None:
     site = run.site
     for agent in site.agents:
         agent.ignore_losses(LOSSES_SECONDS)
-    site.restored = True
     site.end_servers()
+    site.restored.append((backup_begun_at, time.time()))
     keys = site.staff.folder / "keys"
     folder = site.project_disk / f"project{run.restores + 1}"
     if site.owns_postgres:

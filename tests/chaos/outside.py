@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos.experiments import POISON
 from tests.chaos.site import Agent, Site
+from tests.chaos.traffic import Acknowledged
 
 ATTEMPTS_MAX = 6  # of a workunit that always fails; the limit of the retry policy
 END_SECONDS = 20.0  # for processes to be gone when both programs have ended
@@ -147,12 +148,11 @@ def _clock(at: float) -> str:
 
 def _acknowledged(site: Site) -> Iterator[str]:
     """Acknowledged successes that are neither credited nor refused with a reason."""
-    forgetful = {agent.name for agent in site.agents if agent.forgets}
     for task_id, ack in sorted(site.traffic.acknowledged.items()):
         found = site.rows(ENDED, task_id, task_id)
+        if _both_forgot(site, ack) and (not found or found[0][1] != "success"):
+            continue
         if not found:
-            if site.restored and ack.agent in forgetful:
-                continue  # server and agent have both forgotten it
             yield f"task {task_id} of {ack.agent} was acknowledged, and is not known"
             continue
         state, outcome, refusal, granted, ended = found[0]
@@ -163,6 +163,14 @@ def _acknowledged(site: Site) -> Iterator[str]:
             )
         elif refusal and not _was_quarantined(site, ack.agent):
             yield f"task {task_id} of {ack.agent} was acknowledged, and then refused: {refusal}"
+
+
+def _both_forgot(site: Site, ack: Acknowledged) -> bool:
+    """Whether a backup from before this was restored, and the agent's journal was lost as well."""
+    forgot_at = [at for agent in site.agents if agent.name == ack.agent for at in agent.forgot_at]
+    return any(begin <= ack.at <= end for begin, end in site.restored) and any(
+        ack.at <= at for at in forgot_at
+    )
 
 
 def _was_quarantined(site: Site, name: str) -> bool:

@@ -106,7 +106,7 @@ def lose_journal(run: Run) -> Heal | None:
     if (agent := run.agent("lose_journal")) is None:
         return None
     agent.kill()
-    agent.forgets = True
+    agent.forgot_at.append(time.time())
     agent.ignore_losses(2 * LOSSES_SECONDS)
     for path in agent.state.glob("journal.sqlite*"):
         path.unlink()

@@ -59,7 +59,7 @@ class Agent:
         default_factory=list
     )  # may lose tasks, since 1970
 
-    forgets: bool = False  # its journal was damaged: it may not know what it has reported
+    forgot_at: list[float] = field(default_factory=list)  # since 1970: its journal was damaged
 
     @property
     def state(self) -> Path:
@@ -143,7 +143,8 @@ class Site:
     servers_stand_still: bool = False
     #: Held while servers are started, and while they are made to stand still.
     servers_lock: threading.Lock = field(default_factory=threading.Lock)
-    restored: bool = False  # from a backup
+    #: When a backup was begun, and when its restoration ended what came after it; since 1970.
+    restored: list[tuple[float, float]] = field(default_factory=list)
     postgres_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
