@@ -27,7 +27,7 @@ def _by_operator(run: Run, *statements: str, hold_seconds: float = 0.0) -> Heal:
         ):
             connection.execute("SET lock_timeout = '20s'")
             for statement in statements:
-                connection.execute(statement)  # type: ignore[call-overload]
+                connection.execute(statement)
             time.sleep(hold_seconds)
 
     run.people.submit(work)
