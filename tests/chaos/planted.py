@@ -17,6 +17,7 @@ import tempfile
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -139,11 +140,11 @@ def _try(copy: Path, plant: Plant) -> list[str]:
     sound = _check(copy, plant.check)
     path = copy / plant.file
     before = path.read_text()
-    path.write_text(_planted(before, plant))
+    _write(path, _planted(before, plant))
     try:
         found = _check(copy, plant.check)
     finally:
-        path.write_text(before)
+        _write(path, before)
     if sound.returncode:
         print(f"{plant.name}: the sound sources fail too:\n{_last_lines(sound)}", flush=True)
         return [f"{plant.name}: the check fails without it"]
@@ -152,6 +153,12 @@ def _try(copy: Path, plant: Plant) -> list[str]:
         return [f"{plant.name} is not caught"]
     print(f"{plant.name}: caught by {' '.join(plant.check)}:\n{_last_lines(found)}", flush=True)
     return []
+
+
+def _write(path: Path, source: str) -> None:
+    """Without the old bytecode, which Python takes for a file of the same second and size."""
+    path.write_text(source)
+    Path(cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def _planted(source: str, plant: Plant) -> str:
