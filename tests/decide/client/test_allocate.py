@@ -247,8 +247,12 @@ def test_seeds_that_will_share_a_gpu_count_as_one_process() -> None:
 def test_processes_that_are_paused_are_not_work_that_waits() -> None:
     """Seven, from when seven GPUs could be used: one can be now, and one cohort waits for it."""
     paused = {i: t for i, t in in_hand(15, "gpu", "paused").items() if i > 8}
-    found = asked({**in_hand(8, "gpu"), **paused}, known(**SHARED_GPU), here(gpus=1))
+    no_core = room(facts(gpus=1), Load(), Limits(cpu_share=0.0))
+    found = asked({**in_hand(8, "gpu"), **paused}, known(**SHARED_GPU), no_core)
     assert found.buffer_seconds == 300.0
+    more = {i: t for i, t in in_hand(60, "gpu").items() if i > 15}
+    found = asked({**in_hand(8, "gpu"), **paused, **more}, known(**SHARED_GPU), no_core)
+    assert found.buffer_seconds == 0.0
 
 
 def test_seeds_that_share_a_core_are_counted_one_by_one_until_they_do() -> None:
