@@ -41,13 +41,13 @@ def decide_requeue_lost(attempt: int) -> RequeueDecision:
     return RequeueDecision(requeue=attempt < LOSSES_MAX, attempt=attempt + 1)
 
 
-def count_failures(failing: int, outcome: Outcome, refused: bool, experiment_stopped: bool) -> int:
+def count_failures(failing: int, outcome: Outcome, refused: bool, offered: bool) -> int:
     """The host's failures since its last success, after a task with this outcome.
 
-    experiment_stopped  whether the experiment was stopped; then faults do not count for the host
+    offered   whether the version still is; faults in one that was stopped or retired do not count
     """
     if outcome == "success" and not refused:
         return 0
-    if experiment_stopped or (outcome not in FAULTS and not refused):
+    if not offered or (outcome not in FAULTS and not refused):
         return failing
     return failing + 1

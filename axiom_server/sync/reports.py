@@ -102,6 +102,7 @@ class SyncChanges:
     cancelled       ids of tasks that the host should stop
     mismatches      the task that claims more time than can have passed, and why
     allowance       slot-seconds that the host may still be credited for
+    given_back      number of tasks that ended without a result, of versions that are still offered
     failing         failures since its last success
     pace            its elapsed seconds divided by those declared
     """
@@ -116,6 +117,7 @@ class SyncChanges:
     cancelled: list[int]
     mismatches: list[tuple[int, str]]
     allowance: float
+    given_back: int
     failing: int
     pace: float
 
@@ -123,11 +125,6 @@ class SyncChanges:
     def to_review(self) -> int:
         """How many more tasks wait for a review."""
         return sum(task.state != "reported" for task, _ in self.ended)
-
-    @property
-    def given_back(self) -> int:
-        """Number of tasks that ended without a result."""
-        return sum(end.valid is None for _, end in self.ended) + len(self.lost)
 
 
 def evaluate_sync(
@@ -173,6 +170,7 @@ def evaluate_sync(
         cancelled=cancelled,
         mismatches=[mismatch] if mismatch else [],
         allowance=accepted_time.allowance_seconds,
+        given_back=_count_given_back(catalogue, ended, lost),
         failing=_count_failures(catalogue, host.failing, ended),
         pace=_pace(catalogue, host.pace, ended),
     )
@@ -350,12 +348,25 @@ def _random_fraction() -> float:
     return secrets.randbits(32) / 2**32
 
 
+def _count_given_back(
+    catalogue: Catalogue, ended: Sequence[tuple[TaskRow, EndedTask]], lost: Sequence[TaskRow]
+) -> int:
+    without_result = [*lost, *(task for task, end in ended if end.valid is None)]
+    return sum(_is_offered(catalogue, task) for task in without_result)
+
+
+def _is_offered(catalogue: Catalogue, task: TaskRow) -> bool:
+    """Whether the task's version is. Staff stop and withdraw versions, and a host that then ends
+    without a result did what it should."""
+    return catalogue.versions[task.version_id].state == "active"
+
+
 def _count_failures(
     catalogue: Catalogue, failing: int, ended: Sequence[tuple[TaskRow, EndedTask]]
 ) -> int:
     for task, end in sorted(ended, key=lambda pair: pair[0].task_id):
-        stopped = catalogue.versions[task.version_id].state == "stopped"
-        failing = retry.count_failures(failing, end.outcome, bool(end.refusal), stopped)
+        offered = _is_offered(catalogue, task)
+        failing = retry.count_failures(failing, end.outcome, bool(end.refusal), offered)
     return failing
 
 

@@ -13,6 +13,7 @@ from axiom_server.decide.replicate import (
     ReplicationPolicy,
 )
 from axiom_server.decide.retry import ATTEMPTS_MAX, LOSSES_MAX
+from axiom_server.publish.publish import set_state
 from axiom_server.store import database, standing
 from tests.support.cluster import fresh_database, transaction
 from tests.support.server_project import Host, ServerProject
@@ -361,3 +362,34 @@ def test_a_host_that_was_slow_once_holds_no_task_for_months(project: ServerProje
     host.sync([host.success(g) for g in host.held.values()], cpu=2)
     longest = "SELECT max(deadline_at - granted_at) <= interval '7 days' FROM tasks"
     assert project.value(longest + " WHERE state = 'leased'")
+
+
+@pytest.mark.parametrize(
+    ("state", "held_against"), [("active", True), ("stopped", False), ("retired", False)]
+)
+def test_failures_in_a_version_that_staff_took_back_are_not_held_against_a_host(
+    project: ServerProject, state: str, held_against: bool
+) -> None:
+    """An agent that verifies a withdrawn version again must refuse the tasks that wait for it."""
+    manifest = project.publish("short_walk")
+    project.deploy("short_walk", count=20)
+    host = project.host("newcomer", cores=4, vouched=False)
+    assert len(host.sync(cpu=4).grants) > 1
+    transaction(project.conninfo, lambda c: set_state(c, manifest.ref, state, "by staff"))
+    project.later(60)
+    host.sync([host.failure(g) for g in list(host.held.values())], cpu=0)
+    counted = "SELECT h.failing > 0, u.returned > 0 FROM hosts h JOIN users u USING (user_id)"
+    assert project.rows(counted) == [(held_against, held_against)]
+
+
+def test_tasks_that_the_server_takes_back_are_not_held_against_an_account(
+    project: ServerProject,
+) -> None:
+    manifest = project.publish("short_walk")
+    project.deploy("short_walk", count=20)
+    host = project.host("newcomer", cores=4, vouched=False)
+    held = len(host.sync(cpu=4).grants)
+    transaction(project.conninfo, lambda c: set_state(c, manifest.ref, "stopped", "by staff"))
+    project.later(60)
+    assert len(host.sync(cpu=0).cancelled) == held
+    assert project.value("SELECT sum(returned) FROM users") == 0

@@ -61,12 +61,12 @@ def test_what_becomes_of_a_workunit(
     assert (decision.requeue, decision.attempt) == (again, next_attempt)
 
 
-def test_failures_count_until_a_success_except_of_a_stopped_experiment() -> None:
-    assert retry.count_failures(2, "failed", False, experiment_stopped=False) == 3
-    assert retry.count_failures(2, "failed", False, experiment_stopped=True) == 2
-    assert retry.count_failures(2, "cancelled", False, experiment_stopped=False) == 2
-    assert retry.count_failures(2, "success", False, experiment_stopped=False) == 0
-    assert retry.count_failures(0, "success", True, experiment_stopped=False) == 1
+def test_failures_count_until_a_success_unless_the_version_is_offered_no_more() -> None:
+    assert retry.count_failures(2, "failed", False, offered=True) == 3
+    assert retry.count_failures(2, "failed", False, offered=False) == 2
+    assert retry.count_failures(2, "cancelled", False, offered=True) == 2
+    assert retry.count_failures(2, "success", False, offered=True) == 0
+    assert retry.count_failures(0, "success", True, offered=True) == 1
 
 
 def ended(
