@@ -106,10 +106,10 @@ def test_a_report_that_was_not_acknowledged_is_sent_again_later() -> None:
 
 
 def test_work_is_asked_for_though_a_report_was_not_acknowledged() -> None:
-    world = World(facts(cores=1)).working(1)
+    """And though no task runs yet: the one that was granted waits for its bundle."""
+    world = World(facts(cores=2)).working(1)
     world.ended(1)
-    world.answer(acknowledged=[])
-    commands = world.do(e.ModeChosen(now=world.now, mode=""))
+    commands = world.answer(grant(2, sha256="b" * 64), acknowledged=[])
     [sync] = of(commands + world.wait(SPACING_SECONDS), c.Sync)
     assert (sync.plan.report_ids, sync.plan.capacity.cpu_slots_free) == ([1], 1)
     world.answer(acknowledged=[])
