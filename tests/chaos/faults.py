@@ -26,12 +26,16 @@ LOSSES_SECONDS = 120.0  # after a fault that makes an agent forget, or a server 
 REPLAYED_SECONDS = 30.0
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass
 class Heal:
-    """A function that undoes a fault, and after how many seconds to call it."""
+    """A function that undoes a fault, and after how many seconds to call it; by default nothing."""
 
-    after: float
-    do: Callable[[], None]
+    after: float = 0.0
+    do: Callable[[], None] = _nothing
 
 
 @dataclass
@@ -177,7 +181,7 @@ def kill_server(run: Run) -> Heal | None:
     if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
         return None
     server.kill()
-    return Heal(0, lambda: None)  # Site.keep_services starts it again
+    return Heal()  # Site.keep_services starts it again
 
 
 @fault
@@ -187,7 +191,7 @@ def restart_server(run: Run) -> Heal | None:
     if run.site.servers_stand_still or server.process is None or server.process.poll() is not None:
         return None
     server.process.send_signal(signal.SIGTERM)
-    return Heal(0, lambda: None)
+    return Heal()
 
 
 @fault
@@ -371,7 +375,7 @@ def drop_bundles(run: Run) -> Heal | None:
     agent = run.rng.choice(run.site.agents)
     for path in list((agent.state / "bundles").rglob("*.py")):
         path.unlink(missing_ok=True)
-    return Heal(0, lambda: None)
+    return Heal()
 
 
 # --- clocks ---------------------------------------------------------------------------------------
@@ -400,14 +404,14 @@ def review_twice(run: Run) -> Heal | None:
         with ThreadPoolExecutor(2) as both:
             list(both.map(lambda _: run.site.staff_does("review", "--json"), range(2)))
 
-    return Heal(0, lambda: None) if run.staff(work) else None
+    return Heal() if run.staff(work) else None
 
 
 @fault
 def publish_anew(run: Run) -> Heal | None:
     """Publish the next version of an experiment while the current one is being computed."""
     name = run.rng.choice(["brief_walk", "long_walk"])
-    return Heal(0, lambda: None) if run.staff(lambda: run.site.publish(name)) else None
+    return Heal() if run.staff(lambda: run.site.publish(name)) else None
 
 
 @fault
@@ -421,7 +425,7 @@ def withdraw_and_publish(run: Run) -> Heal | None:
         run.site.staff_does("withdraw", version)
         run.site.publish(name)
 
-    return Heal(0, lambda: None) if run.staff(work) else None
+    return Heal() if run.staff(work) else None
 
 
 @fault
@@ -438,7 +442,7 @@ def quarantine(run: Run) -> Heal | None:
         run.site.staff_does("host", "release", str(agent.host_id))
         agent.ignore_losses(LOSSES_SECONDS)
 
-    return Heal(0, lambda: None) if run.staff(work) else None
+    return Heal() if run.staff(work) else None
 
 
 @fault
@@ -446,7 +450,7 @@ def rotate_keys(run: Run) -> Heal | None:
     """Rotate signing keys; agents must follow."""
     role = run.rng.choice(["targets", "snapshot", "timestamp", "root"])
     done = run.staff(lambda: _ignore(run.site.staff_does("keys", "rotate", role)))
-    return Heal(0, lambda: None) if done else None
+    return Heal() if done else None
 
 
 def _ignore(_said: str) -> None:
@@ -500,7 +504,7 @@ def restore_backup(run: Run) -> Heal | None:
         time.sleep(6)
         _restore(run, begun_at)
 
-    return Heal(0, lambda: None) if run.staff(work) else None
+    return Heal() if run.staff(work) else None
 
 
 def _restore(run: Run, backup_begun_at: float) -> None:

@@ -13,10 +13,6 @@ TABLES = ("comparisons", "hosts", "queue", "results", "tasks", "users", "workuni
 MODES = ("ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARE")
 
 
-def _nothing() -> None:
-    return None
-
-
 def _by_operator(run: Run, *statements: str, hold_seconds: float = 0.0) -> Heal:
     """Execute SQL in the background, and keep its locks for a while."""
 
@@ -31,7 +27,7 @@ def _by_operator(run: Run, *statements: str, hold_seconds: float = 0.0) -> Heal:
             time.sleep(hold_seconds)
 
     run.people.submit(work)
-    return Heal(0, _nothing)
+    return Heal()
 
 
 @fault
@@ -99,14 +95,22 @@ def abort_task(run: Run) -> Heal | None:
     (task_id,) = run.rng.choice(tasks)
     agent.ignore_losses(REPLAYED_SECONDS)
     run.people.submit(run.site.ask, agent.program, "task", "abort", str(task_id))
-    return Heal(0, _nothing)
+    return Heal()
 
 
 @fault
 def start_again(run: Run) -> Heal | None:
     """Start a second agent in the folder of one that runs: it must refuse."""
-    agent = run.rng.choice([a for a in run.site.agents if a.alive and not a.busy] or [None])
-    if agent is None:
+    agents = [agent for agent in run.site.agents if agent.alive and not agent.busy]
+    if not agents:
         return None
-    run.people.submit(run.site.ask, agent.program, "run", "--no-display", "--seconds", "1")
-    return Heal(0, _nothing)
+    agent = run.rng.choice(agents)
+    first = agent.program.process
+
+    def work() -> None:
+        second = run.site.ask(agent.program, "run", "--no-display", "--seconds", "1")
+        if second.returncode == 0 and first is not None and first.poll() is None:
+            run.breaches.append(f"a second {agent.name} ran beside the first")
+
+    run.people.submit(work)
+    return Heal()

@@ -156,7 +156,8 @@ def _try(copy: Path, plant: Plant) -> list[str]:
 
 
 def _write(path: Path, source: str) -> None:
-    """Without the old bytecode, which Python takes for a file of the same second and size."""
+    """Write the file and remove its bytecode: Python would use the old one for a source of the
+    same second and size."""
     path.write_text(source)
     Path(cache_from_source(str(path))).unlink(missing_ok=True)
 

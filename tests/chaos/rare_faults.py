@@ -21,10 +21,6 @@ POWER_SECONDS = 45.0  # between two power cuts; without, commands never come to 
 EARLIER_REVISIONS = ("0008", "0009")  # they differ from the newest by what a review sums up again
 
 
-def _nothing() -> None:
-    return None
-
-
 @fault
 def stop_postmaster(run: Run) -> Heal | None:
     """New connections wait; those that exist go on."""
@@ -87,7 +83,7 @@ def drop_cache(run: Run) -> Heal | None:
     for path in [p for p in (agent.state / "bundles").rglob("*") if p.is_file()]:
         with suppress(OSError):
             path.write_bytes(run.rng.randbytes(40)) if damage else path.unlink()
-    return Heal(0, _nothing)
+    return Heal()
 
 
 @fault
@@ -97,7 +93,7 @@ def drop_task_folders(run: Run) -> Heal | None:
     folders = [path for path in (agent.state / "tasks").glob("*") if path.is_dir()]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    return Heal(0, _nothing) if folders else None
+    return Heal() if folders else None
 
 
 @fault
@@ -112,7 +108,7 @@ def lose_journal(run: Run) -> Heal | None:
         path.unlink()
     agent.start()
     agent.busy = ""
-    return Heal(0, _nothing)
+    return Heal()
 
 
 @fault
@@ -160,14 +156,14 @@ def kill_command(run: Run) -> Heal | None:
         else:
             run.site.publish("brief_walk", interrupted_after=after)
 
-    return Heal(0, _nothing) if run.staff(work) else None
+    return Heal() if run.staff(work) else None
 
 
 @fault
 def upgrade_schema(run: Run) -> Heal | None:
     """Stop the servers, put the data into an earlier schema, and start the servers again."""
     revision = run.rng.choice(EARLIER_REVISIONS)
-    return Heal(0, _nothing) if run.staff(lambda: _upgrade(run.site, revision)) else None
+    return Heal() if run.staff(lambda: _upgrade(run.site, revision)) else None
 
 
 def _upgrade(site: Site, revision: str) -> None:
